@@ -1,0 +1,4 @@
+//! Berth: NFSv3 from user space, a volume for every claim.
+#![warn(missing_docs)]
+
+pub mod errno;
