@@ -2,3 +2,5 @@
 #![warn(missing_docs)]
 
 pub mod errno;
+pub mod rpc;
+pub mod xdr;
