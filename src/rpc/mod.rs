@@ -51,6 +51,8 @@ pub struct Call<'a> {
     pub credentials: Credentials,
     /// Where the call comes from.
     pub peer: SocketAddr,
+    /// Where it arrived; the address of a datagram's is the socket's, and may be unspecified.
+    pub local: SocketAddr,
     /// Whether the call may wait for a disk.
     pub patience: Patience,
 }

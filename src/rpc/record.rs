@@ -200,7 +200,7 @@ mod tests {
 
     /// A record of `len` bytes, in fragments of at most `piece`.
     fn marked(len: usize, piece: usize) -> (Vec<u8>, Vec<u8>) {
-        let record: Vec<u8> = (0..len).map(|i| (i * 7 + len) as u8).collect();
+        let record: Vec<u8> = (0..len).map(|i| ((i * 7 + len) % 251).try_into().unwrap()).collect();
         let mut stream = Vec::new();
         let mut pieces = record.chunks(piece.max(1)).peekable();
         if pieces.peek().is_none() {

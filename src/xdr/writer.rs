@@ -135,7 +135,9 @@ mod tests {
             w.bool(c);
             w.opaque(&data);
             w.bool(d.is_some());
-            d.map(|d| w.u32(d.into()));
+            if let Some(d) = d {
+                w.u32(d.into());
+            }
             let mut r = Reader::new(&out);
             prop_assert_eq!(r.u32(), Ok(a));
             prop_assert_eq!(r.u64(), Ok(b));
