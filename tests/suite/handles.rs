@@ -1,0 +1,315 @@
+//! File handles: they outlive renames and restarts, die with their object, cannot be made up, and
+//! are good for one export only.
+
+use std::fs;
+
+use crate::support::client::{Client, Cred, NFS, Reply};
+use crate::support::server::{Server, Setup};
+use crate::support::wire::*;
+
+const DEAD: &[nfsstat3] = &[NFS3ERR_STALE, NFS3ERR_BADHANDLE];
+
+/// Every procedure that takes a handle, on `object` in the place of each.
+fn every_use(c: &mut Client, object: &Fh, good: &Fh) -> Vec<(&'static str, nfsstat3)> {
+    let place = (0, cookieverf3::default());
+    let how = || createhow3::UNCHECKED(mode(0o644));
+    vec![
+        ("GETATTR", c.getattr(object).status()),
+        ("SETATTR", c.setattr(object, mode(0o700)).status()),
+        ("LOOKUP", c.lookup(object, "x").status()),
+        ("ACCESS", c.access(object, 0x3f).status()),
+        ("READLINK", c.readlink(object).status()),
+        ("READ", c.read(object, 0, 10).status()),
+        ("WRITE", c.write(object, 0, b"data", stable_how::FILE_SYNC).status()),
+        ("CREATE", c.create(object, "new", how()).status()),
+        ("MKDIR", c.mkdir(object, "new", mode(0o755)).status()),
+        ("SYMLINK", c.symlink(object, "new", "x").status()),
+        ("MKNOD", c.mknod(object, "new", mknoddata3::NF3FIFO(mode(0o644))).status()),
+        ("REMOVE", c.remove(object, "x").status()),
+        ("RMDIR", c.rmdir(object, "x").status()),
+        ("RENAME from", c.rename((object, "x"), (good, "new")).status()),
+        ("RENAME to", c.rename((good, "kept"), (object, "new")).status()),
+        ("LINK of", c.link(object, good, "new").status()),
+        ("READDIR", c.readdir(object, place, 4096).status()),
+        ("READDIRPLUS", c.readdirplus(object, place, (4096, 4096)).status()),
+        ("FSSTAT", c.fsstat(object).status()),
+        ("FSINFO", c.fsinfo(object).status()),
+        ("PATHCONF", c.pathconf(object).status()),
+        ("COMMIT", c.commit(object, 0, 0).status()),
+    ]
+}
+
+#[track_caller]
+fn check_dead(c: &mut Client, object: &Fh, good: &Fh) {
+    for (procedure, status) in every_use(c, object, good) {
+        assert!(DEAD.contains(&status), "{procedure}: {status} for {object:02x?}");
+    }
+    let file = c.find(good, "kept");
+    one_of(c.link(&file, object, "new").status(), DEAD);
+}
+
+/// A client of a new server, and its root with one file in it.
+fn start() -> (Server, Client, Fh) {
+    let s = Server::start();
+    let mut c = s.client();
+    let root = c.root();
+    c.file_of(&root, "kept", b"content");
+    (s, c, root)
+}
+
+#[test]
+fn a_handle_outlives_the_server() {
+    let (mut s, mut c, root) = start();
+    let dir = c.dir(&root, "dir");
+    let inner = c.dir(&dir, "inner");
+    let file = c.file_of(&inner, "file", b"content");
+    let link = c.symlink_to(&root, "link", "target");
+    let before: Vec<_> =
+        [&root, &dir, &inner, &file, &link].map(|o| c.attrs(o).fileid).into_iter().collect();
+    for crash in [false, true] {
+        if crash {
+            s.crash_and_restart()
+        } else {
+            s.restart()
+        }
+        let mut c = s.client();
+        // The handles first, so that nothing has found the objects by name before.
+        assert_eq!(c.content(&file), b"content");
+        let after: Vec<_> =
+            [&root, &dir, &inner, &file, &link].map(|o| c.attrs(o).fileid).into_iter().collect();
+        assert_eq!(after, before);
+        assert_eq!(c.find(&inner, "file"), file, "and is the same as before");
+        assert_eq!(c.root(), root);
+        assert_eq!(c.find(&inner, ".."), dir);
+    }
+}
+
+#[test]
+fn a_handle_outlives_the_rename_of_its_object_and_of_what_is_above_it() {
+    let (mut s, mut c, root) = start();
+    let (a, b) = (c.dir(&root, "a"), c.dir(&root, "b"));
+    let dir = c.dir(&a, "dir");
+    let file = c.file_of(&dir, "file", b"content");
+    c.rename((&dir, "file"), (&dir, "renamed")).ok();
+    assert_eq!(c.content(&file), b"content");
+    c.rename((&dir, "renamed"), (&b, "moved")).ok();
+    assert_eq!(c.content(&file), b"content");
+    c.rename((&b, "moved"), (&dir, "file")).ok();
+    c.rename((&a, "dir"), (&b, "dir")).ok();
+    assert_eq!(c.content(&file), b"content");
+    c.rename((&root, "b"), (&root, "c")).ok();
+    assert_eq!(c.content(&file), b"content");
+    assert_eq!(c.find(&dir, ".."), b);
+    for crash in [false, true] {
+        if crash {
+            s.crash_and_restart()
+        } else {
+            s.restart()
+        }
+        let mut c = s.client();
+        assert_eq!(c.content(&file), b"content");
+        assert_eq!(c.find(&dir, "file"), file);
+        assert_eq!(c.names(&b, 4096), [b"dir"]);
+        assert_eq!(c.find(&dir, ".."), b);
+    }
+}
+
+#[test]
+fn a_file_replaced_by_rename_is_gone_and_its_name_is_the_others() {
+    let (mut s, mut c, root) = start();
+    let (old, new) = (c.file_of(&root, "old", b"old"), c.file_of(&root, "new", b"new"));
+    c.rename((&root, "new"), (&root, "old")).ok();
+    s.restart();
+    let mut c = s.client();
+    assert_eq!(c.content(&new), b"new");
+    c.getattr(&old).fails(NFS3ERR_STALE);
+}
+
+#[test]
+fn a_link_goes_on_when_the_first_name_is_removed() {
+    let (mut s, mut c, root) = start();
+    let dir = c.dir(&root, "dir");
+    let file = c.file_of(&root, "first", b"content");
+    c.link(&file, &dir, "second").ok();
+    c.remove(&root, "first").ok();
+    assert_eq!(c.content(&file), b"content");
+    s.restart();
+    assert_eq!(s.client().content(&file), b"content");
+}
+
+#[test]
+fn removed_is_stale_for_every_procedure() {
+    let (mut s, mut c, root) = start();
+    let file = c.file(&root, "file");
+    let dir = c.dir(&root, "dir");
+    let link = c.symlink_to(&root, "link", "x");
+    c.remove(&root, "file").ok();
+    c.remove(&root, "link").ok();
+    c.rmdir(&root, "dir").ok();
+    for _ in 0..2 {
+        let mut c = s.client();
+        for gone in [&file, &dir, &link] {
+            for (procedure, status) in every_use(&mut c, gone, &root) {
+                assert_eq!(status, NFS3ERR_STALE, "{procedure}");
+            }
+        }
+        s.restart();
+    }
+    assert_eq!(s.client().names(&root, 4096), [b"kept"]);
+}
+
+#[test]
+fn an_inode_that_is_used_again_does_not_revive_a_handle() {
+    let (s, mut c, root) = start();
+    // File systems give the number of a removed file to one of the next.
+    let mut gone = Vec::new();
+    for round in 0..50 {
+        let name = format!("file{round}");
+        let file = c.file(&root, &name);
+        gone.push(file);
+        c.remove(&root, &name).ok();
+    }
+    c.file_of(&root, "last", b"secret");
+    for old in &gone {
+        c.getattr(old).fails(NFS3ERR_STALE);
+        c.read(old, 0, 10).fails(NFS3ERR_STALE);
+    }
+    drop(s);
+}
+
+#[test]
+fn an_object_removed_beside_the_server_is_stale() {
+    let (s, mut c, root) = start();
+    let file = c.file(&root, "file");
+    fs::remove_file(s.dir.join("file")).unwrap();
+    c.getattr(&file).fails(NFS3ERR_STALE);
+    c.lookup(&root, "file").fails(NFS3ERR_NOENT);
+}
+
+#[test]
+fn a_rename_beside_the_server_is_seen_by_name() {
+    let (s, mut c, root) = start();
+    fs::rename(s.dir.join("kept"), s.dir.join("moved")).unwrap();
+    c.lookup(&root, "kept").fails(NFS3ERR_NOENT);
+    let moved = c.find(&root, "moved");
+    assert_eq!(c.content(&moved), b"content");
+}
+
+#[test]
+fn no_handle_can_be_made_up() {
+    let (_s, mut c, root) = start();
+    let file = c.file(&root, "file");
+    let mut made_up: Vec<Fh> = vec![fh(&[])];
+    for real in [&root, &file] {
+        let bytes = real.data.to_vec();
+        assert!(bytes.len() <= 64);
+        // Each byte changed, each truncation, a byte more.
+        for at in 0..bytes.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut forged = bytes.clone();
+                forged[at] ^= flip;
+                made_up.push(fh(&forged));
+            }
+            made_up.push(fh(&bytes[..at]));
+        }
+        if bytes.len() < 64 {
+            made_up.push(fh(&[&bytes[..], &[0]].concat()));
+        }
+    }
+    for len in [1, 4, 8, 16, 32, 63, 64] {
+        made_up.extend([fh(&vec![0; len]), fh(&vec![0xff; len])]);
+    }
+    for forged in &made_up {
+        one_of(c.getattr(forged).status(), DEAD);
+        one_of(c.write(forged, 0, b"x", stable_how::UNSTABLE).status(), DEAD);
+    }
+    check_dead(&mut c, &made_up[1], &root);
+    check_dead(&mut c, &fh(&[]), &root);
+    assert_eq!(c.names(&root, 4096).len(), 2);
+}
+
+#[test]
+fn a_handle_above_64_bytes_is_garbage() {
+    let (_s, mut c, root) = start();
+    let long = packed(&fh(&[&root.data[..], &[0; 64]].concat()));
+    for procedure in 1..=21 {
+        match c.raw(NFS, procedure, &long) {
+            Reply::Refused(4, _) => {}
+            reply => {
+                let status = reply.results()[..4].to_vec();
+                assert_eq!(status, packed(&NFS3ERR_BADHANDLE), "procedure {procedure}");
+            }
+        }
+    }
+}
+
+#[test]
+fn another_servers_handles_mean_nothing_here() {
+    let (_s, mut c, root) = start();
+    let (_other, mut other_c, other_root) = start();
+    let other_file = other_c.find(&other_root, "kept");
+    check_dead(&mut c, &other_root, &root);
+    check_dead(&mut c, &other_file, &root);
+}
+
+#[test]
+fn the_handles_of_one_export_are_of_no_use_in_another() {
+    let s = Setup::default()
+        .exports(
+            "{}/open *(rw,no_root_squash,insecure)\n\
+             {}/closed 127.0.0.2(rw,no_root_squash,insecure)\n",
+        )
+        .start_over(|dir| {
+            for name in ["open", "closed"] {
+                fs::create_dir(dir.join(name)).unwrap();
+                fs::write(dir.join(name).join("kept"), b"content").unwrap();
+            }
+        });
+    let dir = s.dir.to_str().unwrap().to_owned();
+    let member = |s: &Server| {
+        Client::connect_from([127, 0, 0, 2].into(), 0, s.addr, Cred::superuser()).unwrap()
+    };
+    let mut inside = member(&s);
+    let closed = inside.mounted(format!("{dir}/closed"));
+    let file = inside.find(&closed, "kept");
+    assert_eq!(inside.content(&file), b"content");
+    // Who is not a client of the export gets nothing by its handles, however he came by them.
+    let mut outside = s.client();
+    let open = outside.mounted(format!("{dir}/open"));
+    for object in [&closed, &file] {
+        for (procedure, status) in every_use(&mut outside, object, &open) {
+            one_of(status, &[NFS3ERR_ACCES, NFS3ERR_STALE, NFS3ERR_BADHANDLE, NFS3ERR_XDEV]);
+            assert_ne!(status, NFS3_OK, "{procedure}");
+        }
+    }
+    // The exports lie on one file system; still no part of one handle fits the other.
+    let (a, b) = (open.data.to_vec(), closed.data.to_vec());
+    for cut in 1..a.len().min(b.len()) {
+        let crossed = [&a[..cut], &b[cut..]].concat();
+        if crossed != a && crossed != b {
+            one_of(inside.getattr(&fh(&crossed)).status(), DEAD);
+        }
+    }
+    assert_eq!(outside.names(&open, 4096), [b"kept"]);
+}
+
+#[test]
+fn a_handle_is_what_is_left_when_its_export_is_gone() {
+    let all = "{}/a *(rw,no_root_squash,insecure)\n{}/b *(rw,no_root_squash,insecure)\n";
+    let mut s = Setup::default().exports(all).start_over(|dir| {
+        for name in ["a", "b"] {
+            fs::create_dir(dir.join(name)).unwrap();
+        }
+    });
+    let dir = s.dir.to_str().unwrap().to_owned();
+    let mut c = s.client();
+    let (a, b) = (c.mounted(format!("{dir}/a")), c.mounted(format!("{dir}/b")));
+    s.write_exports("{}/b *(rw,no_root_squash,insecure)\n");
+    s.restart();
+    let mut c = s.client();
+    one_of(c.getattr(&a).status(), DEAD);
+    c.getattr(&b).ok();
+    s.write_exports(all);
+    s.restart();
+    s.client().getattr(&a).ok();
+}

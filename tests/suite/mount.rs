@@ -1,0 +1,178 @@
+//! MOUNT version 3 (RFC 1813 §5), over TCP and UDP.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::os::unix::fs::symlink;
+
+use nfs3_types::mount::{mountres3, mountstat3};
+
+use crate::support::PATIENCE;
+use crate::support::client::{Client, Cred, MOUNT, NFS, Reply, message, packed_path, unpacked};
+use crate::support::server::{Server, Setup};
+use crate::support::wire::*;
+
+#[track_caller]
+fn refused(answer: mountres3<'_>, allowed: &[u32]) {
+    match answer {
+        mountres3::Ok(_) => panic!("it was mounted"),
+        mountres3::Err(why) => assert!(allowed.contains(&(why as u32)), "{why}"),
+    }
+}
+
+const NOENT: &[u32] = &[mountstat3::MNT3ERR_NOENT as u32, mountstat3::MNT3ERR_ACCES as u32];
+const ACCES: &[u32] = &[mountstat3::MNT3ERR_ACCES as u32];
+
+#[test]
+fn mnt_gives_the_roots_handle_and_the_flavors() {
+    let s = Server::start();
+    let mut c = s.client();
+    c.raw(MOUNT, 0, &[]).results();
+    let mountres3::Ok(ok) = c.mnt("/") else { panic!("not mounted") };
+    assert!((1..=64).contains(&ok.fhandle.0.len()));
+    assert!(ok.auth_flavors.contains(&1), "AUTH_SYS: {:?}", ok.auth_flavors);
+    assert_eq!(c.attrs(&fh(&ok.fhandle.0)).type_, ftype3::NF3DIR);
+}
+
+#[test]
+fn the_same_is_said_over_udp() {
+    let s = Server::start();
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.connect(s.addr).unwrap();
+    let call = message(7, MOUNT, 1, &Cred::superuser().encoded(), &packed_path("/"));
+    socket.send(&call).unwrap();
+    let mut answer = [0; 2048];
+    let len = socket.recv(&mut answer).unwrap();
+    let (xid, reply) = Reply::decode(&answer[..len]);
+    assert_eq!(xid, 7);
+    let mountres3::Ok(ok) = unpacked::<mountres3<'static>>(&reply.results()) else {
+        panic!("not mounted")
+    };
+    assert_eq!(fh(&ok.fhandle.0), s.client().root());
+}
+
+#[test]
+fn a_directory_below_an_export_can_be_mounted() {
+    let s = Server::start();
+    let mut c = s.client();
+    let root = c.root();
+    let dir = c.dir(&root, "dir");
+    let inner = c.dir(&dir, "inner");
+    for path in ["/dir/inner", "/dir/inner/", "//dir//inner", "/dir/./inner"] {
+        let mounted = c.mounted(path);
+        assert_eq!(c.attrs(&mounted).fileid, c.attrs(&inner).fileid, "{path}");
+    }
+}
+
+#[test]
+fn what_is_no_directory_of_an_export_is_not_mounted() {
+    let s = Setup::default().start_over(|dir| {
+        fs::write(dir.join("file"), b"").unwrap();
+        fs::create_dir(dir.join("dir")).unwrap();
+        symlink("/", dir.join("up")).unwrap();
+        symlink("dir", dir.join("symlink")).unwrap();
+    });
+    let mut c = s.client();
+    refused(c.mnt("/nothing"), NOENT);
+    refused(c.mnt(""), &[NOENT, &[mountstat3::MNT3ERR_INVAL as u32]].concat());
+    refused(c.mnt("relative"), &[NOENT, &[mountstat3::MNT3ERR_INVAL as u32]].concat());
+    let not_a_directory = [NOENT, &[mountstat3::MNT3ERR_NOTDIR as u32]].concat();
+    refused(c.mnt("/file"), &not_a_directory);
+    // Links are for the client to follow: here they could lead out of the export.
+    for path in ["/up", "/up/etc", "/symlink", "/dir/../..", "/../etc"] {
+        refused(c.mnt(path), &[&not_a_directory[..], &[22, 1]].concat());
+    }
+}
+
+#[test]
+fn long_paths_are_refused() {
+    let s = Server::start();
+    let mut c = s.client();
+    let too_long = mountstat3::MNT3ERR_NAMETOOLONG as u32;
+    refused(c.mnt([&b"/"[..], &[b'n'; 300]].concat()), &[NOENT, &[too_long]].concat());
+    // Above 1024 bytes it is no path of this protocol.
+    match c.raw(MOUNT, 1, &packed_path(&[b'/'; 1025])) {
+        Reply::Refused(4, _) => {}
+        reply => refused(unpacked(&reply.results()), &[NOENT, &[too_long]].concat()),
+    }
+}
+
+#[test]
+fn the_exports_are_listed_with_their_clients() {
+    let s = Setup::default()
+        .exports("{}/a 127.0.0.1(rw,insecure) 10.0.0.0/8(ro)\n{}/b *(ro,insecure)\n")
+        .start_over(|dir| {
+            for name in ["a", "b"] {
+                fs::create_dir(dir.join(name)).unwrap();
+            }
+        });
+    let dir = s.dir.to_str().unwrap().as_bytes();
+    let mut listed = s.client().export();
+    listed.sort();
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    assert_eq!(listed[0].0, [dir, b"/a"].concat());
+    assert_eq!(listed[0].1.len(), 2, "{listed:?}");
+    assert_eq!(listed[1].0, [dir, b"/b"].concat());
+    // To all: an empty list, or the star that stands for it.
+    assert!(listed[1].1.is_empty() || listed[1].1 == [b"*"], "{listed:?}");
+}
+
+#[test]
+fn mounts_are_listed_until_they_are_given_up() {
+    let s = Server::start();
+    let mut c = s.client();
+    assert_eq!(c.dump(), []);
+    let root = c.root();
+    c.dir(&root, "dir");
+    c.mounted("/dir");
+    let mut paths: Vec<_> = c.dump().into_iter().map(|(_, path)| path).collect();
+    paths.sort();
+    assert_eq!(paths, [&b"/"[..], b"/dir"]);
+    assert_eq!(c.dump()[0].0, b"127.0.0.1");
+    c.umnt("/dir");
+    assert_eq!(c.dump().len(), 1);
+    c.umnt("/dir"); // giving up what is not there is no error
+    c.mounted("/");
+    assert_eq!(c.dump().len(), 1, "mounted twice from the same place is one mount");
+    c.umntall();
+    assert_eq!(c.dump(), []);
+    c.getattr(&root).ok(); // the list is for people; handles do not depend on it
+}
+
+#[test]
+fn one_client_does_not_give_up_the_mounts_of_another() {
+    let s = Server::start();
+    let mut c = s.client();
+    c.root();
+    let from = IpAddr::from([127, 0, 0, 2]);
+    let mut other = Client::connect_from(from, 0, s.addr, Cred::superuser()).unwrap();
+    other.root();
+    other.umntall();
+    assert_eq!(c.dump(), [(b"127.0.0.1".to_vec(), b"/".to_vec())]);
+}
+
+#[test]
+fn who_is_not_a_client_of_an_export_cannot_mount_it() {
+    let s = Setup::default().exports("{} 127.0.0.2(rw,insecure)\n").start();
+    let dir = s.dir.to_str().unwrap();
+    refused(s.client().mnt(dir), ACCES);
+    let from = IpAddr::from([127, 0, 0, 2]);
+    Client::connect_from(from, 0, s.addr, Cred::superuser()).unwrap().mounted(dir);
+}
+
+#[test]
+fn other_versions_are_told_ours() {
+    let s = Server::start();
+    let mut c = s.client();
+    for version in [0, 2, 4] {
+        let Reply::Refused(2, range) = c.raw((NFS.0, version), 0, &[]) else {
+            panic!("version {version} of NFS is served")
+        };
+        assert_eq!(range, crate::support::client::words(&[3, 3]));
+    }
+    for version in [0, 4] {
+        let Reply::Refused(2, _) = c.raw((MOUNT.0, version), 0, &[]) else {
+            panic!("version {version} of MOUNT is served")
+        };
+    }
+}

@@ -1,0 +1,257 @@
+//! A server of a test's own, over a temporary directory.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::client::{Client, Cred};
+use super::{Mode, PATIENCE, eventually};
+
+/// The built program; another one if `BERTH_BIN` names it.
+pub fn program() -> PathBuf {
+    std::env::var_os("BERTH_BIN").map_or_else(|| env!("CARGO_BIN_EXE_berth").into(), PathBuf::from)
+}
+
+/// Runs the program to its end.
+pub fn berth<S: AsRef<OsStr>>(args: &[S]) -> Output {
+    Command::new(program()).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Runs a program that must succeed, and returns what it said.
+pub fn run(command: &mut Command) -> String {
+    let done = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+/// A loopback port that nothing listens on. Outside the range from which the kernel takes ports for
+/// connections, so that no client of another test gets it in the meantime.
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() * 131 % u32::from(COUNT)).unwrap();
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + start.wrapping_add(step) % COUNT;
+        let both = (Ipv4Addr::LOCALHOST, port);
+        if TcpListener::bind(both).is_ok() && UdpSocket::bind(both).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port");
+}
+
+/// How a server is to be started.
+#[derive(Clone, Default)]
+pub struct Setup {
+    exports: Option<String>,
+    args: Vec<String>,
+    disk: Option<&'static str>,
+}
+
+impl Setup {
+    /// Exports what the lines say instead of the whole directory to all; `{}` in them stands for
+    /// the directory.
+    pub fn exports(mut self, lines: &str) -> Self {
+        self.exports = Some(lines.to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|&a| a.to_owned()));
+        self
+    }
+
+    /// Gives the directory a disk of its own: a tmpfs with these options. Takes privileges.
+    pub const fn disk(mut self, options: &'static str) -> Self {
+        self.disk = Some(options);
+        self
+    }
+
+    /// Starts the server over an empty directory.
+    pub fn start(self) -> Server {
+        self.start_over(|_| ())
+    }
+
+    /// Starts the server over a directory that `prepare` fills.
+    pub fn start_over(self, prepare: impl FnOnce(&Path)) -> Server {
+        let mut server = self.prepared(prepare);
+        server.launch();
+        server.wait_until_it_answers();
+        server
+    }
+
+    /// Starts a server that is expected to refuse, and returns what it said.
+    pub fn refused(self, prepare: impl FnOnce(&Path)) -> String {
+        let mut server = self.prepared(prepare);
+        server.launch();
+        let status = server.wait();
+        assert!(!status.success(), "it started: {}", server.log());
+        server.log()
+    }
+
+    fn prepared(self, prepare: impl FnOnce(&Path)) -> Server {
+        let temp = TempDir::with_prefix("berth-").unwrap();
+        let dir = temp.path().join("export");
+        fs::create_dir(&dir).unwrap();
+        if let Some(options) = self.disk {
+            run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&dir));
+        }
+        prepare(&dir);
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let server = Server { setup: self, dir, addr, child: None, temp };
+        if let Some(lines) = &server.setup.exports {
+            server.write_exports(lines);
+        }
+        server
+    }
+}
+
+/// A server that runs, and is killed at the end of the test.
+pub struct Server {
+    /// The backing directory.
+    pub dir: PathBuf,
+    /// Where NFS and MOUNT are served.
+    pub addr: SocketAddr,
+    setup: Setup,
+    child: Option<Child>,
+    temp: TempDir,
+}
+
+impl Server {
+    /// Starts a server that exports an empty directory as `/` to all.
+    pub fn start() -> Self {
+        Setup::default().start()
+    }
+
+    /// A connection as the superuser; without privileges as the server's own user.
+    pub fn client(&self) -> Client {
+        self.client_as(Cred::superuser())
+    }
+
+    /// A connection as a user.
+    pub fn client_as(&self, cred: Cred) -> Client {
+        Client::connect(self.addr, cred)
+    }
+
+    /// What the server has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.temp.path().join("log")).unwrap_or_default()
+    }
+
+    /// A path beside the backing directory.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.temp.path().join(name)
+    }
+
+    /// Writes the file that `--exports` names.
+    pub fn write_exports(&self, lines: &str) {
+        let lines = lines.replace("{}", self.dir.to_str().unwrap());
+        fs::write(self.beside("exports"), lines).unwrap();
+    }
+
+    /// The process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("the server runs"))
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for the end of the process.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the server runs");
+        let start = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            if start.elapsed() > PATIENCE {
+                child.kill().unwrap();
+                panic!("it does not end; its log:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Ends the server as an administrator does, and starts it again as it was.
+    pub fn restart(&mut self) {
+        self.signal(Signal::TERM);
+        assert!(self.wait().success(), "its log:\n{}", self.log());
+        self.launch();
+        self.wait_until_it_answers();
+    }
+
+    /// Ends the server as a crash does, and starts it again as it was.
+    pub fn crash_and_restart(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait();
+        self.launch();
+        self.wait_until_it_answers();
+    }
+
+    /// Reads a number of kilobytes from the process' status.
+    pub fn status_kib(&self, field: &str) -> u64 {
+        let pid = self.pid().as_raw_nonzero();
+        let mut status = String::new();
+        File::open(format!("/proc/{pid}/status")).unwrap().read_to_string(&mut status).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix(field)).unwrap();
+        line.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap()
+    }
+
+    fn launch(&mut self) {
+        let log = File::options().create(true).append(true).open(self.beside("log")).unwrap();
+        let mut command = Command::new(program());
+        command.arg("serve").arg(&self.dir).arg("--listen").arg(self.addr.to_string());
+        command.arg("--state").arg(self.beside("state"));
+        command.arg("--handles").arg(Mode::current().handles());
+        if self.setup.exports.is_some() {
+            command.arg("--exports").arg(self.beside("exports"));
+        }
+        command.args(&self.setup.args).stdin(Stdio::null());
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    fn wait_until_it_answers(&mut self) {
+        eventually("the server answers", || {
+            let child = self.child.as_mut().expect("the server was launched");
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("the server ended ({status}); its log:\n{}", self.log());
+            }
+            match TcpStream::connect(self.addr) {
+                Ok(_) => true,
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => false,
+                Err(e) => panic!("cannot connect: {e}"),
+            }
+        });
+        self.client().null();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if self.setup.disk.is_some() {
+            run(Command::new("umount").arg(&self.dir));
+        }
+        if std::thread::panicking() {
+            eprintln!("the log of the server at {}:\n{}", self.addr, self.log());
+        }
+    }
+}
