@@ -6,14 +6,20 @@
 mod support;
 
 mod access;
+mod cli;
 mod create;
 mod data;
+mod exports;
 mod getattr;
 mod handles;
+mod hostile;
 mod identity;
 mod info;
+mod layers;
+mod lifecycle;
 mod lookup;
 mod mount;
+mod programs;
 mod readdir;
 mod remove;
 mod rename;

@@ -214,12 +214,13 @@ impl Server {
     fn launch(&mut self) {
         let log = File::options().create(true).append(true).open(self.beside("log")).unwrap();
         let mut command = Command::new(program());
-        command.arg("serve").arg(&self.dir).arg("--listen").arg(self.addr.to_string());
+        command.arg("serve").arg("--listen").arg(self.addr.to_string());
         command.arg("--state").arg(self.beside("state"));
         command.arg("--handles").arg(Mode::current().handles());
-        if self.setup.exports.is_some() {
-            command.arg("--exports").arg(self.beside("exports"));
-        }
+        match self.setup.exports {
+            Some(_) => command.arg("--exports").arg(self.beside("exports")),
+            None => command.arg(&self.dir),
+        };
         command.args(&self.setup.args).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());

@@ -1,0 +1,261 @@
+//! The exports file: who may, what, as whom; and that it is read again on SIGHUP.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use nfs3_types::mount::mountres3;
+use rustix::process::Signal;
+
+use crate::support::client::{Client, Cred, own_gid};
+use crate::support::server::{Server, Setup};
+use crate::support::wire::*;
+use crate::support::{eventually, privileged};
+
+const REFUSED: &[nfsstat3] = &[NFS3ERR_ACCES, NFS3ERR_PERM, NFS3ERR_STALE, NFS3ERR_BADHANDLE];
+
+/// A server that exports its directory, which all may write, with these options.
+fn with_options(options: &str) -> Server {
+    Setup::default().exports(&format!("{{}} *({options})\n")).start_over(|dir| {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::write(dir.join("file"), b"content").unwrap();
+        fs::create_dir(dir.join("dir")).unwrap();
+    })
+}
+
+fn mounted(s: &Server, c: &mut Client) -> Fh {
+    c.mounted(s.dir.to_str().unwrap())
+}
+
+/// As whom a caller makes a file.
+fn made_as(s: &Server, cred: Cred) -> (u32, u32) {
+    let mut c = s.client_as(cred);
+    let root = mounted(s, &mut c);
+    let file = c.file(&root, "made");
+    let attrs = c.attrs(&file);
+    c.remove(&root, "made").ok();
+    (attrs.uid, attrs.gid)
+}
+
+#[track_caller]
+fn check_identity(s: &Server, cred: Cred, expected: (u32, u32)) {
+    let own = (Cred::superuser().uid, own_gid());
+    let expected = if privileged() { expected } else { own };
+    assert_eq!(made_as(s, cred.clone()), expected, "{cred:?}");
+}
+
+#[test]
+fn a_read_only_export_is_rofs_for_all_that_changes() {
+    let s = with_options("ro,insecure,no_root_squash");
+    let mut c = s.client();
+    let root = mounted(&s, &mut c);
+    let file = c.find(&root, "file");
+    assert_eq!(c.content(&file), b"content");
+    assert_eq!(c.names(&root, 4096).len(), 2);
+    let granted = c.access(&root, 0x3f).ok().access;
+    assert_eq!(granted & (ACCESS3_MODIFY | ACCESS3_EXTEND | ACCESS3_DELETE), 0);
+    assert_ne!(granted & ACCESS3_READ, 0);
+    let fifo = mknoddata3::NF3FIFO(mode(0o644));
+    for (procedure, status) in [
+        ("SETATTR", c.setattr(&file, mode(0o600)).status()),
+        ("WRITE", c.write(&file, 0, b"x", stable_how::UNSTABLE).status()),
+        ("CREATE", c.create(&root, "x", createhow3::UNCHECKED(mode(0o644))).status()),
+        ("CREATE of a file", c.create(&root, "file", createhow3::UNCHECKED(size(0))).status()),
+        (
+            "CREATE EXCLUSIVE",
+            c.create(&root, "x", createhow3::EXCLUSIVE(createverf3([1; 8]))).status(),
+        ),
+        ("MKDIR", c.mkdir(&root, "x", mode(0o755)).status()),
+        ("SYMLINK", c.symlink(&root, "x", "y").status()),
+        ("MKNOD", c.mknod(&root, "x", fifo).status()),
+        ("REMOVE", c.remove(&root, "file").status()),
+        ("RMDIR", c.rmdir(&root, "dir").status()),
+        ("RENAME", c.rename((&root, "file"), (&root, "x")).status()),
+        ("LINK", c.link(&file, &root, "x").status()),
+    ] {
+        assert_eq!(status, NFS3ERR_ROFS, "{procedure}");
+    }
+    assert_eq!(fs::read(s.dir.join("file")).unwrap(), b"content");
+}
+
+#[test]
+fn read_only_is_what_an_export_is_by_default() {
+    let s = with_options("insecure");
+    let mut c = s.client();
+    let root = mounted(&s, &mut c);
+    c.remove(&root, "file").fails(NFS3ERR_ROFS);
+}
+
+#[test]
+fn root_is_squashed_by_default_and_others_are_not() {
+    let s = with_options("rw,insecure");
+    check_identity(&s, Cred::user(0), (65534, 65534));
+    check_identity(&s, Cred { uid: 0, gid: 500, groups: vec![] }, (65534, 65534));
+    check_identity(&s, Cred { uid: 1000, gid: 500, groups: vec![] }, (1000, 500));
+    let s = with_options("rw,insecure,root_squash,anonuid=7,anongid=8");
+    check_identity(&s, Cred::user(0), (7, 8));
+    check_identity(&s, Cred::user(1000), (1000, 1000));
+}
+
+#[test]
+fn a_squashed_root_has_no_power() {
+    let s = with_options("rw,insecure");
+    fs::set_permissions(s.dir.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
+    let mut c = s.client_as(Cred::user(0).groups(&[0]));
+    let root = mounted(&s, &mut c);
+    let file = c.find(&root, "file");
+    if privileged() {
+        c.read(&file, 0, 10).fails(NFS3ERR_ACCES);
+        c.setattr(&file, owner(0)).fails(NFS3ERR_PERM);
+    } else {
+        assert_eq!(c.content(&file), b"content", "all are the server's own user");
+    }
+}
+
+#[test]
+fn the_superusers_groups_are_squashed_too() {
+    if !privileged() {
+        return eprintln!("not tried: there is only one user without privileges");
+    }
+    let s = with_options("rw,insecure");
+    fs::set_permissions(s.dir.join("file"), fs::Permissions::from_mode(0o060)).unwrap();
+    assert_eq!(fs::metadata(s.dir.join("file")).unwrap().gid(), 0);
+    // The file is of group 0, in which a caller from outside may not claim to be.
+    for cred in [Cred { uid: 1000, gid: 0, groups: vec![] }, Cred::user(1000).groups(&[5, 0])] {
+        let mut c = s.client_as(cred);
+        let root = mounted(&s, &mut c);
+        let file = c.find(&root, "file");
+        c.read(&file, 0, 10).fails(NFS3ERR_ACCES);
+    }
+}
+
+#[test]
+fn all_can_be_squashed_or_nobody() {
+    let s = with_options("rw,insecure,all_squash,anonuid=7,anongid=8");
+    check_identity(&s, Cred::user(0), (7, 8));
+    check_identity(&s, Cred::user(1000), (7, 8));
+    let s = with_options("rw,insecure,no_root_squash");
+    check_identity(&s, Cred::user(0), (0, 0));
+}
+
+#[test]
+fn a_secure_export_is_for_privileged_ports() {
+    for options in ["rw", "rw,secure"] {
+        let s = with_options(options);
+        let dir = s.dir.to_str().unwrap();
+        let mut c = s.client();
+        let mountres3::Err(why) = c.mnt(dir) else { panic!("mounted from any port") };
+        assert!([1, 13].contains(&(why as u32)), "{why}");
+        if privileged() {
+            let mut trusted = privileged_client(&s);
+            let root = trusted.mounted(dir);
+            trusted.getattr(&root).ok();
+            // The handle alone is not enough.
+            one_of(c.getattr(&root).status(), REFUSED);
+            one_of(c.read(&root, 0, 1).status(), REFUSED);
+        }
+    }
+}
+
+fn privileged_client(s: &Server) -> Client {
+    (600..1024)
+        .find_map(|port| {
+            Client::connect_from(IpAddr::from([127, 0, 0, 1]), port, s.addr, Cred::superuser()).ok()
+        })
+        .expect("a privileged port is free")
+}
+
+fn from(s: &Server, last: u8) -> Client {
+    Client::connect_from(IpAddr::from([127, 0, 0, last]), 0, s.addr, Cred::superuser()).unwrap()
+}
+
+#[test]
+fn the_most_particular_client_that_fits_decides() {
+    let s = Setup::default()
+        .exports(
+            "{} *(ro,insecure,no_root_squash) 127.0.0.0/29(rw,insecure,no_root_squash) \
+             127.0.0.2(ro,insecure,no_root_squash)\n",
+        )
+        .start_over(|dir| fs::write(dir.join("file"), b"content").unwrap());
+    for (last, may_write) in [(1, true), (2, false), (7, true), (8, false)] {
+        let mut c = from(&s, last);
+        let root = mounted(&s, &mut c);
+        let file = c.find(&root, "file");
+        let expected = if may_write { NFS3_OK } else { NFS3ERR_ROFS };
+        assert_eq!(c.setattr(&file, mode(0o644)).status(), expected, "127.0.0.{last}");
+    }
+}
+
+#[test]
+fn a_client_that_is_not_in_the_list_is_refused_at_every_call() {
+    let s = Setup::default()
+        .exports("{} 127.0.0.1(rw,insecure,no_root_squash)\n")
+        .start_over(|dir| fs::write(dir.join("file"), b"content").unwrap());
+    let mut c = s.client();
+    let root = mounted(&s, &mut c);
+    let file = c.find(&root, "file");
+    let mut other = from(&s, 9);
+    for status in [
+        other.getattr(&root).status(),
+        other.lookup(&root, "file").status(),
+        other.read(&file, 0, 10).status(),
+        other.write(&file, 0, b"x", stable_how::UNSTABLE).status(),
+        other.remove(&root, "file").status(),
+        other.fsinfo(&root).status(),
+        other.readdir(&root, (0, cookieverf3::default()), 4096).status(),
+    ] {
+        one_of(status, REFUSED);
+    }
+    assert_eq!(c.content(&file), b"content");
+}
+
+#[test]
+fn the_file_is_read_again_on_sighup() {
+    let s = Setup::default().exports("{}/a *(rw,insecure,no_root_squash)\n").start_over(|dir| {
+        for name in ["a", "b"] {
+            fs::create_dir(dir.join(name)).unwrap();
+        }
+    });
+    let dir = s.dir.to_str().unwrap().to_owned();
+    let mut c = s.client();
+    let a = c.mounted(format!("{dir}/a"));
+    let file = c.file_of(&a, "file", b"content");
+    assert_eq!(c.export().len(), 1);
+
+    s.write_exports("{}/a *(ro,insecure,no_root_squash)\n{}/b *(rw,insecure,no_root_squash)\n");
+    s.signal(Signal::HUP);
+    eventually("the new export is listed", || c.export().len() == 2);
+    let b = c.mounted(format!("{dir}/b"));
+    c.file(&b, "file");
+    c.setattr(&file, mode(0o600)).fails(NFS3ERR_ROFS);
+    assert_eq!(c.content(&file), b"content", "on the same connection, with the same handle");
+
+    s.write_exports("{}/b *(rw,insecure,no_root_squash)\n");
+    s.signal(Signal::HUP);
+    eventually("the old export is gone", || c.export().len() == 1);
+    one_of(c.getattr(&a).status(), &[NFS3ERR_STALE, NFS3ERR_BADHANDLE]);
+    one_of(c.getattr(&file).status(), &[NFS3ERR_STALE, NFS3ERR_BADHANDLE]);
+    c.getattr(&b).ok();
+}
+
+#[test]
+fn a_faulty_file_changes_nothing_and_is_told() {
+    let s = Setup::default().exports("{} *(rw,insecure,no_root_squash)\n").start();
+    let mut c = s.client();
+    let root = mounted(&s, &mut c);
+    for (lines, word) in [
+        ("{} *(rw,no_such_option)\n", "no_such_option"),
+        ("{} *(ro,insecure)\n{}/missing *(rw)\n", "missing"),
+    ] {
+        s.write_exports(lines);
+        s.signal(Signal::HUP);
+        eventually("the fault is in the log", || s.log().contains(word));
+        c.setattr(&root, mode(0o755)).ok();
+        assert_eq!(c.export().len(), 1);
+    }
+    fs::remove_file(s.beside("exports")).unwrap();
+    let before = s.log().len();
+    s.signal(Signal::HUP);
+    eventually("the missing file is in the log", || s.log().len() > before);
+    c.setattr(&root, mode(0o755)).ok();
+}

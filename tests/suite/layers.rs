@@ -1,0 +1,183 @@
+//! The layers of the program: which module may name which, and what may stand where.
+//!
+//! A plain reading of the source: imports are written `use crate::module::..`, one module each, so
+//! that this is enough. Comments and tests are left out; tests may borrow from anywhere.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every module, and the modules of this crate that it may name.
+const MAY_NAME: &[(&str, &[&str])] = &[
+    ("admin", &["volume", "telemetry"]),
+    ("config", &[]),
+    ("errno", &[]),
+    ("export", &[]),
+    ("fs", &["errno", "sys", "telemetry", "export"]),
+    ("mount", &["xdr", "rpc", "export", "fs", "errno", "sys"]),
+    ("nfs3", &["xdr", "rpc", "export", "fs", "errno", "sys"]),
+    ("nlm", &["xdr", "rpc", "export", "fs", "errno"]),
+    ("portmap", &["xdr", "rpc"]),
+    ("provisioner", &["volume", "quota", "export", "telemetry"]),
+    ("quota", &["errno", "sys", "telemetry"]),
+    ("rpc", &["xdr", "telemetry", "errno", "sys"]),
+    ("sys", &["errno"]),
+    ("telemetry", &[]),
+    ("volume", &["quota", "sys", "telemetry"]),
+    ("xdr", &[]),
+];
+
+/// Those that put the others together.
+const ABOVE_ALL: &[&str] = &["app", "lib", "main"];
+
+/// Where something may stand: the text, and the modules or files that may hold it.
+const ONLY_IN: &[(&str, &[&str])] = &[
+    ("unsafe", &["sys"]),
+    (
+        ".await",
+        &[
+            "rpc/server.rs",
+            "rpc/connection.rs",
+            "rpc/client.rs",
+            "nlm/granted.rs",
+            "provisioner",
+            "admin",
+            "app",
+        ],
+    ),
+    ("kube::", &["provisioner"]),
+    // Bytes become numbers in few places; a handle is ours, and checked before it is read.
+    ("from_be_bytes", &["xdr", "rpc"]),
+    ("from_le_bytes", &["fs/handle.rs"]),
+];
+
+/// A source file: its path below `src`, and its code.
+struct Source {
+    path: PathBuf,
+    code: String,
+}
+
+impl Source {
+    /// The module that the file belongs to.
+    fn module(&self) -> String {
+        let first = self.path.iter().next().unwrap().to_str().unwrap();
+        first.trim_end_matches(".rs").to_owned()
+    }
+
+    fn is_in(&self, places: &[&str]) -> bool {
+        places.iter().any(|place| self.module() == *place || self.path == Path::new(place))
+    }
+
+    /// The modules of this crate that the code names.
+    fn names(&self) -> BTreeSet<String> {
+        let after = self.code.split("crate::").skip(1);
+        let word = |rest: &str| {
+            rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().map(str::to_owned)
+        };
+        after.filter_map(word).collect()
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else if entry.extension().is_some_and(|e| e == "rs") {
+                let path = entry.strip_prefix(&root).unwrap().to_owned();
+                found.push(Source { path, code: code(&fs::read_to_string(entry).unwrap()) });
+            }
+        }
+    }
+    assert!(found.len() > 10, "the source was not found");
+    found
+}
+
+/// A file's text without its comments and its tests.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).fold(
+        String::new(),
+        |mut code, line| {
+            code.push_str(line.split(" // ").next().unwrap());
+            code.push('\n');
+            code
+        },
+    )
+}
+
+fn fail_if_any(faults: &[String]) {
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn modules_name_only_what_lies_below_them() {
+    let mut faults = Vec::new();
+    for source in sources() {
+        let module = source.module();
+        if ABOVE_ALL.contains(&module.as_str()) {
+            continue;
+        }
+        let Some((_, allowed)) = MAY_NAME.iter().find(|(name, _)| *name == module) else {
+            faults.push(format!("{module} is not in the table of layers"));
+            continue;
+        };
+        for named in source.names() {
+            if named != module && !allowed.contains(&named.as_str()) {
+                faults.push(format!("{} names {named}", source.path.display()));
+            }
+        }
+    }
+    fail_if_any(&faults);
+}
+
+#[test]
+fn imports_are_written_so_that_they_can_be_read() {
+    let mut faults = Vec::new();
+    for source in sources() {
+        if source.code.contains("crate::{") || source.code.contains("crate::*") {
+            faults.push(format!("{} hides what it names", source.path.display()));
+        }
+    }
+    fail_if_any(&faults);
+}
+
+#[test]
+fn what_is_dangerous_stands_where_it_is_expected() {
+    let mut faults = Vec::new();
+    for source in sources() {
+        for (text, places) in ONLY_IN {
+            if !source.is_in(places) && has_word(&source.code, text) {
+                faults.push(format!("{} has {text}", source.path.display()));
+            }
+        }
+    }
+    fail_if_any(&faults);
+}
+
+/// Whether a text stands in code, and not as a part of a longer word.
+fn has_word(code: &str, text: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(text).any(|(at, _)| {
+        let (before, after) = (&code[..at], &code[at + text.len()..]);
+        let starts = !text.starts_with(part) || !before.ends_with(part);
+        starts && !after.starts_with(part)
+    })
+}
+
+#[test]
+fn the_reading_finds_what_it_looks_for() {
+    let source = Source {
+        path: "xdr/reader.rs".into(),
+        code: code(
+            "//! crate::rpc\nuse crate::nfs3::Nfs; // crate::fs\nfn f() { unsafe { x.await } }\n#[cfg(test)]\nmod tests { use crate::sys; }",
+        ),
+    };
+    assert_eq!(source.names().into_iter().collect::<Vec<_>>(), ["nfs3"]);
+    assert!(has_word(&source.code, "unsafe") && has_word(&source.code, ".await"));
+    assert!(!has_word("fn unsafety(x_unsafe: u8) {}", "unsafe"));
+    assert!(source.is_in(&["xdr"]) && source.is_in(&["xdr/reader.rs"]) && !source.is_in(&["rpc"]));
+}
