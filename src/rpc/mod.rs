@@ -13,8 +13,16 @@
 //! ```
 
 pub mod auth;
+mod buffers;
+mod connection;
+mod datagram;
+mod link;
 pub mod message;
+mod pool;
 pub mod record;
+pub mod replay;
+pub mod server;
+pub mod service;
 
 use std::net::SocketAddr;
 
