@@ -3,4 +3,5 @@
 
 pub mod errno;
 pub mod rpc;
+pub mod sys;
 pub mod xdr;
