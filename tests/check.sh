@@ -16,7 +16,7 @@ Runs the checks, one line for each with what it took, and fails if one fails.
     suite-root      as root, with the kernel's file handles
     suite-path      as root, with handles found again by inode and path
     suite-rootless  as an unprivileged user
-  fuzz            the fuzz targets, for seconds (FUZZ_SECONDS each, 2 if unset)
+  fuzz            the fuzz targets, two seconds each (or BOLERO_RANDOM_TEST_TIME_MS)
   guest           a real kernel client in a virtual machine (tests/guest/run)
   bench           the bar against NFS-Ganesha (tests/bench/compare --quick --bar)
 
@@ -99,7 +99,7 @@ part_unit() { cargo test --lib; }
 part_suite-root() { suite root; }
 part_suite-path() { suite path; }
 part_suite-rootless() { suite rootless; }
-part_fuzz() { FUZZ_SECONDS=${FUZZ_SECONDS:-2} cargo test --test fuzz; }
+part_fuzz() { BOLERO_RANDOM_TEST_TIME_MS=${BOLERO_RANDOM_TEST_TIME_MS:-2000} cargo test --test fuzz; }
 
 part_guest() {
     needs python3=python3 qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod mke2fs=e2fsprogs

@@ -61,7 +61,7 @@ fn every_mode_means_what_it_says() {
         }
     }
     for bits in 0..8 {
-        let mut set = |c: &mut Client, shift: u32| {
+        let set = |c: &mut Client, shift: u32| {
             for object in [&file, &dir] {
                 // The other classes say the opposite, so that the wrong class is noticed.
                 c.setattr(object, mode((bits << shift) | (0o777 & !(7 << shift)))).ok();

@@ -66,12 +66,8 @@ fn a_handle_outlives_the_server() {
     let link = c.symlink_to(&root, "link", "target");
     let before: Vec<_> =
         [&root, &dir, &inner, &file, &link].map(|o| c.attrs(o).fileid).into_iter().collect();
-    for crash in [false, true] {
-        if crash {
-            s.crash_and_restart()
-        } else {
-            s.restart()
-        }
+    for again in [Server::restart, Server::crash_and_restart] {
+        again(&mut s);
         let mut c = s.client();
         // The handles first, so that nothing has found the objects by name before.
         assert_eq!(c.content(&file), b"content");
@@ -100,12 +96,8 @@ fn a_handle_outlives_the_rename_of_its_object_and_of_what_is_above_it() {
     c.rename((&root, "b"), (&root, "c")).ok();
     assert_eq!(c.content(&file), b"content");
     assert_eq!(c.find(&dir, ".."), b);
-    for crash in [false, true] {
-        if crash {
-            s.crash_and_restart()
-        } else {
-            s.restart()
-        }
+    for again in [Server::restart, Server::crash_and_restart] {
+        again(&mut s);
         let mut c = s.client();
         assert_eq!(c.content(&file), b"content");
         assert_eq!(c.find(&dir, "file"), file);

@@ -8,9 +8,9 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::support::client::{Client, Cred, NFS, Reply, message, record, unpacked};
+use crate::support::eventually;
 use crate::support::server::{Server, Setup, free_port, program};
 use crate::support::wire::*;
-use crate::support::{eventually, server};
 
 #[test]
 fn calls_in_flight_are_answered_before_the_end() {
@@ -150,7 +150,7 @@ fn two_servers_can_serve_one_directory_with_states_of_their_own() {
     c.file_of(&root, "file", b"content");
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
-    let mut other = Command::new(server::program())
+    let mut other = Command::new(program())
         .arg("serve")
         .arg(&s.dir)
         .args(["--listen", &listen, "--state"])

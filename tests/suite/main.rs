@@ -2,6 +2,7 @@
 //!
 //! Every test starts the built program over a directory of its own and talks to it over TCP with
 //! wire types that are not ours. See [`support`] for the modes in which all of them must pass.
+#![allow(clippy::unwrap_used)] // in a test's helpers, as in the test: to panic is to fail
 
 mod support;
 

@@ -91,7 +91,7 @@ fn long_paths_are_refused() {
     let too_long = mountstat3::MNT3ERR_NAMETOOLONG as u32;
     refused(c.mnt([&b"/"[..], &[b'n'; 300]].concat()), &[NOENT, &[too_long]].concat());
     // Above 1024 bytes it is no path of this protocol.
-    match c.raw(MOUNT, 1, &packed_path(&[b'/'; 1025])) {
+    match c.raw(MOUNT, 1, &packed_path([b'/'; 1025])) {
         Reply::Refused(4, _) => {}
         reply => refused(unpacked(&reply.results()), &[NOENT, &[too_long]].concat()),
     }

@@ -82,7 +82,7 @@ fn rename_over_a_directory_with_entries_is_refused() {
     let before = c.attrs(&root);
     let answer = c.rename((&root, "dir"), (&root, "full"));
     one_of(answer.status(), &[NFS3ERR_NOTEMPTY, NFS3ERR_EXIST]);
-    let Nfs3Result::Err((_, failed)) = answer else { panic!() };
+    let failed = answer.failed();
     exact_wcc(&failed.fromdir_wcc, &before, &before);
     exact_wcc(&failed.todir_wcc, &before, &before);
     assert_eq!(names(&mut c, &root), ["dir", "full"]);

@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
 use crate::support::client::{Client, Cred, own_gid, someone};
+use crate::support::privileged;
 use crate::support::server::{Server, Setup};
 use crate::support::wire::*;
-use crate::support::{privileged, server};
 
 const EARLY: nfstime3 = nfstime3 { seconds: 1_000_000_000, nseconds: 123_456_789 };
 
@@ -14,7 +14,7 @@ fn times(atime: set_atime, mtime: set_mtime) -> sattr3 {
     sattr3 { atime, mtime, ..sattr3::default() }
 }
 
-fn one_file(content: &[u8]) -> (server::Server, Client, Fh) {
+fn one_file(content: &[u8]) -> (Server, Client, Fh) {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();

@@ -14,6 +14,8 @@ pub trait Answer<T, E> {
     fn ok(self) -> T;
     /// What comes with the failure that is expected.
     fn fails(self, with: nfsstat3) -> E;
+    /// What comes with any failure.
+    fn failed(self) -> E;
     /// The status.
     fn status(&self) -> nfsstat3;
 }
@@ -35,6 +37,14 @@ impl<T: std::fmt::Debug, E: std::fmt::Debug> Answer<T, E> for Nfs3Result<T, E> {
                 assert_eq!(status, with);
                 body
             }
+        }
+    }
+
+    #[track_caller]
+    fn failed(self) -> E {
+        match self {
+            Self::Ok(results) => panic!("it succeeded: {results:?}"),
+            Self::Err((_, body)) => body,
         }
     }
 
