@@ -242,37 +242,12 @@ mod tests {
         check("10.0.*", "only * alone");
         check("pc2", "cannot resolve client pc2");
         check("empty", "client empty has no address");
-        let malformed = [
-            "",
-            ".",
-            "-pc1",
-            "a b",
-            "a/b",
-            "pc1/24",
-            "pc\u{e9}",
-            "a:b",
-            "fe80::1%eth0",
-            "10.1",
-            "10.0.0.256",
-            "010.0.0.1",
-            "2130706433",
-            "0x7f000001",
-            "127.0x1",
-            "1.",
-            "10.0.0.0/33",
-            "10.0.0.0/",
-            "10.0.0.0/+8",
-            "10.0.0.0/8/8",
-            "10.0.0.0/255.0.255.0",
-            "10.0.0.0/::",
-            "::/255.0.0.0",
-            "::/ffff::",
-            "::/129",
-            "host)",
-        ];
-        malformed
-            .into_iter()
-            .for_each(|text| check(text, "is not an address"));
+        let malformed = ";.;-pc1;a b;a/b;pc1/24;pc\u{e9};a:b;host);fe80::1%eth0;10.1;10.0.0.256;\
+            010.0.0.1;2130706433;0x7f000001;127.0x1;1.;10.0.0.0/33;10.0.0.0/;10.0.0.0/+8;\
+            10.0.0.0/8/8;10.0.0.0/255.0.255.0;10.0.0.0/::;::/129;::/255.0.0.0;::/ffff::";
+        for text in malformed.split(';') {
+            check(text, "is not an address");
+        }
         check(&"a".repeat(256), "is not an address");
     }
 }

@@ -1,9 +1,10 @@
 //! Cuts an exports file into lines of words.
 //!
-//! As nfs-utils does it (`xio.c`): blanks part words; `"` switches to and from text in which blanks
-//! and `#` are themselves; `\040` is the byte with that octal number, never a blank or a quote; a
-//! backslash at the end of a line, with the blanks that begin the next one, is a blank; `#` begins
-//! a comment, which ends at the end of the line in any case. Other backslashes are themselves.
+//! As nfs-utils does it: blanks part words; `"` switches to and from text in which blanks are
+//! themselves; `\040` is the byte with that octal number, never a blank or a quote; a backslash at
+//! the end of a line, with the blanks that begin the next one, is a blank; a word that begins with
+//! `#` begins a comment, which ends with the line even behind a backslash. Other backslashes, and
+//! a `#` inside a word, are themselves.
 
 /// The lines that have words.
 pub(super) struct Lines<'t> {
@@ -30,7 +31,7 @@ enum Token {
     End,
     Blank(u8),
     Quote,
-    Comment,
+    Hash,
     Byte(u8),
 }
 
@@ -59,8 +60,8 @@ impl<'t> Lines<'t> {
                     line.unclosed = !line.unclosed;
                 }
                 Token::Blank(_) if !line.unclosed => line.words.extend(word.take()),
-                Token::Comment if !line.unclosed => self.skip_comment(),
-                Token::Comment => word.get_or_insert_with(begin).bytes.push(b'#'),
+                Token::Hash if word.is_none() => self.skip_comment(),
+                Token::Hash => word.get_or_insert_with(begin).bytes.push(b'#'),
                 Token::Blank(byte) | Token::Byte(byte) => {
                     word.get_or_insert_with(begin).bytes.push(byte);
                 }
@@ -96,7 +97,7 @@ impl<'t> Lines<'t> {
                 rest,
             ),
             [b'"', rest @ ..] => (Token::Quote, rest),
-            [b'#', rest @ ..] => (Token::Comment, rest),
+            [b'#', rest @ ..] => (Token::Hash, rest),
             [byte, rest @ ..] if byte.is_ascii_whitespace() => (Token::Blank(*byte), rest),
             [byte, rest @ ..] => (Token::Byte(*byte), rest),
         };
@@ -148,7 +149,7 @@ mod tests {
         check("\n \n\t\n", "");
         check("/a b\n/c", "1:/a 1:b;2:/c");
         check("  /a\t b \r\n", "1:/a 1:b");
-        check("# x\n/a # y\n/b#z\n", "2:/a;3:/b");
+        check("# x\n/a # y\n/b#z #\n", "2:/a;3:/b#z");
         check("# x \\\n/a", "2:/a");
         check("/a \\\n   b\\\nc\n/d", "1:/a 2:b 3:c;4:/d");
         check("\\\n/a", "2:/a");
@@ -156,6 +157,7 @@ mod tests {
         check(r#""/a b" c"#, "1:/a b 1:c");
         check(r#"/a" "b"#, "1:/a b");
         check(r#""/a#b""#, "1:/a#b");
+        check(r##""#a" \043b ""#c"##, "1:#a 1:#b 1:#c");
         check(r#""" x"#, "1: 1:x");
         check("\"/a b\n/c", "1:/a b!;2:/c");
         check(r"/a\040b", "1:/a b");
