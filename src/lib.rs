@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod errno;
+pub mod portmap;
 pub mod rpc;
 pub mod sys;
 pub mod xdr;
