@@ -2,6 +2,9 @@
 #![warn(missing_docs)]
 
 pub mod errno;
+pub mod export;
+pub mod fs;
+pub mod mount;
 pub mod portmap;
 pub mod rpc;
 pub mod sys;
