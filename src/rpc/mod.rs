@@ -26,6 +26,7 @@ pub mod service;
 
 use std::net::SocketAddr;
 
+use crate::sys::Patience;
 use crate::xdr::{Error, Reader, Writer};
 use auth::Credentials;
 
@@ -63,15 +64,6 @@ pub struct Call<'a> {
     pub local: SocketAddr,
     /// Whether the call may wait for a disk.
     pub patience: Patience,
-}
-
-/// Whether a call may sleep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// It runs on a thread that serves sockets: what may sleep answers [`Outcome::Later`].
-    None,
-    /// It runs on a thread of the pool.
-    Blocking,
 }
 
 /// How a call ended.

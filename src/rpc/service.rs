@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use super::message::{self, Header, Reject, Unfit};
 use super::replay::{Key, Replay, Seen};
-use super::{Call, Outcome, Patience, Program};
+use super::{Call, Outcome, Program};
+use crate::sys::Patience;
 use crate::xdr::Writer;
 
 /// Parts of the reply cache, by client, so that two clients seldom wait for each other.
@@ -181,7 +182,8 @@ impl Service {
     }
 
     fn shard(&self, client: IpAddr) -> MutexGuard<'_, Replay<Arc<dyn Reply>>> {
-        let index = self.hasher.hash_one(client) as usize % SHARDS;
+        #[allow(clippy::cast_possible_truncation)] // below SHARDS
+        let index = (self.hasher.hash_one(client) % SHARDS as u64) as usize;
         // Every step of the cache leaves it whole, so that a panic in one does not spoil it.
         self.replay[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
