@@ -7,7 +7,8 @@ use super::types::{PATH_MAX, Status};
 use crate::errno::Errno;
 use crate::export::{Export, Refused, Table};
 use crate::fs::Handle;
-use crate::rpc::{Call, Patience};
+use crate::rpc::Call;
+use crate::sys::Patience;
 
 /// Why a client gets no handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

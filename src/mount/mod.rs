@@ -85,8 +85,8 @@ impl Program for Mount {
 mod tests {
     use super::*;
     use crate::export::{Client, Export, ExportId, Options, Who};
-    use crate::rpc::Patience;
     use crate::rpc::auth::Credentials;
+    use crate::sys::Patience;
     use crate::xdr::Reader;
     use proptest::prelude::*;
     use std::net::SocketAddr;

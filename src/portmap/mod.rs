@@ -83,8 +83,8 @@ impl Program for Portmap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rpc::Patience;
     use crate::rpc::auth::Credentials;
+    use crate::sys::Patience;
     use crate::xdr::Reader;
     use proptest::prelude::*;
 
