@@ -2,6 +2,10 @@
 #![warn(missing_docs)]
 
 pub mod errno;
+pub mod export;
+pub mod fs;
+pub mod mount;
+pub mod portmap;
 pub mod rpc;
 pub mod sys;
 pub mod xdr;
