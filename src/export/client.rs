@@ -54,22 +54,13 @@ impl Who {
             return Ok(Self::Anyone);
         }
         if let Some(address) = address(text) {
-            return Ok(Self::Host {
-                name: None,
-                addresses: vec![address.to_canonical()],
-            });
+            return Ok(Self::Host { name: None, addresses: vec![address.to_canonical()] });
         }
-        if let Some(net) = text
-            .split_once('/')
-            .and_then(|(address, mask)| net(address, mask))
-        {
+        if let Some(net) = text.split_once('/').and_then(|(address, mask)| net(address, mask)) {
             return Ok(Self::Net(net));
         }
         if let Some(reason) = unsupported(text) {
-            return Err(ClientError::Unsupported {
-                client: text.to_owned(),
-                reason,
-            });
+            return Err(ClientError::Unsupported { client: text.to_owned(), reason });
         }
         if !is_name(text) {
             return Err(ClientError::Malformed(text.to_owned()));
@@ -82,13 +73,8 @@ impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Anyone => f.write_str("*"),
-            Self::Host {
-                name: Some(name), ..
-            } => f.write_str(name),
-            Self::Host {
-                name: None,
-                addresses,
-            } => {
+            Self::Host { name: Some(name), .. } => f.write_str(name),
+            Self::Host { name: None, addresses } => {
                 for (i, address) in addresses.iter().enumerate() {
                     let comma = if i == 0 { "" } else { "," };
                     write!(f, "{comma}{address}")?;
@@ -102,10 +88,7 @@ impl fmt::Display for Who {
 
 /// Reads an address; one of IPv6 may stand in brackets, as in most other places.
 fn address(text: &str) -> Option<IpAddr> {
-    match text
-        .strip_prefix('[')
-        .and_then(|text| text.strip_suffix(']'))
-    {
+    match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
         Some(inner) => inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
         None => text.parse().ok(),
     }
@@ -153,11 +136,7 @@ fn is_name(text: &str) -> bool {
 /// Says whether a resolver might take the text for an address: getaddrinfo(3) reads `10.1` as
 /// 10.0.0.1 and `0x7f.1` as 127.0.0.1. No top-level domain is a number.
 fn ends_in_a_number(text: &str) -> bool {
-    let last = text
-        .trim_end_matches('.')
-        .rsplit('.')
-        .next()
-        .unwrap_or_default();
+    let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
     match hex {
         Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
@@ -173,10 +152,7 @@ fn host(name: String, resolve: Resolve<'_>) -> Result<Who, ClientError> {
             for address in &mut addresses {
                 *address = address.to_canonical();
             }
-            Ok(Who::Host {
-                name: Some(name),
-                addresses,
-            })
+            Ok(Who::Host { name: Some(name), addresses })
         }
     }
 }
@@ -187,10 +163,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<Who, ClientError> {
         Who::parse(text, &mut |name| match name {
-            "pc1" => Ok(vec![
-                "10.0.0.1".parse().unwrap(),
-                "::ffff:10.0.0.2".parse().unwrap(),
-            ]),
+            "pc1" => Ok(vec!["10.0.0.1".parse().unwrap(), "::ffff:10.0.0.2".parse().unwrap()]),
             "empty" => Ok(Vec::new()),
             _ => Err(io::Error::other("unknown host")),
         })
@@ -221,10 +194,7 @@ mod tests {
     #[test]
     fn a_name_stands_for_all_its_addresses() {
         let addresses = vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
-        let expected = Who::Host {
-            name: Some("pc1".to_owned()),
-            addresses,
-        };
+        let expected = Who::Host { name: Some("pc1".to_owned()), addresses };
         assert_eq!(parse("pc1").unwrap(), expected);
     }
 

@@ -49,12 +49,7 @@ impl Entry {
     /// Makes it the export of the directory of the same path.
     pub fn into_export(self, id: ExportId) -> Export {
         let dir = PathBuf::from(OsString::from_vec(self.path.clone()));
-        Export {
-            id,
-            path: self.path,
-            dir,
-            clients: self.clients,
-        }
+        Export { id, path: self.path, dir, clients: self.clients }
     }
 }
 
@@ -70,12 +65,7 @@ impl fmt::Display for Entry {
 /// Each host name is given to `resolve`, which may fail; so may the file then. Gives up after
 /// [`ERRORS_MAX`] errors.
 pub fn parse(text: &[u8], name: &str, resolve: Resolve<'_>) -> Result<Vec<Entry>, Vec<Error>> {
-    let mut parser = Parser {
-        name,
-        resolve,
-        seen: HashMap::new(),
-        errors: Vec::new(),
-    };
+    let mut parser = Parser { name, resolve, seen: HashMap::new(), errors: Vec::new() };
     let mut entries = Vec::new();
     for line in Lines::new(text) {
         let [first, ..] = line.words.as_slice() else {
@@ -90,11 +80,7 @@ pub fn parse(text: &[u8], name: &str, resolve: Resolve<'_>) -> Result<Vec<Entry>
             break;
         }
     }
-    if parser.errors.is_empty() {
-        Ok(entries)
-    } else {
-        Err(parser.errors)
-    }
+    if parser.errors.is_empty() { Ok(entries) } else { Err(parser.errors) }
 }
 
 /// Writes a line that [`parse`] reads.
@@ -125,11 +111,7 @@ impl Parser<'_> {
         }
         let path = self.path(first);
         let clients = self.clients(first, words);
-        Some(Entry {
-            line: first.line,
-            path: path?,
-            clients,
-        })
+        Some(Entry { line: first.line, path: path?, clients })
     }
 
     fn path(&mut self, word: &Word) -> Option<Vec<u8>> {
@@ -182,10 +164,7 @@ impl Parser<'_> {
             return None;
         }
         let who = Who::parse(who, &mut *self.resolve);
-        Some(Client {
-            who: self.check(word, who)?,
-            options: draft.finish(),
-        })
+        Some(Client { who: self.check(word, who)?, options: draft.finish() })
     }
 
     fn options(&mut self, word: &Word, draft: &mut Draft, list: &str) {
@@ -195,18 +174,12 @@ impl Parser<'_> {
     }
 
     fn check<T, E: Into<Problem>>(&mut self, word: &Word, result: Result<T, E>) -> Option<T> {
-        result
-            .map_err(|problem| self.report(word, problem.into()))
-            .ok()
+        result.map_err(|problem| self.report(word, problem.into())).ok()
     }
 
     fn report(&mut self, word: &Word, problem: Problem) {
         if self.errors.len() < ERRORS_MAX {
-            self.errors.push(Error {
-                file: self.name.to_owned(),
-                line: word.line,
-                problem,
-            });
+            self.errors.push(Error { file: self.name.to_owned(), line: word.line, problem });
         }
     }
 }
@@ -274,10 +247,7 @@ mod tests {
         check("/a *", "/a *()");
         check("/ *()", "/ *()");
         check("/a *(rw,insecure)", "/a *(rw,insecure)");
-        check(
-            "/a 10.0.0.0/8(rw) pc1(no_root_squash)",
-            "/a 10.0.0.0/8(rw) pc1(no_root_squash)",
-        );
+        check("/a 10.0.0.0/8(rw) pc1(no_root_squash)", "/a 10.0.0.0/8(rw) pc1(no_root_squash)");
         check("/a pc1(rw)\n/b pc1\n", "/a pc1(rw);/b pc1()");
         check("/a \\\n  pc1(rw) \\\n  pc2", "/a pc1(rw) pc2()");
         check("/a pc1(rw) #x\n#y\n/b#c *", "/a pc1(rw);/b\\043c *()");
@@ -286,10 +256,7 @@ mod tests {
         check("/a\\040b *", "/a\\040b *()");
         check("/\\303\\251/\u{e8}/\\377 *", "/\u{e9}/\u{e8}/\\377 *()");
         check("/a -rw pc1 pc2(ro,async)", "/a pc1(rw) pc2(async)");
-        check(
-            "/a pc1 -rw pc2 -async pc3",
-            "/a pc1() pc2(rw) pc3(rw,async)",
-        );
+        check("/a pc1 -rw pc2 -async pc3", "/a pc1() pc2(rw) pc3(rw,async)");
         check("/a -rw *\n/b *", "/a *(rw);/b *()");
         check(
             "/a -all_squash,anonuid=5 pc1 pc2(no_all_squash)",
@@ -327,21 +294,12 @@ mod tests {
         check("/a *(rww)", "1: unknown option \"rww\"");
         check("/a -rww *", "1: unknown option \"rww\"");
         check("/a *(rw,,ro)", "1: unknown option \"\"");
-        check(
-            "/a *\n/b pc1 *\n/a/ *",
-            "3: path is exported already, in line 1",
-        );
+        check("/a *\n/b pc1 *\n/a/ *", "3: path is exported already, in line 1");
         check("/a pc1 PC1(rw)", "1: client pc1 is listed twice");
-        check(
-            "/a 10.0.0.1/8 10.0.0.0/255.0.0.0",
-            "1: client 10.0.0.0/8 is listed twice",
-        );
+        check("/a 10.0.0.1/8 10.0.0.0/255.0.0.0", "1: client 10.0.0.0/8 is listed twice");
         check("/a lost", "1: cannot resolve client lost");
         check_errors(b"/a \xff(rw)", r#"1: "\xff(rw)" is not UTF-8"#);
-        check(
-            &format!("/a {}", "x".repeat(WORD_MAX + 1)),
-            "1: a word is longer than 4096 bytes",
-        );
+        check(&format!("/a {}", "x".repeat(WORD_MAX + 1)), "1: a word is longer than 4096 bytes");
     }
 
     #[test]
@@ -352,10 +310,7 @@ mod tests {
             5: unknown option \"v\";6: client \"@g\" is not supported: netgroups are not read; \
             name the hosts or their network";
         check_errors(text, expected);
-        assert_eq!(
-            read("b *\n".repeat(1000).as_bytes()).unwrap_err().len(),
-            ERRORS_MAX
-        );
+        assert_eq!(read("b *\n".repeat(1000).as_bytes()).unwrap_err().len(), ERRORS_MAX);
     }
 
     #[test]
@@ -401,26 +356,18 @@ mod tests {
     fn who() -> impl Strategy<Value = Who> {
         prop_oneof![
             Just(Who::Anyone),
-            any::<IpAddr>().prop_map(|ip| Who::Host {
-                name: None,
-                addresses: vec![ip.to_canonical()]
-            }),
+            any::<IpAddr>()
+                .prop_map(|ip| Who::Host { name: None, addresses: vec![ip.to_canonical()] }),
             "[a-z][a-z0-9_.-]{0,20}[a-z]"
                 .prop_filter("resolves", |name| name != "lost")
-                .prop_map(|name| Who::Host {
-                    name: Some(name),
-                    addresses: vec![HOST]
-                }),
+                .prop_map(|name| Who::Host { name: Some(name), addresses: vec![HOST] }),
             (any::<IpAddr>(), 0..=32u8)
                 .prop_map(|(ip, length)| Who::Net(IpNet::new(ip, length).unwrap().trunc())),
         ]
     }
 
     fn entry() -> impl Strategy<Value = Entry> {
-        let byte = prop_oneof![
-            any::<u8>(),
-            prop::sample::select(&b"/ \"#\\\n(\xc3\xa90"[..])
-        ];
+        let byte = prop_oneof![any::<u8>(), prop::sample::select(&b"/ \"#\\\n(\xc3\xa90"[..])];
         let path = prop::collection::vec(byte, 0..40).prop_filter_map("a path", |bytes| {
             path::normalise(&[b"/", bytes.as_slice()].concat()).ok()
         });
@@ -430,11 +377,7 @@ mod tests {
             clients.retain(|client| seen.insert(client.who.to_string()));
             clients
         });
-        (path, clients).prop_map(|(path, clients)| Entry {
-            line: 1,
-            path,
-            clients,
-        })
+        (path, clients).prop_map(|(path, clients)| Entry { line: 1, path, clients })
     }
 
     proptest! {

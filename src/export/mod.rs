@@ -186,16 +186,8 @@ impl Export {
             ports: Ports::Any,
             ..Options::default()
         };
-        let clients = vec![Client {
-            who: Who::Anyone,
-            options,
-        }];
-        Self {
-            id,
-            path: b"/".to_vec(),
-            dir,
-            clients,
-        }
+        let clients = vec![Client { who: Who::Anyone, options }];
+        Self { id, path: b"/".to_vec(), dir, clients }
     }
 
     /// Says what the client at `peer` may do here.
@@ -262,11 +254,7 @@ impl Options {
         Squashed {
             uid: self.replace(uid, self.anonymous.uid),
             gid: self.replace(gid, self.anonymous.gid),
-            groups: if self.squash == Squash::All {
-                &[]
-            } else {
-                groups
-            },
+            groups: if self.squash == Squash::All { &[] } else { groups },
             options: *self,
         }
     }
@@ -281,19 +269,14 @@ impl Options {
 
 impl Default for Anonymous {
     fn default() -> Self {
-        Self {
-            uid: 65534,
-            gid: 65534,
-        }
+        Self { uid: 65534, gid: 65534 }
     }
 }
 
 impl Squashed<'_> {
     /// The supplementary groups.
     pub fn groups(&self) -> impl ExactSizeIterator<Item = u32> {
-        self.groups
-            .iter()
-            .map(|&gid| self.options.replace(gid, self.options.anonymous.gid))
+        self.groups.iter().map(|&gid| self.options.replace(gid, self.options.anonymous.gid))
     }
 }
 
@@ -303,10 +286,7 @@ mod tests {
 
     fn export(line: &str) -> Export {
         let entries = file::parse(line.as_bytes(), "exports", &mut |_| {
-            Ok(vec![
-                "10.0.0.9".parse().unwrap(),
-                "2001:db8::9".parse().unwrap(),
-            ])
+            Ok(vec!["10.0.0.9".parse().unwrap(), "2001:db8::9".parse().unwrap()])
         });
         entries.unwrap().remove(0).into_export(ExportId(1))
     }
@@ -318,19 +298,11 @@ mod tests {
             let peer = SocketAddr::new(peer.parse().unwrap(), 700);
             let found = export(&format!("/a -secure {clients}")).access(peer);
             let found = found.map(|options| options.anonymous.uid);
-            let expected = if expected == 0 {
-                Err(Refused::NotListed)
-            } else {
-                Ok(expected)
-            };
+            let expected = if expected == 0 { Err(Refused::NotListed) } else { Ok(expected) };
             assert_eq!(found, expected, "{clients} {peer}");
         };
-        let (any, net, host, name) = (
-            "*(anonuid=1)",
-            "10.0.0.0/8(anonuid=2)",
-            "10.0.0.1(anonuid=3)",
-            "pc9(anonuid=4)",
-        );
+        let (any, net, host, name) =
+            ("*(anonuid=1)", "10.0.0.0/8(anonuid=2)", "10.0.0.1(anonuid=3)", "pc9(anonuid=4)");
         check(any, "192.0.2.1", 1);
         check(any, "2001:db8::1", 1);
         check(net, "10.255.255.255", 2);
@@ -344,11 +316,7 @@ mod tests {
         check(name, "10.0.0.9", 4);
         check(name, "2001:db8::9", 4);
         check(name, "10.0.0.1", 0);
-        for order in [
-            [any, net, host, name],
-            [name, host, net, any],
-            [net, any, name, host],
-        ] {
+        for order in [[any, net, host, name], [name, host, net, any], [net, any, name, host]] {
             let clients = order.join(" ");
             check(&clients, "10.0.0.1", 3);
             check(&clients, "10.0.0.9", 4);
@@ -357,16 +325,8 @@ mod tests {
         }
         // A network of one address is a network; of two networks the first one counts.
         check("10.0.0.9/32(anonuid=5) pc9(anonuid=4)", "10.0.0.9", 4);
-        check(
-            "10.0.0.0/8(anonuid=2) 10.0.0.0/24(anonuid=5)",
-            "10.0.0.1",
-            2,
-        );
-        check(
-            "10.0.0.0/24(anonuid=5) 10.0.0.0/8(anonuid=2)",
-            "10.0.0.1",
-            5,
-        );
+        check("10.0.0.0/8(anonuid=2) 10.0.0.0/24(anonuid=5)", "10.0.0.1", 2);
+        check("10.0.0.0/24(anonuid=5) 10.0.0.0/8(anonuid=2)", "10.0.0.1", 5);
         check("10.0.0.9(anonuid=5) pc9(anonuid=4)", "10.0.0.9", 5);
         check("::/0(anonuid=6)", "10.0.0.1", 0);
         check("::/0(anonuid=6)", "2001:db8::1", 6);
@@ -376,10 +336,7 @@ mod tests {
     fn secure_wants_a_privileged_port() {
         let check = |clients: &str, port: u16, expected: Result<(), Refused>| {
             let peer = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
-            assert_eq!(
-                export(&format!("/a {clients}")).access(peer).map(|_| ()),
-                expected
-            );
+            assert_eq!(export(&format!("/a {clients}")).access(peer).map(|_| ()), expected);
         };
         check("*", 1, Ok(()));
         check("*", 1023, Ok(()));
@@ -395,22 +352,11 @@ mod tests {
     fn squash_replaces_ids() {
         const ANON: (u32, u32) = (7, 8);
         let check = |squash, (uid, gid), groups: &[u32], expected: (u32, u32), kept: &[u32]| {
-            let anonymous = Anonymous {
-                uid: ANON.0,
-                gid: ANON.1,
-            };
-            let options = Options {
-                squash,
-                anonymous,
-                ..Options::default()
-            };
+            let anonymous = Anonymous { uid: ANON.0, gid: ANON.1 };
+            let options = Options { squash, anonymous, ..Options::default() };
             let found = options.squash(uid, gid, groups);
             assert_eq!((found.uid, found.gid), expected, "{squash:?} {uid} {gid}");
-            assert_eq!(
-                found.groups().collect::<Vec<_>>(),
-                kept,
-                "{squash:?} {groups:?}"
-            );
+            assert_eq!(found.groups().collect::<Vec<_>>(), kept, "{squash:?} {groups:?}");
         };
         check(Squash::None, (0, 0), &[0, 5], (0, 0), &[0, 5]);
         check(Squash::None, (1, 2), &[], (1, 2), &[]);
@@ -429,10 +375,7 @@ mod tests {
         let export = Export::sole(ExportId(1), "/srv".into());
         let expected = "/ *(rw,sync,insecure,no_root_squash,anonuid=65534,anongid=65534)";
         assert_eq!(export.to_string(), expected);
-        assert_eq!(
-            export.names().map(ToString::to_string).collect::<Vec<_>>(),
-            ["*"]
-        );
+        assert_eq!(export.names().map(ToString::to_string).collect::<Vec<_>>(), ["*"]);
         assert!(export.access("192.0.2.1:50000".parse().unwrap()).is_ok());
     }
 }

@@ -70,20 +70,13 @@ impl fmt::Display for Options {
             Squash::All => "all_squash",
         };
         let (uid, gid) = (self.anonymous.uid, self.anonymous.gid);
-        write!(
-            f,
-            "{mode},{durability},{ports},{squash},anonuid={uid},anongid={gid}"
-        )
+        write!(f, "{mode},{durability},{ports},{squash},anonuid={uid},anongid={gid}")
     }
 }
 
 impl Draft {
     pub(super) fn new() -> Self {
-        Self {
-            options: Options::default(),
-            root_squash: true,
-            all_squash: false,
-        }
+        Self { options: Options::default(), root_squash: true, all_squash: false }
     }
 
     pub(super) fn set(&mut self, word: &str) -> Result<(), OptionError> {
@@ -115,10 +108,7 @@ impl Draft {
             (false, true) => Squash::Root,
             (false, false) => Squash::None,
         };
-        Options {
-            squash,
-            ..self.options
-        }
+        Options { squash, ..self.options }
     }
 }
 
@@ -129,9 +119,7 @@ pub(super) fn words(list: &str) -> impl Iterator<Item = &str> {
 
 /// Reads a number of digits only: `str::parse` takes a sign too.
 pub(super) fn number<T: FromStr>(text: &str) -> Option<T> {
-    text.bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| text.parse().ok())?
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 fn parse_id(word: &str, id: &str) -> Result<u32, OptionError> {
@@ -174,10 +162,7 @@ fn refusal(word: &str) -> OptionError {
         "squash_uids" | "squash_gids" => "use root_squash or all_squash",
         _ => return OptionError::Unknown(word.to_owned()),
     };
-    OptionError::Unsupported {
-        option: word.to_owned(),
-        reason,
-    }
+    OptionError::Unsupported { option: word.to_owned(), reason }
 }
 
 #[cfg(test)]
@@ -202,10 +187,7 @@ mod tests {
         check("insecure", "ro,sync,insecure,root_squash");
         check("no_root_squash", "ro,sync,secure,no_root_squash");
         check("all_squash", "ro,sync,secure,all_squash");
-        check(
-            "anonuid=0,anongid=9",
-            "ro,sync,secure,root_squash,anonuid=0,anongid=9",
-        );
+        check("anonuid=0,anongid=9", "ro,sync,secure,root_squash,anonuid=0,anongid=9");
         let largest = format!("{DEFAULT},anonuid=4294967294,anongid=65534");
         check("anonuid=4294967294", &largest);
         check("rw,", "rw,sync,secure,root_squash");
@@ -219,10 +201,7 @@ mod tests {
         check("all_squash,no_all_squash", DEFAULT);
         check("all_squash,no_root_squash", "ro,sync,secure,all_squash");
         check("no_root_squash,all_squash", "ro,sync,secure,all_squash");
-        check(
-            "no_root_squash,all_squash,no_all_squash",
-            "ro,sync,secure,no_root_squash",
-        );
+        check("no_root_squash,all_squash,no_all_squash", "ro,sync,secure,no_root_squash");
     }
 
     #[test]

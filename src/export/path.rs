@@ -66,10 +66,7 @@ pub(super) fn trim(mut path: &[u8]) -> &[u8] {
 
 /// Splits a trimmed path after its first component; what is left is trimmed again.
 pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    let end = path
-        .iter()
-        .position(|&byte| byte == b'/')
-        .unwrap_or(path.len());
+    let end = path.iter().position(|&byte| byte == b'/').unwrap_or(path.len());
     let (name, below) = path.split_at(end);
     (name, trim(below))
 }

@@ -48,11 +48,7 @@ impl Table {
             let (first, second) = (other.path.clone(), export.path.clone());
             return Err(TableError::SameId { first, second });
         }
-        if self
-            .by_path
-            .insert(export.path.clone(), Arc::clone(&export))
-            .is_some()
-        {
+        if self.by_path.insert(export.path.clone(), Arc::clone(&export)).is_some() {
             return Err(TableError::SamePath(export.path.clone()));
         }
         self.exports.push(export);
@@ -74,10 +70,7 @@ impl Table {
         }
         let mut rest = path::trim(path);
         let mut outer = Vec::with_capacity(path.len());
-        let mut found = self
-            .by_path
-            .get(b"/".as_slice())
-            .map(|export| (export, rest));
+        let mut found = self.by_path.get(b"/".as_slice()).map(|export| (export, rest));
         while !rest.is_empty() {
             let (name, below) = path::split(rest);
             rest = below;
@@ -87,11 +80,7 @@ impl Table {
                 _ => outer.push(b'/'),
             }
             outer.extend_from_slice(name);
-            found = self
-                .by_path
-                .get(&outer)
-                .map(|export| (export, rest))
-                .or(found);
+            found = self.by_path.get(&outer).map(|export| (export, rest)).or(found);
         }
         found
     }
@@ -108,20 +97,12 @@ mod tests {
 
     fn export(id: u64, path: &str) -> Export {
         let sole = Export::sole(ExportId(id), path.into());
-        Export {
-            path: path.as_bytes().to_vec(),
-            ..sole
-        }
+        Export { path: path.as_bytes().to_vec(), ..sole }
     }
 
     #[test]
     fn a_path_is_in_the_innermost_export() {
-        let inner = [
-            export(2, "/a/b"),
-            export(1, "/a"),
-            export(3, "/a/b/c/d"),
-            export(4, "/ab"),
-        ];
+        let inner = [export(2, "/a/b"), export(1, "/a"), export(3, "/a/b/c/d"), export(4, "/ab")];
         let inner = Table::new(inner).unwrap();
         let rooted = Table::new([export(1, "/a"), export(9, "/")]).unwrap();
         let check = |table: &Table, path: &str, expected: Option<(u64, &str)>| {
@@ -157,10 +138,7 @@ mod tests {
         let table = Table::new([export(1, "/a"), export(2, "/b")]).unwrap();
         let next = Table::new(table.iter().cloned().chain([export(3, "/c").into()])).unwrap();
         assert_eq!(next.iter().len(), 3);
-        assert!(Arc::ptr_eq(
-            next.get(ExportId(2)).unwrap(),
-            table.get(ExportId(2)).unwrap()
-        ));
+        assert!(Arc::ptr_eq(next.get(ExportId(2)).unwrap(), table.get(ExportId(2)).unwrap()));
         assert_eq!(next.get(ExportId(3)).unwrap().path, b"/c");
         assert_eq!(table.get(ExportId(3)), None);
     }
@@ -170,21 +148,12 @@ mod tests {
         let check = |exports: [Export; 2], expected: &str| {
             assert_eq!(Table::new(exports).unwrap_err().to_string(), expected);
         };
-        check(
-            [export(1, "/a"), export(1, "/b")],
-            "exports /a and /b have the same id",
-        );
-        check(
-            [export(1, "/a"), export(2, "/a")],
-            "path /a is exported twice",
-        );
+        check([export(1, "/a"), export(1, "/b")], "exports /a and /b have the same id");
+        check([export(1, "/a"), export(2, "/a")], "path /a is exported twice");
         check(
             [export(1, "/a"), export(2, "/b/")],
             "export path /b/ is not absolute and normalised",
         );
-        check(
-            [export(1, "/a"), export(2, "b")],
-            "export path b is not absolute and normalised",
-        );
+        check([export(1, "/a"), export(2, "b")], "export path b is not absolute and normalised");
     }
 }

@@ -37,10 +37,7 @@ enum Token {
 
 impl<'t> Lines<'t> {
     pub(super) fn new(text: &'t [u8]) -> Self {
-        Self {
-            rest: text,
-            number: 1,
-        }
+        Self { rest: text, number: 1 }
     }
 
     fn line(&mut self) -> Line {
@@ -48,10 +45,7 @@ impl<'t> Lines<'t> {
         let mut word = None;
         loop {
             let number = self.number;
-            let begin = || Word {
-                line: number,
-                bytes: Vec::new(),
-            };
+            let begin = || Word { line: number, bytes: Vec::new() };
             match self.token() {
                 Token::End => break,
                 Token::Quote => {
@@ -80,22 +74,12 @@ impl<'t> Lines<'t> {
             }
             [b'\\', b'\n', rest @ ..] => {
                 self.number += 1;
-                let blanks = rest
-                    .iter()
-                    .take_while(|byte| matches!(byte, b' ' | b'\t'))
-                    .count();
+                let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
                 (Token::Blank(b' '), &rest[blanks..])
             }
-            [
-                b'\\',
-                a @ b'0'..=b'3',
-                b @ b'0'..=b'7',
-                c @ b'0'..=b'7',
-                rest @ ..,
-            ] => (
-                Token::Byte((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0')),
-                rest,
-            ),
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', rest @ ..] => {
+                (Token::Byte((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0')), rest)
+            }
             [b'"', rest @ ..] => (Token::Quote, rest),
             [b'#', rest @ ..] => (Token::Hash, rest),
             [byte, rest @ ..] if byte.is_ascii_whitespace() => (Token::Blank(*byte), rest),
@@ -106,11 +90,7 @@ impl<'t> Lines<'t> {
     }
 
     fn skip_comment(&mut self) {
-        let end = self
-            .rest
-            .iter()
-            .position(|&byte| byte == b'\n')
-            .unwrap_or(self.rest.len());
+        let end = self.rest.iter().position(|&byte| byte == b'\n').unwrap_or(self.rest.len());
         self.rest = &self.rest[end..];
     }
 }

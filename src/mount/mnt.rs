@@ -6,7 +6,7 @@ use super::Mount;
 use super::types::{PATH_MAX, Status};
 use crate::errno::Errno;
 use crate::export::{Export, Refused, Table};
-use crate::fs::Handle;
+use crate::fs::handle::Handle;
 use crate::rpc::Call;
 use crate::sys::Patience;
 

@@ -85,6 +85,7 @@ impl Program for Mount {
 mod tests {
     use super::*;
     use crate::export::{Client, Export, ExportId, Options, Who};
+    use crate::fs::handle::{KEY_LEN, Key};
     use crate::rpc::auth::Credentials;
     use crate::sys::Patience;
     use crate::xdr::Reader;
@@ -112,7 +113,9 @@ mod tests {
             dir: dir.path().into(),
             clients: vec![Client { who, options: Options::default() }],
         };
-        let fs = Arc::new(Fs([(export.id, export.dir.clone())].into()));
+        let fs = Fs::new(Key::new([7; KEY_LEN]), 64, dir.path()).unwrap();
+        fs.attach(export.id, &export.dir, None).unwrap();
+        let fs = Arc::new(fs);
         let exports = Arc::new(ArcSwap::from_pointee(Table::new([export]).unwrap()));
         Served { mount: Mount::new(exports, fs), _dir: dir }
     }
@@ -221,11 +224,11 @@ mod tests {
         let sub = b"\0\0\0\x01\0\0\0\x0810.0.0.1\0\0\0\x09/data/sub\0\0\0";
         let root = b"\0\0\0\x01\0\0\0\x0810.0.0.1\0\0\0\x05/data\0\0\0";
         assert_eq!(dump(), [&sub[..], root, &[0; 4]].concat());
-        assert_eq!(served.results(3, &opaque(b"/data"), "10.0.0.2:700"), []);
+        assert_eq!(served.results(3, &opaque(b"/data"), "10.0.0.2:700"), [0_u8; 0]);
         assert_eq!(dump(), [&sub[..], root, &[0; 4]].concat(), "another client's mount is gone");
-        assert_eq!(served.results(3, &opaque(b"/data"), LISTED), []);
+        assert_eq!(served.results(3, &opaque(b"/data"), LISTED), [0_u8; 0]);
         assert_eq!(dump(), [&sub[..], &[0; 4]].concat());
-        assert_eq!(served.results(4, &[], LISTED), []);
+        assert_eq!(served.results(4, &[], LISTED), [0_u8; 0]);
         assert_eq!(dump(), [0; 4]);
     }
 
