@@ -187,7 +187,7 @@ mod tests {
     fn a_repeated_call_gets_the_first_answer() {
         let (mut replay, now) = (Replay::default(), Instant::now());
         assert_eq!(replay.begin(key(1, 5), now, || 0), Seen::New);
-        assert_eq!(replay.finish(key(1, 5), now, b"answer"), []);
+        assert_eq!(replay.finish(key(1, 5), now, b"answer"), [0; 0]);
         assert_eq!(replay.begin(key(1, 5), now, || 1), Seen::Answered(b"answer"));
     }
 

@@ -1,5 +1,6 @@
 //! The file system's own handles: name_to_handle_at(2), open_by_handle_at(2).
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use super::check;
@@ -51,34 +52,43 @@ impl KernelHandle {
 /// # Errors
 /// `EOPNOTSUPP` if the file system has none, `EOVERFLOW` if it is longer than [`MAX`].
 pub fn of(fd: impl AsFd) -> Result<KernelHandle> {
-    of_name(fd, &[0], libc::AT_EMPTY_PATH)
+    Ok(of_name(fd, c"", libc::AT_EMPTY_PATH)?.0)
 }
 
-/// The handle of the file that `name`, which ends in a zero byte, has in `dir`; links are not
-/// followed.
+/// The handle of what `name` is in `dir`, and the number of the mount that it lies on; links are
+/// not followed.
 ///
 /// # Errors
 /// As [`of`], and those of a look-up.
-pub fn of_entry(dir: impl AsFd, name: &std::ffi::CStr) -> Result<KernelHandle> {
-    of_name(dir, name.to_bytes_with_nul(), 0)
+pub fn of_entry(dir: impl AsFd, name: &CStr) -> Result<(KernelHandle, i32)> {
+    of_name(dir, name, 0)
 }
 
-fn of_name(dir: impl AsFd, name: &[u8], flags: i32) -> Result<KernelHandle> {
-    let mut raw = Raw { len: MAX as libc::c_uint, kind: 0, bytes: [0; MAX] };
+/// The number of the mount that `fd` lies on, good for as long as that mount.
+///
+/// # Errors
+/// As [`of`].
+pub fn mount(fd: impl AsFd) -> Result<i32> {
+    Ok(of_name(fd, c"", libc::AT_EMPTY_PATH)?.1)
+}
+
+fn of_name(dir: impl AsFd, name: &CStr, flags: i32) -> Result<(KernelHandle, i32)> {
+    let len = libc::c_uint::try_from(MAX).map_err(|_| Errno::OVERFLOW)?;
+    let mut raw = Raw { len, kind: 0, bytes: [0; MAX] };
     let mut mount = 0;
-    // SAFETY: `name` ends in a zero byte; `raw` is laid out as `struct file_handle`, followed by
+    // SAFETY: `name` is a C string; `raw` is laid out as `struct file_handle`, followed by
     // as many bytes as its length says; both live over the call.
     check(unsafe {
         libc::name_to_handle_at(
             dir.as_fd().as_raw_fd(),
-            name.as_ptr().cast(),
+            name.as_ptr(),
             (&raw mut raw).cast(),
             &raw mut mount,
             flags,
         )
     })?;
     let kind = u16::try_from(raw.kind).map_err(|_| Errno::OVERFLOW)?;
-    Ok(KernelHandle { kind, len: raw.len as usize, bytes: raw.bytes })
+    Ok((KernelHandle { kind, len: raw.len as usize, bytes: raw.bytes }, mount))
 }
 
 /// Opens the file behind a handle without access to its content (O_PATH). `mount` is a descriptor

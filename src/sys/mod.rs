@@ -6,6 +6,7 @@
 
 pub mod file;
 pub mod handle;
+pub mod process;
 pub mod socket;
 pub mod user;
 
