@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -148,7 +149,8 @@ fn fuzz(which: usize, version: u32, procedures: u8) {
     // A thread of its own, which stays the last caller: this one must remove the directory.
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let served = Served::over(temp.path());
+            // After a panic nothing is called again, except to shrink its input.
+            let served = AssertUnwindSafe(Served::over(temp.path()));
             check!().with_type().for_each(|(procedure, pieces): &Input| {
                 let procedure = u32::from(procedure % procedures);
                 call(&*served.programs[which], version, procedure, &served.args(pieces));

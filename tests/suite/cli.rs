@@ -43,7 +43,7 @@ fn a_directory_that_cannot_be_served_is_named() {
     let file = temp.path().join("file");
     fs::write(&file, b"").unwrap();
     let state = temp.path().join("state");
-    for dir in [&temp.path().join("nothing"), &file] {
+    for dir in [&file, &file.join("below")] {
         let dir = dir.to_str().unwrap();
         let state = state.to_str().unwrap();
         let output = berth(&["serve", dir, "--listen", "127.0.0.1:0", "--state", state]);
@@ -66,7 +66,7 @@ fn exports_check_reads_a_file_and_says_which_line_is_wrong() {
     for (lines, word) in [
         (format!("{dir} *(rw,no_such_option)\n"), "no_such_option"),
         (format!("\n{dir} *(rw\n"), "2"),
-        ("relative *(rw)\n".to_owned(), "relative"),
+        ("relative *(rw)\n".to_owned(), "absolute"),
         (format!("{dir} 10.0.0.0/99(rw)\n"), "10.0.0.0/99"),
     ] {
         let text = said(&check(&lines), 1);

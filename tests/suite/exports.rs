@@ -90,7 +90,7 @@ fn read_only_is_what_an_export_is_by_default() {
 fn root_is_squashed_by_default_and_others_are_not() {
     let s = with_options("rw,insecure");
     check_identity(&s, Cred::user(0), (65534, 65534));
-    check_identity(&s, Cred { uid: 0, gid: 500, groups: vec![] }, (65534, 65534));
+    check_identity(&s, Cred { uid: 0, gid: 500, groups: vec![] }, (65534, 500));
     check_identity(&s, Cred { uid: 1000, gid: 500, groups: vec![] }, (1000, 500));
     let s = with_options("rw,insecure,root_squash,anonuid=7,anongid=8");
     check_identity(&s, Cred::user(0), (7, 8));
@@ -106,7 +106,7 @@ fn a_squashed_root_has_no_power() {
     let file = c.find(&root, "file");
     if privileged() {
         c.read(&file, 0, 10).fails(NFS3ERR_ACCES);
-        c.setattr(&file, owner(0)).fails(NFS3ERR_PERM);
+        c.setattr(&file, owner(65534)).fails(NFS3ERR_PERM);
     } else {
         assert_eq!(c.content(&file), b"content", "all are the server's own user");
     }

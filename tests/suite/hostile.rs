@@ -1,8 +1,10 @@
 //! Whatever a peer sends, says or leaves out: it gets the answer that the standards have for it, or
 //! loses its connection, and the server goes on serving the others within its bounds.
 
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream, UdpSocket};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -273,35 +275,31 @@ fn a_client_that_says_nothing_more_is_still_answered() {
 
 #[test]
 fn who_asks_and_does_not_read_makes_the_server_wait_and_not_grow() {
-    let s = Setup::default()
-        .start_over(|dir| std::fs::write(dir.join("file"), vec![1; 1 << 20]).unwrap());
+    let s = Setup::default().start_over(|dir| {
+        for number in 0..8 {
+            uncached_megabyte(&dir.join(number.to_string()));
+        }
+    });
     let mut c = s.client();
     let root = c.root();
-    let file = c.find(&root, "file");
     let before = s.status_kib("VmHWM:");
-    let args = packed(&READ3args { file: file.clone(), offset: 0, count: 1 << 20 });
-    let call = record(&message(1, NFS, 6, &c.cred.encoded(), &args));
     let greedy: Vec<TcpStream> = (0..8)
-        .map(|_| {
-            let mut stream = TcpStream::connect(s.addr).unwrap();
+        .map(|number| {
+            let file = c.find(&root, number.to_string());
+            let args = packed(&READ3args { file, offset: 0, count: 1 << 20 });
+            let call = record(&message(1, NFS, 6, &c.cred.encoded(), &args));
+            let stream = TcpStream::connect(s.addr).unwrap();
             stream.set_nonblocking(true).unwrap();
-            // Gigabytes of answers, as long as the server takes the calls.
-            for _ in 0..2000 {
-                match stream.write(&call) {
-                    Ok(len) if len == call.len() => {}
-                    Ok(_) => break,
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                    Err(e) => panic!("{e}"),
-                }
-            }
+            send_while_taken(&stream, &call, 2000); // gigabytes of answers
             stream
         })
         .collect();
-    for _ in 0..100 {
+    for number in 0..100 {
+        let file = c.find(&root, (number % 8).to_string());
         assert_eq!(c.read(&file, 0, 4096).ok().count, 4096, "others are served");
     }
     let grown = s.status_kib("VmHWM:") - before;
-    assert!(grown < 256 << 10, "{grown} KiB for clients that do not read");
+    assert!(grown < 256 << 10, "{grown} KiB for eight clients that do not read");
     // Who reads after all gets what it asked for.
     let mut late = &greedy[0];
     late.set_nonblocking(false).unwrap();
@@ -309,6 +307,26 @@ fn who_asks_and_does_not_read_makes_the_server_wait_and_not_grow() {
     let mut mark = [0; 4];
     late.read_exact(&mut mark).unwrap();
     assert!(u32::from_be_bytes(mark) & !LAST > 1 << 20);
+}
+
+/// A file whose content must come from the disk, so that reading it takes a thread that may wait.
+fn uncached_megabyte(path: &Path) {
+    let mut file = File::create(path).unwrap();
+    file.write_all(&[1; 1 << 20]).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+/// Sends the same call again and again, as long as the other end takes it.
+fn send_while_taken(mut stream: &TcpStream, call: &[u8], times: usize) {
+    for _ in 0..times {
+        match stream.write(call) {
+            Ok(len) if len == call.len() => {}
+            Ok(_) => break,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+            Err(e) => panic!("{e}"),
+        }
+    }
 }
 
 #[test]

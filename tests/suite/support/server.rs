@@ -144,7 +144,7 @@ impl Server {
         Client::connect(self.addr, cred)
     }
 
-    /// What the server has said.
+    /// What the server has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.temp.path().join("log")).unwrap_or_default()
     }
@@ -221,8 +221,7 @@ impl Server {
             Some(_) => command.arg("--exports").arg(self.beside("exports")),
             None => command.arg(&self.dir),
         };
-        command.args(&self.setup.args).stdin(Stdio::null());
-        command.stdout(log.try_clone().unwrap()).stderr(log);
+        command.args(&self.setup.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().unwrap());
     }
 
