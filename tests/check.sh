@@ -74,7 +74,7 @@ suite() {
     if [ "$mode" = rootless ] && [ "$(id -u)" = 0 ]; then
         as_nobody "$program"
     else
-        BERTH_TEST_MODE=$mode in_own_network "$program" --show-output
+        BERTH_TEST_MODE=$mode in_own_network "$program"
     fi
 }
 
@@ -90,7 +90,7 @@ as_nobody() {
     chown -R 65534:65534 "$place"
     export BERTH_TEST_MODE=rootless BERTH_BIN=$place/berth TMPDIR=$place/tmp
     in_own_network setpriv --reuid=65534 --regid=65534 --clear-groups \
-        "$place/suite" --show-output --skip layers::
+        "$place/suite" --skip layers::
 }
 
 part_fmt() { cargo fmt --check; }

@@ -6,9 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use nfs3_types::xdr_codec::Pack;
 
 use crate::support::client::{Client, Cred, NFS, Reply, own_gid, someone, unpacked, words};
-use crate::support::privileged;
 use crate::support::server::{Server, Setup};
 use crate::support::wire::*;
+use crate::support::{not_tried, privileged};
 
 const VERIFIER: createverf3 = createverf3(*b"verifier");
 const OTHER: createverf3 = createverf3(*b"VERIFIER");
@@ -147,7 +147,7 @@ fn making_needs_permission() {
 #[test]
 fn a_disk_without_room_is_nospc() {
     if !privileged() {
-        return eprintln!("not tried: a disk of its own takes privileges");
+        return not_tried("a disk of its own takes privileges");
     }
     let s = Setup::default().disk("size=1m,nr_inodes=2").start();
     let mut c = s.client();
@@ -222,7 +222,7 @@ fn unchecked_opens_what_exists_and_a_size_of_zero_truncates_it() {
 #[test]
 fn unchecked_does_not_truncate_what_the_caller_may_not_write() {
     if !privileged() {
-        return eprintln!("not tried: there is only one user without privileges");
+        return not_tried("there is only one user without privileges");
     }
     let s = Server::start();
     let mut c = s.client();

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use crate::support::client::{Client, Cred, NFS, someone};
 use crate::support::server::{Server, Setup};
 use crate::support::wire::*;
-use crate::support::{client, privileged};
+use crate::support::{client, not_tried, privileged};
 
 const STABILITIES: [stable_how; 3] =
     [stable_how::UNSTABLE, stable_how::DATA_SYNC, stable_how::FILE_SYNC];
@@ -357,7 +357,7 @@ fn the_owner_of_a_setuid_file_loses_the_bit_when_another_writes() {
 #[test]
 fn a_full_file_system_is_nospc_and_what_fitted_stays() {
     if !privileged() {
-        return eprintln!("not tried: a disk of its own takes privileges");
+        return not_tried("a disk of its own takes privileges");
     }
     let s = Setup::default().disk("size=1m").start();
     let mut c = s.client();

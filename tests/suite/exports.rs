@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::support::client::{Client, Cred, own_gid};
 use crate::support::server::{Server, Setup};
 use crate::support::wire::*;
-use crate::support::{eventually, privileged};
+use crate::support::{eventually, not_tried, privileged};
 
 const REFUSED: &[nfsstat3] = &[NFS3ERR_ACCES, NFS3ERR_PERM, NFS3ERR_STALE, NFS3ERR_BADHANDLE];
 
@@ -115,7 +115,7 @@ fn a_squashed_root_has_no_power() {
 #[test]
 fn the_superusers_groups_are_squashed_too() {
     if !privileged() {
-        return eprintln!("not tried: there is only one user without privileges");
+        return not_tried("there is only one user without privileges");
     }
     let s = with_options("rw,insecure");
     fs::set_permissions(s.dir.join("file"), fs::Permissions::from_mode(0o060)).unwrap();

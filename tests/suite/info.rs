@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::support::server::{Server, Setup};
 use crate::support::wire::*;
-use crate::support::{client, privileged};
+use crate::support::{client, not_tried, privileged};
 
 #[test]
 fn fsstat_is_what_the_disk_has() {
@@ -23,7 +23,7 @@ fn fsstat_is_what_the_disk_has() {
 #[test]
 fn fsstat_follows_what_is_used() {
     if !privileged() {
-        return eprintln!("not tried: a disk of its own takes privileges");
+        return not_tried("a disk of its own takes privileges");
     }
     let s = Setup::default().disk("size=8m,nr_inodes=100").start();
     let mut c = s.client();

@@ -1,16 +1,16 @@
 //! Start, restart and end of the server.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::support::client::{Client, Cred, NFS, Reply, message, record, unpacked};
-use crate::support::eventually;
+use crate::support::client::{Client, Cred, MOUNT, NFS, Reply, message, record, unpacked};
 use crate::support::server::{Server, Setup, free_port, program};
 use crate::support::wire::*;
+use crate::support::{PATIENCE, eventually};
 
 #[test]
 fn calls_in_flight_are_answered_before_the_end() {
@@ -117,6 +117,19 @@ fn it_listens_on_all_addresses_that_it_is_given() {
         let mut c = Client::connect(addr, Cred::superuser());
         assert_eq!(c.root(), root);
         c.getattr(&root).ok();
+    }
+}
+
+#[test]
+fn who_is_answered_over_tcp_is_answered_over_udp_as_well() {
+    // Nothing is accepted before all is bound: else a client gives up on what comes a moment later.
+    for _ in 0..20 {
+        let s = Server::start(); // has answered over TCP
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(s.addr).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.send(&message(1, MOUNT, 0, &Cred::user(0).encoded(), &[])).unwrap();
+        socket.recv(&mut [0; 100]).unwrap();
     }
 }
 

@@ -82,21 +82,25 @@ fn once_each(found: Vec<Entry>) -> BTreeMap<Vec<u8>, Entry> {
     map
 }
 
-fn crowded() -> Server {
-    Setup::default().start_over(|dir| {
-        fs::create_dir(dir.join("dir")).unwrap();
-        for number in 0..MANY {
-            fs::write(dir.join(format!("dir/{number:05}")), b"").unwrap();
-        }
-    })
+/// A server with a directory of many files, and the handles of the root and of the directory. Its
+/// changes need not be on the disk: there are thousands.
+fn crowded() -> (Server, Client, Fh, Fh) {
+    let s =
+        Setup::default().exports("{} *(rw,async,insecure,no_root_squash)\n").start_over(|dir| {
+            fs::create_dir(dir.join("dir")).unwrap();
+            for number in 0..MANY {
+                fs::write(dir.join(format!("dir/{number:05}")), b"").unwrap();
+            }
+        });
+    let mut c = s.client();
+    let root = c.mounted(s.dir.to_str().unwrap());
+    let dir = c.find(&root, "dir");
+    (s, c, root, dir)
 }
 
 #[test]
 fn every_entry_comes_once_whatever_the_pages_size() {
-    let s = crowded();
-    let mut c = s.client();
-    let root = c.root();
-    let dir = c.find(&root, "dir");
+    let (_s, mut c, _root, dir) = crowded();
     let mut expected: BTreeSet<Vec<u8>> =
         (0..MANY).map(|number| format!("{number:05}").into_bytes()).collect();
     expected.extend([b".".to_vec(), b"..".to_vec()]);
@@ -112,10 +116,7 @@ fn every_entry_comes_once_whatever_the_pages_size() {
 #[test]
 fn entries_made_and_removed_between_pages_disturb_no_others() {
     for (what, list) in LISTERS {
-        let s = crowded();
-        let mut c = s.client();
-        let root = c.root();
-        let dir = c.find(&root, "dir");
+        let (_s, mut c, _root, dir) = crowded();
         let mut step = 0;
         let found = all(&mut c, &dir, (list, 4096), |c| {
             // The odd ones go, from both ends, and as many others come.
@@ -138,10 +139,7 @@ fn entries_made_and_removed_between_pages_disturb_no_others() {
 fn a_listing_goes_on_though_all_that_it_saw_is_removed() {
     // What `rm -r` does.
     for (what, list) in LISTERS {
-        let s = crowded();
-        let mut c = s.client();
-        let root = c.root();
-        let dir = c.find(&root, "dir");
+        let (_s, mut c, root, dir) = crowded();
         let mut place = START;
         let mut removed = 0;
         loop {
@@ -164,10 +162,7 @@ fn a_listing_goes_on_though_all_that_it_saw_is_removed() {
 
 #[test]
 fn a_listing_goes_on_after_a_restart() {
-    let mut s = crowded();
-    let mut c = s.client();
-    let root = c.root();
-    let dir = c.find(&root, "dir");
+    let (mut s, mut c, _root, dir) = crowded();
     for (what, list) in LISTERS {
         let (mut found, verifier, eof) = list(&mut c, &dir, START, 8192);
         assert!(!eof);
@@ -263,10 +258,7 @@ fn readdirplus_gives_what_lookup_would() {
 
 #[test]
 fn dircount_bounds_the_names_and_maxcount_the_whole() {
-    let s = crowded();
-    let mut c = s.client();
-    let root = c.root();
-    let dir = c.find(&root, "dir");
+    let (_s, mut c, _root, dir) = crowded();
     // An entry's id, name and cookie are what dircount counts.
     let page = c.readdirplus(&dir, START, (512, 1 << 20)).ok();
     let names = page.reply.entries.0.len();
@@ -307,10 +299,7 @@ fn no_room_for_an_entry_is_toosmall() {
 
 #[test]
 fn counts_that_no_reply_can_have_are_cut() {
-    let s = crowded();
-    let mut c = s.client();
-    let root = c.root();
-    let dir = c.find(&root, "dir");
+    let (_s, mut c, _root, dir) = crowded();
     for count in [u32::MAX, 1 << 31] {
         assert!(!c.readdir(&dir, START, count).ok().reply.entries.0.is_empty());
         assert!(c.last_size < 2 << 20, "{}", c.last_size);

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::support::client::{Client, Cred, NFS, Reply, message, record, unpacked};
-use crate::support::privileged;
 use crate::support::server::Server;
 use crate::support::wire::*;
+use crate::support::{not_tried, privileged};
 
 /// A call, as bytes that can be sent again.
 fn call(c: &mut Client, procedure: NFS_PROGRAM, args: &[u8]) -> Vec<u8> {
@@ -143,7 +143,7 @@ fn another_call_with_the_same_transaction_is_carried_out() {
 #[test]
 fn a_refusal_for_one_user_is_not_the_answer_to_another() {
     if !privileged() {
-        return eprintln!("not tried: there is only one user without privileges");
+        return not_tried("there is only one user without privileges");
     }
     let s = Server::start();
     let mut c = s.client();

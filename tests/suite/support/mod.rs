@@ -9,6 +9,7 @@ pub mod client;
 pub mod server;
 pub mod wire;
 
+use std::io::Write;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,11 @@ impl Mode {
 /// Whether the server can take on its callers' identities.
 pub fn privileged() -> bool {
     Mode::current() != Mode::Rootless
+}
+
+/// Says that something cannot be tried here, past the capture of a test that passes.
+pub fn not_tried(what: &str) {
+    let _ = writeln!(std::io::stderr(), "not tried: {what}");
 }
 
 /// Waits for a condition, and says which one if it does not come true.
