@@ -1,6 +1,7 @@
 //! Builds the parts, starts them, and stops them: the only module that names all others.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -124,7 +125,12 @@ impl App {
     fn wanted(&self) -> Result<Table> {
         let exports = match &self.config.source {
             Source::Directory(dir) => {
-                fs::create_dir_all(dir)
+                // With a mode of its own: the process has no umask.
+                let mut folder = fs::DirBuilder::new();
+                folder
+                    .recursive(true)
+                    .mode(0o755)
+                    .create(dir)
                     .with_context(|| format!("cannot create {}", dir.display()))?;
                 let dir = canonical(dir)?;
                 let ids = self.state.ids([dir.as_path()])?;

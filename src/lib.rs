@@ -1,5 +1,59 @@
 //! Berth: NFSv3 from user space, a volume for every claim.
-#![warn(missing_docs)]
+//!
+//! ```text
+//!   kernel NFS clients                        administrator
+//!          | TCP, one port for NFS and MOUNT        | command line, signals
+//!   +------v-----------+                    +-------v--------+
+//!   | rpc              |                    | config -> app  |   control plane: one thread,
+//!   | data-plane       |                    | signals, state |   its own runtime
+//!   | threads and pool |                    +-------+--------+
+//!   +------+-----------+                            |
+//!    nfs3  mount  portmap                           |
+//!          |                                        |
+//!          |   export::Table  <---------------------+
+//!          v   (replaced whole, read without a lock)
+//!         fs   handles, identity, open descriptors, flushing
+//!          |
+//!    backing directories (any POSIX file system)
+//! ```
+//!
+//! # Layers
+//!
+//! | module | promises | may name |
+//! |---|---|---|
+//! | [`errno`] | what a system call answered | - |
+//! | [`sys`] | system calls, thin and safe; the only `unsafe` | errno |
+//! | [`xdr`] | bounded reading without allocation; writing into a buffer | - |
+//! | [`rpc`] | records, calls, credentials, the reply cache, limits, drain; knows no program | errno sys xdr telemetry |
+//! | [`export`] | what is exported, to whom, with which squash; pure | - |
+//! | [`fs`] | POSIX operations on handles, as the caller; knows no wire format | errno sys export telemetry |
+//! | [`nfs3`] | the 22 procedures: arguments to results | errno sys xdr rpc export fs |
+//! | [`mount`] | MOUNT: paths to handles | errno sys xdr rpc export fs |
+//! | [`portmap`] | where the programs are | xdr rpc |
+//! | [`state`] | what survives a restart | export fs |
+//! | [`config`], [`telemetry`] | command line; log | fs (kinds of handles), telemetry |
+//! | [`app`] | builds, starts and stops the parts | all |
+//!
+//! # What holds everywhere
+//!
+//! - **A call is tried where it was read.** A data-plane thread never waits for a disk: a call that
+//!   might ([`sys::Patience::None`]) answers "later" before it has changed anything, and runs again
+//!   in the pool. What may wait is decided by what is known to be in memory: a file is open, a name
+//!   is in the kernel's cache (RESOLVE_CACHED), data is in the page cache (RWF_NOWAIT), and changes
+//!   were quick lately ([`nfs3`]'s pace). Threads are single-threaded runtimes, so that a call wakes
+//!   nobody.
+//! - **A thread has an identity.** System calls whose outcome depends on who makes them run inside
+//!   `acting_as` or `as_server` of [`fs::identity`]; the thread stays who it was until the next
+//!   call needs somebody else.
+//! - **A change has a lock.** Attributes before and after are taken under the lock of the file or
+//!   directory, together with the change ([`fs::Guard`]).
+//! - **An answer is a promise.** Nothing is answered as stable that is not on the disk; a flush that
+//!   failed changes the write verifier before anybody hears of it; verifiers of WRITE are read
+//!   before the write.
+//! - **Peers choose no sizes.** Records, names, counts, queues, caches and connections have bounds,
+//!   and memory grows with what arrives, not with what is announced.
+//! - **One file system for each export.** Mount points inside an export are not crossed, so that a
+//!   handle of the file system means one file only.
 
 pub mod app;
 pub mod config;

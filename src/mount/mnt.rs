@@ -44,8 +44,7 @@ pub fn mnt(mount: &Mount, path: &[u8], call: &Call<'_>) -> Option<Result<Handle,
             Ok(handle)
         }
         Err(error) => {
-            // Anybody can ask for what they do not get, as often as they like.
-            tracing::debug!(%peer, path = %shown, %error, "mount refused");
+            tracing::info!(%peer, path = %shown, %error, "mount refused");
             Err(error.into())
         }
     })
@@ -61,6 +60,8 @@ fn permitted<'t, 'p>(
     if path.len() > PATH_MAX {
         return Err(Failure::TooLong);
     }
+    // libnfs asks for nothing where it means the root.
+    let path = if path.is_empty() { b"/" } else { path };
     let (export, below) = table.locate(path).ok_or(Failure::NoExport)?;
     export.access(peer)?;
     Ok((export, below))
