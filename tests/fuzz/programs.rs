@@ -1,7 +1,7 @@
 //! The arguments of every procedure of every program.
 //!
-//! Input is a list of pieces that arguments are made of: with bytes alone hardly any call would get
-//! past its handle.
+//! Input makes arguments of the form that a procedure expects, with any values; then a word of them
+//! is overwritten, or they are cut short. With bytes alone hardly any call would get past its handle.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -26,27 +26,97 @@ use tempfile::TempDir;
 /// A reply is not larger than the largest READ and what goes with it.
 const REPLY_MAX: usize = (1 << 20) + 4096;
 
-/// Something that arguments are made of.
+/// What the arguments of each NFS procedure are made of: a handle, a name, attributes, words, a
+/// choice out of few, data.
+const NFS: &[&str] = &[
+    "", "h", "haw", "hn", "hw", "h", "hwww", "hwwwcd", "hnca", "hna", "hnan", "hnwaww", "hn", "hn",
+    "hnhn", "hhn", "hwwwww", "hwwwwww", "h", "h", "h", "hwww", "",
+];
+
+/// The same of each MOUNT procedure, whose paths are names.
+const MOUNT: &[&str] = &["", "n", "", "n", "", "", ""];
+
+/// The same of each procedure of all versions of portmap.
+const PORTMAP: &[&str] =
+    &["", "wwcw", "wwcw", "wwcw", "", "wwwd", "d", "nnn", "wwnnn", "wwnnn", "wwnnn", "", ""];
+
+/// One call.
 #[derive(Debug, TypeGenerator)]
-enum Piece {
-    /// The handle of something that exists: the root, a directory, a file, a link, a pipe.
-    Handle(u8),
-    /// The same with one bit changed.
-    Forged(u8, u16),
-    /// A name out of few, so that calls meet.
-    Name(u8),
-    /// A name of any kind.
-    Odd(Vec<u8>),
-    /// A number out of few: false, true, an enumeration.
-    Small(u8),
-    /// Any number.
-    Word(u32),
-    /// Bytes.
-    Bytes(Vec<u8>),
+struct Input {
+    procedure: u8,
+    /// What the values of the arguments are taken from.
+    choices: Vec<u32>,
+    /// Overwrites a word.
+    spoil: Option<(u16, u32)>,
+    /// Cuts the arguments short.
+    cut: Option<u16>,
 }
 
-/// The arguments of a call, and the procedure.
-type Input = (u8, Vec<Piece>);
+impl Input {
+    /// The arguments, in the form that the procedure expects.
+    fn args(&self, form: &str, handles: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut w = Writer::new(&mut out);
+        let mut choices = self.choices.iter().copied();
+        let mut choice = || choices.next().unwrap_or(0);
+        for part in form.chars() {
+            match part {
+                'h' => w.opaque(&handles[choice() as usize % handles.len()]),
+                'n' => w.opaque(&name(choice())),
+                'w' => w.u32(choice()),
+                'c' => w.u32(choice() % 4),
+                'd' => w.opaque(&vec![7; choice() as usize % 10_000]),
+                'a' => attributes(&mut w, &mut choice),
+                _ => unreachable!("no such part: {part}"),
+            }
+        }
+        if let (Some((at, word)), words @ 1..) = (self.spoil, out.len() / 4) {
+            let at = usize::from(at) % words * 4;
+            out[at..at + 4].copy_from_slice(&word.to_be_bytes());
+        }
+        out.truncate(self.cut.map_or(usize::MAX, usize::from));
+        out
+    }
+}
+
+/// A name out of few, so that calls meet; some of them no entry can have.
+fn name(choice: u32) -> Vec<u8> {
+    match choice % 32 {
+        0 => vec![],
+        1 => b".".to_vec(),
+        2 => b"..".to_vec(),
+        3 => b"../outside".to_vec(),
+        4 => b"a\0b".to_vec(),
+        5 => vec![b'n'; 255],
+        6 => vec![b'n'; 256],
+        7 => b"/".to_vec(),
+        8 => b"link".to_vec(),
+        n => format!("name{}", n % 8).into_bytes(),
+    }
+}
+
+/// Some attributes; of each it is chosen whether it is to be set.
+fn attributes(w: &mut Writer<'_>, choice: &mut impl FnMut() -> u32) {
+    let set = choice();
+    for bit in 0..3 {
+        w.bool(set >> bit & 1 == 1);
+        if set >> bit & 1 == 1 {
+            w.u32(choice() & 0o7777);
+        }
+    }
+    w.bool(set & 8 != 0);
+    if set & 8 != 0 {
+        w.u64(u64::from(choice()) << (set >> 28 << 1));
+    }
+    for bits in [4, 6] {
+        let how = (set >> bits & 3).min(2);
+        w.u32(how);
+        if how == 2 {
+            w.u32(choice());
+            w.u32(choice());
+        }
+    }
+}
 
 /// The programs over a temporary directory.
 struct Served {
@@ -59,7 +129,9 @@ impl Served {
         let (dir, state) = (temp.join("export"), temp.join("state"));
         fs::create_dir_all(dir.join("dir")).unwrap();
         fs::create_dir(&state).unwrap();
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        for open in [&dir, &dir.join("dir")] {
+            fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
+        }
         fs::write(dir.join("file"), b"content").unwrap();
         fs::write(temp.join("outside"), b"outside").unwrap();
         symlink("../outside", dir.join("link")).unwrap();
@@ -81,29 +153,6 @@ impl Served {
             ],
             handles: [root].into_iter().chain(handles).collect(),
         }
-    }
-
-    fn args(&self, pieces: &[Piece]) -> Vec<u8> {
-        let mut out = Vec::new();
-        let mut w = Writer::new(&mut out);
-        let handle = |which: &u8| &self.handles[usize::from(*which) % self.handles.len()];
-        for piece in pieces {
-            match piece {
-                Piece::Handle(which) => w.opaque(handle(which)),
-                Piece::Forged(which, bit) => {
-                    let mut forged = handle(which).clone();
-                    let bit = usize::from(*bit) % (forged.len() * 8);
-                    forged[bit / 8] ^= 1 << (bit % 8);
-                    w.opaque(&forged);
-                }
-                Piece::Name(which) => w.opaque(format!("name{}", which % 8).as_bytes()),
-                Piece::Odd(name) => w.opaque(name),
-                Piece::Small(number) => w.u32(u32::from(number % 8)),
-                Piece::Word(number) => w.u32(*number),
-                Piece::Bytes(bytes) => w.fixed(bytes),
-            }
-        }
-        out
     }
 }
 
@@ -144,16 +193,18 @@ fn look_up(nfs: &Nfs, dir: &[u8], name: &str) -> Vec<u8> {
 }
 
 /// Calls a program with whatever comes, over one directory that lives on from call to call.
-fn fuzz(which: usize, version: u32, procedures: u8) {
+fn fuzz(which: usize, version: u32, forms: &[&str]) {
     let temp = TempDir::with_prefix("berth-fuzz-").unwrap();
     // A thread of its own, which stays the last caller: this one must remove the directory.
     std::thread::scope(|scope| {
         scope.spawn(|| {
             // After a panic nothing is called again, except to shrink its input.
             let served = AssertUnwindSafe(Served::over(temp.path()));
-            check!().with_type().for_each(|(procedure, pieces): &Input| {
-                let procedure = u32::from(procedure % procedures);
-                call(&*served.programs[which], version, procedure, &served.args(pieces));
+            check!().with_type().for_each(|input: &Input| {
+                let procedure = usize::from(input.procedure) % forms.len();
+                let args = input.args(forms[procedure], &served.handles);
+                let procedure = u32::try_from(procedure).unwrap();
+                call(&*served.programs[which], version, procedure, &args);
             });
         });
     });
@@ -162,17 +213,17 @@ fn fuzz(which: usize, version: u32, procedures: u8) {
 
 #[test]
 fn nfs_arguments() {
-    fuzz(0, 3, 23);
+    fuzz(0, 3, NFS);
 }
 
 #[test]
 fn mount_arguments() {
-    fuzz(1, 3, 7);
+    fuzz(1, 3, MOUNT);
 }
 
 #[test]
 fn portmap_arguments() {
     for version in 2..=4 {
-        fuzz(2, version, 13);
+        fuzz(2, version, PORTMAP);
     }
 }

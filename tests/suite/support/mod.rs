@@ -64,7 +64,8 @@ pub fn privileged() -> bool {
 
 /// Says that something cannot be tried here, past the capture of a test that passes.
 pub fn not_tried(what: &str) {
-    let _ = writeln!(std::io::stderr(), "not tried: {what}");
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(std::io::stderr(), "not tried: {test}: {what}");
 }
 
 /// Waits for a condition, and says which one if it does not come true.
