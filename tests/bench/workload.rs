@@ -1,0 +1,367 @@
+//! The workloads: which calls, how many, and what a right answer to each is.
+
+use std::ops::Range;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::client::Work;
+use crate::image::{Image, KIB, MIB, index, mixed};
+use crate::nfs::{self, Handle, Stable};
+use crate::outbox::Outbox;
+use crate::tree::{Tree, name};
+use crate::wire::Reader;
+
+/// How much a READDIRPLUS may answer.
+pub const PAGE: u32 = 64 << 10;
+
+/// One line of the table.
+pub struct Workload {
+    pub name: &'static str,
+    /// How many at `--scale 100`: enough for about a second of a server's CPU time.
+    pub count: u64,
+    pub kind: Kind,
+    pub unit: Unit,
+}
+
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// These calls, again and again.
+    Steps(&'static [Op]),
+    /// The large directory from front to back, by each slot; the count is of listings.
+    Listings,
+}
+
+/// What is counted in a second.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Unit {
+    Calls,
+    Bytes,
+    Entries,
+}
+
+#[derive(Clone, Copy)]
+pub enum Op {
+    Null,
+    GetAttr,
+    Lookup,
+    Access,
+    Read(usize),
+    Write(Place, Stable),
+    /// Not measured: reads what `Write` wrote.
+    ReadBack(Place),
+    Create,
+    Remove,
+    /// CREATE, and the next time REMOVE of the same name.
+    CreateThenRemove,
+}
+
+/// What is written where: in pieces of `size`, the image moved by `shift`, so that what is
+/// written differs from what was there.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub size: usize,
+    pub shift: u64,
+}
+
+const SMALL: Place = Place {
+    size: 4 * KIB,
+    shift: MIB as u64,
+};
+const LARGE: Place = Place {
+    size: MIB,
+    shift: 2 * MIB as u64,
+};
+const DURABLE: Place = Place {
+    size: 4 * KIB,
+    shift: 3 * MIB as u64,
+};
+const SOME: Place = Place {
+    size: 4 * KIB,
+    shift: 4 * MIB as u64,
+};
+
+/// What a file server sees of programs that build and run: mostly questions, some data, few names.
+const MIXED: &[Op] = &[
+    Op::GetAttr,
+    Op::Lookup,
+    Op::Access,
+    Op::Read(4 * KIB),
+    Op::GetAttr,
+    Op::Write(SOME, Stable::Unstable),
+    Op::Lookup,
+    Op::GetAttr,
+    Op::Access,
+    Op::CreateThenRemove,
+    Op::GetAttr,
+    Op::Lookup,
+    Op::Read(4 * KIB),
+    Op::GetAttr,
+    Op::Write(SOME, Stable::Unstable),
+    Op::Access,
+    Op::Lookup,
+    Op::GetAttr,
+    Op::Read(4 * KIB),
+    Op::CreateThenRemove,
+];
+
+#[rustfmt::skip] // a table
+pub const ALL: &[Workload] = &[
+    steps("null",          80_000, &[Op::Null]),
+    steps("getattr",       80_000, &[Op::GetAttr]),
+    steps("lookup",        60_000, &[Op::Lookup]),
+    steps("access",        60_000, &[Op::Access]),
+    steps("read_4k",       60_000, &[Op::Read(4 * KIB)]),
+    bytes("read_1m",        3_000, &[Op::Read(MIB)]),
+    steps("write_4k",      40_000, &[Op::Write(SMALL, Stable::Unstable)]),
+    bytes("write_1m",       3_000, &[Op::Write(LARGE, Stable::Unstable)]),
+    steps("write_4k_sync",  8_000, &[Op::Write(DURABLE, Stable::FileSync)]),
+    steps("create",        20_000, &[Op::Create]),
+    steps("remove",        20_000, &[Op::Remove]),
+    Workload { name: "readdirplus", count: 160, kind: Kind::Listings, unit: Unit::Entries },
+    steps("mixed",         40_000, MIXED),
+];
+
+const fn steps(name: &'static str, count: u64, ops: &'static [Op]) -> Workload {
+    let kind = Kind::Steps(ops);
+    Workload {
+        name,
+        count,
+        kind,
+        unit: Unit::Calls,
+    }
+}
+
+const fn bytes(name: &'static str, count: u64, ops: &'static [Op]) -> Workload {
+    let kind = Kind::Steps(ops);
+    Workload {
+        name,
+        count,
+        kind,
+        unit: Unit::Bytes,
+    }
+}
+
+/// Calls after a pattern; the number of the call decides which file or which place it is about.
+pub struct Steps<'t> {
+    tree: &'t Tree,
+    dir: &'t Handle,
+    pattern: &'t [Op],
+    numbers: Range<u64>,
+    slots: Vec<Step>,
+}
+
+/// What a slot has asked for.
+#[derive(Clone, Copy)]
+struct Step {
+    op: Op,
+    number: u64,
+    /// The name to remove next, where the pattern makes and removes.
+    made: Option<u64>,
+}
+
+impl<'t> Steps<'t> {
+    /// `dir` is where names are made and removed.
+    pub fn new(
+        tree: &'t Tree,
+        dir: &'t Handle,
+        pattern: &'t [Op],
+        numbers: Range<u64>,
+        outstanding: usize,
+    ) -> Self {
+        let idle = Step {
+            op: Op::Null,
+            number: 0,
+            made: None,
+        };
+        let slots = vec![idle; outstanding];
+        Self {
+            tree,
+            dir,
+            pattern,
+            numbers,
+            slots,
+        }
+    }
+
+    fn ask(&self, step: Step, out: &mut Outbox) {
+        let tree = self.tree;
+        match step.op {
+            Op::Null => out.null(),
+            Op::GetAttr => out.getattr(&tree.hot[self.hot(step.number)].0),
+            Op::Lookup => out.lookup(&tree.many, &name(self.hot(step.number) as u64)),
+            Op::Access => out.access(&tree.hot[self.hot(step.number)].0),
+            Op::Read(size) => out.read(&tree.data, offset(step.number, size), size),
+            Op::Write(place, stable) => {
+                let offset = offset(step.number, place.size);
+                let data = tree.image.at(offset + place.shift, place.size);
+                out.write(&tree.written, offset, data, stable);
+            }
+            Op::ReadBack(place) => {
+                out.read(&tree.written, offset(step.number, place.size), place.size);
+            }
+            Op::Create => out.create(self.dir, &name(step.number)),
+            Op::Remove => out.remove(self.dir, &name(step.number)),
+            Op::CreateThenRemove => match step.made {
+                None => out.create(self.dir, &name(step.number)),
+                Some(made) => out.remove(self.dir, &name(made)),
+            },
+        }
+    }
+
+    fn check(&self, step: Step, reply: &mut Reader<'_>) -> Result<()> {
+        let image = self.tree.image;
+        let number = step.number;
+        match step.op {
+            Op::Null => nfs::nothing(reply),
+            Op::GetAttr => self.is_hot(number, Some(nfs::got_attributes(reply)?)),
+            Op::Lookup => self.is_hot(number, nfs::looked_up(reply)?.1),
+            Op::Access => nfs::access_granted(reply),
+            Op::Read(size) => {
+                let data = nfs::read(reply, size)?;
+                image.check(offset(number, size), data, number.is_multiple_of(16))
+            }
+            Op::Write(place, stable) => nfs::written(reply, place.size, stable),
+            Op::ReadBack(place) => {
+                let data = nfs::read(reply, place.size)?;
+                image.check(offset(number, place.size) + place.shift, data, true)
+            }
+            Op::Create => nfs::created("CREATE", reply),
+            Op::Remove => nfs::removed("REMOVE", reply),
+            Op::CreateThenRemove if step.made.is_none() => nfs::created("CREATE", reply),
+            Op::CreateThenRemove => nfs::removed("REMOVE", reply),
+        }
+    }
+
+    fn hot(&self, number: u64) -> usize {
+        index(number * 7919, self.tree.hot.len())
+    }
+
+    /// The answer is about the file that was asked for. LOOKUP may leave attributes out.
+    fn is_hot(&self, number: u64, found: Option<nfs::Attributes>) -> Result<()> {
+        let asked = self.tree.hot[self.hot(number)].1;
+        match found {
+            Some(found) if found.fileid != asked.fileid || found.kind != asked.kind => {
+                bail!(
+                    "an answer is about file {}, not {}",
+                    found.fileid,
+                    asked.fileid
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Goes round all places of a file in an order that is not the file's.
+fn offset(number: u64, size: usize) -> u64 {
+    let places = (Image::SIZE / size) as u64;
+    number * 40_503 % places * size as u64
+}
+
+impl Work for Steps<'_> {
+    fn call(&mut self, slot: usize, out: &mut Outbox) -> bool {
+        let Some(number) = self.numbers.next() else {
+            return false;
+        };
+        let made = self.slots[slot].made;
+        let op = self.pattern[index(number, self.pattern.len())];
+        self.slots[slot] = Step { op, number, made };
+        self.ask(self.slots[slot], out);
+        true
+    }
+
+    fn reply(&mut self, slot: usize, reply: &mut Reader<'_>) -> Result<u64> {
+        let step = self.slots[slot];
+        self.check(step, reply)?;
+        if matches!(step.op, Op::CreateThenRemove) {
+            self.slots[slot].made = step.made.is_none().then_some(step.number);
+        }
+        Ok(match step.op {
+            Op::Read(size) | Op::Write(Place { size, .. }, _) => size as u64,
+            _ => 1,
+        })
+    }
+}
+
+/// Whole listings of the large directory, each page continuing the slot's last one.
+pub struct Listings<'t> {
+    tree: &'t Tree,
+    left: u64,
+    slots: Vec<Listing>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Listing {
+    begun: bool,
+    cookie: u64,
+    verifier: u64,
+    names: u64,
+    /// The sum of all names' numbers, mixed: a name given twice does not make up for a missing one.
+    sum: u64,
+}
+
+impl<'t> Listings<'t> {
+    pub fn new(tree: &'t Tree, count: u64, outstanding: usize) -> Self {
+        let slots = vec![Listing::default(); outstanding];
+        Self {
+            tree,
+            left: count,
+            slots,
+        }
+    }
+}
+
+impl Work for Listings<'_> {
+    fn call(&mut self, slot: usize, out: &mut Outbox) -> bool {
+        let listing = &mut self.slots[slot];
+        if !listing.begun {
+            if self.left == 0 {
+                return false;
+            }
+            self.left -= 1;
+            listing.begun = true;
+        }
+        out.readdirplus(&self.tree.many, listing.cookie, listing.verifier, PAGE);
+        true
+    }
+
+    fn reply(&mut self, slot: usize, reply: &mut Reader<'_>) -> Result<u64> {
+        let listing = &mut self.slots[slot];
+        let before = *listing;
+        let page = nfs::listed(reply, |name, cookie| listing.add(name, cookie))?;
+        let found = listing.names - before.names;
+        if page.end {
+            let right = (0..self.tree.entries).map(mixed).fold(0, u64::wrapping_add);
+            ensure!(
+                listing.names == self.tree.entries && listing.sum == right,
+                "a listing has {} names, not the {} that are there",
+                listing.names,
+                self.tree.entries
+            );
+            *listing = Listing::default();
+        } else {
+            ensure!(
+                listing.cookie != before.cookie,
+                "a page of a listing is empty"
+            );
+            listing.verifier = page.verifier;
+        }
+        Ok(found)
+    }
+}
+
+impl Listing {
+    fn add(&mut self, name: &[u8], cookie: u64) -> Result<()> {
+        self.cookie = cookie;
+        if name == b"." || name == b".." {
+            return Ok(());
+        }
+        let number = name
+            .strip_prefix(b"file")
+            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
+            .context("a listing has a name that nobody made")?;
+        self.names += 1;
+        self.sum = self.sum.wrapping_add(mixed(number));
+        Ok(())
+    }
+}
