@@ -14,6 +14,7 @@ mod client;
 mod cpu;
 mod image;
 mod inbox;
+mod listing;
 mod nfs;
 mod outbox;
 mod report;
@@ -24,6 +25,7 @@ mod workload;
 use std::fs;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -33,10 +35,11 @@ use serde_json::json;
 
 use crate::client::{Client, Outcome, SLOTS_MAX, Work};
 use crate::cpu::Used;
+use crate::listing::Listings;
 use crate::outbox::Caller;
 use crate::report::Line;
 use crate::tree::{Site, Tree};
-use crate::workload::{Kind, Listings, Op, Steps, Workload};
+use crate::workload::{Kind, Op, Steps, Workload};
 
 /// How many places are read back after writing.
 const READ_BACK: u64 = 64;
@@ -122,22 +125,32 @@ fn workload(text: &str) -> Result<&'static Workload> {
     })
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
-    let mut mount = args.connect_mount()?;
-    let root = mount
+fn main() -> ExitCode {
+    match load(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("load: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(args: &Args) -> Result<()> {
+    let root = args
+        .connect_mount()?
         .one(|out| out.mount(&args.export), nfs::mounted)
         .with_context(|| format!("cannot mount {}", args.export))?;
     let mut client = args.connect()?;
     let site = Site::make(&mut client, root)?;
-    let lines = run(&args, &mut client, &site);
+    let lines = run(args, &mut client, &site);
     // On a connection of its own: the other may have answers under way that nobody waits for.
     let removed = args
         .connect()
         .and_then(|mut client| site.remove(&mut client));
     let lines = lines?;
     removed.context("cannot remove the test files")?;
-    mount.one(|out| out.unmount(&args.export), nfs::nothing)?;
+    args.connect_mount()?
+        .one(|out| out.unmount(&args.export), nfs::nothing)?;
     args.save(&lines)
 }
 

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::client::{Client, Work};
 use crate::image::{Image, MIB};
+use crate::listing::PAGE;
 use crate::nfs::{self, Attributes, Handle, Stable};
 use crate::outbox::Outbox;
 use crate::wire::Reader;
@@ -156,7 +157,7 @@ fn names(client: &mut Client, dir: &Handle) -> Result<Vec<Vec<u8>>> {
     loop {
         let from = cookie;
         let page = client.one(
-            |out| out.readdirplus(dir, from, verifier, crate::workload::PAGE),
+            |out| out.readdirplus(dir, from, verifier, PAGE),
             |reply| {
                 nfs::listed(reply, |name, next| {
                     if name != b"." && name != b".." {
