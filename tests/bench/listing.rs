@@ -65,7 +65,7 @@ impl Work for Listings<'_> {
             let right = (0..self.tree.entries).map(mixed).fold(0, u64::wrapping_add);
             ensure!(
                 listing.names == self.tree.entries && listing.sum == right,
-                "a listing has {} names, not the {} that are there",
+                "a listing of {} names is not the {} that are there, each once",
                 listing.names,
                 self.tree.entries
             );
