@@ -86,8 +86,8 @@ const MIXED: &[Op] = &[
 
 #[rustfmt::skip] // a table
 pub const ALL: &[Workload] = &[
-    steps("null",          80_000, &[Op::Null]),
-    steps("getattr",       80_000, &[Op::GetAttr]),
+    steps("null",         160_000, &[Op::Null]),
+    steps("getattr",      160_000, &[Op::GetAttr]),
     steps("lookup",        60_000, &[Op::Lookup]),
     steps("access",        60_000, &[Op::Access]),
     steps("read_4k",       60_000, &[Op::Read(4 * KIB)]),
