@@ -132,19 +132,13 @@ impl Client {
             }
             self.flush()?;
         }
-        Ok(Outcome {
-            calls,
-            units,
-            elapsed: started.elapsed(),
-            nanoseconds,
-        })
+        Ok(Outcome { calls, units, elapsed: started.elapsed(), nanoseconds })
     }
 
     fn issue(&mut self, work: &mut dyn Work, slot: usize, at: Instant) -> Option<Sent> {
         let xid = self.next_xid(slot);
         self.outbox.number(xid);
-        work.call(slot, &mut self.outbox)
-            .then_some(Sent { xid, at })
+        work.call(slot, &mut self.outbox).then_some(Sent { xid, at })
     }
 
     fn next_xid(&mut self, slot: usize) -> u32 {
@@ -160,12 +154,7 @@ impl Client {
         let mut rest = &mut slices[..];
         while rest.iter().any(|slice| !slice.is_empty()) {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match sendmsg(
-                &self.socket,
-                rest,
-                &mut SendAncillaryBuffer::default(),
-                flags,
-            ) {
+            match sendmsg(&self.socket, rest, &mut SendAncillaryBuffer::default(), flags) {
                 Ok(count) => IoSlice::advance_slices(&mut rest, count),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     wait(&self.socket, &mut self.inbox)?;

@@ -29,11 +29,7 @@ impl Used {
             let thread = thread?;
             // A thread that ends just now has no file any more: the process' own count has it.
             if let Ok(text) = fs::read_to_string(thread.path().join("schedstat")) {
-                let on_cpu = text
-                    .split(' ')
-                    .next()
-                    .context("schedstat is empty")?
-                    .parse()?;
+                let on_cpu = text.split(' ').next().context("schedstat is empty")?.parse()?;
                 threads.insert(thread.file_name().to_string_lossy().into_owned(), on_cpu);
             }
         }

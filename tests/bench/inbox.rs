@@ -21,10 +21,7 @@ pub struct Inbox {
 
 impl Inbox {
     pub fn new() -> Self {
-        Self {
-            bytes: vec![0; CAPACITY],
-            filled: 0..0,
-        }
+        Self { bytes: vec![0; CAPACITY], filled: 0..0 }
     }
 
     pub fn is_full(&self) -> bool {
@@ -39,9 +36,8 @@ impl Inbox {
             self.bytes.copy_within(self.filled.clone(), 0);
             self.filled = 0..self.filled.len();
         }
-        let count = socket
-            .read(&mut self.bytes[self.filled.end..])
-            .context("no reply from the server")?;
+        let count =
+            socket.read(&mut self.bytes[self.filled.end..]).context("no reply from the server")?;
         ensure!(count > 0, "the server closed the connection");
         self.filled.end += count;
         Ok(())
@@ -76,10 +72,7 @@ impl Inbox {
             let mark = u32::from_be_bytes(mark);
             let body = at + 4..at + 4 + (mark & !LAST_FRAGMENT) as usize;
             length += body.len();
-            ensure!(
-                length <= RECORD_MAX,
-                "a reply has more than {RECORD_MAX} bytes"
-            );
+            ensure!(length <= RECORD_MAX, "a reply has more than {RECORD_MAX} bytes");
             if body.end > self.filled.end {
                 return Ok(None);
             }

@@ -34,11 +34,7 @@ struct Listing {
 impl<'t> Listings<'t> {
     pub fn new(tree: &'t Tree, count: u64, outstanding: usize) -> Self {
         let slots = vec![Listing::default(); outstanding];
-        Self {
-            tree,
-            left: count,
-            slots,
-        }
+        Self { tree, left: count, slots }
     }
 }
 
@@ -71,10 +67,7 @@ impl Work for Listings<'_> {
             );
             *listing = Listing::default();
         } else {
-            ensure!(
-                listing.cookie != before.cookie,
-                "a page of a listing is empty"
-            );
+            ensure!(listing.cookie != before.cookie, "a page of a listing is empty");
             listing.verifier = page.verifier;
         }
         Ok(found)

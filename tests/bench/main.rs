@@ -144,27 +144,17 @@ fn load(args: &Args) -> Result<()> {
     let site = Site::make(&mut client, root)?;
     let lines = run(args, &mut client, &site);
     // On a connection of its own: the other may have answers under way that nobody waits for.
-    let removed = args
-        .connect()
-        .and_then(|mut client| site.remove(&mut client));
+    let removed = args.connect().and_then(|mut client| site.remove(&mut client));
     let lines = lines?;
     removed.context("cannot remove the test files")?;
-    args.connect_mount()?
-        .one(|out| out.unmount(&args.export), nfs::nothing)?;
+    args.connect_mount()?.one(|out| out.unmount(&args.export), nfs::nothing)?;
     args.save(&lines)
 }
 
 /// Fills the tree and runs the workloads, printing a line after each.
 fn run(args: &Args, client: &mut Client, site: &Site) -> Result<Vec<Line>> {
-    let tree = site
-        .fill(client, args.entries)
-        .context("cannot prepare the test files")?;
-    let mut runner = Runner {
-        args,
-        client,
-        tree: &tree,
-        made: 0,
-    };
+    let tree = site.fill(client, args.entries).context("cannot prepare the test files")?;
+    let mut runner = Runner { args, client, tree: &tree, made: 0 };
     let chosen: Vec<_> = match args.workloads.as_slice() {
         [] => workload::ALL.iter().collect(),
         some => some.to_vec(),
@@ -203,11 +193,7 @@ impl<'a> Runner<'a> {
                 measured
             }
         };
-        Ok(Line {
-            workload,
-            outcome,
-            cpu,
-        })
+        Ok(Line { workload, outcome, cpu })
     }
 
     fn count(&self, workload: &Workload) -> u64 {
@@ -253,9 +239,7 @@ impl<'a> Runner<'a> {
     }
 
     fn unmeasured(&mut self, mut work: impl Work) -> Result<()> {
-        self.client
-            .drive(&mut work, self.args.outstanding, tree::LIMIT)
-            .map(|_| ())
+        self.client.drive(&mut work, self.args.outstanding, tree::LIMIT).map(|_| ())
     }
 
     fn measured(&mut self, mut work: impl Work) -> Result<(Outcome, Option<Duration>)> {
@@ -263,9 +247,7 @@ impl<'a> Runner<'a> {
         let before = self.args.pid.map(Used::until_now).transpose()?;
         let outcome = self.client.drive(&mut work, self.args.outstanding, limit)?;
         let after = self.args.pid.map(Used::until_now).transpose()?;
-        let cpu = after
-            .zip(before)
-            .map(|(after, before)| after.since(&before));
+        let cpu = after.zip(before).map(|(after, before)| after.since(&before));
         Ok((outcome, cpu))
     }
 

@@ -6,14 +6,8 @@ use anyhow::{Result, bail, ensure};
 use crate::outbox::{Outbox, Program};
 use crate::wire::{Put, Reader, wire_length};
 
-pub const NFS: Program = Program {
-    number: 100_003,
-    version: 3,
-};
-pub const MOUNT: Program = Program {
-    number: 100_005,
-    version: 3,
-};
+pub const NFS: Program = Program { number: 100_003, version: 3 };
+pub const MOUNT: Program = Program { number: 100_005, version: 3 };
 
 /// READ, LOOKUP, MODIFY, EXTEND, DELETE, EXECUTE: what ACCESS is asked for.
 const ACCESS_ALL: u32 = 0x3f;
@@ -210,10 +204,7 @@ pub fn written(reply: &mut Reader<'_>, asked: usize, stable: Stable) -> Result<(
     let count = reply.u32()? as usize;
     let committed = reply.u32()?;
     reply.u64()?; // the verifier
-    ensure!(
-        count == asked,
-        "WRITE of {asked} bytes wrote {count} of them"
-    );
+    ensure!(count == asked, "WRITE of {asked} bytes wrote {count} of them");
     ensure!(
         (stable as u32..=2).contains(&committed),
         "WRITE asked for stability {}, got {committed}",
@@ -297,11 +288,7 @@ fn attributes(reply: &mut Reader<'_>) -> Result<Attributes> {
 }
 
 fn maybe_attributes(reply: &mut Reader<'_>) -> Result<Option<Attributes>> {
-    Ok(if reply.flag()? {
-        Some(attributes(reply)?)
-    } else {
-        None
-    })
+    Ok(if reply.flag()? { Some(attributes(reply)?) } else { None })
 }
 
 /// wcc_data: size and two times from before, attributes from after.

@@ -51,12 +51,7 @@ impl Outbox {
         template.put_u32(1); // AUTH_SYS
         template.put_opaque(&credential);
         template.put_u64(0); // the verifier: AUTH_NONE, empty
-        Self {
-            bytes: Vec::new(),
-            data: Vec::new(),
-            template,
-            xid: 0,
-        }
+        Self { bytes: Vec::new(), data: Vec::new(), template, xid: 0 }
     }
 
     /// Gives the next record its number.

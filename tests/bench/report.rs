@@ -50,9 +50,7 @@ impl Line {
     }
 
     pub fn text(&self) -> String {
-        let cpu = self
-            .cpu_us()
-            .map_or("-".to_owned(), |us| format!("{us:.2}"));
+        let cpu = self.cpu_us().map_or("-".to_owned(), |us| format!("{us:.2}"));
         format!(
             "{:14} {:8} {:11.0} {:9} {:9.0} {:9.0} {:>9}",
             self.workload.name,

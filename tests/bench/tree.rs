@@ -70,26 +70,13 @@ impl Site {
         let names = mkdir(client, &self.top, b"names")?;
         let data = file_with(client, &self.top, b"data", image)?;
         let written = file_with(client, &self.top, b"written", image)?;
-        let mut tree = Tree {
-            image,
-            many,
-            entries,
-            names,
-            data,
-            written,
-            hot: Vec::new(),
-        };
+        let mut tree = Tree { image, many, entries, names, data, written, hot: Vec::new() };
         let create = Steps::new(&tree, &tree.many, &[Op::Create], 0..entries, HURRY);
         finish(client, create, entries).context("cannot fill the large directory")?;
         for number in 0..HOT_FILES.min(entries) {
-            let file = client
-                .one(|out| out.lookup(&tree.many, &name(number)), nfs::looked_up)?
-                .0;
+            let file = client.one(|out| out.lookup(&tree.many, &name(number)), nfs::looked_up)?.0;
             let attributes = client.one(|out| out.getattr(&file), nfs::got_attributes)?;
-            ensure!(
-                attributes.kind == nfs::REGULAR,
-                "CREATE made no regular file"
-            );
+            ensure!(attributes.kind == nfs::REGULAR, "CREATE made no regular file");
             tree.hot.push((file, attributes));
         }
         Ok(tree)
@@ -98,12 +85,8 @@ impl Site {
     /// Removes whatever is there, also after a run that failed half way.
     pub fn remove(&self, client: &mut Client) -> Result<()> {
         for name in names(client, &self.top)? {
-            let file = client
-                .one(|out| out.lookup(&self.top, &name), nfs::looked_up)?
-                .0;
-            let kind = client
-                .one(|out| out.getattr(&file), nfs::got_attributes)?
-                .kind;
+            let file = client.one(|out| out.lookup(&self.top, &name), nfs::looked_up)?.0;
+            let kind = client.one(|out| out.getattr(&file), nfs::got_attributes)?.kind;
             if kind == nfs::DIRECTORY {
                 empty(client, &file)?;
                 rmdir(client, &self.top, &name)?;
@@ -176,28 +159,19 @@ fn names(client: &mut Client, dir: &Handle) -> Result<Vec<Vec<u8>>> {
 }
 
 fn mkdir(client: &mut Client, dir: &Handle, name: &[u8]) -> Result<Handle> {
-    client.one(
-        |out| out.mkdir(dir, name),
-        |reply| nfs::created("MKDIR", reply),
-    )?;
+    client.one(|out| out.mkdir(dir, name), |reply| nfs::created("MKDIR", reply))?;
     let made = client.one(|out| out.lookup(dir, name), nfs::looked_up)?.0;
     Ok(made)
 }
 
 fn rmdir(client: &mut Client, dir: &Handle, name: &[u8]) -> Result<()> {
-    client.one(
-        |out| out.rmdir(dir, name),
-        |reply| nfs::removed("RMDIR", reply),
-    )
+    client.one(|out| out.rmdir(dir, name), |reply| nfs::removed("RMDIR", reply))
 }
 
 /// Makes a file that holds the image and is on the disk: what is measured later must not pay for
 /// allocating it.
 fn file_with(client: &mut Client, dir: &Handle, name: &[u8], image: Image) -> Result<Handle> {
-    client.one(
-        |out| out.create(dir, name),
-        |reply| nfs::created("CREATE", reply),
-    )?;
+    client.one(|out| out.create(dir, name), |reply| nfs::created("CREATE", reply))?;
     let file = client.one(|out| out.lookup(dir, name), nfs::looked_up)?.0;
     for offset in (0..Image::SIZE as u64).step_by(MIB) {
         client.one(
@@ -206,9 +180,7 @@ fn file_with(client: &mut Client, dir: &Handle, name: &[u8], image: Image) -> Re
         )?;
     }
     client.one(|out| out.commit(&file), nfs::committed)?;
-    let size = client
-        .one(|out| out.getattr(&file), nfs::got_attributes)?
-        .size;
+    let size = client.one(|out| out.getattr(&file), nfs::got_attributes)?.size;
     ensure!(
         size == Image::SIZE as u64,
         "a file of {size} bytes where {} were written",

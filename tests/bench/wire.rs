@@ -47,10 +47,7 @@ impl<'a> Reader<'a> {
     /// Takes counted data of at most `max` bytes and its padding.
     pub fn opaque(&mut self, max: usize) -> Result<&'a [u8]> {
         let length = self.u32()? as usize;
-        ensure!(
-            length <= max,
-            "a reply has {length} bytes where at most {max} may be"
-        );
+        ensure!(length <= max, "a reply has {length} bytes where at most {max} may be");
         let data = self.bytes(length)?;
         self.bytes(length.next_multiple_of(4) - length)?;
         Ok(data)
@@ -58,11 +55,7 @@ impl<'a> Reader<'a> {
 
     /// Fails unless everything has been read.
     pub fn end(&self) -> Result<()> {
-        ensure!(
-            self.rest.is_empty(),
-            "a reply has {} bytes after its end",
-            self.rest.len()
-        );
+        ensure!(self.rest.is_empty(), "a reply has {} bytes after its end", self.rest.len());
         Ok(())
     }
 }

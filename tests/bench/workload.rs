@@ -105,22 +105,12 @@ pub const ALL: &[Workload] = &[
 
 const fn steps(name: &'static str, count: u64, ops: &'static [Op]) -> Workload {
     let kind = Kind::Steps(ops);
-    Workload {
-        name,
-        count,
-        kind,
-        unit: Unit::Calls,
-    }
+    Workload { name, count, kind, unit: Unit::Calls }
 }
 
 const fn bytes(name: &'static str, count: u64, ops: &'static [Op]) -> Workload {
     let kind = Kind::Steps(ops);
-    Workload {
-        name,
-        count,
-        kind,
-        unit: Unit::Bytes,
-    }
+    Workload { name, count, kind, unit: Unit::Bytes }
 }
 
 /// Calls after a pattern; the number of the call decides which file or which place it is about.
@@ -150,19 +140,9 @@ impl<'t> Steps<'t> {
         numbers: Range<u64>,
         outstanding: usize,
     ) -> Self {
-        let idle = Step {
-            op: Op::Null,
-            number: 0,
-            made: None,
-        };
+        let idle = Step { op: Op::Null, number: 0, made: None };
         let slots = vec![idle; outstanding];
-        Self {
-            tree,
-            dir,
-            pattern,
-            numbers,
-            slots,
-        }
+        Self { tree, dir, pattern, numbers, slots }
     }
 
     fn ask(&self, step: Step, out: &mut Outbox) {
@@ -226,11 +206,7 @@ impl<'t> Steps<'t> {
         let asked = self.tree.hot[self.hot(number)].1;
         match found {
             Some(found) if found.fileid != asked.fileid || found.kind != asked.kind => {
-                bail!(
-                    "an answer is about file {}, not {}",
-                    found.fileid,
-                    asked.fileid
-                )
+                bail!("an answer is about file {}, not {}", found.fileid, asked.fileid)
             }
             _ => Ok(()),
         }
