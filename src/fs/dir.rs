@@ -4,10 +4,10 @@
 //! it starts, and entries that come and go move no others.
 
 use std::ffi::CStr;
-use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
 use std::sync::PoisonError;
 
-use rustix::fs::{RawDir, SeekFrom};
+use rustix::fs::SeekFrom;
 
 use super::Fs;
 use super::attr::{Access, Attr, Kind};
@@ -15,21 +15,12 @@ use super::handle::Handle;
 use super::identity::Identity;
 use super::node::Node;
 use crate::errno::{Errno, Result};
+use crate::sys::dir::Entry;
 use crate::sys::{self, Patience};
 
-/// Bytes of a directory that are read at a time.
-const PIECE: usize = 32 * 1024;
-
-/// An entry of a directory.
-#[derive(Clone, Copy, Debug)]
-pub struct Entry<'a> {
-    /// The number of the file.
-    pub fileid: u64,
-    /// Its name.
-    pub name: &'a CStr,
-    /// Where the next entry is.
-    pub cookie: u64,
-}
+/// Bytes of a directory that are read at a time: at most, and at least, which is more than the
+/// longest entry.
+const PIECE: RangeInclusive<usize> = 4 * 1024..=32 * 1024;
 
 /// Whether to go on with the next entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +33,8 @@ pub enum Step {
 
 impl Fs {
     /// Gives `each` the entries of `dir` from `cookie` on, 0 being the start, until it is full;
-    /// answers whether the list ended. Blocks. `each` runs as the caller.
+    /// answers whether the list ended. Blocks. `each` runs as the caller. About `wanted` bytes of
+    /// the list are read at a time.
     ///
     /// # Errors
     /// `EACCES`, `ENOTDIR`; `EINVAL` for a cookie that cannot be one.
@@ -50,7 +42,7 @@ impl Fs {
         &self,
         dir: &Node,
         caller: &Identity,
-        cookie: u64,
+        (mut cookie, wanted): (u64, usize),
         mut each: impl FnMut(Entry<'_>) -> Step,
     ) -> Result<bool> {
         if dir.kind != Kind::Directory {
@@ -59,27 +51,38 @@ impl Fs {
         if !self.may(dir, caller, Access::Read)? {
             return Err(Errno::ACCES);
         }
-        let list = self.readable(dir, Patience::Blocking)?;
-        let mut piece = vec![MaybeUninit::uninit(); PIECE];
-        // One position serves all who list this directory, each from where it wants.
-        let _position = dir.listing.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = i64::try_from(cookie).map_err(|_| Errno::INVAL)?;
-        rustix::fs::seek(list, SeekFrom::Start(start.unsigned_abs()))?;
-        let mut entries = RawDir::new(list, &mut piece);
+        self.readable(dir, Patience::Blocking)?;
+        let mut piece = vec![0; wanted.clamp(*PIECE.start(), *PIECE.end())];
         let is_root = dir.fileid == dir.root.fileid;
         self.switch.acting_as(caller, || {
-            while let Some(entry) = entries.next() {
-                let entry = entry?;
-                let name = entry.file_name();
-                // Above the root of an export there is only the root.
-                let fileid = if is_root && name == c".." { dir.fileid } else { entry.ino() };
-                let cookie = entry.next_entry_cookie();
-                if each(Entry { fileid, name, cookie }) == Step::Full {
-                    return Ok(false);
+            loop {
+                let read = self.read_piece(dir, cookie, &mut piece)?;
+                if read == 0 {
+                    return Ok(true);
+                }
+                for mut entry in sys::dir::entries(&piece[..read]) {
+                    // Above the root of an export there is only the root.
+                    if is_root && entry.name == c".." {
+                        entry.fileid = dir.fileid;
+                    }
+                    cookie = entry.cookie;
+                    if each(entry) == Step::Full {
+                        return Ok(false);
+                    }
                 }
             }
-            Ok(true)
         })?
+    }
+
+    /// Reads a piece of the list; answers how many bytes that is.
+    fn read_piece(&self, dir: &Node, cookie: u64, piece: &mut [u8]) -> Result<usize> {
+        let list = self.readable(dir, Patience::Blocking)?;
+        let start = i64::try_from(cookie).map_err(|_| Errno::INVAL)?.unsigned_abs();
+        // One position serves all who list this directory. It is held for this piece only, so that
+        // they do not wait for each other while they look at the entries.
+        let _position = dir.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        rustix::fs::seek(list, SeekFrom::Start(start))?;
+        sys::dir::read(list, piece)
     }
 
     /// The attributes and the handle of what `name` is in `dir`, as the thread's present identity.

@@ -21,14 +21,13 @@ use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::hash::{Hash, Hasher};
 use std::io::{self, BufRead, BufReader, Write};
-use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::sync::Cache;
-use rustix::fs::{FileType, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
@@ -38,6 +37,7 @@ use super::handle::{BODY_MAX, Body};
 use super::node::Node;
 use super::root::{HandleKind, Root};
 use crate::errno::{Errno, Result};
+use crate::sys;
 
 /// Directories that a trail remembers; below that every directory is looked into.
 const HINTS_MAX: usize = BODY_MAX - 12;
@@ -267,7 +267,7 @@ impl Moves {
             {
                 return Ok(Some(found));
             }
-            let may_be_directory = matches!(kind, FileType::Directory | FileType::Unknown);
+            let may_be_directory = matches!(kind, libc::DT_DIR | libc::DT_UNKNOWN);
             if deeper && may_be_directory && wanted.is_none_or(|wanted| hint(fileid) == wanted) {
                 directories.push(name);
             }
@@ -514,20 +514,20 @@ fn open_as(dir: &OwnedFd, name: &[u8], trail: &Trail) -> Result<OwnedFd> {
 }
 
 /// The number, kind and name of each entry of a directory; none if it may not be read.
-fn entries(dir: &OwnedFd) -> Result<Vec<(u64, FileType, CString)>> {
+fn entries(dir: &OwnedFd) -> Result<Vec<(u64, u8, CString)>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(list) = rustix::fs::openat(dir, c".", flags, Mode::empty()) else {
         return Ok(Vec::new());
     };
-    let mut buffer = vec![MaybeUninit::uninit(); 32 * 1024];
-    let mut raw = RawDir::new(list, &mut buffer);
+    let mut buffer = vec![0; 32 * 1024];
     let mut found = Vec::new();
-    while let Some(entry) = raw.next() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name != c"." && name != c".." {
-            found.push((entry.ino(), entry.file_type(), name.to_owned()));
+    loop {
+        let read = sys::dir::read(&list, &mut buffer)?;
+        if read == 0 {
+            return Ok(found);
         }
+        let named = sys::dir::entries(&buffer[..read])
+            .filter(|entry| entry.name != c"." && entry.name != c"..");
+        found.extend(named.map(|entry| (entry.fileid, entry.kind, entry.name.to_owned())));
     }
-    Ok(found)
 }

@@ -191,8 +191,8 @@ impl Connection {
             }
         } else {
             let at = self.records.begin(input);
-            let free = &mut input[at..];
-            let want = free.len();
+            let want = self.records.appetite().min(input.len() - at);
+            let free = &mut input[at..at + want];
             let (n, then) = receive(&self.link, want, &mut self.last, |fd| socket::read(fd, free))?;
             turn = then;
             flow = self.records.feed(&input[..at + n], |record| batch.take(record));

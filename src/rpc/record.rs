@@ -76,17 +76,25 @@ pub struct Records {
     /// The fragments, without their headers, of a record whose last one has not come.
     joined: Vec<u8>,
     fragments: usize,
+    /// Whether the last record was a large one.
+    large: bool,
 }
 
 impl Records {
     /// For records of at most `max` bytes.
     pub const fn new(max: usize) -> Self {
-        Self { max, held: Vec::new(), joined: Vec::new(), fragments: 0 }
+        Self { max, held: Vec::new(), joined: Vec::new(), fragments: 0, large: false }
     }
 
     /// Whether a record has begun and is not complete.
     pub const fn inside(&self) -> bool {
         !self.held.is_empty() || self.fragments > 0
+    }
+
+    /// How much to read into the scratch buffer. Behind a large record, mostly another one comes:
+    /// then its header and a little more will do, because what is read there is copied.
+    pub const fn appetite(&self) -> usize {
+        if self.large { LARGE / 2 } else { usize::MAX }
     }
 
     /// How many bytes the record that has begun still needs, if it is one of the large kind, which
@@ -118,7 +126,8 @@ impl Records {
     pub fn completed(&mut self) -> Option<Vec<u8>> {
         let header = Header::parse(&self.held)?;
         let complete = self.held.len() >= LARGE && self.held.len() == 4 + header.len;
-        (complete && header.last && self.fragments == 0).then(|| std::mem::take(&mut self.held))
+        self.large = complete && header.last && self.fragments == 0;
+        self.large.then(|| std::mem::take(&mut self.held))
     }
 
     /// Moves what is held to the start of `scratch`; answers how many bytes that was. Called before
@@ -175,6 +184,7 @@ impl Records {
         last: bool,
         each: &mut impl FnMut(&[u8]) -> Flow,
     ) -> Result<Flow, Error> {
+        self.large = false;
         if last && self.fragments == 0 {
             return Ok(each(fragment)); // nearly always: the record lies in one piece
         }

@@ -4,6 +4,7 @@
 //! memory that is not initialised.
 #![allow(unsafe_code)]
 
+pub mod dir;
 pub mod file;
 pub mod handle;
 pub mod process;

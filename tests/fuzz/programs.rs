@@ -27,9 +27,9 @@ use tempfile::TempDir;
 const REPLY_MAX: usize = (1 << 20) + 4096;
 
 /// What the arguments of each NFS procedure are made of: a handle, a name, attributes, words, a
-/// choice out of few, data.
+/// choice out of few, a file's type, data.
 const NFS: &[&str] = &[
-    "", "h", "haw", "hn", "hw", "h", "hwww", "hwwwcd", "hnca", "hna", "hnan", "hnwaww", "hn", "hn",
+    "", "h", "haw", "hn", "hw", "h", "hwww", "hwwwcd", "hnca", "hna", "hnan", "hntaww", "hn", "hn",
     "hnhn", "hhn", "hwwwww", "hwwwwww", "h", "h", "h", "hwww", "",
 ];
 
@@ -65,6 +65,7 @@ impl Input {
                 'n' => w.opaque(&name(choice())),
                 'w' => w.u32(choice()),
                 'c' => w.u32(choice() % 4),
+                't' => w.u32(choice() % 8),
                 'd' => w.opaque(&vec![7; choice() as usize % 10_000]),
                 'a' => attributes(&mut w, &mut choice),
                 _ => unreachable!("no such part: {part}"),

@@ -1,0 +1,290 @@
+//! A load generator for any NFSv3 server: many calls outstanding on one connection.
+//!
+//! `cargo bench --bench load -- --server 127.0.0.1:2049 --export /srv/data --pid 1234`
+//!
+//! It prepares its own files through the server (`tree`), drives one workload after the other
+//! (`workload` over `client`), checks every answer, and removes its files. A wrong answer ends the
+//! run with exit code 1. The wire is encoded here (`wire`, `outbox`, `inbox`, `nfs`) and not by
+//! the server's code, so both have to agree with the RFCs and not with each other. One thread does
+//! all: it costs a server's machine as little as possible, a few microseconds a call at most.
+//!
+//! What is said about CPU is the server's, by its process id (`cpu`), for each call or each entry.
+
+mod client;
+mod cpu;
+mod image;
+mod inbox;
+mod listing;
+mod nfs;
+mod outbox;
+mod report;
+mod tree;
+mod wire;
+mod workload;
+
+use std::fs;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use rustix::process::{getgid, getuid};
+use serde_json::json;
+
+use crate::client::{Client, Outcome, SLOTS_MAX, Work};
+use crate::cpu::Used;
+use crate::listing::Listings;
+use crate::outbox::Caller;
+use crate::report::Line;
+use crate::tree::{Site, Tree};
+use crate::workload::{Kind, Op, Steps, Workload};
+
+/// How many places are read back after writing.
+const READ_BACK: u64 = 64;
+
+/// Loads an NFSv3 server over one connection and says how fast it answers and what that costs it.
+///
+/// Works in a directory of its own below the export and removes it at the end. Every answer is
+/// checked; a wrong one ends the run with an error.
+#[derive(Parser)]
+#[command(name = "load")]
+struct Args {
+    /// Where the server listens
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
+    server: (String, u16),
+
+    /// Port of the MOUNT program, if it is not the server's
+    #[arg(long, value_name = "PORT")]
+    mount_port: Option<u16>,
+
+    /// Path to mount
+    #[arg(long, value_name = "PATH")]
+    export: String,
+
+    /// Process of the server on this machine, to report its CPU time
+    #[arg(long)]
+    pid: Option<u32>,
+
+    /// Workloads to run, in this order; all if not given
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = workload)]
+    workloads: Vec<&'static Workload>,
+
+    /// Calls under way at a time
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = outstanding)]
+    outstanding: usize,
+
+    /// Share of the usual number of calls, which takes about half a minute altogether
+    #[arg(long, value_name = "PERCENT", default_value_t = 100)]
+    scale: u64,
+
+    /// Longest time for one workload; what has not been asked by then is left out
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    seconds: u64,
+
+    /// Files in the large directory
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    entries: u64,
+
+    /// User to call as [default: the one who runs this]
+    #[arg(long)]
+    uid: Option<u32>,
+
+    /// Group to call as [default: the one who runs this]
+    #[arg(long)]
+    gid: Option<u32>,
+
+    /// Also write the result to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// What cargo adds to the arguments of every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn host_and_port(text: &str) -> Result<(String, u16)> {
+    let (host, port) = text.rsplit_once(':').context("no port; use HOST:PORT")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    Ok((host.to_owned(), port.parse().context("bad port")?))
+}
+
+fn outstanding(text: &str) -> Result<usize> {
+    let count = text.parse()?;
+    ensure!((1..=SLOTS_MAX).contains(&count), "not in 1..={SLOTS_MAX}");
+    Ok(count)
+}
+
+fn workload(text: &str) -> Result<&'static Workload> {
+    let all = workload::ALL;
+    let found = all.iter().find(|workload| workload.name == text);
+    found.with_context(|| {
+        let names: Vec<_> = all.iter().map(|workload| workload.name).collect();
+        format!("no such workload; there are {}", names.join(" "))
+    })
+}
+
+fn main() -> ExitCode {
+    match load(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("load: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(args: &Args) -> Result<()> {
+    let root = args
+        .connect_mount()?
+        .one(|out| out.mount(&args.export), nfs::mounted)
+        .with_context(|| format!("cannot mount {}", args.export))?;
+    let mut client = args.connect()?;
+    let site = Site::make(&mut client, root)?;
+    let lines = run(args, &mut client, &site);
+    // On a connection of its own: the other may have answers under way that nobody waits for.
+    let removed = args.connect().and_then(|mut client| site.remove(&mut client));
+    let lines = lines?;
+    removed.context("cannot remove the test files")?;
+    args.connect_mount()?.one(|out| out.unmount(&args.export), nfs::nothing)?;
+    args.save(&lines)
+}
+
+/// Fills the tree and runs the workloads, printing a line after each.
+fn run(args: &Args, client: &mut Client, site: &Site) -> Result<Vec<Line>> {
+    let tree = site.fill(client, args.entries).context("cannot prepare the test files")?;
+    let mut runner = Runner { args, client, tree: &tree, made: 0 };
+    let chosen: Vec<_> = match args.workloads.as_slice() {
+        [] => workload::ALL.iter().collect(),
+        some => some.to_vec(),
+    };
+    println!("{}", report::head());
+    let mut lines = Vec::new();
+    for workload in chosen {
+        let line = runner.line(workload).context(workload.name)?;
+        println!("{}", line.text());
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
+struct Runner<'a> {
+    args: &'a Args,
+    client: &'a mut Client,
+    tree: &'a Tree,
+    /// Files that CREATE has left for REMOVE.
+    made: u64,
+}
+
+impl<'a> Runner<'a> {
+    fn line(&mut self, workload: &'static Workload) -> Result<Line> {
+        let count = self.count(workload);
+        let (outcome, cpu) = match workload.kind {
+            Kind::Listings => {
+                let outstanding = self.args.outstanding;
+                self.unmeasured(Listings::new(self.tree, 1, outstanding))?;
+                self.measured(Listings::new(self.tree, count, outstanding))?
+            }
+            Kind::Steps(pattern) => {
+                self.prepare(pattern, count)?;
+                let measured = self.measured(self.steps(pattern, 0..count))?;
+                self.conclude(pattern, measured.0.calls)?;
+                measured
+            }
+        };
+        Ok(Line { workload, outcome, cpu })
+    }
+
+    fn count(&self, workload: &Workload) -> u64 {
+        (workload.count * self.args.scale).div_ceil(100).max(1)
+    }
+
+    /// Brings the files into the state that the calls expect, and the server into its stride.
+    fn prepare(&mut self, pattern: &[Op], count: u64) -> Result<()> {
+        match pattern {
+            [Op::Remove] => {
+                let missing = self.made.min(count)..count;
+                self.made = self.made.max(count);
+                self.unmeasured(self.steps(&[Op::Create], missing))
+            }
+            [Op::Create] => self.clear(),
+            _ => self.unmeasured(self.steps(pattern, 0..count / 20)),
+        }
+    }
+
+    /// Looks at what the calls have left behind.
+    fn conclude(&mut self, pattern: &[Op], calls: u64) -> Result<()> {
+        match pattern {
+            [Op::Create] => self.made = calls,
+            [Op::Remove] => {
+                self.made -= calls;
+                self.clear()?;
+            }
+            [Op::Write(place, _)] => {
+                let back = [Op::ReadBack(*place)];
+                self.unmeasured(self.steps(&back, 0..calls.min(READ_BACK)))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        if self.made > 0 {
+            tree::empty(self.client, &self.tree.names)?;
+            self.made = 0;
+        }
+        Ok(())
+    }
+
+    fn unmeasured(&mut self, mut work: impl Work) -> Result<()> {
+        self.client.drive(&mut work, self.args.outstanding, tree::LIMIT).map(|_| ())
+    }
+
+    fn measured(&mut self, mut work: impl Work) -> Result<(Outcome, Option<Duration>)> {
+        let limit = Duration::from_secs(self.args.seconds);
+        let before = self.args.pid.map(Used::until_now).transpose()?;
+        let outcome = self.client.drive(&mut work, self.args.outstanding, limit)?;
+        let after = self.args.pid.map(Used::until_now).transpose()?;
+        let cpu = after.zip(before).map(|(after, before)| after.since(&before));
+        Ok((outcome, cpu))
+    }
+
+    fn steps<'s>(&self, pattern: &'s [Op], numbers: Range<u64>) -> Steps<'s>
+    where
+        'a: 's,
+    {
+        let names = &self.tree.names;
+        Steps::new(self.tree, names, pattern, numbers, self.args.outstanding)
+    }
+}
+
+impl Args {
+    fn connect(&self) -> Result<Client> {
+        Client::connect(&self.server, nfs::NFS, self.caller())
+    }
+
+    fn connect_mount(&self) -> Result<Client> {
+        let (host, port) = &self.server;
+        let mount = (host.clone(), self.mount_port.unwrap_or(*port));
+        Client::connect(&mount, nfs::MOUNT, self.caller())
+    }
+
+    fn caller(&self) -> Caller {
+        Caller {
+            uid: self.uid.unwrap_or(getuid().as_raw()),
+            gid: self.gid.unwrap_or(getgid().as_raw()),
+        }
+    }
+
+    fn save(&self, lines: &[Line]) -> Result<()> {
+        let Some(file) = &self.json else {
+            return Ok(());
+        };
+        let workloads: Vec<_> = lines.iter().map(Line::json).collect();
+        let result = json!({ "outstanding": self.outstanding, "workloads": workloads });
+        fs::write(file, format!("{result:#}\n"))
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+}

@@ -1,0 +1,301 @@
+//! The calls of NFSv3 and MOUNTv3 (RFC 1813) that the load is made of, and what is read of their
+//! answers: all of it, so that one which is too short or too long is noticed.
+
+use anyhow::{Result, bail, ensure};
+
+use crate::outbox::{Outbox, Program};
+use crate::wire::{Put, Reader, wire_length};
+
+pub const NFS: Program = Program { number: 100_003, version: 3 };
+pub const MOUNT: Program = Program { number: 100_005, version: 3 };
+
+/// READ, LOOKUP, MODIFY, EXTEND, DELETE, EXECUTE: what ACCESS is asked for.
+const ACCESS_ALL: u32 = 0x3f;
+const ACCESS_READ: u32 = 0x01;
+const HANDLE_MAX: usize = 64;
+const NAME_MAX: usize = 255;
+
+pub const REGULAR: u32 = 1;
+pub const DIRECTORY: u32 = 2;
+
+#[derive(Clone)]
+pub struct Handle(Vec<u8>);
+
+/// The attributes that are looked at.
+#[derive(Clone, Copy)]
+pub struct Attributes {
+    pub kind: u32,
+    pub size: u64,
+    pub fileid: u64,
+}
+
+#[derive(Clone, Copy)]
+pub enum Stable {
+    Unstable = 0,
+    FileSync = 2,
+}
+
+impl Outbox {
+    pub fn mount(&mut self, path: &str) {
+        self.call(1, |args| args.put_opaque(path.as_bytes()));
+    }
+
+    pub fn unmount(&mut self, path: &str) {
+        self.call(3, |args| args.put_opaque(path.as_bytes()));
+    }
+
+    pub fn null(&mut self) {
+        self.call(0, |_| ());
+    }
+
+    pub fn getattr(&mut self, file: &Handle) {
+        self.call(1, |args| args.put_opaque(&file.0));
+    }
+
+    pub fn lookup(&mut self, dir: &Handle, name: &[u8]) {
+        self.entry(3, dir, name, |_| ());
+    }
+
+    pub fn access(&mut self, file: &Handle) {
+        self.call(4, |args| {
+            args.put_opaque(&file.0);
+            args.put_u32(ACCESS_ALL);
+        });
+    }
+
+    pub fn read(&mut self, file: &Handle, offset: u64, count: usize) {
+        self.call(6, |args| {
+            args.put_opaque(&file.0);
+            args.put_u64(offset);
+            args.put_u32(wire_length(count));
+        });
+    }
+
+    /// The length of `data` is a multiple of four.
+    pub fn write(&mut self, file: &Handle, offset: u64, data: &'static [u8], stable: Stable) {
+        self.call_with_data(7, data, |args| {
+            args.put_opaque(&file.0);
+            args.put_u64(offset);
+            args.put_u32(wire_length(data.len()));
+            args.put_u32(stable as u32);
+            args.put_u32(wire_length(data.len()));
+        });
+    }
+
+    /// GUARDED: a file that is there already is an error.
+    pub fn create(&mut self, dir: &Handle, name: &[u8]) {
+        self.entry(8, dir, name, |args| {
+            args.put_u32(1);
+            put_mode(args, 0o644);
+        });
+    }
+
+    pub fn mkdir(&mut self, dir: &Handle, name: &[u8]) {
+        self.entry(9, dir, name, |args| put_mode(args, 0o755));
+    }
+
+    pub fn remove(&mut self, dir: &Handle, name: &[u8]) {
+        self.entry(12, dir, name, |_| ());
+    }
+
+    pub fn rmdir(&mut self, dir: &Handle, name: &[u8]) {
+        self.entry(13, dir, name, |_| ());
+    }
+
+    pub fn readdirplus(&mut self, dir: &Handle, cookie: u64, verifier: u64, max: u32) {
+        self.call(17, |args| {
+            args.put_opaque(&dir.0);
+            args.put_u64(cookie);
+            args.put_u64(verifier);
+            args.put_u32(max); // of names and cookies: as the Linux client, no extra limit
+            args.put_u32(max);
+        });
+    }
+
+    pub fn commit(&mut self, file: &Handle) {
+        self.call(21, |args| {
+            args.put_opaque(&file.0);
+            args.put_u64(0);
+            args.put_u32(0); // to the end
+        });
+    }
+
+    fn entry(
+        &mut self,
+        procedure: u32,
+        dir: &Handle,
+        name: &[u8],
+        more: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.call(procedure, |args| {
+            args.put_opaque(&dir.0);
+            args.put_opaque(name);
+            more(args);
+        });
+    }
+}
+
+/// sattr3 with nothing but a mode.
+fn put_mode(args: &mut Vec<u8>, mode: u32) {
+    for word in [1, mode, 0, 0, 0, 0, 0] {
+        args.put_u32(word);
+    }
+}
+
+/// MNT: the handle; the flavours that the server offers are read and left.
+pub fn mounted(reply: &mut Reader<'_>) -> Result<Handle> {
+    succeeded("MNT", reply)?;
+    let root = handle(reply)?;
+    for _ in 0..reply.u32()? {
+        reply.u32()?;
+    }
+    Ok(root)
+}
+
+/// A result without any content: NULL, UMNT.
+#[expect(clippy::unnecessary_wraps, reason = "stands where readers stand")]
+pub fn nothing(_: &mut Reader<'_>) -> Result<()> {
+    Ok(())
+}
+
+pub fn got_attributes(reply: &mut Reader<'_>) -> Result<Attributes> {
+    succeeded("GETATTR", reply)?;
+    attributes(reply)
+}
+
+pub fn looked_up(reply: &mut Reader<'_>) -> Result<(Handle, Option<Attributes>)> {
+    succeeded("LOOKUP", reply)?;
+    let found = handle(reply)?;
+    let attributes = maybe_attributes(reply)?;
+    maybe_attributes(reply)?;
+    Ok((found, attributes))
+}
+
+pub fn access_granted(reply: &mut Reader<'_>) -> Result<()> {
+    succeeded("ACCESS", reply)?;
+    maybe_attributes(reply)?;
+    let granted = reply.u32()?;
+    ensure!(
+        granted & ACCESS_READ != 0 && granted & !ACCESS_ALL == 0,
+        "ACCESS granted {granted:#x}: no reading, or what was not asked for"
+    );
+    Ok(())
+}
+
+/// READ: data, which must be as much as was asked for.
+pub fn read<'a>(reply: &mut Reader<'a>, asked: usize) -> Result<&'a [u8]> {
+    succeeded("READ", reply)?;
+    maybe_attributes(reply)?;
+    let count = reply.u32()? as usize;
+    reply.flag()?; // at the end of the file, or not
+    let data = reply.opaque(asked)?;
+    ensure!(
+        count == asked && data.len() == asked,
+        "READ of {asked} bytes answered a count of {count} and {} bytes",
+        data.len()
+    );
+    Ok(data)
+}
+
+/// WRITE: all that was asked for, at least as durable as was asked for.
+pub fn written(reply: &mut Reader<'_>, asked: usize, stable: Stable) -> Result<()> {
+    succeeded("WRITE", reply)?;
+    changes(reply)?;
+    let count = reply.u32()? as usize;
+    let committed = reply.u32()?;
+    reply.u64()?; // the verifier
+    ensure!(count == asked, "WRITE of {asked} bytes wrote {count} of them");
+    ensure!(
+        (stable as u32..=2).contains(&committed),
+        "WRITE asked for stability {}, got {committed}",
+        stable as u32
+    );
+    Ok(())
+}
+
+/// CREATE and MKDIR: a handle is optional in the answer, so whoever needs one looks it up.
+pub fn created(what: &str, reply: &mut Reader<'_>) -> Result<()> {
+    succeeded(what, reply)?;
+    if reply.flag()? {
+        handle(reply)?;
+    }
+    maybe_attributes(reply)?;
+    changes(reply)
+}
+
+/// REMOVE and RMDIR.
+pub fn removed(what: &str, reply: &mut Reader<'_>) -> Result<()> {
+    succeeded(what, reply)?;
+    changes(reply)
+}
+
+pub fn committed(reply: &mut Reader<'_>) -> Result<()> {
+    succeeded("COMMIT", reply)?;
+    changes(reply)?;
+    reply.u64()?;
+    Ok(())
+}
+
+/// What is behind the entries of a page.
+pub struct Page {
+    pub verifier: u64,
+    pub end: bool,
+}
+
+/// READDIRPLUS: calls `entry` with each name and cookie, `.` and `..` included.
+pub fn listed<'a>(
+    reply: &mut Reader<'a>,
+    mut entry: impl FnMut(&'a [u8], u64) -> Result<()>,
+) -> Result<Page> {
+    succeeded("READDIRPLUS", reply)?;
+    maybe_attributes(reply)?;
+    let verifier = reply.u64()?;
+    while reply.flag()? {
+        reply.u64()?; // fileid
+        let name = reply.opaque(NAME_MAX)?;
+        let cookie = reply.u64()?;
+        maybe_attributes(reply)?;
+        if reply.flag()? {
+            reply.opaque(HANDLE_MAX)?;
+        }
+        entry(name, cookie)?;
+    }
+    let end = reply.flag()?;
+    Ok(Page { verifier, end })
+}
+
+fn succeeded(what: &str, reply: &mut Reader<'_>) -> Result<()> {
+    match reply.u32()? {
+        0 => Ok(()),
+        status => bail!("{what} answered status {status}"),
+    }
+}
+
+fn handle(reply: &mut Reader<'_>) -> Result<Handle> {
+    let bytes = reply.opaque(HANDLE_MAX)?;
+    ensure!(!bytes.is_empty(), "a handle is empty");
+    Ok(Handle(bytes.to_vec()))
+}
+
+fn attributes(reply: &mut Reader<'_>) -> Result<Attributes> {
+    let kind = reply.u32()?;
+    reply.bytes(16)?; // mode, links, uid, gid
+    let size = reply.u64()?;
+    reply.bytes(24)?; // used, device, file system
+    let fileid = reply.u64()?;
+    reply.bytes(24)?; // three times
+    Ok(Attributes { kind, size, fileid })
+}
+
+fn maybe_attributes(reply: &mut Reader<'_>) -> Result<Option<Attributes>> {
+    Ok(if reply.flag()? { Some(attributes(reply)?) } else { None })
+}
+
+/// wcc_data: size and two times from before, attributes from after.
+fn changes(reply: &mut Reader<'_>) -> Result<()> {
+    if reply.flag()? {
+        reply.bytes(24)?;
+    }
+    maybe_attributes(reply)?;
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! The files that the load works on: made through the server under one fresh directory, and
+//! removed through it afterwards.
+//!
+//! ```text
+//! EXPORT/load-PID-TIME/
+//!     many/    a large directory; the first of its files are looked up and asked about
+//!     names/   empty: CREATE and REMOVE
+//!     data     read only, holds the image
+//!     written  holds the image at first, then what the writes put there
+//! ```
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::client::{Client, Work};
+use crate::image::{Image, MIB};
+use crate::listing::PAGE;
+use crate::nfs::{self, Attributes, Handle, Stable};
+use crate::outbox::Outbox;
+use crate::wire::Reader;
+use crate::workload::{Op, Steps};
+
+/// Calls under way at once while the tree is made and removed.
+const HURRY: usize = 16;
+/// Preparing takes as long as it takes, within reason.
+pub const LIMIT: Duration = Duration::from_secs(300);
+/// How many files of the large directory GETATTR, LOOKUP and ACCESS go round.
+const HOT_FILES: u64 = 1000;
+
+pub struct Tree {
+    pub image: Image,
+    pub many: Handle,
+    pub entries: u64,
+    pub names: Handle,
+    pub data: Handle,
+    pub written: Handle,
+    pub hot: Vec<(Handle, Attributes)>,
+}
+
+/// The name of a numbered file.
+pub fn name(mut number: u64) -> [u8; 16] {
+    let mut name = *b"file000000000000";
+    for digit in name[4..].iter_mut().rev() {
+        *digit = b"0123456789"[(number % 10) as usize];
+        number /= 10;
+    }
+    name
+}
+
+/// The fresh directory that everything else is in.
+pub struct Site {
+    root: Handle,
+    name: String,
+    top: Handle,
+}
+
+impl Site {
+    pub fn make(client: &mut Client, root: Handle) -> Result<Self> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        let name = format!("load-{}-{}", std::process::id(), now.as_nanos());
+        let top = mkdir(client, &root, name.as_bytes())?;
+        Ok(Self { root, name, top })
+    }
+
+    pub fn fill(&self, client: &mut Client, entries: u64) -> Result<Tree> {
+        let image = Image::new();
+        let many = mkdir(client, &self.top, b"many")?;
+        let names = mkdir(client, &self.top, b"names")?;
+        let data = file_with(client, &self.top, b"data", image)?;
+        let written = file_with(client, &self.top, b"written", image)?;
+        let mut tree = Tree { image, many, entries, names, data, written, hot: Vec::new() };
+        let create = Steps::new(&tree, &tree.many, &[Op::Create], 0..entries, HURRY);
+        finish(client, create, entries).context("cannot fill the large directory")?;
+        for number in 0..HOT_FILES.min(entries) {
+            let file = client.one(|out| out.lookup(&tree.many, &name(number)), nfs::looked_up)?.0;
+            let attributes = client.one(|out| out.getattr(&file), nfs::got_attributes)?;
+            ensure!(attributes.kind == nfs::REGULAR, "CREATE made no regular file");
+            tree.hot.push((file, attributes));
+        }
+        Ok(tree)
+    }
+
+    /// Removes whatever is there, also after a run that failed half way.
+    pub fn remove(&self, client: &mut Client) -> Result<()> {
+        for name in names(client, &self.top)? {
+            let file = client.one(|out| out.lookup(&self.top, &name), nfs::looked_up)?.0;
+            let kind = client.one(|out| out.getattr(&file), nfs::got_attributes)?.kind;
+            if kind == nfs::DIRECTORY {
+                empty(client, &file)?;
+                rmdir(client, &self.top, &name)?;
+            } else {
+                client.one(
+                    |out| out.remove(&self.top, &name),
+                    |reply| nfs::removed("REMOVE", reply),
+                )?;
+            }
+        }
+        rmdir(client, &self.root, self.name.as_bytes())
+    }
+}
+
+/// Removes all files of a directory.
+pub fn empty(client: &mut Client, dir: &Handle) -> Result<()> {
+    let names = VecDeque::from(names(client, dir)?);
+    let count = names.len() as u64;
+    finish(client, Sweep { dir, names }, count).context("cannot empty a directory")
+}
+
+/// Drives work that is not measured to its end.
+pub fn finish(client: &mut Client, mut work: impl Work, calls: u64) -> Result<()> {
+    let outcome = client.drive(&mut work, HURRY, LIMIT)?;
+    ensure!(outcome.calls == calls, "not done within {LIMIT:?}");
+    Ok(())
+}
+
+struct Sweep<'a> {
+    dir: &'a Handle,
+    names: VecDeque<Vec<u8>>,
+}
+
+impl Work for Sweep<'_> {
+    fn call(&mut self, _: usize, out: &mut Outbox) -> bool {
+        let Some(name) = self.names.pop_front() else {
+            return false;
+        };
+        out.remove(self.dir, &name);
+        true
+    }
+
+    fn reply(&mut self, _: usize, reply: &mut Reader<'_>) -> Result<u64> {
+        nfs::removed("REMOVE", reply).map(|()| 1)
+    }
+}
+
+fn names(client: &mut Client, dir: &Handle) -> Result<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    let (mut cookie, mut verifier) = (0, 0);
+    loop {
+        let from = cookie;
+        let page = client.one(
+            |out| out.readdirplus(dir, from, verifier, PAGE),
+            |reply| {
+                nfs::listed(reply, |name, next| {
+                    if name != b"." && name != b".." {
+                        found.push(name.to_vec());
+                    }
+                    cookie = next;
+                    Ok(())
+                })
+            },
+        )?;
+        if page.end {
+            return Ok(found);
+        }
+        verifier = page.verifier;
+    }
+}
+
+fn mkdir(client: &mut Client, dir: &Handle, name: &[u8]) -> Result<Handle> {
+    client.one(|out| out.mkdir(dir, name), |reply| nfs::created("MKDIR", reply))?;
+    let made = client.one(|out| out.lookup(dir, name), nfs::looked_up)?.0;
+    Ok(made)
+}
+
+fn rmdir(client: &mut Client, dir: &Handle, name: &[u8]) -> Result<()> {
+    client.one(|out| out.rmdir(dir, name), |reply| nfs::removed("RMDIR", reply))
+}
+
+/// Makes a file that holds the image and is on the disk: what is measured later must not pay for
+/// allocating it.
+fn file_with(client: &mut Client, dir: &Handle, name: &[u8], image: Image) -> Result<Handle> {
+    client.one(|out| out.create(dir, name), |reply| nfs::created("CREATE", reply))?;
+    let file = client.one(|out| out.lookup(dir, name), nfs::looked_up)?.0;
+    for offset in (0..Image::SIZE as u64).step_by(MIB) {
+        client.one(
+            |out| out.write(&file, offset, image.at(offset, MIB), Stable::Unstable),
+            |reply| nfs::written(reply, MIB, Stable::Unstable),
+        )?;
+    }
+    client.one(|out| out.commit(&file), nfs::committed)?;
+    let size = client.one(|out| out.getattr(&file), nfs::got_attributes)?.size;
+    ensure!(
+        size == Image::SIZE as u64,
+        "a file of {size} bytes where {} were written",
+        Image::SIZE
+    );
+    Ok(file)
+}
