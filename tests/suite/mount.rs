@@ -65,6 +65,14 @@ fn a_directory_below_an_export_can_be_mounted() {
 }
 
 #[test]
+fn an_empty_path_is_the_root() {
+    // So do clients ask that are given a URL without a path.
+    let s = Server::start();
+    let mut c = s.client();
+    assert_eq!(c.mounted(""), c.root());
+}
+
+#[test]
 fn what_is_no_directory_of_an_export_is_not_mounted() {
     let s = Setup::default().start_over(|dir| {
         fs::write(dir.join("file"), b"").unwrap();
@@ -74,7 +82,6 @@ fn what_is_no_directory_of_an_export_is_not_mounted() {
     });
     let mut c = s.client();
     refused(c.mnt("/nothing"), NOENT);
-    refused(c.mnt(""), &[NOENT, &[mountstat3::MNT3ERR_INVAL as u32]].concat());
     refused(c.mnt("relative"), &[NOENT, &[mountstat3::MNT3ERR_INVAL as u32]].concat());
     let not_a_directory = [NOENT, &[mountstat3::MNT3ERR_NOTDIR as u32]].concat();
     refused(c.mnt("/file"), &not_a_directory);
