@@ -257,7 +257,7 @@ fn every_bit_of_the_verifier_counts_but_those_that_times_cannot_keep() {
     for verifier in [[0; 8], [0xff; 8]] {
         let name = format!("{}", verifier[0]);
         c.create(&root, &name, createhow3::EXCLUSIVE(createverf3(verifier))).ok();
-        // The verifier lies in two times of the file, and not every file system knows negative ones.
+        // The verifier lies in two times of the file, and file systems may know no negative ones.
         for bit in (0..64).filter(|bit| ![7, 39].contains(bit)) {
             let mut other = verifier;
             other[bit / 8] ^= 1 << (bit % 8);

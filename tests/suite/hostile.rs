@@ -424,7 +424,8 @@ fn datagrams_of_any_kind_are_survived() {
     for len in 0..call.len() {
         socket.send(&call[..len]).unwrap();
     }
-    socket.send(&words(&[51, 1, 0, 0, 0, 0])).unwrap(); // a reply: to answer it could go on for ever
+    // A reply: to answer it could go on for ever.
+    socket.send(&words(&[51, 1, 0, 0, 0, 0])).unwrap();
     socket.send(&vec![0xff; 60_000]).unwrap();
     let last = message(52, MOUNT, 0, &Cred::user(0).encoded(), &[]);
     socket.send(&last).unwrap();

@@ -171,7 +171,8 @@ fn the_reading_finds_what_it_looks_for() {
     let source = Source {
         path: "xdr/reader.rs".into(),
         code: code(
-            "//! crate::rpc\nuse crate::nfs3::Nfs; // crate::fs\nfn f() { unsafe { x.await } }\n#[cfg(test)]\nmod tests { use crate::sys; }",
+            "//! crate::rpc\nuse crate::nfs3::Nfs; // crate::fs\nfn f() { unsafe { x.await } }\n\
+             #[cfg(test)]\nmod tests { use crate::sys; }",
         ),
     };
     assert_eq!(source.names().into_iter().collect::<Vec<_>>(), ["nfs3"]);

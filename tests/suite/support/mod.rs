@@ -5,6 +5,7 @@
 //! kind of file handle; `rootless` runs the suite, and with it every server, as an unprivileged
 //! user. Without the variable, the user who runs the suite decides.
 
+mod calls;
 pub mod client;
 pub mod server;
 pub mod wire;
