@@ -31,8 +31,6 @@ pub struct Root {
     directory: OwnedFd,
     /// The directory's number.
     pub(super) fileid: u64,
-    /// The mount that it lies on, if its file system has handles.
-    pub(super) mount: i32,
 }
 
 impl Root {
@@ -54,8 +52,7 @@ impl Root {
             None if reopens(&directory).is_ok() => HandleKind::Kernel,
             None => HandleKind::Path,
         };
-        let mount = handle::mount(&directory).unwrap_or_default();
-        Ok(Self { id, handles, directory, fileid, mount })
+        Ok(Self { id, handles, directory, fileid })
     }
 
     /// A new descriptor of the directory itself, without access to its content.
