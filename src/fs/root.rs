@@ -55,10 +55,9 @@ impl Root {
         Ok(Self { id, handles, directory, fileid })
     }
 
-    /// A new descriptor of the directory itself, without access to its content.
+    /// A further descriptor of the directory, whoever asks.
     pub(super) fn place(&self) -> Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.directory, c".", flags, Mode::empty())?)
+        Ok(rustix::io::fcntl_dupfd_cloexec(&self.directory, 0)?)
     }
 }
 
