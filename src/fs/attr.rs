@@ -45,7 +45,7 @@ impl Kind {
 }
 
 /// A moment, since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time {
     /// Seconds.
     pub seconds: i64,

@@ -6,14 +6,16 @@
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
 use std::sync::PoisonError;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::SeekFrom;
 
 use super::Fs;
-use super::attr::{Access, Attr, Kind};
+use super::attr::{Access, Attr, Kind, Time};
 use super::handle::Handle;
 use super::identity::Identity;
 use super::node::Node;
+use super::root::HandleKind;
 use crate::errno::{Errno, Result};
 use crate::sys::dir::Entry;
 use crate::sys::{self, Patience};
@@ -21,6 +23,9 @@ use crate::sys::{self, Patience};
 /// Bytes of a directory that are read at a time: at most, and at least, which is more than the
 /// longest entry.
 const PIECE: RangeInclusive<usize> = 4 * 1024..=32 * 1024;
+
+/// Longer than any kernel takes between two readings of the time for files.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Whether to go on with the next entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,24 +93,34 @@ impl Fs {
     /// The attributes and the handle of what `name` is in `dir`, as the thread's present identity.
     /// `None` if it is gone, or must not be seen.
     ///
-    /// Two calls look at the name, and it may be renamed in between: see [`Fs::look_closely`].
+    /// Asking the file system for the handle costs as much as everything else together. A handle
+    /// means one file from its birth to its removal, so that it is remembered by number and time
+    /// of birth; attributes and names are not.
     pub fn look(&self, dir: &Node, name: &CStr) -> Option<(Attr, Handle)> {
         let attr = Attr::of_entry(dir, name).ok()?;
-        let handle = self.handle_in(dir, name.to_bytes(), &attr, || {
-            let (handle, mount) = sys::handle::of_entry(dir, name)?;
-            // Another file system is mounted there. It is not exported.
-            if mount == dir.root.mount { Ok(handle) } else { Err(Errno::XDEV) }
-        });
-        Some((attr, handle.ok()?))
-    }
-
-    /// As [`Fs::look`], of one and the same file for sure, and at twice the cost.
-    pub fn look_closely(&self, dir: &Node, name: &CStr) -> Option<(Attr, Handle)> {
+        let id = attr.born.map(|born| (dir.root.id, attr.fileid, born));
+        if let Some(handle) = id.and_then(|id| self.handles.get(&id)) {
+            return Some((attr, handle));
+        }
         let flags = rustix::fs::OFlags::empty();
         let place = self.open_below(dir, name.to_bytes(), flags, Patience::Blocking).ok()?;
         let attr = Attr::of(&place).ok()?;
         let handle =
             self.handle_in(dir, name.to_bytes(), &attr, || sys::handle::of(&place)).ok()?;
+        if let Some(born) = attr.born
+            && dir.root.handles == HandleKind::Kernel
+            && is_past(born)
+        {
+            self.handles.insert((dir.root.id, attr.fileid, born), handle);
+        }
         Some((attr, handle))
     }
+}
+
+/// Whether a moment is over for sure: a file that is made from now on, maybe with the number of
+/// one that was removed, is born later. The clock of births goes on every few milliseconds.
+fn is_past(born: Time) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = u64::try_from(born.seconds).unwrap_or_default();
+    now.checked_sub(Duration::new(seconds, born.nanoseconds)).is_some_and(|age| age > TICK)
 }

@@ -26,12 +26,13 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use arc_swap::ArcSwap;
+use quick_cache::sync::Cache;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::sys::{self, Patience};
-use attr::{Attr, Kind};
+use attr::{Attr, Kind, Time};
 pub use flush::Extent;
 use flush::Verifier;
 use handle::{BadHandle, Body, Handle, Key};
@@ -45,6 +46,9 @@ const LOCKS: usize = 1024;
 
 /// Sweeps without use after which a node is closed.
 const IDLE_SWEEPS: u32 = 4;
+
+/// Handles that are remembered: 30 MB of them.
+const HANDLES: usize = 200_000;
 
 /// Why there is no node for a handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +77,8 @@ pub struct Fs {
     pub(crate) switch: Switch,
     roots: ArcSwap<HashMap<ExportId, Arc<Root>>>,
     nodes: Nodes,
+    /// Handles of files that were listed, by export, number and time of birth.
+    handles: Cache<(ExportId, u64, Time), Handle>,
     verifier: Verifier,
     locks: Vec<Mutex<()>>,
     hasher: RandomState,
@@ -103,6 +109,7 @@ impl Fs {
             switch: Switch::new(),
             roots: ArcSwap::default(),
             nodes: Nodes::new(nodes),
+            handles: Cache::new(HANDLES),
             verifier: Verifier::new()?,
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),

@@ -330,7 +330,7 @@ impl Fs {
     fn opened_as(&self, dir: &Arc<Node>, name: &[u8]) -> Option<Arc<Node>> {
         let path = std::ffi::CString::new(name).ok()?;
         let attr = Attr::of_entry(&**dir, &path).ok()?;
-        let kernel = || Ok(sys::handle::of_entry(&**dir, &path)?.0);
+        let kernel = || sys::handle::of_entry(&**dir, &path);
         self.nodes.get(&self.handle_in(dir, name, &attr, kernel).ok()?)
     }
 

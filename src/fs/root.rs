@@ -31,8 +31,6 @@ pub struct Root {
     directory: OwnedFd,
     /// The directory's number.
     pub(super) fileid: u64,
-    /// The mount that it lies on, if its file system has handles.
-    pub(super) mount: i32,
 }
 
 impl Root {
@@ -54,14 +52,12 @@ impl Root {
             None if reopens(&directory).is_ok() => HandleKind::Kernel,
             None => HandleKind::Path,
         };
-        let mount = handle::mount(&directory).unwrap_or_default();
-        Ok(Self { id, handles, directory, fileid, mount })
+        Ok(Self { id, handles, directory, fileid })
     }
 
-    /// A new descriptor of the directory itself, without access to its content.
+    /// A further descriptor of the directory, whoever asks.
     pub(super) fn place(&self) -> Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.directory, c".", flags, Mode::empty())?)
+        Ok(rustix::io::fcntl_dupfd_cloexec(&self.directory, 0)?)
     }
 }
 

@@ -3,27 +3,19 @@
 //! Cookies are the directory's own offsets, good however the directory changes; the cookie
 //! verifier is therefore 0 and never looked at.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use nfsserve::nfs::nfsstat3;
 
 use super::call::{Call, Object};
 use super::status::{Fail, Reply, Why};
 use super::types::{Decode, Fh, PostOp};
 use crate::errno::Errno;
-use crate::fs::attr::{Attr, Time};
 use crate::fs::dir::Step;
-use crate::fs::handle::Handle;
 use crate::sys::Patience;
 use crate::sys::dir::Entry;
 use crate::xdr::{Encode, Error, Mark, Reader, Writer};
 
 /// Larger pages are not made, whatever a client asks for: a reply must fit into memory.
 const PAGE_MAX: u32 = 256 * 1024;
-
-/// How old a directory's last change must be for its time to tell it from a later one. Kernels
-/// before 6.13 take the time from a clock that goes on every few milliseconds.
-const SETTLED: Duration = Duration::from_millis(100);
 
 /// `READDIR3args`
 #[derive(Clone, Copy, Debug)]
@@ -68,42 +60,13 @@ impl<'a> Decode<'a> for ReadDirPlusArgs<'a> {
 }
 
 /// READDIRPLUS: the same with attributes and handles.
-///
-/// The quick way to look at an entry takes two system calls, between which its name may come to
-/// mean another file. Whether the directory changed meanwhile shows in its time; then the page is
-/// made once more, the careful way.
 pub fn readdirplus(
     cx: &Call<'_>,
     args: ReadDirPlusArgs<'_>,
     w: &mut Writer<'_>,
 ) -> Reply<(), PostOp> {
     let dir = open(cx, args.dir)?;
-    let start = w.mark();
-    let before = dir.node.attr()?;
-    if is_settled(before.changed) {
-        let result = page_plus(cx, &dir, args, w, |entry| cx.fs().look(&dir.node, entry.name));
-        if result.is_err() || dir.node.attr()?.changed == before.changed {
-            return result;
-        }
-        w.rewind(start);
-    }
-    page_plus(cx, &dir, args, w, |entry| cx.fs().look_closely(&dir.node, entry.name))
-}
-
-fn is_settled(changed: Time) -> bool {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = u64::try_from(changed.seconds).unwrap_or_default();
-    now.checked_sub(Duration::new(seconds, changed.nanoseconds)).is_some_and(|age| age > SETTLED)
-}
-
-fn page_plus(
-    cx: &Call<'_>,
-    dir: &Object,
-    args: ReadDirPlusArgs<'_>,
-    w: &mut Writer<'_>,
-    look: impl Fn(&Entry<'_>) -> Option<(Attr, Handle)>,
-) -> Reply<(), PostOp> {
-    let mut page = Page::begin(w, dir, args.max_count);
+    let mut page = Page::begin(w, &dir, args.max_count);
     page.names_max = args.dir_count as usize;
     // With attributes and handle an entry is about five times as long as in the directory.
     let range = (args.cookie, args.max_count as usize / 5);
@@ -112,13 +75,13 @@ fn page_plus(
             let seen = match entry.name.to_bytes() {
                 b"." => dir.node.attr().ok().map(|attr| (attr, *dir.node.handle())),
                 b".." => None, // for LOOKUP, which knows where the export ends
-                _ => look(&entry),
+                _ => cx.fs().look(&dir.node, entry.name),
             };
             PostOp(seen.map(|(attr, _)| dir.fattr(attr))).encode(w);
             w.option(seen.map(|(_, handle)| handle).as_ref());
         })
     });
-    page.end(dir, listed)
+    page.end(&dir, listed)
 }
 
 fn open(cx: &Call<'_>, fh: Fh<'_>) -> Reply<Object, PostOp> {

@@ -52,27 +52,18 @@ impl KernelHandle {
 /// # Errors
 /// `EOPNOTSUPP` if the file system has none, `EOVERFLOW` if it is longer than [`MAX`].
 pub fn of(fd: impl AsFd) -> Result<KernelHandle> {
-    Ok(of_name(fd, c"", libc::AT_EMPTY_PATH)?.0)
+    of_name(fd, c"", libc::AT_EMPTY_PATH)
 }
 
-/// The handle of what `name` is in `dir`, and the number of the mount that it lies on; links are
-/// not followed.
+/// The handle of what `name` is in `dir`; links are not followed, mount points are.
 ///
 /// # Errors
 /// As [`of`], and those of a look-up.
-pub fn of_entry(dir: impl AsFd, name: &CStr) -> Result<(KernelHandle, i32)> {
+pub fn of_entry(dir: impl AsFd, name: &CStr) -> Result<KernelHandle> {
     of_name(dir, name, 0)
 }
 
-/// The number of the mount that `fd` lies on, good for as long as that mount.
-///
-/// # Errors
-/// As [`of`].
-pub fn mount(fd: impl AsFd) -> Result<i32> {
-    Ok(of_name(fd, c"", libc::AT_EMPTY_PATH)?.1)
-}
-
-fn of_name(dir: impl AsFd, name: &CStr, flags: i32) -> Result<(KernelHandle, i32)> {
+fn of_name(dir: impl AsFd, name: &CStr, flags: i32) -> Result<KernelHandle> {
     let len = libc::c_uint::try_from(MAX).map_err(|_| Errno::OVERFLOW)?;
     let mut raw = Raw { len, kind: 0, bytes: [0; MAX] };
     let mut mount = 0;
@@ -88,7 +79,7 @@ fn of_name(dir: impl AsFd, name: &CStr, flags: i32) -> Result<(KernelHandle, i32
         )
     })?;
     let kind = u16::try_from(raw.kind).map_err(|_| Errno::OVERFLOW)?;
-    Ok((KernelHandle { kind, len: raw.len as usize, bytes: raw.bytes }, mount))
+    Ok(KernelHandle { kind, len: raw.len as usize, bytes: raw.bytes })
 }
 
 /// Opens the file behind a handle without access to its content (O_PATH). `mount` is a descriptor
