@@ -88,6 +88,7 @@ impl App {
         let mut app = Self { config, state, fs, exports, server, bound: Vec::new() };
         app.load()?;
         app.listen()?;
+        app.server.open();
         Ok(app)
     }
 

@@ -234,7 +234,7 @@ impl Fs {
             self.set_size(node, attr, caller, size)?;
         }
         self.switch.acting_as(caller, || {
-            set_owner(node, attr, changes)?;
+            set_owner(node, changes)?;
             set_mode(node, changes)?;
             set_times(node, changes)
         })?
@@ -259,18 +259,14 @@ impl Fs {
     }
 }
 
-fn set_owner(node: &Node, attr: &Attr, changes: &Changes) -> Result<()> {
-    // Nothing to change is no request: chown(2) would take set-id bits away all the same, and
-    // clients send the owner along with other things.
-    let uid = changes.uid.filter(|uid| *uid != attr.uid);
-    let gid = changes.gid.filter(|gid| *gid != attr.gid);
-    if uid.is_none() && gid.is_none() {
+fn set_owner(node: &Node, changes: &Changes) -> Result<()> {
+    if changes.uid.is_none() && changes.gid.is_none() {
         return Ok(());
     }
-    if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
+    if changes.uid == Some(u32::MAX) || changes.gid == Some(u32::MAX) {
         return Err(Errno::INVAL); // chown(2) takes it for "leave it"
     }
-    let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+    let (uid, gid) = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
     rustix::fs::chownat(node, c"", uid, gid, AtFlags::EMPTY_PATH)?;
     Ok(())
 }

@@ -105,6 +105,7 @@ pub async fn run(
     if let Err(why) = connection.serve(&scratch).await {
         tracing::debug!(peer = %origin.peer, error = %why, "connection closed");
     }
+    connection.link.give_up();
 }
 
 /// Why a connection is closed before its peer does.
@@ -155,6 +156,7 @@ impl Connection {
                     ready?;
                     if self.link.flush() > 0 {
                         self.last = Instant::now();
+                        self.shared.pool.run(&mut self.link.unpark());
                     }
                 }
                 () = self.link.wake.notified() => {}
@@ -227,8 +229,10 @@ impl Connection {
 
     fn check_time(&self) -> Result<(), Close> {
         let (limit, why) = self.limit();
-        // A call that takes long is ours to answer, and no reason to close.
-        if self.link.is_settled() && self.last.elapsed() >= limit { Err(why) } else { Ok(()) }
+        // A call that takes long is ours to answer, and no reason to close; but there may be calls
+        // that wait for the peer to take replies.
+        let ours = !self.link.is_settled() && !self.link.has_unsent();
+        if !ours && self.last.elapsed() >= limit { Err(why) } else { Ok(()) }
     }
 }
 
@@ -304,21 +308,17 @@ impl Batch<'_> {
     }
 
     fn hand_on(&mut self, record: Vec<u8>, start: usize, key: Option<Key>) {
-        let (service, shared) = (Arc::clone(self.service), Arc::clone(self.shared));
-        let task = Handed::new(Arc::clone(self.link), record.len());
-        let origin = self.origin;
-        self.jobs.push(Box::new(move || {
-            let mut reply = shared.buffers.take();
-            let at = begin_reply(&mut reply);
-            match service.answer_later(&record[start..], origin, key, &mut reply) {
-                Verdict::Answered => end_reply(&mut reply, at),
-                Verdict::Silent | Verdict::Later(_) => reply.clear(),
-            }
-            // Before the reply, so that the buffers are there for the client's next call.
-            shared.buffers.give(record);
-            task.answered(&mut reply);
-            shared.buffers.give(reply);
-        }));
+        let handed = Handed {
+            service: Arc::clone(self.service),
+            shared: Arc::clone(self.shared),
+            link: Arc::clone(self.link),
+            origin: self.origin,
+            bytes: record.len(),
+            key,
+            answered: false,
+        };
+        handed.link.started(handed.bytes);
+        self.jobs.push(Box::new(move || handed.start(record, start)));
     }
 
     fn flow(&mut self) -> Flow {
@@ -336,29 +336,48 @@ impl Batch<'_> {
     }
 }
 
-/// A call that the pool has. Dropped without an answer, which only a panic does, it gives the
-/// connection up, so that the client asks again instead of waiting for ever.
+/// A call that the pool has. Dropped without an answer, which only a panic or the end of the
+/// connection does, it is forgotten and the connection given up, so that the client asks again
+/// instead of waiting for ever.
 struct Handed {
+    service: Arc<Service>,
+    shared: Arc<Shared>,
     link: Arc<Link>,
+    origin: Origin,
     bytes: usize,
+    key: Option<Key>,
     answered: bool,
 }
 
 impl Handed {
-    fn new(link: Arc<Link>, bytes: usize) -> Self {
-        link.started(bytes);
-        Self { link, bytes, answered: false }
+    /// Runs the call once its reply may be sent.
+    fn start(self, record: Vec<u8>, start: usize) {
+        let link = Arc::clone(&self.link);
+        if let Some(job) = link.park(Box::new(move || self.run(record, start))) {
+            job();
+        }
     }
 
-    fn answered(mut self, reply: &mut Vec<u8>) {
-        self.link.push(reply);
+    fn run(mut self, record: Vec<u8>, start: usize) {
+        let buffers = &self.shared.buffers;
+        let mut reply = buffers.take();
+        let at = begin_reply(&mut reply);
+        match self.service.answer_later(&record[start..], self.origin, self.key, &mut reply) {
+            Verdict::Answered => end_reply(&mut reply, at),
+            Verdict::Silent | Verdict::Later(_) => reply.clear(),
+        }
         self.answered = true;
+        // Before the reply, so that the buffer is there for the client's next call.
+        buffers.give(record);
+        self.link.push(&mut reply);
+        buffers.give(reply);
     }
 }
 
 impl Drop for Handed {
     fn drop(&mut self) {
         if !self.answered {
+            self.service.forget(self.key);
             self.link.give_up();
         }
         self.link.ended(self.bytes);

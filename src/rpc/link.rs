@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::buffers::Buffers;
+use super::pool::Job;
 use super::record;
 use super::service::Reply;
 
@@ -47,6 +48,15 @@ struct Outbox {
     sent: usize,
     unsent: usize,
     broken: bool,
+    /// Calls that must not run before there is room for their replies.
+    parked: Vec<Job>,
+}
+
+impl Outbox {
+    /// Leaves nothing to be sent; gives back what was, to be dropped without the lock.
+    fn break_off(&mut self) -> Self {
+        std::mem::replace(self, Self { broken: true, ..Self::default() })
+    }
 }
 
 impl Link {
@@ -92,7 +102,9 @@ impl Link {
             let at = outbox.sent;
             let n = self.write(&first[at..], &mut outbox.broken);
             if outbox.broken {
-                *outbox = Outbox { broken: true, ..Outbox::default() };
+                let left = outbox.break_off();
+                drop(outbox);
+                drop(left);
                 return 0;
             }
             outbox.unsent -= n;
@@ -128,6 +140,23 @@ impl Link {
             }
         }
         sent
+    }
+
+    /// Keeps a call that is about to run, if the peer does not take the replies that it has: the
+    /// pool could fill the memory with replies of one megabyte each. Gives it back otherwise.
+    pub fn park(&self, job: Job) -> Option<Job> {
+        let mut outbox = self.outbox();
+        if outbox.broken || outbox.unsent <= UNSENT_MAX {
+            return Some(job);
+        }
+        outbox.parked.push(job);
+        None
+    }
+
+    /// The calls that were parked, if there is room again.
+    pub fn unpark(&self) -> Vec<Job> {
+        let mut outbox = self.outbox();
+        if outbox.unsent <= UNSENT_MAX { std::mem::take(&mut outbox.parked) } else { Vec::new() }
     }
 
     /// Whether replies wait for the socket.
@@ -168,10 +197,12 @@ impl Link {
         self.bytes.fetch_add(bytes, Ordering::SeqCst);
     }
 
-    /// Gives the connection up: a call of it cannot be answered, and the client must ask again.
+    /// Gives the connection up: it ended, or a call of it cannot be answered, and the client must
+    /// ask again.
     pub fn give_up(&self) {
-        *self.outbox() = Outbox { broken: true, ..Outbox::default() };
+        let outbox = self.outbox().break_off();
         self.wake.notify_one();
+        drop(outbox); // not under the lock: parked calls that are dropped come here, too
     }
 
     /// Notes that the task reads no more, and waits for the last call to end.

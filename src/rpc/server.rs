@@ -54,6 +54,8 @@ pub struct Server {
     connections: usize,
     shared: Arc<Shared>,
     tasks: TaskTracker,
+    /// Cancelled when everything is bound: only then is anybody answered.
+    ready: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -84,11 +86,13 @@ impl Server {
             connections: settings.connections,
             shared: Arc::new(shared),
             tasks: TaskTracker::new(),
+            ready: CancellationToken::new(),
             stop,
         }))
     }
 
-    /// Serves `service` on a TCP address; answers the address with the port that it got.
+    /// Binds a TCP address, on which `service` is served once the server is open; answers the
+    /// address with the port that it got.
     ///
     /// # Errors
     /// The address cannot be bound.
@@ -108,7 +112,8 @@ impl Server {
         Ok(bound)
     }
 
-    /// Serves `service` on a UDP address; answers the address with the port that it got.
+    /// Binds a UDP address, on which `service` is served once the server is open; answers the
+    /// address with the port that it got.
     ///
     /// # Errors
     /// The address cannot be bound.
@@ -122,9 +127,19 @@ impl Server {
         let _runtime = worker.handle.enter();
         let socket = UdpSocket::from_std(socket.into())?;
         let bound = socket.local_addr()?;
-        let serve = datagram::run(Arc::new(socket), Arc::clone(service), Arc::clone(&self.shared));
+        let (service, shared) = (Arc::clone(service), Arc::clone(&self.shared));
+        let ready = self.ready.clone();
+        let serve = async move {
+            ready.cancelled().await;
+            datagram::run(Arc::new(socket), service, shared).await;
+        };
         self.tasks.spawn_on(serve, &worker.handle);
         Ok(bound)
+    }
+
+    /// Begins to answer on all addresses that were bound.
+    pub fn open(&self) {
+        self.ready.cancel();
     }
 
     /// Stops: accepts and reads no more, answers what was read, closes. Waits for at most
@@ -144,6 +159,7 @@ impl Server {
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener, service: Arc<Service>) {
+        self.ready.cancelled().await;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
