@@ -84,7 +84,7 @@ suite() {
 as_nobody() {
     local place
     place=$(mktemp -d)
-    trap 'rm -rf "$place"' EXIT
+    trap "rm -rf '$place'" EXIT # now, while the name means something
     cp "$1" "$place/suite"
     cp target/debug/berth "$place/berth"
     mkdir "$place/tmp"
