@@ -49,6 +49,8 @@ names! {
     EXIST = EEXIST;
     /// Across two file systems.
     XDEV = EXDEV;
+    /// The device cannot do that.
+    NODEV = ENODEV;
     /// Not a directory.
     NOTDIR = ENOTDIR;
     /// A directory.

@@ -1,0 +1,246 @@
+//! The command line: [`Args`] as they are written, checked into a plain [`Config`].
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::fs::root::HandleKind;
+use crate::telemetry::log;
+
+/// The port of the portmapper (RFC 1833).
+const PORTMAP_PORT: u16 = 111;
+
+/// Serves directories over NFSv3 from user space.
+#[derive(Debug, Parser)]
+#[command(name = "berth", version, max_term_width = 100)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a directory, or those of an exports file, over NFSv3
+    #[command(after_help = SERVE_HELP)]
+    Serve(Box<ServeArgs>),
+    /// Work with exports files
+    #[command(subcommand)]
+    Exports(ExportsCommand),
+}
+
+/// Work with exports files.
+#[derive(Debug, Subcommand)]
+pub enum ExportsCommand {
+    /// Read an exports(5) file, and say what is wrong with it or what it means
+    Check {
+        /// The exports file
+        file: PathBuf,
+    },
+}
+
+const SERVE_HELP: &str = "\
+Examples:
+  berth serve ./data                         this machine only; makes the folder
+  berth serve /srv/data --listen 0.0.0.0:2049 --listen [::]:2049
+  berth serve --exports /etc/exports --listen 0.0.0.0:2049 --portmap 0.0.0.0
+
+Signals: SIGHUP reads the exports file again; SIGTERM and SIGINT answer what was asked, then stop.
+RUST_LOG sets the detail of the log (error, warn, info, debug, trace).";
+
+/// Options of `berth serve`.
+#[derive(Debug, ClapArgs)]
+pub struct ServeArgs {
+    /// Directory to export as `/`, read-write, to whoever can connect; made if it is not there
+    #[arg(value_name = "DIR", required_unless_present = "exports", conflicts_with = "exports")]
+    pub dir: Option<PathBuf>,
+    /// Export what this exports(5) file says instead; read again at SIGHUP
+    #[arg(long, value_name = "FILE", env = "BERTH_EXPORTS")]
+    pub exports: Option<PathBuf>,
+    /// Address and port for NFS and MOUNT; may be given several times
+    ///
+    /// NFS asks no password: listen to the network only with an exports file that says who may
+    /// connect, or on a network that you trust.
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "BERTH_LISTEN",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:2049"
+    )]
+    pub listen: Vec<SocketAddr>,
+    /// Folder for what must survive a restart, in no export [default: /var/lib/berth as root,
+    /// else $XDG_STATE_HOME/berth]
+    #[arg(long, value_name = "DIR", env = "BERTH_STATE")]
+    pub state: Option<PathBuf>,
+    /// Also answer as portmapper on this address, port 111, for clients that look ports up
+    /// (`showmount -e`, `rpcinfo -p`, `mount` without port options)
+    #[arg(long, value_name = "ADDR[:PORT]", env = "BERTH_PORTMAP", value_parser = portmap_address)]
+    pub portmap: Option<SocketAddr>,
+    /// Connections at a time; more are closed at once
+    #[arg(long, value_name = "N", env = "BERTH_MAX_CONNECTIONS", default_value_t = 1024)]
+    pub max_connections: usize,
+    /// Close a connection that asked for nothing for so many seconds
+    #[arg(long, value_name = "SECONDS", env = "BERTH_IDLE_TIMEOUT", default_value_t = 600)]
+    pub idle_timeout: u64,
+    /// Close a connection that stopped in the middle of a call, or takes no replies, after so many
+    /// seconds
+    #[arg(long, value_name = "SECONDS", env = "BERTH_STALL_TIMEOUT", default_value_t = 60)]
+    pub stall_timeout: u64,
+    /// At the end, wait at most so many seconds for calls to be answered
+    #[arg(long, value_name = "SECONDS", env = "BERTH_GRACE", default_value_t = 30)]
+    pub grace: u64,
+    /// How files are found again by their handles: by the file system's own handle, by number and
+    /// path, or whichever of the two works
+    #[arg(long, value_name = "KIND", env = "BERTH_HANDLES", default_value = "auto")]
+    pub handles: Handles,
+    /// How lines of the log look
+    #[arg(long, value_name = "FORMAT", env = "BERTH_LOG_FORMAT", default_value = "text")]
+    pub log_format: log::Format,
+}
+
+/// Kinds of file handles to choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Handles {
+    /// The file system's where that works, else by path.
+    Auto,
+    /// The file system's, or fail.
+    Kernel,
+    /// By path.
+    Path,
+}
+
+/// What is exported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This directory, as `/`, to everybody.
+    Directory(PathBuf),
+    /// What this exports file says.
+    File(PathBuf),
+}
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What is exported.
+    pub source: Source,
+    /// Where NFS and MOUNT listen.
+    pub listen: Vec<SocketAddr>,
+    /// The state folder.
+    pub state: PathBuf,
+    /// Where the portmapper listens.
+    pub portmap: Option<SocketAddr>,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// When an idle connection is closed.
+    pub idle: Duration,
+    /// When a stalled one is.
+    pub stalled: Duration,
+    /// How long the end may take.
+    pub grace: Duration,
+    /// The kind of handles, if only one is wanted.
+    pub handles: Option<HandleKind>,
+}
+
+impl ServeArgs {
+    /// Checks the options against each other and the environment.
+    ///
+    /// # Errors
+    /// An option that makes no sense, by its name.
+    pub fn check(self, is_root: bool) -> Result<Config> {
+        let source = match (self.dir, self.exports) {
+            (Some(dir), None) => Source::Directory(dir),
+            (None, Some(file)) => Source::File(file),
+            _ => bail!("name either a directory to export or an exports file (--exports FILE)"),
+        };
+        if self.max_connections == 0 {
+            bail!("--max-connections must be at least 1");
+        }
+        if self.idle_timeout == 0 || self.stall_timeout == 0 {
+            bail!("--idle-timeout and --stall-timeout must be at least 1 second");
+        }
+        Ok(Config {
+            source,
+            listen: self.listen,
+            state: self.state.map_or_else(|| default_state(is_root), Ok)?,
+            portmap: self.portmap,
+            max_connections: self.max_connections,
+            idle: Duration::from_secs(self.idle_timeout),
+            stalled: Duration::from_secs(self.stall_timeout),
+            grace: Duration::from_secs(self.grace),
+            handles: match self.handles {
+                Handles::Auto => None,
+                Handles::Kernel => Some(HandleKind::Kernel),
+                Handles::Path => Some(HandleKind::Path),
+            },
+        })
+    }
+}
+
+fn default_state(is_root: bool) -> Result<PathBuf> {
+    if is_root {
+        return Ok(PathBuf::from("/var/lib/berth"));
+    }
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
+    match base {
+        Some(base) => Ok(base.join("berth")),
+        None => bail!("neither XDG_STATE_HOME nor HOME is set; name a folder with --state DIR"),
+    }
+}
+
+/// An address, with the portmapper's port unless it says another.
+fn portmap_address(text: &str) -> Result<SocketAddr, String> {
+    let text = if text.is_empty() { "unspecified" } else { text };
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, PORTMAP_PORT));
+    }
+    let example = Ipv4Addr::UNSPECIFIED;
+    text.parse().map_err(|_| format!("not an address, like {example} or {example}:{PORTMAP_PORT}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serve(args: &[&str]) -> Result<Config> {
+        let args = Args::try_parse_from(["berth", "serve"].iter().chain(args))?;
+        match args.command {
+            Command::Serve(serve) => serve.check(true),
+            Command::Exports(_) => unreachable!("serve was asked for"),
+        }
+    }
+
+    #[test]
+    fn a_directory_is_all_that_is_needed() {
+        let config = serve(&["./data"]).unwrap();
+        assert_eq!(config.source, Source::Directory("./data".into()));
+        assert_eq!(config.listen, ["127.0.0.1:2049".parse().unwrap()]);
+        assert_eq!(config.portmap, None);
+        assert_eq!(config.handles, None);
+    }
+
+    #[test]
+    fn a_directory_and_an_exports_file_exclude_each_other() {
+        assert!(serve(&["./data", "--exports", "exports"]).is_err());
+        assert!(serve(&[]).is_err());
+    }
+
+    #[test]
+    fn the_portmapper_has_a_port_of_its_own() {
+        let portmap = |text| serve(&["d", "--portmap", text]).map(|config| config.portmap);
+        assert_eq!(portmap("127.0.0.1").unwrap(), Some("127.0.0.1:111".parse().unwrap()));
+        assert_eq!(portmap("[::1]:1111").unwrap(), Some("[::1]:1111".parse().unwrap()));
+        assert!(portmap("nowhere").is_err());
+    }
+
+    #[test]
+    fn the_help_is_in_order() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+}

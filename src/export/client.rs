@@ -1,0 +1,223 @@
+//! One client as text: `*`, an address, a network, a host name.
+//!
+//! Names are resolved once, when they are read, by whoever asked: a look-up in the middle of a call
+//! would make each call wait for a name server, and would let that server decide who may in. That
+//! is also why what needs the client's name at every call (wildcards, netgroups) is refused.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use thiserror::Error;
+
+use crate::export::Who;
+use crate::export::options::number;
+
+/// The longest host name (RFC 1035).
+const NAME_MAX: usize = 255;
+
+/// Finds the addresses of a host.
+pub type Resolve<'r> = &'r mut dyn FnMut(&str) -> io::Result<Vec<IpAddr>>;
+
+/// Why a text names no client.
+#[derive(Error, Debug)]
+pub enum ClientError {
+    /// exports(5) knows it, Berth does not.
+    #[error("client {client:?} is not supported: {reason}")]
+    Unsupported {
+        /// The text.
+        client: String,
+        /// Why not, and what to write.
+        reason: &'static str,
+    },
+    /// It is none of the forms.
+    #[error("client {0:?} is not an address, a network or a host name")]
+    Malformed(String),
+    /// The host's addresses could not be found.
+    #[error("cannot resolve client {name}")]
+    Resolve {
+        /// The host.
+        name: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The host exists, without an address.
+    #[error("client {0} has no address")]
+    NoAddress(String),
+}
+
+impl Who {
+    /// Reads a client.
+    pub fn parse(text: &str, resolve: Resolve<'_>) -> Result<Self, ClientError> {
+        if text == "*" {
+            return Ok(Self::Anyone);
+        }
+        if let Some(address) = address(text) {
+            return Ok(Self::Host { name: None, addresses: vec![address.to_canonical()] });
+        }
+        if let Some(net) = text.split_once('/').and_then(|(address, mask)| net(address, mask)) {
+            return Ok(Self::Net(net));
+        }
+        if let Some(reason) = unsupported(text) {
+            return Err(ClientError::Unsupported { client: text.to_owned(), reason });
+        }
+        if !is_name(text) {
+            return Err(ClientError::Malformed(text.to_owned()));
+        }
+        host(text.to_ascii_lowercase(), resolve)
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anyone => f.write_str("*"),
+            Self::Host { name: Some(name), .. } => f.write_str(name),
+            Self::Host { name: None, addresses } => {
+                for (i, address) in addresses.iter().enumerate() {
+                    let comma = if i == 0 { "" } else { "," };
+                    write!(f, "{comma}{address}")?;
+                }
+                Ok(())
+            }
+            Self::Net(net) => write!(f, "{net}"),
+        }
+    }
+}
+
+/// Reads an address; one of IPv6 may stand in brackets, as in most other places.
+fn address(text: &str) -> Option<IpAddr> {
+    match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        Some(inner) => inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        None => text.parse().ok(),
+    }
+}
+
+/// Reads a network. Bits below the mask are taken off, as nfs-utils does.
+fn net(address_text: &str, mask: &str) -> Option<IpNet> {
+    let net = match (address(address_text)?, mask.parse()) {
+        (IpAddr::V4(address), Ok(mask)) => Ipv4Net::with_netmask(address, mask).ok()?.into(),
+        (address, _) => IpNet::new(address, number(mask)?).ok()?,
+    };
+    Some(unmapped(net.trunc()))
+}
+
+/// Makes a network of mapped IPv4 addresses one of IPv4 addresses, as which clients are compared.
+fn unmapped(net: IpNet) -> IpNet {
+    match (net.addr().to_canonical(), net.prefix_len().checked_sub(96)) {
+        (IpAddr::V4(address), Some(length)) if net.addr().is_ipv6() => {
+            Ipv4Net::new(address, length).map_or(net, IpNet::V4)
+        }
+        _ => net,
+    }
+}
+
+fn unsupported(text: &str) -> Option<&'static str> {
+    if text.starts_with('@') {
+        Some("netgroups are not read; name the hosts or their network")
+    } else if text.starts_with("gss/") {
+        Some("there is no Kerberos, only sec=sys")
+    } else if text.contains(['*', '?', '[']) {
+        Some("only * alone is a wildcard; name the hosts or their network")
+    } else {
+        None
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (1..=NAME_MAX).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(fits)
+        && !ends_in_a_number(text)
+}
+
+/// Says whether a resolver might take the text for an address: getaddrinfo(3) reads `10.1` as
+/// 10.0.0.1 and `0x7f.1` as 127.0.0.1. No top-level domain is a number.
+fn ends_in_a_number(text: &str) -> bool {
+    let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    match hex {
+        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => last.bytes().all(|b| b.is_ascii_digit()),
+    }
+}
+
+fn host(name: String, resolve: Resolve<'_>) -> Result<Who, ClientError> {
+    match resolve(&name) {
+        Err(source) => Err(ClientError::Resolve { name, source }),
+        Ok(addresses) if addresses.is_empty() => Err(ClientError::NoAddress(name)),
+        Ok(mut addresses) => {
+            for address in &mut addresses {
+                *address = address.to_canonical();
+            }
+            Ok(Who::Host { name: Some(name), addresses })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Who, ClientError> {
+        Who::parse(text, &mut |name| match name {
+            "pc1" => Ok(vec!["10.0.0.1".parse().unwrap(), "::ffff:10.0.0.2".parse().unwrap()]),
+            "empty" => Ok(Vec::new()),
+            _ => Err(io::Error::other("unknown host")),
+        })
+    }
+
+    #[test]
+    fn clients_in_every_form() {
+        let check = |text: &str, expected: &str| {
+            assert_eq!(parse(text).unwrap().to_string(), expected, "{text}");
+        };
+        check("*", "*");
+        check("10.0.0.1", "10.0.0.1");
+        check("2001:DB8::1", "2001:db8::1");
+        check("[2001:db8::1]", "2001:db8::1");
+        check("::ffff:10.0.0.1", "10.0.0.1");
+        check("10.0.0.0/8", "10.0.0.0/8");
+        check("10.1.2.3/8", "10.0.0.0/8");
+        check("10.0.0.1/32", "10.0.0.1/32");
+        check("0.0.0.0/0", "0.0.0.0/0");
+        check("10.0.0.0/255.255.252.0", "10.0.0.0/22");
+        check("2001:db8::/32", "2001:db8::/32");
+        check("[2001:db8::]/32", "2001:db8::/32");
+        check("::ffff:10.0.0.0/104", "10.0.0.0/8");
+        check("::/0", "::/0");
+        check("PC1", "pc1");
+    }
+
+    #[test]
+    fn a_name_stands_for_all_its_addresses() {
+        let addresses = vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
+        let expected = Who::Host { name: Some("pc1".to_owned()), addresses };
+        assert_eq!(parse("pc1").unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_no_client_is_refused() {
+        let check = |text: &str, expected: &str| {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        };
+        check("@trusted", "netgroups");
+        check("gss/krb5i", "Kerberos");
+        check("*.example.org", "only * alone");
+        check("build[0-9].example.org", "only * alone");
+        check("pc?", "only * alone");
+        check("10.0.*", "only * alone");
+        check("pc2", "cannot resolve client pc2");
+        check("empty", "client empty has no address");
+        let malformed = ";.;-pc1;a b;a/b;pc1/24;pc\u{e9};a:b;host);fe80::1%eth0;10.1;10.0.0.256;\
+            010.0.0.1;2130706433;0x7f000001;127.0x1;1.;10.0.0.0/33;10.0.0.0/;10.0.0.0/+8;\
+            10.0.0.0/8/8;10.0.0.0/255.0.255.0;10.0.0.0/::;::/129;::/255.0.0.0;::/ffff::";
+        for text in malformed.split(';') {
+            check(text, "is not an address");
+        }
+        check(&"a".repeat(256), "is not an address");
+    }
+}

@@ -1,0 +1,414 @@
+//! An exports file, as exports(5) has it: on each line a path, then its clients.
+//!
+//! ```text
+//! /srv/data     -sync  10.0.0.0/8(rw)  backup.example.org(ro,no_root_squash)   # a comment
+//! "/srv/a b"    *(ro,all_squash)
+//! ```
+//!
+//! The same as nfs-utils reads it, except that what exports more than its writer meant is an error
+//! here and not a warning: a line without a client, and options that white space parts from theirs
+//! (`host (rw)`), both of which mean everyone to nfs-utils. Nothing of a file with an error is
+//! used, and all errors are told at once.
+//!
+//! The size of the text is the caller's to limit; what is made of it is bounded here.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use crate::export::client::Resolve;
+use crate::export::error::{Error, Problem};
+use crate::export::options::{self, Draft};
+use crate::export::path;
+use crate::export::words::{Line, Lines, Word};
+use crate::export::{Client, Export, ExportId, Who};
+
+/// The most errors that are told of one file.
+pub const ERRORS_MAX: usize = 50;
+/// The most exports in one file.
+pub const EXPORTS_MAX: usize = 10_000;
+/// The most clients of one export: each call compares its client with all of them.
+pub const CLIENTS_MAX: usize = 1_000;
+/// The longest word, and so the longest text in a message: the longest path, escaped throughout.
+pub(super) const WORD_MAX: usize = 4 * path::MAX;
+
+/// One line of the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Where it begins, from 1.
+    pub line: usize,
+    /// The path, in the form of [`path::normalise`].
+    pub path: Vec<u8>,
+    /// Its clients, at least one, in the order of the line.
+    pub clients: Vec<Client>,
+}
+
+impl Entry {
+    /// Makes it the export of the directory of the same path.
+    pub fn into_export(self, id: ExportId) -> Export {
+        let dir = PathBuf::from(OsString::from_vec(self.path.clone()));
+        Export { id, path: self.path, dir, clients: self.clients }
+    }
+}
+
+/// The line again, with every option in effect.
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_line(f, &self.path, &self.clients)
+    }
+}
+
+/// Reads a file's text; `name` is for messages.
+///
+/// Each host name is given to `resolve`, which may fail; so may the file then. Gives up after
+/// [`ERRORS_MAX`] errors.
+pub fn parse(text: &[u8], name: &str, resolve: Resolve<'_>) -> Result<Vec<Entry>, Vec<Error>> {
+    let mut parser = Parser { name, resolve, seen: HashMap::new(), errors: Vec::new() };
+    let mut entries = Vec::new();
+    for line in Lines::new(text) {
+        let [first, ..] = line.words.as_slice() else {
+            continue;
+        };
+        if parser.seen.len() == EXPORTS_MAX {
+            parser.report(first, Problem::TooManyExports);
+            break;
+        }
+        entries.extend(parser.entry(&line));
+        if parser.errors.len() == ERRORS_MAX {
+            break;
+        }
+    }
+    if parser.errors.is_empty() { Ok(entries) } else { Err(parser.errors) }
+}
+
+/// Writes a line that [`parse`] reads.
+pub(super) fn write_line(
+    f: &mut fmt::Formatter<'_>,
+    path: &[u8],
+    clients: &[Client],
+) -> fmt::Result {
+    path::write_escaped(f, path)?;
+    clients.iter().try_for_each(|client| write!(f, " {client}"))
+}
+
+struct Parser<'a> {
+    name: &'a str,
+    resolve: Resolve<'a>,
+    /// The paths so far, and their lines.
+    seen: HashMap<Vec<u8>, usize>,
+    errors: Vec<Error>,
+}
+
+impl Parser<'_> {
+    /// Reads a line to its end, whatever is wrong with it; it counts only if nothing was.
+    fn entry(&mut self, line: &Line) -> Option<Entry> {
+        let (first, words) = line.words.split_first()?;
+        if line.unclosed {
+            self.report(first, Problem::Quote);
+            return None;
+        }
+        let path = self.path(first);
+        let clients = self.clients(first, words);
+        Some(Entry { line: first.line, path: path?, clients })
+    }
+
+    fn path(&mut self, word: &Word) -> Option<Vec<u8>> {
+        let path = self.check(word, path::normalise(&word.bytes))?;
+        if let Some(&line) = self.seen.get(&path) {
+            self.report(word, Problem::SamePath(line));
+            return None;
+        }
+        self.seen.insert(path.clone(), word.line);
+        Some(path)
+    }
+
+    fn clients(&mut self, path: &Word, words: &[Word]) -> Vec<Client> {
+        let mut defaults = Draft::new();
+        let mut clients = Vec::new();
+        let mut names = HashSet::new();
+        for word in words {
+            let Some(text) = self.check(word, text(word)) else {
+                continue;
+            };
+            if let Some(list) = text.strip_prefix('-') {
+                self.options(word, &mut defaults, list);
+                continue;
+            }
+            if clients.len() == CLIENTS_MAX {
+                self.report(word, Problem::TooManyClients);
+                break;
+            }
+            let Some(client) = self.client(word, text, defaults) else {
+                continue;
+            };
+            if names.insert(client.who.to_string()) {
+                clients.push(client);
+            } else {
+                self.report(word, Problem::SameClient(client.who.to_string()));
+            }
+        }
+        if words.iter().all(|word| word.bytes.starts_with(b"-")) {
+            self.report(path, Problem::NoClient);
+        }
+        clients
+    }
+
+    fn client(&mut self, word: &Word, text: &str, defaults: Draft) -> Option<Client> {
+        let (who, list) = self.check(word, split_options(text))?;
+        let mut draft = defaults;
+        self.options(word, &mut draft, list);
+        // A full list of errors ends the reading; no more names are looked up for it.
+        if self.errors.len() == ERRORS_MAX {
+            return None;
+        }
+        let who = Who::parse(who, &mut *self.resolve);
+        Some(Client { who: self.check(word, who)?, options: draft.finish() })
+    }
+
+    fn options(&mut self, word: &Word, draft: &mut Draft, list: &str) {
+        for option in options::words(list) {
+            self.check(word, draft.set(option));
+        }
+    }
+
+    fn check<T, E: Into<Problem>>(&mut self, word: &Word, result: Result<T, E>) -> Option<T> {
+        result.map_err(|problem| self.report(word, problem.into())).ok()
+    }
+
+    fn report(&mut self, word: &Word, problem: Problem) {
+        if self.errors.len() < ERRORS_MAX {
+            self.errors.push(Error { file: self.name.to_owned(), line: word.line, problem });
+        }
+    }
+}
+
+fn text(word: &Word) -> Result<&str, Problem> {
+    if word.bytes.len() > WORD_MAX {
+        return Err(Problem::LongWord);
+    }
+    std::str::from_utf8(&word.bytes).map_err(|_| Problem::NotText(word.bytes.clone()))
+}
+
+/// Splits `client(options)`; the options may be missing.
+fn split_options(text: &str) -> Result<(&str, &str), Problem> {
+    let Some((who, options)) = text.split_once('(') else {
+        return Ok((text, ""));
+    };
+    if who.is_empty() {
+        return Err(Problem::NobodysOptions(text.to_owned()));
+    }
+    match options.strip_suffix(')') {
+        Some(list) if !list.contains(['(', ')']) => Ok((who, list)),
+        _ => Err(Problem::Parentheses(who.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use ipnet::IpNet;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::export::{Anonymous, Durability, Mode, Options, Ports, Squash};
+
+    const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
+
+    fn read(text: &[u8]) -> Result<Vec<Entry>, Vec<Error>> {
+        parse(text, "exports", &mut |name| match name {
+            "lost" => Err(io::Error::other("no such host")),
+            _ => Ok(vec![HOST]),
+        })
+    }
+
+    /// Lines are parted by `;`; options that have their default are left out.
+    fn check(text: &str, expected: &str) {
+        let entries = read(text.as_bytes()).unwrap();
+        let mut shown: Vec<_> = entries.iter().map(ToString::to_string).collect();
+        for option in Options::default().to_string().split(',') {
+            for line in &mut shown {
+                *line = line.replace(&format!("({option},"), "(");
+                *line = line.replace(&format!(",{option},"), ",");
+                *line = line.replace(&format!(",{option})"), ")");
+                *line = line.replace(&format!("({option})"), "()");
+            }
+        }
+        assert_eq!(shown.join(";"), expected, "{text:?}");
+    }
+
+    #[test]
+    fn lines_of_all_kinds() {
+        check("", "");
+        check("# nothing\n\n", "");
+        check("/a *", "/a *()");
+        check("/ *()", "/ *()");
+        check("/a *(rw,insecure)", "/a *(rw,insecure)");
+        check("/a 10.0.0.0/8(rw) pc1(no_root_squash)", "/a 10.0.0.0/8(rw) pc1(no_root_squash)");
+        check("/a pc1(rw)\n/b pc1\n", "/a pc1(rw);/b pc1()");
+        check("/a \\\n  pc1(rw) \\\n  pc2", "/a pc1(rw) pc2()");
+        check("/a pc1(rw) #x\n#y\n/b#c *", "/a pc1(rw);/b\\043c *()");
+        check("//a/./b/ *", "/a/b *()");
+        check("\"/a b\" *", "/a\\040b *()");
+        check("/a\\040b *", "/a\\040b *()");
+        check("/\\303\\251/\u{e8}/\\377 *", "/\u{e9}/\u{e8}/\\377 *()");
+        check("/a -rw pc1 pc2(ro,async)", "/a pc1(rw) pc2(async)");
+        check("/a pc1 -rw pc2 -async pc3", "/a pc1() pc2(rw) pc3(rw,async)");
+        check("/a -rw *\n/b *", "/a *(rw);/b *()");
+        check(
+            "/a -all_squash,anonuid=5 pc1 pc2(no_all_squash)",
+            "/a pc1(all_squash,anonuid=5) pc2(anonuid=5)",
+        );
+        check("/a *(rw,sync,no_subtree_check,fsid=0)", "/a *(rw)");
+    }
+
+    /// Every error as `line: message`, parted by `;`.
+    fn check_errors(text: &[u8], expected: &str) {
+        let errors = read(text).unwrap_err();
+        let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        let shown = shown.join(";").replace("exports:", "");
+        assert_eq!(shown, expected, "{}", text.escape_ascii());
+    }
+
+    #[test]
+    fn errors_name_the_line_and_the_word() {
+        let check = |text: &str, expected: &str| check_errors(text.as_bytes(), expected);
+        check("a *", "1: path is not absolute");
+        check("\n\n/a/.. *", "3: path has a .. in it");
+        check("/a\\000 *", "1: path has a NUL in it");
+        check("/a", "1: no client; write * for everyone");
+        check("/a -rw", "1: no client; write * for everyone");
+        check("/a # *", "1: no client; write * for everyone");
+        let nobodys =
+            "options \"(rw)\" without a client; write client(options) in one word, * for everyone";
+        check("/a pc1 (rw)", &format!("1: {nobodys}"));
+        check("/a \\\n(rw)", &format!("2: {nobodys}"));
+        let open = "options of \"pc1\" do not end in one ')'; no white space may be in them";
+        check("/a pc1(rw", &format!("1: {open}"));
+        check("/a pc1(rw)(ro)", &format!("1: {open}"));
+        check("/a pc1(rw)x", &format!("1: {open}"));
+        check("/a \"pc1(rw)", "1: a quote is not closed");
+        check("/a *(rww)", "1: unknown option \"rww\"");
+        check("/a -rww *", "1: unknown option \"rww\"");
+        check("/a *(rw,,ro)", "1: unknown option \"\"");
+        check("/a *\n/b pc1 *\n/a/ *", "3: path is exported already, in line 1");
+        check("/a pc1 PC1(rw)", "1: client pc1 is listed twice");
+        check("/a 10.0.0.1/8 10.0.0.0/255.0.0.0", "1: client 10.0.0.0/8 is listed twice");
+        check("/a lost", "1: cannot resolve client lost");
+        check_errors(b"/a \xff(rw)", r#"1: "\xff(rw)" is not UTF-8"#);
+        check(&format!("/a {}", "x".repeat(WORD_MAX + 1)), "1: a word is longer than 4096 bytes");
+    }
+
+    #[test]
+    fn all_errors_are_told() {
+        let text = b"/a *(x,ro,y)\n/b *\nc lost(z)\n\n/d -v \\\n @g\n";
+        let expected = "1: unknown option \"x\";1: unknown option \"y\";\
+            3: path is not absolute;3: unknown option \"z\";3: cannot resolve client lost;\
+            5: unknown option \"v\";6: client \"@g\" is not supported: netgroups are not read; \
+            name the hosts or their network";
+        check_errors(text, expected);
+        assert_eq!(read("b *\n".repeat(1000).as_bytes()).unwrap_err().len(), ERRORS_MAX);
+    }
+
+    #[test]
+    fn the_cause_is_told_once() {
+        let error = read(b"/a lost").unwrap_err().remove(0);
+        let cause = std::error::Error::source(&error).unwrap();
+        assert_eq!(cause.to_string(), "no such host");
+        assert!(std::error::Error::source(&read(b"a *").unwrap_err()[0]).is_none());
+    }
+
+    #[test]
+    fn sizes_are_limited() {
+        let clients = |n: usize| {
+            let list: Vec<_> = (0..n).map(|i| format!("h{i}")).collect();
+            format!("/a {}", list.join(" "))
+        };
+        assert!(read(clients(CLIENTS_MAX).as_bytes()).is_ok());
+        let more = "1: more than 1000 clients of one export; name their networks";
+        check_errors(clients(CLIENTS_MAX + 2).as_bytes(), more);
+        let exports = |n: usize| (0..n).map(|i| format!("/{i} *\n")).collect::<String>();
+        assert!(read(exports(EXPORTS_MAX).as_bytes()).is_ok());
+        let more = "10001: more than 10000 exports in one file";
+        check_errors(exports(EXPORTS_MAX + 2).as_bytes(), more);
+    }
+
+    fn options() -> impl Strategy<Value = Options> {
+        let mode = prop_oneof![Just(Mode::ReadOnly), Just(Mode::ReadWrite)];
+        let squash = prop_oneof![Just(Squash::None), Just(Squash::Root), Just(Squash::All)];
+        let ports = prop_oneof![Just(Ports::Privileged), Just(Ports::Any)];
+        let durability = prop_oneof![Just(Durability::Sync), Just(Durability::Async)];
+        let anonymous = (0..u32::MAX, 0..u32::MAX).prop_map(|(uid, gid)| Anonymous { uid, gid });
+        (mode, squash, anonymous, ports, durability).prop_map(
+            |(mode, squash, anonymous, ports, durability)| Options {
+                mode,
+                squash,
+                anonymous,
+                ports,
+                durability,
+            },
+        )
+    }
+
+    fn who() -> impl Strategy<Value = Who> {
+        prop_oneof![
+            Just(Who::Anyone),
+            any::<IpAddr>()
+                .prop_map(|ip| Who::Host { name: None, addresses: vec![ip.to_canonical()] }),
+            "[a-z][a-z0-9_.-]{0,20}[a-z]"
+                .prop_filter("resolves", |name| name != "lost")
+                .prop_map(|name| Who::Host { name: Some(name), addresses: vec![HOST] }),
+            (any::<IpAddr>(), 0..=32u8)
+                .prop_map(|(ip, length)| Who::Net(IpNet::new(ip, length).unwrap().trunc())),
+        ]
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let byte = prop_oneof![any::<u8>(), prop::sample::select(&b"/ \"#\\\n(\xc3\xa90"[..])];
+        let path = prop::collection::vec(byte, 0..40).prop_filter_map("a path", |bytes| {
+            path::normalise(&[b"/", bytes.as_slice()].concat()).ok()
+        });
+        let client = (who(), options()).prop_map(|(who, options)| Client { who, options });
+        let clients = prop::collection::vec(client, 1..6).prop_map(|mut clients| {
+            let mut seen = HashSet::new();
+            clients.retain(|client| seen.insert(client.who.to_string()));
+            clients
+        });
+        (path, clients).prop_map(|(path, clients)| Entry { line: 1, path, clients })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_as_the_same(entry in entry()) {
+            let text = entry.to_string();
+            prop_assert!(!text.contains(char::is_control), "{}", text);
+            prop_assert_eq!(read(text.as_bytes()).unwrap(), vec![entry]);
+        }
+
+        #[test]
+        fn any_bytes_are_read(bytes: Vec<u8>) {
+            let _ = read(&bytes);
+        }
+
+        #[test]
+        fn any_words_are_read(words in prop::collection::vec(
+            prop::sample::select(vec![
+                "\n/", "/", "a", " ", " *", " pc1", " 10.0.0.0", "/8", "::", " -", "(", ")", "(rw)",
+                "(async,", "anonuid=", "9", ",", "=", "\n", "\\", "\\\n", "\"", " #", "@", "\0", "\u{e9}",
+            ]), 0..12))
+        {
+            let text = format!("/{}", words.concat());
+            match read(text.as_bytes()) {
+                // What was read says what it means: written again, it reads as the same.
+                Ok(entries) => for entry in entries {
+                    let again = read(entry.to_string().as_bytes()).unwrap();
+                    prop_assert_eq!(again, vec![Entry { line: 1, ..entry }]);
+                },
+                Err(errors) => prop_assert!((1..=ERRORS_MAX).contains(&errors.len())),
+            }
+        }
+    }
+}

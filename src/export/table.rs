@@ -1,0 +1,159 @@
+//! The exports at one moment, found by id and by path.
+//!
+//! Nothing in a table changes, so it can be read without a lock; a new one shares the exports that
+//! stay with the old one.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::export::{Export, ExportId, Table, path};
+
+/// Why exports make no table.
+#[derive(PartialEq, Eq, Error, Debug)]
+pub enum TableError {
+    /// Two exports have one id.
+    #[error("exports {} and {} have the same id", first.escape_ascii(), second.escape_ascii())]
+    SameId {
+        /// The path of the one.
+        first: Vec<u8>,
+        /// The path of the other.
+        second: Vec<u8>,
+    },
+    /// Two exports have one path.
+    #[error("path {} is exported twice", .0.escape_ascii())]
+    SamePath(Vec<u8>),
+    /// A path is not in the form of [`path::normalise`], so no client could mount it.
+    #[error("export path {} is not absolute and normalised", .0.escape_ascii())]
+    Path(Vec<u8>),
+}
+
+impl Table {
+    /// Makes a table. Exports that stay are passed on as they are (`old.iter().cloned()`).
+    pub fn new<E: Into<Arc<Export>>>(
+        exports: impl IntoIterator<Item = E>,
+    ) -> Result<Self, TableError> {
+        let mut table = Self::default();
+        for export in exports {
+            table.add(export.into())?;
+        }
+        Ok(table)
+    }
+
+    fn add(&mut self, export: Arc<Export>) -> Result<(), TableError> {
+        if path::normalise(&export.path).as_ref() != Ok(&export.path) {
+            return Err(TableError::Path(export.path.clone()));
+        }
+        if let Some(other) = self.by_id.insert(export.id, Arc::clone(&export)) {
+            let (first, second) = (other.path.clone(), export.path.clone());
+            return Err(TableError::SameId { first, second });
+        }
+        if self.by_path.insert(export.path.clone(), Arc::clone(&export)).is_some() {
+            return Err(TableError::SamePath(export.path.clone()));
+        }
+        self.exports.push(export);
+        Ok(())
+    }
+
+    /// Finds the export of a file handle.
+    pub fn get(&self, id: ExportId) -> Option<&Arc<Export>> {
+        self.by_id.get(&id)
+    }
+
+    /// Finds the export which a client means that mounts `path`, the innermost one if it is in
+    /// several, and the rest of the path inside it, without slashes around it.
+    ///
+    /// A path with `..` is nowhere: which export it is in would depend on symbolic links.
+    pub fn locate<'p>(&self, path: &'p [u8]) -> Option<(&Arc<Export>, &'p [u8])> {
+        if !path.starts_with(b"/") || path.len() > path::MAX {
+            return None;
+        }
+        let mut rest = path::trim(path);
+        let mut outer = Vec::with_capacity(path.len());
+        let mut found = self.by_path.get(b"/".as_slice()).map(|export| (export, rest));
+        while !rest.is_empty() {
+            let (name, below) = path::split(rest);
+            rest = below;
+            match name {
+                b".." => return None,
+                b"." => continue,
+                _ => outer.push(b'/'),
+            }
+            outer.extend_from_slice(name);
+            found = self.by_path.get(&outer).map(|export| (export, rest)).or(found);
+        }
+        found
+    }
+
+    /// All exports, in the order in which they were given.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Export>> {
+        self.exports.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn export(id: u64, path: &str) -> Export {
+        let sole = Export::sole(ExportId(id), path.into());
+        Export { path: path.as_bytes().to_vec(), ..sole }
+    }
+
+    #[test]
+    fn a_path_is_in_the_innermost_export() {
+        let inner = [export(2, "/a/b"), export(1, "/a"), export(3, "/a/b/c/d"), export(4, "/ab")];
+        let inner = Table::new(inner).unwrap();
+        let rooted = Table::new([export(1, "/a"), export(9, "/")]).unwrap();
+        let check = |table: &Table, path: &str, expected: Option<(u64, &str)>| {
+            let found = table.locate(path.as_bytes());
+            let found = found.map(|(export, rest)| (export.id.0, str::from_utf8(rest).unwrap()));
+            assert_eq!(found, expected, "{path}");
+        };
+        check(&inner, "/a", Some((1, "")));
+        check(&inner, "/a/", Some((1, "")));
+        check(&inner, "//a//x/y/", Some((1, "x/y")));
+        check(&inner, "/a/b", Some((2, "")));
+        check(&inner, "/a/./b", Some((2, "")));
+        check(&inner, "/a/b/c", Some((2, "c")));
+        check(&inner, "/a/b/c/d/e", Some((3, "e")));
+        check(&inner, "/a/bc", Some((1, "bc")));
+        check(&inner, "/ab", Some((4, "")));
+        check(&inner, "/abc", None);
+        check(&inner, "/", None);
+        check(&inner, "", None);
+        check(&inner, "a", None);
+        check(&inner, "/a/../ab", None);
+        check(&inner, "/a/..", None);
+        check(&rooted, "/", Some((9, "")));
+        check(&rooted, "//", Some((9, "")));
+        check(&rooted, "/x/a", Some((9, "x/a")));
+        check(&rooted, "/a/x", Some((1, "x")));
+        check(&rooted, "/x/../a", None);
+        check(&rooted, &format!("/{}", "x".repeat(path::MAX)), None);
+    }
+
+    #[test]
+    fn an_id_finds_its_export() {
+        let table = Table::new([export(1, "/a"), export(2, "/b")]).unwrap();
+        let next = Table::new(table.iter().cloned().chain([export(3, "/c").into()])).unwrap();
+        assert_eq!(next.iter().len(), 3);
+        assert!(Arc::ptr_eq(next.get(ExportId(2)).unwrap(), table.get(ExportId(2)).unwrap()));
+        assert_eq!(next.get(ExportId(3)).unwrap().path, b"/c");
+        assert_eq!(table.get(ExportId(3)), None);
+    }
+
+    #[test]
+    fn exports_that_cannot_be_told_apart_make_no_table() {
+        let check = |exports: [Export; 2], expected: &str| {
+            assert_eq!(Table::new(exports).unwrap_err().to_string(), expected);
+        };
+        check([export(1, "/a"), export(1, "/b")], "exports /a and /b have the same id");
+        check([export(1, "/a"), export(2, "/a")], "path /a is exported twice");
+        check(
+            [export(1, "/a"), export(2, "/b/")],
+            "export path /b/ is not absolute and normalised",
+        );
+        check([export(1, "/a"), export(2, "b")], "export path b is not absolute and normalised");
+    }
+}

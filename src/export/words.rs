@@ -1,0 +1,148 @@
+//! Cuts an exports file into lines of words.
+//!
+//! As nfs-utils does it: blanks part words; `"` switches to and from text in which blanks are
+//! themselves; `\040` is the byte with that octal number, never a blank or a quote; a backslash at
+//! the end of a line, with the blanks that begin the next one, is a blank; a word that begins with
+//! `#` begins a comment, which ends with the line even behind a backslash. Other backslashes, and
+//! a `#` inside a word, are themselves.
+
+/// The lines that have words.
+pub(super) struct Lines<'t> {
+    rest: &'t [u8],
+    number: usize,
+}
+
+/// One line, with those that continue it.
+#[derive(Default)]
+pub(super) struct Line {
+    pub words: Vec<Word>,
+    /// A quote was opened and not closed.
+    pub unclosed: bool,
+}
+
+/// One word, without quotes and escapes.
+pub(super) struct Word {
+    /// Where it begins, from 1.
+    pub line: usize,
+    pub bytes: Vec<u8>,
+}
+
+enum Token {
+    End,
+    Blank(u8),
+    Quote,
+    Hash,
+    Byte(u8),
+}
+
+impl<'t> Lines<'t> {
+    pub(super) fn new(text: &'t [u8]) -> Self {
+        Self { rest: text, number: 1 }
+    }
+
+    fn line(&mut self) -> Line {
+        let mut line = Line::default();
+        let mut word = None;
+        loop {
+            let number = self.number;
+            let begin = || Word { line: number, bytes: Vec::new() };
+            match self.token() {
+                Token::End => break,
+                Token::Quote => {
+                    // A word even if nothing follows: "" is an empty one.
+                    word.get_or_insert_with(begin);
+                    line.unclosed = !line.unclosed;
+                }
+                Token::Blank(_) if !line.unclosed => line.words.extend(word.take()),
+                Token::Hash if word.is_none() => self.skip_comment(),
+                Token::Hash => word.get_or_insert_with(begin).bytes.push(b'#'),
+                Token::Blank(byte) | Token::Byte(byte) => {
+                    word.get_or_insert_with(begin).bytes.push(byte);
+                }
+            }
+        }
+        line.words.extend(word);
+        line
+    }
+
+    fn token(&mut self) -> Token {
+        let (token, rest) = match self.rest {
+            [] => (Token::End, self.rest),
+            [b'\n', rest @ ..] => {
+                self.number += 1;
+                (Token::End, rest)
+            }
+            [b'\\', b'\n', rest @ ..] => {
+                self.number += 1;
+                let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+                (Token::Blank(b' '), &rest[blanks..])
+            }
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', rest @ ..] => {
+                (Token::Byte((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0')), rest)
+            }
+            [b'"', rest @ ..] => (Token::Quote, rest),
+            [b'#', rest @ ..] => (Token::Hash, rest),
+            [byte, rest @ ..] if byte.is_ascii_whitespace() => (Token::Blank(*byte), rest),
+            [byte, rest @ ..] => (Token::Byte(*byte), rest),
+        };
+        self.rest = rest;
+        token
+    }
+
+    fn skip_comment(&mut self) {
+        let end = self.rest.iter().position(|&byte| byte == b'\n').unwrap_or(self.rest.len());
+        self.rest = &self.rest[end..];
+    }
+}
+
+impl Iterator for Lines<'_> {
+    type Item = Line;
+
+    fn next(&mut self) -> Option<Line> {
+        while !self.rest.is_empty() {
+            let line = self.line();
+            if !line.words.is_empty() {
+                return Some(line);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words as `line:text`, lines parted by `;`, `!` behind a line whose quote is open.
+    fn check(text: &str, expected: &str) {
+        let show = |word: &Word| format!("{}:{}", word.line, word.bytes.escape_ascii());
+        let lines = Lines::new(text.as_bytes()).map(|line| {
+            let words: Vec<_> = line.words.iter().map(show).collect();
+            words.join(" ") + if line.unclosed { "!" } else { "" }
+        });
+        assert_eq!(lines.collect::<Vec<_>>().join(";"), expected, "{text:?}");
+    }
+
+    #[test]
+    fn lines_and_words() {
+        check("", "");
+        check("\n \n\t\n", "");
+        check("/a b\n/c", "1:/a 1:b;2:/c");
+        check("  /a\t b \r\n", "1:/a 1:b");
+        check("# x\n/a # y\n/b#z #\n", "2:/a;3:/b#z");
+        check("# x \\\n/a", "2:/a");
+        check("/a \\\n   b\\\nc\n/d", "1:/a 2:b 3:c;4:/d");
+        check("\\\n/a", "2:/a");
+        check("/a\\", r"1:/a\\");
+        check(r#""/a b" c"#, "1:/a b 1:c");
+        check(r#"/a" "b"#, "1:/a b");
+        check(r#""/a#b""#, "1:/a#b");
+        check(r##""#a" \043b ""#c"##, "1:#a 1:#b 1:#c");
+        check(r#""" x"#, "1: 1:x");
+        check("\"/a b\n/c", "1:/a b!;2:/c");
+        check(r"/a\040b", "1:/a b");
+        check(r"/a\043\042\134", r#"1:/a#\"\\"#);
+        check(r"/a\400\008\x", r"1:/a\\400\\008\\x");
+        check(r"/a\377", r"1:/a\xff");
+    }
+}

@@ -1,0 +1,211 @@
+//! The content of files: reading, writing, flushing.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use super::attr::{Attr, Kind};
+use super::flush::Extent;
+use super::identity::Identity;
+use super::node::{Node, proc_path};
+use super::{Fs, Guard};
+use crate::errno::{Errno, Result};
+use crate::sys::{self, Patience};
+
+/// What was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// How many bytes were appended to the buffer.
+    pub count: usize,
+    /// Whether they end where the file ends.
+    pub eof: bool,
+}
+
+impl Fs {
+    /// Appends up to `max` bytes of the content of `node`, which has `attr`, at `offset` to
+    /// `buffer`.
+    ///
+    /// # Errors
+    /// `EACCES`; `EISDIR` and `EINVAL` for what is no file; `EAGAIN` without patience, if they
+    /// are not in memory.
+    pub fn read(
+        &self,
+        node: &Node,
+        attr: &Attr,
+        caller: &Identity,
+        buffer: &mut Vec<u8>,
+        (offset, max): (u64, usize),
+        patience: Patience,
+    ) -> Result<Read> {
+        is_file(attr.kind)?;
+        if !self.may_read(node, attr, caller)? {
+            return Err(Errno::ACCES);
+        }
+        if offset >= attr.size {
+            // Also for offsets that the kernel does not know: there is nothing, and no error.
+            return Ok(Read { count: 0, eof: true });
+        }
+        let content = self.readable(node, patience)?;
+        let count = sys::file::read_at(content, buffer, max, offset, patience)?;
+        let end = offset + count as u64;
+        if count < max && end < attr.size && patience == Patience::None {
+            return Err(Errno::AGAIN); // the rest has to come from the disk
+        }
+        // A short read is the end, even if the file was longer a moment ago.
+        Ok(Read { count, eof: count < max || end >= attr.size })
+    }
+
+    /// Writes `data` at `offset`; answers how much, which is less only if the file system is full
+    /// or fails half way. The lock of `node`, which has `attr`, is held (`_guard`).
+    ///
+    /// # Errors
+    /// `EACCES`; `EISDIR` and `EINVAL` for what is no file; `EFBIG` beyond the largest offset;
+    /// `EAGAIN` without patience, if the file is not open for writing.
+    pub fn write(
+        &self,
+        node: &Node,
+        attr: &Attr,
+        caller: &Identity,
+        (offset, data): (u64, &[u8]),
+        patience: Patience,
+        _guard: &Guard<'_>,
+    ) -> Result<usize> {
+        is_file(attr.kind)?;
+        if !self.may_write(node, attr, caller)? {
+            return Err(Errno::ACCES);
+        }
+        let end = offset.checked_add(data.len() as u64);
+        if end.is_none_or(|end| i64::try_from(end).is_err()) {
+            return Err(Errno::FBIG);
+        }
+        let content = self.writable(node, patience)?;
+        self.mark_dirty(node);
+        // As the caller, so that set-id bits go when somebody else than root writes.
+        self.switch.acting_as(caller, || write_all(content, data, offset))?
+    }
+
+    /// Has the content of `node` on the disk, as far as `extent` says. Blocks.
+    ///
+    /// # Errors
+    /// It may not be, and what was written without a flush before may be lost: the verifier is
+    /// another one now.
+    pub fn flush(&self, node: &Node, extent: Extent) -> Result<()> {
+        let content = match node.opened() {
+            Some(content) => content,
+            None => self.readable(node, Patience::Blocking)?,
+        };
+        node.flush.run(extent, |extent| {
+            // Before the flush: what is written while it runs is not covered.
+            self.mark_clean(node);
+            let flushed = match extent {
+                Extent::Data => rustix::fs::fdatasync(content),
+                Extent::All => rustix::fs::fsync(content),
+            };
+            flushed.map_err(|errno| {
+                // Before anybody hears of it: no later answer may carry the old verifier.
+                self.verifier.change();
+                Errno::from(errno)
+            })
+        })
+    }
+
+    /// Whether so many files wait to be flushed that one more must not.
+    pub fn is_behind(&self) -> bool {
+        self.dirty.load(Ordering::Relaxed) > self.dirty_max
+    }
+
+    fn mark_dirty(&self, node: &Node) {
+        if !node.dirty.swap(true, Ordering::SeqCst) {
+            self.dirty.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn mark_clean(&self, node: &Node) {
+        if node.dirty.swap(false, Ordering::SeqCst) {
+            self.dirty.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The content of `node`, open for reading.
+    pub(super) fn readable<'n>(&self, node: &'n Node, patience: Patience) -> Result<&'n OwnedFd> {
+        if let Some(content) = node.opened() {
+            return Ok(content);
+        }
+        if patience == Patience::None {
+            return Err(Errno::AGAIN);
+        }
+        let opened = self.open_own(node, OFlags::RDONLY, 0o400)?;
+        Ok(keep(&node.read, opened))
+    }
+
+    /// The content of `node`, open for reading and writing.
+    pub(super) fn writable<'n>(&self, node: &'n Node, patience: Patience) -> Result<&'n OwnedFd> {
+        if let Some(content) = node.write.get() {
+            return Ok(content);
+        }
+        if patience == Patience::None {
+            return Err(Errno::AGAIN);
+        }
+        let opened = self.open_own(node, OFlags::RDWR, 0o600)?;
+        Ok(keep(&node.write, opened))
+    }
+
+    /// Opens the content as the server, which decided before that the caller may.
+    ///
+    /// Without privileges, the mode keeps even the owner out, although a client that has the file
+    /// open may go on (a program that creates a file with mode 0444 and fills it). The owner can
+    /// change the mode, so that it is lent the `bits` for this moment.
+    fn open_own(&self, node: &Node, flags: OFlags, bits: u32) -> Result<OwnedFd> {
+        match self.descriptor(|| node.open(flags)) {
+            Err(Errno::ACCES) if !self.switch.can_switch() => {
+                let mode = Attr::of(node)?.mode;
+                set_mode(node, mode | bits)?;
+                let opened = self.descriptor(|| node.open(flags));
+                set_mode(node, mode)?;
+                opened
+            }
+            opened => opened,
+        }
+    }
+}
+
+fn set_mode(node: &Node, mode: u32) -> Result<()> {
+    let mode = Mode::from_raw_mode(mode);
+    Ok(rustix::fs::chmodat(rustix::fs::CWD, node.proc_path(), mode, AtFlags::empty())?)
+}
+
+/// Keeps what was opened, unless another thread was quicker.
+fn keep(place: &OnceLock<OwnedFd>, opened: OwnedFd) -> &OwnedFd {
+    place.get_or_init(|| opened)
+}
+
+/// A second descriptor of the file behind `fd`, without access to its content.
+pub(super) fn place_of(fd: &OwnedFd) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(proc_path(fd.as_raw_fd()), flags, Mode::empty())?)
+}
+
+fn is_file(kind: Kind) -> Result<()> {
+    match kind {
+        Kind::Regular => Ok(()),
+        Kind::Directory => Err(Errno::ISDIR),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+fn write_all(content: &OwnedFd, data: &[u8], offset: u64) -> Result<usize> {
+    let mut written = 0;
+    while written < data.len() {
+        match rustix::io::pwrite(content, &data[written..], offset + written as u64) {
+            Ok(0) => break,
+            Ok(n) => written += n,
+            Err(rustix::io::Errno::INTR) => {}
+            // What was written before is there; the client learns of the error with the rest.
+            Err(_) if written > 0 => break,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(written)
+}

@@ -1,0 +1,353 @@
+//! The backing directory: POSIX operations on handles, as the caller's identity.
+//!
+//! Knows neither the wire nor Kubernetes. Nothing here caches attributes or names, so that a
+//! change made beside the server is seen at once; what is cached are descriptors ([`node`]).
+//!
+//! Operations that change a file or directory take its [`Guard`]: the attributes before and after
+//! must be read under the same lock as the change, or clients that compare them keep stale caches.
+
+pub mod attr;
+pub mod data;
+pub mod dir;
+mod flush;
+pub mod handle;
+pub mod identity;
+pub mod info;
+mod locate;
+pub mod name;
+pub mod node;
+pub mod root;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use arc_swap::ArcSwap;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use crate::errno::{Errno, Result};
+use crate::export::ExportId;
+use crate::sys::{self, Patience};
+use attr::{Attr, Kind};
+pub use flush::Extent;
+use flush::Verifier;
+use handle::{BadHandle, Body, Handle, Key};
+use identity::Switch;
+use locate::{Moves, Trail};
+use node::{Node, Nodes};
+use root::{HandleKind, Root};
+
+/// Locks for the files that change; two files may share one.
+const LOCKS: usize = 1024;
+
+/// Sweeps without use after which a node is closed.
+const IDLE_SWEEPS: u32 = 4;
+
+/// Why there is no node for a handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoNode {
+    /// It is no handle of ours.
+    Bad,
+    /// Its file cannot be opened; `ESTALE` if it is gone.
+    Errno(Errno),
+}
+
+impl From<Errno> for NoNode {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+impl From<BadHandle> for NoNode {
+    fn from(_: BadHandle) -> Self {
+        Self::Bad
+    }
+}
+
+/// The exported directories, and what is open in them.
+pub struct Fs {
+    key: Key,
+    pub(crate) switch: Switch,
+    roots: ArcSwap<HashMap<ExportId, Arc<Root>>>,
+    nodes: Nodes,
+    verifier: Verifier,
+    locks: Vec<Mutex<()>>,
+    hasher: RandomState,
+    moves: Moves,
+    /// Nodes with unflushed content, and how many there may be.
+    dirty: AtomicUsize,
+    dirty_max: usize,
+}
+
+/// The right to change one or two files, until it is dropped.
+#[must_use = "the files are unlocked when this is dropped"]
+pub struct Guard<'a> {
+    _first: MutexGuard<'a, ()>,
+    _second: Option<MutexGuard<'a, ()>>,
+}
+
+impl Fs {
+    /// Serves nothing yet. Handles are made with `key`; at most `descriptors` files are kept
+    /// open; what path handles need is kept in the folder `state`.
+    ///
+    /// # Errors
+    /// The system has no random numbers, or the folder cannot be used.
+    pub fn new(key: Key, descriptors: usize, state: &Path) -> Result<Self> {
+        // A file that is written has up to three descriptors.
+        let nodes = (descriptors / 3).max(16);
+        Ok(Self {
+            key,
+            switch: Switch::new(),
+            roots: ArcSwap::default(),
+            nodes: Nodes::new(nodes),
+            verifier: Verifier::new()?,
+            locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
+            hasher: RandomState::new(),
+            moves: Moves::open(state)?,
+            dirty: AtomicUsize::new(0),
+            dirty_max: nodes / 4,
+        })
+    }
+
+    /// Whether changes are made as the callers; if not, all are the server's user.
+    pub const fn acts_as_callers(&self) -> bool {
+        self.switch.can_switch()
+    }
+
+    /// Makes a directory reachable by the handles of `id`; answers how its files are found.
+    ///
+    /// # Errors
+    /// The directory cannot be opened, or `wanted` does not work there.
+    pub fn attach(
+        &self,
+        id: ExportId,
+        dir: &Path,
+        wanted: Option<HandleKind>,
+    ) -> Result<HandleKind> {
+        let root = Arc::new(Root::open(id, dir, wanted)?);
+        let kind = root.handles;
+        self.roots.rcu(|roots| {
+            let mut roots = HashMap::clone(roots);
+            roots.insert(id, Arc::clone(&root));
+            roots
+        });
+        Ok(kind)
+    }
+
+    /// Makes all handles of `id` stale.
+    pub fn detach(&self, id: ExportId) {
+        let Some(root) = self.roots.load().get(&id).cloned() else { return };
+        self.roots.rcu(|roots| {
+            let mut roots = HashMap::clone(roots);
+            roots.remove(&id);
+            roots
+        });
+        self.nodes.forget(&root);
+    }
+
+    /// The handle of the directory `below` the root of an export: resolved beneath it, through no
+    /// symbolic link and no other file system. Blocks.
+    ///
+    /// # Errors
+    /// As openat2(2) has them; `ENOTDIR` if it is no directory.
+    pub fn locate(&self, id: ExportId, below: &[u8]) -> Result<Handle> {
+        let root = self.root(id)?;
+        let mut dir = self.root_node(&root)?;
+        for name in below.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            if name == b".." {
+                return Err(Errno::ACCES);
+            }
+            let open = || self.open_below(&dir, name, OFlags::DIRECTORY, Patience::Blocking);
+            let place = self.switch.as_server(open)??;
+            dir = self.adopt(&dir, name, place)?.0;
+        }
+        Ok(*dir.handle())
+    }
+
+    /// The file of a handle.
+    ///
+    /// # Errors
+    /// See [`NoNode`]; `EAGAIN` without patience, if the file is not open.
+    pub fn node(
+        &self,
+        handle: &Handle,
+        patience: Patience,
+    ) -> std::result::Result<Arc<Node>, NoNode> {
+        if let Some(node) = self.nodes.get(handle) {
+            return Ok(node);
+        }
+        let body = self.key.check(handle)?;
+        let root = self.root(handle.export())?;
+        if patience == Patience::None {
+            return Err(Errno::AGAIN.into()); // finding it may read from the disk
+        }
+        let place = match body {
+            Body::Kernel(kernel) => self.descriptor(|| sys::handle::open(&*root, &kernel)),
+            Body::Path(path) => self.descriptor(|| self.find_by_trail(&root, path)),
+        };
+        let place = place.map_err(|errno| match errno {
+            // What a file system says of a handle whose file is gone differs.
+            Errno::NOENT | Errno::INVAL => Errno::STALE,
+            errno => errno,
+        })?;
+        let attr = Attr::of(&place)?;
+        Ok(self.nodes.add(Node::new(&root, *handle, place, &attr)))
+    }
+
+    fn root(&self, id: ExportId) -> Result<Arc<Root>> {
+        self.roots.load().get(&id).cloned().ok_or(Errno::STALE)
+    }
+
+    fn root_node(&self, root: &Arc<Root>) -> Result<Arc<Node>> {
+        let place = root.place()?;
+        let attr = Attr::of(&place)?;
+        let handle = match root.handles {
+            HandleKind::Kernel => self.key.seal(root.id, Body::Kernel(sys::handle::of(&place)?)),
+            HandleKind::Path => self.key.seal(root.id, Body::Path(&Trail::root(&attr).to_bytes())),
+        };
+        Ok(self.nodes.add(Node::new(root, handle, place, &attr)))
+    }
+
+    /// Runs `open` as the server; if there are no descriptors left, closes what is not in use and
+    /// tries once more.
+    fn descriptor(&self, open: impl Fn() -> Result<OwnedFd>) -> Result<OwnedFd> {
+        match self.switch.as_server(&open)? {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                self.nodes.sweep(0);
+                self.switch.as_server(open)?
+            }
+            result => result,
+        }
+    }
+
+    /// Opens what `name` is in `dir`, without access to its content, within the file system.
+    fn open_below(
+        &self,
+        dir: &Node,
+        name: &[u8],
+        flags: OFlags,
+        patience: Patience,
+    ) -> Result<OwnedFd> {
+        let mut resolve = ResolveFlags::NO_XDEV;
+        if patience == Patience::None {
+            resolve |= ResolveFlags::CACHED;
+        }
+        let flags = flags | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
+            Ok(place) => Ok(place),
+            // Another file system is mounted there. It is not exported.
+            Err(rustix::io::Errno::XDEV) => Err(Errno::ACCES),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The node and the attributes of a file that was just opened as `name` in `dir`.
+    fn adopt(&self, dir: &Arc<Node>, name: &[u8], place: OwnedFd) -> Result<(Arc<Node>, Attr)> {
+        let attr = Attr::of(&place)?;
+        let handle = self.handle_in(dir, name, &attr, || sys::handle::of(&place))?;
+        if let Some(node) = self.nodes.get(&handle) {
+            return Ok((node, attr));
+        }
+        Ok((self.nodes.add(Node::new(&dir.root, handle, place, &attr)), attr))
+    }
+
+    /// The handle of the file that is `name` in `dir` and has `attr`.
+    fn handle_in(
+        &self,
+        dir: &Node,
+        name: &[u8],
+        attr: &Attr,
+        kernel: impl FnOnce() -> Result<sys::handle::KernelHandle>,
+    ) -> Result<Handle> {
+        match dir.root.handles {
+            HandleKind::Kernel => Ok(self.key.seal(dir.root.id, Body::Kernel(kernel()?))),
+            HandleKind::Path => {
+                let trail = self.trail_in(dir, attr, Some(name))?;
+                Ok(self.key.seal(dir.root.id, Body::Path(&trail.to_bytes())))
+            }
+        }
+    }
+
+    /// Locks a file for a change.
+    ///
+    /// # Errors
+    /// `EAGAIN` without patience, if another change is going on.
+    pub fn lock(&self, node: &Node, patience: Patience) -> Result<Guard<'_>> {
+        Ok(Guard { _first: self.lock_at(self.lock_of(node), patience)?, _second: None })
+    }
+
+    /// Locks two files for a change of both.
+    ///
+    /// # Errors
+    /// As [`Fs::lock`].
+    pub fn lock_both(&self, one: &Node, other: &Node, patience: Patience) -> Result<Guard<'_>> {
+        let (a, b) = (self.lock_of(one), self.lock_of(other));
+        // Always in this order, so that two who need the same locks cannot wait for each other.
+        let first = self.lock_at(a.min(b), patience)?;
+        let second = if a == b { None } else { Some(self.lock_at(a.max(b), patience)?) };
+        Ok(Guard { _first: first, _second: second })
+    }
+
+    /// By number alone: the same file reached through two exports must find the same lock.
+    fn lock_of(&self, node: &Node) -> usize {
+        #[allow(clippy::cast_possible_truncation)] // below LOCKS
+        let index = (self.hasher.hash_one(node.fileid) % LOCKS as u64) as usize;
+        index
+    }
+
+    fn lock_at(&self, index: usize, patience: Patience) -> Result<MutexGuard<'_, ()>> {
+        let lock = &self.locks[index];
+        match patience {
+            Patience::Blocking => Ok(lock.lock().unwrap_or_else(PoisonError::into_inner)),
+            Patience::None => match lock.try_lock() {
+                Ok(guard) => Ok(guard),
+                Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => Err(Errno::AGAIN),
+            },
+        }
+    }
+
+    /// What changes whenever unflushed data may be lost.
+    pub fn verifier(&self) -> u64 {
+        self.verifier.get()
+    }
+
+    /// Closes what was not used for a while, and flushes what was written then. Blocks; to be
+    /// called once a second.
+    pub fn sweep(&self) {
+        for node in self.nodes.sweep(IDLE_SWEEPS) {
+            self.flush_quietly(&node);
+        }
+    }
+
+    /// Flushes everything that was written. Blocks.
+    pub fn flush_all(&self) {
+        for node in self.nodes.dirty() {
+            self.flush_quietly(&node);
+        }
+    }
+
+    fn flush_quietly(&self, node: &Node) {
+        if let Err(error) = self.flush(node, Extent::All) {
+            tracing::error!(%error, fileid = node.fileid, "cannot flush a file; clients send again");
+        }
+    }
+
+    /// Makes sure that changes of names and attributes of these files are on the disk.
+    ///
+    /// # Errors
+    /// They may not be.
+    pub fn settle(&self, nodes: &[&Node]) -> Result<()> {
+        for node in nodes {
+            match node.kind {
+                Kind::Regular | Kind::Directory => self.flush(node, Extent::All)?,
+                // What cannot be opened has no flush of its own.
+                _ => rustix::fs::syncfs(&*node.root)?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,393 @@
+//! Names in directories: finding, making, removing, moving.
+//!
+//! Each runs as the caller, so that the kernel decides what is allowed and to whom a new file
+//! belongs. Where a change is made, the lock of each directory that it touches is held.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+
+use super::attr::{Attr, Kind};
+use super::data::place_of;
+use super::handle::Body;
+use super::identity::Identity;
+use super::node::Node;
+use super::root::HandleKind;
+use super::{Fs, Guard};
+use crate::errno::{Errno, Result};
+use crate::sys::{self, Patience};
+
+/// Longest name, in bytes.
+pub const NAME_MAX: usize = 255;
+
+/// Longest path that is followed upwards to find out whether a directory lies in its export.
+const DEPTH_MAX: usize = 4096;
+
+/// A name as a client may write it: bytes, any but `/` and zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name<'a> {
+    /// `.`, the directory itself.
+    Itself,
+    /// `..`, the directory above.
+    Parent,
+    /// The name of an entry.
+    Entry(&'a [u8]),
+}
+
+impl<'a> Name<'a> {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// `EACCES` for an empty one (RFC 1813 §3.2) and for one that cannot be; `ENAMETOOLONG`.
+    pub fn new(name: &'a [u8]) -> Result<Self> {
+        match name {
+            b"" => Err(Errno::ACCES),
+            b"." => Ok(Self::Itself),
+            b".." => Ok(Self::Parent),
+            _ if name.len() > NAME_MAX => Err(Errno::NAMETOOLONG),
+            _ if name.iter().any(|byte| matches!(byte, b'/' | 0)) => Err(Errno::ACCES),
+            _ => Ok(Self::Entry(name)),
+        }
+    }
+
+    /// The name of an entry; `otherwise` for the two that every directory has.
+    pub fn entry(self, otherwise: Errno) -> Result<&'a [u8]> {
+        match self {
+            Self::Entry(name) => Ok(name),
+            Self::Itself | Self::Parent => Err(otherwise),
+        }
+    }
+}
+
+/// What a file that is not made by opening it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    /// A block device with its numbers.
+    Block(u32, u32),
+    /// A character device with its numbers.
+    Character(u32, u32),
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+}
+
+impl Fs {
+    /// Finds a name in a directory.
+    ///
+    /// # Errors
+    /// As openat2(2) has them; `EACCES` for the root of another file system; `EAGAIN` without
+    /// patience, if the answer is not in memory.
+    pub fn find(
+        &self,
+        dir: &Arc<Node>,
+        name: Name<'_>,
+        caller: &Identity,
+        patience: Patience,
+    ) -> Result<(Arc<Node>, Attr)> {
+        if dir.kind != Kind::Directory {
+            return Err(Errno::NOTDIR);
+        }
+        match name {
+            Name::Itself => Ok((Arc::clone(dir), dir.attr()?)),
+            Name::Parent => self.parent(dir, caller, patience),
+            Name::Entry(name) => {
+                let open = || self.open_below(dir, name, OFlags::empty(), patience);
+                let place = self.switch.acting_as(caller, open)??;
+                self.adopt(dir, name, place)
+            }
+        }
+    }
+
+    /// The directory above; above the root of an export there is only the root.
+    fn parent(
+        &self,
+        dir: &Arc<Node>,
+        caller: &Identity,
+        patience: Patience,
+    ) -> Result<(Arc<Node>, Attr)> {
+        if dir.fileid == dir.root.fileid {
+            return Ok((Arc::clone(dir), dir.attr()?));
+        }
+        if patience == Patience::None {
+            return Err(Errno::AGAIN);
+        }
+        let place = self.switch.acting_as(caller, || up(dir))??;
+        // A directory that was moved out of the export beside the server still has its handle,
+        // but that must not lead to its new surroundings.
+        if !self.switch.as_server(|| is_below(&place, dir))?? {
+            return Err(Errno::STALE);
+        }
+        let attr = Attr::of(&place)?;
+        if attr.fileid == dir.root.fileid {
+            let root = self.root_node(&dir.root)?;
+            return Ok((root, attr));
+        }
+        let handle = match dir.root.handles {
+            HandleKind::Kernel => {
+                self.key.seal(dir.root.id, Body::Kernel(sys::handle::of(&place)?))
+            }
+            HandleKind::Path => {
+                let find = || self.trail_from_root(&dir.root, &place);
+                let trail = self.switch.as_server(find)??;
+                self.key.seal(dir.root.id, Body::Path(&trail.to_bytes()))
+            }
+        };
+        Ok((self.nodes.add(Node::new(&dir.root, handle, place, &attr)), attr))
+    }
+
+    /// Where a symbolic link points.
+    ///
+    /// # Errors
+    /// `EINVAL` if it is no symbolic link.
+    pub fn target(&self, node: &Node) -> Result<Vec<u8>> {
+        if node.kind != Kind::Symlink {
+            return Err(Errno::INVAL);
+        }
+        Ok(rustix::fs::readlinkat(node, c"", Vec::new())?.into_bytes())
+    }
+
+    /// Makes a file that is not there; it is open for writing then.
+    ///
+    /// # Errors
+    /// As open(2) has them with O_CREAT and O_EXCL.
+    pub fn create(
+        &self,
+        dir: &Arc<Node>,
+        name: &[u8],
+        mode: u32,
+        caller: &Identity,
+        _guard: &Guard<'_>,
+    ) -> Result<(Arc<Node>, Attr)> {
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        let open = || rustix::fs::openat(dir, name, flags, mode);
+        let content: OwnedFd = self.switch.acting_as(caller, open)??;
+        let (node, attr) = self.adopt(dir, name, place_of(&content)?)?;
+        let _ = node.write.set(content); // a handle that is new has no open file yet
+        Ok((node, attr))
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// As mkdir(2) has them.
+    pub fn make_directory(
+        &self,
+        dir: &Arc<Node>,
+        name: &[u8],
+        mode: u32,
+        caller: &Identity,
+        _guard: &Guard<'_>,
+    ) -> Result<(Arc<Node>, Attr)> {
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        self.switch.acting_as(caller, || rustix::fs::mkdirat(dir, name, mode))??;
+        self.made(dir, name)
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// As symlink(2) has them.
+    pub fn make_symlink(
+        &self,
+        dir: &Arc<Node>,
+        name: &[u8],
+        target: &[u8],
+        caller: &Identity,
+        _guard: &Guard<'_>,
+    ) -> Result<(Arc<Node>, Attr)> {
+        self.switch.acting_as(caller, || rustix::fs::symlinkat(target, dir, name))??;
+        self.made(dir, name)
+    }
+
+    /// Makes a device, a pipe or a socket.
+    ///
+    /// # Errors
+    /// As mknod(2) has them.
+    pub fn make_special(
+        &self,
+        dir: &Arc<Node>,
+        name: &[u8],
+        (special, mode): (Special, u32),
+        caller: &Identity,
+        _guard: &Guard<'_>,
+    ) -> Result<(Arc<Node>, Attr)> {
+        let (kind, device) = match special {
+            Special::Block(major, minor) => {
+                (FileType::BlockDevice, rustix::fs::makedev(major, minor))
+            }
+            Special::Character(major, minor) => {
+                (FileType::CharacterDevice, rustix::fs::makedev(major, minor))
+            }
+            Special::Fifo => (FileType::Fifo, 0),
+            Special::Socket => (FileType::Socket, 0),
+        };
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        let make = || rustix::fs::mknodat(dir, name, kind, mode, device);
+        self.switch.acting_as(caller, make)??;
+        self.made(dir, name)
+    }
+
+    /// What was just made: the caller may make it, and so needs no permission to find it.
+    fn made(&self, dir: &Arc<Node>, name: &[u8]) -> Result<(Arc<Node>, Attr)> {
+        let open = || self.open_below(dir, name, OFlags::empty(), Patience::Blocking);
+        let place = self.descriptor(open)?;
+        self.adopt(dir, name, place)
+    }
+
+    /// Takes away the name of what is no directory.
+    ///
+    /// # Errors
+    /// As unlink(2) has them.
+    pub fn remove(
+        &self,
+        dir: &Arc<Node>,
+        name: &[u8],
+        caller: &Identity,
+        _guard: &Guard<'_>,
+    ) -> Result<()> {
+        self.unlink(dir, name, AtFlags::empty(), caller)
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// As rmdir(2) has them.
+    pub fn remove_directory(
+        &self,
+        dir: &Arc<Node>,
+        name: &[u8],
+        caller: &Identity,
+        _guard: &Guard<'_>,
+    ) -> Result<()> {
+        self.unlink(dir, name, AtFlags::REMOVEDIR, caller)
+    }
+
+    fn unlink(
+        &self,
+        dir: &Arc<Node>,
+        name: &[u8],
+        flags: AtFlags,
+        caller: &Identity,
+    ) -> Result<()> {
+        self.switch.acting_as(caller, || {
+            let victim = self.opened_as(dir, name);
+            rustix::fs::unlinkat(dir, name, flags)?;
+            self.let_go(victim);
+            Ok(())
+        })?
+    }
+
+    /// Moves a name, over another if there is one.
+    ///
+    /// # Errors
+    /// As rename(2) has them.
+    pub fn rename(
+        &self,
+        (from_dir, from): (&Arc<Node>, &[u8]),
+        (to_dir, to): (&Arc<Node>, &[u8]),
+        caller: &Identity,
+        _guard: &Guard<'_>,
+    ) -> Result<()> {
+        let moving = self.moving((from_dir, from), (to_dir, to))?;
+        let renamed = self.switch.acting_as(caller, || {
+            let victim = self.opened_as(to_dir, to);
+            rustix::fs::renameat(from_dir, from, to_dir, to)?;
+            self.let_go(victim);
+            Ok(())
+        })?;
+        self.moved(moving, renamed)
+    }
+
+    /// Gives a file a further name.
+    ///
+    /// # Errors
+    /// As link(2) has them; `EINVAL` for a directory, as RFC 1813 §3.3.15 knows no better one.
+    pub fn link(
+        &self,
+        node: &Node,
+        dir: &Arc<Node>,
+        name: &[u8],
+        caller: &Identity,
+        _guard: &Guard<'_>,
+    ) -> Result<()> {
+        if node.kind == Kind::Directory {
+            return Err(Errno::INVAL);
+        }
+        // Through /proc: to link a descriptor itself asks for a privilege that the caller lacks.
+        // What is followed is the entry there, never a symbolic link that the file may be.
+        let path = node.proc_path();
+        let moving = self.linking(node, dir, name)?;
+        let link = || rustix::fs::linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW);
+        let linked = self.switch.acting_as(caller, link)?.map_err(Errno::from);
+        self.moved(moving, linked)
+    }
+
+    /// The node that a name stands for, if that is open.
+    fn opened_as(&self, dir: &Arc<Node>, name: &[u8]) -> Option<Arc<Node>> {
+        let path = std::ffi::CString::new(name).ok()?;
+        let attr = Attr::of_entry(&**dir, &path).ok()?;
+        let kernel = || Ok(sys::handle::of_entry(&**dir, &path)?.0);
+        self.nodes.get(&self.handle_in(dir, name, &attr, kernel).ok()?)
+    }
+
+    /// Closes a file that lost a name, if that was the last: its space comes back at once.
+    fn let_go(&self, node: Option<Arc<Node>>) {
+        if let Some(node) = node
+            && node.attr().is_err()
+        {
+            self.nodes.remove(node.handle());
+        }
+    }
+}
+
+pub(super) fn up(dir: &impl std::os::fd::AsFd) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_XDEV;
+    Ok(rustix::fs::openat2(dir, c"..", flags, Mode::empty(), resolve)?)
+}
+
+/// Whether the directory `place` is the root of the export of `dir`, or lies below it.
+fn is_below(place: &OwnedFd, dir: &Node) -> Result<bool> {
+    let mut here = rustix::io::fcntl_dupfd_cloexec(place, 0)?;
+    for _ in 0..DEPTH_MAX {
+        let fileid = Attr::of(&here)?.fileid;
+        if fileid == dir.root.fileid {
+            return Ok(true);
+        }
+        here = match up(&here) {
+            Ok(above) => above,
+            Err(Errno::XDEV) => return Ok(false), // the root of the file system
+            Err(errno) => return Err(errno),
+        };
+        if Attr::of(&here)?.fileid == fileid {
+            return Ok(false); // the root of everything
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &[u8], expected: Result<Name<'_>>) {
+        assert_eq!(Name::new(name), expected, "{name:?}");
+    }
+
+    #[test]
+    fn names_are_bytes_without_slash_and_zero() {
+        check(b"plain", Ok(Name::Entry(b"plain")));
+        check(b"\xff \n...", Ok(Name::Entry(b"\xff \n...")));
+        check(b".", Ok(Name::Itself));
+        check(b"..", Ok(Name::Parent));
+        check(b"", Err(Errno::ACCES));
+        check(b"a/b", Err(Errno::ACCES));
+        check(b"a\0b", Err(Errno::ACCES));
+        check(&[b'x'; 255], Ok(Name::Entry(&[b'x'; 255])));
+        check(&[b'x'; 256], Err(Errno::NAMETOOLONG));
+    }
+}

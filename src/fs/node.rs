@@ -1,0 +1,193 @@
+//! Open files: what stands behind a handle while it is in use.
+//!
+//! A [`Node`] holds a descriptor without access to the content (O_PATH), which is enough for
+//! attributes and for the names in a directory, and opens the content when it is first read or
+//! written. Nodes are cached by handle, at most a share of the descriptors that the process may
+//! have, and closed after seconds without use, so that the space of files that are deleted beside
+//! the server comes back. One that was written without a flush stays until that is made up: the
+//! kernel reports a failed write-back once to each open description.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, UnitWeighter};
+use rustix::fs::{Mode, OFlags};
+
+use super::attr::{Attr, Kind};
+use super::flush::Flush;
+use super::handle::Handle;
+use super::root::Root;
+use crate::errno::{Errno, Result};
+
+/// An open file of an export.
+pub struct Node {
+    /// The export that it was reached through.
+    pub(super) root: Arc<Root>,
+    /// Its handle.
+    pub(super) handle: Handle,
+    /// Its kind, which never changes.
+    pub kind: Kind,
+    /// Its number, which never changes.
+    pub fileid: u64,
+    place: OwnedFd,
+    /// The content, for reading; of a directory, its list.
+    pub(super) read: OnceLock<OwnedFd>,
+    /// The content, for reading and writing.
+    pub(super) write: OnceLock<OwnedFd>,
+    /// Held while the list of a directory is read through `read`, which has one position.
+    pub(super) listing: Mutex<()>,
+    /// Whether content was written that no flush covers.
+    pub(super) dirty: AtomicBool,
+    pub(super) flush: Flush,
+    used: AtomicU32,
+}
+
+impl Node {
+    /// The file that `place` refers to, which has `attr`.
+    pub(super) fn new(root: &Arc<Root>, handle: Handle, place: OwnedFd, attr: &Attr) -> Arc<Self> {
+        Arc::new(Self {
+            root: Arc::clone(root),
+            handle,
+            kind: attr.kind,
+            fileid: attr.fileid,
+            place,
+            read: OnceLock::new(),
+            write: OnceLock::new(),
+            listing: Mutex::new(()),
+            dirty: AtomicBool::new(false),
+            flush: Flush::default(),
+            used: AtomicU32::new(0),
+        })
+    }
+
+    /// The handle to give to clients.
+    pub const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The attributes at this moment. Needs no privilege.
+    ///
+    /// # Errors
+    /// `ESTALE` if the file has no name any more: to the clients it is gone.
+    pub fn attr(&self) -> Result<Attr> {
+        let attr = Attr::of(self)?;
+        if attr.links == 0 { Err(Errno::STALE) } else { Ok(attr) }
+    }
+
+    /// A path to the file that works only in this process, and follows no link.
+    pub(super) fn proc_path(&self) -> PathBuf {
+        proc_path(self.place.as_raw_fd())
+    }
+
+    /// Opens the content once more; never of what is neither a file nor a directory.
+    pub(super) fn open(&self, flags: OFlags) -> Result<OwnedFd> {
+        match self.kind {
+            Kind::Regular | Kind::Directory => {}
+            _ => return Err(Errno::INVAL),
+        }
+        let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        Ok(rustix::fs::open(self.proc_path(), flags, Mode::empty())?)
+    }
+
+    /// The content, as far as it is open for reading.
+    pub(super) fn opened(&self) -> Option<&OwnedFd> {
+        self.write.get().or_else(|| self.read.get())
+    }
+}
+
+impl AsFd for Node {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.place.as_fd()
+    }
+}
+
+/// The path under which the process finds what it has open as `fd`.
+pub(super) fn proc_path(fd: RawFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{fd}"))
+}
+
+/// The nodes in use.
+pub(super) struct Nodes {
+    cache: Cache<Handle, Arc<Node>, UnitWeighter, DefaultHashBuilder, KeepDirty>,
+    /// Counts the sweeps: the clock by which nodes are idle.
+    now: AtomicU32,
+}
+
+/// Keeps what was written and not flushed from being evicted, and closes what is evicted outside
+/// of the cache's lock.
+#[derive(Clone, Debug, Default)]
+struct KeepDirty;
+
+impl Lifecycle<Handle, Arc<Node>> for KeepDirty {
+    type RequestState = Vec<Arc<Node>>;
+
+    fn is_pinned(&self, _: &Handle, node: &Arc<Node>) -> bool {
+        node.dirty.load(Ordering::Relaxed)
+    }
+
+    fn on_evict(&self, evicted: &mut Vec<Arc<Node>>, _: Handle, node: Arc<Node>) {
+        evicted.push(node);
+    }
+}
+
+impl Nodes {
+    /// Room for `max` nodes.
+    pub(super) fn new(max: usize) -> Self {
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(max)
+            .weight_capacity(max as u64)
+            .build()
+            .expect("both capacities are given");
+        let hasher = DefaultHashBuilder::default();
+        let cache = Cache::with_options(options, UnitWeighter, hasher, KeepDirty);
+        Self { cache, now: AtomicU32::new(0) }
+    }
+
+    /// The node of `handle`, if it is open.
+    pub(super) fn get(&self, handle: &Handle) -> Option<Arc<Node>> {
+        let node = self.cache.get(handle)?;
+        node.used.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        Some(node)
+    }
+
+    /// Adds a node; if there is one already, that is answered and stays.
+    pub(super) fn add(&self, node: Arc<Node>) -> Arc<Node> {
+        if let Some(present) = self.get(&node.handle) {
+            return present;
+        }
+        node.used.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        let Ok(node) =
+            self.cache.get_or_insert_with::<_, Infallible>(&node.handle.clone(), || Ok(node));
+        node
+    }
+
+    /// Forgets a node: its file lost its last name.
+    pub(super) fn remove(&self, handle: &Handle) {
+        self.cache.remove(handle);
+    }
+
+    /// Forgets all of an export.
+    pub(super) fn forget(&self, root: &Arc<Root>) {
+        self.cache.retain(|_, node| !Arc::ptr_eq(&node.root, root));
+    }
+
+    /// Closes what was not used for `idle` sweeps; answers what would be closed if it were
+    /// flushed.
+    pub(super) fn sweep(&self, idle: u32) -> Vec<Arc<Node>> {
+        let now = self.now.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let is_idle = |node: &Node| now.wrapping_sub(node.used.load(Ordering::Relaxed)) > idle;
+        self.cache.retain(|_, node| !is_idle(node) || node.dirty.load(Ordering::Relaxed));
+        self.dirty().into_iter().filter(|node| is_idle(node)).collect()
+    }
+
+    /// Everything that was written and not flushed.
+    pub(super) fn dirty(&self) -> Vec<Arc<Node>> {
+        let dirty = |node: &Arc<Node>| node.dirty.load(Ordering::Relaxed);
+        self.cache.iter().map(|(_, node)| node).filter(dirty).collect()
+    }
+}

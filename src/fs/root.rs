@@ -1,0 +1,82 @@
+//! Roots: the directories that are exported, open.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::attr::Attr;
+use super::handle::{Body, Key};
+use crate::errno::{Errno, Result};
+use crate::export::ExportId;
+use crate::sys::handle;
+
+/// How the files of an export are found by their handles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandleKind {
+    /// By the file system's own handle: survives everything but the file's removal.
+    Kernel,
+    /// By number and path, where the file system or the privileges do not allow the other:
+    /// survives a restart, and renaming through the server.
+    Path,
+}
+
+/// An exported directory.
+pub struct Root {
+    /// The export.
+    pub id: ExportId,
+    /// How its files are found.
+    pub handles: HandleKind,
+    /// The directory, open for reading: opening by handle asks for such a descriptor.
+    directory: OwnedFd,
+    /// The directory's number.
+    pub(super) fileid: u64,
+    /// The mount that it lies on, if its file system has handles.
+    pub(super) mount: i32,
+}
+
+impl Root {
+    /// Opens the directory of an export, and finds out how its files can be found again.
+    /// `wanted` rules that out for the kind that it does not name.
+    ///
+    /// # Errors
+    /// The directory cannot be opened, or the kind of handle that is wanted does not work here.
+    pub(super) fn open(id: ExportId, dir: &Path, wanted: Option<HandleKind>) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory: OwnedFd = rustix::fs::open(dir, flags, Mode::empty())?;
+        let fileid = Attr::of(&directory)?.fileid;
+        let handles = match wanted {
+            Some(HandleKind::Path) => HandleKind::Path,
+            Some(HandleKind::Kernel) => {
+                reopens(&directory)?;
+                HandleKind::Kernel
+            }
+            None if reopens(&directory).is_ok() => HandleKind::Kernel,
+            None => HandleKind::Path,
+        };
+        let mount = handle::mount(&directory).unwrap_or_default();
+        Ok(Self { id, handles, directory, fileid, mount })
+    }
+
+    /// A new descriptor of the directory itself, without access to its content.
+    pub(super) fn place(&self) -> Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.directory, c".", flags, Mode::empty())?)
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+/// Whether a directory can be opened by its own handle.
+fn reopens(directory: &OwnedFd) -> Result<()> {
+    let handle = handle::of(directory)?;
+    // It has to fit into ours with everything around it.
+    Key::new([0; super::handle::KEY_LEN]).seal(ExportId(0), Body::Kernel(handle));
+    let again = handle::open(directory, &handle)?;
+    let same = Attr::of(&again)?.fileid == Attr::of(directory)?.fileid;
+    if same { Ok(()) } else { Err(Errno::STALE) }
+}

@@ -1,0 +1,157 @@
+//! The lists for `showmount`: who has mounted what (DUMP, RFC 1813 §5.2.2), and what is exported to
+//! whom (EXPORT, §5.2.5).
+//!
+//! The list of mounts is informative only: clients that crash never say UMNT, and no right depends
+//! on it. So it is kept in memory, is empty after a restart, and forgets the oldest when it is
+//! full.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use crate::export::Table;
+use crate::xdr::{Encode, Writer};
+
+/// Mounts that are remembered, of paths of at most [`super::types::PATH_MAX`].
+const MOUNTS_MAX: usize = 4096;
+
+/// A directory, under the name by which a client mounted it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    client: IpAddr,
+    path: Box<[u8]>,
+}
+
+/// The mounts, the latest last, each once.
+#[derive(Debug, Default)]
+pub struct Mounts(VecDeque<Entry>);
+
+impl Mounts {
+    /// `client` has mounted `path`.
+    pub fn add(&mut self, client: IpAddr, path: &[u8]) {
+        self.remove(client, path);
+        if self.0.len() == MOUNTS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(Entry { client, path: path.into() });
+    }
+
+    /// `client` has unmounted `path`.
+    pub fn remove(&mut self, client: IpAddr, path: &[u8]) {
+        self.0.retain(|entry| entry.client != client || *entry.path != *path);
+    }
+
+    /// `client` has nothing mounted.
+    pub fn remove_all(&mut self, client: IpAddr) {
+        self.0.retain(|entry| entry.client != client);
+    }
+}
+
+impl Encode for Mounts {
+    fn encode(&self, w: &mut Writer<'_>) {
+        for entry in &self.0 {
+            w.bool(true);
+            w.opaque(entry.client.to_string().as_bytes());
+            w.opaque(&entry.path);
+        }
+        w.bool(false);
+    }
+}
+
+/// EXPORT: all exports, whoever asks, each with the clients that it is for.
+pub fn export(table: &Table, w: &mut Writer<'_>) {
+    for export in table.iter() {
+        w.bool(true);
+        w.opaque(&export.path);
+        for client in export.names() {
+            w.bool(true);
+            w.opaque(client.to_string().as_bytes());
+        }
+        w.bool(false);
+    }
+    w.bool(false);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xdr::Reader;
+    use proptest::prelude::*;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    fn listed(mounts: &Mounts) -> Vec<String> {
+        let mut out = Vec::new();
+        mounts.encode(&mut Writer::new(&mut out));
+        let mut r = Reader::new(&out);
+        let mut list = Vec::new();
+        while r.bool().unwrap() {
+            let [client, path] = [(); 2].map(|()| r.opaque(1024).unwrap().escape_ascii());
+            list.push(format!("{client}:{path}"));
+        }
+        assert!(r.rest().is_empty());
+        list
+    }
+
+    #[test]
+    fn the_oldest_is_forgotten() {
+        let mut mounts = Mounts::default();
+        let path = |n: usize| format!("/{n}").into_bytes();
+        (0..MOUNTS_MAX).for_each(|n| mounts.add(ip(1), &path(n)));
+        mounts.add(ip(1), &path(0)); // is the latest now
+        mounts.add(ip(1), &path(MOUNTS_MAX));
+        let list = listed(&mounts);
+        assert_eq!(list.len(), MOUNTS_MAX);
+        assert_eq!(list[0], "10.0.0.1:/2");
+        assert_eq!(list[MOUNTS_MAX - 2..], ["10.0.0.1:/0", "10.0.0.1:/4096"]);
+    }
+
+    /// What a client says: mounted, unmounted, all unmounted.
+    #[derive(Clone, Copy, Debug)]
+    enum Said {
+        Mnt(u8, u8),
+        Umnt(u8, u8),
+        UmntAll(u8),
+    }
+
+    fn said() -> impl Strategy<Value = Said> {
+        let client_and_path = || (0u8..3, 0u8..4);
+        prop_oneof![
+            4 => client_and_path().prop_map(|(client, path)| Said::Mnt(client, path)),
+            2 => client_and_path().prop_map(|(client, path)| Said::Umnt(client, path)),
+            1 => (0u8..3).prop_map(Said::UmntAll),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn each_mount_is_listed_once_until_it_is_undone(
+            said in prop::collection::vec(said(), 0..40),
+        ) {
+            let mut mounts = Mounts::default();
+            let mut model = std::collections::BTreeSet::new();
+            for said in said {
+                match said {
+                    Said::Mnt(client, path) => {
+                        mounts.add(ip(client), &[b'/', b'a' + path]);
+                        model.insert((client, path));
+                    }
+                    Said::Umnt(client, path) => {
+                        mounts.remove(ip(client), &[b'/', b'a' + path]);
+                        model.remove(&(client, path));
+                    }
+                    Said::UmntAll(client) => {
+                        mounts.remove_all(ip(client));
+                        model.retain(|&(of, _)| of != client);
+                    }
+                }
+            }
+            let name = |(client, path)| format!("{}:/{}", ip(client), char::from(b'a' + path));
+            let expected: Vec<_> = model.into_iter().map(name).collect();
+            let mut list = listed(&mounts);
+            list.sort();
+            prop_assert_eq!(list, expected);
+        }
+    }
+}

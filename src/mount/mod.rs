@@ -1,0 +1,279 @@
+//! MOUNT version 3, program 100005 (RFC 1813 §5): from the path of an export to its handle.
+//!
+//! Gives no right that a handle does not need again: the client list is asked here so that a
+//! client which is refused is told so at once, and asked again at every call of NFS.
+//!
+//! Versions 1 and 2 are those of NFS version 2, which is not served, and so they have no MNT. All
+//! else is the same in them, and `showmount` of the BSDs asks by version 1.
+
+mod list;
+mod mnt;
+mod types;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use crate::export::Table;
+use crate::fs::Fs;
+use crate::rpc::{Call, Outcome, Program};
+use crate::xdr::{Encode, Error, Writer};
+use list::Mounts;
+use types::{Mounted, PATH_MAX};
+
+/// The program's number.
+pub const PROGRAM: u32 = 100_005;
+
+/// The lowest and the highest version that are served.
+pub const VERSIONS: (u32, u32) = (1, 3);
+
+/// The program.
+pub struct Mount {
+    exports: Arc<ArcSwap<Table>>,
+    fs: Arc<Fs>,
+    mounts: Mutex<Mounts>,
+}
+
+impl Mount {
+    /// Gives handles of the directories that are exported at the time of each call.
+    pub fn new(exports: Arc<ArcSwap<Table>>, fs: Arc<Fs>) -> Self {
+        Self { exports, fs, mounts: Mutex::default() }
+    }
+
+    fn mounts(&self) -> MutexGuard<'_, Mounts> {
+        // Whatever a panic has left of the list, it only informs.
+        self.mounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Result<Outcome, Error> {
+        let (mut args, client) = (call.args, call.peer.ip().to_canonical());
+        match (call.version, call.procedure) {
+            (_, 0) => {}
+            (3, 1) => match mnt::mnt(self, types::any_path(&mut args)?, call) {
+                Some(mounted) => Mounted(mounted).encode(out),
+                None => return Ok(Outcome::Later),
+            },
+            (_, 2) => self.mounts().encode(out), // DUMP
+            (_, 3) => self.mounts().remove(client, args.opaque(PATH_MAX)?), // UMNT
+            (_, 4) => self.mounts().remove_all(client), // UMNTALL
+            (_, 5) => list::export(&self.exports.load(), out),
+            _ => return Ok(Outcome::Unavailable),
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+impl Program for Mount {
+    fn number(&self) -> u32 {
+        PROGRAM
+    }
+
+    fn versions(&self) -> (u32, u32) {
+        VERSIONS
+    }
+
+    fn remembers(&self, _version: u32, _procedure: u32) -> bool {
+        false // done twice is done once
+    }
+
+    fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome {
+        self.answer(call, out).unwrap_or_else(Outcome::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::{Client, Export, ExportId, Options, Who};
+    use crate::fs::handle::{KEY_LEN, Key};
+    use crate::rpc::auth::Credentials;
+    use crate::sys::Patience;
+    use crate::xdr::Reader;
+    use proptest::prelude::*;
+    use std::net::SocketAddr;
+    use tempfile::TempDir;
+
+    const LISTED: &str = "10.0.0.1:700";
+
+    /// One export, `/data`, for 10.0.0.1 and ports below 1024.
+    struct Served {
+        mount: Mount,
+        _dir: TempDir,
+    }
+
+    fn served() -> Served {
+        let dir = TempDir::new().unwrap();
+        std::fs::create_dir_all(dir.path().join("sub/deep")).unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        std::os::unix::fs::symlink("sub", dir.path().join("link")).unwrap();
+        let who = Who::Host { name: None, addresses: vec!["10.0.0.1".parse().unwrap()] };
+        let export = Export {
+            id: ExportId(7),
+            path: b"/data".to_vec(),
+            dir: dir.path().into(),
+            clients: vec![Client { who, options: Options::default() }],
+        };
+        let fs = Fs::new(Key::new([7; KEY_LEN]), 64, dir.path()).unwrap();
+        fs.attach(export.id, &export.dir, None).unwrap();
+        let fs = Arc::new(fs);
+        let exports = Arc::new(ArcSwap::from_pointee(Table::new([export]).unwrap()));
+        Served { mount: Mount::new(exports, fs), _dir: dir }
+    }
+
+    impl Served {
+        fn call(
+            &self,
+            (version, procedure): (u32, u32),
+            args: &[u8],
+            peer: &str,
+            patience: Patience,
+        ) -> (Outcome, Vec<u8>) {
+            let mut out = Vec::new();
+            let call = Call {
+                version,
+                procedure,
+                args: Reader::new(args),
+                credentials: Credentials::None,
+                peer: peer.parse().unwrap(),
+                local: SocketAddr::from(([10, 0, 0, 9], 2049)),
+                patience,
+            };
+            let outcome = self.mount.call(&call, &mut Writer::new(&mut out));
+            (outcome, out)
+        }
+
+        /// The results of a call that is carried out at once.
+        #[track_caller]
+        fn results(&self, procedure: u32, args: &[u8], peer: &str) -> Vec<u8> {
+            let (outcome, results) = self.call((3, procedure), args, peer, Patience::None);
+            assert_eq!(outcome, Outcome::Done);
+            results
+        }
+
+        /// What MNT answers: the status and the handle's length.
+        fn mnt(&self, path: &[u8], peer: &str) -> (u32, usize) {
+            let (outcome, results) = self.call((3, 1), &opaque(path), peer, Patience::Blocking);
+            assert_eq!(outcome, Outcome::Done);
+            let mut r = Reader::new(&results);
+            let status = r.u32().unwrap();
+            let handle = if status == 0 { r.opaque(64).unwrap() } else { &[] };
+            (status, handle.len())
+        }
+
+        #[track_caller]
+        fn refused(&self, path: &[u8], peer: &str, status: u32) {
+            assert_eq!(self.mnt(path, peer), (status, 0));
+            assert_eq!(self.results(2, &[], peer), [0; 4], "a refused mount is remembered");
+        }
+    }
+
+    fn opaque(data: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        Writer::new(&mut out).opaque(data);
+        out
+    }
+
+    #[test]
+    fn a_listed_client_gets_the_handle_of_a_directory() {
+        let served = served();
+        for path in ["/data", "/data/", "/data/sub", "/data/sub/deep"] {
+            let (status, handle) = served.mnt(path.as_bytes(), LISTED);
+            assert!(status == 0 && (10..=64).contains(&handle), "{path}: {status}");
+        }
+        assert_eq!(served.mnt(b"/data", "[::ffff:10.0.0.1]:700").0, 0);
+    }
+
+    #[test]
+    fn other_clients_and_ports_have_no_access() {
+        served().refused(b"/data", "10.0.0.2:700", 13);
+        served().refused(b"/data", "10.0.0.1:1024", 13);
+        // Not even to the knowledge of what there is.
+        served().refused(b"/data/missing", "10.0.0.2:700", 13);
+    }
+
+    #[test]
+    fn what_is_no_directory_of_an_export_is_told_by_its_status() {
+        let served = served();
+        served.refused(b"/other", LISTED, 2);
+        served.refused(b"", LISTED, 2);
+        served.refused(b"/data/missing", LISTED, 2);
+        served.refused(b"/data/file", LISTED, 20);
+        served.refused(b"/data/link", LISTED, 20);
+        served.refused(&[b"/data/", &[b'n'; 256][..]].concat(), LISTED, 63);
+        served.refused(&[b"/data", &[b'/'; 1020][..]].concat(), LISTED, 63);
+        assert_eq!(served.mnt(&[b"/data", &[b'/'; 1019][..]].concat(), LISTED).0, 0);
+    }
+
+    #[test]
+    fn only_what_asks_the_disk_has_to_wait() {
+        let served = served();
+        let mnt = |path: &[u8], peer| served.call((3, 1), &opaque(path), peer, Patience::None);
+        assert_eq!(mnt(b"/data", LISTED), (Outcome::Later, Vec::new()));
+        assert_eq!(served.results(2, &[], LISTED), [0; 4], "nothing was done yet");
+        assert_eq!(mnt(b"/data", "10.0.0.2:700").0, Outcome::Done);
+        assert_eq!(mnt(b"/other", LISTED).0, Outcome::Done);
+    }
+
+    #[test]
+    fn mounts_are_listed_until_they_are_undone() {
+        let served = served();
+        served.mnt(b"/data", LISTED);
+        served.mnt(b"/data/sub", LISTED);
+        served.mnt(b"/data", "[::ffff:10.0.0.1]:701");
+        let dump = || served.results(2, &[], "10.0.0.3:5000");
+        let sub = b"\0\0\0\x01\0\0\0\x0810.0.0.1\0\0\0\x09/data/sub\0\0\0";
+        let root = b"\0\0\0\x01\0\0\0\x0810.0.0.1\0\0\0\x05/data\0\0\0";
+        assert_eq!(dump(), [&sub[..], root, &[0; 4]].concat());
+        assert_eq!(served.results(3, &opaque(b"/data"), "10.0.0.2:700"), [0_u8; 0]);
+        assert_eq!(dump(), [&sub[..], root, &[0; 4]].concat(), "another client's mount is gone");
+        assert_eq!(served.results(3, &opaque(b"/data"), LISTED), [0_u8; 0]);
+        assert_eq!(dump(), [&sub[..], &[0; 4]].concat());
+        assert_eq!(served.results(4, &[], LISTED), [0_u8; 0]);
+        assert_eq!(dump(), [0; 4]);
+    }
+
+    #[test]
+    fn exports_are_listed_with_their_clients() {
+        let list = b"\0\0\0\x01\0\0\0\x05/data\0\0\0\0\0\0\x01\0\0\0\x0810.0.0.1\0\0\0\0\0\0\0\0";
+        assert_eq!(served().results(5, &[], "10.0.0.3:5000"), list);
+    }
+
+    #[test]
+    fn older_versions_have_all_but_mnt() {
+        let served = served();
+        for version in [1, 2] {
+            for procedure in 0..8 {
+                let args = opaque(b"/data");
+                let call = served.call((version, procedure), &args, LISTED, Patience::Blocking);
+                let is_there = matches!(procedure, 0 | 2..=5);
+                let expected = if is_there { Outcome::Done } else { Outcome::Unavailable };
+                assert_eq!(call.0, expected, "{version} {procedure}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_garbage() {
+        let served = served();
+        let args = opaque(b"/data");
+        for procedure in [1, 3] {
+            for len in 0..args.len() {
+                let call = served.call((3, procedure), &args[..len], LISTED, Patience::Blocking);
+                assert_eq!(call.0, Outcome::Garbage, "{procedure} {len}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_calls_do_no_harm(version in 1u32..4, procedure in 0u32..8, args: Vec<u8>) {
+            served().call((version, procedure), &args, LISTED, Patience::Blocking);
+        }
+
+        #[test]
+        fn arbitrary_paths_do_no_harm(path: Vec<u8>) {
+            let path = [b"/data/", &path[..]].concat();
+            served().mnt(&path, LISTED);
+        }
+    }
+}

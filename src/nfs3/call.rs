@@ -1,0 +1,137 @@
+//! What a procedure works with: the files of its call, and the rights of its caller.
+
+use std::sync::Arc;
+
+use nfsserve::nfs::nfsstat3;
+
+use super::Nfs;
+use super::status::{Fail, Why};
+use super::types::{Fattr, Fh, PostOp, Wcc};
+use crate::errno::Result;
+use crate::export::{Durability, Mode, Options, Table};
+use crate::fs::attr::Attr;
+use crate::fs::handle::Handle;
+use crate::fs::identity::Identity;
+use crate::fs::node::Node;
+use crate::fs::{Fs, Guard};
+use crate::rpc;
+use crate::rpc::auth::Credentials;
+use crate::sys::Patience;
+
+/// A call of a procedure.
+pub struct Call<'a> {
+    /// The server.
+    pub nfs: &'a Nfs,
+    /// What is exported while the call runs.
+    pub table: &'a Table,
+    /// As it came.
+    pub rpc: &'a rpc::Call<'a>,
+}
+
+/// A file of the call, and what its caller may do through the export that it was reached by.
+pub struct Object {
+    /// The file.
+    pub node: Arc<Node>,
+    /// The export's options for this client.
+    pub options: Options,
+    /// The caller, after the squash.
+    pub who: Identity,
+    fsid: u64,
+}
+
+impl Call<'_> {
+    /// The backing directories.
+    pub fn fs(&self) -> &Fs {
+        &self.nfs.fs
+    }
+
+    /// Whether the call may wait.
+    pub const fn patience(&self) -> Patience {
+        self.rpc.patience
+    }
+
+    /// The file of a handle. The client list is checked here, at every call, for every handle.
+    pub fn object(&self, fh: Fh<'_>) -> std::result::Result<Object, Why> {
+        let handle = Handle::parse(fh.0)?;
+        let export = self.table.get(handle.export()).ok_or(nfsstat3::NFS3ERR_STALE)?;
+        let options = export.access(self.rpc.peer)?;
+        let who = self.caller(&options);
+        let node = self.fs().node(&handle, self.patience())?;
+        Ok(Object { node, options, who, fsid: export.id.0 })
+    }
+
+    /// The same for a file that is going to be changed.
+    ///
+    /// Where that would have to wait for the disk, or changes have turned out to be slow lately,
+    /// it is put off before anything is done.
+    pub fn object_to_change(&self, fh: Fh<'_>) -> std::result::Result<Object, Why> {
+        let object = self.object(fh)?;
+        if object.options.mode == Mode::ReadOnly {
+            return Err(nfsstat3::NFS3ERR_ROFS.into());
+        }
+        Ok(object)
+    }
+
+    /// Puts a change of names or attributes off, if it would have to wait for the disk, or if
+    /// changes have turned out to be slow lately.
+    pub fn may_change_now(&self, object: &Object) -> std::result::Result<(), Why> {
+        let waits = object.options.durability == Durability::Sync || !self.nfs.pace.is_quick();
+        if waits && self.patience() == Patience::None { Err(Why::Later) } else { Ok(()) }
+    }
+
+    fn caller(&self, options: &Options) -> Identity {
+        match &self.rpc.credentials {
+            Credentials::Sys(sys) => {
+                let squashed = options.squash(sys.uid, sys.gid, sys.groups());
+                Identity::new(squashed.uid, squashed.gid, squashed.groups())
+            }
+            Credentials::None => Identity::new(options.anonymous.uid, options.anonymous.gid, []),
+        }
+    }
+
+    /// Changes a directory: `work` runs under its lock, between the two looks at its attributes.
+    /// If the export says so, what it changed is on the disk afterwards, and so is what became of
+    /// the files that it answers.
+    pub fn change_directory<T>(
+        &self,
+        dir: &Object,
+        work: impl FnOnce(&Guard<'_>) -> std::result::Result<(T, Option<Arc<Node>>), Why>,
+    ) -> std::result::Result<(T, Wcc), Fail<Wcc>> {
+        self.may_change_now(dir)?;
+        let guard = self.fs().lock(&dir.node, self.patience())?;
+        let before = dir.node.attr()?;
+        let done = self.nfs.pace.watch(self.patience(), || work(&guard));
+        let wcc = dir.wcc(&before);
+        drop(guard);
+        let (result, touched) = done.map_err(|why| why.with(wcc))?;
+        let mut nodes = vec![&*dir.node];
+        nodes.extend(touched.as_deref());
+        self.settle(dir, &nodes).map_err(|errno| Why::from(errno).with(wcc))?;
+        Ok((result, wcc))
+    }
+
+    /// Has changes on the disk, if the export says so.
+    pub fn settle(&self, object: &Object, nodes: &[&Node]) -> Result<()> {
+        match object.options.durability {
+            Durability::Sync => self.fs().settle(nodes),
+            Durability::Async => Ok(()),
+        }
+    }
+}
+
+impl Object {
+    /// Attributes, as they go into replies.
+    pub const fn fattr(&self, attr: Attr) -> Fattr {
+        Fattr { attr, fsid: self.fsid }
+    }
+
+    /// The attributes at this moment, if they can be read.
+    pub fn post_op(&self) -> PostOp {
+        PostOp(self.node.attr().ok().map(|attr| self.fattr(attr)))
+    }
+
+    /// The attributes before a change, and at this moment.
+    pub fn wcc(&self, before: &Attr) -> Wcc {
+        Wcc { before: Some(*before), after: self.post_op() }
+    }
+}

@@ -1,0 +1,308 @@
+//! CREATE, MKDIR, SYMLINK, MKNOD (RFC 1813 §3.3.8 to §3.3.11).
+
+use std::sync::Arc;
+
+use nfsserve::nfs::nfsstat3;
+
+use super::call::{Call, Object};
+use super::status::{Reply, Why};
+use super::types::{Decode, DirOp, Fattr, Wcc, path};
+use crate::errno::Errno;
+use crate::fs::Guard;
+use crate::fs::attr::{Attr, Changes, Kind, SetTime, Time};
+use crate::fs::handle::Handle;
+use crate::fs::name::{Name, Special};
+use crate::fs::node::Node;
+use crate::sys::Patience;
+use crate::xdr::{Encode, Error, Reader, Writer};
+
+/// The mode of a file for which the client asked for none.
+const FILE_MODE: u32 = 0o644;
+
+/// The same for a directory.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// The mode of a file that is made exclusively, until its maker sets another.
+const EXCLUSIVE_MODE: u32 = 0o600;
+
+/// Longest target of a symbolic link (PATH_MAX of Linux, less the zero).
+const TARGET_MAX: usize = 4095;
+
+/// `CREATE3resok`, `MKDIR3resok`, `SYMLINK3resok`, `MKNOD3resok`: the new file.
+#[derive(Clone, Copy, Debug)]
+pub struct Made {
+    handle: Handle,
+    attr: Fattr,
+    dir: Wcc,
+}
+
+impl Encode for Made {
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.option(Some(&self.handle));
+        w.option(Some(&self.attr));
+        self.dir.encode(w);
+    }
+}
+
+/// `createhow3`
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Unchecked(Changes),
+    Guarded(Changes),
+    Exclusive([u8; 8]),
+}
+
+/// `CREATE3args`
+#[derive(Clone, Copy, Debug)]
+pub struct CreateArgs<'a> {
+    at: DirOp<'a>,
+    how: How,
+}
+
+impl<'a> Decode<'a> for CreateArgs<'a> {
+    fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
+        let at = DirOp::decode(r)?;
+        let how = match r.u32()? {
+            0 => How::Unchecked(Changes::decode(r)?),
+            1 => How::Guarded(Changes::decode(r)?),
+            2 => How::Exclusive(r.fixed()?),
+            _ => return Err(Error::Unknown),
+        };
+        Ok(Self { at, how })
+    }
+}
+
+/// CREATE: makes a file, or finds the one that is there.
+pub fn create(cx: &Call<'_>, args: &CreateArgs<'_>) -> Reply<Made, Wcc> {
+    let dir = cx.object_to_change(args.at.dir)?;
+    let ((node, mut attr, size), wcc) = cx.change_directory(&dir, |guard| {
+        let name = Name::new(args.at.name)?.entry(Errno::EXIST)?;
+        let (mode, rest) = match args.how {
+            How::Unchecked(changes) | How::Guarded(changes) => {
+                (changes.mode.unwrap_or(FILE_MODE), Changes { mode: None, ..changes })
+            }
+            How::Exclusive(verifier) => (EXCLUSIVE_MODE, keep(verifier)),
+        };
+        let (node, attr, size) = match cx.fs().create(&dir.node, name, mode, &dir.who, guard) {
+            Ok(made) => {
+                let (node, attr) = finish(cx, &dir, name, made, &rest, guard)?;
+                (node, attr, None)
+            }
+            Err(Errno::EXIST) => existing(cx, &dir, name, args.how)?,
+            Err(errno) => return Err(errno.into()),
+        };
+        Ok(((Arc::clone(&node), attr, size), Some(node)))
+    })?;
+    if let Some(size) = size {
+        attr = resize(cx, &dir, &node, size).map_err(|why| why.with(wcc))?;
+    }
+    Ok(Made { handle: *node.handle(), attr: dir.fattr(attr), dir: wcc })
+}
+
+/// What CREATE finds under a name that is there, and the size that it is asked to give it.
+fn existing(
+    cx: &Call<'_>,
+    dir: &Object,
+    name: &[u8],
+    how: How,
+) -> Result<(Arc<Node>, Attr, Option<u64>), Why> {
+    let name = Name::Entry(name);
+    let (node, attr) = cx.fs().find(&dir.node, name, &dir.who, Patience::Blocking)?;
+    let size = match how {
+        _ if node.kind != Kind::Regular => None,
+        How::Unchecked(changes) => Some(changes.size),
+        // The maker asks again, because it did not hear our answer, maybe from before a restart.
+        How::Exclusive(verifier) if is_kept(&attr, verifier) => Some(None),
+        How::Guarded(_) | How::Exclusive(_) => None,
+    };
+    match size {
+        // Truncating takes a lock that may be held by somebody who waits for the disk.
+        Some(Some(_)) if cx.patience() == Patience::None => Err(Why::Later),
+        Some(size) => Ok((node, attr, size)),
+        None => Err(nfsstat3::NFS3ERR_EXIST.into()),
+    }
+}
+
+/// Truncates a file that CREATE found; apart from the directory's lock, because two locks taken
+/// one after the other could wait for each other.
+fn resize(cx: &Call<'_>, dir: &Object, node: &Node, size: u64) -> Result<Attr, Why> {
+    let guard = cx.fs().lock(node, Patience::Blocking)?;
+    let changes = Changes { size: Some(size), ..Changes::default() };
+    cx.fs().change(node, &node.attr()?, &dir.who, &changes, &guard)?;
+    let attr = node.attr()?;
+    drop(guard);
+    cx.settle(dir, &[node])?;
+    Ok(attr)
+}
+
+/// The verifier of an exclusive CREATE is kept in the file's times, where it survives a restart:
+/// 31 bits of seconds in each, which every file system can hold.
+fn keep(verifier: [u8; 8]) -> Changes {
+    let (accessed, modified) = times(verifier);
+    Changes {
+        accessed: SetTime::To(accessed),
+        modified: SetTime::To(modified),
+        ..Changes::default()
+    }
+}
+
+fn is_kept(attr: &Attr, verifier: [u8; 8]) -> bool {
+    let (accessed, modified) = times(verifier);
+    attr.accessed.seconds == accessed.seconds && attr.modified.seconds == modified.seconds
+}
+
+fn times(verifier: [u8; 8]) -> (Time, Time) {
+    let verifier = u64::from_be_bytes(verifier);
+    let time = |bits: u64| Time { seconds: (bits & 0x7fff_ffff).cast_signed(), nanoseconds: 0 };
+    (time(verifier >> 32), time(verifier))
+}
+
+/// `MKDIR3args`
+#[derive(Clone, Copy, Debug)]
+pub struct MkdirArgs<'a> {
+    at: DirOp<'a>,
+    changes: Changes,
+}
+
+impl<'a> Decode<'a> for MkdirArgs<'a> {
+    fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
+        Ok(Self { at: DirOp::decode(r)?, changes: Changes::decode(r)? })
+    }
+}
+
+/// MKDIR: makes a directory.
+pub fn mkdir(cx: &Call<'_>, args: &MkdirArgs<'_>) -> Reply<Made, Wcc> {
+    make(cx, args.at, |dir, name, guard| {
+        let mode = args.changes.mode.unwrap_or(DIRECTORY_MODE);
+        let made = cx.fs().make_directory(&dir.node, name, mode, &dir.who, guard)?;
+        // A directory has no size to set.
+        let rest = Changes { mode: None, size: None, ..args.changes };
+        finish(cx, dir, name, made, &rest, guard)
+    })
+}
+
+/// `SYMLINK3args`
+#[derive(Clone, Copy, Debug)]
+pub struct SymlinkArgs<'a> {
+    at: DirOp<'a>,
+    changes: Changes,
+    target: &'a [u8],
+}
+
+impl<'a> Decode<'a> for SymlinkArgs<'a> {
+    fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
+        Ok(Self { at: DirOp::decode(r)?, changes: Changes::decode(r)?, target: path(r)? })
+    }
+}
+
+/// SYMLINK: makes a symbolic link. Its target is any bytes but zero, and never looked at.
+pub fn symlink(cx: &Call<'_>, args: &SymlinkArgs<'_>) -> Reply<Made, Wcc> {
+    make(cx, args.at, |dir, name, guard| {
+        if args.target.len() > TARGET_MAX {
+            return Err(Errno::NAMETOOLONG.into());
+        }
+        if args.target.is_empty() || args.target.contains(&0) {
+            return Err(Errno::INVAL.into());
+        }
+        let made = cx.fs().make_symlink(&dir.node, name, args.target, &dir.who, guard)?;
+        // A symbolic link has no mode of its own on Linux.
+        let rest = Changes { mode: None, size: None, ..args.changes };
+        finish(cx, dir, name, made, &rest, guard)
+    })
+}
+
+/// `mknoddata3`
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Special(Special, Changes),
+    /// A kind of file that has a procedure of its own.
+    Other,
+}
+
+/// `MKNOD3args`
+#[derive(Clone, Copy, Debug)]
+pub struct MknodArgs<'a> {
+    at: DirOp<'a>,
+    what: What,
+}
+
+impl<'a> Decode<'a> for MknodArgs<'a> {
+    fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
+        let at = DirOp::decode(r)?;
+        let kind = r.u32()?;
+        let device = |r: &mut Reader<'a>, special: fn(u32, u32) -> Special| {
+            let changes = Changes::decode(r)?;
+            Ok(What::Special(special(r.u32()?, r.u32()?), changes))
+        };
+        let what = match kind {
+            1 | 2 | 5 => What::Other, // NF3REG, NF3DIR, NF3LNK
+            3 => device(r, Special::Block)?,
+            4 => device(r, Special::Character)?,
+            6 => What::Special(Special::Socket, Changes::decode(r)?),
+            7 => What::Special(Special::Fifo, Changes::decode(r)?),
+            _ => return Err(Error::Unknown),
+        };
+        Ok(Self { at, what })
+    }
+}
+
+/// MKNOD: makes a device, a pipe or a socket.
+pub fn mknod(cx: &Call<'_>, args: &MknodArgs<'_>) -> Reply<Made, Wcc> {
+    make(cx, args.at, |dir, name, guard| {
+        let What::Special(special, changes) = args.what else {
+            return Err(nfsstat3::NFS3ERR_BADTYPE.into());
+        };
+        let mode = changes.mode.unwrap_or(FILE_MODE);
+        let made = cx.fs().make_special(&dir.node, name, (special, mode), &dir.who, guard)?;
+        let rest = Changes { mode: None, size: None, ..changes };
+        finish(cx, dir, name, made, &rest, guard)
+    })
+}
+
+/// What the four have in common: `work` makes the file in the directory under its lock.
+fn make(
+    cx: &Call<'_>,
+    at: DirOp<'_>,
+    work: impl FnOnce(&Object, &[u8], &Guard<'_>) -> Result<(Arc<Node>, Attr), Why>,
+) -> Reply<Made, Wcc> {
+    let dir = cx.object_to_change(at.dir)?;
+    let ((handle, attr), wcc) = cx.change_directory(&dir, |guard| {
+        let name = Name::new(at.name)?.entry(Errno::EXIST)?;
+        let (node, attr) = work(&dir, name, guard)?;
+        Ok(((*node.handle(), attr), Some(node)))
+    })?;
+    Ok(Made { handle, attr: dir.fattr(attr), dir: wcc })
+}
+
+/// Sets the attributes of a new file that its making did not. If they are refused, so is the file.
+fn finish(
+    cx: &Call<'_>,
+    dir: &Object,
+    name: &[u8],
+    (node, attr): (Arc<Node>, Attr),
+    rest: &Changes,
+    guard: &Guard<'_>,
+) -> Result<(Arc<Node>, Attr), Why> {
+    if *rest == Changes::default() {
+        return Ok((node, attr));
+    }
+    // A new file has size 0.
+    let rest = Changes { size: rest.size.filter(|size| *size != 0), ..*rest };
+    match cx.fs().change(&node, &attr, &dir.who, &rest, guard) {
+        Ok(()) => {
+            let attr = node.attr()?;
+            Ok((node, attr))
+        }
+        Err(errno) => {
+            let undone = if node.kind == Kind::Directory {
+                cx.fs().remove_directory(&dir.node, name, &dir.who, guard)
+            } else {
+                cx.fs().remove(&dir.node, name, &dir.who, guard)
+            };
+            if let Err(error) = undone {
+                tracing::debug!(%error, "cannot take back a file whose attributes were refused");
+            }
+            Err(errno.into())
+        }
+    }
+}

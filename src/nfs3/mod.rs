@@ -1,0 +1,147 @@
+//! NFS version 3 (RFC 1813): program 100003.
+//!
+//! A table of 22 procedures, each a plain function from its arguments to its results. What goes
+//! over the wire is here; what is done to files is in [`crate::fs`]. The vocabulary (statuses, file
+//! types, FSINFO) is the nfsserve crate's; bytes of peers are read by our own bounded reader, and
+//! hot replies are written by our own writer.
+
+mod attr;
+mod call;
+mod create;
+mod data;
+mod info;
+mod lookup;
+mod pace;
+mod readdir;
+mod remove;
+mod rename;
+mod status;
+mod types;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use nfsserve::nfs::nfsstat3;
+
+use crate::export::Table;
+use crate::fs::Fs;
+use crate::rpc::{self, Outcome, Program};
+use crate::xdr::{Encode, Error, Reader, Writer};
+use call::Call;
+use pace::Pace;
+use status::{Fail, Reply, Why};
+use types::Decode;
+
+/// The program's number.
+pub const PROGRAM: u32 = 100_003;
+
+/// The version that is served.
+pub const VERSION: u32 = 3;
+
+/// Largest READ and WRITE, in bytes.
+pub const TRANSFER_MAX: u32 = 1024 * 1024;
+
+/// Largest call: a WRITE with everything around its data, which is far below 4 KiB.
+pub const CALL_MAX: usize = TRANSFER_MAX as usize + 4096;
+
+/// The NFS program.
+pub struct Nfs {
+    fs: Arc<Fs>,
+    exports: Arc<ArcSwap<Table>>,
+    pace: Pace,
+}
+
+impl Nfs {
+    /// Serves `exports`, whose directories `fs` has open.
+    pub fn new(fs: Arc<Fs>, exports: Arc<ArcSwap<Table>>) -> Self {
+        Self { fs, exports, pace: Pace::new() }
+    }
+}
+
+impl Program for Nfs {
+    fn number(&self) -> u32 {
+        PROGRAM
+    }
+
+    fn versions(&self) -> (u32, u32) {
+        (VERSION, VERSION)
+    }
+
+    /// SETATTR, and all that make, remove or move names. A WRITE may be repeated.
+    fn remembers(&self, _version: u32, procedure: u32) -> bool {
+        matches!(procedure, 2 | 8..=15)
+    }
+
+    fn call(&self, call: &rpc::Call<'_>, out: &mut Writer<'_>) -> Outcome {
+        let table = self.exports.load();
+        let cx = &Call { nfs: self, table: &table, rpc: call };
+        match call.procedure {
+            0 => Outcome::Done,
+            1 => answer(cx, out, |a| attr::getattr(cx, a)),
+            2 => answer(cx, out, |a| attr::setattr(cx, &a)),
+            3 => answer(cx, out, |a| lookup::lookup(cx, a)),
+            4 => answer(cx, out, |a| attr::access(cx, a)),
+            5 => answer(cx, out, |a| lookup::readlink(cx, a)),
+            6 => write_answer(cx, out, |a, w| data::read(cx, a, w)),
+            7 => answer(cx, out, |a| data::write(cx, &a)),
+            8 => answer(cx, out, |a| create::create(cx, &a)),
+            9 => answer(cx, out, |a| create::mkdir(cx, &a)),
+            10 => answer(cx, out, |a| create::symlink(cx, &a)),
+            11 => answer(cx, out, |a| create::mknod(cx, &a)),
+            12 => answer(cx, out, |a| remove::remove(cx, a)),
+            13 => answer(cx, out, |a| remove::rmdir(cx, a)),
+            14 => answer(cx, out, |a| rename::rename(cx, a)),
+            15 => answer(cx, out, |a| rename::link(cx, a)),
+            16 => write_answer(cx, out, |a, w| readdir::readdir(cx, a, w)),
+            17 => write_answer(cx, out, |a, w| readdir::readdirplus(cx, a, w)),
+            18 => answer(cx, out, |a| info::fsstat(cx, a)),
+            19 => answer(cx, out, |a| info::fsinfo(cx, a)),
+            20 => answer(cx, out, |a| info::pathconf(cx, a)),
+            21 => answer(cx, out, |a| data::commit(cx, a)),
+            _ => Outcome::Unavailable,
+        }
+    }
+}
+
+/// Decodes the arguments, runs the procedure, and writes what it answers.
+fn answer<'a, A: Decode<'a>, R: Encode, F: Encode + Default>(
+    cx: &Call<'a>,
+    out: &mut Writer<'_>,
+    procedure: impl FnOnce(A) -> Reply<R, F>,
+) -> Outcome {
+    write_answer(cx, out, |args, w| {
+        let result = procedure(args)?;
+        w.u32(nfsstat3::NFS3_OK as u32);
+        result.encode(w);
+        Ok(())
+    })
+}
+
+/// The same for a procedure that writes its success itself, status included.
+fn write_answer<'a, A: Decode<'a>, F: Encode + Default>(
+    cx: &Call<'a>,
+    out: &mut Writer<'_>,
+    procedure: impl FnOnce(A, &mut Writer<'_>) -> Reply<(), F>,
+) -> Outcome {
+    let args = match decode(cx.rpc.args) {
+        Ok(args) => args,
+        Err(error) => return error.into(),
+    };
+    let start = out.mark();
+    let Err(Fail { why, body }) = procedure(args, out) else { return Outcome::Done };
+    out.rewind(start);
+    let status = match why {
+        Why::Status(status) => status,
+        Why::Later if cx.patience() == crate::sys::Patience::None => return Outcome::Later,
+        // The file system itself asks to come back later.
+        Why::Later => nfsstat3::NFS3ERR_JUKEBOX,
+    };
+    tracing::debug!(peer = %cx.rpc.peer, proc = cx.rpc.procedure, error = ?status, "call failed");
+    out.u32(status as u32);
+    body.encode(out);
+    Outcome::Done
+}
+
+fn decode<'a, A: Decode<'a>>(mut args: Reader<'a>) -> Result<A, Error> {
+    A::decode(&mut args)
+}

@@ -1,0 +1,189 @@
+//! READDIR, READDIRPLUS (RFC 1813 §3.3.16, §3.3.17).
+//!
+//! Cookies are the directory's own offsets, good however the directory changes; the cookie
+//! verifier is therefore 0 and never looked at.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nfsserve::nfs::nfsstat3;
+
+use super::call::{Call, Object};
+use super::status::{Fail, Reply, Why};
+use super::types::{Decode, Fh, PostOp};
+use crate::errno::Errno;
+use crate::fs::attr::{Attr, Time};
+use crate::fs::dir::{Entry, Step};
+use crate::fs::handle::Handle;
+use crate::sys::Patience;
+use crate::xdr::{Encode, Error, Mark, Reader, Writer};
+
+/// Larger pages are not made, whatever a client asks for: a reply must fit into memory.
+const PAGE_MAX: u32 = 256 * 1024;
+
+/// How old a directory's last change must be for its time to tell it from a later one. Kernels
+/// before 6.13 take the time from a clock that goes on every few milliseconds.
+const SETTLED: Duration = Duration::from_millis(100);
+
+/// `READDIR3args`
+#[derive(Clone, Copy, Debug)]
+pub struct ReadDirArgs<'a> {
+    dir: Fh<'a>,
+    cookie: u64,
+    count: u32,
+}
+
+impl<'a> Decode<'a> for ReadDirArgs<'a> {
+    fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
+        let (dir, cookie) = (Fh::decode(r)?, r.u64()?);
+        let _verifier = r.u64()?;
+        Ok(Self { dir, cookie, count: r.u32()? })
+    }
+}
+
+/// READDIR: the names in a directory, a page at a time.
+pub fn readdir(cx: &Call<'_>, args: ReadDirArgs<'_>, w: &mut Writer<'_>) -> Reply<(), PostOp> {
+    let dir = open(cx, args.dir)?;
+    let mut page = Page::begin(w, &dir, args.count);
+    let listed = cx.fs().list(&dir.node, &dir.who, args.cookie, |entry| page.add(&entry, |_| ()));
+    page.end(&dir, listed)
+}
+
+/// `READDIRPLUS3args`
+#[derive(Clone, Copy, Debug)]
+pub struct ReadDirPlusArgs<'a> {
+    dir: Fh<'a>,
+    cookie: u64,
+    dir_count: u32,
+    max_count: u32,
+}
+
+impl<'a> Decode<'a> for ReadDirPlusArgs<'a> {
+    fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
+        let (dir, cookie) = (Fh::decode(r)?, r.u64()?);
+        let _verifier = r.u64()?;
+        Ok(Self { dir, cookie, dir_count: r.u32()?, max_count: r.u32()? })
+    }
+}
+
+/// READDIRPLUS: the same with attributes and handles.
+///
+/// The quick way to look at an entry takes two system calls, between which its name may come to
+/// mean another file. Whether the directory changed meanwhile shows in its time; then the page is
+/// made once more, the careful way.
+pub fn readdirplus(
+    cx: &Call<'_>,
+    args: ReadDirPlusArgs<'_>,
+    w: &mut Writer<'_>,
+) -> Reply<(), PostOp> {
+    let dir = open(cx, args.dir)?;
+    let start = w.mark();
+    let before = dir.node.attr()?;
+    if is_settled(before.changed) {
+        let result = page_plus(cx, &dir, args, w, |entry| cx.fs().look(&dir.node, entry.name));
+        if result.is_err() || dir.node.attr()?.changed == before.changed {
+            return result;
+        }
+        w.rewind(start);
+    }
+    page_plus(cx, &dir, args, w, |entry| cx.fs().look_closely(&dir.node, entry.name))
+}
+
+fn is_settled(changed: Time) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = u64::try_from(changed.seconds).unwrap_or_default();
+    now.checked_sub(Duration::new(seconds, changed.nanoseconds)).is_some_and(|age| age > SETTLED)
+}
+
+fn page_plus(
+    cx: &Call<'_>,
+    dir: &Object,
+    args: ReadDirPlusArgs<'_>,
+    w: &mut Writer<'_>,
+    look: impl Fn(&Entry<'_>) -> Option<(Attr, Handle)>,
+) -> Reply<(), PostOp> {
+    let mut page = Page::begin(w, dir, args.max_count);
+    page.names_max = args.dir_count as usize;
+    let listed = cx.fs().list(&dir.node, &dir.who, args.cookie, |entry| {
+        page.add(&entry, |w| {
+            let seen = match entry.name.to_bytes() {
+                b"." => dir.node.attr().ok().map(|attr| (attr, *dir.node.handle())),
+                b".." => None, // for LOOKUP, which knows where the export ends
+                _ => look(&entry),
+            };
+            PostOp(seen.map(|(attr, _)| dir.fattr(attr))).encode(w);
+            w.option(seen.map(|(_, handle)| handle).as_ref());
+        })
+    });
+    page.end(dir, listed)
+}
+
+fn open(cx: &Call<'_>, fh: Fh<'_>) -> Reply<Object, PostOp> {
+    if cx.patience() == Patience::None {
+        return Err(Why::Later.into());
+    }
+    Ok(cx.object(fh)?)
+}
+
+/// A reply that is being filled with entries.
+struct Page<'w, 'b> {
+    w: &'w mut Writer<'b>,
+    /// Where what counts against the client's bound begins: behind the status.
+    start: Mark,
+    /// The bound, less the end of the list.
+    max: usize,
+    /// Bytes of names, numbers and cookies, and their bound.
+    names: usize,
+    names_max: usize,
+    is_empty: bool,
+}
+
+/// What follows the last entry: that no other follows, and whether the directory ends.
+const END: usize = 8;
+
+impl<'w, 'b> Page<'w, 'b> {
+    fn begin(w: &'w mut Writer<'b>, dir: &Object, max: u32) -> Self {
+        w.u32(nfsstat3::NFS3_OK as u32);
+        let start = w.mark();
+        dir.post_op().encode(w);
+        w.u64(0); // the verifier
+        let max = (max.min(PAGE_MAX) as usize).saturating_sub(END);
+        Self { w, start, max, names: 0, names_max: usize::MAX, is_empty: true }
+    }
+
+    /// Adds an entry and what `rest` writes behind it, if there is room for all of that.
+    fn add(&mut self, entry: &Entry<'_>, rest: impl FnOnce(&mut Writer<'_>)) -> Step {
+        let before = self.w.mark();
+        self.w.bool(true);
+        self.w.u64(entry.fileid);
+        self.w.opaque(entry.name.to_bytes());
+        self.w.u64(entry.cookie);
+        let names = self.names + self.w.since(before);
+        // One entry is always given if the reply can hold it, or the client would never go on.
+        if names <= self.names_max || self.is_empty {
+            rest(self.w);
+            if self.w.since(self.start) <= self.max {
+                self.names = names;
+                self.is_empty = false;
+                return Step::More;
+            }
+        }
+        self.w.rewind(before);
+        Step::Full
+    }
+
+    fn end(self, dir: &Object, listed: Result<bool, Errno>) -> Reply<(), PostOp> {
+        let fail = |why: Why| -> Fail<PostOp> { why.with(dir.post_op()) };
+        let ended = match listed {
+            // The only argument that could make no sense is the cookie.
+            Err(Errno::INVAL) => return Err(fail(nfsstat3::NFS3ERR_BAD_COOKIE.into())),
+            Err(errno) => return Err(fail(errno.into())),
+            Ok(ended) => ended,
+        };
+        if self.is_empty && !ended {
+            return Err(fail(nfsstat3::NFS3ERR_TOOSMALL.into()));
+        }
+        self.w.bool(false);
+        self.w.bool(ended);
+        Ok(())
+    }
+}

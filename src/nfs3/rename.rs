@@ -1,0 +1,113 @@
+//! RENAME, LINK (RFC 1813 §3.3.14, §3.3.15).
+
+use std::sync::Arc;
+
+use super::call::Call;
+use super::status::{Reply, Why};
+use super::types::{Decode, DirOp, Fh, PostOp, Wcc};
+use crate::errno::Errno;
+use crate::fs::name::Name;
+use crate::xdr::{Encode, Error, Reader, Writer};
+
+/// `RENAME3args`
+#[derive(Clone, Copy, Debug)]
+pub struct RenameArgs<'a> {
+    from: DirOp<'a>,
+    to: DirOp<'a>,
+}
+
+impl<'a> Decode<'a> for RenameArgs<'a> {
+    fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
+        Ok(Self { from: DirOp::decode(r)?, to: DirOp::decode(r)? })
+    }
+}
+
+/// What RENAME says of both directories, whatever became of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BothWcc {
+    from: Wcc,
+    to: Wcc,
+}
+
+impl Encode for BothWcc {
+    fn encode(&self, w: &mut Writer<'_>) {
+        self.from.encode(w);
+        self.to.encode(w);
+    }
+}
+
+/// RENAME: moves a name, over another if there is one, in one step.
+pub fn rename(cx: &Call<'_>, args: RenameArgs<'_>) -> Reply<BothWcc, BothWcc> {
+    let from = cx.object_to_change(args.from.dir)?;
+    let to = cx.object_to_change(args.to.dir)?;
+    cx.may_change_now(&from)?;
+    let guard = cx.fs().lock_both(&from.node, &to.node, cx.patience())?;
+    let before = (from.node.attr()?, to.node.attr()?);
+    let moved = cx.nfs.pace.watch(cx.patience(), || -> Result<(), Why> {
+        if from.node.handle().export() != to.node.handle().export() {
+            return Err(Errno::XDEV.into());
+        }
+        let from_name = Name::new(args.from.name)?.entry(Errno::INVAL)?;
+        let to_name = Name::new(args.to.name)?.entry(Errno::INVAL)?;
+        let (from_at, to_at) = ((&from.node, from_name), (&to.node, to_name));
+        Ok(cx.fs().rename(from_at, to_at, &from.who, &guard)?)
+    });
+    let wcc = BothWcc { from: from.wcc(&before.0), to: to.wcc(&before.1) };
+    drop(guard);
+    moved.map_err(|why| why.with(wcc))?;
+    // The new name first: a crash in between may leave both, but not neither.
+    let mut nodes = vec![&*to.node];
+    if !Arc::ptr_eq(&from.node, &to.node) {
+        nodes.push(&from.node);
+    }
+    cx.settle(&from, &nodes).map_err(|errno| Why::from(errno).with(wcc))?;
+    Ok(wcc)
+}
+
+/// `LINK3args`
+#[derive(Clone, Copy, Debug)]
+pub struct LinkArgs<'a> {
+    file: Fh<'a>,
+    link: DirOp<'a>,
+}
+
+impl<'a> Decode<'a> for LinkArgs<'a> {
+    fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
+        Ok(Self { file: Fh::decode(r)?, link: DirOp::decode(r)? })
+    }
+}
+
+/// What LINK says of the file and the directory, whatever became of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FileAndDir {
+    file: PostOp,
+    dir: Wcc,
+}
+
+impl Encode for FileAndDir {
+    fn encode(&self, w: &mut Writer<'_>) {
+        self.file.encode(w);
+        self.dir.encode(w);
+    }
+}
+
+/// LINK: gives a file a further name.
+pub fn link(cx: &Call<'_>, args: LinkArgs<'_>) -> Reply<FileAndDir, FileAndDir> {
+    let file = cx.object_to_change(args.file)?;
+    let dir = cx.object_to_change(args.link.dir)?;
+    cx.may_change_now(&dir)?;
+    let guard = cx.fs().lock_both(&file.node, &dir.node, cx.patience())?;
+    let before = dir.node.attr()?;
+    let linked = cx.nfs.pace.watch(cx.patience(), || -> Result<(), Why> {
+        if file.node.handle().export() != dir.node.handle().export() {
+            return Err(Errno::XDEV.into());
+        }
+        let name = Name::new(args.link.name)?.entry(Errno::EXIST)?;
+        Ok(cx.fs().link(&file.node, &dir.node, name, &dir.who, &guard)?)
+    });
+    let body = FileAndDir { file: file.post_op(), dir: dir.wcc(&before) };
+    drop(guard);
+    linked.map_err(|why| why.with(body))?;
+    cx.settle(&dir, &[&file.node, &dir.node]).map_err(|errno| Why::from(errno).with(body))?;
+    Ok(body)
+}

@@ -1,0 +1,317 @@
+//! Portmap version 2 and rpcbind versions 3 and 4, program 100000 (RFC 1833): where the other
+//! programs are.
+//!
+//! Answers from what was registered before it serves, and from nothing else: nobody can register
+//! or remove anything by a call. What makes the server call on someone's behalf (CALLIT, BCAST,
+//! INDIRECT) is missing on purpose: it lends the server's address to whoever asks, and multiplies
+//! what a forged datagram sends to its victim. Also missing is what no client needs: GETTIME,
+//! UADDR2TADDR, TADDR2UADDR, GETADDRLIST (`rpcinfo -l`) and GETSTAT (`rpcinfo -m`).
+//!
+//! The netid of a question counts, not the transport by which it came: RFC 1833 §2.2.1 has it the
+//! other way round, but clients ask by the transport that they ask for, and one that does not
+//! gets what it asked for.
+
+mod pmap;
+pub mod registration;
+mod rpcb;
+mod uaddr;
+
+use std::net::SocketAddr;
+
+use crate::rpc::{Call, Outcome, Program};
+use crate::xdr::Writer;
+use registration::{Netid, Registration, Transport};
+
+/// The program's number.
+pub const PROGRAM: u32 = 100_000;
+
+/// The lowest and the highest version that are served.
+pub const VERSIONS: (u32, u32) = (2, 4);
+
+/// The program.
+#[derive(Debug, Default)]
+pub struct Portmap {
+    registered: Vec<Registration>,
+}
+
+impl Portmap {
+    /// Registers all `versions` of a program, from the lowest to the highest, at `address`. This
+    /// program wants to be registered, too: `rpcinfo` asks for it first.
+    pub fn register(
+        &mut self,
+        program: u32,
+        versions: (u32, u32),
+        transport: Transport,
+        address: SocketAddr,
+    ) {
+        let netid = Netid::new(transport, address);
+        let entry = |version| Registration { program, version, netid, address };
+        self.registered.extend((versions.0..=versions.1).map(entry));
+    }
+
+    /// Where a version of a program is, or else another version of it: whoever calls that is told
+    /// which versions there are.
+    fn find(&self, program: u32, version: u32, netid: Netid) -> Option<&Registration> {
+        let mut others =
+            self.registered.iter().filter(|r| r.program == program && r.netid == netid);
+        others.clone().find(|r| r.version == version).or_else(|| others.next())
+    }
+}
+
+impl Program for Portmap {
+    fn number(&self) -> u32 {
+        PROGRAM
+    }
+
+    fn versions(&self) -> (u32, u32) {
+        VERSIONS
+    }
+
+    fn remembers(&self, _version: u32, _procedure: u32) -> bool {
+        false // nothing changes anything
+    }
+
+    fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome {
+        let answered = match call.version {
+            2 => pmap::answer(self, call, out),
+            _ => rpcb::answer(self, call, out),
+        };
+        answered.unwrap_or_else(Outcome::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::auth::Credentials;
+    use crate::sys::Patience;
+    use crate::xdr::Reader;
+    use proptest::prelude::*;
+
+    const NFS: u32 = 100_003;
+    const MOUNT: u32 = 100_005;
+    const TCP: u32 = 6;
+    const UDP: u32 = 17;
+
+    fn portmap() -> Portmap {
+        let mut portmap = Portmap::default();
+        let mut register = |program, versions, transport, address: &str| {
+            portmap.register(program, versions, transport, address.parse().unwrap());
+        };
+        register(PROGRAM, VERSIONS, Transport::Tcp, "0.0.0.0:111");
+        register(PROGRAM, VERSIONS, Transport::Udp, "0.0.0.0:111");
+        register(NFS, (3, 3), Transport::Tcp, "0.0.0.0:2049");
+        register(NFS, (3, 3), Transport::Tcp, "[::]:2050");
+        register(MOUNT, (1, 3), Transport::Tcp, "0.0.0.0:2049");
+        register(MOUNT, (1, 3), Transport::Udp, "127.0.0.9:20048");
+        portmap
+    }
+
+    fn ask(local: &str, version: u32, procedure: u32, args: &[u8]) -> (Outcome, Vec<u8>) {
+        let mut out = Vec::new();
+        let call = Call {
+            version,
+            procedure,
+            args: Reader::new(args),
+            credentials: Credentials::None,
+            peer: "127.0.0.1:1023".parse().unwrap(),
+            local: local.parse().unwrap(),
+            patience: Patience::None,
+        };
+        let outcome = portmap().call(&call, &mut Writer::new(&mut out));
+        (outcome, out)
+    }
+
+    fn words(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|w| w.to_be_bytes()).collect()
+    }
+
+    fn rpcb(program: u32, version: u32, netid: &str, address: &str) -> Vec<u8> {
+        let mut out = words(&[program, version]);
+        let mut w = Writer::new(&mut out);
+        [netid, address, "libtirpc"].into_iter().for_each(|s| w.opaque(s.as_bytes()));
+        out
+    }
+
+    #[track_caller]
+    fn port(wanted: [u32; 3], expected: u32) {
+        let [program, version, protocol] = wanted;
+        let args = words(&[program, version, protocol, 0]);
+        assert_eq!(ask("127.0.0.1:111", 2, 3, &args), (Outcome::Done, words(&[expected])));
+    }
+
+    #[test]
+    fn getport_answers_the_port_of_the_protocol() {
+        port([NFS, 3, TCP], 2049);
+        port([MOUNT, 3, TCP], 2049);
+        port([MOUNT, 3, UDP], 20048);
+        port([PROGRAM, 2, TCP], 111);
+    }
+
+    #[test]
+    fn getport_of_what_is_not_registered_is_0() {
+        port([NFS, 3, UDP], 0);
+        port([100_021, 4, TCP], 0);
+        port([NFS, 3, 0], 0);
+        port([NFS, 3, 58], 0);
+    }
+
+    #[test]
+    fn getport_of_another_version_is_that_of_one_there_is() {
+        port([NFS, 4, TCP], 2049);
+        port([NFS, 0, TCP], 2049);
+    }
+
+    /// Checks what GETADDR (and, with `this`, GETVERSADDR) answers to the usual question.
+    #[track_caller]
+    fn address(local: &str, args: &[u8], expected: &str, this: &str) {
+        let answer = |text: &str| {
+            let mut out = Vec::new();
+            Writer::new(&mut out).opaque(text.as_bytes());
+            (Outcome::Done, out)
+        };
+        assert_eq!(ask(local, 3, 3, args), answer(expected));
+        assert_eq!(ask(local, 4, 3, args), answer(expected));
+        assert_eq!(ask(local, 4, 9, args), answer(this));
+        assert_eq!(ask(local, 3, 9, args).0, Outcome::Unavailable);
+    }
+
+    #[test]
+    fn an_unspecified_address_becomes_the_one_at_which_the_call_arrived() {
+        let args = rpcb(NFS, 3, "tcp", "10.1.1.1.0.111");
+        address("10.0.0.7:111", &args, "10.0.0.7.8.1", "10.0.0.7.8.1");
+        address("[::ffff:10.0.0.7]:111", &args, "10.0.0.7.8.1", "10.0.0.7.8.1");
+        let args = rpcb(NFS, 3, "tcp6", "");
+        address("[fd00::7]:111", &args, "fd00::7.8.2", "fd00::7.8.2");
+    }
+
+    #[test]
+    fn where_a_datagram_arrived_is_taken_from_the_caller() {
+        let check = |called: &str, expected: &str| {
+            let args = rpcb(NFS, 3, "tcp", called);
+            address("0.0.0.0:111", &args, expected, expected);
+        };
+        check("10.1.1.1.0.111", "10.1.1.1.8.1");
+        check("0.0.0.0.0.111", "0.0.0.0.8.1");
+        check("::1.0.111", "0.0.0.0.8.1");
+        check("nonsense", "0.0.0.0.8.1");
+        check("", "0.0.0.0.8.1");
+    }
+
+    #[test]
+    fn a_specified_address_is_answered_as_it_is() {
+        let args = rpcb(MOUNT, 3, "udp", "10.1.1.1.0.111");
+        address("10.0.0.7:111", &args, "127.0.0.9.78.80", "127.0.0.9.78.80");
+    }
+
+    #[test]
+    fn the_version_counts_for_getversaddr_alone() {
+        address("10.0.0.7:111", &rpcb(NFS, 4, "tcp", ""), "10.0.0.7.8.1", "");
+    }
+
+    #[test]
+    fn the_address_of_what_is_not_registered_is_empty() {
+        address("10.0.0.7:111", &rpcb(NFS, 3, "udp", ""), "", "");
+        address("10.0.0.7:111", &rpcb(NFS, 3, "local", ""), "", "");
+        address("10.0.0.7:111", &rpcb(100_021, 4, "tcp", ""), "", "");
+    }
+
+    #[test]
+    fn getaddr_is_read_and_answered_as_on_the_wire() {
+        // Captured: `rpcinfo -T udp 127.0.0.1 100000 3`, and what rpcbind 1.2.6 answered.
+        let asked = b"\0\x01\x86\xa0\0\0\0\x03\0\0\0\x03udp\0\0\0\0\x0f127.0.0.1.0.111\0\
+            \0\0\0\x08libtirpc";
+        let answered = b"\0\0\0\x0f127.0.0.1.0.111\0";
+        assert_eq!(ask("0.0.0.0:111", 4, 3, asked), (Outcome::Done, answered.to_vec()));
+    }
+
+    #[test]
+    fn dump_of_version_2_lists_ports_of_ipv4() {
+        let entry = |program, version, protocol, port| [1, program, version, protocol, port];
+        let list = [
+            entry(PROGRAM, 2, TCP, 111),
+            entry(PROGRAM, 3, TCP, 111),
+            entry(PROGRAM, 4, TCP, 111),
+            entry(PROGRAM, 2, UDP, 111),
+            entry(PROGRAM, 3, UDP, 111),
+            entry(PROGRAM, 4, UDP, 111),
+            entry(NFS, 3, TCP, 2049),
+            entry(MOUNT, 1, TCP, 2049),
+            entry(MOUNT, 2, TCP, 2049),
+            entry(MOUNT, 3, TCP, 2049),
+            entry(MOUNT, 1, UDP, 20048),
+            entry(MOUNT, 2, UDP, 20048),
+            entry(MOUNT, 3, UDP, 20048),
+        ];
+        let expected = words(&[list.as_flattened(), &[0]].concat());
+        assert_eq!(ask("127.0.0.1:111", 2, 4, &[]), (Outcome::Done, expected));
+    }
+
+    #[test]
+    fn dump_of_versions_3_and_4_lists_universal_addresses() {
+        let (outcome, list) = ask("127.0.0.1:111", 4, 4, &[]);
+        assert_eq!(outcome, Outcome::Done);
+        assert_eq!(ask("127.0.0.1:111", 3, 4, &[]).1, list);
+        let mut r = Reader::new(&list);
+        let mut entries = Vec::new();
+        while r.bool().unwrap() {
+            let number = (r.u32().unwrap(), r.u32().unwrap());
+            let text = [(); 3].map(|()| String::from_utf8_lossy(r.opaque(64).unwrap()));
+            entries.push(format!("{number:?} {}", text.join(" ")));
+        }
+        assert!(r.rest().is_empty());
+        assert_eq!(entries.len(), 14);
+        assert_eq!(entries[0], "(100000, 2) tcp 0.0.0.0.0.111 superuser");
+        assert_eq!(entries[7], "(100003, 3) tcp6 ::.8.2 superuser");
+        assert_eq!(entries[13], "(100005, 3) udp 127.0.0.9.78.80 superuser");
+    }
+
+    #[test]
+    fn nothing_is_registered_or_removed_by_a_call() {
+        let no = (Outcome::Done, words(&[0]));
+        for procedure in [1, 2] {
+            assert_eq!(ask("127.0.0.1:111", 2, procedure, &words(&[NFS, 3, TCP, 9])), no);
+            let args = rpcb(NFS, 3, "tcp", "127.0.0.1.0.9");
+            assert_eq!(ask("127.0.0.1:111", 3, procedure, &args), no);
+            assert_eq!(ask("127.0.0.1:111", 4, procedure, &args), no);
+        }
+    }
+
+    #[test]
+    fn calls_on_behalf_of_others_are_unavailable() {
+        for (version, procedure) in [(2, 5), (3, 5), (4, 5), (4, 10)] {
+            let args = words(&[NFS, 3, 0, 0]);
+            assert_eq!(ask("127.0.0.1:111", version, procedure, &args).0, Outcome::Unavailable);
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_garbage() {
+        let check = |version, procedure, args: &[u8]| {
+            assert_eq!(ask("127.0.0.1:111", version, procedure, args).0, Outcome::Done);
+            for len in 0..args.len() {
+                let (outcome, _) = ask("127.0.0.1:111", version, procedure, &args[..len]);
+                assert_eq!(outcome, Outcome::Garbage, "{version} {procedure} {len}");
+            }
+        };
+        for procedure in [1, 2, 3] {
+            check(2, procedure, &words(&[NFS, 3, TCP, 0]));
+            check(3, procedure, &rpcb(NFS, 3, "tcp", "127.0.0.1.0.111"));
+        }
+        check(4, 9, &rpcb(NFS, 3, "tcp", "127.0.0.1.0.111"));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_calls_do_no_harm(
+            version in 2u32..5,
+            procedure in 0u32..14,
+            start in prop::collection::vec(0u32..8, 0..3),
+            rest: Vec<u8>,
+        ) {
+            let args = [words(&start), rest].concat();
+            let (outcome, _) = ask("[::]:111", version, procedure, &args);
+            prop_assert_ne!(outcome, Outcome::Later);
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! One TCP connection: reads calls, answers what can be answered at once, hands on the rest.
+//!
+//! A connection is one task on one data-plane thread. Whenever its socket has bytes, all complete
+//! records among them are answered in one go and their replies sent with one system call.
+//!
+//! ```text
+//!            +--> answered here ----------------+
+//!   socket --+                                  +--> link --> socket
+//!            +--> jobs --> pool --> answered ---+
+//! ```
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::buffers::Buffers;
+use super::link::Link;
+use super::pool::{Job, Pool};
+use super::record::{Error, Flow, Header, Records};
+use super::replay::Key;
+use super::service::{Origin, Reply, Service, Verdict};
+use crate::errno::Errno;
+use crate::sys::socket;
+
+/// The piece in which sockets are read. Small calls in it are answered together.
+const SCRATCH: usize = 256 * 1024;
+
+/// What bounds a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest record, in bytes.
+    pub record: usize,
+    /// A connection that asks for nothing is closed after this time.
+    pub idle: Duration,
+    /// One that stops in the middle of a call, or takes no replies, after this.
+    pub stalled: Duration,
+}
+
+/// What the connections of a server share.
+pub struct Shared {
+    /// The threads that may sleep.
+    pub pool: Arc<Pool>,
+    /// Large buffers.
+    pub buffers: Arc<Buffers>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Cancelled when the server stops: what is being answered is answered, and no more is read.
+    pub drain: CancellationToken,
+}
+
+/// Buffers that the connections of one thread share, used by one at a time and never over a wait.
+pub struct Scratch {
+    input: Vec<u8>,
+    replies: Vec<u8>,
+    jobs: Vec<Job>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { input: vec![0; SCRATCH], replies: Vec::new(), jobs: Vec::new() }
+    }
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// There is more to do right now.
+    Again,
+    /// All that came is taken.
+    Drained,
+    /// Too much waits to be answered or sent; nothing is read until the link says so.
+    Paused,
+    /// The peer sends no more.
+    Ended,
+}
+
+struct Connection {
+    service: Arc<Service>,
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    origin: Origin,
+    records: Records,
+    paused: bool,
+    last: Instant,
+}
+
+/// Serves a connection until its end.
+pub async fn run(
+    stream: TcpStream,
+    origin: Origin,
+    service: Arc<Service>,
+    shared: Arc<Shared>,
+    scratch: Arc<Mutex<Scratch>>,
+) {
+    let link = Arc::new(Link::new(stream, Arc::clone(&shared.buffers)));
+    let records = Records::new(shared.limits.record);
+    let (paused, last) = (false, Instant::now());
+    let mut connection = Connection { service, shared, link, origin, records, paused, last };
+    if let Err(why) = connection.serve(&scratch).await {
+        tracing::debug!(peer = %origin.peer, error = %why, "connection closed");
+    }
+}
+
+/// Why a connection is closed before its peer does.
+#[derive(Debug, thiserror::Error)]
+enum Close {
+    #[error("cannot read")]
+    Read(#[from] io::Error),
+    #[error("the stream makes no sense: {0}")]
+    Stream(#[from] Error),
+    #[error("the peer is gone")]
+    Broken,
+    #[error("nothing was asked for {} s", .0.as_secs())]
+    Idle(Duration),
+    #[error("the peer neither sent nor took a byte for {} s", .0.as_secs())]
+    Stalled(Duration),
+}
+
+impl Connection {
+    async fn serve(&mut self, scratch: &Mutex<Scratch>) -> Result<(), Close> {
+        let mut reading = true;
+        let mut alarm = pin!(sleep_until((self.last + self.shared.limits.stalled).into()));
+        loop {
+            let mut turn = Turn::Drained;
+            if reading {
+                let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
+                turn = self.turn(&mut scratch)?;
+            }
+            if self.link.is_broken() {
+                return Err(Close::Broken);
+            }
+            reading &= turn != Turn::Ended && !self.shared.drain.is_cancelled();
+            if !reading {
+                self.link.finishing();
+            }
+            if !reading && self.link.is_settled() && !self.link.has_unsent() {
+                return Ok(());
+            }
+            if turn == Turn::Again {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            self.arm(alarm.as_mut());
+            let readable = reading && turn != Turn::Paused;
+            let unsent = self.link.has_unsent();
+            tokio::select! {
+                ready = self.link.stream.readable(), if readable => ready?,
+                ready = self.link.stream.writable(), if unsent => {
+                    ready?;
+                    if self.link.flush() > 0 {
+                        self.last = Instant::now();
+                    }
+                }
+                () = self.link.wake.notified() => {}
+                () = self.shared.drain.cancelled(), if reading => {}
+                () = alarm.as_mut() => self.check_time()?,
+            }
+        }
+    }
+
+    /// Answers what was kept back, or else what comes with one read.
+    fn turn(&mut self, scratch: &mut Scratch) -> Result<Turn, Close> {
+        if !self.link.has_room() {
+            return Ok(Turn::Paused);
+        }
+        let Scratch { input, replies, jobs } = scratch;
+        let mut batch = Batch {
+            service: &self.service,
+            shared: &self.shared,
+            link: &self.link,
+            origin: self.origin,
+            replies,
+            jobs,
+        };
+        let mut turn = Turn::Again;
+        let flow;
+        if self.paused {
+            flow = self.records.resume(|record| batch.take(record));
+        } else if let Some((own, want)) = self.records.room(|| self.shared.buffers.take()) {
+            turn =
+                receive(&self.link, want, &mut self.last, |fd| socket::receive(fd, own, want))?.1;
+            match self.records.completed() {
+                Some(record) => flow = Ok(batch.take_whole(record)),
+                None => flow = self.records.resume(|record| batch.take(record)),
+            }
+        } else {
+            let at = self.records.begin(input);
+            let free = &mut input[at..];
+            let want = free.len();
+            let (n, then) = receive(&self.link, want, &mut self.last, |fd| socket::read(fd, free))?;
+            turn = then;
+            flow = self.records.feed(&input[..at + n], |record| batch.take(record));
+        }
+        batch.send();
+        self.paused = flow? == Flow::Pause;
+        Ok(match turn {
+            Turn::Ended => Turn::Ended,
+            _ if self.paused => Turn::Again, // which finds out whether there is room again
+            turn => turn,
+        })
+    }
+
+    /// When the peer must have done something: the limit, and why it would be closed.
+    fn limit(&self) -> (Duration, Close) {
+        let Limits { idle, stalled, .. } = self.shared.limits;
+        if self.records.inside() || self.link.has_unsent() {
+            (stalled, Close::Stalled(stalled))
+        } else {
+            (idle, Close::Idle(idle))
+        }
+    }
+
+    /// Sets the alarm if it would come too late. One that comes too early is set again then, so
+    /// that a busy connection touches no timer.
+    fn arm(&self, alarm: Pin<&mut Sleep>) {
+        let due = (self.last + self.limit().0).into();
+        if due < alarm.deadline() || alarm.is_elapsed() {
+            alarm.reset(due);
+        }
+    }
+
+    fn check_time(&self) -> Result<(), Close> {
+        let (limit, why) = self.limit();
+        // A call that takes long is ours to answer, and no reason to close.
+        if self.link.is_settled() && self.last.elapsed() >= limit { Err(why) } else { Ok(()) }
+    }
+}
+
+/// Receives through `read` up to `want` bytes; says how many came, and what that means.
+fn receive(
+    link: &Link,
+    want: usize,
+    last: &mut Instant,
+    read: impl FnOnce(&TcpStream) -> Result<usize, Errno>,
+) -> io::Result<(usize, Turn)> {
+    let mut got = None;
+    let result = link.stream.try_io(Interest::READABLE, || {
+        let n = read(&link.stream)?;
+        got = Some(n);
+        // Less than there was room for: the socket is empty. Saying so here saves the read that
+        // would only find that out. The end of the stream is reported again whatever we say.
+        if (1..want).contains(&n) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    match (got, result) {
+        (Some(0), _) => Ok((0, Turn::Ended)),
+        (Some(n), result) => {
+            *last = Instant::now();
+            Ok((n, if result.is_ok() { Turn::Again } else { Turn::Drained }))
+        }
+        (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        (None, _) => Ok((0, Turn::Drained)),
+    }
+}
+
+/// The records that came together, and what becomes of them.
+struct Batch<'a> {
+    service: &'a Arc<Service>,
+    shared: &'a Arc<Shared>,
+    link: &'a Arc<Link>,
+    origin: Origin,
+    replies: &'a mut Vec<u8>,
+    jobs: &'a mut Vec<Job>,
+}
+
+impl Batch<'_> {
+    /// Answers a record here, or copies it for a thread that may sleep.
+    fn take(&mut self, record: &[u8]) -> Flow {
+        if let Some(key) = self.answer(record) {
+            let mut own = self.shared.buffers.take();
+            own.extend_from_slice(record);
+            self.hand_on(own, 0, key);
+        }
+        self.flow()
+    }
+
+    /// The same for one that fills a buffer of its own, behind its four bytes of mark.
+    fn take_whole(&mut self, own: Vec<u8>) -> Flow {
+        match self.answer(&own[4..]) {
+            Some(key) => self.hand_on(own, 4, key),
+            None => self.shared.buffers.give(own),
+        }
+        self.flow()
+    }
+
+    /// Answers a record, unless it must be tried again where it may sleep.
+    fn answer(&mut self, record: &[u8]) -> Option<Option<Key>> {
+        let start = begin_reply(self.replies);
+        let waiter = || Arc::clone(self.link) as Arc<dyn Reply>;
+        match self.service.answer(record, self.origin, &waiter, self.replies) {
+            Verdict::Answered => end_reply(self.replies, start),
+            Verdict::Silent => self.replies.truncate(start),
+            Verdict::Later(key) => {
+                self.replies.truncate(start);
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    fn hand_on(&mut self, record: Vec<u8>, start: usize, key: Option<Key>) {
+        let (service, shared) = (Arc::clone(self.service), Arc::clone(self.shared));
+        let task = Handed::new(Arc::clone(self.link), record.len());
+        let origin = self.origin;
+        self.jobs.push(Box::new(move || {
+            let mut reply = shared.buffers.take();
+            let at = begin_reply(&mut reply);
+            match service.answer_later(&record[start..], origin, key, &mut reply) {
+                Verdict::Answered => end_reply(&mut reply, at),
+                Verdict::Silent | Verdict::Later(_) => reply.clear(),
+            }
+            // Before the reply, so that the buffers are there for the client's next call.
+            shared.buffers.give(record);
+            task.answered(&mut reply);
+            shared.buffers.give(reply);
+        }));
+    }
+
+    fn flow(&mut self) -> Flow {
+        if self.replies.len() >= SCRATCH {
+            self.link.push(self.replies);
+        }
+        if self.link.has_room() { Flow::Go } else { Flow::Pause }
+    }
+
+    fn send(&mut self) {
+        self.shared.pool.run(self.jobs);
+        if !self.replies.is_empty() {
+            self.link.push(self.replies);
+        }
+    }
+}
+
+/// A call that the pool has. Dropped without an answer, which only a panic does, it gives the
+/// connection up, so that the client asks again instead of waiting for ever.
+struct Handed {
+    link: Arc<Link>,
+    bytes: usize,
+    answered: bool,
+}
+
+impl Handed {
+    fn new(link: Arc<Link>, bytes: usize) -> Self {
+        link.started(bytes);
+        Self { link, bytes, answered: false }
+    }
+
+    fn answered(mut self, reply: &mut Vec<u8>) {
+        self.link.push(reply);
+        self.answered = true;
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.link.give_up();
+        }
+        self.link.ended(self.bytes);
+    }
+}
+
+/// Leaves room for the record mark; answers where the reply starts.
+fn begin_reply(replies: &mut Vec<u8>) -> usize {
+    let start = replies.len();
+    replies.extend_from_slice(&[0; 4]);
+    start
+}
+
+/// Fills in the mark of the reply that started at `start`.
+fn end_reply(replies: &mut [u8], start: usize) {
+    let mark = Header::whole(replies.len() - start - 4).to_be_bytes();
+    replies[start..start + 4].copy_from_slice(&mark);
+}

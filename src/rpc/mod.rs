@@ -1,0 +1,86 @@
+//! ONC RPC version 2 (RFC 5531): records, calls, credentials, replies, the reply cache, limits.
+//!
+//! Knows no program: those register as a [`Program`] and answer one call at a time, synchronously.
+//! A call is tried first on the thread that read it from the socket, which must never sleep; a
+//! program that would have to, says so before it has changed anything, and is called again on a
+//! thread that may.
+//!
+//! ```text
+//!   socket -> record -> message + auth -> replay -> Program::call (Patience::None)
+//!                                                      | Outcome::Later
+//!                                                      v
+//!                                          pool: Program::call (Patience::Blocking)
+//! ```
+
+pub mod auth;
+mod buffers;
+mod connection;
+mod datagram;
+mod link;
+pub mod message;
+mod pool;
+pub mod record;
+pub mod replay;
+pub mod server;
+pub mod service;
+
+use std::net::SocketAddr;
+
+use crate::sys::Patience;
+use crate::xdr::{Error, Reader, Writer};
+use auth::Credentials;
+
+/// One remote program, and its versions.
+pub trait Program: Send + Sync {
+    /// The program's number.
+    fn number(&self) -> u32;
+
+    /// The lowest and the highest version that are served.
+    fn versions(&self) -> (u32, u32);
+
+    /// Whether a call that is repeated must get the answer of the first, because carrying it out
+    /// again would change something or answer differently.
+    fn remembers(&self, version: u32, procedure: u32) -> bool;
+
+    /// Carries out a call and appends its results. What was appended counts only with
+    /// [`Outcome::Done`].
+    fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome;
+}
+
+/// One call of a program's procedure.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// The version, within the program's [`Program::versions`].
+    pub version: u32,
+    /// The procedure; whether the version has it, is for the program to say.
+    pub procedure: u32,
+    /// The arguments.
+    pub args: Reader<'a>,
+    /// The user that the call is made for.
+    pub credentials: Credentials,
+    /// Where the call comes from.
+    pub peer: SocketAddr,
+    /// Where it arrived; the address of a datagram's is the socket's, and may be unspecified.
+    pub local: SocketAddr,
+    /// Whether the call may wait for a disk.
+    pub patience: Patience,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The results are written.
+    Done,
+    /// Nothing was done: it may have to sleep. Only with [`Patience::None`].
+    Later,
+    /// The version has no such procedure.
+    Unavailable,
+    /// The arguments cannot be decoded.
+    Garbage,
+}
+
+impl From<Error> for Outcome {
+    fn from(_: Error) -> Self {
+        Self::Garbage
+    }
+}

@@ -1,0 +1,247 @@
+//! The data plane: its threads, what listens, and its end.
+//!
+//! Each data-plane thread runs a single-threaded runtime of its own, so that a call is read,
+//! answered and its reply sent without waking anybody. A connection stays on its thread; new ones
+//! go round. Sockets are bound before anything is accepted.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::buffers::Buffers;
+pub use super::connection::Limits;
+use super::connection::{self, Scratch, Shared};
+use super::datagram;
+use super::pool::Pool;
+use super::service::{Origin, Service};
+
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// After this time without a word the kernel asks whether the peer is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// How long accepting rests when the system has no descriptor or no memory for a connection.
+const RESPITE: Duration = Duration::from_millis(100);
+
+/// How the data plane is built.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Threads that serve sockets.
+    pub threads: usize,
+    /// Threads on which calls may sleep.
+    pub pool: usize,
+    /// Connections at a time; more are closed as soon as they are accepted.
+    pub connections: usize,
+    /// What bounds each connection.
+    pub limits: Limits,
+}
+
+/// A running data plane.
+pub struct Server {
+    workers: Vec<Worker>,
+    next: AtomicUsize,
+    open: Arc<AtomicUsize>,
+    connections: usize,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// A data-plane thread, seen from outside.
+struct Worker {
+    handle: Handle,
+    scratch: Arc<Mutex<Scratch>>,
+}
+
+impl Server {
+    /// Starts the threads; nothing listens yet.
+    ///
+    /// # Errors
+    /// The system refuses a thread, or what a runtime needs.
+    pub fn start(settings: Settings) -> io::Result<Arc<Self>> {
+        let shared = Shared {
+            pool: Arc::new(Pool::start(settings.pool)?),
+            buffers: Arc::new(Buffers::default()),
+            limits: settings.limits,
+            drain: CancellationToken::new(),
+        };
+        let stop = CancellationToken::new();
+        let worker = |n| Worker::start(n, stop.clone());
+        Ok(Arc::new(Self {
+            workers: (0..settings.threads).map(worker).collect::<io::Result<_>>()?,
+            next: AtomicUsize::new(0),
+            open: Arc::default(),
+            connections: settings.connections,
+            shared: Arc::new(shared),
+            tasks: TaskTracker::new(),
+            stop,
+        }))
+    }
+
+    /// Serves `service` on a TCP address; answers the address with the port that it got.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn listen_tcp(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        service: &Arc<Service>,
+    ) -> io::Result<SocketAddr> {
+        let socket = bind(address, Type::STREAM, Protocol::TCP)?;
+        socket.listen(BACKLOG)?;
+        let worker = self.worker();
+        let _runtime = worker.handle.enter();
+        let listener = TcpListener::from_std(socket.into())?;
+        let bound = listener.local_addr()?;
+        let accept = Arc::clone(self).accept(listener, Arc::clone(service));
+        self.tasks.spawn_on(accept, &worker.handle);
+        Ok(bound)
+    }
+
+    /// Serves `service` on a UDP address; answers the address with the port that it got.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn listen_udp(
+        &self,
+        address: SocketAddr,
+        service: &Arc<Service>,
+    ) -> io::Result<SocketAddr> {
+        let socket = bind(address, Type::DGRAM, Protocol::UDP)?;
+        let worker = self.worker();
+        let _runtime = worker.handle.enter();
+        let socket = UdpSocket::from_std(socket.into())?;
+        let bound = socket.local_addr()?;
+        let serve = datagram::run(Arc::new(socket), Arc::clone(service), Arc::clone(&self.shared));
+        self.tasks.spawn_on(serve, &worker.handle);
+        Ok(bound)
+    }
+
+    /// Stops: accepts and reads no more, answers what was read, closes. Waits for at most
+    /// `grace`; answers how many connections were cut off then.
+    pub async fn stop(&self, grace: Duration) -> usize {
+        self.shared.drain.cancel();
+        self.tasks.close();
+        let drained = tokio::time::timeout(grace, self.tasks.wait()).await;
+        let cut_off = if drained.is_ok() { 0 } else { self.tasks.len() };
+        self.stop.cancel();
+        cut_off
+    }
+
+    fn worker(&self) -> &Worker {
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        &self.workers[n % self.workers.len()]
+    }
+
+    async fn accept(self: Arc<Self>, listener: TcpListener, service: Arc<Service>) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.shared.drain.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer, &service),
+                Err(error) if is_the_peers(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection; trying again");
+                    tokio::time::sleep(RESPITE).await;
+                }
+            }
+        }
+    }
+
+    /// Gives a connection to a thread, unless there are too many.
+    fn admit(&self, stream: TcpStream, peer: SocketAddr, service: &Arc<Service>) {
+        let place = Place::take(&self.open);
+        if place.number > self.connections {
+            let limit = self.connections;
+            tracing::warn!(%peer, limit, "connection refused: as many as --max-connections are open");
+            return;
+        }
+        let worker = self.worker();
+        match prepare(stream, &worker.handle) {
+            Ok((stream, local)) => {
+                tracing::debug!(%peer, "connection accepted");
+                let (service, shared) = (Arc::clone(service), Arc::clone(&self.shared));
+                let scratch = Arc::clone(&worker.scratch);
+                let serve = async move {
+                    let origin = Origin { peer, local };
+                    connection::run(stream, origin, service, shared, scratch).await;
+                    drop(place);
+                };
+                self.tasks.spawn_on(serve, &worker.handle);
+            }
+            Err(error) => tracing::debug!(%peer, %error, "connection lost"),
+        }
+    }
+}
+
+impl Worker {
+    fn start(n: usize, stop: CancellationToken) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        thread::Builder::new()
+            .name(format!("berth-data-{n}"))
+            .spawn(move || runtime.block_on(stop.cancelled()))?;
+        Ok(Self { handle, scratch: Arc::default() })
+    }
+}
+
+/// One of the connections that may be open; given back when dropped.
+struct Place {
+    open: Arc<AtomicUsize>,
+    number: usize,
+}
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>) -> Self {
+        Self { number: open.fetch_add(1, Ordering::SeqCst) + 1, open: Arc::clone(open) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn bind(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
+        // So that [::] and 0.0.0.0 can be listened on side by side, and mean what they say.
+        socket.set_only_v6(true)?;
+    }
+    if kind == Type::STREAM {
+        // A restart must not wait for the old connections to be forgotten.
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Sets a connection up and moves it to another thread's runtime.
+fn prepare(stream: TcpStream, to: &Handle) -> io::Result<(TcpStream, SocketAddr)> {
+    stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    let local = stream.local_addr()?;
+    let stream = stream.into_std()?;
+    let _runtime = to.enter();
+    Ok((TcpStream::from_std(stream)?, local))
+}
+
+/// Whether accepting failed because of that one connection.
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}

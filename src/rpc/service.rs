@@ -1,0 +1,214 @@
+//! From a record to its reply: finds the program, remembers the answers that must be repeated.
+//!
+//! Knows no socket: a reply is written into a buffer, and whoever waits for the answer of a
+//! repeated call is told through [`Reply`].
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::message::{self, Header, Reject, Unfit};
+use super::replay::{Key, Replay, Seen};
+use super::{Call, Outcome, Program};
+use crate::sys::Patience;
+use crate::xdr::Writer;
+
+/// Parts of the reply cache, by client, so that two clients seldom wait for each other.
+const SHARDS: usize = 16;
+
+/// Where a reply goes.
+pub trait Reply: Send + Sync {
+    /// Sends a whole reply, without its record mark.
+    fn send(&self, reply: &[u8]);
+}
+
+/// Where a call came from and arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The server's.
+    pub local: SocketAddr,
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The reply is written.
+    Answered,
+    /// There is nothing to answer: no call, or its answer comes when its first copy is done.
+    Silent,
+    /// It has to be tried again where it may sleep, with what is remembered of it.
+    Later(Option<Key>),
+}
+
+/// The programs that one set of sockets serves.
+pub struct Service {
+    programs: Vec<Arc<dyn Program>>,
+    replay: [Mutex<Replay<Arc<dyn Reply>>>; SHARDS],
+    hasher: RandomState,
+}
+
+impl Service {
+    /// Serves `programs`.
+    pub fn new(programs: Vec<Arc<dyn Program>>) -> Self {
+        Self { programs, replay: Default::default(), hasher: RandomState::new() }
+    }
+
+    /// Answers a record, as far as possible without sleeping; appends the reply to `out`.
+    /// `waiter` is where the answer goes if the call is the copy of one that is running.
+    pub fn answer(
+        &self,
+        record: &[u8],
+        origin: Origin,
+        waiter: &dyn Fn() -> Arc<dyn Reply>,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        let mut w = Writer::new(out);
+        let header = match Header::decode(record) {
+            Ok(header) => header,
+            Err(Unfit::NoCall) => return Verdict::Silent,
+            Err(Unfit::Refused(xid, why)) => {
+                why.encode(xid, &mut w);
+                return Verdict::Answered;
+            }
+        };
+        let program = match self.program(&header) {
+            Ok(program) => program,
+            Err(why) => {
+                why.encode(header.xid, &mut w);
+                return Verdict::Answered;
+            }
+        };
+        let mut key = None;
+        if program.remembers(header.version, header.procedure) {
+            let new = self.key(record, &header, origin);
+            match self.shard(new.client).begin(new, Instant::now(), waiter) {
+                Seen::New => key = Some(new),
+                Seen::Running => return Verdict::Silent,
+                Seen::Answered(answer) => {
+                    out.extend_from_slice(answer);
+                    return Verdict::Answered;
+                }
+            }
+        }
+        self.run(program, &header, origin, Patience::None, key, out)
+    }
+
+    /// Answers a record for which [`Service::answer`] said [`Verdict::Later`]. Blocks.
+    pub fn answer_later(
+        &self,
+        record: &[u8],
+        origin: Origin,
+        key: Option<Key>,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        let Ok(header) = Header::decode(record) else { return Verdict::Silent };
+        let Ok(program) = self.program(&header) else { return Verdict::Silent };
+        self.run(program, &header, origin, Patience::Blocking, key, out)
+    }
+
+    /// Forgets a call for which [`Service::answer`] said [`Verdict::Later`], and which will not be
+    /// tried again.
+    pub fn forget(&self, key: Option<Key>) {
+        if let Some(key) = key {
+            self.shard(key.client).abandon(key);
+        }
+    }
+
+    fn program(&self, header: &Header<'_>) -> Result<&dyn Program, Reject> {
+        let program = self.programs.iter().find(|program| program.number() == header.program);
+        let program = program.ok_or(Reject::ProgramUnavailable)?.as_ref();
+        let (low, high) = program.versions();
+        if (low..=high).contains(&header.version) {
+            Ok(program)
+        } else {
+            Err(Reject::ProgramMismatch(low, high))
+        }
+    }
+
+    fn run(
+        &self,
+        program: &dyn Program,
+        header: &Header<'_>,
+        origin: Origin,
+        patience: Patience,
+        key: Option<Key>,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        let start = out.len();
+        let running = key.map(|key| Running { service: self, key });
+        let call = Call {
+            version: header.version,
+            procedure: header.procedure,
+            args: header.args,
+            credentials: header.credentials,
+            peer: origin.peer,
+            local: origin.local,
+            patience,
+        };
+        let mut w = Writer::new(out);
+        message::success(header.xid, &mut w);
+        let rejected = match program.call(&call, &mut w) {
+            Outcome::Done => None,
+            Outcome::Later if patience == Patience::None => {
+                out.truncate(start);
+                std::mem::forget(running); // it goes on, elsewhere
+                return Verdict::Later(key);
+            }
+            Outcome::Later => Some(Reject::SystemError),
+            Outcome::Unavailable => Some(Reject::ProcedureUnavailable),
+            Outcome::Garbage => Some(Reject::GarbageArgs),
+        };
+        if let Some(why) = rejected {
+            out.truncate(start);
+            why.encode(header.xid, &mut Writer::new(out));
+        }
+        if let Some(running) = running {
+            running.settle(&out[start..]);
+        }
+        Verdict::Answered
+    }
+
+    fn key(&self, record: &[u8], header: &Header<'_>, origin: Origin) -> Key {
+        Key {
+            client: origin.peer.ip().to_canonical(),
+            xid: header.xid,
+            procedure: header.procedure,
+            checksum: self.hasher.hash_one(record),
+        }
+    }
+
+    fn shard(&self, client: IpAddr) -> MutexGuard<'_, Replay<Arc<dyn Reply>>> {
+        #[allow(clippy::cast_possible_truncation)] // below SHARDS
+        let index = (self.hasher.hash_one(client) % SHARDS as u64) as usize;
+        // Every step of the cache leaves it whole, so that a panic in one does not spoil it.
+        self.replay[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A remembered call that is being carried out. Dropped without an answer, which only a panic
+/// does, it is forgotten, so that a copy of it is carried out instead of waiting for ever.
+struct Running<'a> {
+    service: &'a Service,
+    key: Key,
+}
+
+impl Running<'_> {
+    /// Keeps the answer and sends it to those who wait for it.
+    fn settle(self, answer: &[u8]) {
+        let waiting = self.service.shard(self.key.client).finish(self.key, Instant::now(), answer);
+        for waiter in waiting {
+            waiter.send(answer);
+        }
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.service.shard(self.key.client).abandon(self.key);
+    }
+}

@@ -1,0 +1,198 @@
+//! What must survive a restart, apart from the volumes: the handle key and the exports' ids.
+//!
+//! ```text
+//!   STATE/lock      held by the server that uses the folder
+//!   STATE/key       16 random bytes: whoever knows them can forge handles
+//!   STATE/exports   JSON: the id of each directory that was ever exported
+//!   STATE/moves     see crate::fs (only with handles by path)
+//! ```
+//!
+//! Files are written to a temporary name, flushed, renamed, and the folder flushed: a crash after
+//! any step leaves the old file or the new one.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::export::ExportId;
+use crate::fs::handle::{KEY_LEN, Key};
+
+/// The folder, locked.
+pub struct State {
+    dir: PathBuf,
+    _lock: File,
+}
+
+/// The id of an exported directory.
+#[derive(Serialize, Deserialize)]
+struct Known {
+    dir: Vec<u8>,
+    id: u64,
+}
+
+impl State {
+    /// Opens the folder, and makes it if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be made or locked; another server uses it.
+    pub fn open(dir: &Path) -> Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .with_context(|| format!("cannot create the state folder {}", dir.display()))?;
+        let dir = dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))?;
+        let path = dir.join("lock");
+        let lock = private().append(true).open(&path);
+        let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { dir, _lock: lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+                "the state folder {} is in use by another server; give each its own with --state",
+                dir.display()
+            ),
+            Err(errno) => Err(errno).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The key of the handles; made at the first call.
+    ///
+    /// # Errors
+    /// It cannot be read or kept, or has the wrong length. It is not made anew then: all clients'
+    /// handles would be lost.
+    pub fn key(&self) -> Result<Key> {
+        let path = self.dir.join("key");
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let bytes = random::<KEY_LEN>()?;
+                self.write("key", &bytes)?;
+                bytes.to_vec()
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        let Ok(bytes) = bytes.try_into() else {
+            bail!("{} is damaged; restore it, or remove it and mount anew", path.display());
+        };
+        Ok(Key::new(bytes))
+    }
+
+    /// The ids of exported directories, in their order; new ones are kept before this returns.
+    ///
+    /// # Errors
+    /// They cannot be read or kept.
+    pub fn ids<'a>(&self, dirs: impl IntoIterator<Item = &'a Path>) -> Result<Vec<ExportId>> {
+        let mut known = self.known()?;
+        let before = known.len();
+        let mut ids = Vec::new();
+        for dir in dirs {
+            let dir = dir.as_os_str().as_bytes();
+            let id = match known.iter().find(|known| known.dir == dir) {
+                Some(known) => known.id,
+                None => {
+                    let id = u64::from_ne_bytes(random()?);
+                    known.push(Known { dir: dir.to_vec(), id });
+                    id
+                }
+            };
+            ids.push(ExportId(id));
+        }
+        if known.len() > before {
+            self.write("exports", &serde_json::to_vec(&known)?)?;
+        }
+        Ok(ids)
+    }
+
+    fn known(&self) -> Result<Vec<Known>> {
+        let path = self.dir.join("exports");
+        match fs::read(&path) {
+            Ok(json) => serde_json::from_slice(&json)
+                .with_context(|| format!("{} is damaged; restore it", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.dir.join(name);
+        let fresh = path.with_extension("new");
+        let write = || -> io::Result<()> {
+            let mut file = private().write(true).truncate(true).open(&fresh)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            fs::rename(&fresh, &path)?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// A file that is made for nobody else's eyes.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).mode(0o600);
+    options
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    // Up to 256 bytes come whole or not at all (getrandom(2)).
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .context("the system has no random numbers")?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::tempdir;
+
+    #[test]
+    fn ids_and_key_survive_a_restart() {
+        let dir = tempdir().unwrap();
+        let at = |path| Path::new(path);
+        let state = State::open(dir.path()).unwrap();
+        let first = state.ids([at("/a"), at("/b")]).unwrap();
+        let sealed = state.key().unwrap();
+        drop(state);
+        let state = State::open(dir.path()).unwrap();
+        let again = state.ids([at("/b"), at("/c"), at("/a")]).unwrap();
+        assert_eq!([again[0], again[2]], [first[1], first[0]]);
+        assert!(!first.contains(&again[1]));
+        let body = crate::fs::handle::Body::Path(b"x");
+        let handle = sealed.seal(first[0], body);
+        assert_eq!(state.key().unwrap().check(&handle), Ok(body));
+    }
+
+    #[test]
+    fn a_damaged_key_is_not_replaced() {
+        let dir = tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        fs::write(dir.path().join("key"), b"short").unwrap();
+        assert!(state.key().is_err());
+        assert_eq!(fs::read(dir.path().join("key")).unwrap(), b"short");
+    }
+
+    #[test]
+    fn the_folder_has_one_user() {
+        let dir = tempdir().unwrap();
+        let first = State::open(dir.path()).unwrap();
+        let second = State::open(dir.path()).err().expect("the folder is in use");
+        assert!(second.to_string().contains("--state"), "{second}");
+        drop(first);
+        assert!(State::open(dir.path()).is_ok());
+    }
+}

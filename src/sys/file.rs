@@ -1,0 +1,62 @@
+//! Reading into memory that is not initialised, access checks, limits of a file system.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use super::{Patience, check};
+use crate::errno::{Errno, Result};
+
+/// Reads up to `max` bytes at `offset` and appends them to `buffer`; answers how many. Fewer than
+/// asked for are the end of the file, or with [`Patience::None`] of what is in memory.
+///
+/// # Errors
+/// `EAGAIN` with [`Patience::None`] if nothing is in memory, or the file system cannot tell.
+pub fn read_at(
+    fd: impl AsFd,
+    buffer: &mut Vec<u8>,
+    max: usize,
+    offset: u64,
+    patience: Patience,
+) -> Result<usize> {
+    let offset = i64::try_from(offset).map_err(|_| Errno::INVAL)?;
+    let flags = match patience {
+        Patience::None => libc::RWF_NOWAIT,
+        Patience::Blocking => 0,
+    };
+    buffer.reserve(max);
+    let free = &mut buffer.spare_capacity_mut()[..max];
+    let part = libc::iovec { iov_base: free.as_mut_ptr().cast(), iov_len: free.len() };
+    // SAFETY: the kernel writes at most `iov_len` bytes into the spare capacity.
+    let read =
+        check(unsafe { libc::preadv2(fd.as_fd().as_raw_fd(), &raw const part, 1, offset, flags) });
+    let read = match read {
+        Ok(read) => read.unsigned_abs(),
+        Err(Errno::OPNOTSUPP) if patience == Patience::None => return Err(Errno::AGAIN),
+        Err(errno) => return Err(errno),
+    };
+    let len = buffer.len() + read;
+    // SAFETY: that many bytes behind the old length are initialised by the kernel, within the
+    // capacity.
+    unsafe { buffer.set_len(len) };
+    Ok(read)
+}
+
+/// Whether the thread, as its file-system identity, has the `access` (R_OK, W_OK, X_OK of
+/// access(2)) to the file that `fd` refers to; an O_PATH descriptor will do.
+///
+/// # Errors
+/// `EACCES` if not; others as faccessat2(2) has them.
+pub fn access(fd: impl AsFd, access: i32) -> Result<()> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_EACCESS;
+    // SAFETY: the path is an empty C string.
+    check(unsafe {
+        libc::syscall(libc::SYS_faccessat2, fd.as_fd().as_raw_fd(), c"".as_ptr(), access, flags)
+    })?;
+    Ok(())
+}
+
+/// How many links a file may have in the file system of `fd`, if that says.
+pub fn link_max(fd: impl AsFd) -> Option<u32> {
+    // SAFETY: no memory is involved.
+    let max = unsafe { libc::fpathconf(fd.as_fd().as_raw_fd(), libc::_PC_LINK_MAX) };
+    u32::try_from(max).ok()
+}

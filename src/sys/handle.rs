@@ -1,0 +1,109 @@
+//! The file system's own handles: name_to_handle_at(2), open_by_handle_at(2).
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use super::check;
+use crate::errno::{Errno, Result};
+
+/// Longest handle that is taken. ext4 uses 8 bytes, tmpfs and XFS 12, btrfs up to 40.
+pub const MAX: usize = 44;
+
+/// What a file system calls one of its files, for as long as that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelHandle {
+    kind: u16,
+    len: usize,
+    bytes: [u8; MAX],
+}
+
+/// `struct file_handle` with room for the bytes that the kernel appends to it.
+#[repr(C)]
+struct Raw {
+    len: libc::c_uint,
+    kind: libc::c_int,
+    bytes: [u8; MAX],
+}
+
+impl KernelHandle {
+    /// A handle of the file system's type `kind`, which only [`open`] can judge.
+    ///
+    /// # Errors
+    /// `EOVERFLOW` if `bytes` is longer than [`MAX`].
+    pub fn new(kind: u16, bytes: &[u8]) -> Result<Self> {
+        let mut all = [0; MAX];
+        all.get_mut(..bytes.len()).ok_or(Errno::OVERFLOW)?.copy_from_slice(bytes);
+        Ok(Self { kind, len: bytes.len(), bytes: all })
+    }
+
+    /// The file system's type of the handle.
+    pub const fn kind(&self) -> u16 {
+        self.kind
+    }
+
+    /// The handle's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// The handle of the file that `fd` refers to; an O_PATH descriptor will do. Needs no privilege.
+///
+/// # Errors
+/// `EOPNOTSUPP` if the file system has none, `EOVERFLOW` if it is longer than [`MAX`].
+pub fn of(fd: impl AsFd) -> Result<KernelHandle> {
+    Ok(of_name(fd, c"", libc::AT_EMPTY_PATH)?.0)
+}
+
+/// The handle of what `name` is in `dir`, and the number of the mount that it lies on; links are
+/// not followed.
+///
+/// # Errors
+/// As [`of`], and those of a look-up.
+pub fn of_entry(dir: impl AsFd, name: &CStr) -> Result<(KernelHandle, i32)> {
+    of_name(dir, name, 0)
+}
+
+/// The number of the mount that `fd` lies on, good for as long as that mount.
+///
+/// # Errors
+/// As [`of`].
+pub fn mount(fd: impl AsFd) -> Result<i32> {
+    Ok(of_name(fd, c"", libc::AT_EMPTY_PATH)?.1)
+}
+
+fn of_name(dir: impl AsFd, name: &CStr, flags: i32) -> Result<(KernelHandle, i32)> {
+    let len = libc::c_uint::try_from(MAX).map_err(|_| Errno::OVERFLOW)?;
+    let mut raw = Raw { len, kind: 0, bytes: [0; MAX] };
+    let mut mount = 0;
+    // SAFETY: `name` is a C string; `raw` is laid out as `struct file_handle`, followed by
+    // as many bytes as its length says; both live over the call.
+    check(unsafe {
+        libc::name_to_handle_at(
+            dir.as_fd().as_raw_fd(),
+            name.as_ptr(),
+            (&raw mut raw).cast(),
+            &raw mut mount,
+            flags,
+        )
+    })?;
+    let kind = u16::try_from(raw.kind).map_err(|_| Errno::OVERFLOW)?;
+    Ok((KernelHandle { kind, len: raw.len as usize, bytes: raw.bytes }, mount))
+}
+
+/// Opens the file behind a handle without access to its content (O_PATH). `mount` is a descriptor
+/// on the file system that is not O_PATH. Needs CAP_DAC_READ_SEARCH.
+///
+/// # Errors
+/// `ESTALE` if the file is gone, `EPERM` without the privilege.
+pub fn open(mount: impl AsFd, handle: &KernelHandle) -> Result<OwnedFd> {
+    let len = libc::c_uint::try_from(handle.len).map_err(|_| Errno::OVERFLOW)?;
+    let mut raw = Raw { len, kind: handle.kind.into(), bytes: handle.bytes };
+    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    // SAFETY: as above; the kernel only reads `raw`.
+    let fd = check(unsafe {
+        libc::open_by_handle_at(mount.as_fd().as_raw_fd(), (&raw mut raw).cast(), flags)
+    })?;
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -1,0 +1,26 @@
+//! System calls, thin and safe: the only module with `unsafe`.
+//!
+//! What rustix offers is used from there directly; here is what it lacks, and what must write into
+//! memory that is not initialised.
+#![allow(unsafe_code)]
+
+pub mod file;
+pub mod handle;
+pub mod process;
+pub mod socket;
+pub mod user;
+
+/// Whether a thread may sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It serves sockets: what would have to wait for a disk or a lock answers `EAGAIN`, and has
+    /// changed nothing.
+    None,
+    /// It may wait.
+    Blocking,
+}
+
+/// The answer of a system call that returns -1 and sets errno.
+fn check<T: Copy + PartialEq + From<i8>>(answer: T) -> crate::errno::Result<T> {
+    if answer == T::from(-1) { Err(std::io::Error::last_os_error().into()) } else { Ok(answer) }
+}

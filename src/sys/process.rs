@@ -1,0 +1,54 @@
+//! What a server asks of its process: no mask on modes, many descriptors, few privileges.
+
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
+use crate::errno::Result;
+
+/// What serving files as their callers takes (capabilities(7)), and binding port 111.
+const NEEDED: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::NET_BIND_SERVICE);
+
+/// Prepares the process; to be called before any other thread is there. Answers how many
+/// descriptors it may have.
+///
+/// # Errors
+/// The system refuses to lower privileges.
+pub fn prepare() -> Result<usize> {
+    umask(Mode::empty()); // clients apply theirs
+    // A client on this machine must not wait for memory that is freed by writing to us. Only
+    // root may ask for that; without it, memory must not run out.
+    let _ = rustix::process::configure_io_flusher_behavior(true);
+    let descriptors = raise_descriptors();
+    drop_privileges()?;
+    Ok(descriptors)
+}
+
+fn raise_descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(_) => limit.current,
+    };
+    current.and_then(|current| usize::try_from(current).ok()).unwrap_or(1 << 20)
+}
+
+/// Among what goes is CAP_SYS_RESOURCE, which would lift disk quotas for all clients.
+fn drop_privileges() -> Result<()> {
+    let now = capabilities(None)?;
+    let kept = CapabilitySets {
+        effective: now.effective & NEEDED,
+        permitted: now.permitted & NEEDED,
+        inheritable: CapabilitySet::empty(),
+    };
+    Ok(set_capabilities(None, kept)?)
+}
