@@ -233,6 +233,8 @@ impl Fs {
         if let Some(size) = changes.size {
             self.set_size(node, attr, caller, size)?;
         }
+        // Or what a client sets could be undone by what is lent (`Fs::open_own`).
+        let _modes = (!self.switch.can_switch()).then(|| self.lock_modes());
         self.switch.acting_as(caller, || {
             set_owner(node, changes)?;
             set_mode(node, changes)?;

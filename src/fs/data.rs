@@ -1,8 +1,8 @@
 //! The content of files: reading, writing, flushing.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
@@ -152,6 +152,11 @@ impl Fs {
         Ok(keep(&node.write, opened))
     }
 
+    /// Keeps others from setting or lending a mode.
+    pub(super) fn lock_modes(&self) -> MutexGuard<'_, ()> {
+        self.modes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Opens the content as the server, which decided before that the caller may.
     ///
     /// Without privileges, the mode keeps even the owner out, although a client that has the file
@@ -160,6 +165,7 @@ impl Fs {
     fn open_own(&self, node: &Node, flags: OFlags, bits: u32) -> Result<OwnedFd> {
         match self.descriptor(|| node.open(flags)) {
             Err(Errno::ACCES) if !self.switch.can_switch() => {
+                let _modes = self.lock_modes();
                 let mode = Attr::of(node)?.mode;
                 set_mode(node, mode | bits)?;
                 let opened = self.descriptor(|| node.open(flags));

@@ -81,6 +81,8 @@ pub struct Fs {
     handles: Cache<(ExportId, u64, Time), Handle>,
     verifier: Verifier,
     locks: Vec<Mutex<()>>,
+    /// Held while a mode is set or lent, where that is one user's affair.
+    modes: Mutex<()>,
     hasher: RandomState,
     moves: Moves,
     /// Nodes with unflushed content, and how many there may be.
@@ -112,6 +114,7 @@ impl Fs {
             handles: Cache::new(HANDLES),
             verifier: Verifier::new()?,
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
+            modes: Mutex::new(()),
             hasher: RandomState::new(),
             moves: Moves::open(state)?,
             dirty: AtomicUsize::new(0),
