@@ -14,140 +14,28 @@
 //! handle that it had: the move is recorded, before it is made, in an append-only file in the
 //! state folder, and looked up first. A record of a move that was not made does no harm: the file
 //! is then found where its trail leads. What is moved beside the server is not found again
-//! (`ESTALE`), and neither are the oldest moves beyond [`MOVES_MAX`].
+//! (`ESTALE`), and neither are the oldest moves beyond [`super::moves`]' bound.
 
-use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
-use std::fs::{File, OpenOptions};
-use std::hash::{Hash, Hasher};
-use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::sync::Cache;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
-use serde::{Deserialize, Serialize};
-use siphasher::sip::SipHasher13;
 
 use super::Fs;
 use super::attr::{Attr, Kind};
-use super::handle::{BODY_MAX, Body};
+use super::handle::Body;
+use super::moves::{Id, Moving, Place, Table};
 use super::node::Node;
 use super::root::{HandleKind, Root};
+use super::trail::{HINTS_MAX, Trail, generation, hint};
 use crate::errno::{Errno, Result};
 use crate::sys;
 
-/// Directories that a trail remembers; below that every directory is looked into.
-const HINTS_MAX: usize = BODY_MAX - 12;
-
-/// Moves that are remembered.
-const MOVES_MAX: usize = 250_000;
-
-/// Places of one file that are remembered: one for each of its names in another directory.
-const PLACES_MAX: usize = 8;
-
 /// Names that were seen lately and save a search.
 const RECENT: usize = 200_000;
-
-/// Bytes of records above which they are written anew, if most are outdated.
-const LOG_MAX: u64 = 32 * 1024 * 1024;
-
-/// What a handle of this kind says of its file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Trail {
-    fileid: u64,
-    generation: u32,
-    len: u8,
-    hints: [u8; HINTS_MAX],
-}
-
-impl Trail {
-    /// The trail of an export's root.
-    pub(super) fn root(attr: &Attr) -> Self {
-        let generation = generation(attr);
-        Self { fileid: attr.fileid, generation, len: 0, hints: [0; HINTS_MAX] }
-    }
-
-    fn parse(body: &[u8]) -> Option<Self> {
-        let (fileid, rest) = body.split_first_chunk()?;
-        let (generation, rest) = rest.split_first_chunk()?;
-        let mut hints = [0; HINTS_MAX];
-        hints.get_mut(..rest.len())?.copy_from_slice(rest);
-        Some(Self {
-            fileid: u64::from_be_bytes(*fileid),
-            generation: u32::from_be_bytes(*generation),
-            len: u8::try_from(rest.len()).ok()?,
-            hints,
-        })
-    }
-
-    /// What goes into a handle.
-    pub(super) fn to_bytes(self) -> Vec<u8> {
-        let mut body = self.fileid.to_be_bytes().to_vec();
-        body.extend(self.generation.to_be_bytes());
-        body.extend(self.hints());
-        body
-    }
-
-    fn hints(&self) -> &[u8] {
-        &self.hints[..usize::from(self.len)]
-    }
-
-    /// The trail of a file of `root` that lies in the directory with this trail.
-    fn below(&self, root: &Root, attr: &Attr) -> Self {
-        let mut trail = Self { fileid: attr.fileid, generation: generation(attr), ..*self };
-        if self.fileid != root.fileid && usize::from(self.len) < HINTS_MAX {
-            trail.hints[usize::from(self.len)] = hint(self.fileid);
-            trail.len += 1;
-        }
-        trail
-    }
-
-    fn is(&self, attr: &Attr) -> bool {
-        attr.fileid == self.fileid && generation(attr) == self.generation
-    }
-}
-
-/// Tells a file from an earlier one with the same number, if the file system knows when it was
-/// made.
-fn generation(attr: &Attr) -> u32 {
-    let mut hasher = SipHasher13::new();
-    attr.born.map(|born| (born.seconds, born.nanoseconds)).hash(&mut hasher);
-    #[allow(clippy::cast_possible_truncation)] // a hash, of which half will do
-    let half = hasher.finish() as u32;
-    half
-}
-
-fn hint(fileid: u64) -> u8 {
-    let mut hasher = SipHasher13::new();
-    fileid.hash(&mut hasher);
-    hasher.finish().to_be_bytes()[0]
-}
-
-/// A file: its export, number and generation.
-type Id = (u64, u64, u32);
-
-/// A name in a directory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Place {
-    /// The directory's trail.
-    dir: Vec<u8>,
-    name: Vec<u8>,
-}
-
-/// A file that has a name in another directory than its trail says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Moved {
-    id: Id,
-    /// Counts the records; the oldest go first.
-    serial: u64,
-    directory: bool,
-    trail: Vec<u8>,
-    /// Where it was put; none: it is where its trail leads, again.
-    places: Vec<Place>,
-}
 
 /// The files that were moved, and names that were seen lately.
 pub(super) struct Moves {
@@ -155,40 +43,10 @@ pub(super) struct Moves {
     recent: Cache<Id, Arc<Place>>,
 }
 
-#[derive(Default)]
-struct Table {
-    files: HashMap<Id, Moved>,
-    by_age: BTreeMap<u64, Id>,
-    /// Moved directories by the trail that their content has.
-    directories: HashMap<(u64, Vec<u8>), Vec<Id>>,
-    serial: u64,
-    path: PathBuf,
-    log: Option<File>,
-    logged: u64,
-}
-
-/// A move that is about to be made.
-pub(super) struct Moving {
-    id: Id,
-    directory: bool,
-    trail: Trail,
-    from: Place,
-    to: Place,
-}
-
 impl Moves {
     /// Reads the records in the folder `state`.
     pub(super) fn open(state: &Path) -> Result<Self> {
-        let mut table = Table { path: state.join("moves"), ..Table::default() };
-        if let Ok(file) = File::open(&table.path) {
-            for line in BufReader::new(file).split(b'\n') {
-                // The last line may be cut short by a crash: then that move was not made.
-                if let Ok(moved) = serde_json::from_slice::<Moved>(&line?) {
-                    table.put(moved);
-                }
-            }
-            table.rewrite()?;
-        }
+        let table = Table::open(state)?;
         Ok(Self { moved: Mutex::new(table), recent: Cache::new(RECENT) })
     }
 
@@ -203,7 +61,7 @@ impl Moves {
             return Trail::root(attr);
         }
         let id = (root.id.0, attr.fileid, generation(attr));
-        let moved = self.table().files.get(&id).and_then(|moved| Trail::parse(&moved.trail));
+        let moved = self.table().trail(&id);
         moved.unwrap_or_else(|| dir.below(root, attr))
     }
 
@@ -233,7 +91,7 @@ impl Moves {
         }
         let id = (root.id.0, trail.fileid, trail.generation);
         let recent = self.recent.get(&id).map(|place| vec![(*place).clone()]);
-        let moved = self.table().files.get(&id).map(|moved| moved.places.clone());
+        let moved = self.table().places(&id);
         for place in recent.into_iter().chain(moved).flatten() {
             let dir = Trail::parse(&place.dir).ok_or(Errno::STALE)?;
             if let Ok(dir) = self.search(root, &dir, turns + 1)
@@ -289,101 +147,6 @@ impl Moves {
             }
         }
         Ok(None)
-    }
-}
-
-impl Table {
-    fn moved_directories(&self, prefix: &(u64, Vec<u8>)) -> Vec<Trail> {
-        let ids = self.directories.get(prefix).into_iter().flatten();
-        ids.filter_map(|id| Trail::parse(&self.files.get(id)?.trail)).collect()
-    }
-
-    /// Takes a record over.
-    fn put(&mut self, moved: Moved) {
-        self.take(moved.id);
-        self.serial = self.serial.max(moved.serial) + 1;
-        if moved.places.is_empty() {
-            return;
-        }
-        self.by_age.insert(moved.serial, moved.id);
-        if moved.directory
-            && let Some(trail) = Trail::parse(&moved.trail)
-        {
-            let prefix = (moved.id.0, trail.hints().to_vec());
-            self.directories.entry(prefix).or_default().push(moved.id);
-        }
-        self.files.insert(moved.id, moved);
-        if self.files.len() > MOVES_MAX
-            && let Some((_, oldest)) = self.by_age.first_key_value()
-        {
-            self.take(*oldest);
-        }
-    }
-
-    fn take(&mut self, id: Id) {
-        let Some(moved) = self.files.remove(&id) else { return };
-        self.by_age.remove(&moved.serial);
-        if let Some(trail) = Trail::parse(&moved.trail) {
-            let prefix = (id.0, trail.hints().to_vec());
-            if let Some(ids) = self.directories.get_mut(&prefix) {
-                ids.retain(|other| *other != id);
-                if ids.is_empty() {
-                    self.directories.remove(&prefix);
-                }
-            }
-        }
-    }
-
-    /// Changes the places of a file, on the disk first.
-    fn change(&mut self, moving: &Moving, change: impl FnOnce(&mut Vec<Place>)) -> Result<()> {
-        let known = self.files.get(&moving.id);
-        let mut places = known.map(|moved| moved.places.clone()).unwrap_or_default();
-        let before = places.clone();
-        change(&mut places);
-        if places == before {
-            return Ok(());
-        }
-        let moved = Moved {
-            id: moving.id,
-            serial: self.serial,
-            directory: moving.directory,
-            trail: moving.trail.to_bytes(),
-            places,
-        };
-        self.log(&moved)?;
-        self.put(moved);
-        Ok(())
-    }
-
-    fn log(&mut self, moved: &Moved) -> Result<()> {
-        if self.log.is_none() || self.logged > LOG_MAX.max(1024 * self.files.len() as u64) {
-            self.rewrite()?;
-        }
-        let mut line = serde_json::to_vec(moved).map_err(io::Error::from)?;
-        line.push(b'\n');
-        self.logged += line.len() as u64;
-        if let Some(log) = &mut self.log {
-            log.write_all(&line)?;
-        }
-        Ok(())
-    }
-
-    /// Writes the records anew, without those that are outdated.
-    fn rewrite(&mut self) -> Result<()> {
-        let fresh = self.path.with_extension("new");
-        let mut options = OpenOptions::new();
-        let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&fresh)?;
-        let mut lines = Vec::new();
-        for moved in self.by_age.values().filter_map(|id| self.files.get(id)) {
-            serde_json::to_writer(&mut lines, moved).map_err(io::Error::from)?;
-            lines.push(b'\n');
-        }
-        file.write_all(&lines)?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, &self.path)?;
-        self.logged = lines.len() as u64;
-        self.log = Some(file);
-        Ok(())
     }
 }
 
@@ -465,17 +228,10 @@ impl Fs {
             to,
         };
         let leads_there = trail_of(to_dir)?.below(root, attr) == trail;
-        self.switch.as_server(|| {
-            self.moves.table().change(&moving, |places| {
-                // Where its trail leads anyway, nothing need be remembered.
-                if !leads_there && !places.contains(&moving.to) {
-                    places.push(moving.to.clone());
-                    if places.len() > PLACES_MAX {
-                        places.remove(0);
-                    }
-                }
-            })
-        })??;
+        // Where its trail leads anyway, nothing need be remembered.
+        if !leads_there {
+            self.switch.as_server(|| self.moves.table().add(&moving, &moving.to))??;
+        }
         Ok(moving)
     }
 
@@ -483,9 +239,7 @@ impl Fs {
     pub(super) fn moved(&self, moving: Option<Moving>, result: Result<()>) -> Result<()> {
         let Some(moving) = moving else { return result };
         let gone = if result.is_ok() { &moving.from } else { &moving.to };
-        let noted = self.switch.as_server(|| {
-            self.moves.table().change(&moving, |places| places.retain(|place| place != gone))
-        })?;
+        let noted = self.switch.as_server(|| self.moves.table().drop_place(&moving, gone))?;
         self.moves.recent.remove(&moving.id);
         if let Err(error) = noted {
             // The record has a place too many, which a search passes over.

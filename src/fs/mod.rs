@@ -14,9 +14,11 @@ pub mod handle;
 pub mod identity;
 pub mod info;
 mod locate;
+mod moves;
 pub mod name;
 pub mod node;
 pub mod root;
+mod trail;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -37,9 +39,10 @@ pub use flush::Extent;
 use flush::Verifier;
 use handle::{BadHandle, Body, Handle, Key};
 use identity::Switch;
-use locate::{Moves, Trail};
+use locate::Moves;
 use node::{Node, Nodes};
 use root::{HandleKind, Root};
+use trail::Trail;
 
 /// Locks for the files that change; two files may share one.
 const LOCKS: usize = 1024;
