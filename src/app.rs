@@ -97,7 +97,8 @@ impl App {
         let old = self.exports.load_full();
         let new = self.wanted()?;
         let mut attached: Vec<ExportId> = Vec::new();
-        for export in new.iter().filter(|export| old.get(export.id).is_none()) {
+        let is_new = |export: &Export| !self.fs.serves(export.id, &export.dir);
+        for export in new.iter().filter(|export| is_new(export)) {
             let kind = self.fs.attach(export.id, &export.dir, self.config.handles);
             let kind = kind.map_err(|errno| {
                 attached.iter().for_each(|id| self.fs.detach(*id));

@@ -81,9 +81,13 @@ impl Fs {
             return Err(Errno::FBIG);
         }
         let content = self.writable(node, patience)?;
+        // Before, so that the node is not closed in between; and after, because a flush that began
+        // in between did not cover what is written now.
         self.mark_dirty(node);
         // As the caller, so that set-id bits go when somebody else than root writes.
-        self.switch.acting_as(caller, || write_all(content, data, offset))?
+        let written = self.switch.acting_as(caller, || write_all(content, data, offset))?;
+        self.mark_dirty(node);
+        written
     }
 
     /// Has the content of `node` on the disk, as far as `extent` says. Blocks.
@@ -214,4 +218,38 @@ fn write_all(content: &OwnedFd, data: &[u8], offset: u64) -> Result<usize> {
         }
     }
     Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::ExportId;
+    use crate::fs::handle::{KEY_LEN, Key};
+    use crate::fs::root::Root;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_flush_that_fails_changes_the_verifier() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
+        let root = Arc::new(Root::open(ExportId(1), dir.path(), None).unwrap());
+        let (_, pipe) = std::io::pipe().unwrap();
+        let node = fs.root_node(&root).unwrap();
+        fs.mark_dirty(&node);
+        node.write.set(pipe.into()).unwrap();
+        let before = fs.verifier();
+        // A pipe stands for a disk that fails: it cannot be flushed either.
+        assert_eq!(fs.flush(&node, Extent::All), Err(Errno::INVAL));
+        assert_ne!(fs.verifier(), before);
+    }
+
+    #[test]
+    fn a_flush_that_succeeds_leaves_the_verifier() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
+        let root = Arc::new(Root::open(ExportId(1), dir.path(), None).unwrap());
+        let before = fs.verifier();
+        fs.flush(&fs.root_node(&root).unwrap(), Extent::All).unwrap();
+        assert_eq!(fs.verifier(), before);
+    }
 }

@@ -150,6 +150,12 @@ impl Fs {
         Ok(kind)
     }
 
+    /// Whether `id` stands for the directory that is at `dir` now: it may have been removed and made
+    /// anew since it was attached.
+    pub fn serves(&self, id: ExportId, dir: &Path) -> bool {
+        self.root(id).is_ok_and(|root| root.is_at(dir))
+    }
+
     /// Makes all handles of `id` stale.
     pub fn detach(&self, id: ExportId) {
         let Some(root) = self.roots.load().get(&id).cloned() else { return };

@@ -55,6 +55,15 @@ impl Root {
         Ok(Self { id, handles, directory, fileid })
     }
 
+    /// Whether this is what is at `dir` now.
+    pub(super) fn is_at(&self, dir: &Path) -> bool {
+        let same = |ours: rustix::fs::Stat, theirs: rustix::fs::Stat| {
+            (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
+        };
+        let ours = rustix::fs::fstat(&self.directory);
+        matches!((ours, rustix::fs::stat(dir)), (Ok(ours), Ok(theirs)) if same(ours, theirs))
+    }
+
     /// A further descriptor of the directory, whoever asks.
     pub(super) fn place(&self) -> Result<OwnedFd> {
         Ok(rustix::io::fcntl_dupfd_cloexec(&self.directory, 0)?)
