@@ -58,7 +58,8 @@ impl Root {
     /// Whether this is what is at `dir` now.
     pub(super) fn is_at(&self, dir: &Path) -> bool {
         let same = |ours: rustix::fs::Stat, theirs: rustix::fs::Stat| {
-            (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
+            // A number may be used again, but not while what had it still has a name.
+            ours.st_nlink > 0 && (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
         };
         let ours = rustix::fs::fstat(&self.directory);
         matches!((ours, rustix::fs::stat(dir)), (Ok(ours), Ok(theirs)) if same(ours, theirs))

@@ -239,6 +239,24 @@ fn the_file_is_read_again_on_sighup() {
 }
 
 #[test]
+fn a_directory_that_was_made_anew_is_exported_again_on_sighup() {
+    let s = Setup::default().exports("{}/a *(rw,insecure,no_root_squash)\n").start_over(|dir| {
+        fs::create_dir(dir.join("a")).unwrap();
+    });
+    let path = format!("{}/a", s.dir.to_str().unwrap());
+    let mut c = s.client();
+    let old = c.mounted(path.clone());
+    fs::remove_dir(s.dir.join("a")).unwrap();
+    fs::create_dir(s.dir.join("a")).unwrap();
+    one_of(c.getattr(&old).status(), &[NFS3ERR_STALE]);
+    s.signal(Signal::HUP);
+    eventually("the new directory is there", || s.log().contains("exports read again"));
+    let new = c.mounted(path);
+    c.file(&new, "file");
+    assert!(s.dir.join("a/file").exists());
+}
+
+#[test]
 fn a_faulty_file_changes_nothing_and_is_told() {
     let s = Setup::default().exports("{} *(rw,insecure,no_root_squash)\n").start();
     let mut c = s.client();
