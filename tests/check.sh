@@ -103,7 +103,7 @@ part_suite-rootless() { suite rootless; }
 part_fuzz() { BOLERO_RANDOM_TEST_TIME_MS=${BOLERO_RANDOM_TEST_TIME_MS:-2000} cargo test --test fuzz; }
 
 part_guest() {
-    needs python3=python3 qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod mke2fs=e2fsprogs
+    needs python3=python3 ip=iproute2 qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod mke2fs=e2fsprogs
     cargo build --release
     tests/guest/run
 }

@@ -172,6 +172,9 @@ impl Connection {
             return Ok(Turn::Paused);
         }
         let Scratch { input, replies, jobs } = scratch;
+        // A call that panicked may have left something of another connection's.
+        replies.clear();
+        jobs.clear();
         let mut batch = Batch {
             service: &self.service,
             shared: &self.shared,
@@ -201,11 +204,8 @@ impl Connection {
         }
         batch.send();
         self.paused = flow? == Flow::Pause;
-        Ok(match turn {
-            Turn::Ended => Turn::Ended,
-            _ if self.paused => Turn::Again, // which finds out whether there is room again
-            turn => turn,
-        })
+        // What was kept back comes before the end of the stream, which is found again then.
+        Ok(if self.paused { Turn::Again } else { turn })
     }
 
     /// When the peer must have done something: the limit, and why it would be closed.
@@ -227,12 +227,19 @@ impl Connection {
         }
     }
 
-    fn check_time(&self) -> Result<(), Close> {
+    fn check_time(&mut self) -> Result<(), Close> {
         let (limit, why) = self.limit();
         // A call that takes long is ours to answer, and no reason to close; but there may be calls
         // that wait for the peer to take replies.
         let ours = !self.link.is_settled() && !self.link.has_unsent();
-        if !ours && self.last.elapsed() >= limit { Err(why) } else { Ok(()) }
+        if self.last.elapsed() < limit {
+            return Ok(());
+        }
+        if !ours {
+            return Err(why);
+        }
+        self.last = Instant::now(); // or the alarm would go off again at once
+        Ok(())
     }
 }
 
