@@ -178,11 +178,17 @@ mod tests {
 
     #[test]
     fn an_unspecified_address_becomes_the_one_at_which_the_call_arrived() {
-        let args = rpcb(NFS, 3, "tcp", "10.1.1.1.0.111");
+        let args = rpcb(NFS, 3, "tcp", "");
         address("10.0.0.7:111", &args, "10.0.0.7.8.1", "10.0.0.7.8.1");
         address("[::ffff:10.0.0.7]:111", &args, "10.0.0.7.8.1", "10.0.0.7.8.1");
         let args = rpcb(NFS, 3, "tcp6", "");
         address("[fd00::7]:111", &args, "fd00::7.8.2", "fd00::7.8.2");
+    }
+
+    #[test]
+    fn what_the_caller_called_comes_first() {
+        let args = rpcb(NFS, 3, "tcp", "10.1.1.1.0.111");
+        address("10.0.0.7:111", &args, "10.1.1.1.8.1", "10.1.1.1.8.1");
     }
 
     #[test]

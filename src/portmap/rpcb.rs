@@ -65,13 +65,13 @@ fn get_addr(
 }
 
 /// `registered` as the caller can reach it, if the program is at all of the machine's addresses:
-/// by the one at which the call arrived, or else by the one that the caller says it called.
-/// Most clients want no more than the port, so that without either they are told what is
-/// registered.
+/// by the one that the caller says it called, which alone is right behind a translation of
+/// addresses (containers, virtual machines), or else by the one at which the call arrived. Most
+/// clients want no more than the port, so that without either they are told what is registered.
 fn reachable(registered: SocketAddr, local: IpAddr, called: &[u8]) -> SocketAddr {
     let usable = |ip: &IpAddr| ip.is_ipv4() == registered.is_ipv4() && !ip.is_unspecified();
     let called = uaddr::parse(called).map(|address| address.ip());
-    let mut candidates = [Some(registered.ip()), Some(local), called].into_iter().flatten();
+    let mut candidates = [Some(registered.ip()), called, Some(local)].into_iter().flatten();
     let ip = candidates.find(usable).unwrap_or(registered.ip());
     SocketAddr::new(ip, registered.port())
 }
