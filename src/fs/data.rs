@@ -1,6 +1,6 @@
 //! The content of files: reading, writing, flushing.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, OnceLock, PoisonError};
 
@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use super::attr::{Attr, Kind};
 use super::flush::Extent;
 use super::identity::Identity;
-use super::node::{Node, proc_path};
+use super::node::Node;
 use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
 use crate::sys::{self, Patience};
@@ -189,12 +189,6 @@ fn set_mode(node: &Node, mode: u32) -> Result<()> {
 /// Keeps what was opened, unless another thread was quicker.
 fn keep(place: &OnceLock<OwnedFd>, opened: OwnedFd) -> &OwnedFd {
     place.get_or_init(|| opened)
-}
-
-/// A second descriptor of the file behind `fd`, without access to its content.
-pub(super) fn place_of(fd: &OwnedFd) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(proc_path(fd.as_raw_fd()), flags, Mode::empty())?)
 }
 
 fn is_file(kind: Kind) -> Result<()> {

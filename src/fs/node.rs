@@ -1,15 +1,14 @@
 //! Open files: what stands behind a handle while it is in use.
 //!
-//! A [`Node`] holds a descriptor without access to the content (O_PATH), which is enough for
-//! attributes and for the names in a directory, and opens the content when it is first read or
+//! A [`Node`] holds a descriptor that need not have access to the content (O_PATH): enough for
+//! attributes and for the names in a directory. The content is opened when it is first read or
 //! written. Nodes are cached by handle, at most a share of the descriptors that the process may
 //! have, and closed after seconds without use, so that the space of files that are deleted beside
 //! the server comes back. One that was written without a flush stays until that is made up: the
 //! kernel reports a failed write-back once to each open description.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -81,7 +80,7 @@ impl Node {
 
     /// A path to the file that works only in this process, and follows no link.
     pub(super) fn proc_path(&self) -> PathBuf {
-        proc_path(self.place.as_raw_fd())
+        PathBuf::from(format!("/proc/self/fd/{}", self.place.as_raw_fd()))
     }
 
     /// Opens the content once more; never of what is neither a file nor a directory.
@@ -104,11 +103,6 @@ impl AsFd for Node {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.place.as_fd()
     }
-}
-
-/// The path under which the process finds what it has open as `fd`.
-pub(super) fn proc_path(fd: RawFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{fd}"))
 }
 
 /// The nodes in use.

@@ -204,6 +204,33 @@ fn any_entry_is_a_place_to_go_on_from() {
 }
 
 #[test]
+fn a_page_costs_a_page_wherever_it_starts() {
+    const FILES: usize = 40_000;
+    const PAGES: usize = 30;
+    let s = Setup::default().start_over(|dir| {
+        for number in 0..FILES {
+            fs::write(dir.join(number.to_string()), b"").unwrap();
+        }
+    });
+    let mut c = s.client();
+    let root = c.mounted("/");
+    let cookies: Vec<_> =
+        all(&mut c, &root, (plain, 65536), |_| ()).into_iter().map(|e| e.cookie).collect();
+    assert!(cookies.len() > FILES);
+    let mut cost = |from: usize| {
+        let before = s.cpu_time();
+        for page in 0..PAGES {
+            let (entries, ..) = plain(&mut c, &root, (cookies[from + page], START.1), 4096);
+            assert!(entries.len() > 20);
+        }
+        s.cpu_time() - before
+    };
+    let (first, last) = (cost(100), cost(FILES - 1000));
+    // From the start each time, the last pages would cost some hundred times as much.
+    assert!(last < 10 * first, "{first:?} for the first pages, {last:?} for the last");
+}
+
+#[test]
 fn an_empty_directory_has_itself_and_its_parent() {
     let s = Server::start();
     let mut c = s.client();

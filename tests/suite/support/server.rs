@@ -215,6 +215,16 @@ impl Server {
         line.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap()
     }
 
+    /// The processor time that all threads of the server have used.
+    pub fn cpu_time(&self) -> Duration {
+        let tasks = format!("/proc/{}/task", self.pid().as_raw_nonzero());
+        let used = |task: io::Result<fs::DirEntry>| -> Option<u64> {
+            let stat = fs::read_to_string(task.unwrap().path().join("schedstat")).ok()?;
+            stat.split(' ').next()?.parse().ok()
+        };
+        Duration::from_nanos(fs::read_dir(tasks).unwrap().filter_map(used).sum())
+    }
+
     fn launch(&mut self) {
         let log = File::options().create(true).append(true).open(self.beside("log")).unwrap();
         let mut command = Command::new(program());
