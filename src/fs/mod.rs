@@ -9,7 +9,7 @@
 pub mod attr;
 pub mod data;
 pub mod dir;
-mod flush;
+pub mod flush;
 pub mod handle;
 pub mod identity;
 pub mod info;
@@ -35,8 +35,7 @@ use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::sys::{self, Patience};
 use attr::{Attr, Kind, Time};
-pub use flush::Extent;
-use flush::Verifier;
+use flush::{Extent, Verifier};
 use handle::{BadHandle, Body, Handle, Key};
 use identity::Switch;
 use locate::Moves;

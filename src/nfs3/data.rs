@@ -6,8 +6,8 @@ use super::TRANSFER_MAX;
 use super::call::{Call, Object};
 use super::status::{Reply, Why};
 use super::types::{Decode, Fh, PostOp, Wcc};
-use crate::fs::Extent;
 use crate::fs::attr::Attr;
+use crate::fs::flush::Extent;
 use crate::sys::Patience;
 use crate::xdr::{Encode, Error, Reader, Writer};
 

@@ -24,23 +24,13 @@ use super::link::Link;
 use super::pool::{Job, Pool};
 use super::record::{Error, Flow, Header, Records};
 use super::replay::Key;
+use super::server::Limits;
 use super::service::{Origin, Reply, Service, Verdict};
 use crate::errno::Errno;
 use crate::sys::socket;
 
 /// The piece in which sockets are read. Small calls in it are answered together.
 const SCRATCH: usize = 256 * 1024;
-
-/// What bounds a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Largest record, in bytes.
-    pub record: usize,
-    /// A connection that asks for nothing is closed after this time.
-    pub idle: Duration,
-    /// One that stops in the middle of a call, or takes no replies, after this.
-    pub stalled: Duration,
-}
 
 /// What the connections of a server share.
 pub struct Shared {

@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::buffers::Buffers;
-pub use super::connection::Limits;
 use super::connection::{self, Scratch, Shared};
 use super::datagram;
 use super::pool::Pool;
@@ -44,6 +43,17 @@ pub struct Settings {
     pub connections: usize,
     /// What bounds each connection.
     pub limits: Limits,
+}
+
+/// What bounds a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest record, in bytes.
+    pub record: usize,
+    /// A connection that asks for nothing is closed after this time.
+    pub idle: Duration,
+    /// One that stops in the middle of a call, or takes no replies, after this.
+    pub stalled: Duration,
 }
 
 /// A running data plane.
