@@ -60,10 +60,7 @@ impl Call<'_> {
         Ok(Object { node, options, who, fsid: export.id.0 })
     }
 
-    /// The same for a file that is going to be changed.
-    ///
-    /// Where that would have to wait for the disk, or changes have turned out to be slow lately,
-    /// it is put off before anything is done.
+    /// The same for a file that is going to be changed: not through a read-only export.
     pub fn object_to_change(&self, fh: Fh<'_>) -> std::result::Result<Object, Why> {
         let object = self.object(fh)?;
         if object.options.mode == Mode::ReadOnly {
