@@ -27,6 +27,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use super::Fs;
 use super::attr::{Attr, Kind};
 use super::handle::Body;
+use super::identity::Identity;
 use super::moves::{Id, Moving, Place, Table};
 use super::node::Node;
 use super::root::{HandleKind, Root};
@@ -161,11 +162,6 @@ impl Fs {
         Ok(trail)
     }
 
-    /// Opens a file by what its handle says.
-    pub(super) fn find_by_trail(&self, root: &Root, body: &[u8]) -> Result<OwnedFd> {
-        self.moves.find(root, body)
-    }
-
     /// The trail of the directory `place`, found by going up to the root and down again.
     pub(super) fn trail_from_root(&self, root: &Root, place: &OwnedFd) -> Result<Trail> {
         let mut way = vec![Attr::of(place)?];
@@ -187,12 +183,13 @@ impl Fs {
         &self,
         (from_dir, from): (&Node, &[u8]),
         (to_dir, to): (&Node, &[u8]),
+        caller: &Identity,
     ) -> Result<Option<Moving>> {
         if to_dir.root.handles == HandleKind::Kernel {
             return Ok(None);
         }
         let name = CString::new(from).map_err(|_| Errno::INVAL)?;
-        let attr = Attr::of_entry(from_dir, &name)?;
+        let attr = self.switch.acting_as(caller, || Attr::of_entry(from_dir, &name))??;
         let trail = self.trail_in(from_dir, &attr, None)?;
         let place = |dir: &Node, name: &[u8]| -> Result<Place> {
             Ok(Place { dir: trail_of(dir)?.to_bytes(), name: name.to_vec() })

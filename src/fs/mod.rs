@@ -204,7 +204,7 @@ impl Fs {
         }
         let place = match body {
             Body::Kernel(kernel) => self.descriptor(|| sys::handle::open(&*root, &kernel)),
-            Body::Path(path) => self.descriptor(|| self.find_by_trail(&root, path)),
+            Body::Path(path) => self.descriptor(|| self.moves.find(&root, path)),
         };
         let place = place.map_err(|errno| match errno {
             // What a file system says of a handle whose file is gone differs.
@@ -222,10 +222,7 @@ impl Fs {
     fn root_node(&self, root: &Arc<Root>) -> Result<Arc<Node>> {
         let place = root.place()?;
         let attr = Attr::of(&place)?;
-        let handle = match root.handles {
-            HandleKind::Kernel => self.key.seal(root.id, Body::Kernel(sys::handle::of(&place)?)),
-            HandleKind::Path => self.key.seal(root.id, Body::Path(&Trail::root(&attr).to_bytes())),
-        };
+        let handle = self.seal(root, || sys::handle::of(&place), || Ok(Trail::root(&attr)))?;
         Ok(self.nodes.add(Node::new(root, handle, place, &attr)))
     }
 
@@ -280,13 +277,20 @@ impl Fs {
         attr: &Attr,
         kernel: impl FnOnce() -> Result<sys::handle::KernelHandle>,
     ) -> Result<Handle> {
-        match dir.root.handles {
-            HandleKind::Kernel => Ok(self.key.seal(dir.root.id, Body::Kernel(kernel()?))),
-            HandleKind::Path => {
-                let trail = self.trail_in(dir, attr, Some(name))?;
-                Ok(self.key.seal(dir.root.id, Body::Path(&trail.to_bytes())))
-            }
-        }
+        self.seal(&dir.root, kernel, || self.trail_in(dir, attr, Some(name)))
+    }
+
+    /// Makes a handle of the kind that the export has.
+    fn seal(
+        &self,
+        root: &Root,
+        kernel: impl FnOnce() -> Result<sys::handle::KernelHandle>,
+        trail: impl FnOnce() -> Result<Trail>,
+    ) -> Result<Handle> {
+        Ok(match root.handles {
+            HandleKind::Kernel => self.key.seal(root.id, Body::Kernel(kernel()?)),
+            HandleKind::Path => self.key.seal(root.id, Body::Path(&trail()?.to_bytes())),
+        })
     }
 
     /// Locks a file for a change.

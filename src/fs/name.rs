@@ -9,10 +9,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 
 use super::attr::{Attr, Kind};
-use super::handle::Body;
 use super::identity::Identity;
 use super::node::Node;
-use super::root::HandleKind;
 use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
 use crate::sys::{self, Patience};
@@ -123,16 +121,8 @@ impl Fs {
             let root = self.root_node(&dir.root)?;
             return Ok((root, attr));
         }
-        let handle = match dir.root.handles {
-            HandleKind::Kernel => {
-                self.key.seal(dir.root.id, Body::Kernel(sys::handle::of(&place)?))
-            }
-            HandleKind::Path => {
-                let find = || self.trail_from_root(&dir.root, &place);
-                let trail = self.switch.as_server(find)??;
-                self.key.seal(dir.root.id, Body::Path(&trail.to_bytes()))
-            }
-        };
+        let trail = || self.switch.as_server(|| self.trail_from_root(&dir.root, &place))?;
+        let handle = self.seal(&dir.root, || sys::handle::of(&place), trail)?;
         Ok((self.nodes.add(Node::new(&dir.root, handle, place, &attr)), attr))
     }
 
@@ -293,7 +283,7 @@ impl Fs {
         caller: &Identity,
         _guard: &Guard<'_>,
     ) -> Result<()> {
-        let moving = self.moving((from_dir, from), (to_dir, to))?;
+        let moving = self.moving((from_dir, from), (to_dir, to), caller)?;
         let renamed = self.switch.acting_as(caller, || {
             let victim = self.opened_as(to_dir, to);
             rustix::fs::renameat(from_dir, from, to_dir, to)?;

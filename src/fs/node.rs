@@ -151,9 +151,6 @@ impl Nodes {
 
     /// Adds a node; if there is one already, that is answered and stays.
     pub(super) fn add(&self, node: Arc<Node>) -> Arc<Node> {
-        if let Some(present) = self.get(&node.handle) {
-            return present;
-        }
         node.used.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
         let Ok(node) =
             self.cache.get_or_insert_with::<_, Infallible>(&node.handle.clone(), || Ok(node));

@@ -329,3 +329,24 @@ fn in_a_sticky_directory_only_owners_move_and_remove() {
     c.cred = someone();
     c.remove(&dir, "mine").ok();
 }
+
+#[test]
+fn a_rename_is_its_callers_whoever_called_before() {
+    if !privileged() {
+        return not_tried("there is only one user without privileges");
+    }
+    let s = Server::start();
+    let mut c = s.client();
+    let root = c.root();
+    c.setattr(&root, mode(0o1777)).ok();
+    let dir = c.with(someone(), |c| c.dir(&root, "private"));
+    c.with(someone(), |c| c.setattr(&dir, mode(0o700)).ok());
+    c.with(someone(), |c| c.file(&dir, "a"));
+    // Calls go around the server's threads, each of which stays who it was. With three of them in
+    // a round, every thread serves both users sooner or later.
+    for round in 0..64 {
+        c.with(Cred::user(2000), |c| c.file(&root, format!("{round}")));
+        c.with(someone(), |c| c.rename((&dir, "a"), (&dir, "b")).ok());
+        c.with(someone(), |c| c.rename((&dir, "b"), (&dir, "a")).ok());
+    }
+}
