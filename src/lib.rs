@@ -67,4 +67,5 @@ pub mod rpc;
 pub mod state;
 pub mod sys;
 pub mod telemetry;
+pub mod volume;
 pub mod xdr;

@@ -1,0 +1,5 @@
+//! stub
+/// Why not.
+#[derive(Debug, thiserror::Error)]
+#[error("stub")]
+pub struct Error;

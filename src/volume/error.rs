@@ -1,0 +1,184 @@
+//! Why something cannot be done with a volume.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::name::{BadName, Name, VolumeId};
+use crate::errno::Errno;
+use crate::export::table::TableError;
+
+/// The result of an operation on volumes.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why something cannot be done with a volume.
+#[derive(Error, Debug)]
+pub enum Error {
+    /// A name that cannot be one.
+    #[error("volume name {name:?} {why}")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: BadName,
+    },
+    /// An id that cannot be one.
+    #[error("volume id {id:?} {why}")]
+    Id {
+        /// The id.
+        id: String,
+        /// What is wrong with it.
+        why: BadName,
+    },
+    /// The wish makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no such volume.
+    #[error("there is no volume {0}")]
+    NotFound(String),
+    /// The name belongs to another volume.
+    #[error("volume {name} exists with the id {id}, not {wanted}")]
+    OtherId {
+        /// The name.
+        name: Name,
+        /// The volume's id.
+        id: VolumeId,
+        /// The id that was asked for.
+        wanted: VolumeId,
+    },
+    /// The id belongs to a volume of another name.
+    #[error("volume id {id} belongs to the volume {name}")]
+    OtherName {
+        /// The id.
+        id: VolumeId,
+        /// Whose it is.
+        name: Name,
+    },
+    /// Something is where the volume's directory is to be.
+    #[error("{} is in the way; adopt it (--adopt), or choose another name", .0.display())]
+    InTheWay(PathBuf),
+    /// There is nothing to adopt.
+    #[error("there is no directory {} to adopt", .0.display())]
+    NothingToAdopt(PathBuf),
+    /// The capacity is larger than the disk.
+    #[error("capacity {wanted} is more than the {size} bytes of the disk")]
+    TooLarge {
+        /// What was asked for, in bytes.
+        wanted: u64,
+        /// What there is, in bytes.
+        size: u64,
+    },
+    /// A smaller capacity was asked for, but not to shrink.
+    #[error("capacity {wanted} is less than the present {now}; shrink it by explicit wish (--shrink)")]
+    WouldShrink {
+        /// What was asked for, in bytes.
+        wanted: u64,
+        /// What it has, in bytes.
+        now: u64,
+    },
+    /// The capacity is less than what is used.
+    #[error("capacity {wanted} is less than the {used} bytes that are used")]
+    InUse {
+        /// What was asked for, in bytes.
+        wanted: u64,
+        /// What is used, in bytes.
+        used: u64,
+    },
+    /// It is known only about what the volume uses.
+    #[error("volume {0} is being counted; try again when that is done")]
+    Counting(Name),
+    /// The volume is being made, and cannot be used for this yet.
+    #[error("volume {0} is being cloned; try again when that is done")]
+    Cloning(Name),
+    /// Cloning it did not work; ask again to try again.
+    #[error("cannot clone volume {from}")]
+    Clone {
+        /// What was to be cloned.
+        from: Name,
+        /// Why it did not work.
+        source: super::copy::Error,
+    },
+    /// The volume's directory is not there.
+    #[error("volume {name} is lost: {message}; nothing of it is touched")]
+    Lost {
+        /// The volume.
+        name: Name,
+        /// Why.
+        message: String,
+    },
+    /// The export has a path that another one has.
+    #[error("cannot export volume {name}")]
+    Export {
+        /// The volume.
+        name: Name,
+        /// Why.
+        source: TableError,
+    },
+    /// The directory cannot be served.
+    #[error("cannot serve volume {name}")]
+    Serve {
+        /// The volume.
+        name: Name,
+        /// Why.
+        source: Errno,
+    },
+    /// A file or directory could not be made, renamed, read or removed.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// What could not be done.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What kind of trouble it is, for those who decide by it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// It can never be done as it was asked for.
+    Invalid,
+    /// There is no such thing.
+    NotFound,
+    /// Something else is there.
+    Conflict,
+    /// Not now; asked again, it may work.
+    Busy,
+    /// There is not enough room.
+    NoSpace,
+    /// The server has a problem.
+    Internal,
+}
+
+impl Error {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Name { .. } | Self::Id { .. } | Self::Invalid(_) | Self::WouldShrink { .. } => {
+                Kind::Invalid
+            }
+            Self::NotFound(_) | Self::NothingToAdopt(_) => Kind::NotFound,
+            Self::OtherId { .. }
+            | Self::OtherName { .. }
+            | Self::InTheWay(_)
+            | Self::InUse { .. }
+            | Self::Lost { .. }
+            | Self::Export { .. } => Kind::Conflict,
+            Self::Counting(_) | Self::Cloning(_) => Kind::Busy,
+            Self::TooLarge { .. } => Kind::NoSpace,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Kind::NoSpace,
+            Self::Clone { .. } | Self::Serve { .. } | Self::Io { .. } => Kind::Internal,
+        }
+    }
+
+    /// For `map_err`: what could not be done to what.
+    pub(super) fn io(
+        what: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+}

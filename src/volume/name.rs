@@ -1,0 +1,174 @@
+//! What volumes are called: names for people and paths, ids for programs.
+//!
+//! Both become parts of paths, so that they are checked when they come in, and never again.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Longest name, in bytes: that of a directory.
+const NAME_MAX: usize = 255;
+
+/// Longest id, in bytes: it becomes a file's name with something behind it.
+const ID_MAX: usize = 128;
+
+/// The name of a volume: of its directory below the root, and with a `/` before it the path that
+/// clients mount.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Name(String);
+
+/// What a volume is known by to the program that asked for it, so that it can ask again. It
+/// belongs to one volume for ever, and survives recycling.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct VolumeId(String);
+
+/// Why a text is no name or no id.
+#[derive(Clone, Copy, PartialEq, Eq, Error, Debug)]
+pub enum BadName {
+    /// There is nothing.
+    #[error("is empty")]
+    Empty,
+    /// It has too many bytes.
+    #[error("has more than {0} bytes")]
+    TooLong(usize),
+    /// Names with a dot in front are Berth's own, and those of `.` and `..`.
+    #[error("begins with a dot")]
+    Dot,
+    /// It is to be one directory, not several.
+    #[error("has a slash in it")]
+    Slash,
+    /// It could not be shown.
+    #[error("has a control character in it")]
+    Control,
+    /// Only in ids.
+    #[error("has other characters than letters, digits, '-', '_' and '.' in it")]
+    Character,
+}
+
+impl Name {
+    /// Checks a name: 1 to 255 bytes, no `/`, no control characters, no `.` in front.
+    pub fn new(name: impl Into<String>) -> Result<Self, BadName> {
+        let name = name.into();
+        let shown = |c: char| !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}');
+        match name.as_str() {
+            "" => Err(BadName::Empty),
+            _ if name.len() > NAME_MAX => Err(BadName::TooLong(NAME_MAX)),
+            _ if name.starts_with('.') => Err(BadName::Dot),
+            _ if name.contains('/') => Err(BadName::Slash),
+            _ if !name.chars().all(shown) => Err(BadName::Control),
+            _ => Ok(Self(name)),
+        }
+    }
+
+    /// The path that clients mount.
+    pub fn export_path(&self) -> String {
+        format!("/{}", self.0)
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl VolumeId {
+    /// Checks an id: 1 to 128 letters, digits, `-`, `_` and `.`, the last not in front.
+    pub fn new(id: impl Into<String>) -> Result<Self, BadName> {
+        let id = id.into();
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        match id.as_str() {
+            "" => Err(BadName::Empty),
+            _ if id.len() > ID_MAX => Err(BadName::TooLong(ID_MAX)),
+            _ if id.starts_with('.') => Err(BadName::Dot),
+            _ if !id.chars().all(allowed) => Err(BadName::Character),
+            _ => Ok(Self(id)),
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = BadName;
+
+    fn try_from(name: String) -> Result<Self, BadName> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<String> for VolumeId {
+    type Error = BadName;
+
+    fn try_from(id: String) -> Result<Self, BadName> {
+        Self::new(id)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_visible_directory() {
+        let check = |name: &str, expected| {
+            assert_eq!(Name::new(name).map(|name| name.0), expected, "{name:?}");
+        };
+        let good = |name: &str| check(name, Ok(name.to_owned()));
+        good("data");
+        good("default-claim-pvc-1b2c");
+        good("a..b");
+        good("mit Leerzeichen, Umläuten");
+        good(&"x".repeat(255));
+        check("", Err(BadName::Empty));
+        check(&"x".repeat(256), Err(BadName::TooLong(255)));
+        check(&"ü".repeat(128), Err(BadName::TooLong(255)));
+        check(".", Err(BadName::Dot));
+        check("..", Err(BadName::Dot));
+        check(".berth", Err(BadName::Dot));
+        check("a/b", Err(BadName::Slash));
+        check("/a", Err(BadName::Slash));
+        check("a\0b", Err(BadName::Control));
+        check("a\nb", Err(BadName::Control));
+        check("a\u{7f}", Err(BadName::Control));
+        check("a\u{9b}31m", Err(BadName::Control));
+    }
+
+    #[test]
+    fn ids_are_plain() {
+        let check = |id: &str, expected: Option<BadName>| {
+            assert_eq!(VolumeId::new(id).err(), expected, "{id:?}");
+        };
+        check("0f2c6a6e-8e5d-4a39-9f7f-1c2d3e4f5a6b", None);
+        check("a.b_c", None);
+        check("", Some(BadName::Empty));
+        check("..", Some(BadName::Dot));
+        check("a/b", Some(BadName::Character));
+        check("a b", Some(BadName::Character));
+        check(&"x".repeat(129), Some(BadName::TooLong(128)));
+    }
+
+    #[test]
+    fn what_is_read_is_checked() {
+        assert!(serde_json::from_str::<Name>("\"../x\"").is_err());
+        assert!(serde_json::from_str::<VolumeId>("\"../x\"").is_err());
+        assert_eq!(serde_json::from_str::<Name>("\"x\"").unwrap().as_str(), "x");
+    }
+}
