@@ -283,3 +283,6 @@ const fn round_down(bytes: u64) -> u64 {
 const fn round_up(bytes: u64) -> u64 {
     bytes.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,6 +54,7 @@ impl Fs {
         let top = self.root_node(&root)?;
         let (pending, turn) = (vec![*top.handle()], Instant::now());
         let mut walk = Walk { fs: self, root, account: &account, pending, turn };
+        walk.see_root(&top);
         let counted = walk.run(stop);
         if !matches!(counted, Ok(Some(_))) {
             account.abandon_count();
@@ -65,7 +66,6 @@ impl Fs {
 impl Walk<'_> {
     fn run(&mut self, stop: &AtomicBool) -> Result<Option<Counted>> {
         let mut piece = vec![0; PIECE];
-        self.see_root()?;
         loop {
             while let Some(handle) = self.pending.pop() {
                 if stop.load(Ordering::Relaxed) {
@@ -86,18 +86,25 @@ impl Walk<'_> {
         }
     }
 
-    fn see_root(&self) -> Result<()> {
-        let place = self.root.place()?;
-        self.see(self.root.fileid, || Attr::of(&place));
-        Ok(())
+    fn see_root(&self, top: &Node) {
+        self.see(self.root.fileid, || Attr::of(top), |_| Ok(*top.handle()));
     }
 
     /// Reports a file, while nobody can change it.
-    fn see(&self, fileid: u64, attr: impl Fn() -> Result<Attr>) -> Option<Attr> {
+    fn see(
+        &self,
+        fileid: u64,
+        attr: impl Fn() -> Result<Attr>,
+        handle: impl Fn(&Attr) -> Result<Handle>,
+    ) -> Option<Attr> {
         let _file = self.fs.lock_at(self.fs.stripe(fileid), Patience::Blocking).ok()?;
         let _links = self.fs.lock_links(fileid, Patience::Blocking).ok()?;
         // It may be another one by now, or another file system may be mounted there.
         let attr = attr().ok().filter(|attr| attr.fileid == fileid && attr.links > 0)?;
+        // What the file system did since it was last charged would be charged again later.
+        if let Some(node) = handle(&attr).ok().and_then(|handle| self.fs.nodes.peek(&handle)) {
+            node.charge(&attr, None);
+        }
         self.account.see(fileid, attr.cost());
         Some(attr)
     }
@@ -119,13 +126,15 @@ impl Walk<'_> {
     }
 
     fn look(&mut self, dir: &Arc<Node>, fileid: u64, name: &CStr) -> Result<()> {
-        let attr = self.see(fileid, || Attr::of_entry(&**dir, name));
+        let handle = |attr: &Attr| {
+            let kernel = || sys::handle::of_entry(&**dir, name);
+            self.fs.handle_in(dir, name.to_bytes(), attr, kernel)
+        };
+        let attr = self.see(fileid, || Attr::of_entry(&**dir, name), handle);
         if attr.is_some_and(|attr| attr.kind == Kind::Directory) {
             let open = self.fs.open_below(dir, name.to_bytes(), OFlags::DIRECTORY, Patience::Blocking);
             let Ok(place) = open else { return Ok(()) }; // gone, or of another file system
-            let attr = Attr::of(&place)?;
-            let kernel = || sys::handle::of(&place);
-            self.pending.push(self.fs.handle_in(dir, name.to_bytes(), &attr, kernel)?);
+            self.pending.push(handle(&Attr::of(&place)?)?);
         }
         Ok(())
     }
@@ -133,7 +142,7 @@ impl Walk<'_> {
     fn see_moved(&mut self, handle: &[u8]) {
         let Ok(handle) = Handle::parse(handle) else { return };
         let Ok(node) = self.open(&handle) else { return }; // gone since
-        let attr = self.see(node.fileid, || Attr::of(&node));
+        let attr = self.see(node.fileid, || Attr::of(&node), |_| Ok(handle));
         if attr.is_some_and(|attr| attr.kind == Kind::Directory) {
             self.pending.push(handle);
         }

@@ -152,6 +152,11 @@ impl Nodes {
         Some(node)
     }
 
+    /// The same without taking it for used.
+    pub(super) fn peek(&self, handle: &Handle) -> Option<Arc<Node>> {
+        self.cache.peek(handle)
+    }
+
     /// Adds a node; if there is one already, that is answered and stays.
     pub(super) fn add(&self, node: Arc<Node>) -> Arc<Node> {
         node.used.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
