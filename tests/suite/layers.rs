@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 /// Every module, and the modules of this crate that it may name.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("admin", &["volume", "telemetry"]),
-    ("config", &["fs", "telemetry"]), // the names of choices, not what they do
+    ("config", &["fs", "volume", "telemetry"]), // the names of choices, not what they do
     ("errno", &[]),
     ("export", &[]),
-    ("fs", &["errno", "sys", "telemetry", "export"]),
+    ("fs", &["errno", "sys", "telemetry", "export", "quota"]),
     ("mount", &["xdr", "rpc", "export", "fs", "errno", "sys"]),
     ("nfs3", &["xdr", "rpc", "export", "fs", "errno", "sys"]),
     ("nlm", &["xdr", "rpc", "export", "fs", "errno"]),
@@ -21,10 +21,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("provisioner", &["volume", "quota", "export", "telemetry"]),
     ("quota", &["errno", "sys", "telemetry"]),
     ("rpc", &["xdr", "telemetry", "errno", "sys"]),
-    ("state", &["export", "fs"]),
+    ("state", &["export", "fs", "sys"]),
     ("sys", &["errno"]),
     ("telemetry", &[]),
-    ("volume", &["quota", "sys", "telemetry"]),
+    ("volume", &["quota", "sys", "telemetry", "errno", "export", "fs"]),
     ("xdr", &[]),
 ];
 
