@@ -30,6 +30,7 @@
 //! | [`nfs3`] | the 22 procedures: arguments to results | errno sys xdr rpc export fs |
 //! | [`mount`] | MOUNT: paths to handles | errno sys xdr rpc export fs |
 //! | [`portmap`] | where the programs are | xdr rpc |
+//! | [`volume`] | trees of files: copied, removed in the background | quota sys telemetry errno export fs |
 //! | [`state`] | what survives a restart | export fs |
 //! | [`config`], [`telemetry`] | command line; log | fs (kinds of handles), telemetry |
 //! | [`app`] | builds, starts and stops the parts | all |
@@ -67,4 +68,5 @@ pub mod rpc;
 pub mod state;
 pub mod sys;
 pub mod telemetry;
+pub mod volume;
 pub mod xdr;

@@ -24,7 +24,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("state", &["export", "fs"]),
     ("sys", &["errno"]),
     ("telemetry", &[]),
-    ("volume", &["quota", "sys", "telemetry"]),
+    ("volume", &["quota", "sys", "telemetry", "errno", "export", "fs"]),
     ("xdr", &[]),
 ];
 
