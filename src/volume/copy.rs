@@ -30,7 +30,8 @@ use self::attributes::Attributes;
 use self::content::Content;
 use self::links::{Links, Place};
 use super::progress::Progress;
-use super::tree::{self, Descent, Entry, Stat, Walk};
+use super::tree::file::{self, Stat};
+use super::tree::{Descent, Entry, Walk};
 use crate::errno::Errno;
 
 /// What was copied.
@@ -200,7 +201,7 @@ impl<'a> Copier<'a> {
             return Err(Error::NotEmpty { path: to.to_owned() });
         }
         attributes::clear_acls(empty.here()).map_err(failed)?;
-        let target = tree::directory(empty.here(), c".").and_then(Descent::new).map_err(failed)?;
+        let target = file::directory(empty.here(), c".").and_then(Descent::new).map_err(failed)?;
         Ok(Self {
             walk,
             target,
@@ -238,7 +239,7 @@ impl<'a> Copier<'a> {
     }
 
     fn entry(&mut self, entry: Entry) -> Result<(), Fault> {
-        let place = match tree::place(self.walk.here(), &entry.name) {
+        let place = match file::place(self.walk.here(), &entry.name) {
             Ok(place) => place,
             Err(Errno::NOENT | Errno::STALE) => return Ok(()), // it vanished
             Err(Errno::XDEV) => {
@@ -270,9 +271,9 @@ impl<'a> Copier<'a> {
         if stat.id == self.root.id {
             return Err(Fault::Inside);
         }
-        let source = tree::directory(place, c".")?;
+        let source = file::directory(place, c".")?;
         rustix::fs::mkdirat(self.target.here(), &name, Mode::RWXU)?;
-        let made = tree::directory(self.target.here(), &name)?;
+        let made = file::directory(self.target.here(), &name)?;
         let above = self.levels.last().expect("there is a level for every directory");
         let level = Level { stat, place: above.place.below(name.clone()) };
         self.walk.enter(name.clone(), source)?;
@@ -288,7 +289,7 @@ impl<'a> Copier<'a> {
     }
 
     fn file(&mut self, place: &OwnedFd, name: CString, stat: &Stat) -> Result<(), Fault> {
-        let source = tree::content(place, OFlags::RDONLY)?;
+        let source = file::content(place, OFlags::RDONLY)?;
         // Seldom more than it will take: the disk may have more for it than it has content.
         self.within_limit(stat.used.min(stat.size))?;
         let flags =
@@ -317,7 +318,7 @@ impl<'a> Copier<'a> {
                 rustix::fs::mknodat(dir, &name, kind, mode, stat.device)?;
             }
         }
-        let made = tree::place(dir, &name)?;
+        let made = file::place(dir, &name)?;
         self.complete(place, &made, name, stat)
     }
 
@@ -379,7 +380,7 @@ fn within(taken: u64, more: u64, limit: u64) -> Result<(), Fault> {
 
 fn open(path: &Path) -> Result<(Walk, Stat), Error> {
     let open = || {
-        let root = tree::root(path)?;
+        let root = file::root(path)?;
         let stat = Stat::of(&root)?;
         Ok((Walk::new(root)?, stat))
     };

@@ -12,7 +12,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 
 use crate::errno::{Errno, Result};
-use crate::volume::tree::{Stat, proc_path};
+use crate::volume::tree::file::{Stat, proc_path};
 
 /// The longest list of names, and the longest value, that Linux has (xattr(7)).
 const XATTR_MAX: usize = 64 * 1024;
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn set_id_bits_go_with_their_owner() {
         let dir = tempfile::tempdir().unwrap();
-        let top = crate::volume::tree::root(dir.path()).unwrap();
+        let top = crate::volume::tree::file::root(dir.path()).unwrap();
         let now = Stat::of(&top).unwrap();
         let wanted = |uid, gid, mode| Stat { uid, gid, mode: Mode::from_raw_mode(mode), ..now };
         let check = |wanted: Stat, mode| assert_eq!(allowed(&wanted, &now).as_raw_mode(), mode);

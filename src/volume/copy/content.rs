@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::errno::{Errno, Result};
-use crate::volume::tree::{self, Stat};
+use crate::volume::tree::file::{self, Stat};
 
 /// Bytes between two looks at limits and at whether to go on.
 const STEP: u64 = 16 * 1024 * 1024;
@@ -47,7 +47,7 @@ impl Content {
         }
         rustix::fs::ftruncate(to, size).map_err(Errno::from)?; // what is behind the data is empty
         let mut at = 0;
-        while let Some((start, end)) = tree::data(from, at, size)? {
+        while let Some((start, end)) = file::data(from, at, size)? {
             self.part(from, to, (start, end), step)?;
             at = end;
         }
@@ -154,6 +154,10 @@ mod tests {
 
     const MIB: u64 = 1024 * 1024;
 
+    fn sevens(mib: usize) -> Vec<u8> {
+        vec![7; mib << 20]
+    }
+
     /// Copies a file that `make` fills, in the given ways; answers both.
     fn copy(clones: bool, copies: bool, make: impl Fn(&File)) -> (Vec<u8>, Vec<u8>, u64) {
         let dir = tempdir().unwrap();
@@ -201,15 +205,15 @@ mod tests {
     fn a_file_that_became_shorter_is_copied_as_far_as_it_goes() {
         for copies in [true, false] {
             let dir = tempdir().unwrap();
-            fs::write(dir.path().join("from"), vec![7; 40 * MIB as usize]).unwrap();
+            fs::write(dir.path().join("from"), sevens(40)).unwrap();
             let source = File::options().read(true).write(true).open(dir.path().join("from"));
             let (source, to) = (source.unwrap(), dir.path().join("to"));
             let (cut, from) = (source.try_clone().unwrap(), OwnedFd::from(source));
             let mut content = Content { clones: false, copies, buffer: Vec::new() };
-            let mut step = |_| Ok::<_, Errno>(cut.set_len(35 * MIB).unwrap());
+            let mut step = |_| cut.set_len(35 * MIB).map_err(Errno::from);
             let target = File::create(&to).unwrap().into();
             content.copy(&from, &target, 40 * MIB, &mut step).unwrap();
-            assert!(fs::read(to).unwrap() == vec![7; 35 * MIB as usize]);
+            assert!(fs::read(to).unwrap() == sevens(35));
         }
     }
 
@@ -228,7 +232,7 @@ mod tests {
     fn the_step_ends_the_copying() {
         let dir = tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-        fs::write(&from, vec![7; 40 * MIB as usize]).unwrap();
+        fs::write(&from, sevens(40)).unwrap();
         let target = File::create(&to).unwrap().into();
         let mut content = Content { clones: false, ..Content::new() };
         let mut step = |_| Err(Errno::INTR);

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use crate::errno::{Errno, Result};
-use crate::volume::tree::{FileId, Stat};
+use crate::volume::tree::file::{FileId, Stat};
 
 /// Bytes of a path that are given to the kernel at once; it takes less than 4096.
 const PATH: usize = 4000;
@@ -134,7 +134,7 @@ impl Links {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::tree;
+    use crate::volume::tree::{Descent, file};
     use std::fs;
     use std::os::unix::fs::MetadataExt;
 
@@ -142,11 +142,11 @@ mod tests {
     fn a_name_is_found_however_long_its_path_is() {
         let dir = tempfile::tempdir().unwrap();
         let long = CString::new("long name ".repeat(20)).unwrap();
-        let mut path = tree::Descent::new(tree::root(dir.path()).unwrap()).unwrap();
+        let mut path = Descent::new(file::root(dir.path()).unwrap()).unwrap();
         let mut place = Place::root();
         for _ in 0..60 {
             rustix::fs::mkdirat(path.here(), &long, Mode::RWXU).unwrap();
-            let below = tree::directory(path.here(), &long).unwrap();
+            let below = file::directory(path.here(), &long).unwrap();
             path.down(long.clone(), below).unwrap();
             place = place.below(long.clone());
         }
@@ -161,10 +161,10 @@ mod tests {
         for name in ["two", "three"] {
             fs::hard_link(dir.path().join("one"), dir.path().join(name)).unwrap();
         }
-        let top = tree::root(dir.path()).unwrap();
+        let top = file::root(dir.path()).unwrap();
         let stat = Stat::of_entry(&top, c"one").unwrap();
         let mut links = Links::default();
-        let mut link = |links: &mut Links, name| links.link(top.as_fd(), &stat, top.as_fd(), name);
+        let link = |links: &mut Links, name| links.link(top.as_fd(), &stat, top.as_fd(), name);
         assert_eq!(link(&mut links, c"before"), Ok(false));
         links.remember(&stat, &Place::root(), c"one".to_owned());
         assert_eq!(link(&mut links, c"four"), Ok(true));

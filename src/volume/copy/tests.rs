@@ -15,7 +15,7 @@ use rustix::mount::{MountFlags, mount};
 use tempfile::{TempDir, tempdir};
 
 use super::*;
-use crate::volume::tree::with_own_mounts;
+use crate::volume::tree::support::{as_nobody, with_own_mounts};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -43,7 +43,7 @@ fn look(root: &Path) -> (BTreeMap<PathBuf, Seen>, BTreeMap<PathBuf, u64>) {
         let meta = fs::symlink_metadata(&full).unwrap();
         let mut content = Vec::new();
         if meta.is_dir() {
-            let mut walk = Walk::new(tree::root(&full).unwrap()).unwrap();
+            let mut walk = Walk::new(file::root(&full).unwrap()).unwrap();
             while let Some(entry) = walk.next_entry().unwrap() {
                 waiting.push(path.join(std::ffi::OsStr::from_bytes(entry.name.as_bytes())));
             }
@@ -183,7 +183,7 @@ fn make(path: &Path, what: &What) {
         What::File(parts, len) => {
             let file = File::create_new(path).unwrap();
             for (n, (at, len)) in parts.iter().enumerate() {
-                file.write_all_at(&vec![b'a' + n as u8; *len], *at).unwrap();
+                file.write_all_at(&vec![b"abcd"[n]; *len], *at).unwrap();
             }
             file.set_len(file.metadata().unwrap().len().max(*len)).unwrap();
         }
@@ -258,7 +258,7 @@ proptest! {
         if is_root() {
             let dir = tempdir().unwrap();
             let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-            [&from, &to].map(|dir| fs::create_dir(dir).unwrap());
+            [&from, &to].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
             build(&from, &plans);
             check(&from, &to);
             prop_assert!(fs::read_dir(dir.path()).unwrap().count() == 2);
@@ -315,10 +315,10 @@ fn thousands_of_names_stay_one_file() {
 
 /// Makes `depth` directories in one another, with a file at the end that has a name at the top.
 fn deep(root: &Path, depth: usize) {
-    let mut path = Descent::new(tree::root(root).unwrap()).unwrap();
+    let mut path = Descent::new(file::root(root).unwrap()).unwrap();
     for _ in 0..depth {
         rustix::fs::mkdirat(path.here(), c"d", Mode::RWXU).unwrap();
-        let below = tree::directory(path.here(), c"d").unwrap();
+        let below = file::directory(path.here(), c"d").unwrap();
         path.down(c"d".to_owned(), below).unwrap();
     }
     rustix::fs::linkat(path.root(), c"one", path.here(), c"one", AtFlags::empty()).unwrap();
@@ -330,11 +330,11 @@ fn a_tree_that_is_deeper_than_a_path_is_copied() {
     let (dir, from, to) = sample();
     deep(&from, 5000);
     let copied = try_copy(&from, &to);
-    let mut bottom = Walk::new(tree::root(&to).unwrap()).unwrap();
-    while let Ok(below) = tree::directory(bottom.here(), c"d") {
+    let mut bottom = Walk::new(file::root(&to).unwrap()).unwrap();
+    while let Ok(below) = file::directory(bottom.here(), c"d") {
         bottom.enter(c"d".to_owned(), below).unwrap();
     }
-    let mark = attributes::target(tree::place(bottom.here(), c"mark").unwrap().as_fd()).unwrap();
+    let mark = attributes::target(file::place(bottom.here(), c"mark").unwrap().as_fd()).unwrap();
     let linked = Stat::of_entry(bottom.here(), c"one").unwrap();
     let (depth, top) = (bottom.path().depth(), Stat::of_entry(bottom.path().root(), c"one"));
     // Removing such trees takes more than the standard library has.
@@ -488,5 +488,34 @@ fn what_changes_meanwhile_does_no_harm() {
                 return;
             }
         }
+    });
+}
+
+/// A program that runs as root, and a tree around it.
+fn prepare_of_root(dir: &Path) {
+    fs::create_dir_all(dir.join("from/below")).unwrap();
+    fs::create_dir(dir.join("to")).unwrap();
+    std::os::unix::fs::chown(dir.join("to"), Some(65534), Some(65534)).unwrap();
+    for (path, mode) in [("from/below/program", 0o6755), ("from/plain", 0o444)] {
+        fs::write(dir.join(path), "content").unwrap();
+        fs::set_permissions(dir.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    fs::set_permissions(dir.join("from/below"), fs::Permissions::from_mode(0o555)).unwrap();
+    set_times(&dir.join("from/below"), 5, 6);
+}
+
+#[test]
+fn without_privilege_a_copy_is_ours_and_runs_as_nobody_else() {
+    let name = "volume::copy::tests::without_privilege_a_copy_is_ours_and_runs_as_nobody_else";
+    as_nobody(name, prepare_of_root, |dir| {
+        try_copy(&dir.join("from"), &dir.join("to")).unwrap();
+        let check = |path: &str, mode| {
+            let meta = fs::symlink_metadata(dir.join("to").join(path)).unwrap();
+            assert_eq!((meta.uid(), meta.mode() & 0o7777), (meta.uid().max(1), mode), "{path}");
+        };
+        check("below/program", 0o755);
+        check("plain", 0o444);
+        check("below", 0o555);
+        assert_eq!(fs::metadata(dir.join("to/below")).unwrap().mtime(), 6);
     });
 }

@@ -5,11 +5,15 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use rustix::fs::Mode;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use tempfile::{TempDir, tempdir};
 
+use super::removal::{CHARGED, PAUSE, STEP, lengths};
 use super::*;
-use crate::volume::tree::with_own_mounts;
+use crate::volume::tree::Descent;
+use crate::volume::tree::file::Stat;
+use crate::volume::tree::support::{as_nobody, with_own_mounts};
 
 const FAST: NonZeroU32 = NonZeroU32::MAX;
 const MIB: u64 = 1024 * 1024;
@@ -100,10 +104,10 @@ fn links_lead_nowhere() {
 #[test]
 fn a_tree_that_is_deeper_than_a_path_goes() {
     let dir = tempdir().unwrap();
-    let mut path = tree::Descent::new(tree::root(dir.path()).unwrap()).unwrap();
+    let mut path = Descent::new(file::root(dir.path()).unwrap()).unwrap();
     for _ in 0..5000 {
         rustix::fs::mkdirat(path.here(), c"d", Mode::RWXU).unwrap();
-        let below = tree::directory(path.here(), c"d").unwrap();
+        let below = file::directory(path.here(), c"d").unwrap();
         path.down(c"d".to_owned(), below).unwrap();
     }
     assert_eq!(empty(&dir).removed, 5000);
@@ -200,8 +204,7 @@ fn a_large_file_with_another_name_keeps_its_content() {
     assert_eq!(fs::metadata(&kept).unwrap().len(), 2 * STEP);
 }
 
-#[test]
-fn directories_without_permissions_go() {
+fn directories_without_permissions() {
     let dir = tempdir().unwrap();
     let tree = dir.path().join("tree");
     fill(&tree, 7);
@@ -210,6 +213,13 @@ fn directories_without_permissions_go() {
     }
     assert_eq!(empty(&dir).removed, 1 + 7 + 7);
     assert!(is_empty(dir.path()));
+}
+
+#[test]
+fn directories_without_permissions_go() {
+    directories_without_permissions();
+    let name = "volume::trash::tests::directories_without_permissions_go";
+    as_nobody(name, |_| {}, |_| {});
 }
 
 /// Makes a file that cannot be removed; whether the file system can do that.
