@@ -137,7 +137,7 @@ fn what() -> impl Strategy<Value = What> {
         2 => vec(1..=255_u8, 1..100).prop_map(What::Symlink),
         1 => Just(What::Fifo),
         1 => Just(What::Socket),
-        1 => (0..1000_u32).prop_map(What::Device),
+        1 => (0..500_u32).prop_map(What::Device),
         3 => any::<Index>().prop_map(What::Link),
     ]
 }
