@@ -7,6 +7,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::admin::socket;
+use crate::command::args::VolumeArgs;
+use crate::command::health::HealthArgs;
 use crate::fs::root::HandleKind;
 use crate::telemetry::log;
 
@@ -31,6 +34,11 @@ pub enum Command {
     /// Work with exports files
     #[command(subcommand)]
     Exports(ExportsCommand),
+    /// Work with the volumes of a running server
+    Volume(VolumeArgs),
+    /// Ask whether a server answers: exit code 0 if it does, 1 with a reason if not
+    #[command(after_help = HEALTH_HELP)]
+    Health(HealthArgs),
 }
 
 /// Work with exports files.
@@ -51,6 +59,12 @@ Examples:
 
 Signals: SIGHUP reads the exports file again; SIGTERM and SIGINT answer what was asked, then stop.
 RUST_LOG sets the detail of the log (error, warn, info, debug, trace).";
+
+const HEALTH_HELP: &str = "\
+Examples:
+  berth health                          for HEALTHCHECK of a container
+  berth health --nfs 10.0.0.5:2049
+  berth health --admin-socket /run/berth/admin.sock";
 
 /// Options of `berth serve`.
 #[derive(Debug, ClapArgs)]
@@ -77,6 +91,11 @@ pub struct ServeArgs {
     /// else $XDG_STATE_HOME/berth]
     #[arg(long, value_name = "DIR", env = "BERTH_STATE")]
     pub state: Option<PathBuf>,
+    /// Where `berth volume` talks to this server (only with volumes) [default:
+    /// /run/berth/admin.sock as root, else $XDG_RUNTIME_DIR/berth/admin.sock, else admin.sock in the
+    /// state folder]
+    #[arg(long, value_name = "PATH", env = "BERTH_ADMIN_SOCKET")]
+    pub admin_socket: Option<PathBuf>,
     /// Also answer as portmapper on this address, port 111, for clients that look ports up
     /// (`showmount -e`, `rpcinfo -p`, `mount` without port options)
     #[arg(long, value_name = "ADDR[:PORT]", env = "BERTH_PORTMAP", value_parser = portmap_address)]
@@ -132,6 +151,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// The state folder.
     pub state: PathBuf,
+    /// The socket of the admin API.
+    pub admin_socket: PathBuf,
     /// Where the portmapper listens.
     pub portmap: Option<SocketAddr>,
     /// Connections at a time.
@@ -163,10 +184,14 @@ impl ServeArgs {
         if self.idle_timeout == 0 || self.stall_timeout == 0 {
             bail!("--idle-timeout and --stall-timeout must be at least 1 second");
         }
+        let state = self.state.map_or_else(|| default_state(is_root), Ok)?;
         Ok(Config {
             source,
             listen: self.listen,
-            state: self.state.map_or_else(|| default_state(is_root), Ok)?,
+            admin_socket: self
+                .admin_socket
+                .unwrap_or_else(|| socket::default_path(is_root, runtime_dir(), &state)),
+            state,
             portmap: self.portmap,
             max_connections: self.max_connections,
             idle: Duration::from_secs(self.idle_timeout),
@@ -181,11 +206,33 @@ impl ServeArgs {
     }
 }
 
+/// The admin socket of the server that is meant if nobody says which.
+///
+/// # Errors
+/// There is no folder where it could be.
+pub fn admin_socket(given: Option<PathBuf>, is_root: bool) -> Result<PathBuf> {
+    match given {
+        Some(path) => Ok(path),
+        None => {
+            let state = set("BERTH_STATE").map_or_else(|| default_state(is_root), Ok)?;
+            Ok(socket::default_path(is_root, runtime_dir(), &state))
+        }
+    }
+}
+
+fn runtime_dir() -> Option<PathBuf> {
+    set("XDG_RUNTIME_DIR")
+}
+
+/// A folder that the environment names.
+fn set(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 fn default_state(is_root: bool) -> Result<PathBuf> {
     if is_root {
         return Ok(PathBuf::from("/var/lib/berth"));
     }
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
     match base {
         Some(base) => Ok(base.join("berth")),
@@ -211,7 +258,7 @@ mod tests {
         let args = Args::try_parse_from(["berth", "serve"].iter().chain(args))?;
         match args.command {
             Command::Serve(serve) => serve.check(true),
-            Command::Exports(_) => unreachable!("serve was asked for"),
+            _ => unreachable!("serve was asked for"),
         }
     }
 
