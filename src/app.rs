@@ -1,5 +1,7 @@
 //! Builds the parts, starts them, and stops them: the only module that names all others.
 
+mod office;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,8 @@ use crate::rpc::service::Service;
 use crate::state::State;
 use crate::sys::process;
 use crate::telemetry::log::Chain;
+use crate::volume::Volumes;
+use office::Office;
 
 /// Largest exports file that is read.
 const EXPORTS_FILE_MAX: u64 = 1024 * 1024;
@@ -62,6 +66,7 @@ struct App {
     state: State,
     fs: Arc<Fs>,
     exports: Arc<ArcSwap<Table>>,
+    volumes: Option<Arc<Volumes>>,
     server: Arc<Server>,
     bound: Vec<SocketAddr>,
 }
@@ -85,7 +90,7 @@ impl App {
         };
         let server = Server::start(settings).context("cannot start the data plane")?;
         let (fs, exports) = (Arc::new(fs), Arc::<ArcSwap<Table>>::default());
-        let mut app = Self { config, state, fs, exports, server, bound: Vec::new() };
+        let mut app = Self { config, state, fs, exports, volumes: None, server, bound: Vec::new() };
         app.load()?;
         app.listen()?;
         app.server.open();
@@ -212,12 +217,13 @@ impl App {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
         let sweeper = Sweeper::start(Arc::clone(&self.fs))?;
+        let office = Office::open(&self.config.admin_socket, self.volumes.as_ref(), &self.bound)?;
         self.greet();
         while wait(&mut hangup, &mut terminate, &mut interrupt).await == Told::Reload {
             self.reload();
         }
         tracing::info!("stopping: answering what was asked");
-        let cut_off = self.server.stop(self.config.grace).await;
+        let ((), cut_off) = tokio::join!(office.close(), self.server.stop(self.config.grace));
         if cut_off > 0 {
             tracing::warn!(cut_off, "connections were cut off at the end of the grace period");
         }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::admin::socket;
 use crate::command::args::VolumeArgs;
 use crate::command::health::HealthArgs;
 use crate::fs::root::HandleKind;
@@ -184,13 +183,13 @@ impl ServeArgs {
         if self.idle_timeout == 0 || self.stall_timeout == 0 {
             bail!("--idle-timeout and --stall-timeout must be at least 1 second");
         }
+        let told = (self.admin_socket, self.state.clone());
         let state = self.state.map_or_else(|| default_state(is_root), Ok)?;
         Ok(Config {
             source,
             listen: self.listen,
-            admin_socket: self
-                .admin_socket
-                .unwrap_or_else(|| socket::default_path(is_root, runtime_dir(), &state)),
+            admin_socket: admin_socket(told.0, told.1, is_root)
+                .unwrap_or_else(|_| state.join("admin.sock")),
             state,
             portmap: self.portmap,
             max_connections: self.max_connections,
@@ -206,22 +205,27 @@ impl ServeArgs {
     }
 }
 
-/// The admin socket of the server that is meant if nobody says which.
+/// The admin socket that `berth volume` talks to.
 ///
 /// # Errors
 /// There is no folder where it could be.
-pub fn admin_socket(given: Option<PathBuf>, is_root: bool) -> Result<PathBuf> {
-    match given {
-        Some(path) => Ok(path),
-        None => {
-            let state = set("BERTH_STATE").map_or_else(|| default_state(is_root), Ok)?;
-            Ok(socket::default_path(is_root, runtime_dir(), &state))
-        }
-    }
+pub fn admin_socket_of(args: &VolumeArgs, is_root: bool) -> Result<PathBuf> {
+    admin_socket(args.admin_socket.clone(), set("BERTH_STATE"), is_root)
 }
 
-fn runtime_dir() -> Option<PathBuf> {
-    set("XDG_RUNTIME_DIR")
+/// The admin socket of the server that is meant: the same for the server and for those who look
+/// for it, if they are told the same.
+///
+/// # Errors
+/// There is no folder where it could be.
+fn admin_socket(given: Option<PathBuf>, state: Option<PathBuf>, is_root: bool) -> Result<PathBuf> {
+    let state = || state.map_or_else(|| default_state(is_root), Ok);
+    match (given, is_root, set("XDG_RUNTIME_DIR")) {
+        (Some(path), ..) => Ok(path),
+        (None, true, _) => Ok(PathBuf::from("/run/berth/admin.sock")),
+        (None, false, Some(dir)) => Ok(dir.join("berth/admin.sock")),
+        (None, false, None) => Ok(state()?.join("admin.sock")),
+    }
 }
 
 /// A folder that the environment names.
@@ -283,6 +287,41 @@ mod tests {
         assert_eq!(portmap("127.0.0.1").unwrap(), Some("127.0.0.1:111".parse().unwrap()));
         assert_eq!(portmap("[::1]:1111").unwrap(), Some("[::1]:1111".parse().unwrap()));
         assert!(portmap("nowhere").is_err());
+    }
+
+    #[test]
+    fn the_admin_socket_is_where_it_is_looked_for() {
+        let socket = |args: &[&str]| serve(args).unwrap().admin_socket;
+        assert_eq!(socket(&["d"]), PathBuf::from("/run/berth/admin.sock"));
+        assert_eq!(socket(&["d", "--admin-socket", "a/b"]), PathBuf::from("a/b"));
+        assert_eq!(admin_socket(None, None, true).unwrap(), socket(&["d", "--state", "s"]));
+        let state = || Some(PathBuf::from("/state"));
+        let rootless = admin_socket(None, state(), false).unwrap();
+        assert!(rootless.ends_with("admin.sock") && !rootless.starts_with("/run/berth"));
+        assert_eq!(admin_socket(Some("x".into()), state(), false).unwrap(), PathBuf::from("x"));
+    }
+
+    #[test]
+    fn volumes_can_be_worked_with_wherever_the_socket_is_named() {
+        let socket = |words: &str| {
+            let args = Args::try_parse_from(words.split(' ')).unwrap();
+            match args.command {
+                Command::Volume(volume) => volume.admin_socket,
+                _ => unreachable!("volume was asked for"),
+            }
+        };
+        assert_eq!(socket("berth volume --admin-socket s list"), Some("s".into()));
+        assert_eq!(socket("berth volume list --admin-socket s"), Some("s".into()));
+    }
+
+    #[test]
+    fn health_asks_one_of_two() {
+        let parse = |words: &str| Args::try_parse_from(words.split(' '));
+        assert!(parse("berth health").is_ok());
+        assert!(parse("berth health --nfs 10.0.0.5:2049").is_ok());
+        assert!(parse("berth health --admin-socket s").is_ok());
+        assert!(parse("berth health --admin-socket s --nfs 10.0.0.5:2049").is_err());
+        assert!(parse("berth health --nfs nowhere").is_err());
     }
 
     #[test]

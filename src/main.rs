@@ -16,7 +16,7 @@ fn main() -> ExitCode {
             args.check(is_root).and_then(app::serve)
         }
         Command::Exports(ExportsCommand::Check { file }) => app::check_exports(&file),
-        Command::Volume(args) => match config::admin_socket(args.admin_socket.clone(), is_root) {
+        Command::Volume(args) => match config::admin_socket_of(&args, is_root) {
             Ok(socket) => return volume::run(&socket, &args),
             Err(error) => Err(error),
         },

@@ -43,7 +43,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// Nobody listens.
     #[error(
-        "no server listens on {}; start one (berth serve --volumes), or name its socket with \
+        "no server listens on {}; start one (berth serve --volumes DIR), or name its socket with \
          --admin-socket",
         path.display()
     )]

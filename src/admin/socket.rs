@@ -83,15 +83,6 @@ struct Claimed {
     file: (u64, u64),
 }
 
-/// Where the socket is if nobody says where: the same for the server and for those who look for it.
-pub fn default_path(is_root: bool, runtime_dir: Option<PathBuf>, state: &Path) -> PathBuf {
-    match (is_root, runtime_dir) {
-        (true, _) => PathBuf::from("/run/berth/admin.sock"),
-        (false, Some(dir)) => dir.join("berth/admin.sock"),
-        (false, None) => state.join("admin.sock"),
-    }
-}
-
 /// Binds the socket. Blocks for the time of a few system calls, and up to two seconds while
 /// another server binds in the same folder. To be called inside a runtime.
 ///
@@ -252,18 +243,6 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
-    }
-
-    #[test]
-    fn it_is_where_it_is_looked_for() {
-        let state = Path::new("/state");
-        let check = |is_root, runtime: Option<&str>, expected: &str| {
-            let path = default_path(is_root, runtime.map(PathBuf::from), state);
-            assert_eq!(path, Path::new(expected));
-        };
-        check(true, Some("/run/user/0"), "/run/berth/admin.sock");
-        check(false, Some("/run/user/5"), "/run/user/5/berth/admin.sock");
-        check(false, None, "/state/admin.sock");
     }
 
     #[test]

@@ -138,9 +138,8 @@ mod tests {
     #[test]
     fn scripts_can_tell_how_it_ended() {
         let check = |error: Error, code: u8| assert_eq!(error.exit() as u8, code, "{error:?}");
-        let refused = |kind| {
-            client::Error::Refused(Failure { kind, message: String::new() }).into()
-        };
+        let refused =
+            |kind| client::Error::Refused(Failure { kind, message: String::new() }).into();
         check(refused(Kind::Internal), 1);
         check(refused(Kind::Invalid), 2);
         check(refused(Kind::NotFound), 3);

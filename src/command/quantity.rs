@@ -141,8 +141,8 @@ mod tests {
         let check = |text: &str, why| assert_eq!(parse(text), Err(why), "{text:?}");
         let malformed = [
             "", ".", "Gi", "10GiB", "10gi", "10KB", "10K", "10 Gi", " 10Gi", "-1", "+1", "1.2.3",
-            "100m", "1u", "1n", "1e", "1e+", "1e999", "1e1.5", "1ee1", "1e+-1", "0x10", "१", "1_000",
-            "1,5Gi", "inf", "NaN",
+            "100m", "1u", "1n", "1e", "1e+", "1e999", "1e1.5", "1ee1", "1e+-1", "0x10", "१",
+            "1_000", "1,5Gi", "inf", "NaN",
         ];
         malformed.iter().for_each(|text| check(text, BadQuantity::Malformed));
         check("0", BadQuantity::Zero);

@@ -109,11 +109,8 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let mut table = Table::new(vec![
-            Column::Left("NAME"),
-            Column::Right("SIZE"),
-            Column::Left("AT"),
-        ]);
+        let mut table =
+            Table::new(vec![Column::Left("NAME"), Column::Right("SIZE"), Column::Left("AT")]);
         table.row(["a".into(), "10Gi".into(), String::new()]);
         table.row(["数据".into(), "5".into(), "x y".into()]);
         table.row(["long-name".into(), "12345".into(), "z".into()]);

@@ -4,6 +4,7 @@
 //! of the server is what was consented to, not what the volume may say by then.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
@@ -236,7 +237,7 @@ impl Session<'_> {
     /// The port on which the server listens.
     fn port(&self) -> Result<u16> {
         let about = self.client.server()?.value.about;
-        about.listen.first().map(|address| address.port()).ok_or(Error::NoPort)
+        about.listen.first().map(SocketAddr::port).ok_or(Error::NoPort)
     }
 
     fn say<T>(
