@@ -5,18 +5,18 @@ mod office;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use std::{fs, io, thread};
 
 use anyhow::{Context, Result, bail};
-use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, Source};
 use crate::export::file::{self, Entry};
 
-use crate::export::{Export, ExportId, Table};
+use crate::export::table::Exports;
+use crate::export::{Export, ExportId};
 use crate::fs::Fs;
 use crate::fs::root::HandleKind;
 use crate::mount::{self, Mount};
@@ -29,7 +29,7 @@ use crate::rpc::service::Service;
 use crate::state::State;
 use crate::sys::process;
 use crate::telemetry::log::Chain;
-use crate::volume::Volumes;
+use crate::volume::{self, Volumes};
 use office::Office;
 
 /// Largest exports file that is read.
@@ -43,6 +43,9 @@ const DESCRIPTORS_SHARE: usize = 2;
 
 /// More are never kept open, however many there may be.
 const DESCRIPTORS_MAX: usize = 200_000;
+
+/// Exports that are listed at the start.
+const SHOWN: usize = 20;
 
 /// How often files that are not used are closed.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -65,7 +68,9 @@ struct App {
     config: Config,
     state: State,
     fs: Arc<Fs>,
-    exports: Arc<ArcSwap<Table>>,
+    exports: Arc<Exports>,
+    /// What is exported of the configuration.
+    statics: Mutex<Vec<Arc<Export>>>,
     volumes: Option<Arc<Volumes>>,
     server: Arc<Server>,
     bound: Vec<SocketAddr>,
@@ -73,6 +78,9 @@ struct App {
 
 impl App {
     fn start(config: Config, descriptors: usize) -> Result<Self> {
+        if let Some(volumes) = &config.volumes {
+            volume::prepare(&volumes.dir).context("cannot use the directory for volumes")?;
+        }
         let state = State::open(&config.state)?;
         let files = (descriptors / DESCRIPTORS_SHARE).min(DESCRIPTORS_MAX);
         let fs =
@@ -89,9 +97,11 @@ impl App {
             limits: Limits { record: nfs3::CALL_MAX, idle: config.idle, stalled: config.stalled },
         };
         let server = Server::start(settings).context("cannot start the data plane")?;
-        let (fs, exports) = (Arc::new(fs), Arc::<ArcSwap<Table>>::default());
-        let mut app = Self { config, state, fs, exports, volumes: None, server, bound: Vec::new() };
+        let (fs, exports) = (Arc::new(fs), Arc::<Exports>::default());
+        let (statics, volumes, bound) = (Mutex::default(), None, Vec::new());
+        let mut app = Self { config, state, fs, exports, statics, volumes, server, bound };
         app.load()?;
+        app.open_volumes()?;
         app.listen()?;
         app.server.open();
         Ok(app)
@@ -99,12 +109,12 @@ impl App {
 
     /// Reads what is to be exported, and exports it. If anything of it is faulty, nothing changes.
     fn load(&self) -> Result<()> {
-        let old = self.exports.load_full();
+        let mut statics = self.statics.lock().unwrap_or_else(PoisonError::into_inner);
         let new = self.wanted()?;
         let mut attached: Vec<ExportId> = Vec::new();
         let is_new = |export: &Export| !self.fs.serves(export.id, &export.dir);
         for export in new.iter().filter(|export| is_new(export)) {
-            let kind = self.fs.attach(export.id, &export.dir, self.config.handles);
+            let kind = self.fs.attach(export.id, &export.dir, self.config.handles, None);
             let kind = kind.map_err(|errno| {
                 attached.iter().for_each(|id| self.fs.detach(*id));
                 let dir = export.dir.display();
@@ -117,19 +127,21 @@ impl App {
             };
             tracing::info!(%export, dir = %export.dir.display(), handles, "exported");
         }
-        for gone in old.iter().filter(|export| new.get(export.id).is_none()) {
+        let old: Vec<_> = statics.iter().map(|export| export.id).collect();
+        self.exports
+            .change(&old, new.iter().cloned())
+            .inspect_err(|_| attached.iter().for_each(|id| self.fs.detach(*id)))
+            .context("two exports cannot be told apart")?;
+        for gone in statics.iter().filter(|export| new.iter().all(|new| new.id != export.id)) {
             tracing::info!(export = %gone, "no longer exported");
-        }
-        let new = Arc::new(new);
-        self.exports.store(Arc::clone(&new));
-        for gone in old.iter().filter(|export| new.get(export.id).is_none()) {
             self.fs.detach(gone.id);
         }
+        *statics = new;
         Ok(())
     }
 
-    /// The table of what is to be exported.
-    fn wanted(&self) -> Result<Table> {
+    /// What is to be exported.
+    fn wanted(&self) -> Result<Vec<Arc<Export>>> {
         let exports = match &self.config.source {
             Source::Directory(dir) => {
                 // With a mode of its own: the process has no umask.
@@ -143,6 +155,7 @@ impl App {
                 let ids = self.state.ids([dir.as_path()])?;
                 ids.into_iter().map(|id| Export::sole(id, dir.clone())).collect::<Vec<_>>()
             }
+            Source::None => Vec::new(),
             Source::File(path) => {
                 let entries = read_exports(path)?;
                 let dirs = entries.iter().map(directory).collect::<Result<Vec<_>>>()?;
@@ -157,11 +170,29 @@ impl App {
         for export in &exports {
             self.keeps_out_of_state(&export.dir)?;
         }
-        Table::new(exports).context("two exports cannot be told apart")
+        Ok(exports.into_iter().map(Arc::new).collect())
     }
 
-    /// Whoever reads the key can forge handles.
+    fn open_volumes(&mut self) -> Result<()> {
+        let Some(settings) = &self.config.volumes else { return Ok(()) };
+        let serving = volume::Serving {
+            fs: Arc::clone(&self.fs),
+            exports: Arc::clone(&self.exports),
+            handles: self.config.handles,
+        };
+        let opened = Volumes::open(settings, serving);
+        self.volumes = Some(opened.context("cannot open the volumes")?);
+        Ok(())
+    }
+
+    /// Whoever reads the key can forge handles, and whoever writes the registry has all volumes.
     fn keeps_out_of_state(&self, dir: &Path) -> Result<()> {
+        if let Some(volumes) = &self.config.volumes {
+            let volumes = canonical(&volumes.dir)?;
+            if volumes.starts_with(dir) {
+                bail!("the volumes in {} lie in the export {}", volumes.display(), dir.display());
+            }
+        }
         let state = self.state.dir();
         if state.starts_with(dir) {
             bail!(
@@ -177,6 +208,10 @@ impl App {
         let nfs = Arc::new(Nfs::new(Arc::clone(&self.fs), Arc::clone(&self.exports)));
         let mount = Arc::new(Mount::new(Arc::clone(&self.exports), Arc::clone(&self.fs)));
         let datagrams = Arc::new(Service::new(vec![Arc::clone(&mount) as Arc<dyn Program>]));
+        if let Some(volumes) = &self.volumes {
+            let mount = Arc::clone(&mount);
+            volumes.set_mounts(Box::new(move || mount.list()));
+        }
         let service = Arc::new(Service::new(vec![nfs, mount]));
         let mut portmap = Portmap::default();
         for &address in &self.config.listen {
@@ -229,12 +264,15 @@ impl App {
         }
         sweeper.stop();
         self.fs.flush_all();
+        if let Some(volumes) = &self.volumes {
+            volumes.stop();
+        }
         tracing::info!("stopped");
         Ok(())
     }
 
     fn reload(&self) {
-        if let Source::Directory(_) = self.config.source {
+        if !matches!(self.config.source, Source::File(_)) {
             tracing::info!("there is no exports file to read again");
             return;
         }
@@ -252,9 +290,12 @@ impl App {
         println!("berth {} serves NFSv3", env!("CARGO_PKG_VERSION"));
         for &address in &self.bound {
             println!("on {address}");
-            for export in self.exports.load().iter() {
+            for export in self.exports.load().iter().take(SHOWN) {
                 println!("  {export}  [{}]", export.dir.display());
                 println!("    {}", mount_command(address, export));
+            }
+            if let Some(more) = self.exports.load().iter().len().checked_sub(SHOWN + 1) {
+                println!("  and {} more", more + 1);
             }
         }
         if self.bound.iter().all(|address| address.ip().is_loopback()) {

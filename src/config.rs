@@ -11,6 +11,7 @@ use crate::command::args::VolumeArgs;
 use crate::command::health::HealthArgs;
 use crate::fs::root::HandleKind;
 use crate::telemetry::log;
+use crate::volume;
 
 /// The port of the portmapper (RFC 1833).
 const PORTMAP_PORT: u16 = 111;
@@ -27,7 +28,7 @@ pub struct Args {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve a directory, or those of an exports file, over NFSv3
+    /// Serve a directory, those of an exports file, or volumes over NFSv3
     #[command(after_help = SERVE_HELP)]
     Serve(Box<ServeArgs>),
     /// Work with exports files
@@ -54,6 +55,7 @@ const SERVE_HELP: &str = "\
 Examples:
   berth serve ./data                         this machine only; makes the folder
   berth serve /srv/data --listen 0.0.0.0:2049 --listen [::]:2049
+  berth serve --volumes /srv/volumes --listen 0.0.0.0:2049
   berth serve --exports /etc/exports --listen 0.0.0.0:2049 --portmap 0.0.0.0
 
 Signals: SIGHUP reads the exports file again; SIGTERM and SIGINT answer what was asked, then stop.
@@ -69,11 +71,26 @@ Examples:
 #[derive(Debug, ClapArgs)]
 pub struct ServeArgs {
     /// Directory to export as `/`, read-write, to whoever can connect; made if it is not there
-    #[arg(value_name = "DIR", required_unless_present = "exports", conflicts_with = "exports")]
+    #[arg(
+        value_name = "DIR",
+        required_unless_present_any = ["exports", "volumes"],
+        conflicts_with = "exports"
+    )]
     pub dir: Option<PathBuf>,
     /// Export what this exports(5) file says instead; read again at SIGHUP
     #[arg(long, value_name = "FILE", env = "BERTH_EXPORTS")]
     pub exports: Option<PathBuf>,
+    /// Keep volumes in this directory, each exported as `/NAME` with a capacity of its own (`berth
+    /// volume --help`); made if it is not there
+    #[arg(long, value_name = "DIR", env = "BERTH_VOLUMES")]
+    pub volumes: Option<PathBuf>,
+    /// Remove at most so many files a second of volumes that were deleted
+    #[arg(long, value_name = "N", env = "BERTH_PURGE_RATE", default_value_t = 2000)]
+    pub purge_rate: u32,
+    /// Count what volumes use anew after so many hours, because something may have been changed
+    /// beside the server; 0: never
+    #[arg(long, value_name = "HOURS", env = "BERTH_RECOUNT", default_value_t = 24)]
+    pub recount: u32,
     /// Address and port for NFS and MOUNT; may be given several times
     ///
     /// NFS asks no password: listen to the network only with an exports file that says who may
@@ -86,8 +103,8 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:2049"
     )]
     pub listen: Vec<SocketAddr>,
-    /// Folder for what must survive a restart, in no export [default: /var/lib/berth as root,
-    /// else $XDG_STATE_HOME/berth]
+    /// Folder for what must survive a restart, in no export [default: .berth/state in the directory
+    /// with the volumes; without volumes /var/lib/berth as root, else $XDG_STATE_HOME/berth]
     #[arg(long, value_name = "DIR", env = "BERTH_STATE")]
     pub state: Option<PathBuf>,
     /// Where `berth volume` talks to this server (only with volumes) [default:
@@ -132,9 +149,11 @@ pub enum Handles {
     Path,
 }
 
-/// What is exported.
+/// What is exported, besides volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
+    /// Nothing.
+    None,
     /// This directory, as `/`, to everybody.
     Directory(PathBuf),
     /// What this exports file says.
@@ -144,8 +163,10 @@ pub enum Source {
 /// How to serve.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What is exported.
+    /// What is exported, besides volumes.
     pub source: Source,
+    /// How volumes are kept, if they are.
+    pub volumes: Option<volume::Settings>,
     /// Where NFS and MOUNT listen.
     pub listen: Vec<SocketAddr>,
     /// The state folder.
@@ -175,22 +196,38 @@ impl ServeArgs {
         let source = match (self.dir, self.exports) {
             (Some(dir), None) => Source::Directory(dir),
             (None, Some(file)) => Source::File(file),
-            _ => bail!("name either a directory to export or an exports file (--exports FILE)"),
+            (None, None) if self.volumes.is_some() => Source::None,
+            _ => bail!(
+                "name a directory to export, an exports file (--exports FILE), or a directory for \
+                 volumes (--volumes DIR)"
+            ),
         };
         if self.max_connections == 0 {
             bail!("--max-connections must be at least 1");
+        }
+        if self.purge_rate == 0 {
+            bail!("--purge-rate must be at least 1");
         }
         if self.idle_timeout == 0 || self.stall_timeout == 0 {
             bail!("--idle-timeout and --stall-timeout must be at least 1 second");
         }
         let told = (self.admin_socket, self.state.clone());
-        let state = self.state.map_or_else(|| default_state(is_root), Ok)?;
+        let state = match (self.state, &self.volumes) {
+            (Some(state), _) => state,
+            (None, Some(volumes)) => volumes.join(".berth/state"),
+            (None, None) => default_state(is_root)?,
+        };
         Ok(Config {
             source,
             listen: self.listen,
             admin_socket: admin_socket(told.0, told.1, is_root)
                 .unwrap_or_else(|_| state.join("admin.sock")),
             state,
+            volumes: self.volumes.map(|dir| volume::Settings {
+                dir,
+                purge_rate: self.purge_rate,
+                recount: Duration::from_secs(u64::from(self.recount) * 3600),
+            }),
             portmap: self.portmap,
             max_connections: self.max_connections,
             idle: Duration::from_secs(self.idle_timeout),

@@ -65,6 +65,7 @@ pub mod fs;
 pub mod mount;
 pub mod nfs3;
 pub mod portmap;
+pub mod quota;
 pub mod rpc;
 pub mod state;
 pub mod sys;

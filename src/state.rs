@@ -11,7 +11,7 @@
 //! any step leaves the old file or the new one.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::export::ExportId;
 use crate::fs::handle::{KEY_LEN, Key};
+use crate::sys::durable;
 
 /// The folder, locked.
 pub struct State {
@@ -128,15 +129,7 @@ impl State {
 
     fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.dir.join(name);
-        let fresh = path.with_extension("new");
-        let write = || -> io::Result<()> {
-            let mut file = private().write(true).truncate(true).open(&fresh)?;
-            file.write_all(content)?;
-            file.sync_all()?;
-            fs::rename(&fresh, &path)?;
-            File::open(&self.dir)?.sync_all()
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))
+        durable::replace(&path, content).with_context(|| format!("cannot write {}", path.display()))
     }
 }
 

@@ -6,6 +6,7 @@
 //! a misspelt wish must not be half done.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,24 @@ pub struct End {
 pub struct Listing {
     /// All volumes, by name.
     pub volumes: Vec<Status>,
+}
+
+/// The answer to `GET /v1/trash`: what of ended volumes is still to be removed.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trash {
+    /// Entries that wait, the present one included.
+    pub waiting: u64,
+    /// Entries that could not be removed, and are tried again when the server is started again.
+    pub set_aside: u64,
+    /// Files, directories and so on that were removed since the server was started.
+    pub removed: u64,
+    /// Bytes that this gave back.
+    pub freed: u64,
+    /// The entry that is being removed.
+    pub current: Option<String>,
+    /// Whether there is nothing left to do.
+    pub idle: bool,
 }
 
 /// The answer to what has no other.
@@ -131,41 +150,49 @@ pub trait Admin: Send + Sync + 'static {
     fn disk(&self) -> Result<Disk>;
 }
 
-impl Admin for Volumes {
+impl Admin for Arc<Volumes> {
     fn create(&self, spec: Spec, origin: Origin) -> Result<Status> {
-        self.create(spec, origin)
+        Volumes::create(self, spec, origin)
     }
 
     fn list(&self) -> Vec<Status> {
-        self.list()
+        Volumes::list(self)
     }
 
     fn show(&self, name: &Name) -> Result<Status> {
-        self.show(name)
+        Volumes::show(self, name)
     }
 
     fn expand(&self, name: &Name, growth: Growth) -> Result<Status> {
-        self.expand(name, growth)
+        Volumes::expand(self, name, growth)
     }
 
     fn end(&self, name: &Name, how: Option<OnDelete>) -> Result<Ended> {
-        self.end(name, how)
+        Volumes::end(self, name, how)
     }
 
     fn recount(&self, name: &Name) -> Result<()> {
-        self.recount(name)
+        Volumes::recount(self, name)
     }
 
     fn trash(&self) -> trash::Status {
-        self.trash()
+        Volumes::trash(self)
     }
 
     fn faults(&self) -> Vec<String> {
-        self.faults()
+        Volumes::faults(self)
     }
 
     fn disk(&self) -> Result<Disk> {
-        self.disk()
+        Volumes::disk(self)
+    }
+}
+
+impl From<trash::Status> for Trash {
+    fn from(trash: trash::Status) -> Self {
+        let trash::Status { waiting, set_aside, removed, freed_bytes, current, idle } = trash;
+        let (waiting, set_aside) = (waiting as u64, set_aside as u64);
+        Self { waiting, set_aside, removed, freed: freed_bytes, current, idle }
     }
 }
 

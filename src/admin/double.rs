@@ -1,7 +1,8 @@
 //! Volumes that are only remembered: what stands behind the API in tests.
 //!
 //! A volume whose name is that of a kind of error gets this error from every operation. A clone
-//! takes three calls to become ready, one of `broken` fails at the second.
+//! takes three looks to become ready, one of `broken` fails at the first, one of `fleeting` is
+//! gone then; made again, they would begin anew.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -75,22 +76,28 @@ impl Double {
     }
 
     /// Fills the trash; each time it is looked at, an entry is gone.
-    pub fn litter(&self, waiting: u64) {
+    pub fn litter(&self, waiting: usize, set_aside: usize) {
         let current = Some("a\u{1b}[31m".to_owned());
         *self.trash.lock().expect("nobody panics with it") =
-            trash::Status { waiting, current, ..trash::Status::default() };
+            trash::Status { waiting, set_aside, current, ..trash::Status::default() };
     }
 
     fn step(&self, name: &Name) -> Result<Status> {
         let mut volumes = self.volumes();
         let status = volumes.get_mut(name).ok_or_else(|| Error::NotFound(name.to_string()))?;
         if let Phase::Cloning { progress, from } = &mut status.phase {
-            progress.entries += 1;
-            progress.bytes = progress.bytes_total * progress.entries / progress.entries_total;
-            if from.as_str() == "broken" {
-                status.phase = Phase::Failed { message: "the disk is\u{7} broken".into() };
-            } else if progress.entries == progress.entries_total {
-                status.phase = Phase::Ready;
+            progress.entries_done += 1;
+            progress.bytes_done += progress.bytes_total / progress.entries_total;
+            match from.as_str() {
+                "fleeting" => {
+                    volumes.remove(name);
+                    return Err(Error::NotFound(name.to_string()));
+                }
+                "broken" => {
+                    status.phase = Phase::Failed { message: "the disk is\u{7} broken".into() };
+                }
+                _ if progress.entries_done == progress.entries_total => status.phase = Phase::Ready,
+                _ => (),
             }
         }
         Ok(status.clone())
@@ -117,15 +124,14 @@ impl Admin for Double {
     fn create(&self, spec: Spec, origin: Origin) -> Result<Status> {
         trouble(&spec.name)?;
         let known = self.volumes().get(&spec.name).cloned();
-        if let Some(known) = known {
-            return match known.spec.id == spec.id {
-                true => self.step(&spec.name),
-                false => {
-                    Err(Error::OtherId { name: spec.name, id: known.spec.id, wanted: spec.id })
-                }
-            };
+        match known {
+            Some(known) if known.spec.id != spec.id => {
+                return Err(Error::OtherId { name: spec.name, id: known.spec.id, wanted: spec.id });
+            }
+            Some(Status { phase: Phase::Failed { .. }, .. }) | None => (),
+            Some(known) => return Ok(known),
         }
-        let progress = Snapshot { entries: 0, entries_total: 3, bytes: 0, bytes_total: 3 << 20 };
+        let progress = Snapshot { entries_total: 3, bytes_total: 3 << 20, ..Snapshot::default() };
         let phase = match origin {
             Origin::Clone(from) => Phase::Cloning { from, progress },
             Origin::Fresh | Origin::Adopt => Phase::Ready,
@@ -152,8 +158,7 @@ impl Admin for Double {
 
     fn show(&self, name: &Name) -> Result<Status> {
         trouble(name)?;
-        let found = self.volumes().get(name).cloned();
-        found.ok_or_else(|| Error::NotFound(name.to_string()))
+        self.step(name)
     }
 
     fn expand(&self, name: &Name, growth: Growth) -> Result<Status> {
@@ -189,6 +194,7 @@ impl Admin for Double {
         let mut trash = self.trash.lock().expect("nobody panics with it");
         let now = trash.clone();
         trash.waiting = trash.waiting.saturating_sub(1);
+        trash.idle = trash.waiting == 0;
         trash.removed += 1;
         now
     }

@@ -32,7 +32,7 @@ impl Office {
         let stop = CancellationToken::new();
         let Some(volumes) = volumes else { return Ok(Self { stop, task: None }) };
         let about = About { version: env!("CARGO_PKG_VERSION").into(), listen: listen.to_vec() };
-        let api = v1::router(Arc::clone(volumes) as _, about);
+        let api = v1::router(Arc::new(Arc::clone(volumes)), about);
         let listening = socket::listen(path).context("cannot open the admin socket")?;
         tracing::info!(path = %path.display(), "volumes can be managed (berth volume)");
         let task = tokio::spawn(socket::serve(listening, api, stop.clone()));

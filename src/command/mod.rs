@@ -50,6 +50,26 @@ pub enum Error {
         /// What the server says of it.
         message: String,
     },
+    /// The volume was there before, and is not as it was wished.
+    #[error(
+        "volume {name} is there, but differs in {}; see berth volume show, or choose another name",
+        differences.join(", ")
+    )]
+    Different {
+        /// The volume.
+        name: Name,
+        /// What is not as it was wished.
+        differences: Vec<String>,
+    },
+    /// The volume was being cloned, and is no longer known.
+    #[error(
+        "volume {0} is gone: it was deleted, or the server was started anew; ask again to begin \
+         again"
+    )]
+    Gone(Name),
+    /// Not all of the trash could be removed.
+    #[error("{0} entries of the trash cannot be removed; the log of the server says why")]
+    SetAside(u64),
     /// There is no terminal on which to ask.
     #[error("there is no terminal to ask on whether this is wanted; say so with --yes")]
     NobodyToAsk,
@@ -97,7 +117,9 @@ impl Error {
             Self::Manifest(_) | Self::NoPort => Exit::Usage,
             // Whoever reads the answer has heard enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
-            Self::Unusable { .. } | Self::Output(_) => Exit::Failed,
+            Self::Unusable { .. } | Self::Gone(_) | Self::SetAside(_) => Exit::Failed,
+            Self::Different { .. } => Exit::Conflict,
+            Self::Output(_) => Exit::Failed,
         }
     }
 }

@@ -3,9 +3,9 @@
 
 use super::quantity::about;
 use super::text::{self, Column, Table};
+use crate::admin::api::Trash;
 use crate::volume::progress::Snapshot;
 use crate::volume::spec::{OnDelete, Phase, Quota, Spec, Status, squash_name};
-use crate::volume::trash;
 
 /// How times are shown, always in UTC.
 const TIME: &str = "%Y-%m-%d %H:%MZ";
@@ -69,10 +69,11 @@ pub fn fields(volume: &Status) -> String {
 }
 
 /// What is still to be removed.
-pub fn trash(trash: &trash::Status) -> String {
+pub fn trash(trash: &Trash) -> String {
     text::fields(&[
         ("Waiting", trash.waiting.to_string()),
         ("Current", trash.current.clone().unwrap_or_default()),
+        ("Set aside", trash.set_aside.to_string()),
         ("Removed", trash.removed.to_string()),
         ("Freed", about(trash.freed)),
     ])
@@ -80,8 +81,11 @@ pub fn trash(trash: &trash::Status) -> String {
 
 /// How far a copy is.
 pub fn progress(progress: &Snapshot) -> String {
-    let Snapshot { entries, bytes, bytes_total, .. } = progress;
-    format!("{} of {}, {entries} files", about(*bytes), about(*bytes_total))
+    let Snapshot { entries_done: files, bytes_done, bytes_total, .. } = *progress;
+    match bytes_total {
+        0 => format!("{}, {files} files", about(bytes_done)), // not counted yet
+        total => format!("{} of {}, {files} files", about(bytes_done), about(total)),
+    }
 }
 
 /// What a volume has in it, for those who are about to destroy it.
@@ -228,6 +232,14 @@ Traffic:     5 calls, 1Mi read, 0 written
 ";
         assert_eq!(fields(&busy()), expected);
         assert!(fields(&volume()).contains("Mounted by:  -\nTraffic:     -\n"));
+    }
+
+    #[test]
+    fn how_far_a_copy_is_is_told_before_its_size_is_known() {
+        let mut copy = Snapshot { entries_done: 5, bytes_done: 1 << 20, ..Snapshot::default() };
+        assert_eq!(progress(&copy), "1Mi, 5 files");
+        copy.bytes_total = 3 << 20;
+        assert_eq!(progress(&copy), "1Mi of 3Mi, 5 files");
     }
 
     #[test]

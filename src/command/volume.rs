@@ -16,10 +16,12 @@ use super::args::{
 };
 use super::progress::Progress;
 use super::pv::{self, Manifest};
+use super::quantity::about;
 use super::{Error, Exit, Result, show, text, wish};
-use crate::admin::api::{Create, End};
-use crate::admin::client::{Answer, Client};
+use crate::admin::api::{Create, End, Kind, Trash};
+use crate::admin::client::{self, Answer, Client};
 use crate::telemetry::log::Chain;
+use crate::volume::name::Name;
 use crate::volume::spec::{OnDelete, Phase, Status};
 use crate::volume::{Ended, Growth};
 
@@ -106,29 +108,36 @@ impl Session<'_> {
     /// Makes a volume, and waits until it can be used.
     fn make(&mut self, wish: &Create, output: OutputArg) -> Result<()> {
         let mut answer = self.client.create(wish)?;
+        let name = &wish.spec.name;
         if let Phase::Cloning { .. } = answer.value.phase {
-            answer = self.wait_for(wish)?;
+            answer = self.wait_for(name)?;
         }
-        let Status { phase, path, .. } = &answer.value;
-        match phase {
-            Phase::Ready | Phase::Counting | Phase::Cloning { .. } => {
-                note(&format!("{} is there; clients mount {path}", wish.spec.name));
-                self.say(output, &answer, |_| String::new())
-            }
-            Phase::Failed { message } | Phase::Lost { message } => {
-                Err(Error::Unusable { name: wish.spec.name.clone(), message: message.clone() })
-            }
+        let Status { phase, path, spec, .. } = &answer.value;
+        if let Phase::Failed { message } | Phase::Lost { message } = phase {
+            return Err(Error::Unusable { name: name.clone(), message: message.clone() });
         }
+        let differences = wish::differences(&wish.spec, spec);
+        if !differences.is_empty() {
+            return Err(Error::Different { name: name.clone(), differences });
+        }
+        note(&format!("volume {name} is there; clients mount {path}"));
+        self.say(output, &answer, |_| String::new())
     }
 
-    /// Asks again until it is no longer being cloned.
-    fn wait_for(&self, wish: &Create) -> Result<Answer<Status>> {
-        let mut shown = Progress::new(format!("cloning {}", wish.spec.name));
+    /// Looks until it is no longer being cloned. To ask for it again would begin anew once it has
+    /// failed.
+    fn wait_for(&self, name: &Name) -> Result<Answer<Status>> {
+        let mut shown = Progress::new(format!("cloning {name}"));
         let mut pause = self.pause;
         loop {
-            let answer = self.client.create(wish)?;
+            let answer = match self.client.show(name) {
+                Err(client::Error::Refused(why)) if why.kind == Kind::NotFound => {
+                    return Err(Error::Gone(name.clone()));
+                }
+                answer => answer?,
+            };
             let Phase::Cloning { progress, .. } = &answer.value.phase else { return Ok(answer) };
-            shown.at(progress.bytes, progress.bytes_total, &show::progress(progress));
+            shown.at(progress.bytes_done, progress.bytes_total, &show::progress(progress));
             pause = wait(pause);
         }
     }
@@ -192,20 +201,28 @@ impl Session<'_> {
             let answer = self.client.trash()?;
             return self.say(args.output, &answer, show::trash);
         }
+        let answer = self.wait_for_trash()?;
+        match answer.value.set_aside {
+            0 => self.say(args.output, &answer, |_| String::new()),
+            n => Err(Error::SetAside(n)),
+        }
+    }
+
+    fn wait_for_trash(&self) -> Result<Answer<Trash>> {
         let mut shown = Progress::new("emptying the trash");
         let (mut pause, mut most) = (self.pause, 0);
-        let answer = loop {
+        loop {
             let answer = self.client.trash()?;
-            let waiting = answer.value.waiting;
-            if waiting == 0 {
-                break answer;
+            if answer.value.idle {
+                return Ok(answer);
             }
+            let Trash { waiting, removed, freed, .. } = answer.value;
             most = most.max(waiting);
-            shown.at(most - waiting, most, &format!("{waiting} left"));
+            let freed = about(freed);
+            let text = format!("{waiting} left; {removed} files removed, {freed} given back");
+            shown.at(most - waiting, most, &text);
             pause = wait(pause);
-        };
-        drop(shown);
-        self.say(args.output, &answer, |_| String::new())
+        }
     }
 
     fn manifest(&mut self, args: &PvArgs) -> Result<()> {
@@ -323,6 +340,8 @@ mod tests {
         let served = Served::start(Double::with(&[]));
         run(&served, "create new --capacity 10Gi").said("");
         run(&served, "create new --capacity 10Gi").said("");
+        let message = run(&served, "create new --capacity 20Gi --mode 700").failed(Exit::Conflict);
+        assert!(message.contains("capacity, mode"), "{message}");
         run(&served, "adopt old --capacity 1Gi").said("");
         run(&served, "list -o name").said("new\nold\n");
         let message = run(&served, "create new --capacity 10Gi --id other").failed(Exit::Conflict);
@@ -349,6 +368,9 @@ mod tests {
         let served = Served::start(Double::with(&["broken"]));
         let message = run(&served, "clone broken copy").failed(Exit::Failed);
         assert!(message.contains("copy") && message.contains("broken"), "{message}");
+        let served = Served::start(Double::with(&["fleeting"]));
+        let message = run(&served, "clone fleeting copy").failed(Exit::Failed);
+        assert!(message.contains("again"), "{message}");
     }
 
     #[test]
@@ -432,11 +454,14 @@ mod tests {
     #[test]
     fn the_trash_is_shown_or_waited_for() {
         let served = Served::start(Double::with(&[]));
-        served.double.litter(3);
+        served.double.litter(3, 0);
         let out = run(&served, "trash").out;
-        assert!(out.starts_with("Waiting:  3\nCurrent:  a\\u{1b}[31m\n"), "{out}");
+        assert!(out.starts_with("Waiting:    3\nCurrent:    a\\u{1b}[31m\n"), "{out}");
         run(&served, "trash --wait").said("");
         assert_eq!(served.double.trash().waiting, 0);
+        served.double.litter(2, 1);
+        let message = run(&served, "trash --wait").failed(Exit::Failed);
+        assert!(message.contains("1 "), "{message}");
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! From what the command line says to what the API is asked for. Pure.
 
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
 use super::args::{AdoptArgs, CloneArgs, CreateArgs, Wishes};
 use crate::admin::api::Create;
 use crate::volume::Origin;
@@ -42,6 +46,18 @@ pub fn clone(args: &CloneArgs, source: Spec) -> Result<Create, BadName> {
     };
     args.wishes.apply(&mut spec);
     Ok(Create { spec, origin: Origin::Clone(args.source.clone()) })
+}
+
+/// What of a volume is not as it was wished, in the words of the API.
+pub fn differences(wished: &Spec, found: &Spec) -> Vec<String> {
+    let fields = |spec| match serde_json::to_value(spec) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    };
+    let (wished, found) = (fields(wished), fields(found));
+    let all: BTreeSet<&String> = wished.keys().chain(found.keys()).collect();
+    let differ = |key: &&String| wished.get(*key) != found.get(*key);
+    all.into_iter().filter(differ).cloned().collect()
 }
 
 fn fresh(name: &Name, capacity: u64, wishes: &Wishes) -> Result<Spec, BadName> {
@@ -200,6 +216,16 @@ mod tests {
         check("ü", "_c3_bc");
         let long = id(&name(&"x".repeat(129)), &Wishes::default());
         assert_eq!(long, Err(BadName::TooLong(128)));
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let mut other = plain("data");
+        assert_eq!(differences(&plain("data"), &other), [""; 0]);
+        other.capacity += 1;
+        other.uid = Some(5);
+        assert_eq!(differences(&plain("data"), &other), ["capacity", "uid"]);
+        assert_eq!(differences(&other, &plain("data")), ["capacity", "uid"]);
     }
 
     #[test]

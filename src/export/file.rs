@@ -22,6 +22,7 @@ use crate::export::client::Resolve;
 use crate::export::error::{Error, Problem};
 use crate::export::options::{self, Draft};
 use crate::export::path;
+use crate::export::traffic::Traffic;
 use crate::export::words::{Line, Lines, Word};
 use crate::export::{Client, Export, ExportId, Who};
 
@@ -49,7 +50,8 @@ impl Entry {
     /// Makes it the export of the directory of the same path.
     pub fn into_export(self, id: ExportId) -> Export {
         let dir = PathBuf::from(OsString::from_vec(self.path.clone()));
-        Export { id, path: self.path, dir, clients: self.clients }
+        let traffic = Traffic::default();
+        Export { id, path: self.path, dir, clients: self.clients, traffic }
     }
 }
 

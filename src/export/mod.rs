@@ -16,6 +16,7 @@ pub mod file;
 pub mod options;
 pub mod path;
 pub mod table;
+pub mod traffic;
 mod words;
 
 use std::collections::HashMap;
@@ -26,6 +27,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use thiserror::Error;
+
+use traffic::Traffic;
 
 /// Ports below this one are privileged on every system that has an NFS client (`IPPORT_RESERVED`).
 const UNPRIVILEGED: u16 = 1024;
@@ -48,6 +51,8 @@ pub struct Export {
     pub dir: PathBuf,
     /// Who may use it. Their order matters only between clients of the same kind.
     pub clients: Vec<Client>,
+    /// What came through it.
+    pub traffic: Traffic,
 }
 
 /// Some machines, and what they may do.
@@ -187,7 +192,7 @@ impl Export {
             ..Options::default()
         };
         let clients = vec![Client { who: Who::Anyone, options }];
-        Self { id, path: b"/".to_vec(), dir, clients }
+        Self { id, path: b"/".to_vec(), dir, clients, traffic: Traffic::default() }
     }
 
     /// Says what the client at `peer` may do here.

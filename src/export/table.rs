@@ -3,8 +3,10 @@
 //! Nothing in a table changes, so it can be read without a lock; a new one shares the exports that
 //! stay with the old one.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::{ArcSwap, Guard};
 use thiserror::Error;
 
 use crate::export::{Export, ExportId, Table, path};
@@ -26,6 +28,37 @@ pub enum TableError {
     /// A path is not in the form of [`path::normalise`], so no client could mount it.
     #[error("export path {} is not absolute and normalised", .0.escape_ascii())]
     Path(Vec<u8>),
+}
+
+/// The exports as they are now: read without a lock, changed by one after the other.
+#[derive(Debug, Default)]
+pub struct Exports {
+    now: ArcSwap<Table>,
+    change: Mutex<()>,
+}
+
+impl Exports {
+    /// The exports of this moment.
+    pub fn load(&self) -> Guard<Arc<Table>> {
+        self.now.load()
+    }
+
+    /// Takes exports away and adds others, in one step. What is not there need not be taken away.
+    ///
+    /// # Errors
+    /// They make no table; nothing has changed.
+    pub fn change(
+        &self,
+        gone: &[ExportId],
+        new: impl IntoIterator<Item = Arc<Export>>,
+    ) -> Result<(), TableError> {
+        let _change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.now.load();
+        let gone: HashSet<_> = gone.iter().collect();
+        let stay = old.iter().filter(|export| !gone.contains(&export.id)).cloned();
+        self.now.store(Arc::new(Table::new(stay.chain(new))?));
+        Ok(())
+    }
 }
 
 impl Table {
@@ -58,6 +91,11 @@ impl Table {
     /// Finds the export of a file handle.
     pub fn get(&self, id: ExportId) -> Option<&Arc<Export>> {
         self.by_id.get(&id)
+    }
+
+    /// Whether something is exported under exactly this path.
+    pub fn has_path(&self, path: &[u8]) -> bool {
+        self.by_path.contains_key(path)
     }
 
     /// Finds the export which a client means that mounts `path`, the innermost one if it is in

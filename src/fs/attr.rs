@@ -257,6 +257,7 @@ impl Fs {
         let content = self.writable(node, Patience::Blocking)?;
         // As the caller, so that set-id bits go when somebody else than root truncates.
         self.switch.acting_as(caller, || rustix::fs::ftruncate(content, size))??;
+        node.recharge();
         Ok(())
     }
 }

@@ -14,6 +14,15 @@ use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
 use crate::sys::{self, Patience};
 
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// How many bytes.
+    pub count: usize,
+    /// The attributes afterwards, if they can be read and the file still has a name.
+    pub after: Option<Attr>,
+}
+
 /// What was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Read {
@@ -57,12 +66,13 @@ impl Fs {
         Ok(Read { count, eof: count < max || end >= attr.size })
     }
 
-    /// Writes `data` at `offset`; answers how much, which is less only if the file system is full
-    /// or fails half way. The lock of `node`, which has `attr`, is held (`_guard`).
+    /// Writes `data` at `offset`; answers how much, which is less only if the volume or the file
+    /// system is full or fails half way. The lock of `node`, which has `attr`, is held (`_guard`).
     ///
     /// # Errors
     /// `EACCES`; `EISDIR` and `EINVAL` for what is no file; `EFBIG` beyond the largest offset;
-    /// `EAGAIN` without patience, if the file is not open for writing.
+    /// `ENOSPC` if nothing fits into the volume; `EAGAIN` without patience, if the file is not open
+    /// for writing, or its volume has to be looked at.
     pub fn write(
         &self,
         node: &Node,
@@ -71,7 +81,7 @@ impl Fs {
         (offset, data): (u64, &[u8]),
         patience: Patience,
         _guard: &Guard<'_>,
-    ) -> Result<usize> {
+    ) -> Result<Written> {
         is_file(attr.kind)?;
         if !self.may_write(node, attr, caller)? {
             return Err(Errno::ACCES);
@@ -81,13 +91,19 @@ impl Fs {
             return Err(Errno::FBIG);
         }
         let content = self.writable(node, patience)?;
+        let (hold, fits) = self.hold_write(node, attr, (offset, data.len()), patience)?;
         // Before, so that the node is not closed in between; and after, because a flush that began
         // in between did not cover what is written now.
         self.mark_dirty(node);
         // As the caller, so that set-id bits go when somebody else than root writes.
-        let written = self.switch.acting_as(caller, || write_all(content, data, offset))?;
+        let count = self.switch.acting_as(caller, || write_all(content, &data[..fits], offset))?;
         self.mark_dirty(node);
-        written
+        let count = count?;
+        let after = Attr::of(node).ok();
+        if let Some(after) = &after {
+            node.charge(after, hold);
+        }
+        Ok(Written { count, after: after.filter(|attr| attr.links > 0) })
     }
 
     /// Has the content of `node` on the disk, as far as `extent` says. Blocks.
@@ -111,7 +127,9 @@ impl Fs {
                 // Before anybody hears of it: no later answer may carry the old verifier.
                 self.verifier.change();
                 Errno::from(errno)
-            })
+            })?;
+            node.recharge(); // blocks may have been allocated only now
+            Ok(())
         })
     }
 
@@ -226,7 +244,7 @@ mod tests {
     fn a_flush_that_fails_changes_the_verifier() {
         let dir = tempfile::tempdir().unwrap();
         let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
-        let root = Arc::new(Root::open(ExportId(1), dir.path(), None).unwrap());
+        let root = Arc::new(Root::open(ExportId(1), dir.path(), None, None).unwrap());
         let (_, pipe) = std::io::pipe().unwrap();
         let node = fs.root_node(&root).unwrap();
         fs.mark_dirty(&node);
@@ -241,7 +259,7 @@ mod tests {
     fn a_flush_that_succeeds_leaves_the_verifier() {
         let dir = tempfile::tempdir().unwrap();
         let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
-        let root = Arc::new(Root::open(ExportId(1), dir.path(), None).unwrap());
+        let root = Arc::new(Root::open(ExportId(1), dir.path(), None, None).unwrap());
         let before = fs.verifier();
         fs.flush(&fs.root_node(&root).unwrap(), Extent::All).unwrap();
         assert_eq!(fs.verifier(), before);

@@ -4,6 +4,7 @@ use super::Fs;
 use super::name::NAME_MAX;
 use super::node::Node;
 use crate::errno::Result;
+use crate::quota::{Account, Rule};
 use crate::sys;
 
 /// Links that a file may surely have, where the file system does not say (POSIX).
@@ -29,6 +30,29 @@ pub struct Space {
     pub inodes: Amount,
 }
 
+impl Space {
+    /// The room that there is in a volume on this disk.
+    fn within(self, account: &Account) -> Self {
+        let (limits, used) = (account.limits(), account.usage());
+        if limits.rule == Rule::Off {
+            return self;
+        }
+        let disk = self.inodes;
+        let inodes = limits.inodes.unwrap_or(used.inodes.saturating_add(disk.free));
+        Self {
+            bytes: self.bytes.within(limits.bytes, used.bytes),
+            inodes: disk.within(inodes, used.inodes),
+        }
+    }
+}
+
+impl Amount {
+    fn within(self, total: u64, used: u64) -> Self {
+        let left = total.saturating_sub(used);
+        Self { total, free: left.min(self.free), available: left.min(self.available) }
+    }
+}
+
 /// The limits of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -39,21 +63,23 @@ pub struct Limits {
 }
 
 impl Fs {
-    /// The room of the file system that `node` lies on. May block.
+    /// The room of the volume that `node` lies in, and without one that of its file system. Never
+    /// more is left than the file system has. May block.
     ///
     /// # Errors
     /// As statfs(2) has them.
     pub fn space(&self, node: &Node) -> Result<Space> {
         let stat = rustix::fs::fstatvfs(node)?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Ok(Space {
+        let disk = Space {
             bytes: Amount {
                 total: bytes(stat.f_blocks),
                 free: bytes(stat.f_bfree),
                 available: bytes(stat.f_bavail),
             },
             inodes: Amount { total: stat.f_files, free: stat.f_ffree, available: stat.f_favail },
-        })
+        };
+        Ok(node.root.account.as_ref().map_or(disk, |account| disk.within(account)))
     }
 
     /// The limits of the file system that `node` lies on. May block.

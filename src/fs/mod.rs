@@ -7,6 +7,8 @@
 //! must be read under the same lock as the change, or clients that compare them keep stale caches.
 
 pub mod attr;
+mod charge;
+pub mod count;
 pub mod data;
 pub mod dir;
 pub mod flush;
@@ -33,6 +35,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
+use crate::quota::Account;
 use crate::sys::{self, Patience};
 use attr::{Attr, Kind, Time};
 use flush::{Extent, Verifier};
@@ -83,6 +86,8 @@ pub struct Fs {
     handles: Cache<(ExportId, u64, Time), Handle>,
     verifier: Verifier,
     locks: Vec<Mutex<()>>,
+    /// For the names of a file, and always taken after those (see [`charge`]).
+    links: Vec<Mutex<()>>,
     /// Held while a mode is set or lent, where that is one user's affair.
     modes: Mutex<()>,
     hasher: RandomState,
@@ -95,6 +100,8 @@ pub struct Fs {
 /// The right to change one or two files, until it is dropped.
 #[must_use = "the files are unlocked when this is dropped"]
 pub struct Guard<'a> {
+    /// That of the call, for what else it may have to wait for.
+    patience: Patience,
     _first: MutexGuard<'a, ()>,
     _second: Option<MutexGuard<'a, ()>>,
 }
@@ -116,6 +123,7 @@ impl Fs {
             handles: Cache::new(HANDLES),
             verifier: Verifier::new()?,
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
+            links: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             modes: Mutex::new(()),
             hasher: RandomState::new(),
             moves: Moves::open(state)?,
@@ -129,7 +137,8 @@ impl Fs {
         self.switch.can_switch()
     }
 
-    /// Makes a directory reachable by the handles of `id`; answers how its files are found.
+    /// Makes a directory reachable by the handles of `id`; answers how its files are found. What
+    /// they take is booked to `account`.
     ///
     /// # Errors
     /// The directory cannot be opened, or `wanted` does not work there.
@@ -138,15 +147,22 @@ impl Fs {
         id: ExportId,
         dir: &Path,
         wanted: Option<HandleKind>,
+        account: Option<Arc<Account>>,
     ) -> Result<HandleKind> {
-        let root = Arc::new(Root::open(id, dir, wanted)?);
+        let root = Root::open(id, dir, wanted, account)?;
         let kind = root.handles;
+        self.attach_all([root]);
+        Ok(kind)
+    }
+
+    /// As [`Fs::attach`], for many that were opened before ([`Root::open`]).
+    pub fn attach_all(&self, opened: impl IntoIterator<Item = Root>) {
+        let opened: Vec<_> = opened.into_iter().map(Arc::new).collect();
         self.roots.rcu(|roots| {
             let mut roots = HashMap::clone(roots);
-            roots.insert(id, Arc::clone(&root));
+            roots.extend(opened.iter().map(|root| (root.id, Arc::clone(root))));
             roots
         });
-        Ok(kind)
     }
 
     /// Whether `id` stands for the directory that is at `dir` now: it may have been removed and made
@@ -298,7 +314,8 @@ impl Fs {
     /// # Errors
     /// `EAGAIN` without patience, if another change is going on.
     pub fn lock(&self, node: &Node, patience: Patience) -> Result<Guard<'_>> {
-        Ok(Guard { _first: self.lock_at(self.lock_of(node), patience)?, _second: None })
+        let first = self.lock_at(self.stripe(node.fileid), patience)?;
+        Ok(Guard { patience, _first: first, _second: None })
     }
 
     /// Locks two files for a change of both.
@@ -306,17 +323,17 @@ impl Fs {
     /// # Errors
     /// As [`Fs::lock`].
     pub fn lock_both(&self, one: &Node, other: &Node, patience: Patience) -> Result<Guard<'_>> {
-        let (a, b) = (self.lock_of(one), self.lock_of(other));
+        let (a, b) = (self.stripe(one.fileid), self.stripe(other.fileid));
         // Always in this order, so that two who need the same locks cannot wait for each other.
         let first = self.lock_at(a.min(b), patience)?;
         let second = if a == b { None } else { Some(self.lock_at(a.max(b), patience)?) };
-        Ok(Guard { _first: first, _second: second })
+        Ok(Guard { patience, _first: first, _second: second })
     }
 
     /// By number alone: the same file reached through two exports must find the same lock.
-    fn lock_of(&self, node: &Node) -> usize {
+    fn stripe(&self, fileid: u64) -> usize {
         #[allow(clippy::cast_possible_truncation)] // below LOCKS
-        let index = (self.hasher.hash_one(node.fileid) % LOCKS as u64) as usize;
+        let index = (self.hasher.hash_one(fileid) % LOCKS as u64) as usize;
         index
     }
 

@@ -13,10 +13,17 @@ use super::identity::Identity;
 use super::node::Node;
 use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
+use crate::quota::Hold;
 use crate::sys::{self, Patience};
 
 /// Longest name, in bytes.
 pub const NAME_MAX: usize = 255;
+
+/// What a new directory takes on the disk, at most, on nearly every file system.
+const DIRECTORY: u64 = 4096;
+
+/// The same for a symbolic link that does not fit into its inode.
+const SYMLINK: u64 = 4096;
 
 /// Longest path that is followed upwards to find out whether a directory lies in its export.
 const DEPTH_MAX: usize = 4096;
@@ -147,17 +154,20 @@ impl Fs {
         name: &[u8],
         mode: u32,
         caller: &Identity,
-        _guard: &Guard<'_>,
+        guard: &Guard<'_>,
     ) -> Result<(Arc<Node>, Attr)> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode & 0o7777);
+        let hold = self.hold_birth(dir, name, 0, guard)?;
         let open = || rustix::fs::openat(dir, name, flags, mode);
         let content: OwnedFd = self.switch.acting_as(caller, open)??;
         // A second descriptor, which opens nothing: it costs a tenth of one without access.
         let place = rustix::io::fcntl_dupfd_cloexec(&content, 0)?;
         let (node, attr) = self.adopt(dir, name, place)?;
         let _ = node.write.set(content); // a handle that is new has no open file yet
+        node.charge_birth(&attr, hold);
+        dir.recharge();
         Ok((node, attr))
     }
 
@@ -171,11 +181,12 @@ impl Fs {
         name: &[u8],
         mode: u32,
         caller: &Identity,
-        _guard: &Guard<'_>,
+        guard: &Guard<'_>,
     ) -> Result<(Arc<Node>, Attr)> {
+        let hold = self.hold_birth(dir, name, DIRECTORY, guard)?;
         let mode = Mode::from_raw_mode(mode & 0o7777);
         self.switch.acting_as(caller, || rustix::fs::mkdirat(dir, name, mode))??;
-        self.made(dir, name)
+        self.made(dir, name, hold)
     }
 
     /// Makes a symbolic link.
@@ -188,10 +199,11 @@ impl Fs {
         name: &[u8],
         target: &[u8],
         caller: &Identity,
-        _guard: &Guard<'_>,
+        guard: &Guard<'_>,
     ) -> Result<(Arc<Node>, Attr)> {
+        let hold = self.hold_birth(dir, name, SYMLINK, guard)?;
         self.switch.acting_as(caller, || rustix::fs::symlinkat(target, dir, name))??;
-        self.made(dir, name)
+        self.made(dir, name, hold)
     }
 
     /// Makes a device, a pipe or a socket.
@@ -204,8 +216,9 @@ impl Fs {
         name: &[u8],
         (special, mode): (Special, u32),
         caller: &Identity,
-        _guard: &Guard<'_>,
+        guard: &Guard<'_>,
     ) -> Result<(Arc<Node>, Attr)> {
+        let hold = self.hold_birth(dir, name, 0, guard)?;
         let (kind, device) = match special {
             Special::Block(major, minor) => {
                 (FileType::BlockDevice, rustix::fs::makedev(major, minor))
@@ -219,14 +232,22 @@ impl Fs {
         let mode = Mode::from_raw_mode(mode & 0o7777);
         let make = || rustix::fs::mknodat(dir, name, kind, mode, device);
         self.switch.acting_as(caller, make)??;
-        self.made(dir, name)
+        self.made(dir, name, hold)
     }
 
     /// What was just made: the caller may make it, and so needs no permission to find it.
-    fn made(&self, dir: &Arc<Node>, name: &[u8]) -> Result<(Arc<Node>, Attr)> {
+    fn made(
+        &self,
+        dir: &Arc<Node>,
+        name: &[u8],
+        hold: Option<Hold<'_>>,
+    ) -> Result<(Arc<Node>, Attr)> {
         let open = || self.open_below(dir, name, OFlags::empty(), Patience::Blocking);
         let place = self.descriptor(open)?;
-        self.adopt(dir, name, place)
+        let (node, attr) = self.adopt(dir, name, place)?;
+        node.charge_birth(&attr, hold);
+        dir.recharge();
+        Ok((node, attr))
     }
 
     /// Takes away the name of what is no directory.
@@ -238,9 +259,9 @@ impl Fs {
         dir: &Arc<Node>,
         name: &[u8],
         caller: &Identity,
-        _guard: &Guard<'_>,
+        guard: &Guard<'_>,
     ) -> Result<()> {
-        self.unlink(dir, name, AtFlags::empty(), caller)
+        self.unlink(dir, name, AtFlags::empty(), caller, guard)
     }
 
     /// Removes an empty directory.
@@ -252,9 +273,9 @@ impl Fs {
         dir: &Arc<Node>,
         name: &[u8],
         caller: &Identity,
-        _guard: &Guard<'_>,
+        guard: &Guard<'_>,
     ) -> Result<()> {
-        self.unlink(dir, name, AtFlags::REMOVEDIR, caller)
+        self.unlink(dir, name, AtFlags::REMOVEDIR, caller, guard)
     }
 
     fn unlink(
@@ -263,11 +284,13 @@ impl Fs {
         name: &[u8],
         flags: AtFlags,
         caller: &Identity,
+        guard: &Guard<'_>,
     ) -> Result<()> {
         self.switch.acting_as(caller, || {
-            let victim = self.opened_as(dir, name);
+            let victim = self.victim(dir, name, guard)?;
             rustix::fs::unlinkat(dir, name, flags)?;
-            self.let_go(victim);
+            self.bury(dir, victim);
+            dir.recharge();
             Ok(())
         })?
     }
@@ -281,15 +304,22 @@ impl Fs {
         (from_dir, from): (&Arc<Node>, &[u8]),
         (to_dir, to): (&Arc<Node>, &[u8]),
         caller: &Identity,
-        _guard: &Guard<'_>,
+        guard: &Guard<'_>,
     ) -> Result<()> {
+        let victim = self.switch.acting_as(caller, || self.victim(to_dir, to, guard))??;
         let moving = self.moving((from_dir, from), (to_dir, to), caller)?;
         let renamed = self.switch.acting_as(caller, || {
-            let victim = self.opened_as(to_dir, to);
+            // Two names of one file: nothing happens to it.
+            let victim = victim.filter(|victim| !is(from_dir, from, victim.fileid()));
             rustix::fs::renameat(from_dir, from, to_dir, to)?;
-            self.let_go(victim);
+            self.bury(to_dir, victim);
             Ok(())
         })?;
+        if renamed.is_ok() {
+            to_dir.recharge();
+            from_dir.recharge();
+            self.tell_count(to_dir, to);
+        }
         self.moved(moving, renamed)
     }
 
@@ -303,36 +333,30 @@ impl Fs {
         dir: &Arc<Node>,
         name: &[u8],
         caller: &Identity,
-        _guard: &Guard<'_>,
+        guard: &Guard<'_>,
     ) -> Result<()> {
         if node.kind == Kind::Directory {
             return Err(Errno::INVAL);
         }
+        let _links = self.lock_links(node.fileid, guard.patience)?;
         // Through /proc: to link a descriptor itself asks for a privilege that the caller lacks.
         // What is followed is the entry there, never a symbolic link that the file may be.
         let path = node.proc_path();
         let moving = self.linking(node, dir, name)?;
         let link = || rustix::fs::linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW);
         let linked = self.switch.acting_as(caller, link)?.map_err(Errno::from);
+        if linked.is_ok() {
+            dir.recharge();
+            self.tell_count(dir, name);
+        }
         self.moved(moving, linked)
     }
+}
 
-    /// The node that a name stands for, if that is open.
-    fn opened_as(&self, dir: &Arc<Node>, name: &[u8]) -> Option<Arc<Node>> {
-        let path = std::ffi::CString::new(name).ok()?;
-        let attr = Attr::of_entry(&**dir, &path).ok()?;
-        let kernel = || sys::handle::of_entry(&**dir, &path);
-        self.nodes.get(&self.handle_in(dir, name, &attr, kernel).ok()?)
-    }
-
-    /// Closes a file that lost a name, if that was the last: its space comes back at once.
-    fn let_go(&self, node: Option<Arc<Node>>) {
-        if let Some(node) = node
-            && node.attr().is_err()
-        {
-            self.nodes.remove(node.handle());
-        }
-    }
+/// Whether `name` is the file with this number in `dir`.
+fn is(dir: &Node, name: &[u8], fileid: u64) -> bool {
+    let attr = std::ffi::CString::new(name).map(|name| Attr::of_entry(dir, &name));
+    matches!(attr, Ok(Ok(attr)) if attr.fileid == fileid)
 }
 
 pub(super) fn up(dir: &impl std::os::fd::AsFd) -> Result<OwnedFd> {

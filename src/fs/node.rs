@@ -18,6 +18,7 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, UnitWeighter};
 use rustix::fs::{Mode, OFlags};
 
 use super::attr::{Attr, Kind};
+use super::charge::Charge;
 use super::flush::Flush;
 use super::handle::Handle;
 use super::root::Root;
@@ -43,6 +44,7 @@ pub struct Node {
     /// Whether content was written that no flush covers.
     pub(super) dirty: AtomicBool,
     pub(super) flush: Flush,
+    pub(super) charge: Charge,
     used: AtomicU32,
 }
 
@@ -60,6 +62,7 @@ impl Node {
             listing: Mutex::new(()),
             dirty: AtomicBool::new(false),
             flush: Flush::default(),
+            charge: Charge::new(attr),
             used: AtomicU32::new(0),
         })
     }
@@ -147,6 +150,11 @@ impl Nodes {
         let node = self.cache.get(handle)?;
         node.used.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
         Some(node)
+    }
+
+    /// The same without taking it for used.
+    pub(super) fn peek(&self, handle: &Handle) -> Option<Arc<Node>> {
+        self.cache.peek(handle)
     }
 
     /// Adds a node; if there is one already, that is answered and stays.

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -9,6 +10,7 @@ use super::attr::Attr;
 use super::handle::{Body, Key};
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
+use crate::quota::Account;
 use crate::sys::handle;
 
 /// How the files of an export are found by their handles.
@@ -31,6 +33,8 @@ pub struct Root {
     directory: OwnedFd,
     /// The directory's number.
     pub(super) fileid: u64,
+    /// What its files are booked to, if anything.
+    pub(super) account: Option<Arc<Account>>,
 }
 
 impl Root {
@@ -39,7 +43,12 @@ impl Root {
     ///
     /// # Errors
     /// The directory cannot be opened, or the kind of handle that is wanted does not work here.
-    pub(super) fn open(id: ExportId, dir: &Path, wanted: Option<HandleKind>) -> Result<Self> {
+    pub fn open(
+        id: ExportId,
+        dir: &Path,
+        wanted: Option<HandleKind>,
+        account: Option<Arc<Account>>,
+    ) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory: OwnedFd = rustix::fs::open(dir, flags, Mode::empty())?;
         let fileid = Attr::of(&directory)?.fileid;
@@ -52,7 +61,7 @@ impl Root {
             None if reopens(&directory).is_ok() => HandleKind::Kernel,
             None => HandleKind::Path,
         };
-        Ok(Self { id, handles, directory, fileid })
+        Ok(Self { id, handles, directory, fileid, account })
     }
 
     /// Whether this is what is at `dir` now.

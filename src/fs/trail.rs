@@ -92,7 +92,7 @@ mod tests {
     /// The trail of a file in directories one below the other, each called `d`.
     fn at_depth(depth: usize) -> Result<Trail> {
         let top = tempfile::tempdir().unwrap();
-        let root = Root::open(ExportId(1), top.path(), None)?;
+        let root = Root::open(ExportId(1), top.path(), None, None)?;
         let mut trail = Trail::root(&Attr::of(&root)?);
         let mut path = top.path().to_path_buf();
         for _ in 0..depth {

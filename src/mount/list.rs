@@ -46,6 +46,13 @@ impl Mounts {
     }
 }
 
+impl Mounts {
+    /// Who has mounted what.
+    pub fn list(&self) -> Vec<(IpAddr, Vec<u8>)> {
+        self.0.iter().map(|entry| (entry.client, entry.path.to_vec())).collect()
+    }
+}
+
 impl Encode for Mounts {
     fn encode(&self, w: &mut Writer<'_>) {
         for entry in &self.0 {

@@ -10,11 +10,10 @@ mod list;
 mod mnt;
 mod types;
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
-
-use crate::export::Table;
+use crate::export::table::Exports;
 use crate::fs::Fs;
 use crate::rpc::{Call, Outcome, Program};
 use crate::xdr::{Encode, Error, Writer};
@@ -29,15 +28,20 @@ pub const VERSIONS: (u32, u32) = (1, 3);
 
 /// The program.
 pub struct Mount {
-    exports: Arc<ArcSwap<Table>>,
+    exports: Arc<Exports>,
     fs: Arc<Fs>,
     mounts: Mutex<Mounts>,
 }
 
 impl Mount {
     /// Gives handles of the directories that are exported at the time of each call.
-    pub fn new(exports: Arc<ArcSwap<Table>>, fs: Arc<Fs>) -> Self {
+    pub fn new(exports: Arc<Exports>, fs: Arc<Fs>) -> Self {
         Self { exports, fs, mounts: Mutex::default() }
+    }
+
+    /// Who has mounted which path since the start, as far as is known.
+    pub fn list(&self) -> Vec<(IpAddr, Vec<u8>)> {
+        self.mounts().list()
     }
 
     fn mounts(&self) -> MutexGuard<'_, Mounts> {
@@ -112,11 +116,13 @@ mod tests {
             path: b"/data".to_vec(),
             dir: dir.path().into(),
             clients: vec![Client { who, options: Options::default() }],
+            traffic: Default::default(),
         };
         let fs = Fs::new(Key::new([7; KEY_LEN]), 64, dir.path()).unwrap();
-        fs.attach(export.id, &export.dir, None).unwrap();
+        fs.attach(export.id, &export.dir, None, None).unwrap();
         let fs = Arc::new(fs);
-        let exports = Arc::new(ArcSwap::from_pointee(Table::new([export]).unwrap()));
+        let exports = Arc::<Exports>::default();
+        exports.change(&[], [Arc::new(export)]).unwrap();
         Served { mount: Mount::new(exports, fs), _dir: dir }
     }
 

@@ -99,7 +99,7 @@ pub fn access(cx: &Call<'_>, args: AccessArgs<'_>) -> Reply<AccessOk, PostOp> {
     Ok(AccessOk { attr: post_op, granted })
 }
 
-fn grant(cx: &Call<'_>, object: &Object, wanted: u32) -> Result<u32, Why> {
+fn grant(cx: &Call<'_>, object: &Object<'_>, wanted: u32) -> Result<u32, Why> {
     let writable = object.options.mode == Mode::ReadWrite;
     let mut left = if writable { wanted } else { wanted & !ACCESS_CHANGE };
     let mut granted = 0;

@@ -1,5 +1,6 @@
 //! What a procedure works with: the files of its call, and the rights of its caller.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use nfsserve::nfs::nfsstat3;
@@ -8,7 +9,7 @@ use super::Nfs;
 use super::status::{Fail, Why};
 use super::types::{Fattr, Fh, PostOp, Wcc};
 use crate::errno::Result;
-use crate::export::{Durability, Mode, Options, Table};
+use crate::export::{Durability, Export, Mode, Options, Table};
 use crate::fs::attr::Attr;
 use crate::fs::handle::Handle;
 use crate::fs::identity::Identity;
@@ -26,20 +27,22 @@ pub struct Call<'a> {
     pub table: &'a Table,
     /// As it came.
     pub rpc: &'a rpc::Call<'a>,
+    /// Whether it was counted.
+    pub counted: Cell<bool>,
 }
 
 /// A file of the call, and what its caller may do through the export that it was reached by.
-pub struct Object {
+pub struct Object<'a> {
     /// The file.
     pub node: Arc<Node>,
     /// The export's options for this client.
     pub options: Options,
     /// The caller, after the squash.
     pub who: Identity,
-    fsid: u64,
+    export: &'a Export,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
     /// The backing directories.
     pub fn fs(&self) -> &Fs {
         &self.nfs.fs
@@ -51,17 +54,21 @@ impl Call<'_> {
     }
 
     /// The file of a handle. The client list is checked here, at every call, for every handle.
-    pub fn object(&self, fh: Fh<'_>) -> std::result::Result<Object, Why> {
+    pub fn object(&self, fh: Fh<'_>) -> std::result::Result<Object<'a>, Why> {
         let handle = Handle::parse(fh.0)?;
         let export = self.table.get(handle.export()).ok_or(nfsstat3::NFS3ERR_STALE)?;
         let options = export.access(self.rpc.peer)?;
         let who = self.caller(&options);
+        // Once for each call, however many handles it has and how often it is tried.
+        if self.patience() == Patience::None && !self.counted.replace(true) {
+            export.traffic.call();
+        }
         let node = self.fs().node(&handle, self.patience())?;
-        Ok(Object { node, options, who, fsid: export.id.0 })
+        Ok(Object { node, options, who, export })
     }
 
     /// The same for a file that is going to be changed: not through a read-only export.
-    pub fn object_to_change(&self, fh: Fh<'_>) -> std::result::Result<Object, Why> {
+    pub fn object_to_change(&self, fh: Fh<'_>) -> std::result::Result<Object<'a>, Why> {
         let object = self.object(fh)?;
         if object.options.mode == Mode::ReadOnly {
             return Err(nfsstat3::NFS3ERR_ROFS.into());
@@ -71,7 +78,7 @@ impl Call<'_> {
 
     /// Puts a change of names or attributes off, if it would have to wait for the disk, or if
     /// changes have turned out to be slow lately.
-    pub fn may_change_now(&self, object: &Object) -> std::result::Result<(), Why> {
+    pub fn may_change_now(&self, object: &Object<'_>) -> std::result::Result<(), Why> {
         let waits = object.options.durability == Durability::Sync || !self.nfs.pace.is_quick();
         if waits && self.patience() == Patience::None { Err(Why::Later) } else { Ok(()) }
     }
@@ -91,7 +98,7 @@ impl Call<'_> {
     /// the files that it answers.
     pub fn change_directory<T>(
         &self,
-        dir: &Object,
+        dir: &Object<'_>,
         work: impl FnOnce(&Guard<'_>) -> std::result::Result<(T, Option<Arc<Node>>), Why>,
     ) -> std::result::Result<(T, Wcc), Fail<Wcc>> {
         self.may_change_now(dir)?;
@@ -108,7 +115,7 @@ impl Call<'_> {
     }
 
     /// Has changes on the disk, if the export says so.
-    pub fn settle(&self, object: &Object, nodes: &[&Node]) -> Result<()> {
+    pub fn settle(&self, object: &Object<'_>, nodes: &[&Node]) -> Result<()> {
         match object.options.durability {
             Durability::Sync => self.fs().settle(nodes),
             Durability::Async => Ok(()),
@@ -116,10 +123,20 @@ impl Call<'_> {
     }
 }
 
-impl Object {
+impl Object<'_> {
     /// Attributes, as they go into replies.
     pub const fn fattr(&self, attr: Attr) -> Fattr {
-        Fattr { attr, fsid: self.fsid }
+        Fattr { attr, fsid: self.export.id.0 }
+    }
+
+    /// Notes that so many bytes were read through the export.
+    pub fn count_read(&self, bytes: usize) {
+        self.export.traffic.read(bytes);
+    }
+
+    /// Notes that so many bytes were written through the export.
+    pub fn count_written(&self, bytes: usize) {
+        self.export.traffic.written(bytes);
     }
 
     /// The attributes at this moment, if they can be read.

@@ -102,7 +102,7 @@ pub fn create(cx: &Call<'_>, args: &CreateArgs<'_>) -> Reply<Made, Wcc> {
 /// What CREATE finds under a name that is there, and the size that it is asked to give it.
 fn existing(
     cx: &Call<'_>,
-    dir: &Object,
+    dir: &Object<'_>,
     name: &[u8],
     how: How,
 ) -> Result<(Arc<Node>, Attr, Option<u64>), Why> {
@@ -125,7 +125,7 @@ fn existing(
 
 /// Truncates a file that CREATE found; apart from the directory's lock, because two locks taken
 /// one after the other could wait for each other.
-fn resize(cx: &Call<'_>, dir: &Object, node: &Node, size: u64) -> Result<Attr, Why> {
+fn resize(cx: &Call<'_>, dir: &Object<'_>, node: &Node, size: u64) -> Result<Attr, Why> {
     let guard = cx.fs().lock(node, Patience::Blocking)?;
     let changes = Changes { size: Some(size), ..Changes::default() };
     cx.fs().change(node, &node.attr()?, &dir.who, &changes, &guard)?;
@@ -263,7 +263,7 @@ pub fn mknod(cx: &Call<'_>, args: &MknodArgs<'_>) -> Reply<Made, Wcc> {
 fn make(
     cx: &Call<'_>,
     at: DirOp<'_>,
-    work: impl FnOnce(&Object, &[u8], &Guard<'_>) -> Result<(Arc<Node>, Attr), Why>,
+    work: impl FnOnce(&Object<'_>, &[u8], &Guard<'_>) -> Result<(Arc<Node>, Attr), Why>,
 ) -> Reply<Made, Wcc> {
     let dir = cx.object_to_change(at.dir)?;
     let ((handle, attr), wcc) = cx.change_directory(&dir, |guard| {
@@ -277,7 +277,7 @@ fn make(
 /// Sets the attributes of a new file that its making did not. If they are refused, so is the file.
 fn finish(
     cx: &Call<'_>,
-    dir: &Object,
+    dir: &Object<'_>,
     name: &[u8],
     (node, attr): (Arc<Node>, Attr),
     rest: &Changes,

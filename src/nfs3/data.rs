@@ -43,6 +43,7 @@ pub fn read(cx: &Call<'_>, args: ReadArgs<'_>, w: &mut Writer<'_>) -> Reply<(), 
         .read(&object.node, &attr, &object.who, w.buffer(), range, cx.patience())
         .map_err(|errno| Why::from(errno).with(post_op))?;
     w.pad(read.count);
+    object.count_read(read.count);
     // Not more than TRANSFER_MAX.
     let bytes = u32::try_from(read.count).unwrap_or(TRANSFER_MAX);
     w.fill(count, bytes);
@@ -124,20 +125,22 @@ pub fn write(cx: &Call<'_>, args: &WriteArgs<'_>) -> Reply<WriteOk, Wcc> {
     Ok(WriteOk { wcc, count, stable, verifier })
 }
 
-fn write_and_look(cx: &Call<'_>, object: &Object, args: &WriteArgs<'_>) -> Reply<(u32, Wcc), Wcc> {
+fn write_and_look(cx: &Call<'_>, object: &Object<'_>, args: &WriteArgs<'_>) -> Reply<(u32, Wcc), Wcc> {
     let guard = cx.fs().lock(&object.node, cx.patience())?;
     let before: Attr = object.node.attr()?;
     let part = (args.offset, args.data);
     let written = cx.nfs.pace.watch(cx.patience(), || {
         cx.fs().write(&object.node, &before, &object.who, part, cx.patience(), &guard)
     });
-    let wcc = object.wcc(&before);
+    let written = written.map_err(|errno| Why::from(errno).with(object.wcc(&before)))?;
     drop(guard);
-    let written = written.map_err(|errno| Why::from(errno).with(wcc))?;
-    Ok((u32::try_from(written).unwrap_or(u32::MAX), wcc))
+    object.count_written(written.count);
+    let after = PostOp(written.after.map(|attr| object.fattr(attr)));
+    let wcc = Wcc { before: Some(before), after };
+    Ok((u32::try_from(written.count).unwrap_or(u32::MAX), wcc))
 }
 
-fn flush(cx: &Call<'_>, object: &Object, extent: Extent, wcc: Wcc) -> Reply<(), Wcc> {
+fn flush(cx: &Call<'_>, object: &Object<'_>, extent: Extent, wcc: Wcc) -> Reply<(), Wcc> {
     cx.fs().flush(&object.node, extent).map_err(|errno| Why::from(errno).with(wcc))
 }
 

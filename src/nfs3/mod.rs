@@ -18,12 +18,12 @@ mod rename;
 mod status;
 mod types;
 
+use std::cell::Cell;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use nfsserve::nfs::nfsstat3;
 
-use crate::export::Table;
+use crate::export::table::Exports;
 use crate::fs::Fs;
 use crate::rpc::{self, Outcome, Program};
 use crate::xdr::{Encode, Error, Reader, Writer};
@@ -47,13 +47,13 @@ pub const CALL_MAX: usize = TRANSFER_MAX as usize + 4096;
 /// The NFS program.
 pub struct Nfs {
     fs: Arc<Fs>,
-    exports: Arc<ArcSwap<Table>>,
+    exports: Arc<Exports>,
     pace: Pace,
 }
 
 impl Nfs {
     /// Serves `exports`, whose directories `fs` has open.
-    pub fn new(fs: Arc<Fs>, exports: Arc<ArcSwap<Table>>) -> Self {
+    pub fn new(fs: Arc<Fs>, exports: Arc<Exports>) -> Self {
         Self { fs, exports, pace: Pace::new() }
     }
 }
@@ -74,7 +74,7 @@ impl Program for Nfs {
 
     fn call(&self, call: &rpc::Call<'_>, out: &mut Writer<'_>) -> Outcome {
         let table = self.exports.load();
-        let cx = &Call { nfs: self, table: &table, rpc: call };
+        let cx = &Call { nfs: self, table: &table, rpc: call, counted: Cell::new(false) };
         match call.procedure {
             0 => Outcome::Done,
             1 => answer(cx, out, |a| attr::getattr(cx, a)),

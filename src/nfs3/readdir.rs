@@ -84,7 +84,7 @@ pub fn readdirplus(
     page.end(&dir, listed)
 }
 
-fn open(cx: &Call<'_>, fh: Fh<'_>) -> Reply<Object, PostOp> {
+fn open<'a>(cx: &Call<'a>, fh: Fh<'_>) -> Reply<Object<'a>, PostOp> {
     if cx.patience() == Patience::None {
         return Err(Why::Later.into());
     }
@@ -108,7 +108,7 @@ struct Page<'w, 'b> {
 const END: usize = 8;
 
 impl<'w, 'b> Page<'w, 'b> {
-    fn begin(w: &'w mut Writer<'b>, dir: &Object, max: u32) -> Self {
+    fn begin(w: &'w mut Writer<'b>, dir: &Object<'_>, max: u32) -> Self {
         w.u32(nfsstat3::NFS3_OK as u32);
         let start = w.mark();
         dir.post_op().encode(w);
@@ -138,7 +138,7 @@ impl<'w, 'b> Page<'w, 'b> {
         Step::Full
     }
 
-    fn end(self, dir: &Object, listed: Result<bool, Errno>) -> Reply<(), PostOp> {
+    fn end(self, dir: &Object<'_>, listed: Result<bool, Errno>) -> Reply<(), PostOp> {
         let fail = |why: Why| -> Fail<PostOp> { why.with(dir.post_op()) };
         let ended = match listed {
             // The only argument that could make no sense is the cookie.

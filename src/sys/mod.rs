@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod dir;
+pub mod durable;
 pub mod file;
 pub mod handle;
 pub mod process;

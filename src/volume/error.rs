@@ -91,6 +91,14 @@ pub enum Error {
     /// The volume is being made, and cannot be used for this yet.
     #[error("volume {0} is being cloned; try again when that is done")]
     Cloning(Name),
+    /// Another volume is being made from it.
+    #[error("volume {name} is being cloned to {by}; try again when that is done")]
+    Source {
+        /// The volume.
+        name: Name,
+        /// What is made from it.
+        by: Name,
+    },
     /// Cloning it did not work; ask again to try again.
     #[error("cannot clone volume {from}")]
     Clone {
@@ -166,7 +174,7 @@ impl Error {
             | Self::InUse { .. }
             | Self::Lost { .. }
             | Self::Export { .. } => Kind::Conflict,
-            Self::Counting(_) | Self::Cloning(_) => Kind::Busy,
+            Self::Counting(_) | Self::Cloning(_) | Self::Source { .. } => Kind::Busy,
             Self::TooLarge { .. } => Kind::NoSpace,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Kind::NoSpace,
             Self::Clone { .. } | Self::Serve { .. } | Self::Io { .. } => Kind::Internal,

@@ -1,20 +1,128 @@
-//! Volumes: a directory, an export and an enforced capacity, as one unit.
+//! Volumes: a directory, an export and an enforced capacity, as one unit, made, grown, recycled,
+//! archived and deleted. Knows nothing of Kubernetes.
+//!
+//! Every operation may be repeated, and the process may die at any point of it: what the registry
+//! says ([`registry`]) is what was wanted, and is brought to its end at the next start, or when the
+//! operation is asked for again. An operation has happened once its record is on the disk:
+//!
+//! | operation | before the record | the record | after it |
+//! |---|---|---|---|
+//! | create | directory in `making` | ready | into its place |
+//! | adopt | - | ready | - |
+//! | clone | copy in `making` | ready | into its place |
+//! | expand | - | ready, other limits | - |
+//! | delete | - | deleting | out of its place; struck out; into the trash |
+//! | archive | - | archiving as NAME | to that name; struck out |
+//! | recycle | empty directory in `making` (as `ID~`) | recycling, other export | old one out, new one in; ready; into the trash |
+//!
+//! What is in `making` or `leaving` without a record that needs it goes into the trash at the next
+//! start. Where things are, [`layout`] says.
 
+mod counter;
+mod create;
 pub mod copy;
 pub mod error;
+mod clone;
+mod layout;
 pub mod name;
 pub mod progress;
+mod reclaim;
+mod registry;
 pub mod spec;
+mod start;
 pub mod trash;
+#[cfg(test)]
+mod tests;
+pub mod tree;
 
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+
+use rustix::fs::statvfs;
 use serde::{Deserialize, Serialize};
 
-use error::Result;
-use name::Name;
-use spec::{OnDelete, Spec, Status};
+use clone::Job;
+use counter::Counter;
+use error::{Error, Result};
+use layout::Layout;
+use name::{Name, VolumeId};
+use registry::{Fault, Record};
+use spec::{Phase, Quota, Spec, Status, Traffic};
+use trash::Trash;
+
+use crate::export::ExportId;
+use crate::export::table::Exports;
+use crate::export::traffic;
+use crate::fs::Fs;
+use crate::fs::root::HandleKind;
+use crate::quota::ledger::Ledger;
+use crate::quota::{Account, Limits, Rule};
 
 /// The volumes of a server.
-pub struct Volumes;
+pub struct Volumes {
+    layout: Layout,
+    serving: Serving,
+    ledger: Ledger,
+    /// `None` before the start and after the end.
+    trash: Mutex<Option<Trash>>,
+    /// Held by whoever changes what volumes there are, from the first look to the last step.
+    change: Mutex<()>,
+    table: RwLock<Table>,
+    faults: Vec<Fault>,
+    counter: OnceLock<Counter>,
+    mounts: OnceLock<Mounts>,
+}
+
+/// Tells who has mounted which path.
+pub type Mounts = Box<dyn Fn() -> Vec<(IpAddr, Vec<u8>)> + Send + Sync>;
+
+/// What serves volumes to clients.
+pub struct Serving {
+    /// The files.
+    pub fs: Arc<Fs>,
+    /// What is exported.
+    pub exports: Arc<Exports>,
+    /// The kind of handles, if only one is wanted.
+    pub handles: Option<HandleKind>,
+}
+
+/// How volumes are kept.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The directory that they are in; made if it is not there.
+    pub dir: PathBuf,
+    /// How many files, directories and so on are removed from the trash in a second.
+    pub purge_rate: u32,
+    /// How long after it was counted a volume is counted again, because something may have been
+    /// changed beside the server; zero: never.
+    pub recount: std::time::Duration,
+}
+
+/// All volumes, by name and id.
+#[derive(Default)]
+struct Table {
+    slots: BTreeMap<Name, Slot>,
+    names: HashMap<VolumeId, Name>,
+}
+
+/// What there is of a name.
+enum Slot {
+    /// A volume.
+    Volume(Arc<Volume>),
+    /// One that is being made from another.
+    Clone(Arc<Job>),
+}
+
+/// A volume.
+struct Volume {
+    record: Mutex<Record>,
+    account: Arc<Account>,
+    traffic: traffic::Traffic,
+    /// Why it is not served.
+    lost: Mutex<Option<String>>,
+}
 
 /// Where a new volume's content comes from.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -63,37 +171,277 @@ pub enum Ended {
 pub struct Disk {
     /// Its size, in bytes.
     pub size: u64,
-    /// What is left of it, in bytes.
+    /// What is left of it for the server, in bytes.
     pub free: u64,
 }
 
-#[allow(missing_docs)]
+/// Makes the directory for volumes if it is not there, so that what else belongs to it can be put
+/// there.
+///
+/// # Errors
+/// It cannot be made.
+pub fn prepare(dir: &Path) -> Result<()> {
+    layout::prepare(dir)
+}
+
 impl Volumes {
-    pub fn create(&self, _spec: Spec, _origin: Origin) -> Result<Status> {
-        unimplemented!()
-    }
+    /// All volumes, by name.
     pub fn list(&self) -> Vec<Status> {
-        unimplemented!()
+        let free = self.disk().map_or(u64::MAX, |disk| disk.free);
+        let mut mounts = self.mounts_by_name();
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let status = |(name, slot): (&Name, &Slot)| {
+            slot.status(&self.layout, free, mounts.remove(name.as_str()).unwrap_or_default())
+        };
+        table.slots.iter().map(status).collect()
     }
-    pub fn show(&self, _name: &Name) -> Result<Status> {
-        unimplemented!()
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn show(&self, name: &Name) -> Result<Status> {
+        let free = self.disk().map_or(u64::MAX, |disk| disk.free);
+        let mounts = self.mounts_by_name().remove(name.as_str()).unwrap_or_default();
+        Ok(self.slot(name)?.status(&self.layout, free, mounts))
     }
-    pub fn expand(&self, _name: &Name, _growth: Growth) -> Result<Status> {
-        unimplemented!()
+
+    /// Changes how much a volume may hold. Takes effect for its clients at once.
+    ///
+    /// # Errors
+    /// Less than before without an explicit wish, or than what is used; more than the disk; the
+    /// registry cannot be written, and then nothing has changed.
+    pub fn expand(&self, name: &Name, growth: Growth) -> Result<Status> {
+        let change = self.lock();
+        let volume = self.volume(name)?;
+        let before = volume.record();
+        let mut record = before.clone();
+        record.spec.capacity = growth.capacity.unwrap_or(record.spec.capacity);
+        record.spec.inodes = growth.inodes.or(record.spec.inodes);
+        self.check(&record.spec)?;
+        volume.account.set_limits(record.spec.limits());
+        let kept = volume.allows(&before.spec, &record.spec, growth).and_then(|()| {
+            if record == before { Ok(()) } else { self.layout.write(&record) }
+        });
+        if let Err(error) = kept {
+            volume.account.set_limits(before.spec.limits());
+            return Err(error);
+        }
+        *volume.record.lock().unwrap_or_else(PoisonError::into_inner) = record;
+        drop(change);
+        self.show(name)
     }
-    pub fn end(&self, _name: &Name, _how: Option<OnDelete>) -> Result<Ended> {
-        unimplemented!()
+
+    /// Has what a volume uses counted again, in the background.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn recount(&self, name: &Name) -> Result<()> {
+        let export = self.volume(name)?.record().export;
+        if let Some(counter) = self.counter.get() {
+            counter.ask(export);
+            self.ledger.wake();
+        }
+        Ok(())
     }
-    pub fn recount(&self, _name: &Name) -> Result<()> {
-        unimplemented!()
-    }
+
+    /// What there is to remove.
     pub fn trash(&self) -> trash::Status {
-        unimplemented!()
+        let trash = self.trash.lock().unwrap_or_else(PoisonError::into_inner);
+        trash.as_ref().map(Trash::status).unwrap_or_default()
     }
+
+    /// What of the registry could not be read, and is left alone.
     pub fn faults(&self) -> Vec<String> {
-        unimplemented!()
+        self.faults.iter().map(ToString::to_string).collect()
     }
+
+    /// The disk that the volumes share.
+    ///
+    /// # Errors
+    /// It cannot be asked.
     pub fn disk(&self) -> Result<Disk> {
-        unimplemented!()
+        let dir = self.layout.dir();
+        let stat = statvfs(dir).map_err(|errno| Error::io("ask", dir)(errno.into()))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Disk { size: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
+    }
+
+    /// Tells where to learn who has mounted what.
+    pub fn set_mounts(&self, mounts: Mounts) {
+        let _ = self.mounts.set(mounts);
+    }
+
+    fn nudge_trash(&self) {
+        let trash = self.trash.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(trash) = &*trash {
+            trash.nudge();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, name: &Name) -> Result<Slot> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.slots.get(name).map(Slot::share).ok_or_else(|| Error::NotFound(name.to_string()))
+    }
+
+    fn volume(&self, name: &Name) -> Result<Arc<Volume>> {
+        match self.slot(name)? {
+            Slot::Volume(volume) => Ok(volume),
+            Slot::Clone(job) if job.failed().is_some() => Err(Error::NotFound(name.to_string())),
+            Slot::Clone(_) => Err(Error::Cloning(name.clone())),
+        }
+    }
+
+    fn enter(&self, name: &Name, id: &VolumeId, slot: Slot) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.names.insert(id.clone(), name.clone());
+        table.slots.insert(name.clone(), slot);
+    }
+
+    fn forget(&self, name: &Name, id: &VolumeId) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.names.remove(id);
+        table.slots.remove(name);
+    }
+
+    /// Whether a wish can be fulfilled here.
+    fn check(&self, spec: &Spec) -> Result<()> {
+        if spec.capacity == 0 {
+            return Err(Error::Invalid("capacity 0 is no capacity".into()));
+        }
+        if spec.inodes == Some(0) {
+            return Err(Error::Invalid("a volume has at least one inode, its directory".into()));
+        }
+        if spec.clients.is_empty() {
+            return Err(Error::Invalid("nobody may use the volume; name a client, or *".into()));
+        }
+        let size = self.disk()?.size;
+        let wanted = spec.capacity;
+        if wanted > size { Err(Error::TooLarge { wanted, size }) } else { Ok(()) }
+    }
+
+    fn mounts_by_name(&self) -> HashMap<String, Vec<IpAddr>> {
+        let mut found: HashMap<String, Vec<IpAddr>> = HashMap::new();
+        for (client, path) in self.mounts.get().map(|mounts| mounts()).unwrap_or_default() {
+            let name = path.split(|byte| *byte == b'/').find(|name| !name.is_empty());
+            let name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
+            let clients = found.entry(name).or_default();
+            if !clients.contains(&client) {
+                clients.push(client);
+            }
+        }
+        found
+    }
+}
+
+impl Slot {
+    fn share(&self) -> Self {
+        match self {
+            Self::Volume(volume) => Self::Volume(Arc::clone(volume)),
+            Self::Clone(job) => Self::Clone(Arc::clone(job)),
+        }
+    }
+
+    fn status(&self, layout: &Layout, free: u64, mounted_by: Vec<IpAddr>) -> Status {
+        match self {
+            Self::Volume(volume) => volume.status(layout, free, mounted_by),
+            Self::Clone(job) => job.status(layout, free),
+        }
+    }
+}
+
+impl Volume {
+    fn record(&self) -> Record {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn export_id(&self) -> ExportId {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).export
+    }
+
+    fn lost(&self) -> Option<String> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_lost(&self, why: Option<String>) {
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    fn status(&self, layout: &Layout, free: u64, mounted_by: Vec<IpAddr>) -> Status {
+        let (record, usage) = (self.record(), self.account.usage());
+        let phase = match self.lost() {
+            Some(message) => Phase::Lost { message },
+            None if self.account.is_exact() => Phase::Ready,
+            None => Phase::Counting,
+        };
+        let traffic::Sums { calls, read, written } = self.traffic.sums();
+        let left = record.spec.capacity.saturating_sub(usage.bytes);
+        Status {
+            used: usage.bytes,
+            inodes_used: usage.inodes,
+            free: if record.spec.quota == Quota::Off { free } else { left.min(free) },
+            phase,
+            mounted_by,
+            traffic: Traffic { calls, read, written },
+            ..Status::of(record.spec, layout, record.created)
+        }
+    }
+
+    /// Whether its limits may become others; the account has them already, so that nothing can
+    /// come in between.
+    fn allows(&self, old: &Spec, new: &Spec, growth: Growth) -> Result<()> {
+        let most = |inodes: Option<u64>| inodes.unwrap_or(u64::MAX);
+        if new.capacity >= old.capacity && most(new.inodes) >= most(old.inodes) {
+            return Ok(());
+        }
+        let (wanted, now) = (new.capacity, old.capacity);
+        if !growth.shrink {
+            return Err(Error::WouldShrink { wanted, now });
+        }
+        if !self.account.is_exact() {
+            return Err(Error::Counting(new.name.clone()));
+        }
+        let usage = self.account.taken();
+        if usage.bytes > wanted {
+            return Err(Error::InUse { wanted, used: usage.bytes });
+        }
+        if usage.inodes > most(new.inodes) {
+            let used = usage.inodes;
+            return Err(Error::Invalid(format!("{used} inodes are used, more than that")));
+        }
+        Ok(())
+    }
+}
+
+impl Status {
+    /// A volume of which only this is known.
+    fn of(spec: Spec, layout: &Layout, created: jiff::Timestamp) -> Self {
+        Self {
+            path: spec.name.export_path(),
+            directory: layout.volume(&spec.name).to_string_lossy().into_owned(),
+            created,
+            phase: Phase::Ready,
+            used: 0,
+            free: spec.capacity,
+            inodes_used: 0,
+            mounted_by: Vec::new(),
+            traffic: Traffic::default(),
+            spec,
+        }
+    }
+}
+
+impl Spec {
+    fn limits(&self) -> Limits {
+        let rule = match self.quota {
+            Quota::Enforce => Rule::Enforce,
+            Quota::Report => Rule::Report,
+            Quota::Off => Rule::Off,
+        };
+        Limits { bytes: self.capacity, inodes: self.inodes, rule }
     }
 }

@@ -1,15 +1,146 @@
-//! stub
+//! How far a long work on a tree has come, and a way to end it early.
+//!
+//! One thread works and adds; any other may look or cancel. The numbers are counters on their own:
+//! a snapshot may have the entry of a file whose bytes are not in it yet.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use serde::{Deserialize, Serialize};
-/// How far it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+use walkdir::WalkDir;
+
+/// Bytes in a block, as stat(2) counts them.
+const BLOCK: u64 = 512;
+
+/// The progress of one work.
+#[derive(Debug, Default)]
+pub struct Progress {
+    entries_done: AtomicU64,
+    entries_total: AtomicU64,
+    bytes_done: AtomicU64,
+    bytes_total: AtomicU64,
+    cancelled: AtomicBool,
+}
+
+/// A progress at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
-    /// Entries done.
-    pub entries: u64,
-    /// Entries in all, about.
+    /// Names that are done: files, directories and all others, the tree's root not counted.
+    pub entries_done: u64,
+    /// How many there were when they were counted; 0 if they were not. They may become more.
     pub entries_total: u64,
-    /// Bytes done.
-    pub bytes: u64,
-    /// Bytes in all, about.
+    /// Bytes of content that are done. What is empty in sparse files does not count.
+    pub bytes_done: u64,
+    /// How many there were when they were counted; 0 if they were not. They may become more.
     pub bytes_total: u64,
+    /// Whether the work was asked to end early.
+    pub cancelled: bool,
+}
+
+impl Progress {
+    /// Nothing done, nothing known.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts what is in the tree `dir`, and takes that as the total. Blocks for as long as
+    /// reading all its directories takes; ends early when cancelled. May be repeated.
+    ///
+    /// This is an estimate: what cannot be read is left out, as are names deeper than a path can
+    /// be long (PATH_MAX); a file with several names counts once for each.
+    pub fn estimate(&self, dir: &Path) {
+        let (mut entries, mut bytes) = (0, 0_u64);
+        let walk = WalkDir::new(dir).min_depth(1).same_file_system(true);
+        for entry in walk.into_iter().flatten().take_while(|_| !self.is_cancelled()) {
+            entries += 1;
+            if let Some(file) = entry.metadata().ok().filter(std::fs::Metadata::is_file) {
+                bytes += file.len().min(file.blocks() * BLOCK);
+            }
+        }
+        self.entries_total.store(entries, Ordering::Relaxed);
+        self.bytes_total.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Adds what was done. Does not block.
+    pub fn add(&self, entries: u64, bytes: u64) {
+        self.entries_done.fetch_add(entries, Ordering::Relaxed);
+        self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Asks the work to end early, which it does at the next entry or piece of a file. Does not
+    /// block; may be repeated, and cannot be taken back.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the work was asked to end early.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// The numbers at this moment.
+    pub fn snapshot(&self) -> Snapshot {
+        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        Snapshot {
+            entries_done: read(&self.entries_done),
+            entries_total: read(&self.entries_total),
+            bytes_done: read(&self.bytes_done),
+            bytes_total: read(&self.bytes_total),
+            cancelled: self.is_cancelled(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use tempfile::tempdir;
+
+    fn sample() -> tempfile::TempDir {
+        let dir = tempdir().unwrap();
+        fs::create_dir(dir.path().join("below")).unwrap();
+        fs::write(dir.path().join("one"), [1; 4096]).unwrap();
+        fs::write(dir.path().join("below/two"), [2; 8192]).unwrap();
+        std::os::unix::fs::symlink("/", dir.path().join("below/up")).unwrap();
+        dir
+    }
+
+    #[test]
+    fn an_estimate_counts_names_and_content() {
+        let (dir, progress) = (sample(), Progress::new());
+        progress.estimate(dir.path());
+        let snapshot = progress.snapshot();
+        assert_eq!((snapshot.entries_total, snapshot.entries_done), (4, 0));
+        // The other count takes the length of the symbolic link's target for content, too.
+        assert_eq!(snapshot.bytes_total + 1, fs_extra::dir::get_size(dir.path()).unwrap());
+    }
+
+    #[test]
+    fn an_estimate_leaves_out_what_is_empty() {
+        let (dir, progress) = (sample(), Progress::new());
+        File::create(dir.path().join("sparse")).unwrap().set_len(1 << 40).unwrap();
+        progress.estimate(dir.path());
+        assert_eq!(progress.snapshot().bytes_total, 4096 + 8192);
+    }
+
+    #[test]
+    fn cancelling_ends_an_estimate() {
+        let (dir, progress) = (sample(), Progress::new());
+        progress.cancel();
+        progress.estimate(dir.path());
+        assert_eq!(progress.snapshot().entries_total, 0);
+    }
+
+    #[test]
+    fn a_snapshot_has_what_was_added_and_is_json() {
+        let progress = Progress::new();
+        progress.add(2, 10);
+        progress.add(1, 5);
+        let json = serde_json::to_value(progress.snapshot()).unwrap();
+        assert_eq!((&json["entries_done"], &json["bytes_done"]), (&3.into(), &15.into()));
+        assert_eq!(json["cancelled"], false);
+    }
 }

@@ -1,14 +1,262 @@
-//! stub
-/// What there is to remove.
-#[derive(Clone, PartialEq, Debug, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
+//! The trash: a folder whose entries are removed in the background, by one thread.
+//!
+//! ```text
+//!   look into the folder ---> remove entry after entry ---> wait for a nudge
+//!           ^                                                    |
+//!           +----------------------------------------------------+
+//! ```
+//!
+//! The folder is all that is remembered: whatever is in it goes, also after a restart in the midst
+//! of a tree. Nothing outside is touched: no symbolic link is followed and no other file system
+//! entered. An entry of which something cannot be removed is set aside until the next start, and
+//! the others go on.
+//!
+//! The rate spares the file system. A file is charged for its length, too, and a large one becomes
+//! shorter in steps: to free hundreds of GiB at once would hold up all others on the disk.
+
+mod removal;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use self::removal::{End, Pace, Removal, Tally};
+use super::progress::Progress;
+use super::tree::{Entry, Walk, file};
+use crate::errno::{Errno, Result};
+
+/// The wait after the system lacked memory or descriptors.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// A folder that is being emptied. Dropping it is [`Trash::stop`].
+#[derive(Debug)]
+pub struct Trash {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread does at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// Entries of the trash folder that wait to be removed, the present one included.
-    pub waiting: u64,
-    /// Files, directories and so on removed since the server was started.
+    /// Entries of the folder that wait, the current one included, as of the last look into it.
+    pub waiting: usize,
+    /// Entries of the folder that could not be removed, and are tried again at the next start.
+    pub set_aside: usize,
+    /// Files and directories that were removed since the start, at any depth.
     pub removed: u64,
-    /// Bytes that this gave back.
-    pub freed: u64,
-    /// What is being removed.
+    /// Bytes on the disk that were freed since the start.
+    pub freed_bytes: u64,
+    /// The entry of the folder that is being removed.
     pub current: Option<String>,
+    /// Whether there is nothing to do: everything is removed, or set aside.
+    pub idle: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something in the state has changed, or the thread has to end.
+    changed: Condvar,
+    /// What was removed; to cancel it ends the thread.
+    progress: Progress,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    nudged: bool,
+    idle: bool,
+    waiting: usize,
+    set_aside: usize,
+    current: Option<String>,
+}
+
+impl Trash {
+    /// Starts to remove what is in the folder `dir`, which has to be there, at most `rate` entries
+    /// a second. Only one at a time may do that to a folder.
+    ///
+    /// # Errors
+    /// The folder cannot be opened, or the system refuses a thread.
+    pub fn start(dir: PathBuf, rate: NonZeroU32) -> io::Result<Self> {
+        let folder = file::root(&dir)?;
+        let shared = Arc::<Shared>::default();
+        let pace = Pace::new(rate, Instant::now());
+        let aside = HashSet::new();
+        let worker = Worker { dir, folder, shared: Arc::clone(&shared), pace, aside };
+        let thread = thread::Builder::new().name("berth-trash".to_owned());
+        let thread = thread.spawn(move || worker.work())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Tells that an entry was renamed into the folder. Does not block; may be repeated.
+    pub fn nudge(&self) {
+        self.shared.lock().nudged = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// What is done at this moment. Does not block.
+    pub fn status(&self) -> Status {
+        let done = self.shared.progress.snapshot();
+        let state = self.shared.lock();
+        Status {
+            waiting: state.waiting,
+            set_aside: state.set_aside,
+            removed: done.entries_done,
+            freed_bytes: done.bytes_done,
+            current: state.current.clone(),
+            idle: state.idle && !state.nudged,
+        }
+    }
+
+    /// Ends the thread, and waits for that: no longer than the removal of one entry takes, or of
+    /// 256 MiB of a file. What is left is removed after the next start.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Trash {
+    fn drop(&mut self) {
+        self.shared.progress.cancel();
+        // Under the lock, so that the thread is either waiting or will look before it waits.
+        drop(self.shared.lock());
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("emptying the trash panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits until `until`, or until the thread has to end.
+    fn pause(&self, until: Instant) {
+        let mut state = self.lock();
+        while !self.progress.is_cancelled() {
+            let Some(left) = until.checked_duration_since(Instant::now()) else { return };
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits for a nudge, until `until` if that is given, or until the thread has to end.
+    fn wait(&self, until: Option<Instant>) {
+        let mut state = self.lock();
+        state.idle = until.is_none();
+        self.changed.notify_all();
+        while !state.nudged && !self.progress.is_cancelled() {
+            let left = until.map_or(RETRY, |until| until.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        (state.nudged, state.idle) = (false, false);
+    }
+}
+
+/// The thread.
+struct Worker {
+    dir: PathBuf,
+    folder: OwnedFd,
+    shared: Arc<Shared>,
+    pace: Pace,
+    /// Entries that are not to be tried again.
+    aside: HashSet<CString>,
+}
+
+impl Worker {
+    fn work(mut self) {
+        while !self.shared.progress.is_cancelled() {
+            let later = self.round().unwrap_or_else(|error| {
+                tracing::warn!(path = %self.dir.display(), %error, "cannot look into the trash");
+                self.shared.set(|state| state.current = None);
+                true
+            });
+            self.shared.wait(later.then(|| Instant::now() + RETRY));
+        }
+    }
+
+    /// Removes what is in the folder; whether there is something to be tried again soon.
+    fn round(&mut self) -> Result<bool> {
+        let found = self.look()?;
+        let (mut waiting, mut later) = (found.len(), false);
+        for name in found {
+            let shown = name.to_string_lossy().into_owned();
+            self.shared.set(|state| (state.waiting, state.current) = (waiting, Some(shown)));
+            let end = self.remove(&name)?;
+            match end {
+                End::Removed => {}
+                End::SetAside => drop(self.aside.insert(name)),
+                End::Later => later = true,
+                End::Stopped => break,
+            }
+            waiting -= usize::from(end != End::Later);
+        }
+        let set_aside = self.aside.len();
+        self.shared.set(|state| {
+            (state.waiting, state.set_aside, state.current) = (waiting, set_aside, None);
+        });
+        Ok(later)
+    }
+
+    /// The entries of the folder that are not set aside.
+    fn look(&mut self) -> Result<Vec<CString>> {
+        let mut walk = Walk::new(file::directory(&self.folder, c".")?)?;
+        let (mut found, mut aside) = (Vec::new(), HashSet::new());
+        while let Some(Entry { name, .. }) = walk.next_entry()? {
+            match self.aside.take(&name) {
+                Some(name) => drop(aside.insert(name)),
+                None => found.push(name),
+            }
+        }
+        self.aside = aside; // without those that somebody else has removed
+        Ok(found)
+    }
+
+    fn remove(&mut self, name: &CStr) -> Result<End> {
+        let walk = Walk::new(file::directory(&self.folder, c".")?)?;
+        let shared = Arc::clone(&self.shared);
+        let (end, tally) = Removal::new(&mut self.pace, &shared, walk).run(name);
+        self.log(name, end, tally);
+        Ok(end)
+    }
+
+    fn log(&self, name: &CStr, end: End, tally: Tally) {
+        let name = PathBuf::from(name.to_string_lossy().into_owned());
+        let Tally { removed, failed, first, .. } = tally;
+        let (what, error) = first.unwrap_or((name, Errno::IO));
+        let path = self.dir.join(what);
+        let path = path.display();
+        match end {
+            End::Removed => tracing::info!(%path, removed, "removed from the trash"),
+            End::SetAside => tracing::warn!(
+                %path, %error, failed, "cannot remove from the trash; it is left for the next start"
+            ),
+            End::Later => tracing::warn!(
+                %path, %error, failed, "cannot remove from the trash; it is tried again soon"
+            ),
+            End::Stopped => {}
+        }
+    }
 }

@@ -1,0 +1,375 @@
+//! What is booked to a volume's account is what du(1) finds, whatever was done.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use tempfile::TempDir;
+
+use crate::errno::{Errno, Result};
+use crate::export::ExportId;
+use crate::fs::Fs;
+use crate::fs::attr::{Attr, Changes};
+use crate::fs::flush::Extent;
+use crate::fs::handle::{KEY_LEN, Key};
+use crate::fs::identity::Identity;
+use crate::fs::name::Name;
+use crate::fs::node::Node;
+use crate::quota::ledger::Ledger;
+use crate::quota::{Account, Limits, Rule, Usage};
+use crate::sys::Patience;
+
+const EXPORT: ExportId = ExportId(1);
+const WAIT: Patience = Patience::Blocking;
+
+/// A volume on its own.
+struct Volume {
+    fs: Fs,
+    account: Arc<Account>,
+    who: Identity,
+    dir: TempDir,
+    _ledger: Ledger,
+    _state: TempDir,
+}
+
+fn volume(bytes: u64, inodes: Option<u64>) -> Volume {
+    let (dir, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let fs = Fs::new(Key::new([1; KEY_LEN]), 4096, state.path()).unwrap();
+    let ledger = Ledger::open(state.path().join("ledger")).unwrap();
+    let own = fs::metadata(dir.path()).unwrap().blocks() * 512;
+    let limits = Limits { bytes, inodes, rule: Rule::Enforce };
+    let account = ledger.fresh("a", limits, Usage { bytes: own, inodes: 1 });
+    ledger.begin().unwrap();
+    fs.attach(EXPORT, dir.path(), None, Some(Arc::clone(&account))).unwrap();
+    let who = *fs.switch.server();
+    Volume { fs, account, who, dir, _ledger: ledger, _state: state }
+}
+
+/// What du(1) says.
+fn du(dir: &Path) -> Usage {
+    let mut seen = BTreeSet::new();
+    let mut usage = Usage::default();
+    for entry in walkdir::WalkDir::new(dir) {
+        let meta = entry.unwrap().path().symlink_metadata().unwrap();
+        if seen.insert(meta.ino()) {
+            usage.bytes += meta.blocks() * 512;
+            usage.inodes += 1;
+        }
+    }
+    usage
+}
+
+impl Volume {
+    fn root(&self) -> Arc<Node> {
+        self.fs.node(&self.fs.locate(EXPORT, b"").unwrap(), WAIT).unwrap()
+    }
+
+    fn find(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
+        Ok(self.fs.find(dir, Name::Entry(name.as_bytes()), &self.who, WAIT)?.0)
+    }
+
+    fn create(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
+        let guard = self.fs.lock(dir, WAIT)?;
+        Ok(self.fs.create(dir, name.as_bytes(), 0o600, &self.who, &guard)?.0)
+    }
+
+    fn mkdir(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
+        let guard = self.fs.lock(dir, WAIT)?;
+        Ok(self.fs.make_directory(dir, name.as_bytes(), 0o700, &self.who, &guard)?.0)
+    }
+
+    fn symlink(&self, dir: &Arc<Node>, name: &str, target: &[u8]) -> Result<Arc<Node>> {
+        let guard = self.fs.lock(dir, WAIT)?;
+        Ok(self.fs.make_symlink(dir, name.as_bytes(), target, &self.who, &guard)?.0)
+    }
+
+    fn write(&self, file: &Node, offset: u64, len: usize) -> Result<usize> {
+        let guard = self.fs.lock(file, WAIT)?;
+        let attr = file.attr()?;
+        let data = vec![7; len];
+        let written = self.fs.write(file, &attr, &self.who, (offset, &data), WAIT, &guard)?;
+        Ok(written.count)
+    }
+
+    fn truncate(&self, file: &Node, size: u64) -> Result<()> {
+        let guard = self.fs.lock(file, WAIT)?;
+        let changes = Changes { size: Some(size), ..Changes::default() };
+        self.fs.change(file, &file.attr()?, &self.who, &changes, &guard)
+    }
+
+    fn remove(&self, dir: &Arc<Node>, name: &str) -> Result<()> {
+        let guard = self.fs.lock(dir, WAIT)?;
+        self.fs.remove(dir, name.as_bytes(), &self.who, &guard)
+    }
+
+    fn rmdir(&self, dir: &Arc<Node>, name: &str) -> Result<()> {
+        let guard = self.fs.lock(dir, WAIT)?;
+        self.fs.remove_directory(dir, name.as_bytes(), &self.who, &guard)
+    }
+
+    fn rename(&self, from: (&Arc<Node>, &str), to: (&Arc<Node>, &str)) -> Result<()> {
+        let guard = self.fs.lock_both(from.0, to.0, WAIT)?;
+        let (from, to) = ((from.0, from.1.as_bytes()), (to.0, to.1.as_bytes()));
+        self.fs.rename(from, to, &self.who, &guard)
+    }
+
+    fn link(&self, file: &Node, dir: &Arc<Node>, name: &str) -> Result<()> {
+        let guard = self.fs.lock_both(file, dir, WAIT)?;
+        self.fs.link(file, dir, name.as_bytes(), &self.who, &guard)
+    }
+
+    /// Does what `op` says with the directory and the name that it says. What cannot be is refused
+    /// by the file system, and no matter here.
+    fn apply(&self, dirs: &[Arc<Node>], op: Op) -> Result<()> {
+        let dir = |n: u8| &dirs[usize::from(n) % dirs.len()];
+        let name = |n: u8| format!("n{}", n % 6);
+        match op {
+            Op::Create(d, n) => self.create(dir(d), &name(n)).map(drop),
+            Op::Mkdir(d, n) => self.mkdir(dir(d), &name(n)).map(drop),
+            Op::Symlink(d, n, len) => {
+                self.symlink(dir(d), &name(n), &vec![b'x'; 1 + usize::from(len) * 4]).map(drop)
+            }
+            Op::Write(d, n, at, len) => {
+                let file = self.find(dir(d), &name(n))?;
+                self.write(&file, u64::from(at) * 511, usize::from(len) * 97).map(drop)
+            }
+            Op::Truncate(d, n, size) => {
+                self.truncate(&*self.find(dir(d), &name(n))?, u64::from(size) * 1001)
+            }
+            Op::Flush(d, n) => self.fs.flush(&*self.find(dir(d), &name(n))?, Extent::All),
+            Op::Remove(d, n) => self.remove(dir(d), &name(n)),
+            Op::Rmdir(d, n) => self.rmdir(dir(d), &name(n)),
+            Op::Rename(d, n, e, m) => self.rename((dir(d), &name(n)), (dir(e), &name(m))),
+            Op::Link(d, n, e, m) => {
+                self.link(&*self.find(dir(d), &name(n))?, dir(e), &name(m))
+            }
+        }
+    }
+
+    /// The directories that the operations work in.
+    fn dirs(&self) -> Vec<Arc<Node>> {
+        let root = self.root();
+        let made = ["a", "b"].map(|name| self.mkdir(&root, name).unwrap());
+        [vec![root], made.to_vec()].concat()
+    }
+
+    fn flush(&self) {
+        self.fs.flush_all();
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Create(u8, u8),
+    Mkdir(u8, u8),
+    Symlink(u8, u8, u8),
+    Write(u8, u8, u16, u16),
+    Truncate(u8, u8, u16),
+    Flush(u8, u8),
+    Remove(u8, u8),
+    Rmdir(u8, u8),
+    Rename(u8, u8, u8, u8),
+    Link(u8, u8, u8, u8),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => any::<(u8, u8)>().prop_map(|(d, n)| Op::Create(d, n)),
+        1 => any::<(u8, u8)>().prop_map(|(d, n)| Op::Mkdir(d, n)),
+        1 => any::<(u8, u8, u8)>().prop_map(|(d, n, len)| Op::Symlink(d, n, len)),
+        6 => any::<(u8, u8, u16, u16)>().prop_map(|(d, n, at, len)| Op::Write(d, n, at, len % 2000)),
+        2 => any::<(u8, u8, u16)>().prop_map(|(d, n, size)| Op::Truncate(d, n, size)),
+        1 => any::<(u8, u8)>().prop_map(|(d, n)| Op::Flush(d, n)),
+        2 => any::<(u8, u8)>().prop_map(|(d, n)| Op::Remove(d, n)),
+        1 => any::<(u8, u8)>().prop_map(|(d, n)| Op::Rmdir(d, n)),
+        3 => any::<(u8, u8, u8, u8)>().prop_map(|(d, n, e, m)| Op::Rename(d, n, e, m)),
+        2 => any::<(u8, u8, u8, u8)>().prop_map(|(d, n, e, m)| Op::Link(d, n, e, m)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn the_account_is_what_du_finds(ops in prop::collection::vec(op(), 1..120), mib in 1_u64..40) {
+        let volume = volume(mib << 20, Some(20));
+        let dirs = volume.dirs();
+        for (n, op) in ops.iter().enumerate() {
+            let _ = volume.apply(&dirs, *op);
+            if n % 40 == 39 {
+                volume.flush();
+                prop_assert_eq!(volume.account.usage(), du(volume.dir.path()), "after {:?}", op);
+            }
+        }
+        volume.flush();
+        let used = volume.account.usage();
+        prop_assert_eq!(used, du(volume.dir.path()));
+        prop_assert_eq!(volume.account.taken(), used, "something is still held");
+        // Names are not refused for the room that their directory takes when it grows by them.
+        prop_assert!(used.bytes <= (mib << 20) + 8192 && used.inodes <= 20, "{used:?}");
+    }
+}
+
+#[test]
+fn what_is_counted_while_it_changes_is_what_du_finds() {
+    let volume = volume(1 << 30, None);
+    let dirs = volume.dirs();
+    for n in 0..300 {
+        let file = volume.create(&dirs[n % 3], &format!("f{n}")).unwrap();
+        volume.write(&file, 0, n * 50).unwrap();
+    }
+    let (stop, never) = (AtomicBool::new(false), AtomicBool::new(false));
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let ops: Vec<Op> = (0..3000)
+        .map(|_| op().new_tree(&mut runner).unwrap().current())
+        .collect();
+    let counts = thread::scope(|scope| {
+        for part in ops.chunks(1000) {
+            let (volume, dirs, stop) = (&volume, &dirs, &stop);
+            scope.spawn(move || {
+                for op in part.iter().cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    let _ = volume.apply(dirs, *op);
+                }
+            });
+        }
+        let counts: Vec<_> =
+            (0..10).map(|_| volume.fs.count(EXPORT, &never).unwrap().unwrap()).collect();
+        stop.store(true, Ordering::Relaxed);
+        counts
+    });
+    volume.flush();
+    assert_eq!(volume.account.usage(), du(volume.dir.path()), "{counts:?}");
+}
+
+#[test]
+fn a_count_finds_what_was_changed_beside_the_server() {
+    let volume = volume(1 << 30, None);
+    let file = volume.create(&volume.root(), "file").unwrap();
+    volume.write(&file, 0, 100_000).unwrap();
+    volume.flush();
+    fs::create_dir(volume.dir.path().join("beside")).unwrap();
+    fs::write(volume.dir.path().join("beside/file"), vec![1; 300_000]).unwrap();
+    fs::hard_link(volume.dir.path().join("beside/file"), volume.dir.path().join("link")).unwrap();
+    std::os::unix::fs::symlink("/usr", volume.dir.path().join("usr")).unwrap();
+    let counted = volume.fs.count(EXPORT, &AtomicBool::new(false)).unwrap().unwrap();
+    assert_eq!(counted.usage, du(volume.dir.path()));
+    assert!(counted.difference >= 300_000);
+}
+
+#[test]
+fn sixteen_writers_fill_a_volume_and_no_more() {
+    const CAPACITY: u64 = 8 << 20;
+    let volume = volume(CAPACITY, None);
+    let root = volume.root();
+    let files: Vec<_> = (0..16).map(|n| volume.create(&root, &format!("f{n}")).unwrap()).collect();
+    thread::scope(|scope| {
+        for (n, file) in files.iter().enumerate() {
+            let volume = &volume;
+            scope.spawn(move || {
+                let mut at = 0;
+                loop {
+                    match volume.write(file, at, 60_000 + n) {
+                        Ok(count) => at += count as u64,
+                        Err(errno) => break assert_eq!(errno, Errno::NOSPC),
+                    }
+                }
+            });
+        }
+    });
+    volume.flush();
+    let used = volume.account.usage();
+    assert_eq!(used, du(volume.dir.path()));
+    assert!(used.bytes <= CAPACITY, "{used:?}");
+    assert!(used.bytes > CAPACITY - 16 * 4096, "what would have fitted was refused: {used:?}");
+}
+
+#[test]
+fn a_full_volume_can_be_overwritten_and_emptied() {
+    const CAPACITY: u64 = 1 << 20;
+    let volume = volume(CAPACITY, None);
+    let (root, mut at) = (volume.root(), 0);
+    let file = volume.create(&root, "file").unwrap();
+    while let Ok(count) = volume.write(&file, at, 100_000) {
+        at += count as u64;
+    }
+    assert!(at > CAPACITY - 16384, "only {at} bytes fit");
+    assert_eq!(volume.write(&file, 0, at as usize), Ok(at as usize));
+    assert_eq!(volume.write(&file, at - 10, 10), Ok(10));
+    assert_eq!(volume.create(&root, "other").err(), Some(Errno::NOSPC));
+    assert_eq!(volume.create(&root, "file").err(), Some(Errno::EXIST));
+    assert_eq!(volume.mkdir(&root, "other").err(), Some(Errno::NOSPC));
+    volume.rename((&root, "file"), (&root, "renamed")).unwrap();
+    volume.truncate(&file, 4096).unwrap();
+    volume.write(&file, 4096, 50_000).unwrap();
+    volume.remove(&root, "renamed").unwrap();
+    assert_eq!(volume.account.usage().inodes, 1);
+    volume.create(&root, "other").unwrap();
+}
+
+#[test]
+fn holes_cost_nothing_until_they_are_filled() {
+    let volume = volume(1 << 20, None);
+    let file = volume.create(&volume.root(), "file").unwrap();
+    volume.truncate(&file, 1 << 40).unwrap();
+    volume.write(&file, 1 << 39, 4096).unwrap();
+    assert!(volume.account.usage().bytes < 32 * 1024);
+    // Half of it fits, and half of the answer says so.
+    let mut at = 0;
+    while let Ok(count) = volume.write(&file, at, 300_000) {
+        at += count as u64;
+    }
+    assert!(at > (1 << 20) - 65536 && at < 1 << 20, "{at}");
+    // What is there can be written over, up to the hole behind it.
+    assert_eq!(volume.write(&file, 1 << 39, 4096), Ok(4096));
+    assert_eq!(volume.write(&file, (1 << 39) + 4096, 1).err(), Some(Errno::NOSPC));
+}
+
+#[test]
+fn a_file_that_is_written_while_it_is_removed_costs_nothing() {
+    let volume = volume(1 << 30, None);
+    let root = volume.root();
+    for round in 0..50 {
+        let file = volume.create(&root, "file").unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| (0..20).for_each(|n| _ = volume.write(&file, n * 8192, 8192)));
+            scope.spawn(|| volume.remove(&root, "file").unwrap());
+        });
+        drop(file);
+        assert_eq!(volume.account.usage(), du(volume.dir.path()), "round {round}");
+    }
+}
+
+#[test]
+fn two_who_remove_the_names_of_a_file_give_it_back_once() {
+    let volume = volume(1 << 30, None);
+    let dirs = volume.dirs();
+    for round in 0..200 {
+        let file = volume.create(&dirs[1], "one").unwrap();
+        volume.write(&file, 0, 5000).unwrap();
+        volume.link(&file, &dirs[2], "two").unwrap();
+        drop(file);
+        thread::scope(|scope| {
+            scope.spawn(|| volume.remove(&dirs[1], "one").unwrap());
+            scope.spawn(|| volume.remove(&dirs[2], "two").unwrap());
+        });
+        assert_eq!(volume.account.usage(), du(volume.dir.path()), "round {round}");
+    }
+}
+
+#[test]
+fn what_xfs_keeps_ready_is_not_charged() {
+    let dir = TempDir::new().unwrap();
+    let file = File::create(dir.path().join("file")).unwrap();
+    let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&file, flags, 0, 64 << 20).unwrap();
+    file.set_len(8192).unwrap();
+    let attr = Attr::of(&file).unwrap();
+    assert!(attr.used >= 64 << 20);
+    assert!(attr.cost() < 1 << 20, "{}", attr.cost());
+}

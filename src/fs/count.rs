@@ -1,0 +1,168 @@
+//! Counting what an export's files take on the disk, while they are in use (see
+//! [`crate::quota::count`]).
+//!
+//! Directories are found again by their handles, so that it does not matter what is renamed
+//! meanwhile, how deep the tree is, and how many descriptors there are. No link is followed, no
+//! other file system entered.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use super::Fs;
+use super::attr::{Attr, Kind};
+use super::handle::{Body, Handle};
+use super::node::Node;
+use super::root::Root;
+use crate::errno::{Errno, Result};
+use crate::export::ExportId;
+use crate::quota::Account;
+use crate::quota::count::Counted;
+use crate::sys::{self, Patience};
+
+/// Bytes of a directory's list that are read at a time.
+const PIECE: usize = 64 * 1024;
+
+/// How long it works before it rests as long, so that it takes at most half of a processor and of
+/// a disk.
+const TURN: Duration = Duration::from_millis(5);
+
+/// Who counts, and what is still to be looked at.
+struct Walk<'a> {
+    fs: &'a Fs,
+    root: Arc<Root>,
+    account: &'a Account,
+    /// Directories whose entries were not looked at yet.
+    pending: Vec<Handle>,
+    turn: Instant,
+}
+
+impl Fs {
+    /// Counts what the files of an export take, and puts its account right. Blocks for as long as
+    /// it takes; `None` if `stop` is set meanwhile, or the export has no account.
+    ///
+    /// # Errors
+    /// The tree cannot be read; the account is as it was.
+    pub fn count(&self, id: ExportId, stop: &AtomicBool) -> Result<Option<Counted>> {
+        let root = self.root(id)?;
+        let Some(account) = root.account.clone() else { return Ok(None) };
+        account.begin_count();
+        let top = self.root_node(&root)?;
+        let (pending, turn) = (vec![*top.handle()], Instant::now());
+        let mut walk = Walk { fs: self, root, account: &account, pending, turn };
+        walk.see_root(&top);
+        let counted = walk.run(stop);
+        if !matches!(counted, Ok(Some(_))) {
+            account.abandon_count();
+        }
+        counted
+    }
+}
+
+impl Walk<'_> {
+    fn run(&mut self, stop: &AtomicBool) -> Result<Option<Counted>> {
+        let mut piece = vec![0; PIECE];
+        loop {
+            while let Some(handle) = self.pending.pop() {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+                match self.open(&handle) {
+                    Ok(dir) => self.list(&dir, &mut piece)?,
+                    Err(Errno::STALE | Errno::NOENT) => {} // it is gone
+                    Err(errno) => return Err(errno),
+                }
+            }
+            if let Some(counted) = self.account.end_count() {
+                return Ok(Some(counted));
+            }
+            while let Some(moved) = self.account.next_moved() {
+                self.see_moved(&moved);
+            }
+        }
+    }
+
+    fn see_root(&self, top: &Node) {
+        self.see(self.root.fileid, || Attr::of(top), |_| Ok(*top.handle()));
+    }
+
+    /// Reports a file, while nobody can change it.
+    fn see(
+        &self,
+        fileid: u64,
+        attr: impl Fn() -> Result<Attr>,
+        handle: impl Fn(&Attr) -> Result<Handle>,
+    ) -> Option<Attr> {
+        let _file = self.fs.lock_at(self.fs.stripe(fileid), Patience::Blocking).ok()?;
+        let _links = self.fs.lock_links(fileid, Patience::Blocking).ok()?;
+        // It may be another one by now, or another file system may be mounted there.
+        let attr = attr().ok().filter(|attr| attr.fileid == fileid && attr.links > 0)?;
+        // What the file system did since it was last charged would be charged again later.
+        if let Some(node) = handle(&attr).ok().and_then(|handle| self.fs.nodes.peek(&handle)) {
+            node.charge(&attr, None);
+        }
+        self.account.see(fileid, attr.cost());
+        Some(attr)
+    }
+
+    fn list(&mut self, dir: &Arc<Node>, piece: &mut [u8]) -> Result<()> {
+        let list = dir.open(OFlags::RDONLY | OFlags::DIRECTORY)?;
+        loop {
+            self.rest();
+            let read = sys::dir::read(&list, piece)?;
+            if read == 0 {
+                return Ok(());
+            }
+            for entry in sys::dir::entries(&piece[..read]) {
+                if entry.name != c"." && entry.name != c".." {
+                    self.look(dir, entry.fileid, entry.name)?;
+                }
+            }
+        }
+    }
+
+    fn look(&mut self, dir: &Arc<Node>, fileid: u64, name: &CStr) -> Result<()> {
+        let handle = |attr: &Attr| {
+            let kernel = || sys::handle::of_entry(&**dir, name);
+            self.fs.handle_in(dir, name.to_bytes(), attr, kernel)
+        };
+        let attr = self.see(fileid, || Attr::of_entry(&**dir, name), handle);
+        if attr.is_some_and(|attr| attr.kind == Kind::Directory) {
+            let open = self.fs.open_below(dir, name.to_bytes(), OFlags::DIRECTORY, Patience::Blocking);
+            let Ok(place) = open else { return Ok(()) }; // gone, or of another file system
+            self.pending.push(handle(&Attr::of(&place)?)?);
+        }
+        Ok(())
+    }
+
+    fn see_moved(&mut self, handle: &[u8]) {
+        let Ok(handle) = Handle::parse(handle) else { return };
+        let Ok(node) = self.open(&handle) else { return }; // gone since
+        let attr = self.see(node.fileid, || Attr::of(&node), |_| Ok(handle));
+        if attr.is_some_and(|attr| attr.kind == Kind::Directory) {
+            self.pending.push(handle);
+        }
+    }
+
+    /// Opens a file without keeping it open for others.
+    fn open(&self, handle: &Handle) -> Result<Arc<Node>> {
+        let place = match handle.body().ok_or(Errno::STALE)? {
+            Body::Kernel(kernel) => self.fs.descriptor(|| sys::handle::open(&*self.root, &kernel)),
+            Body::Path(path) => self.fs.descriptor(|| self.fs.moves.find(&self.root, path)),
+        }?;
+        let attr = Attr::of(&place)?;
+        Ok(Node::new(&self.root, *handle, place, &attr))
+    }
+
+    fn rest(&mut self) {
+        let worked = self.turn.elapsed();
+        if worked > TURN {
+            thread::sleep(worked.min(Duration::from_millis(100)));
+            self.turn = Instant::now();
+        }
+    }
+}

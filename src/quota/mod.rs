@@ -1,0 +1,429 @@
+//! How much a volume uses, and whether it may use more.
+//!
+//! An [`Account`] counts what the files of one volume take on the disk, bytes and inodes, from the
+//! attributes that the server reads with each change anyway. Whatever may grow a volume takes a
+//! [`Hold`] first, which is refused if it does not fit; what was really used is settled afterwards.
+//!
+//! ```text
+//!   used        what the files take, as far as we know
+//!   taken       used, and what is held by changes that are going on        taken <= limit
+//!   limit       the capacity
+//!   ceiling     what the ledger on the disk says that it takes at most     taken <= ceiling
+//! ```
+//!
+//! After a crash, `used` is taken to be the ceiling that was on the disk: too much, never too
+//! little. Until the files have been counted ([`count`]), what does not fit below the limit by
+//! this estimate is not refused but put off, so that nobody is told of a full disk that is not
+//! full. The ceiling is raised in good time by the [`ledger`]; only who outruns that waits.
+
+pub mod count;
+pub mod ledger;
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::errno::{Errno, Result};
+use crate::sys::Patience;
+use count::Count;
+use ledger::Keeper;
+
+/// What a volume may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Files, directories and so on; `None`: as many as the disk has.
+    pub inodes: Option<u64>,
+    /// What the limits mean.
+    pub rule: Rule,
+}
+
+/// What limits mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Nothing goes beyond them.
+    Enforce,
+    /// They are shown.
+    Report,
+    /// They are not even shown.
+    Off,
+}
+
+/// What a volume uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Files, directories and so on.
+    pub inodes: u64,
+}
+
+/// What is known about the usage when an account is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// It is this.
+    Exact(Usage),
+    /// It is at most this.
+    AtMost(Usage),
+    /// Nothing.
+    Unknown,
+}
+
+/// The account of a volume.
+pub struct Account {
+    bytes: Pot,
+    inodes: Pot,
+    limits: Mutex<Limits>,
+    /// Whether `used` is exact.
+    exact: AtomicBool,
+    /// Whether somebody waits for a count.
+    wanted: AtomicBool,
+    /// Whether `count` has something, so that there is nothing to lock if it has not.
+    counting: AtomicBool,
+    count: Mutex<Option<Count>>,
+    keeper: Arc<Keeper>,
+}
+
+/// One of the two things that are counted.
+struct Pot {
+    used: AtomicI64,
+    taken: AtomicI64,
+    limit: AtomicI64,
+    ceiling: AtomicI64,
+    /// The most that did not fit below the ceiling since that was last raised.
+    wish: AtomicI64,
+    /// Above this the ceiling should be raised.
+    alarm: AtomicI64,
+}
+
+/// Why a hold is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Short {
+    /// It would go beyond the limit.
+    Limit,
+    /// It would go beyond the ceiling.
+    Ceiling,
+}
+
+/// Room that is kept for a change until it is settled, or dropped.
+#[must_use = "the room is given back when this is dropped"]
+pub struct Hold<'a> {
+    account: &'a Account,
+    bytes: i64,
+    inodes: i64,
+}
+
+/// How a file's part in the usage changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It takes so much more, or less.
+    By(i64),
+    /// It is new, and takes so much.
+    Birth(i64),
+    /// It is gone, and took so much.
+    Death(i64),
+}
+
+impl Account {
+    /// An account of which so much is known. `keeper` raises its ceiling.
+    fn new(limits: Limits, opening: Opening, keeper: Arc<Keeper>) -> Self {
+        let (usage, exact) = match opening {
+            Opening::Exact(usage) => (usage, true),
+            Opening::AtMost(usage) => (usage, false),
+            // As if it were full.
+            Opening::Unknown => (Usage { bytes: limits.bytes, inodes: 0 }, false),
+        };
+        let account = Self {
+            bytes: Pot::new(usage.bytes),
+            inodes: Pot::new(usage.inodes),
+            limits: Mutex::new(limits),
+            exact: AtomicBool::new(exact),
+            wanted: AtomicBool::new(false),
+            counting: AtomicBool::new(false),
+            count: Mutex::new(None),
+            keeper,
+        };
+        account.set_limits(limits);
+        account
+    }
+
+    /// What the volume uses, as far as it is known.
+    pub fn usage(&self) -> Usage {
+        let shown = |pot: &Pot| pot.used.load(Ordering::Relaxed).max(0).unsigned_abs();
+        Usage { bytes: shown(&self.bytes), inodes: shown(&self.inodes) }
+    }
+
+    /// What is used, and held by changes that are going on.
+    pub fn taken(&self) -> Usage {
+        let taken = |pot: &Pot| pot.taken.load(Ordering::Relaxed).max(0).unsigned_abs();
+        Usage { bytes: taken(&self.bytes), inodes: taken(&self.inodes) }
+    }
+
+    /// Whether [`Account::usage`] is exact; if not, it is an upper bound.
+    pub fn is_exact(&self) -> bool {
+        self.exact.load(Ordering::Relaxed)
+    }
+
+    /// Whether a change was put off until the files have been counted.
+    pub fn wants_count(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// What the volume may use.
+    pub fn limits(&self) -> Limits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets what the volume may use. Takes effect at once; what is used already stays.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        let enforced = |limit: Option<u64>| match limit {
+            Some(limit) if limits.rule == Rule::Enforce => limit.try_into().unwrap_or(i64::MAX),
+            _ => i64::MAX,
+        };
+        self.bytes.limit.store(enforced(Some(limits.bytes)), Ordering::Relaxed);
+        self.inodes.limit.store(enforced(limits.inodes), Ordering::Relaxed);
+    }
+
+    /// Keeps room for a change that may take so many bytes and inodes. May block, with patience,
+    /// until the ledger is written.
+    ///
+    /// # Errors
+    /// `ENOSPC` if it does not fit. `EAGAIN` if it may fit when the files have been counted, or
+    /// without patience, when the ledger has been written.
+    pub fn hold(&self, bytes: u64, inodes: u64, patience: Patience) -> Result<Hold<'_>> {
+        let amount = |n: u64| i64::try_from(n).map_err(|_| Errno::NOSPC);
+        let (bytes, inodes) = (amount(bytes)?, amount(inodes)?);
+        loop {
+            let short = match self.take(bytes, inodes) {
+                Ok(()) => return Ok(Hold { account: self, bytes, inodes }),
+                Err(short) => short,
+            };
+            match short {
+                Short::Limit if self.is_exact() => return Err(Errno::NOSPC),
+                Short::Limit => {
+                    self.wanted.store(true, Ordering::Relaxed);
+                    self.keeper.want_count();
+                    return Err(Errno::AGAIN);
+                }
+                Short::Ceiling if patience == Patience::None => {
+                    self.keeper.nudge();
+                    return Err(Errno::AGAIN);
+                }
+                Short::Ceiling => self.keeper.wait_for_a_save()?,
+            }
+        }
+    }
+
+    /// How many bytes still fit.
+    pub fn left(&self) -> u64 {
+        let limit = self.bytes.limit.load(Ordering::Relaxed);
+        limit.saturating_sub(self.bytes.taken.load(Ordering::Relaxed)).max(0).unsigned_abs()
+    }
+
+    fn take(&self, bytes: i64, inodes: i64) -> std::result::Result<(), Short> {
+        let low = self.bytes.take(bytes)?;
+        let low = low | self.inodes.take(inodes).inspect_err(|_| self.bytes.give_back(bytes))?;
+        if low {
+            self.keeper.nudge();
+        }
+        Ok(())
+    }
+
+    /// Notes that the part of the file with this number changed. Called while nobody else can
+    /// change that file.
+    pub fn book(&self, fileid: u64, change: Change) {
+        self.settle(fileid, change, (0, 0));
+    }
+
+    fn settle(&self, fileid: u64, change: Change, held: (i64, i64)) {
+        let (bytes, inodes) = match change {
+            Change::By(bytes) => (bytes, 0),
+            Change::Birth(bytes) => (bytes, 1),
+            Change::Death(bytes) => (-bytes, -1),
+        };
+        let apply = || {
+            self.bytes.settle(bytes, held.0);
+            self.inodes.settle(inodes, held.1);
+        };
+        if self.counting.load(Ordering::Acquire) {
+            // Both together, so that the end of the count finds them alike.
+            let mut count = self.count();
+            apply();
+            if let Some(count) = &mut *count {
+                count.note(fileid, change);
+            }
+        } else {
+            apply();
+        }
+    }
+
+    fn count(&self) -> MutexGuard<'_, Option<Count>> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hold<'_> {
+    /// Gives back what is held, and notes what the change really was.
+    pub fn settle(self, fileid: u64, change: Change) {
+        self.account.settle(fileid, change, (self.bytes, self.inodes));
+        std::mem::forget(self); // it is settled
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.account.bytes.give_back(self.bytes);
+        self.account.inodes.give_back(self.inodes);
+    }
+}
+
+impl Pot {
+    /// So much is used. The ceiling is infinite until the ledger has an entry: without one, it is
+    /// known after a crash that nothing is known.
+    fn new(used: u64) -> Self {
+        let used = i64::try_from(used).unwrap_or(i64::MAX / 2);
+        Self {
+            used: AtomicI64::new(used),
+            taken: AtomicI64::new(used),
+            limit: AtomicI64::new(i64::MAX),
+            ceiling: AtomicI64::new(i64::MAX),
+            wish: AtomicI64::new(0),
+            alarm: AtomicI64::new(i64::MIN),
+        }
+    }
+
+    /// Takes `n`; answers whether the ceiling is near. Nothing can always be taken.
+    fn take(&self, n: i64) -> std::result::Result<bool, Short> {
+        if n == 0 {
+            return Ok(false);
+        }
+        let mut taken = self.taken.load(Ordering::Relaxed);
+        loop {
+            let new = taken.saturating_add(n);
+            if new > self.limit.load(Ordering::Relaxed) {
+                return Err(Short::Limit);
+            }
+            if new > self.ceiling.load(Ordering::Relaxed) {
+                self.wish.fetch_max(n, Ordering::Relaxed);
+                return Err(Short::Ceiling);
+            }
+            let exchange = self.taken.compare_exchange_weak(
+                taken,
+                new,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+            match exchange {
+                Ok(_) => return Ok(new > self.alarm.load(Ordering::Relaxed)),
+                Err(now) => taken = now,
+            }
+        }
+    }
+
+    fn give_back(&self, n: i64) {
+        if n != 0 {
+            self.taken.fetch_sub(n, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds to what is used, and gives back what was held for it.
+    fn settle(&self, used: i64, held: i64) {
+        if used != 0 {
+            self.used.fetch_add(used, Ordering::Relaxed);
+        }
+        self.give_back(held - used);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::thread;
+
+    pub(crate) fn account(bytes: u64, inodes: Option<u64>, opening: Opening) -> Account {
+        let limits = Limits { bytes, inodes, rule: Rule::Enforce };
+        Account::new(limits, opening, Arc::default())
+    }
+
+    fn empty(bytes: u64) -> Account {
+        account(bytes, None, Opening::Exact(Usage::default()))
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let account = empty(100);
+        let hold = account.hold(60, 0, Patience::None).unwrap();
+        assert_eq!(account.hold(41, 0, Patience::None).err(), Some(Errno::NOSPC));
+        assert_eq!(account.left(), 40);
+        hold.settle(1, Change::By(50));
+        assert_eq!(account.usage().bytes, 50);
+        let _all = account.hold(50, 0, Patience::None).unwrap();
+        assert_eq!(account.hold(1, 0, Patience::None).err(), Some(Errno::NOSPC));
+        assert!(account.hold(0, 0, Patience::None).is_ok(), "what takes nothing always fits");
+    }
+
+    #[test]
+    fn what_is_not_settled_is_given_back() {
+        let account = account(100, Some(1), Opening::Exact(Usage::default()));
+        drop(account.hold(100, 1, Patience::None).unwrap());
+        assert_eq!(account.hold(1, 2, Patience::None).err(), Some(Errno::NOSPC));
+        assert!(account.hold(100, 1, Patience::None).is_ok(), "half of a hold was kept");
+    }
+
+    #[test]
+    fn deaths_give_back_at_once() {
+        let account = account(100, Some(2), Opening::Exact(Usage { bytes: 0, inodes: 1 }));
+        account.hold(100, 1, Patience::None).unwrap().settle(7, Change::Birth(90));
+        assert_eq!(account.usage(), Usage { bytes: 90, inodes: 2 });
+        assert_eq!(account.hold(0, 1, Patience::None).err(), Some(Errno::NOSPC));
+        account.book(7, Change::Death(90));
+        assert_eq!(account.usage(), Usage { bytes: 0, inodes: 1 });
+        assert!(account.hold(100, 1, Patience::None).is_ok());
+    }
+
+    #[test]
+    fn a_smaller_limit_leaves_what_is_there() {
+        let account = account(100, None, Opening::Exact(Usage { bytes: 80, inodes: 1 }));
+        account.set_limits(Limits { bytes: 50, inodes: None, rule: Rule::Enforce });
+        assert_eq!(account.hold(1, 0, Patience::None).err(), Some(Errno::NOSPC));
+        assert_eq!(account.left(), 0);
+        account.set_limits(Limits { bytes: 50, inodes: None, rule: Rule::Report });
+        assert!(account.hold(1000, 0, Patience::None).is_ok());
+    }
+
+    #[test]
+    fn what_may_fit_is_put_off_until_it_is_known() {
+        let unknown = account(100, None, Opening::Unknown);
+        assert_eq!(unknown.hold(1, 0, Patience::Blocking).err(), Some(Errno::AGAIN));
+        assert!(unknown.wants_count());
+        let bounded = account(100, None, Opening::AtMost(Usage { bytes: 40, inodes: 0 }));
+        assert!(bounded.hold(60, 0, Patience::None).is_ok());
+        assert!(!bounded.wants_count());
+        assert_eq!(bounded.hold(61, 0, Patience::None).err(), Some(Errno::AGAIN));
+    }
+
+    #[test]
+    fn many_at_once_never_go_beyond_the_limit() {
+        const WRITE: i64 = 7;
+        let account = empty(1000);
+        let written: i64 = thread::scope(|scope| {
+            let writers: Vec<_> = (0..16)
+                .map(|file| {
+                    let account = &account;
+                    scope.spawn(move || {
+                        let mut written = 0;
+                        while let Ok(hold) = account.hold(WRITE.unsigned_abs(), 0, Patience::None) {
+                            hold.settle(file, Change::By(WRITE));
+                            written += WRITE;
+                        }
+                        written
+                    })
+                })
+                .collect();
+            writers.into_iter().map(|writer| writer.join().unwrap()).sum()
+        });
+        assert_eq!(written, 1000 / WRITE * WRITE);
+        assert_eq!(account.usage().bytes, written.unsigned_abs());
+    }
+}

@@ -1,0 +1,180 @@
+//! Making a volume from another one.
+//!
+//! The copy is made in `making`, without a record, so that one that is cut off is thrown away at
+//! the next start and never looks like a volume. It is no snapshot: what changes in the source
+//! meanwhile may be in the copy or not, file by file. The source cannot go away meanwhile.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use jiff::Timestamp;
+
+use super::copy::{self, copy_tree};
+use super::error::{Error, Result};
+use super::layout::{Layout, exists};
+use super::name::Name;
+use super::progress::Progress;
+use super::registry::{self, Record};
+use super::spec::{Phase, Quota, Spec, Status};
+use super::{Ended, Slot, Volumes};
+use crate::telemetry::log::Chain;
+
+/// A volume that is being made from another one.
+pub(super) struct Job {
+    spec: Spec,
+    from: Name,
+    began: Timestamp,
+    progress: Progress,
+    /// Why nothing has become of it.
+    failed: Mutex<Option<String>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    stopped: AtomicBool,
+}
+
+impl Job {
+    pub(super) fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    pub(super) fn failed(&self) -> Option<String> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn status(&self, layout: &Layout, free: u64) -> Status {
+        let progress = self.progress.snapshot();
+        let phase = match self.failed() {
+            Some(message) => Phase::Failed { message },
+            None => Phase::Cloning { from: self.from.clone(), progress },
+        };
+        let used = progress.bytes_done;
+        let free = free.min(self.spec.capacity.saturating_sub(used));
+        Status { phase, used, free, ..Status::of(self.spec.clone(), layout, self.began) }
+    }
+
+    /// Ends it early, and waits for that.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.progress.cancel();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Volumes {
+    /// Begins to make a volume from another one.
+    pub(super) fn begin_clone(self: &Arc<Self>, spec: Spec, from: &Name) -> Result<()> {
+        let used = self.volume(from)?.account.usage().bytes;
+        let wanted = spec.capacity;
+        if wanted < used && spec.quota == Quota::Enforce {
+            return Err(Error::InUse { wanted, used });
+        }
+        self.has_room_for(&spec)?;
+        self.layout.make_empty(&self.layout.making(&spec.id))?;
+        let job = Arc::new(Job {
+            spec: spec.clone(),
+            from: from.clone(),
+            began: registry::now(),
+            progress: Progress::new(),
+            failed: Mutex::default(),
+            thread: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        });
+        self.enter(&spec.name, &spec.id, Slot::Clone(Arc::clone(&job)));
+        let (volumes, running) = (Arc::clone(self), Arc::clone(&job));
+        let thread = thread::Builder::new().name("berth-clone".into());
+        let thread = thread.spawn(move || volumes.run_clone(&running)).map_err(|error| {
+            self.forget(&spec.name, &spec.id);
+            Error::io("start a thread to clone", self.layout.volume(from))(error)
+        })?;
+        *job.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(())
+    }
+
+    fn run_clone(&self, job: &Arc<Job>) {
+        let (name, from) = (&job.spec.name, &job.from);
+        tracing::info!(volume = %name, %from, "cloning");
+        let done = self.copy(job).and_then(|()| self.finish_clone(job));
+        let Err(error) = done else { return };
+        let message = Chain(&error).to_string();
+        if !job.stopped.load(Ordering::SeqCst) {
+            tracing::error!(volume = %name, %from, error = %message, "cannot clone");
+        }
+        *job.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+        let making = self.layout.making(&job.spec.id);
+        if exists(&making)
+            && let Err(error) = self.layout.discard(&making)
+        {
+            tracing::warn!(%error, "a part of a clone stays until the next start");
+        }
+        self.nudge_trash();
+    }
+
+    fn copy(&self, job: &Job) -> Result<()> {
+        let (source, target) = (self.layout.volume(&job.from), self.layout.making(&job.spec.id));
+        job.progress.estimate(&source);
+        let limit = match job.spec.quota {
+            Quota::Enforce => job.spec.capacity,
+            Quota::Report | Quota::Off => u64::MAX,
+        };
+        let copied = copy_tree(&source, &target, &job.progress, limit)
+            .map_err(|source| Error::Clone { from: job.from.clone(), source })?;
+        if copied.bytes > limit {
+            let source = copy::Error::Limit { limit };
+            return Err(Error::Clone { from: job.from.clone(), source });
+        }
+        Ok(())
+    }
+
+    /// Makes a volume of a complete copy.
+    fn finish_clone(&self, job: &Job) -> Result<()> {
+        let _change = self.lock();
+        let record = Record::new(job.spec.clone())?;
+        self.layout.write(&record)?;
+        self.install(&record)?;
+        // It is counted before long; until then it is taken to be full.
+        let account = self.ledger.account(&record.account(), record.spec.limits());
+        self.serve(record, account)?;
+        self.ledger.wake();
+        Ok(())
+    }
+
+    /// Whether nothing is being made from a volume.
+    ///
+    /// # Errors
+    /// [`Error::Source`]: it must not go away now.
+    pub(super) fn is_not_cloned(&self, name: &Name) -> Result<()> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let uses = |slot: &Slot| matches!(slot, Slot::Clone(job) if job.from == *name && job.failed().is_none());
+        match table.slots.iter().find(|(_, slot)| uses(slot)) {
+            Some((by, _)) => Err(Error::Source { name: name.clone(), by: by.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a volume that is only being made.
+    pub(super) fn end_clone(&self, name: &Name, job: &Job) -> Result<Ended> {
+        if job.failed().is_none() {
+            return Err(Error::Cloning(name.clone()));
+        }
+        self.forget(name, &job.spec.id);
+        Ok(Ended::Deleted)
+    }
+
+    /// Ends all that is being made, and waits for that.
+    pub(super) fn stop_clones(&self) {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let jobs: Vec<_> = table
+            .slots
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Clone(job) => Some(Arc::clone(job)),
+                Slot::Volume(_) => None,
+            })
+            .collect();
+        drop(table);
+        jobs.iter().for_each(|job| job.stop());
+    }
+}

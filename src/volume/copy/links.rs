@@ -1,0 +1,181 @@
+//! The files of a tree that have several names, and where the first of these is in the copy.
+//!
+//! Only such files are remembered, and only until the last of their names was met. Where a name
+//! is, is a chain of directories that all names below share, so that depth costs nothing more.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+
+use crate::errno::{Errno, Result};
+use crate::volume::tree::file::{FileId, Stat};
+
+/// Bytes of a path that are given to the kernel at once; it takes less than 4096.
+const PATH: usize = 4000;
+
+/// A directory of the copy.
+pub(super) struct Place {
+    above: Option<Rc<Self>>,
+    name: CString,
+}
+
+/// The files of which further names are expected.
+#[derive(Default)]
+pub(super) struct Links {
+    known: HashMap<FileId, Known>,
+    /// The directory that was looked up last: the names of a file are often in one.
+    last: Option<(Rc<Place>, OwnedFd)>,
+}
+
+struct Known {
+    dir: Rc<Place>,
+    name: CString,
+    /// Names that were not met yet.
+    missing: u32,
+}
+
+impl Place {
+    /// The root of the copy.
+    pub(super) fn root() -> Rc<Self> {
+        Rc::new(Self { above: None, name: CString::default() })
+    }
+
+    /// The directory `name` in this one.
+    pub(super) fn below(self: &Rc<Self>, name: CString) -> Rc<Self> {
+        Rc::new(Self { above: Some(Rc::clone(self)), name })
+    }
+
+    /// Opens the directory, from the root of the copy on, without access to its content.
+    fn open(&self, root: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let mut names = Vec::new();
+        let mut place = self;
+        while let Some(above) = &place.above {
+            names.push(place.name.as_bytes());
+            place = above;
+        }
+        let (mut dir, mut path) = (step(root, c".")?, Vec::new());
+        for name in names.into_iter().rev() {
+            if path.len() + name.len() > PATH {
+                dir = step(dir.as_fd(), &path_of(&mut path)?)?;
+            }
+            path.extend_from_slice(name);
+            path.push(b'/');
+        }
+        if path.is_empty() { Ok(dir) } else { step(dir.as_fd(), &path_of(&mut path)?) }
+    }
+}
+
+fn path_of(path: &mut Vec<u8>) -> Result<CString> {
+    CString::new(std::mem::take(path)).map_err(|_| Errno::INVAL)
+}
+
+fn step(dir: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    Ok(rustix::fs::openat2(dir, path, flags, Mode::empty(), within)?)
+}
+
+impl Drop for Place {
+    /// A chain would be dropped by one call within another for every directory: a deep one would
+    /// not fit on the stack.
+    fn drop(&mut self) {
+        let mut above = self.above.take();
+        while let Some(mut place) = above.and_then(Rc::into_inner) {
+            above = place.above.take();
+        }
+    }
+}
+
+impl Links {
+    /// Gives the copy of the file `stat` the further name `name` in `dir`, if there is a copy;
+    /// whether that was done. There may be none, or one that can have no more names.
+    pub(super) fn link(
+        &mut self,
+        root: BorrowedFd<'_>,
+        stat: &Stat,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+    ) -> Result<bool> {
+        let Some(known) = self.known.get_mut(&stat.id) else { return Ok(false) };
+        let there = match self.last.take() {
+            Some((place, fd)) if Rc::ptr_eq(&place, &known.dir) => fd,
+            _ => known.dir.open(root)?,
+        };
+        let linked = rustix::fs::linkat(&there, &known.name, dir, name, AtFlags::empty());
+        self.last = Some((Rc::clone(&known.dir), there));
+        match linked.map_err(Errno::from) {
+            Ok(()) => {}
+            Err(Errno::MLINK) => return Ok(false),
+            Err(errno) => return Err(errno),
+        }
+        known.missing -= 1;
+        if known.missing == 0 {
+            self.known.remove(&stat.id);
+        }
+        Ok(true)
+    }
+
+    /// Remembers that the copy of the file `stat` is `name` in `dir`, if it has further names.
+    pub(super) fn remember(&mut self, stat: &Stat, dir: &Rc<Place>, name: CString) {
+        let missing = self.known.get(&stat.id).map_or(stat.links, |known| known.missing);
+        match missing.saturating_sub(1) {
+            0 => drop(self.known.remove(&stat.id)),
+            missing => {
+                let known = Known { dir: Rc::clone(dir), name, missing };
+                self.known.insert(stat.id, known);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::tree::{Descent, file};
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_name_is_found_however_long_its_path_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = CString::new("long name ".repeat(20)).unwrap();
+        let mut path = Descent::new(file::root(dir.path()).unwrap()).unwrap();
+        let mut place = Place::root();
+        for _ in 0..60 {
+            rustix::fs::mkdirat(path.here(), &long, Mode::RWXU).unwrap();
+            let below = file::directory(path.here(), &long).unwrap();
+            path.down(long.clone(), below).unwrap();
+            place = place.below(long.clone());
+        }
+        let found = Stat::of(place.open(path.root()).unwrap()).unwrap();
+        assert_eq!(found.id, Stat::of(path.here()).unwrap().id);
+    }
+
+    #[test]
+    fn files_are_forgotten_with_their_last_name() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("one"), "").unwrap();
+        for name in ["two", "three"] {
+            fs::hard_link(dir.path().join("one"), dir.path().join(name)).unwrap();
+        }
+        let top = file::root(dir.path()).unwrap();
+        let stat = Stat::of_entry(&top, c"one").unwrap();
+        let mut links = Links::default();
+        let link = |links: &mut Links, name| links.link(top.as_fd(), &stat, top.as_fd(), name);
+        assert_eq!(link(&mut links, c"before"), Ok(false));
+        links.remember(&stat, &Place::root(), c"one".to_owned());
+        assert_eq!(link(&mut links, c"four"), Ok(true));
+        assert_eq!(link(&mut links, c"five"), Ok(true));
+        assert_eq!(link(&mut links, c"six"), Ok(false));
+        assert_eq!(fs::metadata(dir.path().join("one")).unwrap().nlink(), 5);
+    }
+
+    #[test]
+    fn a_long_chain_is_dropped_without_deep_calls() {
+        let chain = (0..300_000).fold(Place::root(), |place, _| place.below(c"d".to_owned()));
+        drop(chain);
+    }
+}

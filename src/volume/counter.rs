@@ -1,0 +1,137 @@
+//! The thread that counts what volumes use: those of which that is not known, those that
+//! somebody asks for, and all of them now and then, because something may have been changed beside
+//! the server.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::{Slot, Volume, Volumes};
+use crate::export::ExportId;
+
+/// How often it looks for what is due, if nobody asks.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// How long a volume that could not be counted is left in peace.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// The thread.
+pub(super) struct Counter {
+    asked: Arc<Mutex<HashSet<ExportId>>>,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Worker {
+    volumes: Weak<Volumes>,
+    asked: Arc<Mutex<HashSet<ExportId>>>,
+    stop: Arc<AtomicBool>,
+    recount: Duration,
+    /// When each was last counted, or tried to be; the start, if not yet.
+    last: HashMap<ExportId, Instant>,
+    failed: HashMap<ExportId, Instant>,
+}
+
+impl Counter {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system refuses it.
+    pub(super) fn start(volumes: Arc<Volumes>, recount: Duration) -> io::Result<Self> {
+        let (asked, stop) = (Arc::<Mutex<HashSet<_>>>::default(), Arc::<AtomicBool>::default());
+        let mut worker = Worker {
+            volumes: Arc::downgrade(&volumes),
+            asked: Arc::clone(&asked),
+            stop: Arc::clone(&stop),
+            recount,
+            last: HashMap::new(),
+            failed: HashMap::new(),
+        };
+        let thread = thread::Builder::new().name("berth-count".into()).spawn(move || worker.run())?;
+        Ok(Self { asked, stop, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Has a volume counted soon.
+    pub(super) fn ask(&self, export: ExportId) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(export);
+    }
+
+    /// Ends the thread, and waits for that. `wake` ends its wait.
+    pub(super) fn stop(&self, wake: impl FnOnce()) {
+        self.stop.store(true, Ordering::SeqCst);
+        wake();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Worker {
+    fn run(&mut self) {
+        while !self.stop.load(Ordering::SeqCst)
+            && let Some(volumes) = self.volumes.upgrade()
+        {
+            match self.due(&volumes) {
+                Some(volume) => self.count(&volumes, &volume),
+                None => volumes.ledger.wait_for_wish(LOOK),
+            }
+        }
+    }
+
+    /// The volume that should be counted first: one that somebody waits for, one that was asked
+    /// for, one of which nothing is known, one that was not counted for long.
+    fn due(&mut self, volumes: &Volumes) -> Option<Arc<Volume>> {
+        let table = volumes.table.read().unwrap_or_else(PoisonError::into_inner);
+        let (now, mut best) = (Instant::now(), None);
+        for slot in table.slots.values() {
+            let Slot::Volume(volume) = slot else { continue };
+            let rank = if volume.lost().is_some() { None } else { self.rank(volume, now) };
+            if let Some(rank) = rank
+                && best.as_ref().is_none_or(|(least, _)| rank < *least)
+            {
+                best = Some((rank, Arc::clone(volume)));
+            }
+        }
+        best.map(|(_, volume)| volume)
+    }
+
+    fn rank(&mut self, volume: &Volume, now: Instant) -> Option<u8> {
+        let export = volume.export_id();
+        if self.failed.get(&export).is_some_and(|failed| now - *failed < RETRY) {
+            return None;
+        }
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).contains(&export);
+        let last = *self.last.entry(export).or_insert(now);
+        match () {
+            () if volume.account.wants_count() => Some(0),
+            () if asked => Some(1),
+            () if !volume.account.is_exact() => Some(2),
+            () if !self.recount.is_zero() && now - last > self.recount => Some(3),
+            () => None,
+        }
+    }
+
+    fn count(&mut self, volumes: &Volumes, volume: &Volume) {
+        let (export, name) = (volume.export_id(), volume.record().spec.name);
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&export);
+        self.last.insert(export, Instant::now());
+        let start = Instant::now();
+        match volumes.serving.fs.count(export, &self.stop) {
+            Ok(Some(counted)) => {
+                self.failed.remove(&export);
+                let (usage, took) = (counted.usage, start.elapsed());
+                tracing::debug!(volume = %name, bytes = usage.bytes, inodes = usage.inodes,
+                    difference = counted.difference, ?took, "counted");
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.failed.insert(export, Instant::now());
+                tracing::warn!(volume = %name, %error, "cannot count what the volume uses");
+            }
+        }
+    }
+}

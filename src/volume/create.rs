@@ -1,0 +1,193 @@
+//! Making volumes, and making them reachable.
+
+use std::sync::{Arc, Mutex};
+
+use super::error::{Error, Result};
+use super::layout::exists;
+use super::registry::Record;
+use super::spec::{Spec, Status};
+use super::{Origin, Slot, Volume, Volumes};
+use crate::export::table::TableError;
+use crate::export::traffic::Traffic;
+use crate::export::{
+    Anonymous, Client, Durability, Export, ExportId, Mode, Options, Ports,
+};
+use crate::fs::root::Root;
+use crate::quota::{Account, Usage};
+
+impl Volumes {
+    /// Makes a volume. One that is there with the same id is a success, whatever else is asked for
+    /// now. A clone goes on in the background: [`super::spec::Phase::Cloning`].
+    ///
+    /// # Errors
+    /// The name or the id is another volume's; something is in the way; the wish makes no sense;
+    /// the disk fails.
+    pub fn create(self: &Arc<Self>, spec: Spec, origin: Origin) -> Result<Status> {
+        let change = self.lock();
+        let name = spec.name.clone();
+        if !self.is_there(&spec)? {
+            self.check(&spec)?;
+            match origin {
+                Origin::Fresh => self.make(spec)?,
+                Origin::Adopt => self.adopt(spec)?,
+                Origin::Clone(from) => self.begin_clone(spec, &from)?,
+            }
+        }
+        drop(change);
+        self.show(&name)
+    }
+
+    /// Whether the volume exists already.
+    ///
+    /// # Errors
+    /// Another one has its name, or its id.
+    fn is_there(&self, spec: &Spec) -> Result<bool> {
+        let (name, id) = (&spec.name, &spec.id);
+        let table = self.table.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(other) = table.names.get(id).filter(|other| *other != name) {
+            return Err(Error::OtherName { id: id.clone(), name: other.clone() });
+        }
+        let found = match table.slots.get(name) {
+            // Nothing is left of it: it may be tried again.
+            Some(Slot::Clone(job)) if job.failed().is_some() => return Ok(false),
+            Some(Slot::Clone(job)) => job.spec().id.clone(),
+            Some(Slot::Volume(volume)) => volume.record().spec.id,
+            None => return Ok(false),
+        };
+        if found == *id {
+            return Ok(true);
+        }
+        Err(Error::OtherId { name: name.clone(), id: found, wanted: id.clone() })
+    }
+
+    fn make(&self, spec: Spec) -> Result<()> {
+        self.has_room_for(&spec)?;
+        self.layout.make(&spec, &self.layout.making(&spec.id))?;
+        let record = Record::new(spec)?;
+        self.layout.write(&record)?;
+        self.install(&record)?;
+        let own = self.layout.directory(&self.layout.volume(&record.spec.name))?.unwrap_or(0);
+        let usage = Usage { bytes: own, inodes: 1 };
+        let account = self.ledger.fresh(&record.account(), record.spec.limits(), usage);
+        self.serve(record, account)
+    }
+
+    fn adopt(&self, spec: Spec) -> Result<()> {
+        let path = self.layout.volume(&spec.name);
+        if self.layout.directory(&path)?.is_none() {
+            return Err(Error::NothingToAdopt(path));
+        }
+        self.is_free(&spec)?;
+        let record = Record::new(spec)?;
+        self.layout.write(&record)?;
+        // Nothing is known of it, so that it is counted as soon as somebody needs to know.
+        let account = self.ledger.account(&record.account(), record.spec.limits());
+        self.serve(record, account)?;
+        self.ledger.wake();
+        Ok(())
+    }
+
+    /// Whether nothing is where the volume's directory and record are to be.
+    pub(super) fn has_room_for(&self, spec: &Spec) -> Result<()> {
+        let path = self.layout.volume(&spec.name);
+        if exists(&path) {
+            return Err(Error::InTheWay(path));
+        }
+        self.is_free(spec)
+    }
+
+    fn is_free(&self, spec: &Spec) -> Result<()> {
+        let path = spec.name.export_path().into_bytes();
+        if self.serving.exports.load().has_path(&path) {
+            let source = TableError::SamePath(path);
+            return Err(Error::Export { name: spec.name.clone(), source });
+        }
+        if self.layout.is_registered(&spec.id) {
+            let message = format!("the id {} has a registry file that cannot be used", spec.id);
+            return Err(Error::Invalid(message));
+        }
+        Ok(())
+    }
+
+    /// Puts the directory of a record into its place; takes the record back if that is taken.
+    pub(super) fn install(&self, record: &Record) -> Result<()> {
+        let (id, name) = (&record.spec.id, &record.spec.name);
+        self.layout.install(&self.layout.making(id), name).inspect_err(|error| {
+            if let Error::InTheWay(_) = error
+                && let Err(error) = self.layout.strike(id)
+            {
+                tracing::error!(%error, volume = %name, "cannot take a registration back");
+            }
+        })
+    }
+
+    /// Exports a volume whose directory is in its place, and enters it.
+    pub(super) fn serve(&self, record: Record, account: Arc<Account>) -> Result<()> {
+        let (name, id) = (record.spec.name.clone(), record.spec.id.clone());
+        let volume = Volume::new(record, account);
+        let served = self.open_root(&volume).and_then(|root| {
+            self.serving.fs.attach_all([root]);
+            self.publish(&volume, &[])
+        });
+        let volume = Arc::new(volume);
+        if let Err(error) = &served {
+            volume.set_lost(Some(error.to_string()));
+        } else {
+            tracing::info!(volume = %name, id = %id, "volume is served");
+        }
+        self.enter(&name, &id, Slot::Volume(volume));
+        served
+    }
+
+    /// Opens a volume's directory.
+    pub(super) fn open_root(&self, volume: &Volume) -> Result<Root> {
+        let record = volume.record();
+        let dir = self.layout.volume(&record.spec.name);
+        // Not through a link: that could lead anywhere.
+        if self.layout.directory(&dir)?.is_none() {
+            let message = format!("{} is not there", dir.display());
+            return Err(Error::Lost { name: record.spec.name, message });
+        }
+        let account = Some(Arc::clone(&volume.account));
+        Root::open(record.export, &dir, self.serving.handles, account)
+            .map_err(|source| Error::Serve { name: record.spec.name, source })
+    }
+
+    /// Exports a volume in place of others.
+    pub(super) fn publish(&self, volume: &Volume, instead_of: &[ExportId]) -> Result<()> {
+        let export = Arc::new(self.export(volume));
+        self.serving.exports.change(instead_of, [export]).map_err(|source| {
+            let record = volume.record();
+            self.serving.fs.detach(record.export);
+            Error::Export { name: record.spec.name, source }
+        })
+    }
+
+    /// How a volume is exported.
+    pub(super) fn export(&self, volume: &Volume) -> Export {
+        let Record { spec, export, .. } = volume.record();
+        let options = Options {
+            mode: Mode::ReadWrite,
+            squash: spec.squash,
+            anonymous: Anonymous { uid: spec.anon_uid, gid: spec.anon_gid },
+            // Containers and clients in user space have no privileged ones.
+            ports: Ports::Any,
+            durability: if spec.sync { Durability::Sync } else { Durability::Async },
+        };
+        let client = |who| Client { who, options };
+        Export {
+            id: export,
+            path: spec.name.export_path().into_bytes(),
+            dir: self.layout.volume(&spec.name),
+            clients: spec.clients.into_iter().map(client).collect(),
+            traffic: volume.traffic.clone(),
+        }
+    }
+}
+
+impl Volume {
+    pub(super) fn new(record: Record, account: Arc<Account>) -> Self {
+        let (record, lost) = (Mutex::new(record), Mutex::new(None));
+        Self { record, account, traffic: Traffic::default(), lost }
+    }
+}

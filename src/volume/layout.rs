@@ -1,0 +1,284 @@
+//! What is where on the disk, and the few things that are done to it.
+//!
+//! ```text
+//!   DIR/NAME/                  a volume, as its clients see it
+//!   DIR/archived-NAME-TIME/    what was archived
+//!   DIR/.berth/                Berth's own, for nobody else
+//!     lock                     held by the server that uses DIR
+//!     volumes/ID.json          the registry: what each volume is (see super::registry)
+//!     ledger                   what each volume uses (see crate::quota::ledger)
+//!     making/ID/               a directory that is going to be a volume
+//!     making/ID~/              one that is going to be a recycled volume's
+//!     leaving/ID/              one that was, on its way to the trash
+//!     trash/ID.NUMBER/         what is being removed
+//! ```
+//!
+//! All of it is on one file system, so that directories move in one step. Each function here is one
+//! such step: it happens or it does not, and is on the disk when it returns.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+
+use super::error::{Error, Result};
+use super::name::{Name, VolumeId};
+use super::spec::Spec;
+use crate::sys::durable;
+
+/// The folder with all that is Berth's own.
+const OWN: &str = ".berth";
+
+/// The folders in it.
+const FOLDERS: [&str; 4] = ["volumes", "making", "leaving", "trash"];
+
+/// A directory with volumes, locked.
+pub(super) struct Layout {
+    dir: PathBuf,
+    own: PathBuf,
+    _lock: File,
+    #[cfg(test)]
+    pub(super) crash: crash::Point,
+}
+
+impl Layout {
+    /// Makes what is not there yet, and takes the lock.
+    ///
+    /// # Errors
+    /// A folder cannot be made; another server uses the directory.
+    pub(super) fn open(dir: &Path) -> Result<Self> {
+        prepare(dir)?;
+        let dir = dir.canonicalize().map_err(Error::io("find", dir))?;
+        let own = dir.join(OWN);
+        for name in FOLDERS {
+            folder(&own.join(name), 0o700)?;
+        }
+        durable::flush_folder(&own).map_err(Error::io("flush", &own))?;
+        let _lock = lock(&own.join("lock"))?;
+        Ok(Self {
+            dir,
+            own,
+            _lock,
+            #[cfg(test)]
+            crash: crash::Point::default(),
+        })
+    }
+
+    /// The directory with the volumes.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The folder with the registry.
+    pub(super) fn registry(&self) -> PathBuf {
+        self.own.join("volumes")
+    }
+
+    /// The file with the ledger.
+    pub(super) fn ledger(&self) -> PathBuf {
+        self.own.join("ledger")
+    }
+
+    /// The folder that is emptied.
+    pub(super) fn trash(&self) -> PathBuf {
+        self.own.join("trash")
+    }
+
+    /// The directory of a volume.
+    pub(super) fn volume(&self, name: &Name) -> PathBuf {
+        self.dir.join(name.as_str())
+    }
+
+    /// The directory that is going to be a volume.
+    pub(super) fn making(&self, id: &VolumeId) -> PathBuf {
+        self.own.join("making").join(id.as_str())
+    }
+
+    /// The directory that is going to be a recycled volume's. No id ends like this.
+    pub(super) fn renewing(&self, id: &VolumeId) -> PathBuf {
+        self.own.join("making").join(format!("{id}~"))
+    }
+
+    /// The directory that was a volume.
+    pub(super) fn leaving(&self, id: &VolumeId) -> PathBuf {
+        self.own.join("leaving").join(id.as_str())
+    }
+
+    /// Makes the empty directory `path` that is going to be a volume's.
+    pub(super) fn make(&self, spec: &Spec, path: &Path) -> Result<()> {
+        self.make_empty(path)?;
+        self.step()?;
+        // First the owner: changing it takes set-id bits away.
+        chown(path, spec.uid, spec.gid).map_err(Error::io("give an owner to", path))?;
+        let mode = rustix::fs::Mode::from_raw_mode(spec.mode);
+        rustix::fs::chmod(path, mode)
+            .map_err(|errno| Error::io("set the mode of", path)(errno.into()))?;
+        durable::flush_folder(path).map_err(Error::io("flush", path))
+    }
+
+    /// The same without an owner and a mode, which somebody else sets. What an earlier attempt
+    /// left goes into the trash.
+    pub(super) fn make_empty(&self, path: &Path) -> Result<()> {
+        self.step()?;
+        if exists(path) {
+            self.discard(path)?;
+        }
+        DirBuilder::new().mode(0o700).create(path).map_err(Error::io("create", path))
+    }
+
+    /// Puts what was made into its place.
+    ///
+    /// # Errors
+    /// [`Error::InTheWay`], and then nothing has changed.
+    pub(super) fn install(&self, made: &Path, name: &Name) -> Result<()> {
+        self.rename(made, &self.volume(name))
+    }
+
+    /// Takes the directory of a volume out of its place.
+    pub(super) fn withdraw(&self, id: &VolumeId, name: &Name) -> Result<()> {
+        self.rename(&self.volume(name), &self.leaving(id))
+    }
+
+    /// Puts the directory of a volume aside, under a name in the same folder.
+    pub(super) fn archive(&self, name: &Name, to: &str) -> Result<()> {
+        self.rename(&self.volume(name), &self.dir.join(to))
+    }
+
+    /// Moves what is below `own` into the trash.
+    pub(super) fn discard(&self, path: &Path) -> Result<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let trash = self.trash();
+        let free = (0_u32..).map(|n| trash.join(format!("{name}.{n}"))).find(|to| !exists(to));
+        self.rename(path, &free.expect("there are more numbers than entries"))
+    }
+
+    /// Everything in the folders of what is made and what leaves.
+    pub(super) fn leftovers(&self) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for name in ["making", "leaving"] {
+            let path = self.own.join(name);
+            for entry in fs::read_dir(&path).map_err(Error::io("list", &path))? {
+                found.push(entry.map_err(Error::io("list", &path))?.path());
+            }
+        }
+        Ok(found)
+    }
+
+    /// A directory as it is, and what it takes on the disk. `None`: there is none.
+    ///
+    /// # Errors
+    /// There is something else, or it cannot be looked at.
+    pub(super) fn directory(&self, path: &Path) -> Result<Option<u64>> {
+        match fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_dir() => Ok(Some(meta.blocks() * 512)),
+            Ok(_) => Err(Error::InTheWay(path.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("look at", path)(error)),
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.step()?;
+        let moved = match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // The file system does not know the flag. Nobody else makes names here.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if exists(to) => {
+                Err(rustix::io::Errno::EXIST)
+            }
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => rustix::fs::rename(from, to),
+            moved => moved,
+        };
+        match moved {
+            Err(rustix::io::Errno::EXIST) => return Err(Error::InTheWay(to.to_owned())),
+            moved => moved.map_err(|errno| Error::io("move", from)(errno.into()))?,
+        }
+        // The new name first: a crash in between may leave both, but not neither.
+        for path in [to, from] {
+            let folder = path.parent().unwrap_or(&self.dir);
+            durable::flush_folder(folder).map_err(Error::io("flush", folder))?;
+        }
+        Ok(())
+    }
+
+    /// Where a test may have the process die.
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
+    pub(super) fn step(&self) -> Result<()> {
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn step(&self) -> Result<()> {
+        self.crash.step().map_err(Error::io("reach", "this point"))
+    }
+}
+
+/// Whether there is something, whatever it is.
+pub(super) fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Makes the directory and Berth's own folder in it, if they are not there.
+pub(super) fn prepare(dir: &Path) -> Result<()> {
+    folder(dir, 0o755)?;
+    folder(&dir.join(OWN), 0o700)
+}
+
+fn folder(path: &Path, mode: u32) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(Error::io("create", path))
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let mut options = File::options();
+    let file = options.append(true).create(true).open(path).map_err(Error::io("open", path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let folder = path.parent().and_then(Path::parent).unwrap_or(path).display();
+            Err(Error::Invalid(format!(
+                "{folder} is in use by another server; a directory with volumes has one server"
+            )))
+        }
+        Err(errno) => Err(Error::io("lock", path)(errno.into())),
+    }
+}
+
+/// A point at which a test ends everything, as if the process had died there.
+#[cfg(test)]
+pub(super) mod crash {
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    pub(crate) struct Point(AtomicUsize);
+
+    impl Default for Point {
+        fn default() -> Self {
+            Self(AtomicUsize::new(usize::MAX))
+        }
+    }
+
+    impl Point {
+        /// Dies after so many steps, and does none from then on.
+        pub(crate) fn after(&self, steps: usize) {
+            self.0.store(steps, Ordering::SeqCst);
+        }
+
+        /// Whether it has died.
+        pub(crate) fn reached(&self) -> bool {
+            self.0.load(Ordering::SeqCst) == 0
+        }
+
+        pub(crate) fn step(&self) -> io::Result<()> {
+            let left = |left: usize| match left {
+                usize::MAX => Some(left),
+                left => left.checked_sub(1),
+            };
+            match self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left) {
+                Ok(1) | Err(_) => Err(io::Error::other("the process died here")),
+                Ok(_) => Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The end of volumes: deleted, archived, recycled or retained.
+//!
+//! **Flow.** The record says first what is going to happen, and from then on it happens: [`Volumes::finish`]
+//! takes up whatever step a record is in and brings it to its end, when the operation is asked for,
+//! asked for again, or at a start.
+//!
+//! **Guarantees.** Clients get ESTALE before anything is removed, and never see half of a tree.
+//! What is removed goes through the trash, in one step each. Nothing is touched that is not the
+//! directory of a registered volume.
+
+use std::sync::{Arc, PoisonError};
+
+use jiff::Timestamp;
+
+use super::error::{Error, Result};
+use super::layout::exists;
+use super::name::Name;
+use super::registry::{self, Record, Step};
+use super::spec::OnDelete;
+use super::{Ended, Slot, Volume, Volumes};
+use crate::quota::Usage;
+
+impl Volumes {
+    /// Ends the use of a volume: as `how` says, or as the volume's own wish is. Its clients get
+    /// ESTALE, unless it is retained.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; it is being cloned; the disk fails: asked again, it goes on.
+    pub fn end(&self, name: &Name, how: Option<OnDelete>) -> Result<Ended> {
+        let _change = self.lock();
+        if let Slot::Clone(job) = self.slot(name)? {
+            return self.end_clone(name, &job);
+        }
+        let volume = self.volume(name)?;
+        let mut record = volume.record();
+        self.is_not_cloned(name)?;
+        if record.step == Step::Ready {
+            let how = how.unwrap_or(record.spec.on_delete);
+            self.may_end(&volume, how)?;
+            match how {
+                OnDelete::Retain => return Ok(Ended::Retained(Box::new(self.show(name)?))),
+                OnDelete::Delete => record.step = Step::Deleting,
+                OnDelete::Archive => record.step = Step::Archiving(self.archive_name(name)),
+                OnDelete::Recycle => {
+                    self.layout.make(&record.spec, &self.layout.renewing(&record.spec.id))?;
+                    record.step = Step::Recycling;
+                    record.export = registry::fresh_id()?;
+                }
+            }
+            self.layout.write(&record)?;
+        }
+        self.end_as_recorded(&volume, record)
+    }
+
+    /// Whether there is what it takes: a volume whose directory is gone can only be deleted.
+    fn may_end(&self, volume: &Volume, how: OnDelete) -> Result<()> {
+        let name = volume.record().spec.name;
+        let there = self.layout.directory(&self.layout.volume(&name))?.is_some();
+        match how {
+            OnDelete::Archive | OnDelete::Recycle if !there => {
+                Err(Error::Lost { name, message: "its directory is not there".into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The volume's record says how it ends.
+    fn end_as_recorded(&self, volume: &Arc<Volume>, record: Record) -> Result<Ended> {
+        let name = record.spec.name.clone();
+        let old = volume.record();
+        if record.step != Step::Recycling {
+            // First the clients: from now on nobody changes what is moved away.
+            let gone = self.serving.exports.change(&[old.export], []);
+            gone.map_err(|source| Error::Export { name: name.clone(), source })?;
+            self.serving.fs.detach(old.export);
+        }
+        volume.set_lost(Some("it is being put away; ask for that again to go on".into()));
+        *volume.record.lock().unwrap_or_else(PoisonError::into_inner) = record.clone();
+        let step = record.step.clone();
+        let record = self.finish(record)?;
+        self.ledger.forget(&old.account());
+        match (step, record) {
+            (_, Some(record)) => self.renew(&old, record),
+            (step, None) => {
+                self.forget(&name, &old.spec.id);
+                self.nudge_trash();
+                tracing::info!(volume = %name, ?step, "volume is gone");
+                Ok(match step {
+                    Step::Archiving(to) => Ended::Archived(to),
+                    Step::Ready | Step::Deleting | Step::Recycling => Ended::Deleted,
+                })
+            }
+        }
+    }
+
+    /// Serves a volume whose directory is a new one.
+    fn renew(&self, old: &Record, record: Record) -> Result<Ended> {
+        let name = record.spec.name.clone();
+        let own = self.layout.directory(&self.layout.volume(&name))?.unwrap_or(0);
+        let usage = Usage { bytes: own, inodes: 1 };
+        let account = self.ledger.fresh(&record.account(), record.spec.limits(), usage);
+        // Until the new one takes its place, the old export answers: nobody's mount is refused.
+        let fresh = Volume::new(record.clone(), account);
+        self.serving.fs.attach_all([self.open_root(&fresh)?]);
+        self.publish(&fresh, &[old.export])?;
+        self.serving.fs.detach(old.export);
+        self.enter(&name, &record.spec.id, Slot::Volume(Arc::new(fresh)));
+        self.nudge_trash();
+        tracing::info!(volume = %name, "volume is recycled");
+        Ok(Ended::Recycled(Box::new(self.show(&name)?)))
+    }
+
+    /// Brings to its end what a record says is being done. Answers the record if there is still a
+    /// volume then. May be repeated, whatever a crash has left of it.
+    pub(super) fn finish(&self, mut record: Record) -> Result<Option<Record>> {
+        let (id, name) = (record.spec.id.clone(), record.spec.name.clone());
+        let (place, leaving) = (self.layout.volume(&name), self.layout.leaving(&id));
+        match record.step.clone() {
+            Step::Ready => {
+                let made = self.layout.making(&id);
+                if exists(&made) {
+                    self.layout.install(&made, &name)?;
+                }
+                return Ok(Some(record));
+            }
+            Step::Deleting => {
+                if !exists(&leaving) && exists(&place) {
+                    self.layout.withdraw(&id, &name)?;
+                }
+            }
+            Step::Archiving(to) => {
+                if !exists(&self.layout.dir().join(&to)) && exists(&place) {
+                    self.layout.archive(&name, &to)?;
+                }
+            }
+            Step::Recycling => {
+                if !exists(&leaving) && exists(&place) {
+                    self.layout.withdraw(&id, &name)?;
+                }
+                if !exists(&place) {
+                    let fresh = self.layout.renewing(&id);
+                    if !exists(&fresh) {
+                        self.layout.make(&record.spec, &fresh)?;
+                    }
+                    self.layout.install(&fresh, &name)?;
+                }
+                record.step = Step::Ready;
+                self.layout.write(&record)?;
+                self.throw_away(&leaving)?;
+                return Ok(Some(record));
+            }
+        }
+        self.layout.strike(&id)?;
+        self.throw_away(&leaving)?;
+        Ok(None)
+    }
+
+    fn throw_away(&self, path: &std::path::Path) -> Result<()> {
+        if exists(path) { self.layout.discard(path) } else { Ok(()) }
+    }
+
+    /// A name for an archived directory that nothing has.
+    fn archive_name(&self, name: &Name) -> String {
+        let time = time_name(registry::now());
+        let is_free = |to: &String| !exists(&self.layout.dir().join(to));
+        let names = (1_u32..).map(|n| archived(name, &time, n));
+        names.into_iter().find(is_free).expect("there are more numbers than directories")
+    }
+}
+
+/// `archived-NAME-TIME`, cut so that it is a name.
+fn archived(name: &Name, time: &str, n: u32) -> String {
+    const NAME_MAX: usize = 255;
+    let end = if n == 1 { format!("-{time}") } else { format!("-{time}-{n}") };
+    let start = "archived-";
+    let room = NAME_MAX - start.len() - end.len();
+    let mut name = name.as_str();
+    while name.len() > room {
+        name = &name[..name.floor_char_boundary(name.len() - 1)];
+    }
+    format!("{start}{name}{end}")
+}
+
+/// A moment as a part of a name, in UTC.
+fn time_name(time: Timestamp) -> String {
+    time.to_string().chars().filter(|c| !matches!(c, '-' | ':')).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_have_names_that_fit() {
+        let name = |name: &str| Name::new(name).unwrap();
+        let time = time_name(Timestamp::from_second(1_700_000_000).unwrap());
+        assert_eq!(archived(&name("a"), &time, 1), "archived-a-20231114T221320Z");
+        assert_eq!(archived(&name("a"), &time, 2), "archived-a-20231114T221320Z-2");
+        let long = archived(&name(&"ü".repeat(127)), &time, 12345);
+        assert!(long.len() <= 255 && long.ends_with("Z-12345"), "{long}");
+    }
+}

@@ -1,0 +1,195 @@
+//! The registry: what volumes there are, on the disk.
+//!
+//! One JSON file for each volume, called by its id and replaced whole. A file that is damaged or of
+//! another format is reported and left alone: neither it nor the directory that it may be about is
+//! touched, and the other volumes go on.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, Result};
+use super::layout::{Layout, exists};
+use super::name::VolumeId;
+use super::spec::Spec;
+use crate::export::ExportId;
+use crate::sys::durable;
+
+/// The format of the files.
+const FORMAT: u32 = 1;
+
+/// Largest file that is read.
+const FILE_MAX: u64 = 256 * 1024;
+
+/// Behind the id in a file's name.
+const EXTENSION: &str = "json";
+
+/// What the registry says of a volume.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Record {
+    format: u32,
+    /// What it was asked to be.
+    pub(super) spec: Spec,
+    /// Its export, which is another one after each recycling.
+    #[serde(with = "hex")]
+    pub(super) export: ExportId,
+    /// When it was made.
+    pub(super) created: Timestamp,
+    /// What is being done to it.
+    #[serde(default)]
+    pub(super) step: Step,
+}
+
+/// What is being done to a volume. Whatever is not [`Step::Ready`] goes on to its end, after a
+/// crash too.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Step {
+    /// Nothing.
+    #[default]
+    Ready,
+    /// Its directory goes into the trash.
+    Deleting,
+    /// Its directory goes to this name.
+    Archiving(String),
+    /// Its directory goes into the trash, and an empty one into its place.
+    Recycling,
+}
+
+/// A file of the registry that is left alone, and why.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    path: PathBuf,
+    why: String,
+}
+
+impl Record {
+    /// A volume that is made now.
+    pub(super) fn new(spec: Spec) -> Result<Self> {
+        Ok(Self { format: FORMAT, spec, export: fresh_id()?, created: now(), step: Step::Ready })
+    }
+
+    /// What its account is called in the ledger: a recycled volume has another one.
+    pub(super) fn account(&self) -> String {
+        format!("{}.{:016x}", self.spec.id, self.export.0)
+    }
+}
+
+impl Layout {
+    /// Reads all that is registered, in the order of their ids, and what cannot be read.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub(super) fn records(&self) -> Result<(Vec<Record>, Vec<Fault>)> {
+        let (mut records, mut faults) = (Vec::new(), Vec::new());
+        let folder = self.registry();
+        for entry in fs::read_dir(&folder).map_err(Error::io("list", &folder))? {
+            let path = entry.map_err(Error::io("list", &folder))?.path();
+            if path.extension().is_none_or(|extension| extension != EXTENSION) {
+                continue; // what a crash left of a file that was being written
+            }
+            match read(&path) {
+                Ok(record) => records.push(record),
+                Err(why) => faults.push(Fault { path, why }),
+            }
+        }
+        records.sort_by(|a: &Record, b| a.spec.id.cmp(&b.spec.id));
+        Ok((records, faults))
+    }
+
+    /// Registers a volume, or what has changed of it.
+    pub(super) fn write(&self, record: &Record) -> Result<()> {
+        self.step()?;
+        let path = self.file(&record.spec.id);
+        let json = serde_json::to_vec_pretty(record).map_err(io::Error::from);
+        json.and_then(|json| durable::replace(&path, &json)).map_err(Error::io("write", path))
+    }
+
+    /// Whether something is registered under an id, readable or not.
+    pub(super) fn is_registered(&self, id: &VolumeId) -> bool {
+        exists(&self.file(id))
+    }
+
+    /// Strikes a volume out.
+    pub(super) fn strike(&self, id: &VolumeId) -> Result<()> {
+        self.step()?;
+        let path = self.file(id);
+        durable::remove(&path).map_err(Error::io("remove", path))
+    }
+
+    fn file(&self, id: &VolumeId) -> PathBuf {
+        self.registry().join(format!("{id}.{EXTENSION}"))
+    }
+}
+
+impl Fault {
+    /// A record that cannot be used, because of another one.
+    pub(super) fn of(layout: &Layout, id: &VolumeId, why: String) -> Self {
+        Self { path: layout.file(id), why }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is left alone: {}", self.path.display(), self.why)
+    }
+}
+
+/// A random id for an export. None was ever given before, as far as chance goes.
+pub(super) fn fresh_id() -> Result<ExportId> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| Error::io("get random numbers from", "the system")(errno.into()))?;
+    Ok(ExportId(u64::from_ne_bytes(bytes)))
+}
+
+/// The present, to the second.
+pub(super) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+fn read(path: &Path) -> std::result::Result<Record, String> {
+    let open = || -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        fs::File::open(path)?.take(FILE_MAX).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    let text = open().map_err(|error| error.to_string())?;
+    let format: Format = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    if format.format != FORMAT {
+        return Err(format!("its format is {}, and only {FORMAT} is known", format.format));
+    }
+    let record: Record = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let id = path.file_stem().unwrap_or_default();
+    if id != record.spec.id.as_str() {
+        return Err(format!("it is about the volume with the id {}", record.spec.id));
+    }
+    Ok(record)
+}
+
+/// What all formats have in common.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+/// Numbers that are too large for some readers of JSON.
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use super::ExportId;
+
+    pub fn serialize<S: Serializer>(id: &ExportId, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&format!("{:016x}", id.0))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<ExportId, D::Error> {
+        let text = String::deserialize(d)?;
+        u64::from_str_radix(&text, 16).map(ExportId).map_err(de::Error::custom)
+    }
+}

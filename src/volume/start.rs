@@ -1,0 +1,167 @@
+//! The start of the volumes: what was begun is brought to its end, and everything is served; and
+//! their end with the server's.
+
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use super::counter::Counter;
+use super::error::{Error, Result};
+use super::layout::{Layout, exists};
+use super::name::VolumeId;
+use super::registry::{Fault, Record};
+use super::trash::Trash;
+use super::{Serving, Settings, Slot, Table, Volume, Volumes};
+use crate::quota::ledger::Ledger;
+use crate::telemetry::log::Chain;
+
+impl Volumes {
+    /// Opens a directory with volumes, finishes what a crash has left, and exports all of them.
+    /// Blocks; ten thousand volumes take less than two seconds.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or is in use by another server. What is wrong with one volume is
+    /// no error: it is logged, shown, and left alone.
+    pub fn open(settings: &Settings, serving: Serving) -> Result<Arc<Self>> {
+        let layout = Layout::open(&settings.dir)?;
+        let (records, faults) = layout.records()?;
+        let path = layout.ledger();
+        let ledger = Ledger::open(path.clone()).map_err(Error::io("read", path))?;
+        let mut volumes = Self {
+            layout,
+            serving,
+            ledger,
+            trash: Mutex::default(),
+            change: Mutex::default(),
+            table: RwLock::default(),
+            faults,
+            counter: OnceLock::new(),
+            mounts: OnceLock::new(),
+        };
+        volumes.enter_all(records)?;
+        volumes.clear_leftovers();
+        for fault in &volumes.faults {
+            tracing::error!(%fault, "a file of the registry cannot be used");
+        }
+        let begun = volumes.ledger.begin();
+        begun.map_err(Error::io("write", volumes.layout.ledger()))?;
+        volumes.start_threads(settings)
+    }
+
+    /// Finishes and serves what is registered.
+    fn enter_all(&mut self, records: Vec<Record>) -> Result<()> {
+        let (mut opened, mut exports) = (Vec::new(), Vec::new());
+        let mut table = Table::default();
+        for record in records {
+            let id = record.spec.id.clone();
+            if let Some(Slot::Volume(other)) = table.slots.get(&record.spec.name) {
+                let other = other.record().spec.id;
+                let why = format!("the volume {} has the id {other}", record.spec.name);
+                self.faults.push(Fault::of(&self.layout, &id, why));
+                continue;
+            }
+            let name = record.spec.name.clone();
+            let Some(volume) = self.restore(record) else { continue };
+            match volume.lost().map_or_else(|| self.open_root(&volume), |why| lost(&volume, why)) {
+                Ok(root) => {
+                    opened.push(root);
+                    exports.push(Arc::new(self.export(&volume)));
+                }
+                Err(error) => {
+                    let why = Chain(&error).to_string();
+                    tracing::error!(volume = %name, error = why, "the volume is not served");
+                    volume.set_lost(Some(why));
+                }
+            }
+            table.names.insert(id, name.clone());
+            table.slots.insert(name, Slot::Volume(Arc::new(volume)));
+        }
+        *self.table.get_mut().unwrap_or_else(PoisonError::into_inner) = table;
+        self.serving.fs.attach_all(opened);
+        let exported = exports.len();
+        self.serving
+            .exports
+            .change(&[], exports)
+            .map_err(|error| Error::Invalid(format!("cannot export the volumes: {error}")))?;
+        tracing::info!(volumes = exported, dir = %self.layout.dir().display(), "volumes are served");
+        Ok(())
+    }
+
+    /// The volume of a record, after what was begun with it is done. `None`: there is none any more.
+    fn restore(&self, record: Record) -> Option<Volume> {
+        let (step, name) = (record.step.clone(), record.spec.name.clone());
+        let account = |record: &Record| self.ledger.account(&record.account(), record.spec.limits());
+        match self.finish(record.clone()) {
+            Ok(Some(record)) => {
+                let account = account(&record);
+                Some(Volume::new(record, account))
+            }
+            Ok(None) => {
+                tracing::info!(volume = %name, ?step, "went on with what was begun before");
+                None
+            }
+            Err(error) => {
+                let account = account(&record);
+                let volume = Volume::new(record, account);
+                volume.set_lost(Some(Chain(&error).to_string()));
+                Some(volume)
+            }
+        }
+    }
+
+    /// Throws away what was being made or was leaving, as far as no volume needs it.
+    fn clear_leftovers(&self) {
+        let paths = self.layout.leftovers().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot look for what an earlier run has left");
+            Vec::new()
+        });
+        for path in paths {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if VolumeId::new(name).is_ok_and(|id| self.may_need(&id)) || !exists(&path) {
+                continue;
+            }
+            tracing::info!(path = %path.display(), "throwing away what an earlier run has left");
+            if let Err(error) = self.layout.discard(&path) {
+                tracing::warn!(%error, "cannot throw it away");
+            }
+        }
+    }
+
+    /// Whether what an earlier run has left may be all that there is of a volume: its record cannot be
+    /// read, or what it says could not be finished.
+    fn may_need(&self, id: &VolumeId) -> bool {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        match table.names.get(id).and_then(|name| table.slots.get(name)) {
+            Some(Slot::Volume(volume)) => volume.lost().is_some(),
+            Some(Slot::Clone(_)) => true,
+            None => self.layout.is_registered(id),
+        }
+    }
+
+    fn start_threads(self, settings: &Settings) -> Result<Arc<Self>> {
+        let path = self.layout.trash();
+        let rate = NonZeroU32::new(settings.purge_rate).unwrap_or(NonZeroU32::MIN);
+        let trash = Trash::start(path.clone(), rate).map_err(Error::io("empty", path))?;
+        let volumes = Arc::new(Self { trash: Mutex::new(Some(trash)), ..self });
+        let counter = Counter::start(Arc::clone(&volumes), settings.recount);
+        let counter = counter.map_err(Error::io("count the volumes in", &settings.dir))?;
+        let _ = volumes.counter.set(counter);
+        Ok(volumes)
+    }
+
+    /// Stops what goes on in the background, and keeps what is known of the usage. To be called
+    /// when no client changes anything any more.
+    pub fn stop(&self) {
+        self.stop_clones();
+        if let Some(counter) = self.counter.get() {
+            counter.stop(|| self.ledger.wake());
+        }
+        self.trash.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Err(error) = self.ledger.close() {
+            tracing::error!(%error, "cannot write the ledger; the volumes are counted at the next start");
+        }
+    }
+}
+
+fn lost<T>(volume: &Volume, message: String) -> Result<T> {
+    Err(Error::Lost { name: volume.record().spec.name, message })
+}

@@ -1,0 +1,284 @@
+//! The removal of one entry of the trash: children first, at a bounded rate, in small pieces.
+//!
+//! A directory of which something could not be removed is left, and so are those above it. All
+//! else in them goes.
+
+use std::ffi::CStr;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+
+use super::Shared;
+use crate::errno::{Errno, Result};
+use crate::volume::tree::Walk;
+use crate::volume::tree::file::{self, Stat};
+
+/// Bytes of a large file that are freed at once.
+pub(super) const STEP: u64 = 256 * 1024 * 1024;
+
+/// Bytes of a file that are charged like an entry.
+pub(super) const CHARGED: u64 = 16 * 1024 * 1024;
+
+/// The shortest wait for the rate, and what may be made up for after a slow call.
+pub(super) const PAUSE: Duration = Duration::from_millis(5);
+
+/// How fast entries may be removed.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// The time that an entry has.
+    share: Duration,
+    /// When the time of what was removed is over.
+    due: Instant,
+}
+
+impl Pace {
+    pub(super) fn new(rate: NonZeroU32, now: Instant) -> Self {
+        Self { share: Duration::from_secs(1) / rate.get(), due: now }
+    }
+
+    /// Charges an entry and what it freed. Answers until when to wait, if it is worth it.
+    pub(super) fn charge(&mut self, freed: u64, now: Instant) -> Option<Instant> {
+        let entries = 1 + u32::try_from(freed / CHARGED).unwrap_or(u32::MAX - 1);
+        let from = now.checked_sub(PAUSE).map_or(self.due, |earliest| self.due.max(earliest));
+        self.due = from + self.share.saturating_mul(entries);
+        (self.due.saturating_duration_since(now) >= PAUSE).then_some(self.due)
+    }
+}
+
+/// How the removal of an entry of the folder ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Removed,
+    /// Something of it cannot be removed.
+    SetAside,
+    /// The system lacks something that it will have again.
+    Later,
+    /// The thread has to end.
+    Stopped,
+}
+
+/// What became of the files of an entry.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) removed: u64,
+    pub(super) failed: u64,
+    /// The first that failed.
+    pub(super) first: Option<(PathBuf, Errno)>,
+    /// Whether one failed because of what the system will have again.
+    later: bool,
+}
+
+/// The removal of one entry of the folder: children first.
+pub(super) struct Removal<'a> {
+    pace: &'a mut Pace,
+    shared: &'a Shared,
+    /// It is in the folder itself at the beginning and at the end, and never reads that.
+    walk: Walk,
+    /// For each directory on the way: what was removed, and what had failed, when it was entered.
+    marks: Vec<(u64, u64)>,
+    tally: Tally,
+}
+
+impl<'a> Removal<'a> {
+    /// A removal by a walk that begins in the folder.
+    pub(super) fn new(pace: &'a mut Pace, shared: &'a Shared, walk: Walk) -> Self {
+        Self { pace, shared, walk, marks: Vec::new(), tally: Tally::default() }
+    }
+
+    /// Removes the entry `name` of the folder.
+    pub(super) fn run(mut self, name: &CStr) -> (End, Tally) {
+        self.entry(name, FileType::Unknown);
+        while self.walk.path().depth() > 0 && !self.shared.progress.is_cancelled() {
+            if let Err(errno) = self.step() {
+                self.failed(c"..", errno); // there is no way back
+                break;
+            }
+        }
+        let end = match self.tally {
+            _ if self.shared.progress.is_cancelled() => End::Stopped,
+            Tally { failed: 0, .. } => End::Removed,
+            Tally { later: true, .. } => End::Later,
+            _ => End::SetAside,
+        };
+        (end, self.tally)
+    }
+
+    fn step(&mut self) -> Result<()> {
+        match self.walk.next_entry() {
+            Ok(Some(entry)) => {
+                self.entry(&entry.name, entry.kind);
+                Ok(())
+            }
+            Ok(None) => self.leave(),
+            Err(errno) => {
+                self.failed(c".", errno);
+                self.leave()
+            }
+        }
+    }
+
+    /// Goes into a directory, and removes what is none.
+    fn entry(&mut self, name: &CStr, kind: FileType) {
+        if matches!(kind, FileType::Directory | FileType::Unknown) {
+            match self.enter(name) {
+                Ok(()) | Err(Errno::NOENT) => return,
+                Err(Errno::NOTDIR | Errno::LOOP) => {}
+                Err(errno) => return self.failed(name, errno),
+            }
+        }
+        let freed =
+            Stat::of_entry(self.walk.here(), name).and_then(|stat| self.shrink(name, &stat));
+        match freed {
+            Ok(Some(freed)) => self.unlink(name, AtFlags::empty(), freed),
+            Ok(None) | Err(Errno::NOENT) => {} // it has to end; somebody else was quicker
+            Err(errno) => self.failed(name, errno),
+        }
+    }
+
+    fn enter(&mut self, name: &CStr) -> Result<()> {
+        let dir = openable(self.walk.here(), name)?;
+        self.walk.enter(name.to_owned(), dir)?;
+        self.marks.push((self.tally.removed, self.tally.failed));
+        Ok(())
+    }
+
+    /// Removes the directory at whose end the walk is, and goes on in the one above.
+    fn leave(&mut self) -> Result<()> {
+        let used = Stat::of(self.walk.here()).map_or(0, |stat| stat.used);
+        let name = self.walk.leave()?;
+        let (removed, failed) = self.marks.pop().unwrap_or_default();
+        if self.tally.failed == failed {
+            let again = self.tally.removed > removed;
+            self.remove_directory(&name, used, again);
+        } // or something is left in it, as is known
+        Ok(())
+    }
+
+    fn remove_directory(&mut self, name: &CStr, used: u64, again: bool) {
+        match rustix::fs::unlinkat(self.walk.here(), name, AtFlags::REMOVEDIR) {
+            // Some file systems skip entries when others are removed meanwhile. Every further time
+            // has to remove some, so that this comes to an end.
+            Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) if again => {
+                self.entry(name, FileType::Directory);
+            }
+            removed => self.count(name, removed, used),
+        }
+    }
+
+    fn unlink(&mut self, name: &CStr, flags: AtFlags, used: u64) {
+        let removed = rustix::fs::unlinkat(self.walk.here(), name, flags);
+        self.count(name, removed, used);
+    }
+
+    fn count(&mut self, name: &CStr, removed: rustix::io::Result<()>, used: u64) {
+        match removed {
+            Ok(()) => {
+                self.tally.removed += 1;
+                self.shared.progress.add(1, used);
+                self.charge(used);
+            }
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => self.failed(name, errno.into()),
+        }
+    }
+
+    /// Counts what cannot be removed; only the first is kept, for the log.
+    fn failed(&mut self, name: &CStr, errno: Errno) {
+        self.tally.failed += 1;
+        self.tally.later |= [Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(&errno);
+        if self.tally.first.is_none() {
+            self.tally.first = Some((self.walk.path().show(name), errno));
+        }
+        self.charge(0);
+    }
+
+    /// Waits as the rate demands.
+    fn charge(&mut self, freed: u64) {
+        if let Some(until) = self.pace.charge(freed, Instant::now()) {
+            self.shared.pause(until);
+        }
+    }
+
+    /// Makes a large file shorter in steps, if no other name has it. Answers what its removal will
+    /// free; none if the thread has to end before.
+    fn shrink(&mut self, name: &CStr, stat: &Stat) -> Result<Option<u64>> {
+        if stat.links != 1 {
+            return Ok(Some(0));
+        }
+        if stat.used <= STEP || stat.kind != FileType::RegularFile {
+            return Ok(Some(stat.used));
+        }
+        // What cannot be opened may still be removed at once.
+        let Ok(file) = writable(self.walk.here(), name, stat) else { return Ok(Some(stat.used)) };
+        let mut used = stat.used;
+        for length in lengths(&file, stat)? {
+            if self.shared.progress.is_cancelled() {
+                return Ok(None);
+            }
+            rustix::fs::ftruncate(&file, length)?;
+            let freed = used.saturating_sub(Stat::of(&file)?.used);
+            used -= freed;
+            self.shared.progress.add(0, freed);
+            self.charge(freed);
+        }
+        Ok(Some(used))
+    }
+}
+
+/// Opens a directory that is to be removed. Without privilege, its own mode may be in the way: a
+/// directory without permissions cannot be read, and one that is read-only not emptied.
+fn openable(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+    let open = || file::directory(dir, name);
+    let opened = match open() {
+        Err(Errno::ACCES) => {
+            let place = file::place(dir, name)?;
+            if Stat::of(&place)?.kind == FileType::Directory {
+                rustix::fs::chmod(file::proc_path(&place), Mode::RWXU)?;
+            }
+            open()?
+        }
+        opened => opened?,
+    };
+    let mode = Stat::of(&opened)?.mode;
+    if !mode.contains(Mode::RWXU) {
+        // If that fails, so will the removal of what is in it, unless it does not matter.
+        let _ = rustix::fs::fchmod(&opened, Mode::RWXU);
+    }
+    Ok(opened)
+}
+
+/// Opens the file for writing, if the name still has it.
+fn writable(dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<OwnedFd> {
+    let place = file::place(dir, name)?;
+    let now = Stat::of(&place)?;
+    if (now.id, now.kind, now.links) != (stat.id, FileType::RegularFile, 1) {
+        return Err(Errno::STALE);
+    }
+    file::content(&place, OFlags::RDWR)
+}
+
+/// The lengths to which a file is cut, one after the other, so that each frees a step.
+pub(super) fn lengths(file: impl AsFd, stat: &Stat) -> Result<Vec<u64>> {
+    let file = file.as_fd();
+    let (mut lengths, mut at, mut piece) = (Vec::new(), 0, 0);
+    while let Some((mut start, end)) = file::data(file, at, stat.size)? {
+        while piece + (end - start) > STEP {
+            start += STEP - piece;
+            piece = 0;
+            lengths.push(start);
+        }
+        piece += end - start;
+        at = end;
+    }
+    let wanted = stat.used / STEP;
+    if (lengths.len() as u64) < wanted / 2 {
+        // Space that was reserved and not written looks empty, and is to be freed all the same.
+        let part = (stat.size / wanted).max(1);
+        lengths = (1..wanted).map(|n| n * part).collect();
+    }
+    lengths.reverse();
+    Ok(lengths)
+}

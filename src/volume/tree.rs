@@ -1,0 +1,353 @@
+//! Walking a tree of files by descriptors, as long and as deep as clients can make one.
+//!
+//! ```text
+//!   root   a   b   c  ...  x   y   z        a tree deeper than any path can be long
+//!    fd    -   -   -  ...  fd  fd  fd       the root and the deepest directories are open
+//! ```
+//!
+//! Every step is one name below an open directory. It never follows a symbolic link, and never
+//! enters another file system. A directory that was closed on the way down is found again as `..`
+//! of the one below it, and has to be the same file. Where its reading goes on is kept as the
+//! directory's own offset, so that a level costs its name and some numbers, whatever it contains.
+//!
+//! All of it blocks for as long as the disk takes, and acts as the thread that calls.
+
+pub mod file;
+#[cfg(test)]
+pub(super) mod support;
+
+use std::collections::VecDeque;
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use rustix::fs::{FileType, Mode, ResolveFlags, SeekFrom};
+
+use self::file::{FileId, Stat, directory_flags, quietly};
+use crate::errno::{Errno, Result};
+use crate::sys::dir;
+
+/// Directories that are kept open, apart from the root.
+const OPEN_MAX: usize = 32;
+
+/// Bytes of a directory that are read at once.
+const READ: usize = 32 * 1024;
+
+/// Names of a path that are shown, at its beginning and at its end.
+const SHOWN: usize = 8;
+
+/// A way down from a root, of which the deepest directories are open.
+#[derive(Debug)]
+pub struct Descent {
+    levels: Vec<Level>,
+}
+
+#[derive(Debug)]
+struct Level {
+    /// Its name in the level above; empty for the root.
+    name: CString,
+    id: FileId,
+    open: Option<OwnedFd>,
+}
+
+/// An entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: CString,
+    /// What it was when the directory was read; unknown if the file system does not say.
+    pub kind: FileType,
+    /// Where the entry behind it is.
+    cookie: u64,
+}
+
+/// A reading of a tree, directory by directory. It is always in one directory, whose entries
+/// [`Walk::next_entry`] gives; whether to enter one is up to the caller.
+#[derive(Debug)]
+pub struct Walk {
+    path: Descent,
+    /// One for each level of the path.
+    positions: Vec<Position>,
+    buffer: Vec<u8>,
+}
+
+/// How far a directory was read.
+#[derive(Debug, Default)]
+struct Position {
+    cookie: u64,
+    /// Entries that were read, and not given yet.
+    ahead: VecDeque<Entry>,
+}
+
+impl Descent {
+    /// A way that begins at the directory `root`.
+    ///
+    /// # Errors
+    /// As statx(2) has them.
+    pub fn new(root: OwnedFd) -> Result<Self> {
+        let id = Stat::of(&root)?.id;
+        Ok(Self { levels: vec![Level { name: CString::default(), id, open: Some(root) }] })
+    }
+
+    /// The deepest directory.
+    pub fn here(&self) -> BorrowedFd<'_> {
+        let level = self.levels.last().and_then(|level| level.open.as_ref());
+        level.expect("the deepest directory is open").as_fd()
+    }
+
+    /// The directory at which the way begins.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.levels[0].open.as_ref().expect("the root is open").as_fd()
+    }
+
+    /// How many directories deep this is; 0 is the root.
+    pub fn depth(&self) -> usize {
+        self.levels.len() - 1
+    }
+
+    /// Goes down to `fd`, which is the directory `name` in this one. Answers which level was
+    /// closed for it, if any.
+    ///
+    /// # Errors
+    /// As statx(2) has them; then nothing has changed.
+    pub fn down(&mut self, name: CString, fd: OwnedFd) -> Result<Option<usize>> {
+        let id = Stat::of(&fd)?.id;
+        self.levels.push(Level { name, id, open: Some(fd) });
+        let closed = self.depth().checked_sub(OPEN_MAX).filter(|level| *level > 0);
+        if let Some(level) = closed {
+            self.levels[level].open = None;
+        }
+        Ok(closed)
+    }
+
+    /// Goes up to the level above. Answers the name of the one that was left, and whether the one
+    /// above had to be opened again. Not to be called at the root.
+    ///
+    /// # Errors
+    /// `ESTALE` if this directory was moved to another meanwhile; then, and after all other
+    /// errors, nothing has changed.
+    pub fn up(&mut self) -> Result<(CString, bool)> {
+        let above = self.levels.len() - 2;
+        let closed = self.levels[above].open.is_none();
+        if closed {
+            let fd = self.parent()?;
+            if Stat::of(&fd)?.id != self.levels[above].id {
+                return Err(Errno::STALE);
+            }
+            self.levels[above].open = Some(fd);
+        }
+        let left = self.levels.pop().map(|level| level.name).unwrap_or_default();
+        Ok((left, closed))
+    }
+
+    /// Opens `..`, the only step that is not downwards. It stays in the file system.
+    fn parent(&self) -> Result<OwnedFd> {
+        let open = |quiet| {
+            let flags = directory_flags() | quiet;
+            let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+            rustix::fs::openat2(self.here(), c"..", flags, Mode::empty(), resolve)
+        };
+        quietly(open)
+    }
+
+    /// The path of `name` in this directory, from the root on, for people: the middle of a long
+    /// one is left out.
+    pub fn show(&self, name: &CStr) -> PathBuf {
+        let mut names: Vec<&CStr> = self.levels[1..].iter().map(|level| &*level.name).collect();
+        names.push(name);
+        if names.len() > 2 * SHOWN {
+            names.splice(SHOWN..names.len() - SHOWN, [c"..."]);
+        }
+        names.iter().map(|name| OsStr::from_bytes(name.to_bytes())).collect()
+    }
+}
+
+impl Walk {
+    /// A walk that begins in the directory `root`, which has to be open for reading.
+    ///
+    /// # Errors
+    /// As statx(2) has them.
+    pub fn new(root: OwnedFd) -> Result<Self> {
+        let path = Descent::new(root)?;
+        Ok(Self { path, positions: vec![Position::default()], buffer: vec![0; READ] })
+    }
+
+    /// The way to the directory that is being read.
+    pub fn path(&self) -> &Descent {
+        &self.path
+    }
+
+    /// The directory that is being read.
+    pub fn here(&self) -> BorrowedFd<'_> {
+        self.path.here()
+    }
+
+    /// The next entry of this directory; none at its end. What is added or removed meanwhile may
+    /// be given or not, all others are given once.
+    ///
+    /// # Errors
+    /// As getdents64(2) has them.
+    pub fn next_entry(&mut self) -> Result<Option<Entry>> {
+        let position = self.positions.last_mut().expect("there is a position for every level");
+        loop {
+            if let Some(entry) = position.ahead.pop_front() {
+                position.cookie = entry.cookie;
+                return Ok(Some(entry));
+            }
+            let read = match dir::read(self.path.here(), &mut self.buffer) {
+                Ok(0) | Err(Errno::NOENT) => return Ok(None), // ENOENT: it was removed meanwhile
+                Ok(read) => read,
+                Err(errno) => return Err(errno),
+            };
+            position.ahead.extend(dir::entries(&self.buffer[..read]).filter_map(entry));
+        }
+    }
+
+    /// Goes down to `fd`, which is the directory `name` in this one; see [`file::directory`].
+    ///
+    /// # Errors
+    /// As statx(2) has them; then nothing has changed.
+    pub fn enter(&mut self, name: CString, fd: OwnedFd) -> Result<()> {
+        if let Some(closed) = self.path.down(name, fd)? {
+            self.positions[closed].ahead = VecDeque::new();
+        }
+        self.positions.push(Position::default());
+        Ok(())
+    }
+
+    /// Goes back to the directory above, and on with it behind the one that is left, whose name it
+    /// answers. Not to be called in the root.
+    ///
+    /// # Errors
+    /// As [`Descent::up`] has them: the walk cannot go on then.
+    pub fn leave(&mut self) -> Result<CString> {
+        let (name, again) = self.path.up()?;
+        self.positions.pop();
+        if again && let Some(position) = self.positions.last() {
+            rustix::fs::seek(self.path.here(), SeekFrom::Start(position.cookie))?;
+        }
+        Ok(name)
+    }
+}
+
+/// An entry, unless it is the directory itself or the one above.
+fn entry(found: dir::Entry<'_>) -> Option<Entry> {
+    let kind = match found.kind {
+        libc::DT_DIR => FileType::Directory,
+        libc::DT_REG => FileType::RegularFile,
+        libc::DT_LNK => FileType::Symlink,
+        libc::DT_FIFO => FileType::Fifo,
+        libc::DT_SOCK => FileType::Socket,
+        libc::DT_CHR => FileType::CharacterDevice,
+        libc::DT_BLK => FileType::BlockDevice,
+        _ => FileType::Unknown,
+    };
+    let of_others = found.name != c"." && found.name != c"..";
+    of_others.then(|| Entry { name: found.name.to_owned(), kind, cookie: found.cookie })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::file::{directory, root};
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+    use tempfile::{TempDir, tempdir};
+
+    /// All paths below `dir`, found by a walk that enters every directory.
+    fn all(dir: &Path) -> BTreeSet<PathBuf> {
+        let mut walk = Walk::new(root(dir).unwrap()).unwrap();
+        let mut found = BTreeSet::new();
+        loop {
+            match walk.next_entry().unwrap() {
+                Some(entry) => {
+                    assert!(found.insert(walk.path().show(&entry.name)), "{entry:?} came twice");
+                    if entry.kind == FileType::Directory {
+                        let below = directory(walk.here(), &entry.name).unwrap();
+                        walk.enter(entry.name, below).unwrap();
+                    }
+                }
+                None if walk.path().depth() == 0 => return found,
+                None => drop(walk.leave().unwrap()),
+            }
+        }
+    }
+
+    fn descriptors() -> usize {
+        fs::read_dir("/proc/self/fd").unwrap().count()
+    }
+
+    /// A walk at the end of `depth` directories that are called `d`.
+    fn deep(dir: &TempDir, depth: usize) -> Walk {
+        let mut walk = Walk::new(root(dir.path()).unwrap()).unwrap();
+        for _ in 0..depth {
+            rustix::fs::mkdirat(walk.here(), c"d", Mode::RWXU).unwrap();
+            let below = directory(walk.here(), c"d").unwrap();
+            walk.enter(c"d".to_owned(), below).unwrap();
+        }
+        walk
+    }
+
+    #[test]
+    fn a_walk_finds_everything_once() {
+        let dir = tempdir().unwrap();
+        let mut made = BTreeSet::new();
+        for branch in 0..3 {
+            let mut path = PathBuf::from(branch.to_string());
+            for level in 0..100 {
+                fs::create_dir(dir.path().join(&path)).unwrap();
+                made.insert(path.clone());
+                fs::write(dir.path().join(path.join("file")), "").unwrap();
+                made.insert(path.join("file"));
+                path.push(level.to_string());
+            }
+        }
+        for name in 0..3000 {
+            let name = format!("a rather long name, so that one reading is not enough {name}");
+            fs::write(dir.path().join(&name), "").unwrap();
+            made.insert(name.into());
+        }
+        let shown = |path: &PathBuf| match path.iter().collect::<Vec<_>>() {
+            long if long.len() > 2 * SHOWN => {
+                let (start, end) = (&long[..SHOWN], &long[long.len() - SHOWN..]);
+                start.iter().chain([&OsStr::new("...")]).chain(end).collect()
+            }
+            short => short.into_iter().collect::<PathBuf>(),
+        };
+        assert_eq!(all(dir.path()), made.iter().map(shown).collect());
+    }
+
+    #[test]
+    fn a_deep_tree_takes_few_descriptors() {
+        let dir = tempdir().unwrap();
+        let mut walk = deep(&dir, 300);
+        // Other tests have some open, too, but not as many.
+        assert!(descriptors() < 250, "{} are open", descriptors());
+        for depth in (0..300).rev() {
+            assert_eq!(walk.leave().unwrap(), c"d".to_owned());
+            assert_eq!(walk.path().depth(), depth);
+        }
+        assert_eq!(Stat::of(walk.here()).unwrap().id, Stat::of(walk.path().root()).unwrap().id);
+    }
+
+    #[test]
+    fn a_directory_that_was_moved_is_no_way_back() {
+        let dir = tempdir().unwrap();
+        let mut walk = deep(&dir, 60);
+        let up: PathBuf = std::iter::repeat_n("d", 20).collect();
+        fs::rename(dir.path().join(up), dir.path().join("elsewhere")).unwrap();
+        let left = (0..60).map_while(|_| walk.leave().ok()).count();
+        assert_eq!((left, walk.leave()), (40, Err(Errno::STALE)));
+        assert_eq!(walk.path().depth(), 20);
+    }
+
+    #[test]
+    fn a_directory_that_was_removed_is_at_its_end() {
+        let dir = tempdir().unwrap();
+        let mut walk = deep(&dir, 1);
+        fs::remove_dir(dir.path().join("d")).unwrap();
+        assert_eq!(walk.next_entry(), Ok(None));
+    }
+}

@@ -1,0 +1,210 @@
+//! Opening the files of a tree one step at a time, and what is to be known of them.
+//!
+//! Every step is one name in an open directory. It never follows a symbolic link, and never enters
+//! another file system.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, SeekFrom, StatxFlags};
+
+use crate::errno::{Errno, Result};
+
+/// What tells a file from all others, also from one that got its number after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    device: (u32, u32),
+    number: u64,
+    born: Option<(i64, u32)>,
+}
+
+/// The attributes of a file at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Which file it is.
+    pub id: FileId,
+    /// Its kind.
+    pub kind: FileType,
+    /// Permissions, set-id and sticky bits.
+    pub mode: Mode,
+    /// Names of the file.
+    pub links: u32,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The length of its content, in bytes.
+    pub size: u64,
+    /// What it takes on the disk, in bytes.
+    pub used: u64,
+    /// The number of a device.
+    pub device: u64,
+    /// Last access: seconds since 1970, and nanoseconds of the second.
+    pub accessed: (i64, u32),
+    /// Last change of the content, in the same way.
+    pub modified: (i64, u32),
+}
+
+impl Stat {
+    /// The attributes of the file that `fd` refers to; an O_PATH descriptor will do.
+    ///
+    /// # Errors
+    /// As statx(2) has them.
+    pub fn of(fd: impl AsFd) -> Result<Self> {
+        Self::read(fd, c"", AtFlags::EMPTY_PATH)
+    }
+
+    /// The attributes of what `name` is in `dir`; a symbolic link is not followed.
+    ///
+    /// # Errors
+    /// As statx(2) has them.
+    pub fn of_entry(dir: impl AsFd, name: &CStr) -> Result<Self> {
+        Self::read(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
+    }
+
+    fn read(dir: impl AsFd, name: &CStr, flags: AtFlags) -> Result<Self> {
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        let stat = rustix::fs::statx(dir, name, flags, wanted)?;
+        let time = |time: rustix::fs::StatxTimestamp| (time.tv_sec, time.tv_nsec);
+        let has_born = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+        Ok(Self {
+            id: FileId {
+                device: (stat.stx_dev_major, stat.stx_dev_minor),
+                number: stat.stx_ino,
+                born: has_born.then(|| time(stat.stx_btime)),
+            },
+            kind: FileType::from_raw_mode(stat.stx_mode.into()),
+            mode: Mode::from_raw_mode(u32::from(stat.stx_mode) & 0o7777),
+            links: stat.stx_nlink,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            size: stat.stx_size,
+            used: stat.stx_blocks.saturating_mul(512),
+            device: rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor),
+            accessed: time(stat.stx_atime),
+            modified: time(stat.stx_mtime),
+        })
+    }
+}
+
+/// Opens the directory `path` for reading, as the root of a tree. Symbolic links on the way to it
+/// are followed, but it must not be one.
+///
+/// # Errors
+/// As open(2) has them; `ENOTDIR` if it is no directory.
+pub fn root(path: &Path) -> Result<OwnedFd> {
+    quietly(|flags| rustix::fs::openat(CWD, path, flags | directory_flags(), Mode::empty()))
+}
+
+/// Opens what `name` is in `dir` without access to its content (O_PATH), whatever its kind: what
+/// comes to have the name later makes no difference to the descriptor.
+///
+/// # Errors
+/// `EXDEV` if it is a mount point; as openat2(2) has them.
+pub fn place(dir: impl AsFd, name: &CStr) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat2(dir, name, flags, Mode::empty(), within())?)
+}
+
+/// Opens the content of a regular file of which there is a descriptor, as from [`place`]. The
+/// caller has seen that it is one: a device or a pipe would be opened, too.
+///
+/// # Errors
+/// As open(2) has them.
+pub fn content(place: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let path = proc_path(place);
+    quietly(|quiet| rustix::fs::open(&path, flags | quiet, Mode::empty()))
+}
+
+/// Opens the directory `name` in `dir` for reading; the name may be `.`.
+///
+/// # Errors
+/// `EXDEV` if it is a mount point, `ENOTDIR` or `ELOOP` if it is no directory; as openat2(2) has
+/// them.
+pub fn directory(dir: impl AsFd, name: &CStr) -> Result<OwnedFd> {
+    let dir = dir.as_fd();
+    let open =
+        |flags| rustix::fs::openat2(dir, name, flags | directory_flags(), Mode::empty(), within());
+    quietly(open)
+}
+
+/// A path to the file that `fd` refers to, for system calls that take no descriptor. It works in
+/// this process alone, while the descriptor is open, and leads to a symbolic link itself.
+pub fn proc_path(fd: impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
+}
+
+/// The next part of a file's content that is not empty, between `from` and `end`: where it begins
+/// and ends. All of it, where the file system cannot tell. Moves the file's position.
+///
+/// # Errors
+/// As lseek(2) has them.
+pub fn data(fd: impl AsFd, from: u64, end: u64) -> Result<Option<(u64, u64)>> {
+    let (fd, all) = (fd.as_fd(), (from < end).then_some((from, end)));
+    let start = match rustix::fs::seek(fd, SeekFrom::Data(from)).map_err(Errno::from) {
+        Ok(start) => start,
+        Err(Errno::NXIO) => return Ok(None),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(all),
+        Err(errno) => return Err(errno),
+    };
+    // Between the two calls, the file may have become shorter.
+    let stop = match rustix::fs::seek(fd, SeekFrom::Hole(start)).map_err(Errno::from) {
+        Ok(stop) => stop.min(end),
+        Err(Errno::NXIO) => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
+    Ok((start < stop).then_some((start, stop)))
+}
+
+/// What every step in a tree keeps to.
+pub(super) fn within() -> ResolveFlags {
+    ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV
+}
+
+pub(super) fn directory_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
+}
+
+/// Opens so that reading does not change the time of the last access, where that is allowed: to
+/// the owner and the privileged.
+pub(super) fn quietly(open: impl Fn(OFlags) -> rustix::io::Result<OwnedFd>) -> Result<OwnedFd> {
+    match open(OFlags::NOATIME) {
+        Err(rustix::io::Errno::PERM) => Ok(open(OFlags::empty())?),
+        opened => Ok(opened?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use tempfile::tempdir;
+
+    #[test]
+    fn a_symbolic_link_is_not_followed() {
+        let dir = tempdir().unwrap();
+        symlink("/", dir.path().join("link")).unwrap();
+        let top = root(dir.path()).unwrap();
+        let refused = directory(&top, c"link").unwrap_err();
+        assert!([Errno::LOOP, Errno::NOTDIR].contains(&refused), "{refused:?}");
+        let link = place(&top, c"link").unwrap();
+        assert_eq!(Stat::of(&link).unwrap().kind, FileType::Symlink);
+        assert!(root(&dir.path().join("link")).is_err());
+    }
+
+    #[test]
+    fn another_file_system_is_not_entered() {
+        let top = root(Path::new("/")).unwrap(); // everywhere, /proc is mounted
+        assert_eq!(directory(&top, c"proc").unwrap_err(), Errno::XDEV);
+        assert_eq!(place(&top, c"proc").unwrap_err(), Errno::XDEV);
+    }
+
+    #[test]
+    fn nothing_above_is_reached() {
+        let dir = tempdir().unwrap();
+        let top = root(dir.path()).unwrap();
+        assert_eq!(directory(&top, c"..").unwrap_err(), Errno::XDEV);
+    }
+}

@@ -1,0 +1,46 @@
+//! What tests of trees need: mounts of their own, and no privilege.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::thread::UnshareFlags;
+
+/// Nobody: the user without privilege.
+const NOBODY: u32 = 65534;
+
+/// Runs a test in which mounts are its own: on a thread whose mounts go with it, whatever happens.
+pub(in crate::volume) fn with_own_mounts(test: impl FnOnce() + Send) {
+    let unshared = || {
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        // What makes it deprecated are threads with descriptors of their own, which this is not.
+        #[allow(deprecated)]
+        let unshared = rustix::thread::unshare(UnshareFlags::NEWNS);
+        match unshared.and_then(|()| mount_change("/", private)) {
+            Ok(()) => test(),
+            Err(errno) => eprintln!("skipped: no mounts of our own: {errno}"),
+        }
+    };
+    std::thread::scope(|scope| scope.spawn(unshared).join().expect("the test passes"));
+}
+
+/// Runs a test without privilege, in a directory that `prepare` has filled. If this is root, it
+/// runs the test called `name` once more, as nobody.
+pub(in crate::volume) fn as_nobody(name: &str, prepare: fn(&Path), test: fn(&Path)) {
+    if !rustix::process::geteuid().is_root() {
+        return test(&std::env::temp_dir());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    prepare(dir.path());
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", name]).env("TMPDIR", dir.path()).uid(NOBODY).gid(NOBODY);
+    match again.output() {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        }
+        Err(error) => eprintln!("skipped: nobody cannot run the tests: {error}"),
+    }
+}
