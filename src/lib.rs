@@ -2,17 +2,17 @@
 //!
 //! ```text
 //!   kernel NFS clients                        administrator
-//!          | TCP, one port for NFS and MOUNT        | command line, signals
+//!          | TCP, one port for NFS and MOUNT        | command line, HTTP, signals
 //!   +------v-----------+                    +-------v--------+
 //!   | rpc              |                    | config -> app  |   control plane: one thread,
-//!   | data-plane       |                    | signals, state |   its own runtime
+//!   | data-plane       |                    | admin, state   |   its own runtime
 //!   | threads and pool |                    +-------+--------+
 //!   +------+-----------+                            |
-//!    nfs3  mount  portmap                           |
-//!          |                                        |
-//!          |   export::Table  <---------------------+
-//!          v   (replaced whole, read without a lock)
-//!         fs   handles, identity, open descriptors, flushing
+//!    nfs3  mount  portmap                        volume   registry, create, expand, reclaim
+//!          |                                     |     |
+//!          |   export::table::Exports  <---------+     |
+//!          v   (replaced whole, read without a lock)   v
+//!         fs   handles, identity, descriptors  ---> quota   what each volume uses, and may use
 //!          |
 //!    backing directories (any POSIX file system)
 //! ```
@@ -26,12 +26,14 @@
 //! | [`xdr`] | bounded reading without allocation; writing into a buffer | - |
 //! | [`rpc`] | records, calls, credentials, the reply cache, limits, drain; knows no program | errno sys xdr telemetry |
 //! | [`export`] | what is exported, to whom, with which squash; pure | - |
-//! | [`fs`] | POSIX operations on handles, as the caller; knows no wire format | errno sys export telemetry |
+//! | [`quota`] | what each volume uses; room is held before it is used, on the disk before it counts | errno sys telemetry |
+//! | [`fs`] | POSIX operations on handles, as the caller; knows no wire format | errno sys export quota telemetry |
 //! | [`nfs3`] | the 22 procedures: arguments to results | errno sys xdr rpc export fs |
 //! | [`mount`] | MOUNT: paths to handles | errno sys xdr rpc export fs |
 //! | [`portmap`] | where the programs are | xdr rpc |
-//! | [`state`] | what survives a restart | export fs |
-//! | [`config`], [`telemetry`] | command line; log | fs (kinds of handles), telemetry |
+//! | [`volume`] | directory, registry entry, export and account as one unit; knows no Kubernetes | errno export fs quota sys telemetry |
+//! | [`state`] | what survives a restart, apart from volumes | export fs sys |
+//! | [`config`], [`telemetry`] | command line; log | fs (kinds of handles), volume (settings), telemetry |
 //! | [`app`] | builds, starts and stops the parts | all |
 //!
 //! # What holds everywhere
@@ -50,6 +52,12 @@
 //! - **An answer is a promise.** Nothing is answered as stable that is not on the disk; a flush that
 //!   failed changes the write verifier before anybody hears of it; verifiers of WRITE are read
 //!   before the write.
+//! - **Room is held before it is used.** Whatever may grow a volume takes a [`quota::Hold`] first, and
+//!   settles it with what the file really took, under the lock of the change. The ledger on the disk
+//!   is an upper bound at any time; after a crash, what may not fit waits for a count instead of
+//!   being refused.
+//! - **Nothing is removed in place.** What is no longer wanted is renamed into the trash in one step,
+//!   when no client can reach it any more, and removed from there in the background.
 //! - **Peers choose no sizes.** Records, names, counts, queues, caches and connections have bounds,
 //!   and memory grows with what arrives, not with what is announced.
 //! - **One file system for each export.** Mount points inside an export are not crossed, so that a

@@ -49,24 +49,6 @@ pub struct Listing {
     pub volumes: Vec<Status>,
 }
 
-/// The answer to `GET /v1/trash`: what of ended volumes is still to be removed.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Trash {
-    /// Entries that wait, the present one included.
-    pub waiting: u64,
-    /// Entries that could not be removed, and are tried again when the server is started again.
-    pub set_aside: u64,
-    /// Files, directories and so on that were removed since the server was started.
-    pub removed: u64,
-    /// Bytes that this gave back.
-    pub freed: u64,
-    /// The entry that is being removed.
-    pub current: Option<String>,
-    /// Whether there is nothing left to do.
-    pub idle: bool,
-}
-
 /// The answer to what has no other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Accepted {}
@@ -185,14 +167,6 @@ impl Admin for Arc<Volumes> {
 
     fn disk(&self) -> Result<Disk> {
         Volumes::disk(self)
-    }
-}
-
-impl From<trash::Status> for Trash {
-    fn from(trash: trash::Status) -> Self {
-        let trash::Status { waiting, set_aside, removed, freed_bytes, current, idle } = trash;
-        let (waiting, set_aside) = (waiting as u64, set_aside as u64);
-        Self { waiting, set_aside, removed, freed: freed_bytes, current, idle }
     }
 }
 

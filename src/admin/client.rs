@@ -22,11 +22,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::api::{
-    ANSWER_MAX, Accepted, Create, End, Failure, Listing, REQUEST_MAX, Refusal, Server, Trash,
+    ANSWER_MAX, Accepted, Create, End, Failure, Listing, REQUEST_MAX, Refusal, Server,
 };
 use crate::volume::name::Name;
 use crate::volume::spec::Status;
-use crate::volume::{Ended, Growth};
+use crate::volume::{Ended, Growth, trash};
 
 /// How long a call may take. Nothing that the server answers waits for more than a few accesses
 /// to its disk.
@@ -165,7 +165,7 @@ impl Client {
     }
 
     /// What is still to be removed.
-    pub fn trash(&self) -> Result<Answer<Trash>> {
+    pub fn trash(&self) -> Result<Answer<trash::Status>> {
         self.get("/v1/trash")
     }
 

@@ -76,7 +76,7 @@ impl Double {
     }
 
     /// Fills the trash; each time it is looked at, an entry is gone.
-    pub fn litter(&self, waiting: usize, set_aside: usize) {
+    pub fn litter(&self, waiting: u64, set_aside: u64) {
         let current = Some("a\u{1b}[31m".to_owned());
         *self.trash.lock().expect("nobody panics with it") =
             trash::Status { waiting, set_aside, current, ..trash::Status::default() };

@@ -9,7 +9,7 @@
 //!   POST   /v1/volumes/NAME/archive   ends it so, whatever it says itself  Ended
 //!   POST   /v1/volumes/NAME/recycle   likewise                             Ended
 //!   POST   /v1/volumes/NAME/recount   counts again what it uses            Accepted
-//!   GET    /v1/trash                  what is still to be removed          Trash
+//!   GET    /v1/trash                  what is still to be removed          trash::Status
 //!   GET    /v1/server                 version, addresses, disk, faults     Server
 //! ```
 //!
@@ -37,7 +37,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::api::{
-    About, Accepted, Admin, Create, End, Failure, Kind, Listing, REQUEST_MAX, Refusal, Server, Trash,
+    About, Accepted, Admin, Create, End, Failure, Kind, Listing, REQUEST_MAX, Refusal, Server,
 };
 use crate::telemetry::log::Chain;
 use crate::volume::Growth;
@@ -123,7 +123,7 @@ async fn recount(State(s): Shared, Named(name): Named) -> Answer {
 }
 
 async fn trash(State(s): Shared) -> Answer {
-    s.run(|admin| Ok(Trash::from(admin.trash()))).await
+    s.run(|admin| Ok(admin.trash())).await
 }
 
 async fn server(State(s): Shared) -> Answer {

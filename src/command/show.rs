@@ -3,9 +3,9 @@
 
 use super::quantity::about;
 use super::text::{self, Column, Table};
-use crate::admin::api::Trash;
 use crate::volume::progress::Snapshot;
 use crate::volume::spec::{OnDelete, Phase, Quota, Spec, Status, squash_name};
+use crate::volume::trash;
 
 /// How times are shown, always in UTC.
 const TIME: &str = "%Y-%m-%d %H:%MZ";
@@ -69,7 +69,7 @@ pub fn fields(volume: &Status) -> String {
 }
 
 /// What is still to be removed.
-pub fn trash(trash: &Trash) -> String {
+pub fn trash(trash: &trash::Status) -> String {
     text::fields(&[
         ("Waiting", trash.waiting.to_string()),
         ("Current", trash.current.clone().unwrap_or_default()),

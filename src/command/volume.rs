@@ -18,12 +18,12 @@ use super::progress::Progress;
 use super::pv::{self, Manifest};
 use super::quantity::about;
 use super::{Error, Exit, Result, show, text, wish};
-use crate::admin::api::{Create, End, Kind, Trash};
+use crate::admin::api::{Create, End, Kind};
 use crate::admin::client::{self, Answer, Client};
 use crate::telemetry::log::Chain;
 use crate::volume::name::Name;
 use crate::volume::spec::{OnDelete, Phase, Status};
-use crate::volume::{Ended, Growth};
+use crate::volume::{Ended, Growth, trash};
 
 /// The first pause before it is asked again how far something is; each is twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -208,7 +208,7 @@ impl Session<'_> {
         }
     }
 
-    fn wait_for_trash(&self) -> Result<Answer<Trash>> {
+    fn wait_for_trash(&self) -> Result<Answer<trash::Status>> {
         let mut shown = Progress::new("emptying the trash");
         let (mut pause, mut most) = (self.pause, 0);
         loop {
@@ -216,7 +216,7 @@ impl Session<'_> {
             if answer.value.idle {
                 return Ok(answer);
             }
-            let Trash { waiting, removed, freed, .. } = answer.value;
+            let trash::Status { waiting, removed, freed, .. } = answer.value;
             most = most.max(waiting);
             let freed = about(freed);
             let text = format!("{waiting} left; {removed} files removed, {freed} given back");

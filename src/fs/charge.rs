@@ -65,7 +65,9 @@ impl Attr {
     /// find the blocks is.
     pub(super) fn cost(&self) -> i64 {
         let most = match self.kind {
-            Kind::Regular => round_up(self.size).saturating_add(self.size / 64).saturating_add(1 << 16),
+            Kind::Regular => {
+                round_up(self.size).saturating_add(self.size / 64).saturating_add(1 << 16)
+            }
             _ => u64::MAX,
         };
         self.used.min(most).try_into().unwrap_or(i64::MAX)

@@ -132,7 +132,8 @@ impl Walk<'_> {
         };
         let attr = self.see(fileid, || Attr::of_entry(&**dir, name), handle);
         if attr.is_some_and(|attr| attr.kind == Kind::Directory) {
-            let open = self.fs.open_below(dir, name.to_bytes(), OFlags::DIRECTORY, Patience::Blocking);
+            let open =
+                self.fs.open_below(dir, name.to_bytes(), OFlags::DIRECTORY, Patience::Blocking);
             let Ok(place) = open else { return Ok(()) }; // gone, or of another file system
             self.pending.push(handle(&Attr::of(&place)?)?);
         }

@@ -125,7 +125,11 @@ pub fn write(cx: &Call<'_>, args: &WriteArgs<'_>) -> Reply<WriteOk, Wcc> {
     Ok(WriteOk { wcc, count, stable, verifier })
 }
 
-fn write_and_look(cx: &Call<'_>, object: &Object<'_>, args: &WriteArgs<'_>) -> Reply<(u32, Wcc), Wcc> {
+fn write_and_look(
+    cx: &Call<'_>,
+    object: &Object<'_>,
+    args: &WriteArgs<'_>,
+) -> Reply<(u32, Wcc), Wcc> {
     let guard = cx.fs().lock(&object.node, cx.patience())?;
     let before: Attr = object.node.attr()?;
     let part = (args.offset, args.data);

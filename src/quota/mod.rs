@@ -308,12 +308,8 @@ impl Pot {
                 self.wish.fetch_max(n, Ordering::Relaxed);
                 return Err(Short::Ceiling);
             }
-            let exchange = self.taken.compare_exchange_weak(
-                taken,
-                new,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+            let exchange =
+                self.taken.compare_exchange_weak(taken, new, Ordering::Relaxed, Ordering::Relaxed);
             match exchange {
                 Ok(_) => return Ok(new > self.alarm.load(Ordering::Relaxed)),
                 Err(now) => taken = now,

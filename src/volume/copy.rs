@@ -291,7 +291,7 @@ impl<'a> Copier<'a> {
     fn file(&mut self, place: &OwnedFd, name: CString, stat: &Stat) -> Result<(), Fault> {
         let source = file::content(place, OFlags::RDONLY)?;
         // Seldom more than it will take: the disk may have more for it than it has content.
-        
+        self.within_limit(stat.used.min(stat.size))?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;

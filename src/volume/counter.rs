@@ -50,7 +50,8 @@ impl Counter {
             last: HashMap::new(),
             failed: HashMap::new(),
         };
-        let thread = thread::Builder::new().name("berth-count".into()).spawn(move || worker.run())?;
+        let thread =
+            thread::Builder::new().name("berth-count".into()).spawn(move || worker.run())?;
         Ok(Self { asked, stop, thread: Mutex::new(Some(thread)) })
     }
 

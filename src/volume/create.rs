@@ -9,9 +9,7 @@ use super::spec::{Spec, Status};
 use super::{Origin, Slot, Volume, Volumes};
 use crate::export::table::TableError;
 use crate::export::traffic::Traffic;
-use crate::export::{
-    Anonymous, Client, Durability, Export, ExportId, Mode, Options, Ports,
-};
+use crate::export::{Anonymous, Client, Durability, Export, ExportId, Mode, Options, Ports};
 use crate::fs::root::Root;
 use crate::quota::{Account, Usage};
 

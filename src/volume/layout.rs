@@ -186,7 +186,9 @@ impl Layout {
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if exists(to) => {
                 Err(rustix::io::Errno::EXIST)
             }
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => rustix::fs::rename(from, to),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                rustix::fs::rename(from, to)
+            }
             moved => moved,
         };
         match moved {

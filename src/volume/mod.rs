@@ -18,11 +18,11 @@
 //! What is in `making` or `leaving` without a record that needs it goes into the trash at the next
 //! start. Where things are, [`layout`] says.
 
+mod clone;
+pub mod copy;
 mod counter;
 mod create;
-pub mod copy;
 pub mod error;
-mod clone;
 mod layout;
 pub mod name;
 pub mod progress;
@@ -30,9 +30,9 @@ mod reclaim;
 mod registry;
 pub mod spec;
 mod start;
-pub mod trash;
 #[cfg(test)]
 mod tests;
+pub mod trash;
 pub mod tree;
 
 use std::collections::{BTreeMap, HashMap};
@@ -220,9 +220,9 @@ impl Volumes {
         record.spec.inodes = growth.inodes.or(record.spec.inodes);
         self.check(&record.spec)?;
         volume.account.set_limits(record.spec.limits());
-        let kept = volume.allows(&before.spec, &record.spec, growth).and_then(|()| {
-            if record == before { Ok(()) } else { self.layout.write(&record) }
-        });
+        let kept = volume
+            .allows(&before.spec, &record.spec, growth)
+            .and_then(|()| if record == before { Ok(()) } else { self.layout.write(&record) });
         if let Err(error) = kept {
             volume.account.set_limits(before.spec.limits());
             return Err(error);

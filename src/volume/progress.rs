@@ -140,7 +140,7 @@ mod tests {
         progress.add(2, 10);
         progress.add(1, 5);
         let json = serde_json::to_value(progress.snapshot()).unwrap();
-        assert_eq!((&json["entries_done"], &json["bytes_done"]), (&3.into(), &15.into()));
+        assert_eq!((&json["entriesDone"], &json["bytesDone"]), (&3.into(), &15.into()));
         assert_eq!(json["cancelled"], false);
     }
 }

@@ -89,7 +89,8 @@ impl Volumes {
     /// The volume of a record, after what was begun with it is done. `None`: there is none any more.
     fn restore(&self, record: Record) -> Option<Volume> {
         let (step, name) = (record.step.clone(), record.spec.name.clone());
-        let account = |record: &Record| self.ledger.account(&record.account(), record.spec.limits());
+        let account =
+            |record: &Record| self.ledger.account(&record.account(), record.spec.limits());
         match self.finish(record.clone()) {
             Ok(Some(record)) => {
                 let account = account(&record);

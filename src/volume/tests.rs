@@ -60,8 +60,7 @@ impl Place {
         let state = TempDir::new().unwrap();
         let fs = Arc::new(Fs::new(Key::new([7; KEY_LEN]), 4096, state.path()).unwrap());
         let exports = Arc::<Exports>::default();
-        let serving =
-            Serving { fs: Arc::clone(&fs), exports: Arc::clone(&exports), handles: None };
+        let serving = Serving { fs: Arc::clone(&fs), exports: Arc::clone(&exports), handles: None };
         let recount = Duration::ZERO;
         let settings = Settings { dir: self.dir.path().into(), purge_rate: 1_000_000, recount };
         let volumes = Volumes::open(&settings, serving)?;
@@ -130,7 +129,11 @@ impl Run {
     fn eventually(&self, what: &str, condition: impl Fn() -> bool) {
         let start = Instant::now();
         while !condition() {
-            assert!(start.elapsed() < Duration::from_secs(60), "{what}: {:?}", self.volumes.trash());
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "{what}: {:?}",
+                self.volumes.trash()
+            );
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -392,9 +395,12 @@ fn a_volume_shrinks_only_by_explicit_wish_and_never_below_what_is_used() {
 fn the_end_of_a_volume_is_the_one_that_it_asks_for() {
     let place = Place::new();
     let run = place.open();
-    for (of, on_delete) in
-        [("d", OnDelete::Delete), ("a", OnDelete::Archive), ("r", OnDelete::Recycle), ("k", OnDelete::Retain)]
-    {
+    for (of, on_delete) in [
+        ("d", OnDelete::Delete),
+        ("a", OnDelete::Archive),
+        ("r", OnDelete::Recycle),
+        ("k", OnDelete::Retain),
+    ] {
         let spec = Spec { on_delete, ..spec(of) };
         run.volumes.create(spec, Origin::Fresh).unwrap();
         fs::write(place.path(of).join("file"), "").unwrap();
@@ -480,7 +486,10 @@ fn a_volume_without_its_directory_is_lost_and_can_be_deleted() {
     let run = place.open();
     assert!(matches!(run.settled("a").phase, Phase::Lost { .. }), "a link was followed");
     fs::remove_file(place.path("a")).unwrap();
-    assert!(matches!(run.volumes.end(&name("a"), Some(OnDelete::Recycle)), Err(Error::Lost { .. })));
+    assert!(matches!(
+        run.volumes.end(&name("a"), Some(OnDelete::Recycle)),
+        Err(Error::Lost { .. })
+    ));
     assert_eq!(run.volumes.end(&name("a"), None).unwrap(), Ended::Deleted);
     assert!(place.path("elsewhere").exists() && run.names().is_empty());
 }
@@ -505,12 +514,16 @@ fn a_clone_must_fit_and_its_source_must_stay() {
     let clone = |spec: Spec| run.volumes.create(spec, Origin::Clone(name("a")));
     clone(small.clone()).unwrap();
     let failed = run.settled("b");
-    assert!(matches!(&failed.phase, Phase::Failed { message } if message.contains("65536")), "{failed:?}");
+    assert!(
+        matches!(&failed.phase, Phase::Failed { message } if message.contains("65536")),
+        "{failed:?}"
+    );
     assert!(!place.path("b").exists());
     // Asked again, with more, it works; without a limit too.
     clone(Spec { capacity: 2 * MIB, ..small.clone() }).unwrap();
     assert_eq!(run.settled("b").phase, Phase::Ready);
-    let off = Spec { name: name("c"), id: VolumeId::new("id-c").unwrap(), quota: Quota::Off, ..small };
+    let off =
+        Spec { name: name("c"), id: VolumeId::new("id-c").unwrap(), quota: Quota::Off, ..small };
     clone(off).unwrap();
     assert_eq!(run.settled("c").phase, Phase::Ready);
     let missing = run.volumes.create(spec("d"), Origin::Clone(name("nothing")));

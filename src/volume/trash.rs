@@ -28,7 +28,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::removal::{End, Pace, Removal, Tally};
 use super::progress::Progress;
@@ -46,16 +46,17 @@ pub struct Trash {
 }
 
 /// What the thread does at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Status {
     /// Entries of the folder that wait, the current one included, as of the last look into it.
-    pub waiting: usize,
+    pub waiting: u64,
     /// Entries of the folder that could not be removed, and are tried again at the next start.
-    pub set_aside: usize,
+    pub set_aside: u64,
     /// Files and directories that were removed since the start, at any depth.
     pub removed: u64,
     /// Bytes on the disk that were freed since the start.
-    pub freed_bytes: u64,
+    pub freed: u64,
     /// The entry of the folder that is being removed.
     pub current: Option<String>,
     /// Whether there is nothing to do: everything is removed, or set aside.
@@ -108,10 +109,10 @@ impl Trash {
         let done = self.shared.progress.snapshot();
         let state = self.shared.lock();
         Status {
-            waiting: state.waiting,
-            set_aside: state.set_aside,
+            waiting: state.waiting as u64,
+            set_aside: state.set_aside as u64,
             removed: done.entries_done,
-            freed_bytes: done.bytes_done,
+            freed: done.bytes_done,
             current: state.current.clone(),
             idle: state.idle && !state.nudged,
         }

@@ -9,8 +9,8 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use berth::export::{Export, ExportId, Table};
+use berth::export::table::Exports;
+use berth::export::{Export, ExportId};
 use berth::fs::Fs;
 use berth::fs::handle::Key;
 use berth::mount::Mount;
@@ -140,10 +140,10 @@ impl Served {
 
         let id = ExportId(1);
         let backing = Arc::new(Fs::new(Key::new([7; 16]), 256, &state).unwrap());
-        backing.attach(id, &dir, None).unwrap();
+        backing.attach(id, &dir, None, None).unwrap();
         let root = backing.locate(id, b"").unwrap().as_ref().to_vec();
-        let table = Table::new([Export::sole(id, dir)]).unwrap();
-        let exports = Arc::new(ArcSwap::from_pointee(table));
+        let exports = Arc::<Exports>::default();
+        exports.change(&[], [Arc::new(Export::sole(id, dir))]).unwrap();
         let nfs = Nfs::new(Arc::clone(&backing), Arc::clone(&exports));
         let handles = ["dir", "file", "link", "fifo"].map(|name| look_up(&nfs, &root, name));
         Self {

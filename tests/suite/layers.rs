@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("admin", &["volume", "telemetry"]),
     ("command", &["admin", "volume", "export", "nfs3", "rpc", "xdr", "telemetry"]),
-    ("config", &["admin", "command", "fs", "telemetry"]), // the names of choices, not what they do
+    ("config", &["admin", "command", "fs", "volume", "telemetry"]), // the names of choices, not what they do
     ("errno", &[]),
     ("export", &[]),
-    ("fs", &["errno", "sys", "telemetry", "export"]),
+    ("fs", &["errno", "sys", "telemetry", "export", "quota"]),
     ("mount", &["xdr", "rpc", "export", "fs", "errno", "sys"]),
     ("nfs3", &["xdr", "rpc", "export", "fs", "errno", "sys"]),
     ("nlm", &["xdr", "rpc", "export", "fs", "errno"]),
@@ -22,10 +22,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("provisioner", &["volume", "quota", "export", "telemetry"]),
     ("quota", &["errno", "sys", "telemetry"]),
     ("rpc", &["xdr", "telemetry", "errno", "sys"]),
-    ("state", &["export", "fs"]),
+    ("state", &["export", "fs", "sys"]),
     ("sys", &["errno"]),
     ("telemetry", &[]),
-    ("volume", &["quota", "sys", "telemetry"]),
+    ("volume", &["quota", "sys", "telemetry", "errno", "export", "fs"]),
     ("xdr", &[]),
 ];
 

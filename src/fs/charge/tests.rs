@@ -146,9 +146,7 @@ impl Volume {
             Op::Remove(d, n) => self.remove(dir(d), &name(n)),
             Op::Rmdir(d, n) => self.rmdir(dir(d), &name(n)),
             Op::Rename(d, n, e, m) => self.rename((dir(d), &name(n)), (dir(e), &name(m))),
-            Op::Link(d, n, e, m) => {
-                self.link(&*self.find(dir(d), &name(n))?, dir(e), &name(m))
-            }
+            Op::Link(d, n, e, m) => self.link(&*self.find(dir(d), &name(n))?, dir(e), &name(m)),
         }
     }
 
@@ -226,9 +224,7 @@ fn what_is_counted_while_it_changes_is_what_du_finds() {
     }
     let (stop, never) = (AtomicBool::new(false), AtomicBool::new(false));
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let ops: Vec<Op> = (0..3000)
-        .map(|_| op().new_tree(&mut runner).unwrap().current())
-        .collect();
+    let ops: Vec<Op> = (0..3000).map(|_| op().new_tree(&mut runner).unwrap().current()).collect();
     let counts = thread::scope(|scope| {
         for part in ops.chunks(1000) {
             let (volume, dirs, stop) = (&volume, &dirs, &stop);
@@ -299,7 +295,8 @@ fn a_full_volume_can_be_overwritten_and_emptied() {
         at += count as u64;
     }
     assert!(at > CAPACITY - 16384, "only {at} bytes fit");
-    assert_eq!(volume.write(&file, 0, at as usize), Ok(at as usize));
+    let all = usize::try_from(at).unwrap();
+    assert_eq!(volume.write(&file, 0, all), Ok(all));
     assert_eq!(volume.write(&file, at - 10, 10), Ok(10));
     assert_eq!(volume.create(&root, "other").err(), Some(Errno::NOSPC));
     assert_eq!(volume.create(&root, "file").err(), Some(Errno::EXIST));
