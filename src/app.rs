@@ -1,5 +1,7 @@
 //! Builds the parts, starts them, and stops them: the only module that names all others.
 
+mod office;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,7 @@ use crate::state::State;
 use crate::sys::process;
 use crate::telemetry::log::Chain;
 use crate::volume::{self, Volumes};
+use office::Office;
 
 /// Largest exports file that is read.
 const EXPORTS_FILE_MAX: u64 = 1024 * 1024;
@@ -249,12 +252,13 @@ impl App {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
         let sweeper = Sweeper::start(Arc::clone(&self.fs))?;
+        let office = Office::open(&self.config.admin_socket, self.volumes.as_ref(), &self.bound)?;
         self.greet();
         while wait(&mut hangup, &mut terminate, &mut interrupt).await == Told::Reload {
             self.reload();
         }
         tracing::info!("stopping: answering what was asked");
-        let cut_off = self.server.stop(self.config.grace).await;
+        let ((), cut_off) = tokio::join!(office.close(), self.server.stop(self.config.grace));
         if cut_off > 0 {
             tracing::warn!(cut_off, "connections were cut off at the end of the grace period");
         }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::command::args::VolumeArgs;
+use crate::command::health::HealthArgs;
 use crate::fs::root::HandleKind;
 use crate::telemetry::log;
 use crate::volume;
@@ -32,6 +34,11 @@ pub enum Command {
     /// Work with exports files
     #[command(subcommand)]
     Exports(ExportsCommand),
+    /// Work with the volumes of a running server
+    Volume(VolumeArgs),
+    /// Ask whether a server answers: exit code 0 if it does, 1 with a reason if not
+    #[command(after_help = HEALTH_HELP)]
+    Health(HealthArgs),
 }
 
 /// Work with exports files.
@@ -53,6 +60,12 @@ Examples:
 
 Signals: SIGHUP reads the exports file again; SIGTERM and SIGINT answer what was asked, then stop.
 RUST_LOG sets the detail of the log (error, warn, info, debug, trace).";
+
+const HEALTH_HELP: &str = "\
+Examples:
+  berth health                          for HEALTHCHECK of a container
+  berth health --nfs 10.0.0.5:2049
+  berth health --admin-socket /run/berth/admin.sock";
 
 /// Options of `berth serve`.
 #[derive(Debug, ClapArgs)]
@@ -94,6 +107,11 @@ pub struct ServeArgs {
     /// with the volumes; without volumes /var/lib/berth as root, else $XDG_STATE_HOME/berth]
     #[arg(long, value_name = "DIR", env = "BERTH_STATE")]
     pub state: Option<PathBuf>,
+    /// Where `berth volume` talks to this server (only with volumes) [default:
+    /// /run/berth/admin.sock as root, else $XDG_RUNTIME_DIR/berth/admin.sock, else admin.sock in the
+    /// state folder]
+    #[arg(long, value_name = "PATH", env = "BERTH_ADMIN_SOCKET")]
+    pub admin_socket: Option<PathBuf>,
     /// Also answer as portmapper on this address, port 111, for clients that look ports up
     /// (`showmount -e`, `rpcinfo -p`, `mount` without port options)
     #[arg(long, value_name = "ADDR[:PORT]", env = "BERTH_PORTMAP", value_parser = portmap_address)]
@@ -153,6 +171,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// The state folder.
     pub state: PathBuf,
+    /// The socket of the admin API.
+    pub admin_socket: PathBuf,
     /// Where the portmapper listens.
     pub portmap: Option<SocketAddr>,
     /// Connections at a time.
@@ -191,14 +211,18 @@ impl ServeArgs {
         if self.idle_timeout == 0 || self.stall_timeout == 0 {
             bail!("--idle-timeout and --stall-timeout must be at least 1 second");
         }
+        let told = (self.admin_socket, self.state.clone());
+        let state = match (self.state, &self.volumes) {
+            (Some(state), _) => state,
+            (None, Some(volumes)) => volumes.join(".berth/state"),
+            (None, None) => default_state(is_root)?,
+        };
         Ok(Config {
             source,
             listen: self.listen,
-            state: match (self.state, &self.volumes) {
-                (Some(state), _) => state,
-                (None, Some(volumes)) => volumes.join(".berth/state"),
-                (None, None) => default_state(is_root)?,
-            },
+            admin_socket: admin_socket(told.0, told.1, is_root)
+                .unwrap_or_else(|_| state.join("admin.sock")),
+            state,
             volumes: self.volumes.map(|dir| volume::Settings {
                 dir,
                 purge_rate: self.purge_rate,
@@ -218,11 +242,38 @@ impl ServeArgs {
     }
 }
 
+/// The admin socket that `berth volume` talks to.
+///
+/// # Errors
+/// There is no folder where it could be.
+pub fn admin_socket_of(args: &VolumeArgs, is_root: bool) -> Result<PathBuf> {
+    admin_socket(args.admin_socket.clone(), set("BERTH_STATE"), is_root)
+}
+
+/// The admin socket of the server that is meant: the same for the server and for those who look
+/// for it, if they are told the same.
+///
+/// # Errors
+/// There is no folder where it could be.
+fn admin_socket(given: Option<PathBuf>, state: Option<PathBuf>, is_root: bool) -> Result<PathBuf> {
+    let state = || state.map_or_else(|| default_state(is_root), Ok);
+    match (given, is_root, set("XDG_RUNTIME_DIR")) {
+        (Some(path), ..) => Ok(path),
+        (None, true, _) => Ok(PathBuf::from("/run/berth/admin.sock")),
+        (None, false, Some(dir)) => Ok(dir.join("berth/admin.sock")),
+        (None, false, None) => Ok(state()?.join("admin.sock")),
+    }
+}
+
+/// A folder that the environment names.
+fn set(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 fn default_state(is_root: bool) -> Result<PathBuf> {
     if is_root {
         return Ok(PathBuf::from("/var/lib/berth"));
     }
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
     match base {
         Some(base) => Ok(base.join("berth")),
@@ -248,7 +299,7 @@ mod tests {
         let args = Args::try_parse_from(["berth", "serve"].iter().chain(args))?;
         match args.command {
             Command::Serve(serve) => serve.check(true),
-            Command::Exports(_) => unreachable!("serve was asked for"),
+            _ => unreachable!("serve was asked for"),
         }
     }
 
@@ -273,6 +324,41 @@ mod tests {
         assert_eq!(portmap("127.0.0.1").unwrap(), Some("127.0.0.1:111".parse().unwrap()));
         assert_eq!(portmap("[::1]:1111").unwrap(), Some("[::1]:1111".parse().unwrap()));
         assert!(portmap("nowhere").is_err());
+    }
+
+    #[test]
+    fn the_admin_socket_is_where_it_is_looked_for() {
+        let socket = |args: &[&str]| serve(args).unwrap().admin_socket;
+        assert_eq!(socket(&["d"]), PathBuf::from("/run/berth/admin.sock"));
+        assert_eq!(socket(&["d", "--admin-socket", "a/b"]), PathBuf::from("a/b"));
+        assert_eq!(admin_socket(None, None, true).unwrap(), socket(&["d", "--state", "s"]));
+        let state = || Some(PathBuf::from("/state"));
+        let rootless = admin_socket(None, state(), false).unwrap();
+        assert!(rootless.ends_with("admin.sock") && !rootless.starts_with("/run/berth"));
+        assert_eq!(admin_socket(Some("x".into()), state(), false).unwrap(), PathBuf::from("x"));
+    }
+
+    #[test]
+    fn volumes_can_be_worked_with_wherever_the_socket_is_named() {
+        let socket = |words: &str| {
+            let args = Args::try_parse_from(words.split(' ')).unwrap();
+            match args.command {
+                Command::Volume(volume) => volume.admin_socket,
+                _ => unreachable!("volume was asked for"),
+            }
+        };
+        assert_eq!(socket("berth volume --admin-socket s list"), Some("s".into()));
+        assert_eq!(socket("berth volume list --admin-socket s"), Some("s".into()));
+    }
+
+    #[test]
+    fn health_asks_one_of_two() {
+        let parse = |words: &str| Args::try_parse_from(words.split(' '));
+        assert!(parse("berth health").is_ok());
+        assert!(parse("berth health --nfs 10.0.0.5:2049").is_ok());
+        assert!(parse("berth health --admin-socket s").is_ok());
+        assert!(parse("berth health --admin-socket s --nfs 10.0.0.5:2049").is_err());
+        assert!(parse("berth health --nfs nowhere").is_err());
     }
 
     #[test]

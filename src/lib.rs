@@ -63,7 +63,9 @@
 //! - **One file system for each export.** Mount points inside an export are not crossed, so that a
 //!   handle of the file system means one file only.
 
+pub mod admin;
 pub mod app;
+pub mod command;
 pub mod config;
 pub mod errno;
 pub mod export;

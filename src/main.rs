@@ -3,17 +3,24 @@
 use std::process::ExitCode;
 
 use berth::app;
-use berth::config::{Args, Command, ExportsCommand};
+use berth::command::{health, volume};
+use berth::config::{self, Args, Command, ExportsCommand};
 use berth::telemetry::log;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    let is_root = rustix::process::geteuid().is_root();
     let result = match Args::parse().command {
         Command::Serve(args) => {
             log::start(args.log_format);
-            args.check(rustix::process::geteuid().is_root()).and_then(app::serve)
+            args.check(is_root).and_then(app::serve)
         }
         Command::Exports(ExportsCommand::Check { file }) => app::check_exports(&file),
+        Command::Volume(args) => match config::admin_socket_of(&args, is_root) {
+            Ok(socket) => return volume::run(&socket, &args),
+            Err(error) => Err(error),
+        },
+        Command::Health(args) => health::check(&args).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 /// Every module, and the modules of this crate that it may name.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("admin", &["volume", "telemetry"]),
-    ("config", &["fs", "volume", "telemetry"]), // the names of choices, not what they do
+    ("command", &["admin", "volume", "export", "nfs3", "rpc", "xdr", "telemetry"]),
+    ("config", &["admin", "command", "fs", "volume", "telemetry"]), // the names of choices, not what they do
     ("errno", &[]),
     ("export", &[]),
     ("fs", &["errno", "sys", "telemetry", "export", "quota"]),

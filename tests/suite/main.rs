@@ -26,3 +26,4 @@ mod remove;
 mod rename;
 mod replay;
 mod setattr;
+mod volume_cli;

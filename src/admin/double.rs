@@ -1,0 +1,246 @@
+//! Volumes that are only remembered: what stands behind the API in tests.
+//!
+//! A volume whose name is that of a kind of error gets this error from every operation. A clone
+//! takes three looks to become ready, one of `broken` fails at the first, one of `fleeting` is
+//! gone then; made again, they would begin anew.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::api::{About, Admin};
+use super::{socket, v1};
+use crate::volume::error::{Error, Result};
+use crate::volume::name::{Name, VolumeId};
+use crate::volume::progress::Snapshot;
+use crate::volume::spec::{OnDelete, Phase, Spec, Status, Traffic};
+use crate::volume::{Disk, Ended, Growth, Origin, trash};
+
+/// The volumes.
+#[derive(Default)]
+pub struct Double {
+    volumes: Mutex<BTreeMap<Name, Status>>,
+    trash: Mutex<trash::Status>,
+}
+
+/// A server over a socket in a folder of its own, stopped when this is dropped.
+pub struct Served {
+    /// What it serves.
+    pub double: Arc<Double>,
+    /// Its socket.
+    pub path: PathBuf,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+    _folder: tempfile::TempDir,
+}
+
+/// What a server with [`Double`] says of itself.
+pub fn about() -> About {
+    About { version: "1.2.3".into(), listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 2050))] }
+}
+
+/// A name that is one.
+pub fn name(text: &str) -> Name {
+    Name::new(text).expect("the test knows names")
+}
+
+/// A volume of 10 GiB.
+pub fn spec(text: &str) -> Spec {
+    let id = text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    Spec::new(name(text), VolumeId::new(id).expect("it is plain"), 10 << 30)
+}
+
+impl Double {
+    /// Double with the volumes of these names.
+    pub fn with(names: &[&str]) -> Arc<Self> {
+        let double = Self::default();
+        for name in names {
+            double.create(spec(name), Origin::Fresh).expect("it is a good name");
+        }
+        Arc::new(double)
+    }
+
+    fn volumes(&self) -> MutexGuard<'_, BTreeMap<Name, Status>> {
+        self.volumes.lock().expect("nobody panics with it")
+    }
+
+    /// Changes what is told of a volume.
+    pub fn change(&self, which: &str, change: impl FnOnce(&mut Status)) {
+        change(self.volumes().get_mut(&name(which)).expect("it is there"));
+    }
+
+    /// Fills the trash; each time it is looked at, an entry is gone.
+    pub fn litter(&self, waiting: u64, set_aside: u64) {
+        let current = Some("a\u{1b}[31m".to_owned());
+        *self.trash.lock().expect("nobody panics with it") =
+            trash::Status { waiting, set_aside, current, ..trash::Status::default() };
+    }
+
+    fn step(&self, name: &Name) -> Result<Status> {
+        let mut volumes = self.volumes();
+        let status = volumes.get_mut(name).ok_or_else(|| Error::NotFound(name.to_string()))?;
+        if let Phase::Cloning { progress, from } = &mut status.phase {
+            progress.entries_done += 1;
+            progress.bytes_done += progress.bytes_total / progress.entries_total;
+            match from.as_str() {
+                "fleeting" => {
+                    volumes.remove(name);
+                    return Err(Error::NotFound(name.to_string()));
+                }
+                "broken" => {
+                    status.phase = Phase::Failed { message: "the disk is\u{7} broken".into() };
+                }
+                _ if progress.entries_done == progress.entries_total => status.phase = Phase::Ready,
+                _ => (),
+            }
+        }
+        Ok(status.clone())
+    }
+}
+
+fn trouble(name: &Name) -> Result<()> {
+    let path = || PathBuf::from("/x");
+    match name.as_str() {
+        "invalid" => Err(Error::Invalid("it makes no sense\u{1b}[2J".into())),
+        "conflict" => Err(Error::InTheWay(path())),
+        "busy" => Err(Error::Counting(name.clone())),
+        "nospace" => Err(Error::TooLarge { wanted: 2, size: 1 }),
+        "internal" => {
+            let source = io::Error::from_raw_os_error(5);
+            Err(Error::Io { what: "read", path: path(), source })
+        }
+        "panic" => panic!("a bug"),
+        _ => Ok(()),
+    }
+}
+
+impl Admin for Double {
+    fn create(&self, spec: Spec, origin: Origin) -> Result<Status> {
+        trouble(&spec.name)?;
+        let known = self.volumes().get(&spec.name).cloned();
+        match known {
+            Some(known) if known.spec.id != spec.id => {
+                return Err(Error::OtherId { name: spec.name, id: known.spec.id, wanted: spec.id });
+            }
+            Some(Status { phase: Phase::Failed { .. }, .. }) | None => (),
+            Some(known) => return Ok(known),
+        }
+        let progress = Snapshot { entries_total: 3, bytes_total: 3 << 20, ..Snapshot::default() };
+        let phase = match origin {
+            Origin::Clone(from) => Phase::Cloning { from, progress },
+            Origin::Fresh | Origin::Adopt => Phase::Ready,
+        };
+        let status = Status {
+            path: spec.name.export_path(),
+            directory: format!("/srv{}", spec.name.export_path()),
+            created: Timestamp::UNIX_EPOCH,
+            phase,
+            used: 0,
+            free: spec.capacity,
+            inodes_used: 1,
+            mounted_by: Vec::new(),
+            traffic: Traffic::default(),
+            spec,
+        };
+        self.volumes().insert(status.spec.name.clone(), status.clone());
+        Ok(status)
+    }
+
+    fn list(&self) -> Vec<Status> {
+        self.volumes().values().cloned().collect()
+    }
+
+    fn show(&self, name: &Name) -> Result<Status> {
+        trouble(name)?;
+        self.step(name)
+    }
+
+    fn expand(&self, name: &Name, growth: Growth) -> Result<Status> {
+        let mut status = self.show(name)?;
+        let (wanted, now) = (growth.capacity.unwrap_or(status.spec.capacity), status.spec.capacity);
+        if wanted < now && !growth.shrink {
+            return Err(Error::WouldShrink { wanted, now });
+        }
+        status.spec.capacity = wanted;
+        status.spec.inodes = growth.inodes.or(status.spec.inodes);
+        self.volumes().insert(name.clone(), status.clone());
+        Ok(status)
+    }
+
+    fn end(&self, name: &Name, how: Option<OnDelete>) -> Result<Ended> {
+        let status = self.show(name)?;
+        match how.unwrap_or(status.spec.on_delete) {
+            OnDelete::Recycle => return Ok(Ended::Recycled(Box::new(status))),
+            OnDelete::Retain => return Ok(Ended::Retained(Box::new(status))),
+            OnDelete::Delete | OnDelete::Archive => self.volumes().remove(name),
+        };
+        match how.unwrap_or(status.spec.on_delete) {
+            OnDelete::Archive => Ok(Ended::Archived(format!("/srv/archived-{name}"))),
+            _ => Ok(Ended::Deleted),
+        }
+    }
+
+    fn recount(&self, name: &Name) -> Result<()> {
+        self.show(name).map(|_| ())
+    }
+
+    fn trash(&self) -> trash::Status {
+        let mut trash = self.trash.lock().expect("nobody panics with it");
+        let now = trash.clone();
+        trash.waiting = trash.waiting.saturating_sub(1);
+        trash.idle = trash.waiting == 0;
+        trash.removed += 1;
+        now
+    }
+
+    fn faults(&self) -> Vec<String> {
+        vec!["something is wrong".into()]
+    }
+
+    fn disk(&self) -> Result<Disk> {
+        match self.volumes().contains_key(&name("lost")) {
+            true => Err(Error::NotFound("disk".into())),
+            false => Ok(Disk { size: 100, free: 50 }),
+        }
+    }
+}
+
+impl Served {
+    /// Serves it.
+    pub fn start(double: Arc<Double>) -> Self {
+        let folder = tempfile::tempdir().expect("there is room for a folder");
+        let path = folder.path().join("admin.sock");
+        let stop = CancellationToken::new();
+        let (api, ends) = (v1::router(double.clone(), about()), stop.clone());
+        let runtime = runtime();
+        let listening = runtime.block_on(listen(&path)).expect("the folder is empty");
+        let serve = move || runtime.block_on(socket::serve(listening, api, ends));
+        let thread = Some(thread::spawn(serve));
+        Self { double, path, stop, thread, _folder: folder }
+    }
+}
+
+async fn listen(path: &Path) -> std::result::Result<socket::Listening, socket::Error> {
+    socket::listen(path)
+}
+
+/// A control plane.
+pub fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime can be made")
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // it may be dropped by a panic
+        }
+    }
+}

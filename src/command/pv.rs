@@ -1,0 +1,268 @@
+//! A PersistentVolume of Kubernetes for a volume, as YAML.
+//!
+//! Everything that is not a word of ours stands in double quotes, as JSON writes it: YAML reads it
+//! the same, and no name becomes a number, a truth or a second document. What Kubernetes would
+//! refuse is refused here, in words that name the option.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+use super::args::AccessMode;
+use super::{quantity, text};
+
+/// Longest name of an object, in bytes.
+const SUBDOMAIN_MAX: usize = 253;
+
+/// Longest part of a label, in bytes.
+const LABEL_MAX: usize = 63;
+
+/// What is in a manifest.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// Its own name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// How much there is, in bytes.
+    pub capacity: u64,
+    /// Who may use it.
+    pub access_modes: Vec<AccessMode>,
+    /// Its class; none if it is empty.
+    pub storage_class: String,
+    /// Where the server is.
+    pub server: String,
+    /// Its port for NFS and MOUNT.
+    pub port: u16,
+    /// What is mounted.
+    pub path: String,
+}
+
+/// Why Kubernetes would refuse it.
+#[derive(PartialEq, Eq, Error, Debug)]
+pub enum Error {
+    /// Its own name.
+    #[error(
+        "{0:?} cannot be the name of a PersistentVolume (small letters, digits, '-' and '.'); \
+         choose one with --name"
+    )]
+    Name(String),
+    /// The class.
+    #[error("{0:?} cannot be the name of a StorageClass; choose another with --storage-class")]
+    Class(String),
+    /// A label.
+    #[error("{0}={1} cannot be a label in Kubernetes; choose another with --label")]
+    Label(String, String),
+    /// The server.
+    #[error("{0:?} is neither a name nor an address of a machine; choose another with --server")]
+    Server(String),
+}
+
+impl Manifest {
+    /// The YAML, one document, with a newline at the end.
+    ///
+    /// # Errors
+    /// Kubernetes would refuse it.
+    pub fn yaml(&self) -> Result<String, Error> {
+        let server = self.checked()?;
+        let mut out = String::from("apiVersion: v1\nkind: PersistentVolume\nmetadata:\n");
+        line(&mut out, "  name: ", &self.name);
+        if !self.labels.is_empty() {
+            out.push_str("  labels:\n");
+        }
+        for (key, value) in &self.labels {
+            line(&mut out, &format!("    {}: ", quoted(key)), value);
+        }
+        out.push_str("spec:\n  capacity:\n");
+        line(&mut out, "    storage: ", &quantity::exact(self.capacity));
+        out.push_str("  volumeMode: Filesystem\n  accessModes:\n");
+        for mode in &self.access_modes {
+            let _ = writeln!(out, "    - {mode:?}"); // their names are Kubernetes' words
+        }
+        out.push_str("  persistentVolumeReclaimPolicy: Retain\n");
+        line(&mut out, "  storageClassName: ", &self.storage_class);
+        out.push_str("  mountOptions:\n");
+        for option in self.mount_options(server) {
+            let _ = writeln!(out, "    - {option}");
+        }
+        out.push_str("  nfs:\n");
+        line(&mut out, "    server: ", server);
+        line(&mut out, "    path: ", &self.path);
+        Ok(out)
+    }
+
+    /// Checks everything, and returns the server without brackets around it.
+    fn checked(&self) -> Result<&str, Error> {
+        if !is_subdomain(&self.name) {
+            return Err(Error::Name(self.name.clone()));
+        }
+        if !self.storage_class.is_empty() && !is_subdomain(&self.storage_class) {
+            return Err(Error::Class(self.storage_class.clone()));
+        }
+        if let Some((key, value)) = self.labels.iter().find(|(k, v)| !is_label(k, v)) {
+            return Err(Error::Label(key.clone(), value.clone()));
+        }
+        let bare = self.server.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let server = bare.unwrap_or(&self.server);
+        let is_name = is_subdomain(&server.to_ascii_lowercase());
+        match is_name || server.parse::<IpAddr>().is_ok() {
+            true => Ok(server),
+            false => Err(Error::Server(self.server.clone())),
+        }
+    }
+
+    fn mount_options(&self, server: &str) -> [String; 7] {
+        // Clients want to be told which family an address belongs to.
+        let proto = if server.contains(':') { "tcp6" } else { "tcp" };
+        [
+            "nfsvers=3".into(),
+            format!("proto={proto}"),
+            format!("port={}", self.port),
+            format!("mountport={}", self.port),
+            format!("mountproto={proto}"),
+            "nolock".into(),
+            "hard".into(),
+        ]
+    }
+}
+
+fn line(out: &mut String, before: &str, value: &str) {
+    let _ = writeln!(out, "{before}{}", quoted(value)); // a text takes everything
+}
+
+fn quoted(value: &str) -> String {
+    text::json(&serde_json::Value::from(value).to_string())
+}
+
+/// Names of objects: RFC 1123, small letters only.
+fn is_subdomain(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let part = |part: &str| {
+        part.bytes().all(inner)
+            && !part.is_empty()
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    name.len() <= SUBDOMAIN_MAX && name.split('.').all(part)
+}
+
+/// Whether Kubernetes takes a label.
+pub fn is_label(key: &str, value: &str) -> bool {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    prefix.is_none_or(is_subdomain) && is_word(name) && (value.is_empty() || is_word(value))
+}
+
+fn is_word(word: &str) -> bool {
+    let end = |c: char| c.is_ascii_alphanumeric();
+    word.len() <= LABEL_MAX
+        && word.chars().all(|c| end(c) || matches!(c, '-' | '_' | '.'))
+        && word.starts_with(end)
+        && word.ends_with(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn manifest() -> Manifest {
+        Manifest {
+            name: "data".into(),
+            labels: BTreeMap::new(),
+            capacity: 10 << 30,
+            access_modes: vec![AccessMode::ReadWriteMany],
+            storage_class: String::new(),
+            server: "10.0.0.5".into(),
+            port: 2049,
+            path: "/data".into(),
+        }
+    }
+
+    fn read(manifest: &Manifest) -> Value {
+        serde_saphyr::from_str(&manifest.yaml().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn kubernetes_reads_what_is_meant() {
+        let expected = json!({
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": { "name": "data" },
+            "spec": {
+                "capacity": { "storage": "10Gi" },
+                "volumeMode": "Filesystem",
+                "accessModes": ["ReadWriteMany"],
+                "persistentVolumeReclaimPolicy": "Retain",
+                "storageClassName": "",
+                "mountOptions": [
+                    "nfsvers=3", "proto=tcp", "port=2049", "mountport=2049", "mountproto=tcp",
+                    "nolock", "hard",
+                ],
+                "nfs": { "server": "10.0.0.5", "path": "/data" },
+            },
+        });
+        assert_eq!(read(&manifest()), expected);
+    }
+
+    #[test]
+    fn nothing_becomes_something_else() {
+        let labels = [("on", "true"), ("example.org/1", "007"), ("empty", "")];
+        let labels: BTreeMap<_, _> =
+            labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let path = "/a: b # \"c\" 'd' \\ ü\u{85}\u{202e}\n---\n- x";
+        let strange = Manifest {
+            name: "1.5".into(),
+            labels: labels.clone(),
+            capacity: 1_000_000_001,
+            access_modes: vec![AccessMode::ReadWriteOncePod, AccessMode::ReadOnlyMany],
+            storage_class: "null".into(),
+            path: path.into(),
+            ..manifest()
+        };
+        let read = read(&strange);
+        assert_eq!(read["metadata"], json!({ "name": "1.5", "labels": labels }));
+        assert_eq!(read["spec"]["nfs"]["path"], path);
+        assert_eq!(read["spec"]["storageClassName"], "null");
+        assert_eq!(read["spec"]["capacity"]["storage"], "1000000001");
+        assert_eq!(read["spec"]["accessModes"], json!(["ReadWriteOncePod", "ReadOnlyMany"]));
+    }
+
+    #[test]
+    fn addresses_of_ipv6_have_their_own_protocol() {
+        let with = Manifest { server: "[fd00::1]".into(), port: 20490, ..manifest() };
+        let spec = &read(&with)["spec"];
+        assert_eq!(spec["nfs"]["server"], "fd00::1");
+        let options = spec["mountOptions"].as_array().unwrap();
+        for option in ["proto=tcp6", "mountproto=tcp6", "port=20490", "mountport=20490"] {
+            assert!(options.contains(&option.into()), "{option}");
+        }
+    }
+
+    #[test]
+    fn what_kubernetes_would_refuse_is_refused_here() {
+        let check = |manifest: Manifest, word: &str| {
+            let error = manifest.yaml().unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        };
+        for name in ["", "Data", "a_b", "-a", "a-", "a..b", "ü", &"x".repeat(254)] {
+            check(Manifest { name: name.into(), ..manifest() }, "--name");
+        }
+        check(Manifest { storage_class: "A".into(), ..manifest() }, "--storage-class");
+        for server in ["", "a/b", "a b", "10.0.0.5:2049", "fd00::x", "$(x)"] {
+            check(Manifest { server: server.into(), ..manifest() }, "--server");
+        }
+        assert!(Manifest { server: "NAS.example.org".into(), ..manifest() }.yaml().is_ok());
+        let labels = BTreeMap::from([("a".into(), "b c".into())]);
+        check(Manifest { labels, ..manifest() }, "--label");
+        let bad = ["", "/a", "a/", "a/b/c", "A.b/c_", "a b", &"x".repeat(64)];
+        bad.iter().for_each(|key| assert!(!is_label(key, ""), "{key}"));
+        assert!(is_label("example.org/A_b.c", "") && is_label(&"x".repeat(63), "A-1"));
+        assert!(!is_label("a", "-") && !is_label("a", &"x".repeat(64)));
+    }
+}

@@ -1,0 +1,256 @@
+//! What people read of volumes: the table of all, the lines of one, a few words of how far it is.
+//! Pure.
+
+use super::quantity::about;
+use super::text::{self, Column, Table};
+use crate::volume::progress::Snapshot;
+use crate::volume::spec::{OnDelete, Phase, Quota, Spec, Status, squash_name};
+use crate::volume::trash;
+
+/// How times are shown, always in UTC.
+const TIME: &str = "%Y-%m-%d %H:%MZ";
+
+/// All volumes, a line for each.
+pub fn table(volumes: &[Status]) -> String {
+    let mut table = Table::new(vec![
+        Column::Left("NAME"),
+        Column::Left("STATUS"),
+        Column::Right("CAPACITY"),
+        Column::Right("USED"),
+        Column::Right("USE%"),
+        Column::Right("FREE"),
+        Column::Right("CLIENTS"),
+        Column::Left("ON DELETE"),
+        Column::Left("CREATED"),
+    ]);
+    for volume in volumes {
+        table.row([
+            volume.spec.name.to_string(),
+            phase(&volume.phase).0.to_owned(),
+            about(volume.spec.capacity),
+            about(volume.used),
+            percent(volume.used, volume.spec.capacity),
+            about(volume.free),
+            count(volume.mounted_by.len()),
+            on_delete(volume.spec.on_delete).to_owned(),
+            volume.created.strftime(TIME).to_string(),
+        ]);
+    }
+    table.lines()
+}
+
+/// Everything of one volume, a line for each thing.
+pub fn fields(volume: &Status) -> String {
+    let spec = &volume.spec;
+    let (status, detail) = phase(&volume.phase);
+    let status = if detail.is_empty() { status.into() } else { format!("{status}: {detail}") };
+    let used = format!("{} ({})", about(volume.used), percent(volume.used, spec.capacity));
+    text::fields(&[
+        ("Name", spec.name.to_string()),
+        ("Id", spec.id.to_string()),
+        ("Status", status),
+        ("Path", volume.path.clone()),
+        ("Directory", volume.directory.clone()),
+        ("Created", volume.created.strftime(TIME).to_string()),
+        ("Capacity", format!("{} ({})", about(spec.capacity), quota(spec.quota))),
+        ("Used", used),
+        ("Free", about(volume.free)),
+        ("Inodes", inodes(volume)),
+        ("Owner", owner(spec)),
+        ("Mode", format!("{:04o}", spec.mode)),
+        ("Squash", squash(spec)),
+        ("Clients", list(&spec.clients)),
+        ("Changes", if spec.sync { "sync" } else { "async" }.to_owned()),
+        ("On delete", on_delete(spec.on_delete).to_owned()),
+        ("Labels", list(spec.labels.iter().map(|(key, value)| format!("{key}={value}")))),
+        ("Mounted by", list(&volume.mounted_by)),
+        ("Traffic", traffic(volume)),
+    ])
+}
+
+/// What is still to be removed.
+pub fn trash(trash: &trash::Status) -> String {
+    text::fields(&[
+        ("Waiting", trash.waiting.to_string()),
+        ("Current", trash.current.clone().unwrap_or_default()),
+        ("Set aside", trash.set_aside.to_string()),
+        ("Removed", trash.removed.to_string()),
+        ("Freed", about(trash.freed)),
+    ])
+}
+
+/// How far a copy is.
+pub fn progress(progress: &Snapshot) -> String {
+    let Snapshot { entries_done: files, bytes_done, bytes_total, .. } = *progress;
+    match bytes_total {
+        0 => format!("{}, {files} files", about(bytes_done)), // not counted yet
+        total => format!("{} of {}, {files} files", about(bytes_done), about(total)),
+    }
+}
+
+/// What a volume has in it, for those who are about to destroy it.
+pub fn content(volume: &Status) -> String {
+    let clients = match volume.mounted_by.len() {
+        0 => String::new(),
+        1 => ", used by 1 client".to_owned(),
+        n => format!(", used by {n} clients"),
+    };
+    // The directory of the volume itself is none of its content.
+    let files = volume.inodes_used.saturating_sub(1);
+    format!("{} in {files} files and directories{clients}", about(volume.used))
+}
+
+/// The word for a phase, and what there is to say about it.
+pub fn phase(phase: &Phase) -> (&'static str, String) {
+    match phase {
+        Phase::Ready => ("ready", String::new()),
+        Phase::Counting => ("counting", String::new()),
+        Phase::Cloning { from, progress: snapshot } => {
+            ("cloning", format!("from {from}, {}", progress(snapshot)))
+        }
+        Phase::Failed { message } => ("failed", message.clone()),
+        Phase::Lost { message } => ("lost", message.clone()),
+    }
+}
+
+fn percent(part: u64, whole: u64) -> String {
+    let percent = u128::from(part) * 100;
+    percent.checked_div(whole.into()).map(|percent| format!("{percent}%")).unwrap_or_default()
+}
+
+/// A number, and nothing for 0.
+fn count(n: usize) -> String {
+    if n == 0 { String::new() } else { n.to_string() }
+}
+
+fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn inodes(volume: &Status) -> String {
+    match volume.spec.inodes {
+        Some(limit) => format!("{} of {limit}", volume.inodes_used),
+        None => volume.inodes_used.to_string(),
+    }
+}
+
+fn owner(spec: &Spec) -> String {
+    let id = |id: Option<u32>| id.map_or_else(|| "server".to_owned(), |id| id.to_string());
+    format!("{}:{}", id(spec.uid), id(spec.gid))
+}
+
+fn squash(spec: &Spec) -> String {
+    format!("{} (anonymous {}:{})", squash_name(spec.squash), spec.anon_uid, spec.anon_gid)
+}
+
+fn traffic(volume: &Status) -> String {
+    let traffic = volume.traffic;
+    match traffic.calls {
+        0 => String::new(),
+        calls => {
+            let (read, written) = (about(traffic.read), about(traffic.written));
+            format!("{calls} calls, {read} read, {written} written")
+        }
+    }
+}
+
+const fn quota(quota: Quota) -> &'static str {
+    match quota {
+        Quota::Enforce => "enforced",
+        Quota::Report => "reported",
+        Quota::Off => "off",
+    }
+}
+
+const fn on_delete(how: OnDelete) -> &'static str {
+    match how {
+        OnDelete::Delete => "delete",
+        OnDelete::Archive => "archive",
+        OnDelete::Recycle => "recycle",
+        OnDelete::Retain => "retain",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::api::Admin;
+    use crate::admin::double::{Double, name};
+    use crate::volume::spec::Traffic;
+
+    fn volume() -> Status {
+        Double::with(&["data"]).show(&name("data")).unwrap()
+    }
+
+    fn busy() -> Status {
+        let mut busy = volume();
+        busy.used = 3 << 30;
+        busy.free = 7 << 30;
+        busy.inodes_used = 12;
+        busy.mounted_by = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        busy.traffic = Traffic { calls: 5, read: 1 << 20, written: 0 };
+        busy.phase = Phase::Lost { message: "gone\u{1b}[2J".into() };
+        busy.directory = "/srv/da\nta".into();
+        busy.spec.labels.insert("a".into(), "\u{7}".into());
+        busy.spec.inodes = Some(100);
+        busy.spec.uid = Some(5);
+        busy
+    }
+
+    #[test]
+    fn all_volumes_are_a_table() {
+        let expected = "\
+NAME   STATUS   CAPACITY   USED   USE%   FREE   CLIENTS   ON DELETE   CREATED
+data   ready        10Gi      0     0%   10Gi         -   delete      1970-01-01 00:00Z
+data   lost         10Gi    3Gi    30%    7Gi         2   delete      1970-01-01 00:00Z
+";
+        assert_eq!(table(&[volume(), busy()]), expected);
+    }
+
+    #[test]
+    fn one_volume_is_told_in_full_and_does_no_harm() {
+        let expected = "\
+Name:        data
+Id:          data
+Status:      lost: gone\\u{1b}[2J
+Path:        /data
+Directory:   /srv/da\\u{a}ta
+Created:     1970-01-01 00:00Z
+Capacity:    10Gi (enforced)
+Used:        3Gi (30%)
+Free:        7Gi
+Inodes:      12 of 100
+Owner:       5:server
+Mode:        0777
+Squash:      no_root_squash (anonymous 65534:65534)
+Clients:     *
+Changes:     sync
+On delete:   delete
+Labels:      a=\\u{7}
+Mounted by:  10.0.0.1, fd00::1
+Traffic:     5 calls, 1Mi read, 0 written
+";
+        assert_eq!(fields(&busy()), expected);
+        assert!(fields(&volume()).contains("Mounted by:  -\nTraffic:     -\n"));
+    }
+
+    #[test]
+    fn how_far_a_copy_is_is_told_before_its_size_is_known() {
+        let mut copy = Snapshot { entries_done: 5, bytes_done: 1 << 20, ..Snapshot::default() };
+        assert_eq!(progress(&copy), "1Mi, 5 files");
+        copy.bytes_total = 3 << 20;
+        assert_eq!(progress(&copy), "1Mi of 3Mi, 5 files");
+    }
+
+    #[test]
+    fn a_capacity_of_nothing_is_no_division() {
+        assert_eq!(percent(5, 0), "");
+        assert_eq!(percent(u64::MAX, 1 << 60), "1599%");
+    }
+
+    #[test]
+    fn what_would_be_lost_is_told() {
+        assert_eq!(content(&volume()), "0 in 0 files and directories");
+        assert_eq!(content(&busy()), "3Gi in 11 files and directories, used by 2 clients");
+    }
+}

@@ -1,0 +1,261 @@
+//! From what the command line says to what the API is asked for. Pure.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::args::{AdoptArgs, CloneArgs, CreateArgs, Wishes};
+use crate::admin::api::Create;
+use crate::volume::Origin;
+use crate::volume::name::{BadName, Name, VolumeId};
+use crate::volume::spec::Spec;
+
+/// What `berth volume create` asks for.
+///
+/// # Errors
+/// The name cannot be made an id.
+pub fn create(args: &CreateArgs) -> Result<Create, BadName> {
+    let origin = match (&args.from, args.adopt) {
+        (Some(from), _) => Origin::Clone(from.clone()),
+        (None, true) => Origin::Adopt,
+        (None, false) => Origin::Fresh,
+    };
+    let spec = fresh(&args.name, args.capacity, &args.wishes)?;
+    Ok(Create { spec, origin })
+}
+
+/// What `berth volume adopt` asks for.
+///
+/// # Errors
+/// The name cannot be made an id.
+pub fn adopt(args: &AdoptArgs) -> Result<Create, BadName> {
+    let spec = fresh(&args.name, args.capacity, &args.wishes)?;
+    Ok(Create { spec, origin: Origin::Adopt })
+}
+
+/// What `berth volume clone` asks for, if the source is so.
+///
+/// # Errors
+/// The name cannot be made an id.
+pub fn clone(args: &CloneArgs, source: Spec) -> Result<Create, BadName> {
+    let mut spec = Spec {
+        name: args.name.clone(),
+        id: id(&args.name, &args.wishes)?,
+        capacity: args.capacity.unwrap_or(source.capacity),
+        ..source
+    };
+    args.wishes.apply(&mut spec);
+    Ok(Create { spec, origin: Origin::Clone(args.source.clone()) })
+}
+
+/// What of a volume is not as it was wished, in the words of the API.
+pub fn differences(wished: &Spec, found: &Spec) -> Vec<String> {
+    let fields = |spec| match serde_json::to_value(spec) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    };
+    let (wished, found) = (fields(wished), fields(found));
+    let all: BTreeSet<&String> = wished.keys().chain(found.keys()).collect();
+    let differ = |key: &&String| wished.get(*key) != found.get(*key);
+    all.into_iter().filter(differ).cloned().collect()
+}
+
+fn fresh(name: &Name, capacity: u64, wishes: &Wishes) -> Result<Spec, BadName> {
+    let mut spec = Spec::new(name.clone(), id(name, wishes)?, capacity);
+    wishes.apply(&mut spec);
+    Ok(spec)
+}
+
+/// The id that is wished, or the one that the same command gets every time, so that it can be
+/// repeated: the name, with everything spelt out that an id may not hold.
+fn id(name: &Name, wishes: &Wishes) -> Result<VolumeId, BadName> {
+    if let Some(id) = &wishes.id {
+        return Ok(id.clone());
+    }
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let spelt = |byte: u8| match byte {
+        _ if plain(byte) => char::from(byte).to_string(),
+        // The sign that marks what is spelt out: itself twice.
+        b'_' => "__".to_owned(),
+        _ => format!("_{byte:02x}"),
+    };
+    VolumeId::new(name.as_str().bytes().map(spelt).collect::<String>())
+}
+
+impl Wishes {
+    fn apply(&self, spec: &mut Spec) {
+        spec.inodes = self.inodes.or(spec.inodes);
+        spec.uid = self.uid.or(spec.uid);
+        spec.gid = self.gid.or(spec.gid);
+        spec.mode = self.mode.unwrap_or(spec.mode);
+        spec.squash = self.squash.unwrap_or(spec.squash);
+        spec.anon_uid = self.anon_uid.unwrap_or(spec.anon_uid);
+        spec.anon_gid = self.anon_gid.unwrap_or(spec.anon_gid);
+        if !self.client.is_empty() {
+            spec.clients.clone_from(&self.client);
+        }
+        spec.sync = self.sync || (spec.sync && !self.asynchronous);
+        spec.quota = self.quota.unwrap_or(spec.quota);
+        spec.on_delete = self.on_delete.unwrap_or(spec.on_delete);
+        spec.labels.extend(self.label.iter().cloned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::command::args::VolumeCommand;
+    use crate::export::Squash;
+    use crate::volume::spec::{OnDelete, Quota, parse_client};
+
+    #[derive(Parser)]
+    struct Words {
+        #[command(subcommand)]
+        command: VolumeCommand,
+    }
+
+    fn read(words: &str) -> VolumeCommand {
+        let words = ["berth"].into_iter().chain(words.split_whitespace());
+        Words::try_parse_from(words).map(|words| words.command).unwrap()
+    }
+
+    fn created(words: &str) -> Create {
+        match read(words) {
+            VolumeCommand::Create(args) => create(&args).unwrap(),
+            VolumeCommand::Adopt(args) => adopt(&args).unwrap(),
+            _ => unreachable!("a volume is made"),
+        }
+    }
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn plain(text: &str) -> Spec {
+        Spec::new(name(text), VolumeId::new(text).unwrap(), 10 << 30)
+    }
+
+    #[test]
+    fn name_and_capacity_are_enough() {
+        let wish = created("create data --capacity 10Gi");
+        assert_eq!(wish, Create { spec: plain("data"), origin: Origin::Fresh });
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let wish = created(
+            "create data --capacity 500M --inodes 7 --uid 1 --gid 2 --mode 2770 --squash all_squash \
+             --anon-uid 3 --anon-gid 4 --client 10.0.0.0/8,fd00::1 --client 192.0.2.1 --async \
+             --quota report --on-delete archive --label a=b --label c= --id 0f-2 --adopt",
+        );
+        let clients = ["10.0.0.0/8", "fd00::1", "192.0.2.1"].map(|c| parse_client(c).unwrap());
+        let labels = [("a", "b"), ("c", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let spec = Spec {
+            name: name("data"),
+            id: VolumeId::new("0f-2").unwrap(),
+            capacity: 500_000_000,
+            inodes: Some(7),
+            quota: Quota::Report,
+            uid: Some(1),
+            gid: Some(2),
+            mode: 0o2770,
+            squash: Squash::All,
+            anon_uid: 3,
+            anon_gid: 4,
+            clients: clients.into(),
+            sync: false,
+            on_delete: OnDelete::Archive,
+            labels: labels.into(),
+        };
+        assert_eq!(wish, Create { spec, origin: Origin::Adopt });
+    }
+
+    #[test]
+    fn the_origin_is_what_the_words_say() {
+        let origin = |words: &str| created(words).origin;
+        assert_eq!(origin("adopt a --capacity 1Gi"), Origin::Adopt);
+        assert_eq!(origin("create a --capacity 1Gi --from b"), Origin::Clone(name("b")));
+    }
+
+    #[test]
+    fn a_clone_is_like_its_source_but_for_what_is_said() {
+        let mut source = plain("source");
+        source.sync = false;
+        source.uid = Some(5);
+        source.mode = 0o700;
+        source.labels.insert("a".into(), "1".into());
+        source.labels.insert("b".into(), "1".into());
+        let cloned = |words: &str| match read(words) {
+            VolumeCommand::Clone(args) => clone(&args, source.clone()).unwrap(),
+            _ => unreachable!("it is a clone"),
+        };
+        let mut expected = Spec { name: name("copy"), ..source.clone() };
+        expected.id = VolumeId::new("copy").unwrap();
+        let wish = cloned("clone source copy");
+        assert_eq!(wish, Create { spec: expected.clone(), origin: Origin::Clone(name("source")) });
+        let wish = cloned("clone source copy --capacity 20Gi --sync --mode 0750 --label b=2");
+        expected.capacity = 20 << 30;
+        expected.sync = true;
+        expected.mode = 0o750;
+        expected.labels.insert("b".into(), "2".into());
+        assert_eq!(wish.spec, expected);
+    }
+
+    #[test]
+    fn an_id_is_made_of_every_name_that_is_not_too_long() {
+        let check = |text: &str, expected: &str| {
+            let id = id(&name(text), &Wishes::default()).unwrap();
+            assert_eq!(id.as_str(), expected);
+        };
+        check("data", "data");
+        check("a-b.c", "a-b.c");
+        check("a b", "a_20b");
+        check("a_20b", "a__20b");
+        check("ü", "_c3_bc");
+        let long = id(&name(&"x".repeat(129)), &Wishes::default());
+        assert_eq!(long, Err(BadName::TooLong(128)));
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let mut other = plain("data");
+        assert_eq!(differences(&plain("data"), &other), [""; 0]);
+        other.capacity += 1;
+        other.uid = Some(5);
+        assert_eq!(differences(&plain("data"), &other), ["capacity", "uid"]);
+        assert_eq!(differences(&other, &plain("data")), ["capacity", "uid"]);
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let check = |words: &str| {
+            let all = ["berth"].into_iter().chain(words.split_whitespace());
+            assert!(Words::try_parse_from(all).is_err(), "{words}");
+        };
+        check("create data");
+        check("create a/b --capacity 1Gi");
+        check("create .a --capacity 1Gi");
+        check("create a --capacity 0");
+        check("create a --capacity lots");
+        check("create a --capacity 1Gi --from b --adopt");
+        check("create a --capacity 1Gi --async --sync");
+        check("create a --capacity 1Gi --mode 999");
+        check("create a --capacity 1Gi --squash some");
+        check("create a --capacity 1Gi --quota maybe");
+        check("create a --capacity 1Gi --on-delete burn");
+        check("create a --capacity 1Gi --client example.org");
+        check("create a --capacity 1Gi --label =b");
+        check("create a --capacity 1Gi --label b");
+        check("create a --capacity 1Gi --id a/b");
+        check("create a --capacity 1Gi -o name");
+        check("expand a");
+        check("adopt a");
+        check("clone a");
+        check("pv a");
+        check("pv a --server b --port 70000");
+        check("pv a --server b --access-mode RWZ");
+        check("list -o yaml");
+    }
+}

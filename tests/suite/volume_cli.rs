@@ -1,0 +1,271 @@
+//! `berth volume` and `berth health` against a running server: what a script and an administrator
+//! see, and what a client sees of it.
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use nfs3_types::mount::mountres3;
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::client::Client;
+use crate::support::eventually;
+use crate::support::server::{Server, Setup, berth};
+use crate::support::wire::*;
+
+const MIB: usize = 1 << 20;
+
+/// A server with volumes, and where they and its admin socket are.
+struct Port {
+    server: Server,
+    socket: PathBuf,
+    volumes: PathBuf,
+    _temp: TempDir,
+}
+
+impl Port {
+    fn start() -> Self {
+        let temp = TempDir::with_prefix("berth-volumes-").unwrap();
+        let (socket, volumes) = (temp.path().join("admin.sock"), temp.path().join("volumes"));
+        let server = with(&socket, &volumes).start();
+        let port = Self { server, socket, volumes, _temp: temp };
+        port.wait_for_the_socket();
+        port
+    }
+
+    /// NFS answers a little earlier.
+    fn wait_for_the_socket(&self) {
+        eventually("the admin socket answers", || UnixStream::connect(&self.socket).is_ok());
+    }
+
+    /// Runs `berth volume`; returns the exit code, and what went to the two outputs.
+    fn ran(&self, words: &str) -> (i32, String, String) {
+        let socket = self.socket.to_str().unwrap();
+        let args = ["volume", "--admin-socket", socket].into_iter().chain(words.split(' '));
+        let output = berth(&args.collect::<Vec<_>>());
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    /// Runs a command that succeeds without a word to the side.
+    #[track_caller]
+    fn done(&self, words: &str) -> String {
+        let (code, out, err) = self.ran(words);
+        assert_eq!((code, err.as_str()), (0, ""), "{words}: {out}");
+        out
+    }
+
+    /// Runs a command that fails, and returns why.
+    #[track_caller]
+    fn failed(&self, words: &str, expected: i32) -> String {
+        let (code, out, err) = self.ran(words);
+        assert_eq!((code, out.as_str()), (expected, ""), "{words}: {err}");
+        assert!(err.starts_with("berth: ") && err.lines().count() == 1, "{err}");
+        err
+    }
+
+    fn json(&self, words: &str) -> Value {
+        serde_json::from_str(&self.done(words)).unwrap()
+    }
+}
+
+fn with(socket: &std::path::Path, volumes: &std::path::Path) -> Setup {
+    let (socket, volumes) = (socket.to_str().unwrap(), volumes.to_str().unwrap());
+    Setup::default().args(&["--volumes", volumes, "--admin-socket", socket])
+}
+
+#[test]
+fn a_volume_is_made_used_grown_and_deleted() {
+    let port = Port::start();
+    assert_eq!(port.done("create data --capacity 2Mi --label team=blue"), "");
+    assert_eq!(port.done("create data --capacity 2Mi --label team=blue"), "", "again");
+    assert_eq!(port.done("list -o name"), "data\n");
+    let mut client = port.server.client();
+    let root = client.mounted("/data");
+    let file = client.file(&root, "file");
+    client.write(&file, 0, &vec![1; MIB], stable_how::FILE_SYNC).ok();
+    let more = |client: &mut Client, at: usize| {
+        client.write(&file, (at * MIB) as u64, &vec![1; MIB], stable_how::FILE_SYNC)
+    };
+    more(&mut client, 1).ok(); // as much of it as fits
+    more(&mut client, 2).fails(NFS3ERR_NOSPC);
+    port.done("expand data --capacity 8Mi");
+    assert_eq!(more(&mut client, 2).ok().count as usize, MIB);
+    let shown = port.json("show data -o json");
+    assert_eq!(shown["spec"]["capacity"], 8 * MIB);
+    assert!(shown["used"].as_u64().unwrap() >= 2 * MIB as u64, "{shown}");
+    assert_eq!(shown["mountedBy"].as_array().unwrap().len(), 1, "{shown}");
+    let table = port.done("list");
+    assert!(table.contains("data") && table.contains("8Mi"), "{table}");
+    let refused = port.failed("delete data", 2);
+    assert!(refused.contains("--yes"), "{refused}");
+    assert_eq!(port.done("delete data --yes"), "");
+    client.getattr(&root).fails(NFS3ERR_STALE);
+    assert_eq!(port.done("trash --wait"), "");
+    assert!(!port.volumes.join("data").exists());
+    assert!(port.failed("show data", 3).contains("data"));
+}
+
+#[test]
+fn what_does_not_fit_is_told_by_the_code() {
+    let port = Port::start();
+    port.done("create data --capacity 1Mi");
+    let way = port.volumes.join("way");
+    fs::create_dir(&way).unwrap();
+    port.failed("create other --capacity 1Ei", 5);
+    assert!(port.failed("create way --capacity 1Mi", 4).contains("--adopt"));
+    assert!(port.failed("create data --capacity 2Mi", 4).contains("capacity"));
+    port.failed("create data --capacity 1Mi --id other", 4);
+    assert!(port.failed("expand data --capacity 4Ki", 2).contains("--shrink"));
+    port.failed("adopt nothing --capacity 1Mi", 3);
+    port.failed("recount nothing", 3);
+    port.failed("clone nothing copy", 3);
+    assert!(port.failed("pv data --server a/b", 2).contains("--server"));
+    assert_eq!(port.ran("create data").0, 2, "without a capacity");
+    assert_eq!(port.done("list -o name"), "data\n");
+}
+
+#[test]
+fn a_recycled_volume_is_empty_and_new() {
+    let port = Port::start();
+    port.done("create scratch --capacity 1Mi");
+    let mut client = port.server.client();
+    let old = client.mounted("/scratch");
+    client.file_of(&old, "file", b"old");
+    port.done("recycle scratch --yes");
+    client.getattr(&old).fails(NFS3ERR_STALE);
+    let new = client.mounted("/scratch");
+    assert!(client.names(&new, 4096).iter().all(|name| name == b"." || name == b".."));
+}
+
+#[test]
+fn an_archived_volume_can_be_adopted_again() {
+    let port = Port::start();
+    port.done("create data --capacity 1Mi");
+    let mut client = port.server.client();
+    let root = client.mounted("/data");
+    client.file_of(&root, "file", b"precious");
+    let aside = port.done("archive data --yes");
+    let aside = port.volumes.join(aside.strip_suffix('\n').unwrap());
+    assert_eq!(fs::read(aside.join("file")).unwrap(), b"precious");
+    assert_eq!(port.done("list -o name"), "");
+    fs::rename(&aside, port.volumes.join("again")).unwrap();
+    port.done("adopt again --capacity 1Mi");
+    let root = client.mounted("/again");
+    let file = client.find(&root, "file");
+    assert_eq!(client.content(&file), b"precious");
+}
+
+#[test]
+fn a_clone_is_complete_when_the_command_returns() {
+    let port = Port::start();
+    port.done("create source --capacity 4Mi --mode 0750 --label team=blue");
+    let mut client = port.server.client();
+    let root = client.mounted("/source");
+    let dir = client.dir(&root, "dir");
+    client.file_of(&dir, "file", &[7; 50_000]);
+    port.done("clone source copy --label tier=gold");
+    let copy = client.mounted("/copy");
+    let dir = client.find(&copy, "dir");
+    let file = client.find(&dir, "file");
+    assert_eq!(client.content(&file), [7; 50_000]);
+    let spec = port.json("show copy -o json")["spec"].clone();
+    assert_eq!((spec["mode"].as_str(), spec["capacity"].as_u64()), (Some("0750"), Some(4 << 20)));
+    assert_eq!(spec["labels"], serde_json::json!({ "team": "blue", "tier": "gold" }));
+    let full = port.failed("clone source small --capacity 40Ki", 4);
+    assert!(full.contains("used"), "{full}");
+}
+
+#[test]
+fn a_manifest_names_the_port_on_which_the_server_listens() {
+    let port = Port::start();
+    port.done("create data --capacity 1536Mi --label team=blue");
+    let manifest = port.done("pv data --server nas.example.org");
+    let pv: Value = serde_saphyr::from_str(&manifest).unwrap();
+    let option = format!("port={}", port.server.addr.port());
+    assert!(pv["spec"]["mountOptions"].as_array().unwrap().contains(&option.into()), "{pv}");
+    assert_eq!(pv["spec"]["nfs"]["path"], "/data");
+    assert_eq!(pv["spec"]["capacity"]["storage"], "1536Mi");
+    assert_eq!(pv["metadata"]["labels"]["team"], "blue");
+}
+
+#[test]
+fn the_socket_is_the_servers_own_and_goes_with_it() {
+    let mut port = Port::start();
+    port.done("create data --capacity 1Mi");
+    assert_eq!(fs::metadata(&port.socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let second = with(&port.socket, &port.volumes.with_file_name("others")).refused(|_| ());
+    assert!(second.contains("--admin-socket"), "{second}");
+    assert_eq!(port.done("list -o name"), "data\n", "the first is not disturbed");
+    port.server.crash_and_restart();
+    port.wait_for_the_socket();
+    assert_eq!(port.done("list -o name"), "data\n");
+    port.server.signal(Signal::TERM);
+    assert!(port.server.wait().success());
+    assert!(!port.socket.exists());
+    let error = port.failed("list", 7);
+    assert!(error.contains("berth serve --volumes") && error.contains("--admin-socket"), "{error}");
+}
+
+#[test]
+fn without_volumes_there_is_no_socket() {
+    let temp = TempDir::with_prefix("berth-volumes-").unwrap();
+    let socket = temp.path().join("admin.sock");
+    let server = Setup::default().args(&["--admin-socket", socket.to_str().unwrap()]).start();
+    let mountres3::Ok(_) = server.client().mnt("/") else { panic!("not mounted") };
+    assert!(!socket.exists());
+}
+
+#[test]
+fn health_is_an_answer() {
+    let port = Port::start();
+    let address = port.server.addr.to_string();
+    let quiet = |args: &[&str]| {
+        let output = berth(args);
+        assert!(output.stdout.is_empty());
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let ask = |args: &[&str]| quiet(&[&["health"], args].concat());
+    assert_eq!(ask(&["--nfs", &address]), (0, String::new()));
+    let socket = port.socket.to_str().unwrap().to_owned();
+    assert_eq!(ask(&["--admin-socket", &socket]), (0, String::new()));
+    drop(port);
+    let (code, why) = ask(&["--nfs", &address]);
+    assert!(code == 1 && why.contains(&address), "{why}");
+    let (code, why) = ask(&["--admin-socket", &socket]);
+    assert!(code == 1 && why.contains(&socket), "{why}");
+}
+
+#[test]
+fn what_answers_but_not_over_nfs_is_not_healthy() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 100]); // and then the end
+    });
+    let output = berth(&["health", "--nfs", &address]);
+    server.join().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn every_command_is_explained_with_an_example() {
+    let commands = [
+        "create", "list", "show", "expand", "clone", "recycle", "archive", "delete", "adopt",
+        "recount", "trash", "pv",
+    ];
+    for command in commands {
+        let output = berth(&["volume", command, "--help"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(&format!("berth volume {command} ")), "{text}");
+    }
+    let help = String::from_utf8(berth(&["volume", "--help"]).stdout).unwrap();
+    assert!(help.contains("Exit codes"), "{help}");
+    commands.iter().for_each(|command| assert!(help.contains(command), "{command}"));
+}
