@@ -112,6 +112,7 @@ impl Account {
         self.exact.store(!count.lost, Ordering::Relaxed);
         self.wanted.store(count.lost, Ordering::Relaxed);
         drop(place);
+        self.counted.notify_all();
         self.keeper.nudge();
         Some(Counted { usage: self.usage(), difference })
     }

@@ -131,11 +131,18 @@ impl Ledger {
     /// Writes the file, and keeps it true from now on. To be called when all accounts that exist
     /// have been asked for: what nobody asked for is forgotten.
     ///
+    /// Where it cannot be written (the disk is full), there is none for now: without one, it is known
+    /// after a crash that nothing is known.
+    ///
     /// # Errors
-    /// It cannot be written.
+    /// It can neither be written nor removed.
     pub fn begin(&self) -> io::Result<()> {
         lock(&self.books.known).clear();
-        self.books.save(false)?;
+        if let Err(error) = self.books.save(false) {
+            tracing::error!(%error, "cannot write the ledger; volumes are counted after a crash");
+            durable::remove(&self.books.path)?;
+            self.books.keeper.nudge();
+        }
         let books = Arc::clone(&self.books);
         let thread = thread::Builder::new().name("berth-ledger".into());
         *lock(&self.thread) = Some(thread.spawn(move || books.keep())?);

@@ -20,12 +20,17 @@ pub mod count;
 pub mod ledger;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::errno::{Errno, Result};
 use crate::sys::Patience;
 use count::Count;
 use ledger::Keeper;
+
+/// How long a change waits for a count before it is put off. Small volumes are counted sooner;
+/// clients come again after seconds.
+const COUNT_SOON: Duration = Duration::from_millis(100);
 
 /// What a volume may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +86,7 @@ pub struct Account {
     /// Whether `count` has something, so that there is nothing to lock if it has not.
     counting: AtomicBool,
     count: Mutex<Option<Count>>,
+    counted: Condvar,
     keeper: Arc<Keeper>,
 }
 
@@ -141,6 +147,7 @@ impl Account {
             wanted: AtomicBool::new(false),
             counting: AtomicBool::new(false),
             count: Mutex::new(None),
+            counted: Condvar::new(),
             keeper,
         };
         account.set_limits(limits);
@@ -194,6 +201,7 @@ impl Account {
     pub fn hold(&self, bytes: u64, inodes: u64, patience: Patience) -> Result<Hold<'_>> {
         let amount = |n: u64| i64::try_from(n).map_err(|_| Errno::NOSPC);
         let (bytes, inodes) = (amount(bytes)?, amount(inodes)?);
+        let mut limit = None;
         loop {
             let short = match self.take(bytes, inodes) {
                 Ok(()) => return Ok(Hold { account: self, bytes, inodes }),
@@ -204,7 +212,10 @@ impl Account {
                 Short::Limit => {
                     self.wanted.store(true, Ordering::Relaxed);
                     self.keeper.want_count();
-                    return Err(Errno::AGAIN);
+                    let limit = *limit.get_or_insert_with(|| Instant::now() + COUNT_SOON);
+                    if patience == Patience::None || !self.wait_for_count(limit) {
+                        return Err(Errno::AGAIN);
+                    }
                 }
                 Short::Ceiling if patience == Patience::None => {
                     self.keeper.nudge();
@@ -213,6 +224,20 @@ impl Account {
                 Short::Ceiling => self.keeper.wait_for_a_save()?,
             }
         }
+    }
+
+    /// Waits until the files have been counted; `false` if they were not until then.
+    fn wait_for_count(&self, limit: Instant) -> bool {
+        let mut count = self.count();
+        while !self.is_exact() {
+            let left = limit.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.counted.wait_timeout(count, left);
+            count = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
     }
 
     /// How many bytes still fit.

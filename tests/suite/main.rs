@@ -27,3 +27,4 @@ mod rename;
 mod replay;
 mod setattr;
 mod volume_cli;
+mod volumes;

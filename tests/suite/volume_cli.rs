@@ -5,8 +5,6 @@ use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
 use nfs3_types::mount::mountres3;
 use rustix::process::Signal;
@@ -14,70 +12,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::client::Client;
-use crate::support::eventually;
-use crate::support::server::{Server, Setup, berth};
+use crate::support::server::{Setup, berth};
+use crate::support::volumes::{Port, with};
 use crate::support::wire::*;
 
 const MIB: usize = 1 << 20;
-
-/// A server with volumes, and where they and its admin socket are.
-struct Port {
-    server: Server,
-    socket: PathBuf,
-    volumes: PathBuf,
-    _temp: TempDir,
-}
-
-impl Port {
-    fn start() -> Self {
-        let temp = TempDir::with_prefix("berth-volumes-").unwrap();
-        let (socket, volumes) = (temp.path().join("admin.sock"), temp.path().join("volumes"));
-        let server = with(&socket, &volumes).start();
-        let port = Self { server, socket, volumes, _temp: temp };
-        port.wait_for_the_socket();
-        port
-    }
-
-    /// NFS answers a little earlier.
-    fn wait_for_the_socket(&self) {
-        eventually("the admin socket answers", || UnixStream::connect(&self.socket).is_ok());
-    }
-
-    /// Runs `berth volume`; returns the exit code, and what went to the two outputs.
-    fn ran(&self, words: &str) -> (i32, String, String) {
-        let socket = self.socket.to_str().unwrap();
-        let args = ["volume", "--admin-socket", socket].into_iter().chain(words.split(' '));
-        let output = berth(&args.collect::<Vec<_>>());
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-    }
-
-    /// Runs a command that succeeds without a word to the side.
-    #[track_caller]
-    fn done(&self, words: &str) -> String {
-        let (code, out, err) = self.ran(words);
-        assert_eq!((code, err.as_str()), (0, ""), "{words}: {out}");
-        out
-    }
-
-    /// Runs a command that fails, and returns why.
-    #[track_caller]
-    fn failed(&self, words: &str, expected: i32) -> String {
-        let (code, out, err) = self.ran(words);
-        assert_eq!((code, out.as_str()), (expected, ""), "{words}: {err}");
-        assert!(err.starts_with("berth: ") && err.lines().count() == 1, "{err}");
-        err
-    }
-
-    fn json(&self, words: &str) -> Value {
-        serde_json::from_str(&self.done(words)).unwrap()
-    }
-}
-
-fn with(socket: &std::path::Path, volumes: &std::path::Path) -> Setup {
-    let (socket, volumes) = (socket.to_str().unwrap(), volumes.to_str().unwrap());
-    Setup::default().args(&["--volumes", volumes, "--admin-socket", socket])
-}
 
 #[test]
 fn a_volume_is_made_used_grown_and_deleted() {

@@ -70,7 +70,7 @@ impl Setup {
         self
     }
 
-    /// Adds arguments.
+    /// Adds arguments; `{}` in them stands for the directory.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|&a| a.to_owned()));
         self
@@ -206,6 +206,12 @@ impl Server {
         self.wait_until_it_answers();
     }
 
+    /// Starts the server again after its end was waited for.
+    pub fn launch_again(&mut self) {
+        self.launch();
+        self.wait_until_it_answers();
+    }
+
     /// Reads a number of kilobytes from the process' status.
     pub fn status_kib(&self, field: &str) -> u64 {
         let pid = self.pid().as_raw_nonzero();
@@ -235,7 +241,12 @@ impl Server {
             Some(_) => command.arg("--exports").arg(self.beside("exports")),
             None => command.arg(&self.dir),
         };
-        command.args(&self.setup.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let dir = self.dir.to_str().expect("paths of tests are text");
+        command
+            .args(self.setup.args.iter().map(|arg| arg.replace("{}", dir)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         self.child = Some(command.spawn().unwrap());
     }
 
