@@ -5,7 +5,6 @@ use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use nfs3_types::mount::mountres3;
@@ -14,7 +13,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::client::Client;
-use crate::support::eventually;
 use crate::support::server::{Server, Setup, berth};
 use crate::support::wire::*;
 
@@ -33,14 +31,7 @@ impl Port {
         let temp = TempDir::with_prefix("berth-volumes-").unwrap();
         let (socket, volumes) = (temp.path().join("admin.sock"), temp.path().join("volumes"));
         let server = with(&socket, &volumes).start();
-        let port = Self { server, socket, volumes, _temp: temp };
-        port.wait_for_the_socket();
-        port
-    }
-
-    /// NFS answers a little earlier.
-    fn wait_for_the_socket(&self) {
-        eventually("the admin socket answers", || UnixStream::connect(&self.socket).is_ok());
+        Self { server, socket, volumes, _temp: temp }
     }
 
     /// Runs `berth volume`; returns the exit code, and what went to the two outputs.
@@ -203,7 +194,6 @@ fn the_socket_is_the_servers_own_and_goes_with_it() {
     assert!(second.contains("--admin-socket"), "{second}");
     assert_eq!(port.done("list -o name"), "data\n", "the first is not disturbed");
     port.server.crash_and_restart();
-    port.wait_for_the_socket();
     assert_eq!(port.done("list -o name"), "data\n");
     port.server.signal(Signal::TERM);
     assert!(port.server.wait().success());
