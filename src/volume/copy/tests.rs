@@ -137,7 +137,7 @@ fn what() -> impl Strategy<Value = What> {
         2 => vec(1..=255_u8, 1..100).prop_map(What::Symlink),
         1 => Just(What::Fifo),
         1 => Just(What::Socket),
-        1 => (0..1000_u32).prop_map(What::Device),
+        1 => (0..500_u32).prop_map(What::Device),
         3 => any::<Index>().prop_map(What::Link),
     ]
 }
@@ -269,12 +269,17 @@ proptest! {
 /// Two directories, one with a small tree.
 fn sample() -> (TempDir, PathBuf, PathBuf) {
     let dir = tempdir().unwrap();
-    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    let (from, to) = sample_in(dir.path());
+    (dir, from, to)
+}
+
+fn sample_in(dir: &Path) -> (PathBuf, PathBuf) {
+    let (from, to) = (dir.join("from"), dir.join("to"));
     fs::create_dir_all(from.join("below")).unwrap();
     fs::create_dir(&to).unwrap();
     fs::write(from.join("one"), vec![1; 100_000]).unwrap();
     fs::write(from.join("below/two"), vec![2; 100_000]).unwrap();
-    (dir, from, to)
+    (from, to)
 }
 
 #[test]
@@ -412,9 +417,9 @@ fn a_directory_that_is_none_is_refused() {
 
 #[test]
 fn a_full_disk_is_said_and_other_file_systems_are_left_out() {
-    with_own_mounts(|| {
-        let (dir, from, to) = sample();
-        let mounted = dir.path().join("small");
+    with_own_mounts(|dir| {
+        let (from, to) = sample_in(dir);
+        let mounted = dir.join("small");
         fs::create_dir(&mounted).unwrap();
         let small = Some(c"size=160k");
         mount("none", &mounted, "tmpfs", MountFlags::empty(), small).unwrap();
@@ -432,26 +437,23 @@ fn a_full_disk_is_said_and_other_file_systems_are_left_out() {
 
 #[test]
 fn a_copy_goes_from_one_file_system_to_another() {
-    with_own_mounts(|| {
-        let (dir, from, to) = sample();
+    with_own_mounts(|dir| {
+        let (from, to) = sample_in(dir);
         mount("none", &to, "tmpfs", MountFlags::empty(), None).unwrap();
         fs::hard_link(from.join("one"), from.join("below/one")).unwrap();
         File::create(from.join("hole")).unwrap().set_len(10 * MIB).unwrap();
         check(&from, &to);
-        drop(dir);
     });
 }
 
 /// A thread that changes the tree as quickly as it can while `test` runs.
 fn while_changing(change: impl Fn(usize) + Sync, test: impl FnOnce()) {
-    let over = std::sync::atomic::AtomicBool::new(false);
+    let over = Progress::new();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let changing = |_: &usize| !over.load(std::sync::atomic::Ordering::Relaxed);
-            (0..).take_while(changing).for_each(&change);
-        });
-        test();
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        scope.spawn(|| (0..).take_while(|_| !over.is_cancelled()).for_each(&change));
+        let tested = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test));
+        over.cancel(); // also after a failure, or it would be waited for forever
+        tested.unwrap_or_else(|failure| std::panic::resume_unwind(failure));
     });
 }
 

@@ -258,8 +258,9 @@ fn what_cannot_be_removed_is_set_aside_until_the_next_start() {
 
 #[test]
 fn mount_points_stay_and_the_others_go() {
-    with_own_mounts(|| {
-        let (dir, outside) = (tempdir().unwrap(), tempdir().unwrap());
+    with_own_mounts(|top| {
+        let within = |name| tempfile::Builder::new().prefix(name).tempdir_in(top).unwrap();
+        let (dir, outside) = (within("trash"), within("outside"));
         fill(outside.path(), 20);
         fill(&dir.path().join("other"), 20);
         fs::create_dir_all(dir.path().join("tree/tmpfs")).unwrap();

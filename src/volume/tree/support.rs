@@ -10,15 +10,17 @@ use rustix::thread::UnshareFlags;
 /// Nobody: the user without privilege.
 const NOBODY: u32 = 65534;
 
-/// Runs a test in which mounts are its own: on a thread whose mounts go with it, whatever happens.
-pub(in crate::volume) fn with_own_mounts(test: impl FnOnce() + Send) {
+/// Runs a test in which mounts are its own, with a directory: on a thread whose mounts go with it,
+/// whatever happens, and before the directory is removed.
+pub(in crate::volume) fn with_own_mounts(test: impl FnOnce(&Path) + Send) {
+    let dir = tempfile::tempdir().unwrap();
     let unshared = || {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         // What makes it deprecated are threads with descriptors of their own, which this is not.
         #[allow(deprecated)]
         let unshared = rustix::thread::unshare(UnshareFlags::NEWNS);
         match unshared.and_then(|()| mount_change("/", private)) {
-            Ok(()) => test(),
+            Ok(()) => test(dir.path()),
             Err(errno) => eprintln!("skipped: no mounts of our own: {errno}"),
         }
     };
