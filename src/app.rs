@@ -60,7 +60,7 @@ pub fn serve(config: Config) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control plane")?;
-    runtime.block_on(App::start(config, descriptors)?.run())
+    runtime.block_on(async { App::start(config, descriptors)?.run().await })
 }
 
 /// The running parts.
@@ -74,6 +74,7 @@ struct App {
     volumes: Option<Arc<Volumes>>,
     server: Arc<Server>,
     bound: Vec<SocketAddr>,
+    office: Office,
 }
 
 impl App {
@@ -99,10 +100,12 @@ impl App {
         let server = Server::start(settings).context("cannot start the data plane")?;
         let (fs, exports) = (Arc::new(fs), Arc::<Exports>::default());
         let (statics, volumes, bound) = (Mutex::default(), None, Vec::new());
-        let mut app = Self { config, state, fs, exports, statics, volumes, server, bound };
+        let office = Office::default();
+        let mut app = Self { config, state, fs, exports, statics, volumes, server, bound, office };
         app.load()?;
         app.open_volumes()?;
         app.listen()?;
+        app.office = Office::open(&app.config.admin_socket, app.volumes.as_ref(), &app.bound)?;
         app.server.open();
         Ok(app)
     }
@@ -252,13 +255,12 @@ impl App {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
         let sweeper = Sweeper::start(Arc::clone(&self.fs))?;
-        let office = Office::open(&self.config.admin_socket, self.volumes.as_ref(), &self.bound)?;
         self.greet();
         while wait(&mut hangup, &mut terminate, &mut interrupt).await == Told::Reload {
             self.reload();
         }
         tracing::info!("stopping: answering what was asked");
-        let ((), cut_off) = tokio::join!(office.close(), self.server.stop(self.config.grace));
+        let ((), cut_off) = tokio::join!(self.office.close(), self.server.stop(self.config.grace));
         if cut_off > 0 {
             tracing::warn!(cut_off, "connections were cut off at the end of the grace period");
         }

@@ -33,7 +33,9 @@
 //! | [`portmap`] | where the programs are | xdr rpc |
 //! | [`volume`] | directory, registry entry, export and account as one unit; knows no Kubernetes | errno export fs quota sys telemetry |
 //! | [`state`] | what survives a restart, apart from volumes | export fs sys |
-//! | [`config`], [`telemetry`] | command line; log | fs (kinds of handles), volume (settings), telemetry |
+//! | [`admin`] | volumes over a unix socket: HTTP and JSON, both sides | volume telemetry |
+//! | [`command`] | `berth volume`, `berth health`: asks a server, tells people and scripts | admin export nfs3 rpc telemetry volume xdr |
+//! | [`config`], [`telemetry`] | command line; log | command (arguments), fs (kinds of handles), volume (settings), telemetry |
 //! | [`app`] | builds, starts and stops the parts | all |
 //!
 //! # What holds everywhere

@@ -20,7 +20,7 @@ Exit codes, for scripts:
   2  wrong usage, or no consent 6  busy: try again later
   3  no such volume             7  the server cannot be reached
 
-Every command may be repeated. What is gone already, cannot be deleted again: that is 3.";
+Every command may be repeated. What is gone already cannot be deleted again: that is 3.";
 
 /// Options of `berth volume`.
 #[derive(Debug, Args)]

@@ -58,7 +58,7 @@ impl Drop for Progress {
 }
 
 fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("[{bar:30}] {percent:>3}%  {msg}");
+    let style = ProgressStyle::with_template("[{bar:30}] {percent:>3}%  {wide_msg}");
     let style = style.expect("the template is well-formed").progress_chars("=> ");
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
     bar.with_style(style)

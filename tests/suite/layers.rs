@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("admin", &["volume", "telemetry"]),
     ("command", &["admin", "volume", "export", "nfs3", "rpc", "xdr", "telemetry"]),
-    ("config", &["admin", "command", "fs", "volume", "telemetry"]), // the names of choices, not what they do
+    ("config", &["command", "fs", "volume", "telemetry"]), // the names of choices, not what they do
     ("errno", &[]),
     ("export", &[]),
     ("fs", &["errno", "sys", "telemetry", "export", "quota"]),

@@ -142,7 +142,6 @@ fn the_socket_is_the_servers_own_and_goes_with_it() {
     assert!(second.contains("--admin-socket"), "{second}");
     assert_eq!(port.done("list -o name"), "data\n", "the first is not disturbed");
     port.server.crash_and_restart();
-    port.wait_for_the_socket();
     assert_eq!(port.done("list -o name"), "data\n");
     port.server.signal(Signal::TERM);
     assert!(port.server.wait().success());

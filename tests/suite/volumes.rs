@@ -154,7 +154,7 @@ fn after_a_crash_the_count_is_right_again() {
     let full = client.mounted("/b");
     let file = client.file(&full, "file");
     fill(&mut client, &file, 65536);
-    port.crash_and_restart();
+    port.server.crash_and_restart();
     let mut client = port.server.client();
     // Not refused, because nobody knows yet, and not allowed: when it is known, it is full.
     let mut status = NFS3ERR_JUKEBOX;
@@ -318,7 +318,7 @@ fn a_full_disk_makes_no_volumes_and_loses_none() {
     port.failed("expand before --capacity 2Mi", 5);
     assert_eq!(port.done("list -o name"), "before\n");
     assert_eq!(port.number("before", "free"), 0);
-    port.crash_and_restart();
+    port.server.crash_and_restart();
     assert_eq!(port.done("list -o name"), "before\n");
     fs::remove_file(disk.path().join("filler")).unwrap();
     port.done("create after --capacity 1Mi");
@@ -436,7 +436,6 @@ fn a_server_that_is_killed_again_and_again_keeps_its_volumes() {
         });
         port.server.wait();
         port.server.launch_again();
-        port.wait_for_the_socket();
         check_whole(&port, round);
     }
     assert_eq!(fs::read(port.volumes.join("kept/file")).unwrap(), b"precious");

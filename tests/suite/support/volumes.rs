@@ -1,6 +1,5 @@
 //! A server with volumes of a test's own, and `berth volume` as its administrator runs it.
 
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -31,14 +30,7 @@ impl Port {
     /// Starts it over a directory that may have volumes already.
     pub fn start_at(temp: TempDir, socket: PathBuf, volumes: PathBuf) -> Self {
         let server = with(&socket, &volumes).start();
-        let port = Self { server, socket, volumes, _temp: temp };
-        port.wait_for_the_socket();
-        port
-    }
-
-    /// NFS answers a little earlier.
-    pub fn wait_for_the_socket(&self) {
-        eventually("the admin socket answers", || UnixStream::connect(&self.socket).is_ok());
+        Self { server, socket, volumes, _temp: temp }
     }
 
     /// Runs `berth volume`; returns the exit code, and what went to the two outputs.
@@ -93,12 +85,6 @@ impl Port {
         eventually("the volume is counted", || {
             self.json(&format!("show {name} -o json"))["phase"]["name"] == "ready"
         });
-    }
-
-    /// Ends the server as a crash does, and starts it again.
-    pub fn crash_and_restart(&mut self) {
-        self.server.crash_and_restart();
-        self.wait_for_the_socket();
     }
 }
 
