@@ -20,6 +20,11 @@ use crate::support::{eventually, not_tried, privileged};
 
 const MIB: u64 = 1 << 20;
 
+/// A mebibyte to write.
+fn piece() -> Vec<u8> {
+    vec![1; 1 << 20]
+}
+
 fn fill(client: &mut Client, file: &Fh, piece: usize) -> u64 {
     let mut at = 0;
     loop {
@@ -53,7 +58,7 @@ fn fsstat_is_the_volume() {
     assert_eq!((before.tbytes, before.tfiles), (16 * MIB, 100));
     assert_eq!((before.fbytes, before.ffiles), (16 * MIB - du(&port.volumes.join("a")).0, 99));
     let file = client.file(&root, "file");
-    client.write(&file, 0, &vec![1; MIB as usize], stable_how::FILE_SYNC).ok();
+    client.write(&file, 0, &piece(), stable_how::FILE_SYNC).ok();
     let after = client.fsstat(&root).ok();
     assert_eq!((before.abytes - after.abytes, before.afiles - after.afiles), (MIB, 1));
     client.remove(&root, "file").ok();
@@ -64,7 +69,7 @@ fn fsstat_is_the_volume() {
     let report = client.mounted("/c");
     let file = client.file(&report, "file");
     for at in 0..20 {
-        client.write(&file, at * MIB, &vec![1; MIB as usize], stable_how::UNSTABLE).ok();
+        client.write(&file, at * MIB, &piece(), stable_how::UNSTABLE).ok();
     }
     let stat = client.fsstat(&report).ok();
     assert_eq!((stat.tbytes, stat.fbytes), (16 * MIB, 0));
