@@ -1,4 +1,9 @@
 //! Builds the parts, starts them, and stops them: the only module that names all others.
+//!
+//! What may wait for a disk does so on threads of its own: the control plane's thread has signals
+//! to hear and health checks to answer.
+
+mod desk;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::DirBuilderExt;
@@ -10,6 +15,7 @@ use std::{fs, io, thread};
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 use crate::config::{Config, Source};
 use crate::export::file::{self, Entry};
@@ -27,6 +33,8 @@ use crate::rpc::service::Service;
 use crate::state::State;
 use crate::sys::process;
 use crate::telemetry::log::Chain;
+use crate::telemetry::metrics::Metrics;
+use desk::{Desk, Parts};
 
 /// Largest exports file that is read.
 const EXPORTS_FILE_MAX: u64 = 1024 * 1024;
@@ -53,7 +61,20 @@ pub fn serve(config: Config) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control plane")?;
-    runtime.block_on(App::start(config, descriptors)?.run())
+    let result = runtime.block_on(run(config, descriptors));
+    // Whatever still waits for a disk then has nobody to tell.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(config: Config, descriptors: usize) -> Result<()> {
+    let desk = Desk::open(config.admin).await?;
+    let metrics = Arc::clone(&desk.metrics);
+    let start = spawn_blocking(move || App::start(config, descriptors, metrics));
+    let app = start.await.context("cannot start")??;
+    Arc::new(app).run(&desk).await?;
+    desk.close().await;
+    Ok(())
 }
 
 /// The running parts.
@@ -63,11 +84,12 @@ struct App {
     fs: Arc<Fs>,
     exports: Arc<ArcSwap<Table>>,
     server: Arc<Server>,
+    metrics: Arc<Metrics>,
     bound: Vec<SocketAddr>,
 }
 
 impl App {
-    fn start(config: Config, descriptors: usize) -> Result<Self> {
+    fn start(config: Config, descriptors: usize, metrics: Arc<Metrics>) -> Result<Self> {
         let state = State::open(&config.state)?;
         let files = (descriptors / DESCRIPTORS_SHARE).min(DESCRIPTORS_MAX);
         let fs =
@@ -83,9 +105,10 @@ impl App {
             connections: config.max_connections,
             limits: Limits { record: nfs3::CALL_MAX, idle: config.idle, stalled: config.stalled },
         };
-        let server = Server::start(settings).context("cannot start the data plane")?;
+        let server = Server::start(settings, Arc::clone(&metrics));
+        let server = server.context("cannot start the data plane")?;
         let (fs, exports) = (Arc::new(fs), Arc::<ArcSwap<Table>>::default());
-        let mut app = Self { config, state, fs, exports, server, bound: Vec::new() };
+        let mut app = Self { config, state, fs, exports, server, metrics, bound: Vec::new() };
         app.load()?;
         app.listen()?;
         app.server.open();
@@ -171,8 +194,8 @@ impl App {
     fn listen(&mut self) -> Result<()> {
         let nfs = Arc::new(Nfs::new(Arc::clone(&self.fs), Arc::clone(&self.exports)));
         let mount = Arc::new(Mount::new(Arc::clone(&self.exports), Arc::clone(&self.fs)));
-        let datagrams = Arc::new(Service::new(vec![Arc::clone(&mount) as Arc<dyn Program>]));
-        let service = Arc::new(Service::new(vec![nfs, mount]));
+        let datagrams = self.service(vec![Arc::clone(&mount) as Arc<dyn Program>]);
+        let service = self.service(vec![nfs, mount]);
         let mut portmap = Portmap::default();
         for &address in &self.config.listen {
             let bound = self.server.listen_tcp(address, &service).with_context(|| {
@@ -197,8 +220,12 @@ impl App {
         Ok(())
     }
 
+    fn service(&self, programs: Vec<Arc<dyn Program>>) -> Arc<Service> {
+        Arc::new(Service::new(programs, Arc::clone(&self.metrics)))
+    }
+
     fn listen_portmap(&self, address: SocketAddr, portmap: Portmap) -> Result<()> {
-        let service = Arc::new(Service::new(vec![Arc::new(portmap)]));
+        let service = self.service(vec![Arc::new(portmap)]);
         let hint = "port 111 needs root, and no other portmapper (rpcbind) on it";
         self.server
             .listen_tcp(address, &service)
@@ -207,24 +234,45 @@ impl App {
         Ok(())
     }
 
-    async fn run(self) -> Result<()> {
+    async fn run(self: Arc<Self>, desk: &Desk) -> Result<()> {
         let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
         let sweeper = Sweeper::start(Arc::clone(&self.fs))?;
-        self.greet();
+        self.greet(desk.address());
+        desk.serving(self.parts(), &self.bound);
         while wait(&mut hangup, &mut terminate, &mut interrupt).await == Told::Reload {
-            self.reload();
+            let app = Arc::clone(&self);
+            let reload = spawn_blocking(move || app.reload());
+            tokio::select! {
+                _ = reload => {}
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
         }
+        desk.draining();
         tracing::info!("stopping: answering what was asked");
         let cut_off = self.server.stop(self.config.grace).await;
         if cut_off > 0 {
             tracing::warn!(cut_off, "connections were cut off at the end of the grace period");
         }
-        sweeper.stop();
-        self.fs.flush_all();
+        let fs = Arc::clone(&self.fs);
+        let flush = move || {
+            sweeper.stop();
+            fs.flush_all();
+        };
+        spawn_blocking(flush).await.context("cannot flush what was written")?;
         tracing::info!("stopped");
         Ok(())
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            server: Arc::clone(&self.server),
+            fs: Arc::clone(&self.fs),
+            exports: Arc::clone(&self.exports),
+            volumes: None,
+        }
     }
 
     fn reload(&self) {
@@ -242,7 +290,7 @@ impl App {
     }
 
     /// Says what is served, and how to mount it.
-    fn greet(&self) {
+    fn greet(&self, admin: Option<SocketAddr>) {
         println!("berth {} serves NFSv3", env!("CARGO_PKG_VERSION"));
         for &address in &self.bound {
             println!("on {address}");
@@ -257,7 +305,10 @@ impl App {
                  --exports FILE who may connect, because NFS asks no password."
             );
         }
-        tracing::info!(listen = ?self.bound, portmap = ?self.config.portmap, "serving");
+        if let Some(admin) = admin {
+            println!("Status page: http://{admin}/");
+        }
+        tracing::info!(listen = ?self.bound, portmap = ?self.config.portmap, ?admin, "serving");
     }
 }
 

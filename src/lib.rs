@@ -5,7 +5,7 @@
 //!          | TCP, one port for NFS and MOUNT        | command line, signals
 //!   +------v-----------+                    +-------v--------+
 //!   | rpc              |                    | config -> app  |   control plane: one thread,
-//!   | data-plane       |                    | signals, state |   its own runtime
+//!   | data-plane       |                    | signals, admin |   its own runtime
 //!   | threads and pool |                    +-------+--------+
 //!   +------+-----------+                            |
 //!    nfs3  mount  portmap                           |
@@ -31,7 +31,9 @@
 //! | [`mount`] | MOUNT: paths to handles | errno sys xdr rpc export fs |
 //! | [`portmap`] | where the programs are | xdr rpc |
 //! | [`state`] | what survives a restart | export fs |
-//! | [`config`], [`telemetry`] | command line; log | fs (kinds of handles), telemetry |
+//! | [`admin`] | health, metrics and the status page over HTTP | telemetry volume |
+//! | [`config`] | command line | fs (kinds of handles), telemetry |
+//! | [`telemetry`] | log; every metric | - |
 //! | [`app`] | builds, starts and stops the parts | all |
 //!
 //! # What holds everywhere
@@ -55,6 +57,7 @@
 //! - **One file system for each export.** Mount points inside an export are not crossed, so that a
 //!   handle of the file system means one file only.
 
+pub mod admin;
 pub mod app;
 pub mod config;
 pub mod errno;

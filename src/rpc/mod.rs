@@ -42,6 +42,12 @@ pub trait Program: Send + Sync {
     /// again would change something or answer differently.
     fn remembers(&self, version: u32, procedure: u32) -> bool;
 
+    /// The status with which the results of a call begin, 0 for success; those of a procedure that
+    /// has none are a success. For the metrics alone.
+    fn status(&self, _procedure: u32, _results: &[u8]) -> u32 {
+        0
+    }
+
     /// Carries out a call and appends its results. What was appended counts only with
     /// [`Outcome::Done`].
     fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome;

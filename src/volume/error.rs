@@ -70,7 +70,9 @@ pub enum Error {
         size: u64,
     },
     /// A smaller capacity was asked for, but not to shrink.
-    #[error("capacity {wanted} is less than the present {now}; shrink it by explicit wish (--shrink)")]
+    #[error(
+        "capacity {wanted} is less than the present {now}; shrink it by explicit wish (--shrink)"
+    )]
     WouldShrink {
         /// What was asked for, in bytes.
         wanted: u64,
