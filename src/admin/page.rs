@@ -44,6 +44,8 @@ pub struct View {
     pub refused: u64,
     /// Throughput.
     pub rates: Rates,
+    /// What the style is to be known by, so that the page may allow no other.
+    pub nonce: String,
     /// Whether to show all volumes.
     pub all: bool,
 }
@@ -83,6 +85,7 @@ pub fn render(view: &View, known: &Known) -> String {
 }
 
 fn document(view: &View, known: &Known, out: &mut String) -> Result {
+    let nonce = &view.nonce;
     let refresh = match view.all {
         true => String::new(),
         false => format!("<meta http-equiv=\"refresh\" content=\"{REFRESH}\">\n"),
@@ -92,7 +95,7 @@ fn document(view: &View, known: &Known, out: &mut String) -> Result {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n{refresh}\
-         <title>Berth</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
+         <title>Berth</title>\n<style nonce=\"{nonce}\">\n{STYLE}</style>\n</head>\n<body>\n"
     )?;
     header(view, out)?;
     out.push_str("<main>\n");
@@ -237,13 +240,12 @@ fn bar(label: &str, used: u64, size: u64, out: &mut String) -> Result {
         _ => "roomy",
     };
     let (label, shown) = (Text(label), share.min(100));
-    write!(
-        out,
-        "<meter class=\"{class}\" min=\"0\" max=\"100\" value=\"{shown}\" aria-label=\"{label}\">\
-         {share} %</meter><span class=\"amount\"><b>{}</b> of {} <i>{share} %</i></span>",
-        bytes(used),
-        bytes(size)
-    )
+    write!(out, "<meter min=\"0\" max=\"100\" value=\"{shown}\" aria-label=\"{label}\">")?;
+    write!(out, "{share} %</meter><svg class=\"bar {class}\" viewBox=\"0 0 100 1\"")?;
+    write!(out, " preserveAspectRatio=\"none\" aria-hidden=\"true\">")?;
+    write!(out, "<rect width=\"{shown}\" height=\"1\"/></svg>")?;
+    let (used, size) = (bytes(used), bytes(size));
+    write!(out, "<span class=\"amount\"><b>{used}</b> of {size} <i>{share} %</i></span>")
 }
 
 /// Writes the course of a number, the largest of which is as high as the line may be.

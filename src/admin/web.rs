@@ -9,6 +9,8 @@
 //! At most [`ASKING`] such threads, each for as long as the disk takes; nobody waits for one longer
 //! than [`PATIENCE`]. What is known without the disk is told in any case.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +20,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::{RawQuery, Request, State};
 use axum::http::{HeaderName, Method, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -37,13 +39,8 @@ const ASKING: usize = 2;
 /// How long a thread is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the pages may do: nothing but look.
-const HEADERS: [(HeaderName, &str); 4] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'",
-    ),
+/// What holds for every answer.
+const HEADERS: [(HeaderName, &str); 3] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),
     (header::CACHE_CONTROL, "no-store"),
@@ -169,16 +166,19 @@ async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 async fn status_page(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
-    let ready = admin.health.ready().await;
     let source = admin.source.get();
+    // Before the server calls itself, or that would be one of the connections.
+    let gauges = source.map(|source| source.gauges()).unwrap_or_default();
+    let ready = admin.health.ready().await;
     let view = View {
         all: query.as_deref() == Some("all"),
         uptime: admin.metrics.started().elapsed().unwrap_or_default(),
         listen: admin.listen.get().cloned().unwrap_or_default(),
-        gauges: source.map(|source| source.gauges()).unwrap_or_default(),
+        gauges,
         accepted: admin.metrics.accepted.get(),
         refused: admin.metrics.refused.get(),
         rates: admin.rates().clone(),
+        nonce: nonce(),
         ready,
     };
     let started = source.is_some();
@@ -191,5 +191,21 @@ async fn status_page(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery)
         None if started => page::render(&view, &page::Known::Silent),
         None => page::render(&view, &page::Known::Starting),
     };
-    axum::response::Html(html).into_response()
+    let policy = [(header::CONTENT_SECURITY_POLICY, policy(&view.nonce))];
+    (policy, Html(html)).into_response()
+}
+
+/// A text that nobody has foreseen.
+fn nonce() -> String {
+    // Each state has keys of its own.
+    let part = |n: u8| RandomState::new().hash_one(n);
+    format!("{:016x}{:016x}", part(0), part(1))
+}
+
+/// What the page may do: show itself, in its own style.
+fn policy(nonce: &str) -> String {
+    format!(
+        "default-src 'none'; style-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'"
+    )
 }

@@ -138,8 +138,11 @@ fn exported(path: String, export: &Export) -> Exported {
     }
 }
 
+/// A file system as df(1) has it: what is reserved for root is not counted, so that it is full when
+/// its users are out of space.
 fn disk(dir: &Path) -> Option<Disk> {
     let disk = statvfs(dir).ok()?;
-    let (size, free) = (disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize);
-    Some(Disk { size, free })
+    let (used, free) = (disk.f_blocks.saturating_sub(disk.f_bfree), disk.f_bavail);
+    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+    Some(Disk { size: bytes(used.saturating_add(free)), free: bytes(free) })
 }

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod auth;
+mod batch;
 mod buffers;
 mod connection;
 mod datagram;

@@ -17,6 +17,7 @@ fn view() -> View {
         accepted: 1234,
         refused: 0,
         rates: Rates::default(),
+        nonce: "123".into(),
         all: false,
     }
 }
@@ -120,8 +121,8 @@ fn trouble_comes_first_and_then_the_fullest() {
     ]);
     let at = |name: &str| page.find(&format!("<bdi>{name}</bdi>")).unwrap();
     assert!([at("lost"), at("b-full"), at("a-half"), at("c-half")].is_sorted());
-    has(&page, "meter class=\"full\"");
-    has(&page, "meter class=\"roomy\"");
+    has(&page, "class=\"bar full\"");
+    has(&page, "class=\"bar roomy\"");
 }
 
 #[test]
@@ -151,7 +152,7 @@ fn the_disk_and_the_promises_are_added_up() {
     let page = page(&view(), found);
     for part in [
         "<b>7.0 GiB</b> of 8.0 GiB <i>87 %</i>",
-        "<meter class=\"nearly\"",
+        "class=\"bar nearly\"",
         "<dd>12.0 GiB<small>150 % of the disk</small>",
         "<dt>In volumes</dt><dd>3.0 GiB</dd>",
         "<dd>2 waiting<small>34 removed, 5.0 GiB freed; removing <bdi>x</bdi></small>",
@@ -237,4 +238,64 @@ fn every_element_is_closed() {
         }
     }
     assert!(open.is_empty(), "{open:?} are not closed");
+}
+
+/// What a busy server may look like.
+fn sample() -> String {
+    let (mut rates, start) = (Rates::default(), Instant::now());
+    let mut counted = Throughput::default();
+    for n in 0..80u32 {
+        let wave = (f64::from(n) / 7.0).sin() + (f64::from(n) / 2.3).sin() * 0.4 + 1.6;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let more = (wave * 9000.0) as u64;
+        counted.calls += more;
+        counted.read += more * 20_000;
+        counted.written += (more % 977) * 70_000;
+        rates.sample(start + EVERY * n, counted);
+    }
+    let view = View { rates, refused: 2, ..view() };
+    let mut volumes: Vec<_> = (1..24)
+        .map(|n: u64| {
+            let capacity = (n % 5 + 1) * 10 * GIB;
+            let name = format!("default-data-postgres-{n}-pvc-8c1f2a7e-{:04x}", n * 7919 % 65_536);
+            let mut status = status(&name, capacity * (n * 37 % 90) / 100, capacity);
+            status.inodes_used = n * n * 1234 + 1;
+            status.mounted_by = (0..n % 6).map(|k| [10, 0, 3, 10 + k as u8].into()).collect();
+            let (calls, read, written) = (n * 1000, n * n * GIB / 9, (n * 77) << 20);
+            status.traffic = Traffic { calls, read, written };
+            status
+        })
+        .collect();
+    volumes.push(status("<script>alert(1)", 99 * GIB, 100 * GIB));
+    volumes[0].phase = Phase::Counting;
+    volumes[1].phase = Phase::Cloning {
+        from: Name::new("golden-image").unwrap(),
+        progress: Snapshot { bytes: 42, bytes_total: 100, ..Snapshot::default() },
+    };
+    let message = "cannot open /export/data/web: No such file or directory (os error 2)".into();
+    volumes[2].phase = Phase::Lost { message };
+    let found = Found {
+        volumes,
+        trash: trash::Status {
+            waiting: 3,
+            removed: 48_211,
+            freed: 71 * GIB,
+            current: Some("web-2".into()),
+        },
+        faults: vec!["cannot read registry/pvc-77.json: it is damaged".into()],
+        disk: Some(Disk { size: 960 * GIB, free: 311 * GIB }),
+    };
+    let export = Exported {
+        path: "/srv/shared".into(),
+        directory: "/srv/shared".into(),
+        clients: vec!["10.0.0.0/8".into(), "backup.example.org".into()],
+        disk: Some(Disk { size: 960 * GIB, free: 311 * GIB }),
+    };
+    render(&view, &Known::Serves { exports: vec![export], volumes: Some(found) })
+}
+
+#[test]
+#[ignore = "writes the page of a made-up server to the file PAGE_SAMPLE, for tests/admin/page"]
+fn write_a_sample() {
+    std::fs::write(std::env::var_os("PAGE_SAMPLE").unwrap(), sample()).unwrap();
 }

@@ -143,7 +143,7 @@ impl Scrape {
 
     fn connections(&self, out: &mut Out<'_>) -> fmt::Result {
         out.gauge("connections", "Connections that are open.", None, self.gauges.connections)?;
-        let help = "Connections that were accepted.";
+        let help = "Connections that were accepted, the server's own checks of itself included.";
         out.counter("connections_accepted", help, None, self.metrics.accepted.get())?;
         let help = "Connections that were closed at once, because there were too many.";
         out.counter("connections_refused", help, None, self.metrics.refused.get())?;
