@@ -126,10 +126,11 @@ mod tests {
     use super::*;
     use tokio::net::TcpListener;
 
-    /// Runs on a runtime like the control plane's.
+    /// Runs on a runtime like the control plane's; a call that does not come is a failure.
     fn run<T>(test: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(test)
+        let within = Duration::from_secs(20);
+        runtime.block_on(async { tokio::time::timeout(within, test).await }).unwrap()
     }
 
     async fn listening() -> (TcpListener, Health) {
