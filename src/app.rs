@@ -1,5 +1,9 @@
 //! Builds the parts, starts them, and stops them: the only module that names all others.
+//!
+//! What may wait for a disk does so on threads of its own: the control plane's thread has signals
+//! to hear and health checks to answer.
 
+mod desk;
 mod office;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -11,6 +15,7 @@ use std::{fs, io, thread};
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 use crate::config::{Config, Source};
 use crate::export::file::{self, Entry};
@@ -29,7 +34,9 @@ use crate::rpc::service::Service;
 use crate::state::State;
 use crate::sys::process;
 use crate::telemetry::log::Chain;
+use crate::telemetry::metrics::Metrics;
 use crate::volume::{self, Volumes};
+use desk::{Desk, Parts};
 use office::Office;
 
 /// Largest exports file that is read.
@@ -60,7 +67,22 @@ pub fn serve(config: Config) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control plane")?;
-    runtime.block_on(async { App::start(config, descriptors)?.run().await })
+    let result = runtime.block_on(run(config, descriptors));
+    // Whatever still waits for a disk then has nobody to tell.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(config: Config, descriptors: usize) -> Result<()> {
+    // Before anybody is answered: from then on the process can be told to stop.
+    let signals = Signals::new().context("cannot wait for signals")?;
+    let desk = Desk::open(config.admin).await?;
+    let metrics = Arc::clone(&desk.metrics);
+    let start = spawn_blocking(move || App::start(config, descriptors, metrics));
+    let app = start.await.context("cannot start")??;
+    Arc::new(app).run(&desk, signals).await?;
+    desk.close().await;
+    Ok(())
 }
 
 /// The running parts.
@@ -73,12 +95,13 @@ struct App {
     statics: Mutex<Vec<Arc<Export>>>,
     volumes: Option<Arc<Volumes>>,
     server: Arc<Server>,
+    metrics: Arc<Metrics>,
     bound: Vec<SocketAddr>,
     office: Office,
 }
 
 impl App {
-    fn start(config: Config, descriptors: usize) -> Result<Self> {
+    fn start(config: Config, descriptors: usize, metrics: Arc<Metrics>) -> Result<Self> {
         if let Some(volumes) = &config.volumes {
             volume::prepare(&volumes.dir).context("cannot use the directory for volumes")?;
         }
@@ -97,11 +120,21 @@ impl App {
             connections: config.max_connections,
             limits: Limits { record: nfs3::CALL_MAX, idle: config.idle, stalled: config.stalled },
         };
-        let server = Server::start(settings).context("cannot start the data plane")?;
+        let server = Server::start(settings, Arc::clone(&metrics));
+        let server = server.context("cannot start the data plane")?;
         let (fs, exports) = (Arc::new(fs), Arc::<Exports>::default());
-        let (statics, volumes, bound) = (Mutex::default(), None, Vec::new());
-        let office = Office::default();
-        let mut app = Self { config, state, fs, exports, statics, volumes, server, bound, office };
+        let mut app = Self {
+            config,
+            state,
+            fs,
+            exports,
+            statics: Mutex::default(),
+            volumes: None,
+            server,
+            metrics,
+            bound: Vec::new(),
+            office: Office::default(),
+        };
         app.load()?;
         app.open_volumes()?;
         app.listen()?;
@@ -210,12 +243,12 @@ impl App {
     fn listen(&mut self) -> Result<()> {
         let nfs = Arc::new(Nfs::new(Arc::clone(&self.fs), Arc::clone(&self.exports)));
         let mount = Arc::new(Mount::new(Arc::clone(&self.exports), Arc::clone(&self.fs)));
-        let datagrams = Arc::new(Service::new(vec![Arc::clone(&mount) as Arc<dyn Program>]));
+        let datagrams = self.service(vec![Arc::clone(&mount) as Arc<dyn Program>]);
         if let Some(volumes) = &self.volumes {
             let mount = Arc::clone(&mount);
             volumes.set_mounts(Box::new(move || mount.list()));
         }
-        let service = Arc::new(Service::new(vec![nfs, mount]));
+        let service = self.service(vec![nfs, mount]);
         let mut portmap = Portmap::default();
         for &address in &self.config.listen {
             let bound = self.server.listen_tcp(address, &service).with_context(|| {
@@ -240,8 +273,12 @@ impl App {
         Ok(())
     }
 
+    fn service(&self, programs: Vec<Arc<dyn Program>>) -> Arc<Service> {
+        Arc::new(Service::new(programs, Arc::clone(&self.metrics)))
+    }
+
     fn listen_portmap(&self, address: SocketAddr, portmap: Portmap) -> Result<()> {
-        let service = Arc::new(Service::new(vec![Arc::new(portmap)]));
+        let service = self.service(vec![Arc::new(portmap)]);
         let hint = "port 111 needs root, and no other portmapper (rpcbind) on it";
         self.server
             .listen_tcp(address, &service)
@@ -250,27 +287,44 @@ impl App {
         Ok(())
     }
 
-    async fn run(self) -> Result<()> {
-        let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
-        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    async fn run(self: Arc<Self>, desk: &Desk, mut signals: Signals) -> Result<()> {
         let sweeper = Sweeper::start(Arc::clone(&self.fs))?;
-        self.greet();
-        while wait(&mut hangup, &mut terminate, &mut interrupt).await == Told::Reload {
-            self.reload();
+        self.greet(desk.address());
+        desk.serving(self.parts(), &self.bound);
+        while signals.next().await == Told::Reload {
+            let app = Arc::clone(&self);
+            let reload = spawn_blocking(move || app.reload());
+            tokio::select! {
+                _ = reload => {}
+                () = signals.stop() => break,
+            }
         }
+        desk.draining();
         tracing::info!("stopping: answering what was asked");
         let ((), cut_off) = tokio::join!(self.office.close(), self.server.stop(self.config.grace));
         if cut_off > 0 {
             tracing::warn!(cut_off, "connections were cut off at the end of the grace period");
         }
-        sweeper.stop();
-        self.fs.flush_all();
-        if let Some(volumes) = &self.volumes {
-            volumes.stop();
-        }
+        let (fs, volumes) = (Arc::clone(&self.fs), self.volumes.clone());
+        let finish = move || {
+            sweeper.stop();
+            fs.flush_all();
+            if let Some(volumes) = volumes {
+                volumes.stop();
+            }
+        };
+        spawn_blocking(finish).await.context("cannot flush what was written")?;
         tracing::info!("stopped");
         Ok(())
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            server: Arc::clone(&self.server),
+            fs: Arc::clone(&self.fs),
+            exports: Arc::clone(&self.exports),
+            volumes: self.volumes.clone(),
+        }
     }
 
     fn reload(&self) {
@@ -288,7 +342,7 @@ impl App {
     }
 
     /// Says what is served, and how to mount it.
-    fn greet(&self) {
+    fn greet(&self, admin: Option<SocketAddr>) {
         println!("berth {} serves NFSv3", env!("CARGO_PKG_VERSION"));
         for &address in &self.bound {
             println!("on {address}");
@@ -306,7 +360,10 @@ impl App {
                  --exports FILE who may connect, because NFS asks no password."
             );
         }
-        tracing::info!(listen = ?self.bound, portmap = ?self.config.portmap, "serving");
+        if let Some(admin) = admin {
+            println!("Status page: http://{admin}/");
+        }
+        tracing::info!(listen = ?self.bound, portmap = ?self.config.portmap, ?admin, "serving");
     }
 }
 
@@ -317,11 +374,36 @@ enum Told {
     Stop,
 }
 
-async fn wait(hangup: &mut Signal, terminate: &mut Signal, interrupt: &mut Signal) -> Told {
-    tokio::select! {
-        _ = hangup.recv() => Told::Reload,
-        _ = terminate.recv() => Told::Stop,
-        _ = interrupt.recv() => Told::Stop,
+/// What tells the process something.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.hangup.recv() => Told::Reload,
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+        }
+    }
+
+    /// Leaves what says to reload for the next question.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

@@ -116,6 +116,10 @@ pub struct ServeArgs {
     /// (`showmount -e`, `rpcinfo -p`, `mount` without port options)
     #[arg(long, value_name = "ADDR[:PORT]", env = "BERTH_PORTMAP", value_parser = portmap_address)]
     pub portmap: Option<SocketAddr>,
+    /// Also answer HTTP on this address: `/livez`, `/readyz`, `/metrics` for Prometheus, and a
+    /// status page on `/`; read-only, and for whoever can connect
+    #[arg(long, value_name = "ADDR:PORT", env = "BERTH_ADMIN")]
+    pub admin: Option<SocketAddr>,
     /// Connections at a time; more are closed at once
     #[arg(long, value_name = "N", env = "BERTH_MAX_CONNECTIONS", default_value_t = 1024)]
     pub max_connections: usize,
@@ -175,6 +179,8 @@ pub struct Config {
     pub admin_socket: PathBuf,
     /// Where the portmapper listens.
     pub portmap: Option<SocketAddr>,
+    /// Where the admin listener listens.
+    pub admin: Option<SocketAddr>,
     /// Connections at a time.
     pub max_connections: usize,
     /// When an idle connection is closed.
@@ -229,6 +235,7 @@ impl ServeArgs {
                 recount: Duration::from_secs(u64::from(self.recount) * 3600),
             }),
             portmap: self.portmap,
+            admin: self.admin,
             max_connections: self.max_connections,
             idle: Duration::from_secs(self.idle_timeout),
             stalled: Duration::from_secs(self.stall_timeout),
@@ -308,7 +315,7 @@ mod tests {
         let config = serve(&["./data"]).unwrap();
         assert_eq!(config.source, Source::Directory("./data".into()));
         assert_eq!(config.listen, ["127.0.0.1:2049".parse().unwrap()]);
-        assert_eq!(config.portmap, None);
+        assert_eq!((config.portmap, config.admin), (None, None));
         assert_eq!(config.handles, None);
     }
 

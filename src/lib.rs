@@ -33,9 +33,10 @@
 //! | [`portmap`] | where the programs are | xdr rpc |
 //! | [`volume`] | directory, registry entry, export and account as one unit; knows no Kubernetes | errno export fs quota sys telemetry |
 //! | [`state`] | what survives a restart, apart from volumes | export fs sys |
-//! | [`admin`] | volumes over a unix socket: HTTP and JSON, both sides | volume telemetry |
+//! | [`admin`] | volumes over a unix socket; health, metrics and the status page over HTTP | telemetry volume |
 //! | [`command`] | `berth volume`, `berth health`: asks a server, tells people and scripts | admin export nfs3 rpc telemetry volume xdr |
-//! | [`config`], [`telemetry`] | command line; log | command (arguments), fs (kinds of handles), volume (settings), telemetry |
+//! | [`config`] | command line | command (arguments), fs (kinds of handles), volume (settings), telemetry |
+//! | [`telemetry`] | log; every metric | - |
 //! | [`app`] | builds, starts and stops the parts | all |
 //!
 //! # What holds everywhere

@@ -17,6 +17,7 @@ Runs the checks, one line for each with what it took, and fails if one fails.
     suite-path      as root, with handles found again by inode and path
     suite-rootless  as an unprivileged user
   fuzz            the fuzz targets, two seconds each (or BOLERO_RANDOM_TEST_TIME_MS)
+  page            the status page in a browser (tests/admin/page)
   guest           a real kernel client in a virtual machine (tests/guest/run)
   bench           the bar against NFS-Ganesha (tests/bench/compare --quick --bar)
 
@@ -26,7 +27,7 @@ What a part says is kept in target/check/PART.log and shown when it fails.
 END
 }
 
-all=(fmt clippy unit suite-root suite-path suite-rootless fuzz guest bench)
+all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page guest bench)
 logs=target/check
 left_out=77 # the exit status of a part that cannot be tried here
 
@@ -101,6 +102,11 @@ part_suite-root() { suite root; }
 part_suite-path() { suite path; }
 part_suite-rootless() { suite rootless; }
 part_fuzz() { BOLERO_RANDOM_TEST_TIME_MS=${BOLERO_RANDOM_TEST_TIME_MS:-2000} cargo test --test fuzz; }
+
+part_page() {
+    needs chromium=chromium
+    tests/admin/page
+}
 
 part_guest() {
     needs python3=python3 ip=iproute2 qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod mke2fs=e2fsprogs

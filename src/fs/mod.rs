@@ -42,7 +42,7 @@ use flush::{Extent, Verifier};
 use handle::{BadHandle, Body, Handle, Key};
 use identity::Switch;
 use locate::Moves;
-use node::{Node, Nodes};
+use node::{Node, Nodes, Stats};
 use root::{HandleKind, Root};
 use trail::Trail;
 
@@ -352,6 +352,11 @@ impl Fs {
     /// What changes whenever unflushed data may be lost.
     pub fn verifier(&self) -> u64 {
         self.verifier.get()
+    }
+
+    /// The files that are open, and how well they are found.
+    pub fn stats(&self) -> Stats {
+        self.nodes.stats()
     }
 
     /// Closes what was not used for a while, and flushes what was written then. Blocks; to be

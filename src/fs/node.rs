@@ -10,7 +10,7 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use quick_cache::sync::Cache;
@@ -113,6 +113,28 @@ pub(super) struct Nodes {
     cache: Cache<Handle, Arc<Node>, UnitWeighter, DefaultHashBuilder, KeepDirty>,
     /// Counts the sweeps: the clock by which nodes are idle.
     now: AtomicU32,
+    /// By file, so that threads with different files seldom write the same line of the cache.
+    hits: [Hits; HITS],
+    misses: AtomicU64,
+}
+
+/// Parts of the counter of hits.
+const HITS: usize = 16;
+
+/// How often a node was asked for and there.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Hits(AtomicU64);
+
+/// What there is of nodes, and how well they are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Files that are open.
+    pub open: usize,
+    /// Look-ups that found their file open.
+    pub hits: u64,
+    /// Files that had to be opened.
+    pub misses: u64,
 }
 
 /// Keeps what was written and not flushed from being evicted, and closes what is evicted outside
@@ -142,12 +164,16 @@ impl Nodes {
             .expect("both capacities are given");
         let hasher = DefaultHashBuilder::default();
         let cache = Cache::with_options(options, UnitWeighter, hasher, KeepDirty);
-        Self { cache, now: AtomicU32::new(0) }
+        let (hits, misses) = (Default::default(), AtomicU64::new(0));
+        Self { cache, now: AtomicU32::new(0), hits, misses }
     }
 
     /// The node of `handle`, if it is open.
     pub(super) fn get(&self, handle: &Handle) -> Option<Arc<Node>> {
         let node = self.cache.get(handle)?;
+        #[allow(clippy::cast_possible_truncation)] // below HITS
+        let part = (node.fileid % HITS as u64) as usize;
+        self.hits[part].0.fetch_add(1, Ordering::Relaxed);
         node.used.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
         Some(node)
     }
@@ -159,10 +185,18 @@ impl Nodes {
 
     /// Adds a node; if there is one already, that is answered and stays.
     pub(super) fn add(&self, node: Arc<Node>) -> Arc<Node> {
+        // Here and not where nothing is found: a call that must not wait asks twice.
+        self.misses.fetch_add(1, Ordering::Relaxed);
         node.used.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
         let Ok(node) =
             self.cache.get_or_insert_with::<_, Infallible>(&node.handle.clone(), || Ok(node));
         node
+    }
+
+    /// What there is, and how well it was found.
+    pub(super) fn stats(&self) -> Stats {
+        let hits = self.hits.iter().map(|hits| hits.0.load(Ordering::Relaxed)).sum();
+        Stats { open: self.cache.len(), hits, misses: self.misses.load(Ordering::Relaxed) }
     }
 
     /// Forgets a node: its file lost its last name.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::export::table::Exports;
 use crate::fs::Fs;
 use crate::rpc::{Call, Outcome, Program};
-use crate::xdr::{Encode, Error, Writer};
+use crate::xdr::{Encode, Error, Reader, Writer};
 use list::Mounts;
 use types::{Mounted, PATH_MAX};
 
@@ -80,6 +80,11 @@ impl Program for Mount {
         false // done twice is done once
     }
 
+    /// Only MNT can fail.
+    fn status(&self, procedure: u32, results: &[u8]) -> u32 {
+        if procedure == 1 { Reader::new(results).u32().unwrap_or(0) } else { 0 }
+    }
+
     fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome {
         self.answer(call, out).unwrap_or_else(Outcome::from)
     }
@@ -92,7 +97,6 @@ mod tests {
     use crate::fs::handle::{KEY_LEN, Key};
     use crate::rpc::auth::Credentials;
     use crate::sys::Patience;
-    use crate::xdr::Reader;
     use proptest::prelude::*;
     use std::net::SocketAddr;
     use tempfile::TempDir;

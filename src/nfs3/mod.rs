@@ -72,6 +72,11 @@ impl Program for Nfs {
         matches!(procedure, 2 | 8..=15)
     }
 
+    /// The results of all but NULL begin with a status.
+    fn status(&self, procedure: u32, results: &[u8]) -> u32 {
+        if procedure == 0 { 0 } else { Reader::new(results).u32().unwrap_or(0) }
+    }
+
     fn call(&self, call: &rpc::Call<'_>, out: &mut Writer<'_>) -> Outcome {
         let table = self.exports.load();
         let cx = &Call { nfs: self, table: &table, rpc: call, counted: Cell::new(false) };

@@ -19,18 +19,19 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::batch::Batch;
 use super::buffers::Buffers;
 use super::link::Link;
 use super::pool::{Job, Pool};
-use super::record::{Error, Flow, Header, Records};
-use super::replay::Key;
+use super::record::{Error, Flow, Records};
 use super::server::Limits;
-use super::service::{Origin, Reply, Service, Verdict};
+use super::service::{Origin, Service};
 use crate::errno::Errno;
 use crate::sys::socket;
+use crate::telemetry::metrics::{Answered, Local, Metrics};
 
 /// The piece in which sockets are read. Small calls in it are answered together.
-const SCRATCH: usize = 256 * 1024;
+pub const SCRATCH: usize = 256 * 1024;
 
 /// What the connections of a server share.
 pub struct Shared {
@@ -42,6 +43,8 @@ pub struct Shared {
     pub limits: Limits,
     /// Cancelled when the server stops: what is being answered is answered, and no more is read.
     pub drain: CancellationToken,
+    /// Where calls are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Buffers that the connections of one thread share, used by one at a time and never over a wait.
@@ -49,11 +52,15 @@ pub struct Scratch {
     input: Vec<u8>,
     replies: Vec<u8>,
     jobs: Vec<Job>,
+    answered: Vec<Answered>,
+    tally: Local,
 }
 
-impl Default for Scratch {
-    fn default() -> Self {
-        Self { input: vec![0; SCRATCH], replies: Vec::new(), jobs: Vec::new() }
+impl Scratch {
+    /// Of a thread that counts its calls in `tally`.
+    pub fn new(tally: Local) -> Self {
+        let (replies, jobs, answered) = (Vec::new(), Vec::new(), Vec::new());
+        Self { input: vec![0; SCRATCH], replies, jobs, answered, tally }
     }
 }
 
@@ -77,7 +84,10 @@ struct Connection {
     origin: Origin,
     records: Records,
     paused: bool,
+    /// When the peer last sent or took a byte.
     last: Instant,
+    /// When it last sent one: the moment that the records at hand were complete.
+    arrived: Instant,
 }
 
 /// Serves a connection until its end.
@@ -91,7 +101,8 @@ pub async fn run(
     let link = Arc::new(Link::new(stream, Arc::clone(&shared.buffers)));
     let records = Records::new(shared.limits.record);
     let (paused, last) = (false, Instant::now());
-    let mut connection = Connection { service, shared, link, origin, records, paused, last };
+    let mut connection =
+        Connection { service, shared, link, origin, records, paused, last, arrived: last };
     if let Err(why) = connection.serve(&scratch).await {
         tracing::debug!(peer = %origin.peer, error = %why, "connection closed");
     }
@@ -161,25 +172,30 @@ impl Connection {
         if !self.link.has_room() {
             return Ok(Turn::Paused);
         }
-        let Scratch { input, replies, jobs } = scratch;
+        let Scratch { input, replies, jobs, answered, tally } = scratch;
         // A call that panicked may have left something of another connection's.
         replies.clear();
         jobs.clear();
+        answered.clear();
         let mut batch = Batch {
             service: &self.service,
             shared: &self.shared,
             link: &self.link,
             origin: self.origin,
+            arrived: self.arrived,
             replies,
             jobs,
+            answered,
+            tally,
         };
         let mut turn = Turn::Again;
         let flow;
         if self.paused {
             flow = self.records.resume(|record| batch.take(record));
         } else if let Some((own, want)) = self.records.room(|| self.shared.buffers.take()) {
-            turn =
-                receive(&self.link, want, &mut self.last, |fd| socket::receive(fd, own, want))?.1;
+            let got = receive(&self.link, want, |fd| socket::receive(fd, own, want))?;
+            turn = got.turn;
+            batch.arrived = got.note(&mut self.last, &mut self.arrived);
             match self.records.completed() {
                 Some(record) => flow = Ok(batch.take_whole(record)),
                 None => flow = self.records.resume(|record| batch.take(record)),
@@ -188,9 +204,10 @@ impl Connection {
             let at = self.records.begin(input);
             let want = self.records.appetite().min(input.len() - at);
             let free = &mut input[at..at + want];
-            let (n, then) = receive(&self.link, want, &mut self.last, |fd| socket::read(fd, free))?;
-            turn = then;
-            flow = self.records.feed(&input[..at + n], |record| batch.take(record));
+            let got = receive(&self.link, want, |fd| socket::read(fd, free))?;
+            turn = got.turn;
+            batch.arrived = got.note(&mut self.last, &mut self.arrived);
+            flow = self.records.feed(&input[..at + got.bytes], |record| batch.take(record));
         }
         batch.send();
         self.paused = flow? == Flow::Pause;
@@ -233,13 +250,30 @@ impl Connection {
     }
 }
 
-/// Receives through `read` up to `want` bytes; says how many came, and what that means.
+/// What was received.
+struct Received {
+    bytes: usize,
+    turn: Turn,
+}
+
+impl Received {
+    /// Looks at the clock, once for all that came together, if something did; answers when the
+    /// records at hand were complete.
+    fn note(&self, last: &mut Instant, arrived: &mut Instant) -> Instant {
+        if self.bytes > 0 {
+            *arrived = Instant::now();
+            *last = *arrived;
+        }
+        *arrived
+    }
+}
+
+/// Receives through `read` up to `want` bytes.
 fn receive(
     link: &Link,
     want: usize,
-    last: &mut Instant,
     read: impl FnOnce(&TcpStream) -> Result<usize, Errno>,
-) -> io::Result<(usize, Turn)> {
+) -> io::Result<Received> {
     let mut got = None;
     let result = link.stream.try_io(Interest::READABLE, || {
         let n = read(&link.stream)?;
@@ -249,147 +283,10 @@ fn receive(
         if (1..want).contains(&n) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
     match (got, result) {
-        (Some(0), _) => Ok((0, Turn::Ended)),
-        (Some(n), result) => {
-            *last = Instant::now();
-            Ok((n, if result.is_ok() { Turn::Again } else { Turn::Drained }))
-        }
+        (Some(0), _) => Ok(Received { bytes: 0, turn: Turn::Ended }),
+        (Some(bytes), Ok(())) => Ok(Received { bytes, turn: Turn::Again }),
+        (Some(bytes), Err(_)) => Ok(Received { bytes, turn: Turn::Drained }),
         (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        (None, _) => Ok((0, Turn::Drained)),
+        (None, _) => Ok(Received { bytes: 0, turn: Turn::Drained }),
     }
-}
-
-/// The records that came together, and what becomes of them.
-struct Batch<'a> {
-    service: &'a Arc<Service>,
-    shared: &'a Arc<Shared>,
-    link: &'a Arc<Link>,
-    origin: Origin,
-    replies: &'a mut Vec<u8>,
-    jobs: &'a mut Vec<Job>,
-}
-
-impl Batch<'_> {
-    /// Answers a record here, or copies it for a thread that may sleep.
-    fn take(&mut self, record: &[u8]) -> Flow {
-        if let Some(key) = self.answer(record) {
-            let mut own = self.shared.buffers.take();
-            own.extend_from_slice(record);
-            self.hand_on(own, 0, key);
-        }
-        self.flow()
-    }
-
-    /// The same for one that fills a buffer of its own, behind its four bytes of mark.
-    fn take_whole(&mut self, own: Vec<u8>) -> Flow {
-        match self.answer(&own[4..]) {
-            Some(key) => self.hand_on(own, 4, key),
-            None => self.shared.buffers.give(own),
-        }
-        self.flow()
-    }
-
-    /// Answers a record, unless it must be tried again where it may sleep.
-    fn answer(&mut self, record: &[u8]) -> Option<Option<Key>> {
-        let start = begin_reply(self.replies);
-        let waiter = || Arc::clone(self.link) as Arc<dyn Reply>;
-        match self.service.answer(record, self.origin, &waiter, self.replies) {
-            Verdict::Answered => end_reply(self.replies, start),
-            Verdict::Silent => self.replies.truncate(start),
-            Verdict::Later(key) => {
-                self.replies.truncate(start);
-                return Some(key);
-            }
-        }
-        None
-    }
-
-    fn hand_on(&mut self, record: Vec<u8>, start: usize, key: Option<Key>) {
-        let handed = Handed {
-            service: Arc::clone(self.service),
-            shared: Arc::clone(self.shared),
-            link: Arc::clone(self.link),
-            origin: self.origin,
-            bytes: record.len(),
-            key,
-            answered: false,
-        };
-        handed.link.started(handed.bytes);
-        self.jobs.push(Box::new(move || handed.start(record, start)));
-    }
-
-    fn flow(&mut self) -> Flow {
-        if self.replies.len() >= SCRATCH {
-            self.link.push(self.replies);
-        }
-        if self.link.has_room() { Flow::Go } else { Flow::Pause }
-    }
-
-    fn send(&mut self) {
-        self.shared.pool.run(self.jobs);
-        if !self.replies.is_empty() {
-            self.link.push(self.replies);
-        }
-    }
-}
-
-/// A call that the pool has. Dropped without an answer, which only a panic or the end of the
-/// connection does, it is forgotten and the connection given up, so that the client asks again
-/// instead of waiting for ever.
-struct Handed {
-    service: Arc<Service>,
-    shared: Arc<Shared>,
-    link: Arc<Link>,
-    origin: Origin,
-    bytes: usize,
-    key: Option<Key>,
-    answered: bool,
-}
-
-impl Handed {
-    /// Runs the call once its reply may be sent.
-    fn start(self, record: Vec<u8>, start: usize) {
-        let link = Arc::clone(&self.link);
-        if let Some(job) = link.park(Box::new(move || self.run(record, start))) {
-            job();
-        }
-    }
-
-    fn run(mut self, record: Vec<u8>, start: usize) {
-        let buffers = &self.shared.buffers;
-        let mut reply = buffers.take();
-        let at = begin_reply(&mut reply);
-        match self.service.answer_later(&record[start..], self.origin, self.key, &mut reply) {
-            Verdict::Answered => end_reply(&mut reply, at),
-            Verdict::Silent | Verdict::Later(_) => reply.clear(),
-        }
-        self.answered = true;
-        // Before the reply, so that the buffer is there for the client's next call.
-        buffers.give(record);
-        self.link.push(&mut reply);
-        buffers.give(reply);
-    }
-}
-
-impl Drop for Handed {
-    fn drop(&mut self) {
-        if !self.answered {
-            self.service.forget(self.key);
-            self.link.give_up();
-        }
-        self.link.ended(self.bytes);
-    }
-}
-
-/// Leaves room for the record mark; answers where the reply starts.
-fn begin_reply(replies: &mut Vec<u8>) -> usize {
-    let start = replies.len();
-    replies.extend_from_slice(&[0; 4]);
-    start
-}
-
-/// Fills in the mark of the reply that started at `start`.
-fn end_reply(replies: &mut [u8], start: usize) {
-    let mark = Header::whole(replies.len() - start - 4).to_be_bytes();
-    replies[start..start + 4].copy_from_slice(&mark);
 }

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::net::UdpSocket;
 
 use super::connection::Shared;
 use super::service::{Origin, Reply, Service, Verdict};
+use crate::telemetry::metrics::{Answered, Metrics};
 
 /// Larger calls and replies do not go over UDP (RFC 1813 programs ask for 8 KiB at least).
 const DATAGRAM_MAX: usize = 8800;
@@ -18,6 +20,22 @@ const CALLS_MAX: usize = 64;
 struct Sender {
     socket: Arc<UdpSocket>,
     peer: SocketAddr,
+}
+
+impl Sender {
+    /// Counts a call that came at `arrived`, if it was answered, and sends its reply.
+    fn settle(&self, verdict: Verdict, reply: &[u8], call: (usize, Instant), metrics: &Metrics) {
+        let (received, arrived) = call;
+        match verdict {
+            Verdict::Answered(procedure, status) => {
+                let answered = Answered { procedure, status, received, sent: reply.len() };
+                metrics.count(arrived.elapsed(), answered);
+                self.send(reply);
+            }
+            Verdict::Replayed => self.send(reply),
+            Verdict::Silent | Verdict::Later(_) => {}
+        }
+    }
 }
 
 impl Reply for Sender {
@@ -42,25 +60,24 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
         };
         // An error is of an earlier reply that could not be delivered.
         let Ok((len, peer)) = received else { continue };
+        let arrived = Instant::now();
         let origin = Origin { peer, local };
         let sender = Arc::new(Sender { socket: Arc::clone(&socket), peer });
         let waiter = || Arc::clone(&sender) as Arc<dyn Reply>;
         reply.clear();
         match service.answer(&call[..len], origin, &waiter, &mut reply) {
-            Verdict::Answered => sender.send(&reply),
-            Verdict::Silent => {}
             Verdict::Later(key) if Arc::strong_count(&running) <= CALLS_MAX => {
                 let (service, record) = (Arc::clone(&service), call[..len].to_vec());
-                let running = Arc::clone(&running);
+                let (running, metrics) = (Arc::clone(&running), Arc::clone(&shared.metrics));
                 shared.pool.run(&mut vec![Box::new(move || {
                     let mut reply = Vec::new();
-                    if service.answer_later(&record, origin, key, &mut reply) == Verdict::Answered {
-                        sender.send(&reply);
-                    }
+                    let verdict = service.answer_later(&record, origin, key, &mut reply);
+                    sender.settle(verdict, &reply, (len, arrived), &metrics);
                     drop(running);
                 })]);
             }
             Verdict::Later(key) => service.forget(key),
+            verdict => sender.settle(verdict, &reply, (len, arrived), &shared.metrics),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The headers of calls and replies (RFC 5531 §9).
 
 use super::auth::{AuthStat, Credentials};
+use crate::telemetry::metrics::names::Status;
 use crate::xdr::{Error, Reader, Writer};
 
 /// The only version of the protocol that there is.
@@ -105,6 +106,19 @@ fn denied(xid: u32, stat: u32, w: &mut Writer<'_>) {
 }
 
 impl Reject {
+    /// How the metrics call it.
+    pub const fn status(self) -> Status {
+        match self {
+            Self::RpcMismatch => Status::RPC_MISMATCH,
+            Self::Auth(_) => Status::AUTH_ERROR,
+            Self::ProgramUnavailable => Status::PROG_UNAVAIL,
+            Self::ProgramMismatch(..) => Status::PROG_MISMATCH,
+            Self::ProcedureUnavailable => Status::PROC_UNAVAIL,
+            Self::GarbageArgs => Status::GARBAGE_ARGS,
+            Self::SystemError => Status::SYSTEM_ERR,
+        }
+    }
+
     /// Writes the whole reply.
     pub fn encode(self, xid: u32, w: &mut Writer<'_>) {
         match self {

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod auth;
+mod batch;
 mod buffers;
 mod connection;
 mod datagram;
@@ -41,6 +42,12 @@ pub trait Program: Send + Sync {
     /// Whether a call that is repeated must get the answer of the first, because carrying it out
     /// again would change something or answer differently.
     fn remembers(&self, version: u32, procedure: u32) -> bool;
+
+    /// The status with which the results of a call begin, 0 for success; those of a procedure that
+    /// has none are a success. For the metrics alone.
+    fn status(&self, _procedure: u32, _results: &[u8]) -> u32 {
+        0
+    }
 
     /// Carries out a call and appends its results. What was appended counts only with
     /// [`Outcome::Done`].

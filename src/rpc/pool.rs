@@ -61,6 +61,11 @@ impl Pool {
         drop(state);
         (0..wake).for_each(|_| self.queue.filled.notify_one());
     }
+
+    /// How many jobs wait for a thread.
+    pub fn waiting(&self) -> usize {
+        self.queue.lock().jobs.len()
+    }
 }
 
 impl Drop for Pool {

@@ -22,6 +22,7 @@ use super::connection::{self, Scratch, Shared};
 use super::datagram;
 use super::pool::Pool;
 use super::service::{Origin, Service};
+use crate::telemetry::metrics::{Local, Metrics};
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -76,19 +77,20 @@ struct Worker {
 }
 
 impl Server {
-    /// Starts the threads; nothing listens yet.
+    /// Starts the threads, which count in `metrics`; nothing listens yet.
     ///
     /// # Errors
     /// The system refuses a thread, or what a runtime needs.
-    pub fn start(settings: Settings) -> io::Result<Arc<Self>> {
+    pub fn start(settings: Settings, metrics: Arc<Metrics>) -> io::Result<Arc<Self>> {
         let shared = Shared {
             pool: Arc::new(Pool::start(settings.pool)?),
             buffers: Arc::new(Buffers::default()),
             limits: settings.limits,
             drain: CancellationToken::new(),
+            metrics,
         };
         let stop = CancellationToken::new();
-        let worker = |n| Worker::start(n, stop.clone());
+        let worker = |n| Worker::start(n, stop.clone(), shared.metrics.local());
         Ok(Arc::new(Self {
             workers: (0..settings.threads).map(worker).collect::<io::Result<_>>()?,
             next: AtomicUsize::new(0),
@@ -163,6 +165,16 @@ impl Server {
         cut_off
     }
 
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// How many calls wait for a thread on which they may sleep.
+    pub fn waiting(&self) -> usize {
+        self.shared.pool.waiting()
+    }
+
     fn worker(&self) -> &Worker {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         &self.workers[n % self.workers.len()]
@@ -191,12 +203,14 @@ impl Server {
         let place = Place::take(&self.open);
         if place.number > self.connections {
             let limit = self.connections;
+            self.shared.metrics.refused.add(1);
             tracing::warn!(%peer, limit, "connection refused: as many as --max-connections are open");
             return;
         }
         let worker = self.worker();
         match prepare(stream, &worker.handle) {
             Ok((stream, local)) => {
+                self.shared.metrics.accepted.add(1);
                 tracing::debug!(%peer, "connection accepted");
                 let (service, shared) = (Arc::clone(service), Arc::clone(&self.shared));
                 let scratch = Arc::clone(&worker.scratch);
@@ -213,13 +227,13 @@ impl Server {
 }
 
 impl Worker {
-    fn start(n: usize, stop: CancellationToken) -> io::Result<Self> {
+    fn start(n: usize, stop: CancellationToken, tally: Local) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         thread::Builder::new()
             .name(format!("berth-data-{n}"))
             .spawn(move || runtime.block_on(stop.cancelled()))?;
-        Ok(Self { handle, scratch: Arc::default() })
+        Ok(Self { handle, scratch: Arc::new(Mutex::new(Scratch::new(tally))) })
     }
 }
 

@@ -13,6 +13,8 @@ use super::message::{self, Header, Reject, Unfit};
 use super::replay::{Key, Replay, Seen};
 use super::{Call, Outcome, Program};
 use crate::sys::Patience;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::names::{Procedure, Status};
 use crate::xdr::Writer;
 
 /// Parts of the reply cache, by client, so that two clients seldom wait for each other.
@@ -36,8 +38,10 @@ pub struct Origin {
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The reply is written.
-    Answered,
+    /// The reply is written; for the metrics, what was called and how it ended.
+    Answered(Procedure, Status),
+    /// The reply of its first copy is written again.
+    Replayed,
     /// There is nothing to answer: no call, or its answer comes when its first copy is done.
     Silent,
     /// It has to be tried again where it may sleep, with what is remembered of it.
@@ -49,12 +53,13 @@ pub struct Service {
     programs: Vec<Arc<dyn Program>>,
     replay: [Mutex<Replay<Arc<dyn Reply>>>; SHARDS],
     hasher: RandomState,
+    metrics: Arc<Metrics>,
 }
 
 impl Service {
-    /// Serves `programs`.
-    pub fn new(programs: Vec<Arc<dyn Program>>) -> Self {
-        Self { programs, replay: Default::default(), hasher: RandomState::new() }
+    /// Serves `programs`, and counts in `metrics`.
+    pub fn new(programs: Vec<Arc<dyn Program>>, metrics: Arc<Metrics>) -> Self {
+        Self { programs, replay: Default::default(), hasher: RandomState::new(), metrics }
     }
 
     /// Answers a record, as far as possible without sleeping; appends the reply to `out`.
@@ -72,14 +77,14 @@ impl Service {
             Err(Unfit::NoCall) => return Verdict::Silent,
             Err(Unfit::Refused(xid, why)) => {
                 why.encode(xid, &mut w);
-                return Verdict::Answered;
+                return Verdict::Answered(Procedure::OTHER, why.status());
             }
         };
         let program = match self.program(&header) {
             Ok(program) => program,
             Err(why) => {
                 why.encode(header.xid, &mut w);
-                return Verdict::Answered;
+                return Verdict::Answered(Procedure::OTHER, why.status());
             }
         };
         let mut key = None;
@@ -89,8 +94,9 @@ impl Service {
                 Seen::New => key = Some(new),
                 Seen::Running => return Verdict::Silent,
                 Seen::Answered(answer) => {
+                    self.metrics.replayed.add(1);
                     out.extend_from_slice(answer);
-                    return Verdict::Answered;
+                    return Verdict::Replayed;
                 }
             }
         }
@@ -151,6 +157,7 @@ impl Service {
         };
         let mut w = Writer::new(out);
         message::success(header.xid, &mut w);
+        let results = w.mark();
         let rejected = match program.call(&call, &mut w) {
             Outcome::Done => None,
             Outcome::Later if patience == Patience::None => {
@@ -162,14 +169,18 @@ impl Service {
             Outcome::Unavailable => Some(Reject::ProcedureUnavailable),
             Outcome::Garbage => Some(Reject::GarbageArgs),
         };
-        if let Some(why) = rejected {
-            out.truncate(start);
-            why.encode(header.xid, &mut Writer::new(out));
-        }
+        let status = match rejected {
+            None => Status::of(program.status(header.procedure, w.written(results))),
+            Some(why) => {
+                out.truncate(start);
+                why.encode(header.xid, &mut Writer::new(out));
+                why.status()
+            }
+        };
         if let Some(running) = running {
             running.settle(&out[start..]);
         }
-        Verdict::Answered
+        Verdict::Answered(Procedure::of(header.program, header.procedure), status)
     }
 
     fn key(&self, record: &[u8], header: &Header<'_>, origin: Origin) -> Key {
@@ -201,6 +212,7 @@ impl Running<'_> {
     fn settle(self, answer: &[u8]) {
         let waiting = self.service.shard(self.key.client).finish(self.key, Instant::now(), answer);
         for waiter in waiting {
+            self.service.metrics.replayed.add(1);
             waiter.send(answer);
         }
         std::mem::forget(self);

@@ -1,3 +1,4 @@
 //! What the process says of itself.
 
 pub mod log;
+pub mod metrics;

@@ -153,6 +153,8 @@ impl Volumes {
     /// when no client changes anything any more.
     pub fn stop(&self) {
         self.stop_clones();
+        // What was begun comes to its end; what comes later finds nobody who would answer it.
+        let _change = self.lock();
         if let Some(counter) = self.counter.get() {
             counter.stop(|| self.ledger.wake());
         }

@@ -38,6 +38,11 @@ impl<'a> Writer<'a> {
         self.out.len() - mark.0
     }
 
+    /// What was written since `mark`.
+    pub fn written(&self, mark: Mark) -> &[u8] {
+        &self.out[mark.0..]
+    }
+
     /// Takes back all that was written since `mark`.
     pub fn rewind(&mut self, mark: Mark) {
         self.out.truncate(mark.0);

@@ -1,0 +1,155 @@
+//! The tables of the status page: volumes, or what is exported without them.
+
+use std::fmt::{Result, Write};
+use std::net::IpAddr;
+
+use super::bar;
+use super::format::{Text, bytes, count, percent};
+use crate::admin::source::{Exported, Found};
+use crate::volume::spec::{Phase, Status};
+
+/// Volumes that are shown unless all are asked for.
+const SHOWN: usize = 200;
+
+/// Clients of a volume that are shown by their addresses.
+const CLIENTS: usize = 3;
+
+/// Writes the volumes, those in trouble first, then the fullest.
+pub fn volumes(found: &Found, all: bool, out: &mut String) -> Result {
+    let mut sorted: Vec<&Status> = found.volumes.iter().collect();
+    sorted.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.spec.name.cmp(&b.spec.name)));
+    let total = sorted.len();
+    let shown = if all { total } else { total.min(SHOWN) };
+    write!(out, "<section aria-labelledby=\"volumes\"><h2 id=\"volumes\">Volumes")?;
+    writeln!(out, " <small>{}</small></h2>", count(total as u64))?;
+    if total == 0 {
+        return writeln!(out, "<p class=\"empty\">There are no volumes yet.</p></section>");
+    }
+    let columns = ["Name", "Use", "Files", "Clients", "State", "Read", "Written"];
+    begin_table("volumes", &columns, out)?;
+    for status in &sorted[..shown] {
+        volume(status, out)?;
+    }
+    out.push_str("</tbody></table>\n");
+    let left_out = count((total - shown) as u64);
+    if shown < total {
+        write!(out, "<p class=\"more\">These are the fullest {shown}. ")?;
+        writeln!(out, "{left_out} more are not shown: <a href=\"?all\">show all</a>.</p>")?;
+    }
+    writeln!(out, "</section>")
+}
+
+/// The places of volumes in the table: trouble, then fullness.
+fn order(status: &Status) -> (u8, std::cmp::Reverse<u128>) {
+    let trouble = match status.phase {
+        Phase::Lost { .. } | Phase::Failed { .. } => 0,
+        Phase::Ready | Phase::Counting | Phase::Cloning { .. } => 1,
+    };
+    let capacity = u128::from(status.spec.capacity.max(1));
+    (trouble, std::cmp::Reverse((u128::from(status.used) << 32) / capacity))
+}
+
+fn volume(status: &Status, out: &mut String) -> Result {
+    let name = status.spec.name.as_str();
+    out.push_str("<tr role=\"row\">");
+    write!(out, "<th role=\"rowheader\" scope=\"row\"><bdi>{}</bdi></th>", Text(name))?;
+    begin_cell("Use", "use", out);
+    bar(&format!("use of {name}"), status.used, status.spec.capacity, out)?;
+    begin_cell("Files", "number", out);
+    out.push_str(&count(status.inodes_used));
+    if let Some(limit) = status.spec.inodes {
+        write!(out, " <span class=\"of\">of {}</span>", count(limit))?;
+    }
+    begin_cell("Clients", "clients", out);
+    clients(&status.mounted_by, out)?;
+    begin_cell("State", "state", out);
+    state(&status.phase, out)?;
+    begin_cell("Read", "number", out);
+    out.push_str(&bytes(status.traffic.read));
+    begin_cell("Written", "number", out);
+    out.push_str(&bytes(status.traffic.written));
+    writeln!(out, "</td></tr>")
+}
+
+fn clients(clients: &[IpAddr], out: &mut String) -> Result {
+    if clients.is_empty() {
+        out.push_str("<span class=\"none\">none</span>");
+    }
+    for (n, client) in clients.iter().take(CLIENTS).enumerate() {
+        write!(out, "{}{client}", if n == 0 { "" } else { ", " })?;
+    }
+    match clients.len().saturating_sub(CLIENTS) {
+        0 => Ok(()),
+        more => write!(out, " and {more} more"),
+    }
+}
+
+fn state(phase: &Phase, out: &mut String) -> Result {
+    match phase {
+        Phase::Ready => write!(out, "<span class=\"good\">ready</span>"),
+        Phase::Counting => write!(out, "<span class=\"busy\">counting</span>"),
+        Phase::Cloning { from, progress } => {
+            let done = percent(progress.bytes_done, progress.bytes_total).min(100);
+            let from = Text(from.as_str());
+            write!(out, "<span class=\"busy\">cloning</span> <bdi>{from}</bdi>, {done} %")
+        }
+        Phase::Failed { message } => {
+            write!(out, "<span class=\"bad\">failed</span> {}", Text(message))
+        }
+        Phase::Lost { message } => {
+            write!(out, "<span class=\"bad\">lost</span> {}", Text(message))
+        }
+    }
+}
+
+/// Writes what the command line or the exports file exports.
+pub fn exports(exports: &[Exported], out: &mut String) -> Result {
+    write!(out, "<section aria-labelledby=\"exports\"><h2 id=\"exports\">Exports")?;
+    writeln!(out, " <small>{}</small></h2>", count(exports.len() as u64))?;
+    begin_table("exports", &["Path", "Directory", "Disk", "For"], out)?;
+    for export in exports {
+        let path = Text(&export.path);
+        write!(
+            out,
+            "<tr role=\"row\"><th role=\"rowheader\" scope=\"row\"><bdi>{path}</bdi></th>"
+        )?;
+        begin_cell("Directory", "path", out);
+        write!(out, "<bdi>{}</bdi>", Text(&export.directory))?;
+        begin_cell("Disk", "use", out);
+        match export.disk {
+            Some(disk) => {
+                let used = disk.size.saturating_sub(disk.free);
+                bar(&format!("use of the disk of {}", export.path), used, disk.size, out)?;
+            }
+            None => out.push_str("<span class=\"none\">unknown</span>"),
+        }
+        begin_cell("For", "clients", out);
+        write!(out, "{}", Text(&export.clients.join(", ")))?;
+        writeln!(out, "</td></tr>")?;
+    }
+    writeln!(out, "</tbody></table></section>")
+}
+
+/// The roles are said because on narrow screens the table is laid out as blocks, and browsers
+/// then forget that it is a table.
+fn begin_table(label: &str, columns: &[&str], out: &mut String) -> Result {
+    write!(out, "<table role=\"table\" aria-labelledby=\"{label}\"><thead role=\"rowgroup\">")?;
+    out.push_str("<tr role=\"row\">");
+    for column in columns {
+        let class = if matches!(*column, "Files" | "Read" | "Written") { "number" } else { "" };
+        write!(out, "<th role=\"columnheader\" scope=\"col\" class=\"{class}\">{column}</th>")?;
+    }
+    writeln!(out, "</tr></thead><tbody role=\"rowgroup\">")
+}
+
+/// Ends the cell before, which is the row's name for the first one.
+fn begin_cell(column: &str, class: &str, out: &mut String) {
+    if !out.ends_with("</th>") {
+        out.push_str("</td>");
+    }
+    out.push_str("<td role=\"cell\" data-label=\"");
+    out.push_str(column);
+    out.push_str("\" class=\"");
+    out.push_str(class);
+    out.push_str("\">");
+}

@@ -1,0 +1,181 @@
+//! What becomes of the records that came together: answered here, or handed to a thread that may
+//! sleep; counted, and their replies sent.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::connection::{SCRATCH, Shared};
+use super::link::Link;
+use super::pool::Job;
+use super::record::{Flow, Header};
+use super::replay::Key;
+use super::service::{Origin, Reply, Service, Verdict};
+use crate::telemetry::metrics::{Answered, Local};
+
+/// The records that came together, and what becomes of them.
+pub struct Batch<'a> {
+    /// Who answers.
+    pub service: &'a Arc<Service>,
+    /// What the connections of the server share.
+    pub shared: &'a Arc<Shared>,
+    /// Where replies go.
+    pub link: &'a Arc<Link>,
+    /// Where the records come from.
+    pub origin: Origin,
+    /// When they were complete.
+    pub arrived: Instant,
+    /// Replies that are not sent yet.
+    pub replies: &'a mut Vec<u8>,
+    /// Calls for threads that may sleep.
+    pub jobs: &'a mut Vec<Job>,
+    /// The calls whose replies are in `replies`.
+    pub answered: &'a mut Vec<Answered>,
+    /// Where they are counted.
+    pub tally: &'a mut Local,
+}
+
+impl Batch<'_> {
+    /// Answers a record here, or copies it for a thread that may sleep.
+    pub fn take(&mut self, record: &[u8]) -> Flow {
+        if let Some(key) = self.answer(record) {
+            let mut own = self.shared.buffers.take();
+            own.extend_from_slice(record);
+            self.hand_on(own, 0, key);
+        }
+        self.flow()
+    }
+
+    /// The same for one that fills a buffer of its own, behind its four bytes of mark.
+    pub fn take_whole(&mut self, own: Vec<u8>) -> Flow {
+        match self.answer(&own[4..]) {
+            Some(key) => self.hand_on(own, 4, key),
+            None => self.shared.buffers.give(own),
+        }
+        self.flow()
+    }
+
+    /// Answers a record, unless it must be tried again where it may sleep.
+    fn answer(&mut self, record: &[u8]) -> Option<Option<Key>> {
+        let start = begin_reply(self.replies);
+        let waiter = || Arc::clone(self.link) as Arc<dyn Reply>;
+        match self.service.answer(record, self.origin, &waiter, self.replies) {
+            Verdict::Answered(procedure, status) => {
+                end_reply(self.replies, start);
+                let (received, sent) = (record.len(), self.replies.len() - start - 4);
+                self.answered.push(Answered { procedure, status, received, sent });
+            }
+            Verdict::Replayed => end_reply(self.replies, start),
+            Verdict::Silent => self.replies.truncate(start),
+            Verdict::Later(key) => {
+                self.replies.truncate(start);
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    fn hand_on(&mut self, record: Vec<u8>, start: usize, key: Option<Key>) {
+        let handed = Handed {
+            service: Arc::clone(self.service),
+            shared: Arc::clone(self.shared),
+            link: Arc::clone(self.link),
+            origin: self.origin,
+            arrived: self.arrived,
+            bytes: record.len(),
+            key,
+            answered: false,
+        };
+        handed.link.started(handed.bytes);
+        self.jobs.push(Box::new(move || handed.start(record, start)));
+    }
+
+    fn flow(&mut self) -> Flow {
+        if self.replies.len() >= SCRATCH {
+            self.push();
+        }
+        if self.link.has_room() { Flow::Go } else { Flow::Pause }
+    }
+
+    /// Hands the jobs on, and sends the replies.
+    pub fn send(&mut self) {
+        self.shared.pool.run(self.jobs);
+        if !self.replies.is_empty() {
+            self.push();
+        }
+    }
+
+    /// Sends the replies at hand. Their calls are counted before, so that whoever has a reply finds
+    /// it counted.
+    fn push(&mut self) {
+        self.tally.count(self.arrived.elapsed(), self.answered);
+        self.answered.clear();
+        self.link.push(self.replies);
+    }
+}
+
+/// A call that the pool has. Dropped without an answer, which only a panic or the end of the
+/// connection does, it is forgotten and the connection given up, so that the client asks again
+/// instead of waiting for ever.
+struct Handed {
+    service: Arc<Service>,
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    origin: Origin,
+    arrived: Instant,
+    bytes: usize,
+    key: Option<Key>,
+    answered: bool,
+}
+
+impl Handed {
+    /// Runs the call once its reply may be sent.
+    fn start(self, record: Vec<u8>, start: usize) {
+        let link = Arc::clone(&self.link);
+        if let Some(job) = link.park(Box::new(move || self.run(record, start))) {
+            job();
+        }
+    }
+
+    fn run(mut self, record: Vec<u8>, start: usize) {
+        let buffers = &self.shared.buffers;
+        let mut reply = buffers.take();
+        let at = begin_reply(&mut reply);
+        match self.service.answer_later(&record[start..], self.origin, self.key, &mut reply) {
+            Verdict::Answered(procedure, status) => {
+                end_reply(&mut reply, at);
+                let (received, sent) = (record.len() - start, reply.len() - at - 4);
+                let call = Answered { procedure, status, received, sent };
+                self.shared.metrics.count(self.arrived.elapsed(), call);
+            }
+            Verdict::Replayed | Verdict::Silent | Verdict::Later(_) => reply.clear(),
+        }
+        self.answered = true;
+        // Before the reply, so that the buffer is there for the client's next call.
+        buffers.give(record);
+        self.link.push(&mut reply);
+        buffers.give(reply);
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.service.forget(self.key);
+            self.link.give_up();
+        }
+        self.link.ended(self.bytes);
+    }
+}
+
+/// Leaves room for the record mark; answers where the reply starts.
+fn begin_reply(replies: &mut Vec<u8>) -> usize {
+    let start = replies.len();
+    replies.extend_from_slice(&[0; 4]);
+    start
+}
+
+/// Fills in the mark of the reply that started at `start`.
+fn end_reply(replies: &mut [u8], start: usize) {
+    let mark = Header::whole(replies.len() - start - 4).to_be_bytes();
+    replies[start..start + 4].copy_from_slice(&mark);
+}

@@ -1,0 +1,356 @@
+//! The read-only HTTP listener: health, metrics, the status page, and what it refuses.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use rustix::process::Signal;
+
+use crate::support::client::{Cred, MOUNT, NFS, Reply, message, record};
+use crate::support::server::{Server, Setup, free_port};
+use crate::support::wire::*;
+use crate::support::{PATIENCE, eventually};
+
+/// Connections that the listener serves at a time.
+const CONNECTIONS: usize = 32;
+
+/// A server, and where its admin listener is.
+struct Watched {
+    server: Server,
+    admin: SocketAddr,
+}
+
+/// What the listener answered.
+#[derive(Debug)]
+struct Page {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Watched {
+    fn start() -> Self {
+        Self::with(Setup::default())
+    }
+
+    fn with(setup: Setup) -> Self {
+        Self::over(setup, |_| ())
+    }
+
+    fn over(setup: Setup, prepare: impl FnOnce(&std::path::Path)) -> Self {
+        let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let server = setup.args(&["--admin", &admin.to_string()]).start_over(prepare);
+        let watched = Self { server, admin };
+        // Somebody may ask before the server is told that it serves: it answers NFS earlier.
+        eventually("the server is ready", || watched.get("/readyz").status == 200);
+        watched
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.admin).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn get(&self, path: &str) -> Page {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).unwrap()
+    }
+
+    /// Sends a request as it is, and takes all that comes.
+    fn ask(&self, request: &str) -> io::Result<Page> {
+        let mut stream = self.connect();
+        stream.write_all(request.as_bytes())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let cut = || io::Error::other(format!("it was cut off: {text:?}"));
+        let (head, body) = text.split_once("\r\n\r\n").ok_or_else(cut)?;
+        let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).ok_or_else(cut)?;
+        Ok(Page { status, head: head.to_lowercase(), body: body.to_owned() })
+    }
+
+    /// Every metric with its labels, and its value.
+    fn metrics(&self) -> Metrics {
+        let answer = self.get("/metrics");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.body.ends_with("# EOF\n"), "{}", answer.body);
+        let lines = answer.body.lines().filter(|line| !line.starts_with('#'));
+        let pair = |line: &str| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        };
+        Metrics(lines.map(pair).collect())
+    }
+}
+
+struct Metrics(HashMap<String, f64>);
+
+impl Metrics {
+    /// What a metric says; those that have not been met are zero.
+    fn get(&self, name: &str) -> f64 {
+        self.0.get(name).copied().unwrap_or(0.0)
+    }
+
+    fn of(&self, metric: &str, procedure: &str) -> f64 {
+        let program = if procedure == "MNT" { "mount" } else { "nfs" };
+        self.get(&format!("berth_rpc_{metric}{{program=\"{program}\",procedure=\"{procedure}\"}}"))
+    }
+
+    fn errors(&self, program: &str, procedure: &str, status: &str) -> f64 {
+        let labels = format!("program=\"{program}\",procedure=\"{procedure}\",status=\"{status}\"");
+        self.get(&format!("berth_rpc_errors_total{{{labels}}}"))
+    }
+}
+
+fn float(n: usize) -> f64 {
+    u32::try_from(n).unwrap().into()
+}
+
+#[test]
+fn a_server_that_answers_is_alive_and_ready() {
+    let w = Watched::start();
+    for page in ["/livez", "/readyz"] {
+        let answer = w.get(page);
+        assert_eq!((answer.status, &*answer.body), (200, "ok\n"));
+    }
+    assert!(w.server.log().contains(&w.admin.to_string()), "{}", w.server.log());
+}
+
+#[test]
+fn metrics_move_by_what_a_conversation_did() {
+    const DATA: usize = 5000;
+    let w = Watched::start();
+    let mut c = w.server.client();
+    let root = c.root();
+    let file = c.file(&root, "file");
+    let before = w.metrics();
+    let head = 24 + c.cred.encoded().len(); // of each call
+    let getattr = head + packed(&root).len();
+    for _ in 0..3 {
+        c.attrs(&root);
+    }
+    let attributes = c.last_size;
+    assert_eq!(c.lookup(&root, "missing").status(), NFS3ERR_NOENT);
+    c.write(&file, 0, &[7; DATA], stable_how::FILE_SYNC).ok();
+    let write = head + packed(&file).len() + 8 + 4 + 4 + 4 + DATA;
+    assert_eq!(c.read(&file, 0, 10_000).ok().data.len(), DATA);
+    let read = c.last_size;
+    let after = w.metrics();
+    let moved =
+        |metric: &str, procedure| after.of(metric, procedure) - before.of(metric, procedure);
+    for (procedure, calls) in [("GETATTR", 3.0), ("LOOKUP", 1.0), ("WRITE", 1.0), ("READ", 1.0)] {
+        assert_eq!(moved("calls_total", procedure), calls, "{procedure}");
+        assert_eq!(moved("latency_seconds_count", procedure), calls, "{procedure}");
+        let seconds = moved("latency_seconds_sum", procedure);
+        assert!(seconds > 0.0 && seconds < PATIENCE.as_secs_f64(), "{procedure}: {seconds}");
+    }
+    assert_eq!(moved("calls_total", "CREATE"), 0.0);
+    assert_eq!(moved("received_bytes_total", "GETATTR"), float(3 * getattr));
+    assert_eq!(moved("sent_bytes_total", "GETATTR"), float(3 * (24 + attributes)));
+    assert_eq!(moved("received_bytes_total", "WRITE"), float(write));
+    assert_eq!(moved("sent_bytes_total", "READ"), float(24 + read));
+    assert_eq!(after.errors("nfs", "LOOKUP", "NOENT"), 1.0);
+    let failures = after.0.keys().filter(|name| name.starts_with("berth_rpc_errors")).count();
+    assert_eq!(failures, 1, "nothing else failed");
+}
+
+#[test]
+fn refusals_are_counted_by_their_names() {
+    let w = Watched::start();
+    let mut c = w.server.client();
+    c.mnt("/nowhere");
+    c.raw(NFS, 1, &[1, 2, 3]); // no handle
+    c.raw(NFS, 99, &[]);
+    c.raw((NFS.0, 4), 0, &[]);
+    c.raw((7, 1), 0, &[]);
+    c.exchange(&message(1, NFS, 0, &[[0, 0, 0, 99], [0; 4], [0; 4], [0; 4]].concat(), &[]));
+    let metrics = w.metrics();
+    assert_eq!(metrics.of("calls_total", "MNT"), 1.0);
+    for (program, procedure, status) in [
+        ("mount", "MNT", "NOENT"),
+        ("nfs", "GETATTR", "GARBAGE_ARGS"),
+        ("other", "OTHER", "PROC_UNAVAIL"),
+        ("other", "OTHER", "PROG_MISMATCH"),
+        ("other", "OTHER", "PROG_UNAVAIL"),
+        ("other", "OTHER", "AUTH_ERROR"),
+    ] {
+        assert_eq!(metrics.errors(program, procedure, status), 1.0, "{procedure} {status}");
+    }
+}
+
+#[test]
+fn a_repeated_call_is_counted_apart() {
+    let w = Watched::start();
+    let mut c = w.server.client();
+    let root = c.root();
+    let args = packed(&diropargs3 { dir: root, name: (&b"missing"[..]).into() });
+    let call = message(c.next_xid(), NFS, 12, &c.cred.encoded(), &args);
+    let first = c.exchange(&call);
+    assert!(matches!(first, Reply::Success(_)));
+    assert_eq!(c.exchange(&call), first);
+    let metrics = w.metrics();
+    assert_eq!(metrics.of("calls_total", "REMOVE"), 1.0);
+    assert_eq!(metrics.errors("nfs", "REMOVE", "NOENT"), 1.0);
+    assert_eq!(metrics.get("berth_rpc_replayed_total"), 1.0);
+}
+
+#[test]
+fn calls_over_udp_are_counted() {
+    let w = Watched::start();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(w.server.addr).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let path = packed(&nfs3_types::xdr_codec::Opaque::borrowed(b"/"));
+    let call = message(1, MOUNT, 1, &Cred::superuser().encoded(), &path);
+    socket.send(&call).unwrap();
+    let sent = socket.recv(&mut [0; 1000]).unwrap();
+    let metrics = w.metrics();
+    assert_eq!(metrics.of("calls_total", "MNT"), 1.0);
+    assert_eq!(metrics.of("received_bytes_total", "MNT"), float(call.len()));
+    assert_eq!(metrics.of("sent_bytes_total", "MNT"), float(sent));
+}
+
+#[test]
+fn open_files_and_how_they_are_found_are_told() {
+    let w = Watched::start();
+    let mut c = w.server.client();
+    let root = c.root();
+    let file = c.file(&root, "file");
+    let before = w.metrics();
+    assert!(before.get("berth_open_nodes") >= 2.0, "the root and the file");
+    for _ in 0..5 {
+        c.attrs(&file);
+    }
+    let after = w.metrics();
+    let moved = |name| after.get(name) - before.get(name);
+    assert_eq!(moved("berth_node_cache_hits_total"), 5.0);
+    assert_eq!(moved("berth_node_cache_misses_total"), 0.0);
+}
+
+#[test]
+fn connections_are_counted_and_a_full_server_is_not_ready() {
+    let w = Watched::with(Setup::default().args(&["--max-connections", "2"]));
+    // The last probe may still have a place.
+    eventually("no connection is open", || w.metrics().get("berth_connections") == 0.0);
+    let before = w.metrics();
+    let mut clients = [w.server.client(), w.server.client()];
+    clients.iter_mut().for_each(crate::support::client::Client::null);
+    let ready = w.get("/readyz");
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert!(ready.body.contains(&w.server.addr.to_string()), "{ready:?}");
+    let after = w.metrics();
+    let moved = |name| after.get(name) - before.get(name);
+    assert_eq!(after.get("berth_connections"), 2.0);
+    assert_eq!(moved("berth_connections_accepted_total"), 2.0);
+    assert_eq!(moved("berth_connections_refused_total"), 1.0);
+    drop(clients);
+    eventually("it is ready again", || w.get("/readyz").status == 200);
+}
+
+#[test]
+fn the_end_is_told_while_a_connection_drains() {
+    const CALLS: usize = 64;
+    const SIZE: u32 = 1 << 20;
+    let mut w = Watched::start();
+    let mut c = w.server.client();
+    let root = c.root();
+    let file = c.file(&root, "file");
+    c.setattr(&file, size(SIZE.into())).ok();
+    let args = packed(&READ3args { file, offset: 0, count: SIZE });
+    // More than the sockets between the two hold: as long as nobody reads, the server drains.
+    for xid in 0..u32::try_from(CALLS).unwrap() {
+        c.send(&record(&message(xid, NFS, 6, &c.cred.encoded(), &args))).unwrap();
+    }
+    let first = c.receive().unwrap();
+    w.server.signal(Signal::TERM);
+    eventually("it is not ready", || w.get("/readyz").status == 503);
+    let ready = w.get("/readyz");
+    assert!(ready.body.contains("stopping"), "{ready:?}");
+    assert_eq!(w.get("/livez").status, 200);
+    assert!(w.metrics().of("calls_total", "READ") >= 1.0);
+    assert!(w.get("/").body.contains("Not ready: the server is stopping"));
+    assert!(first.len() > SIZE as usize);
+    while c.receive().is_ok() {}
+    assert!(w.server.wait().success(), "its log:\n{}", w.server.log());
+    assert!(TcpStream::connect(w.admin).is_err());
+}
+
+#[test]
+fn it_is_read_only_and_takes_no_body() {
+    let w = Watched::start();
+    for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"] {
+        for page in ["/", "/metrics", "/nothing"] {
+            let answer = w.ask(&format!("{method} {page} HTTP/1.1\r\nHost: x\r\n\r\n")).unwrap();
+            assert_eq!(answer.status, 405, "{method} {page}: {answer:?}");
+            assert!(answer.head.contains("allow: get, head"), "{answer:?}");
+        }
+    }
+    for body in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"] {
+        let answer = w.ask(&format!("GET / HTTP/1.1\r\nHost: x\r\n{body}")).unwrap();
+        assert_eq!(answer.status, 413, "{answer:?}");
+    }
+    assert_eq!(w.get("/nothing").status, 404);
+    let head = w.ask("HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    assert_eq!((head.status, &*head.body), (200, ""));
+}
+
+#[test]
+fn a_request_of_endless_headers_is_cut_off() {
+    let w = Watched::start();
+    let mut stream = w.connect();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
+    let line = format!("X-More: {}\r\n", "x".repeat(1000));
+    let sent = (0..100_000).find(|_| stream.write_all(line.as_bytes()).is_err());
+    assert!(sent.is_some(), "it took 100 MB of headers");
+    assert_eq!(w.get("/livez").status, 200);
+}
+
+#[test]
+fn those_who_say_nothing_are_closed_and_hold_others_off_no_longer() {
+    let w = Watched::start();
+    let mut silent: Vec<TcpStream> = Vec::new();
+    // Probes that are just ending have places, too.
+    eventually("the listener is full", || {
+        let mut stream = w.connect();
+        let _ = stream.write_all(b"GET /livez HTTP/1.1\r\n"); // it may be refused already
+        silent.push(stream);
+        silent.len() >= CONNECTIONS && w.ask("GET /livez HTTP/1.1\r\n\r\n").is_err()
+    });
+    assert!(silent.len() < 2 * CONNECTIONS, "{} connections were open", silent.len());
+    eventually("it answers again", || {
+        let asked = w.ask("GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        asked.is_ok_and(|answer| answer.status == 200)
+    });
+    let ends = silent.iter_mut().map(|stream| stream.read_to_end(&mut Vec::new()));
+    assert!(ends.filter(Result::is_ok).count() >= CONNECTIONS, "they are closed");
+}
+
+#[test]
+fn the_page_shows_what_is_exported_as_text() {
+    let exports = "{}/<script> 10.0.0.0/8(rw) *(ro)\n";
+    let w = Watched::over(Setup::default().exports(exports), |dir| {
+        std::fs::create_dir(dir.join("<script>")).unwrap();
+    });
+    let page = w.get("/");
+    assert_eq!(page.status, 200);
+    assert!(page.head.contains("content-type: text/html"), "{page:?}");
+    assert!(page.head.contains("content-security-policy: default-src 'none'; style-src"));
+    for part in ["Ready", &w.server.addr.to_string(), "/&lt;script&gt;<", "10.0.0.0/8, *"] {
+        assert!(page.body.contains(part), "{part} is not in\n{}", page.body);
+    }
+    assert!(!page.body.contains("<script>"));
+}
+
+#[test]
+fn without_the_option_nothing_listens() {
+    let s = Server::start();
+    assert!(!s.log().contains("admin=Some"), "{}", s.log());
+}
+
+#[test]
+fn an_address_that_is_taken_is_named_with_its_option() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let said = Setup::default().args(&["--admin", &address]).refused(|_| ());
+    assert!(said.contains(&address) && said.contains("--admin"), "{said}");
+}
