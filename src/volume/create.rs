@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::error::{Error, Result};
 use super::layout::exists;
-use super::registry::Record;
+use super::registry::{Record, Step};
 use super::spec::{Spec, Status};
 use super::{Origin, Slot, Volume, Volumes};
 use crate::export::table::TableError;
@@ -23,7 +23,9 @@ impl Volumes {
     pub fn create(self: &Arc<Self>, spec: Spec, origin: Origin) -> Result<Status> {
         let change = self.lock();
         let name = spec.name.clone();
-        if !self.is_there(&spec)? {
+        if let Some(there) = self.existing(&spec)? {
+            self.revive(&there)?;
+        } else {
             self.check(&spec)?;
             match origin {
                 Origin::Fresh => self.make(spec)?,
@@ -35,27 +37,45 @@ impl Volumes {
         self.show(&name)
     }
 
-    /// Whether the volume exists already.
+    /// The volume, if it exists already.
     ///
     /// # Errors
     /// Another one has its name, or its id.
-    fn is_there(&self, spec: &Spec) -> Result<bool> {
+    fn existing(&self, spec: &Spec) -> Result<Option<Slot>> {
         let (name, id) = (&spec.name, &spec.id);
         let table = self.table.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(other) = table.names.get(id).filter(|other| *other != name) {
             return Err(Error::OtherName { id: id.clone(), name: other.clone() });
         }
-        let found = match table.slots.get(name) {
+        let Some(slot) = table.slots.get(name) else { return Ok(None) };
+        let found = match slot {
             // Nothing is left of it: it may be tried again.
-            Some(Slot::Clone(job)) if job.failed().is_some() => return Ok(false),
-            Some(Slot::Clone(job)) => job.spec().id.clone(),
-            Some(Slot::Volume(volume)) => volume.record().spec.id,
-            None => return Ok(false),
+            Slot::Clone(job) if job.failed().is_some() => return Ok(None),
+            Slot::Clone(job) => job.spec().id.clone(),
+            Slot::Volume(volume) => volume.record().spec.id,
         };
         if found == *id {
-            return Ok(true);
+            return Ok(Some(slot.share()));
         }
         Err(Error::OtherId { name: name.clone(), id: found, wanted: id.clone() })
+    }
+
+    /// Serves a volume that could not be served until now.
+    ///
+    /// # Errors
+    /// It still cannot, or it is being put away.
+    fn revive(&self, slot: &Slot) -> Result<()> {
+        let Slot::Volume(volume) = slot else { return Ok(()) };
+        let Some(message) = volume.lost() else { return Ok(()) };
+        let record = volume.record();
+        if record.step != Step::Ready {
+            return Err(Error::Lost { name: record.spec.name, message });
+        }
+        self.serving.fs.attach_all([self.open_root(volume)?]);
+        self.publish(volume, &[record.export])?;
+        volume.set_lost(None);
+        tracing::info!(volume = %record.spec.name, "volume is served again");
+        Ok(())
     }
 
     fn make(&self, spec: Spec) -> Result<()> {

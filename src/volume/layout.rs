@@ -221,9 +221,10 @@ pub(super) fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// Makes the directory and Berth's own folder in it, if they are not there.
+/// Makes the directory and Berth's own folder in it, if they are not there. Only the server's user
+/// may enter: what a volume allows to everybody is meant for its clients.
 pub(super) fn prepare(dir: &Path) -> Result<()> {
-    folder(dir, 0o755)?;
+    folder(dir, 0o700)?;
     folder(&dir.join(OWN), 0o700)
 }
 

@@ -169,9 +169,9 @@ pub enum Ended {
 /// The disk that the volumes share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Disk {
-    /// Its size, in bytes.
+    /// Its size, in bytes; what is kept back for root is not in it.
     pub size: u64,
-    /// What is left of it for the server, in bytes.
+    /// What is left of it, in bytes.
     pub free: u64,
 }
 
@@ -263,8 +263,9 @@ impl Volumes {
     pub fn disk(&self) -> Result<Disk> {
         let dir = self.layout.dir();
         let stat = statvfs(dir).map_err(|errno| Error::io("ask", dir)(errno.into()))?;
+        let used = stat.f_blocks.saturating_sub(stat.f_bfree);
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Ok(Disk { size: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
+        Ok(Disk { size: bytes(used.saturating_add(stat.f_bavail)), free: bytes(stat.f_bavail) })
     }
 
     /// Tells where to learn who has mounted what.

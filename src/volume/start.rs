@@ -11,6 +11,8 @@ use super::name::VolumeId;
 use super::registry::{Fault, Record};
 use super::trash::Trash;
 use super::{Serving, Settings, Slot, Table, Volume, Volumes};
+use crate::export::table::TableError;
+use crate::fs::root::Root;
 use crate::quota::ledger::Ledger;
 use crate::telemetry::log::Chain;
 
@@ -61,7 +63,7 @@ impl Volumes {
             }
             let name = record.spec.name.clone();
             let Some(volume) = self.restore(record) else { continue };
-            match volume.lost().map_or_else(|| self.open_root(&volume), |why| lost(&volume, why)) {
+            match self.reopen(&volume) {
                 Ok(root) => {
                     opened.push(root);
                     exports.push(Arc::new(self.export(&volume)));
@@ -84,6 +86,19 @@ impl Volumes {
             .map_err(|error| Error::Invalid(format!("cannot export the volumes: {error}")))?;
         tracing::info!(volumes = exported, dir = %self.layout.dir().display(), "volumes are served");
         Ok(())
+    }
+
+    /// Opens the directory of a volume, if it can be served.
+    fn reopen(&self, volume: &Volume) -> Result<Root> {
+        let name = volume.record().spec.name;
+        if let Some(message) = volume.lost() {
+            return Err(Error::Lost { name, message });
+        }
+        let path = name.export_path().into_bytes();
+        if self.serving.exports.load().has_path(&path) {
+            return Err(Error::Export { name, source: TableError::SamePath(path) });
+        }
+        self.open_root(volume)
     }
 
     /// The volume of a record, after what was begun with it is done. `None`: there is none any more.
@@ -163,8 +178,4 @@ impl Volumes {
             tracing::error!(%error, "cannot write the ledger; the volumes are counted at the next start");
         }
     }
-}
-
-fn lost<T>(volume: &Volume, message: String) -> Result<T> {
-    Err(Error::Lost { name: volume.record().spec.name, message })
 }

@@ -485,7 +485,17 @@ fn a_volume_without_its_directory_is_lost_and_can_be_deleted() {
     std::os::unix::fs::symlink("elsewhere", place.path("a")).unwrap();
     let run = place.open();
     assert!(matches!(run.settled("a").phase, Phase::Lost { .. }), "a link was followed");
+    assert!(run.create("a").is_err(), "what cannot be used is no success");
     fs::remove_file(place.path("a")).unwrap();
+    fs::rename(place.path("elsewhere"), place.path("a")).unwrap();
+    assert!(
+        !matches!(run.create("a").unwrap().phase, Phase::Lost { .. }),
+        "it is not served again"
+    );
+    assert_eq!(run.exported(), ["/a"]);
+    drop(run);
+    fs::rename(place.path("a"), place.path("elsewhere")).unwrap();
+    let run = place.open();
     assert!(matches!(
         run.volumes.end(&name("a"), Some(OnDelete::Recycle)),
         Err(Error::Lost { .. })
