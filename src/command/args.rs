@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::quantity;
 use crate::export::{Squash, Who};
-use crate::volume::name::{Name, VolumeId};
+use crate::volume::name::{Directory, Name, VolumeId};
 use crate::volume::spec::{OnDelete, Quota, parse_client, parse_mode, parse_squash};
 
 const HELP: &str = "\
@@ -189,6 +189,9 @@ pub struct CloneArgs {
 /// What can be said about a new volume besides its name and its capacity.
 #[derive(Debug, Args, Default)]
 pub struct Wishes {
+    /// Where it is in the folder of the volumes: one directory or several [default: NAME]
+    #[arg(long, value_name = "PATH", value_parser = directory)]
+    pub directory: Option<Directory>,
     /// How many files and directories it may hold [default: as many as the disk]
     #[arg(long, value_name = "N")]
     pub inodes: Option<u64>,
@@ -380,6 +383,10 @@ pub enum AccessMode {
     /// One pod.
     #[value(name = "RWOP", alias = "ReadWriteOncePod")]
     ReadWriteOncePod,
+}
+
+fn directory(text: &str) -> Result<Directory, String> {
+    Directory::new(text).map_err(|why| format!("a name in it {why}"))
 }
 
 fn name(text: &str) -> Result<Name, String> {

@@ -84,6 +84,7 @@ fn id(name: &Name, wishes: &Wishes) -> Result<VolumeId, BadName> {
 
 impl Wishes {
     fn apply(&self, spec: &mut Spec) {
+        spec.directory.clone_from(&self.directory);
         spec.inodes = self.inodes.or(spec.inodes);
         spec.uid = self.uid.or(spec.uid);
         spec.gid = self.gid.or(spec.gid);
@@ -153,6 +154,7 @@ mod tests {
         let clients = ["10.0.0.0/8", "fd00::1", "192.0.2.1"].map(|c| parse_client(c).unwrap());
         let labels = [("a", "b"), ("c", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         let spec = Spec {
+            directory: None,
             name: name("data"),
             id: VolumeId::new("0f-2").unwrap(),
             capacity: 500_000_000,

@@ -97,13 +97,6 @@ impl Node {
             self.charge(&attr, None);
         }
     }
-
-    /// Charges the volume with a new file.
-    pub(super) fn charge_birth(&self, attr: &Attr, hold: Option<Hold<'_>>) {
-        if let Some(hold) = hold {
-            hold.settle(attr.fileid, Change::Birth(attr.cost()));
-        }
-    }
 }
 
 /// A file whose name is being taken away.
@@ -137,6 +130,28 @@ impl Fs {
         match account.hold(bytes + NAME, 1, guard.patience) {
             Err(Errno::NOSPC) if exists(dir, name) => Err(Errno::EXIST),
             hold => hold.map(Some),
+        }
+    }
+
+    /// Charges the volume with a new file.
+    pub(super) fn charge_birth(&self, node: &Node, attr: &Attr, hold: Option<Hold<'_>>) {
+        let (Some(account), Some(hold)) = (node.account(), hold) else { return };
+        if account.is_counting() {
+            self.tell_birth(account, node);
+        }
+        hold.settle(attr.fileid, Change::Birth(attr.cost()));
+    }
+
+    /// Reports a new file to the count that is going on, as the count itself would see it: somebody
+    /// may have found it and be writing already.
+    fn tell_birth(&self, account: &Account, node: &Node) {
+        // The number may be that of a file whose end is not booked yet.
+        let _links = self.lock_links(node.fileid, Patience::Blocking);
+        // No waiting: the directory's lock is held.
+        let locked = self.lock_at(self.stripe(node.fileid), Patience::None);
+        match (locked, Attr::of(node)) {
+            (Ok(_file), Ok(attr)) => account.see(node.fileid, attr.cost()),
+            _ => account.moved(node.fileid, node.handle().as_ref()),
         }
     }
 
@@ -265,7 +280,7 @@ impl Fs {
         let told = self.switch.as_server(|| -> Result<()> {
             let attr = Attr::of_entry(&**dir, &path)?;
             let kernel = || sys::handle::of_entry(&**dir, &path);
-            account.moved(self.handle_in(dir, name, &attr, kernel)?.as_ref());
+            account.moved(attr.fileid, self.handle_in(dir, name, &attr, kernel)?.as_ref());
             Ok(())
         });
         if let Err(error) | Ok(Err(error)) = told {

@@ -71,12 +71,12 @@ impl Walk<'_> {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(None);
                 }
-                match self.open(&handle) {
-                    Ok(dir) => self.list(&dir, &mut piece)?,
-                    Err(Errno::STALE | Errno::NOENT) => {} // it is gone
+                match self.open(&handle).and_then(|dir| self.list(&dir, &mut piece)) {
+                    Ok(()) | Err(Errno::STALE | Errno::NOENT) => {} // or it is gone
                     Err(errno) => return Err(errno),
                 }
             }
+            self.fs.wait_for_changes();
             if let Some(counted) = self.account.end_count() {
                 return Ok(Some(counted));
             }
@@ -110,10 +110,10 @@ impl Walk<'_> {
     }
 
     fn list(&mut self, dir: &Arc<Node>, piece: &mut [u8]) -> Result<()> {
-        let list = dir.open(OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let list = self.fs.readable(dir, Patience::Blocking)?;
         loop {
             self.rest();
-            let read = sys::dir::read(&list, piece)?;
+            let read = sys::dir::read(list, piece)?;
             if read == 0 {
                 return Ok(());
             }
@@ -135,7 +135,9 @@ impl Walk<'_> {
             let open =
                 self.fs.open_below(dir, name.to_bytes(), OFlags::DIRECTORY, Patience::Blocking);
             let Ok(place) = open else { return Ok(()) }; // gone, or of another file system
-            self.pending.push(handle(&Attr::of(&place)?)?);
+            // By what was opened: the name may be gone by now.
+            let (attr, kernel) = (Attr::of(&place)?, || sys::handle::of(&place));
+            self.pending.push(self.fs.handle_in(dir, name.to_bytes(), &attr, kernel)?);
         }
         Ok(())
     }

@@ -349,6 +349,14 @@ impl Fs {
         }
     }
 
+    /// Waits until every change that is going on has come to its end. Those that begin meanwhile are
+    /// not waited for.
+    fn wait_for_changes(&self) {
+        for lock in &self.locks {
+            drop(lock.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
     /// What changes whenever unflushed data may be lost.
     pub fn verifier(&self) -> u64 {
         self.verifier.get()

@@ -166,7 +166,7 @@ impl Fs {
         let place = rustix::io::fcntl_dupfd_cloexec(&content, 0)?;
         let (node, attr) = self.adopt(dir, name, place)?;
         let _ = node.write.set(content); // a handle that is new has no open file yet
-        node.charge_birth(&attr, hold);
+        self.charge_birth(&node, &attr, hold);
         dir.recharge();
         Ok((node, attr))
     }
@@ -245,7 +245,7 @@ impl Fs {
         let open = || self.open_below(dir, name, OFlags::empty(), Patience::Blocking);
         let place = self.descriptor(open)?;
         let (node, attr) = self.adopt(dir, name, place)?;
-        node.charge_birth(&attr, hold);
+        self.charge_birth(&node, &attr, hold);
         dir.recharge();
         Ok((node, attr))
     }

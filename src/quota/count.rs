@@ -6,6 +6,9 @@
 //! makes it so:
 //!
 //! - a file is seen while nobody else can change it (the walk holds its locks);
+//! - before the end, every change that was going on is waited for: a file that was made or removed
+//!   shows that before it is booked;
+//! - a new file is reported by whoever made it, in the same way, before it is booked;
 //! - a file that is renamed or linked during the walk could be missed by it, or its directory
 //!   could: it is remembered, and looked at before the end ([`Account::moved`], [`Account::next_moved`]).
 
@@ -44,9 +47,8 @@ impl Count {
     pub(super) fn note(&mut self, fileid: u64, change: Change) {
         match change {
             Change::By(bytes) if self.seen.contains(fileid) => self.bytes += bytes,
-            Change::By(_) => {}
-            // If it was seen between its birth and this note of it, it was counted then.
-            Change::Birth(bytes) => self.add(fileid, bytes),
+            // It is reported as the walk would report it, before it is booked.
+            Change::By(_) | Change::Birth(_) => {}
             // Its number may soon be another file's.
             Change::Death(bytes) => {
                 if self.seen.remove(fileid) {
@@ -85,9 +87,14 @@ impl Account {
         }
     }
 
-    /// A file got another name; the walk should look at `file`, however it calls it.
-    pub fn moved(&self, file: &[u8]) {
+    /// The file with this number got another name; the walk should look at `file`, however it calls
+    /// it. One that was seen cannot be missed any more, so that the walk comes to an end however
+    /// much is renamed.
+    pub fn moved(&self, fileid: u64, file: &[u8]) {
         if let Some(count) = &mut *self.count() {
+            if count.seen.contains(fileid) {
+                return;
+            }
             if count.moved.len() < MOVED_MAX {
                 count.moved.push(file.to_vec());
             } else {
@@ -101,7 +108,8 @@ impl Account {
         self.count().as_mut()?.moved.pop()
     }
 
-    /// Ends the count: from now on the usage is exact. `None`: something moved since
+    /// Ends the count: from now on the usage is exact. Whoever walks has waited, after the walk, for
+    /// all changes that were going on. `None`: something moved since
     /// [`Account::next_moved`] had nothing, so that the walk has to go on.
     pub fn end_count(&self) -> Option<Counted> {
         let mut place = self.count();
@@ -170,13 +178,16 @@ mod tests {
         account.book(1, Change::By(5)); // seen: added
         account.book(2, Change::By(7)); // not seen: the walk finds it so
         account.see(2, 17);
+        account.see(3, 3);
         account.book(3, Change::Birth(3));
         account.see(3, 3); // the walk comes by a new file
+        account.see(4, 4); // the walk was quicker
         account.see(4, 4);
-        account.book(4, Change::Birth(4)); // the walk was quicker than the note
+        account.book(4, Change::Birth(4));
         account.book(1, Change::Death(15));
         account.book(9, Change::Death(99)); // gone before the walk came
-        account.book(1, Change::Birth(1)); // another file with the number
+        account.see(1, 1); // another file with the number
+        account.book(1, Change::Birth(1));
         assert_eq!(ended(&account), (17 + 3 + 4 + 1, 4));
     }
 
@@ -196,7 +207,9 @@ mod tests {
     fn what_moves_is_looked_at_before_the_end() {
         let account = unknown();
         account.begin_count();
-        account.moved(b"file");
+        account.see(1, 10);
+        account.moved(1, b"seen");
+        account.moved(2, b"file");
         assert_eq!(account.end_count(), None);
         assert_eq!(account.next_moved().as_deref(), Some(b"file".as_slice()));
         assert_eq!(account.next_moved(), None);

@@ -4,6 +4,7 @@
 //! the next start and never looks like a volume. It is no snapshot: what changes in the source
 //! meanwhile may be in the copy or not, file by file. The source cannot go away meanwhile.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -24,6 +25,8 @@ use crate::telemetry::log::Chain;
 pub(super) struct Job {
     spec: Spec,
     from: Name,
+    /// The directory that is copied.
+    source: PathBuf,
     began: Timestamp,
     progress: Progress,
     /// Why nothing has become of it.
@@ -66,7 +69,8 @@ impl Job {
 impl Volumes {
     /// Begins to make a volume from another one.
     pub(super) fn begin_clone(self: &Arc<Self>, spec: Spec, from: &Name) -> Result<()> {
-        let used = self.volume(from)?.account.usage().bytes;
+        let volume = self.volume(from)?;
+        let used = volume.account.usage().bytes;
         let wanted = spec.capacity;
         if wanted < used && spec.quota == Quota::Enforce {
             return Err(Error::InUse { wanted, used });
@@ -76,6 +80,7 @@ impl Volumes {
         let job = Arc::new(Job {
             spec: spec.clone(),
             from: from.clone(),
+            source: self.layout.volume(&volume.record().spec),
             began: registry::now(),
             progress: Progress::new(),
             failed: Mutex::default(),
@@ -87,7 +92,7 @@ impl Volumes {
         let thread = thread::Builder::new().name("berth-clone".into());
         let thread = thread.spawn(move || volumes.run_clone(&running)).map_err(|error| {
             self.forget(&spec.name, &spec.id);
-            Error::io("start a thread to clone", self.layout.volume(from))(error)
+            Error::io("start a thread to clone", job.source.clone())(error)
         })?;
         *job.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         Ok(())
@@ -113,13 +118,13 @@ impl Volumes {
     }
 
     fn copy(&self, job: &Job) -> Result<()> {
-        let (source, target) = (self.layout.volume(&job.from), self.layout.making(&job.spec.id));
-        job.progress.estimate(&source);
+        let (source, target) = (&job.source, self.layout.making(&job.spec.id));
+        job.progress.estimate(source);
         let limit = match job.spec.quota {
             Quota::Enforce => job.spec.capacity,
             Quota::Report | Quota::Off => u64::MAX,
         };
-        let copied = copy_tree(&source, &target, &job.progress, limit)
+        let copied = copy_tree(source, &target, &job.progress, limit)
             .map_err(|source| Error::Clone { from: job.from.clone(), source })?;
         if copied.bytes > limit {
             let source = copy::Error::Limit { limit };

@@ -1,6 +1,7 @@
 //! Making volumes, and making them reachable.
 
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{Error, Result};
 use super::layout::exists;
@@ -43,7 +44,7 @@ impl Volumes {
     /// Another one has its name, or its id.
     fn existing(&self, spec: &Spec) -> Result<Option<Slot>> {
         let (name, id) = (&spec.name, &spec.id);
-        let table = self.table.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = table.names.get(id).filter(|other| *other != name) {
             return Err(Error::OtherName { id: id.clone(), name: other.clone() });
         }
@@ -84,14 +85,14 @@ impl Volumes {
         let record = Record::new(spec)?;
         self.layout.write(&record)?;
         self.install(&record)?;
-        let own = self.layout.directory(&self.layout.volume(&record.spec.name))?.unwrap_or(0);
+        let own = self.layout.directory(&self.layout.volume(&record.spec))?.unwrap_or(0);
         let usage = Usage { bytes: own, inodes: 1 };
         let account = self.ledger.fresh(&record.account(), record.spec.limits(), usage);
         self.serve(record, account)
     }
 
     fn adopt(&self, spec: Spec) -> Result<()> {
-        let path = self.layout.volume(&spec.name);
+        let path = self.layout.volume(&spec);
         if self.layout.directory(&path)?.is_none() {
             return Err(Error::NothingToAdopt(path));
         }
@@ -107,7 +108,7 @@ impl Volumes {
 
     /// Whether nothing is where the volume's directory and record are to be.
     pub(super) fn has_room_for(&self, spec: &Spec) -> Result<()> {
-        let path = self.layout.volume(&spec.name);
+        let path = self.layout.volume(spec);
         if exists(&path) {
             return Err(Error::InTheWay(path));
         }
@@ -115,6 +116,8 @@ impl Volumes {
     }
 
     fn is_free(&self, spec: &Spec) -> Result<()> {
+        self.layout.way_is_clear(spec)?;
+        self.overlaps_none(spec)?;
         let path = spec.name.export_path().into_bytes();
         if self.serving.exports.load().has_path(&path) {
             let source = TableError::SamePath(path);
@@ -127,10 +130,24 @@ impl Volumes {
         Ok(())
     }
 
+    /// Whether the volume's directory lies in no other one's, and no other one's in it.
+    fn overlaps_none(&self, spec: &Spec) -> Result<()> {
+        let place = Path::new(spec.place());
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        for slot in table.slots.values() {
+            let other = slot.spec();
+            let there = Path::new(other.place());
+            if other.name != spec.name && (place.starts_with(there) || there.starts_with(place)) {
+                return Err(Error::InTheWay(self.layout.volume(&other)));
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the directory of a record into its place; takes the record back if that is taken.
     pub(super) fn install(&self, record: &Record) -> Result<()> {
         let (id, name) = (&record.spec.id, &record.spec.name);
-        self.layout.install(&self.layout.making(id), name).inspect_err(|error| {
+        self.layout.install(&self.layout.making(id), &record.spec).inspect_err(|error| {
             if let Error::InTheWay(_) = error
                 && let Err(error) = self.layout.strike(id)
             {
@@ -160,7 +177,8 @@ impl Volumes {
     /// Opens a volume's directory.
     pub(super) fn open_root(&self, volume: &Volume) -> Result<Root> {
         let record = volume.record();
-        let dir = self.layout.volume(&record.spec.name);
+        let dir = self.layout.volume(&record.spec);
+        self.layout.way_is_clear(&record.spec)?;
         // Not through a link: that could lead anywhere.
         if self.layout.directory(&dir)?.is_none() {
             let message = format!("{} is not there", dir.display());
@@ -196,7 +214,7 @@ impl Volumes {
         Export {
             id: export,
             path: spec.name.export_path().into_bytes(),
-            dir: self.layout.volume(&spec.name),
+            dir: self.layout.volume(&spec),
             clients: spec.clients.into_iter().map(client).collect(),
             traffic: volume.traffic.clone(),
         }

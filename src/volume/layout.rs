@@ -1,7 +1,7 @@
 //! What is where on the disk, and the few things that are done to it.
 //!
 //! ```text
-//!   DIR/NAME/                  a volume, as its clients see it
+//!   DIR/NAME/                  a volume, as its clients see it; or DIR/SOME/WHERE/, if it is to be there
 //!   DIR/archived-NAME-TIME/    what was archived
 //!   DIR/.berth/                Berth's own, for nobody else
 //!     lock                     held by the server that uses DIR
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
 use super::error::{Error, Result};
-use super::name::{Name, VolumeId};
+use super::name::VolumeId;
 use super::spec::Spec;
 use crate::sys::durable;
 
@@ -87,8 +87,8 @@ impl Layout {
     }
 
     /// The directory of a volume.
-    pub(super) fn volume(&self, name: &Name) -> PathBuf {
-        self.dir.join(name.as_str())
+    pub(super) fn volume(&self, spec: &Spec) -> PathBuf {
+        self.dir.join(spec.place())
     }
 
     /// The directory that is going to be a volume.
@@ -132,18 +132,52 @@ impl Layout {
     ///
     /// # Errors
     /// [`Error::InTheWay`], and then nothing has changed.
-    pub(super) fn install(&self, made: &Path, name: &Name) -> Result<()> {
-        self.rename(made, &self.volume(name))
+    pub(super) fn install(&self, made: &Path, spec: &Spec) -> Result<()> {
+        self.make_parents(spec)?;
+        self.rename(made, &self.volume(spec))
     }
 
     /// Takes the directory of a volume out of its place.
-    pub(super) fn withdraw(&self, id: &VolumeId, name: &Name) -> Result<()> {
-        self.rename(&self.volume(name), &self.leaving(id))
+    pub(super) fn withdraw(&self, spec: &Spec) -> Result<()> {
+        self.rename(&self.volume(spec), &self.leaving(&spec.id))
     }
 
     /// Puts the directory of a volume aside, under a name in the same folder.
-    pub(super) fn archive(&self, name: &Name, to: &str) -> Result<()> {
-        self.rename(&self.volume(name), &self.dir.join(to))
+    pub(super) fn archive(&self, spec: &Spec, to: &str) -> Result<()> {
+        self.rename(&self.volume(spec), &self.dir.join(to))
+    }
+
+    /// Makes the directories on the way to a volume's.
+    fn make_parents(&self, spec: &Spec) -> Result<()> {
+        for path in self.parents(spec).iter().rev().filter(|path| !exists(path)) {
+            self.step()?;
+            let made = DirBuilder::new().mode(0o755).create(path);
+            made.map_err(Error::io("create", path))?;
+            let above = path.parent().unwrap_or(&self.dir);
+            durable::flush_folder(above).map_err(Error::io("flush", above))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the directories on the way to where a volume was, as far as nothing is in them.
+    pub(super) fn prune_parents(&self, spec: &Spec) {
+        // That one stays does no harm: it is found to be there by the next one who wants it.
+        let _ = self.parents(spec).iter().try_for_each(fs::remove_dir);
+    }
+
+    /// The directories on the way to a volume's, the deepest first.
+    fn parents(&self, spec: &Spec) -> Vec<PathBuf> {
+        let path = self.volume(spec);
+        let above = path.ancestors().skip(1).take_while(|above| *above != self.dir);
+        above.map(Path::to_owned).collect()
+    }
+
+    /// Whether the way to a volume's directory leads through no link.
+    ///
+    /// # Errors
+    /// [`Error::InTheWay`]
+    pub(super) fn way_is_clear(&self, spec: &Spec) -> Result<()> {
+        self.parents(spec).iter().try_for_each(|path| self.directory(path).map(drop))
     }
 
     /// Moves what is below `own` into the trash.

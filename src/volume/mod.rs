@@ -347,6 +347,13 @@ impl Slot {
         }
     }
 
+    fn spec(&self) -> Spec {
+        match self {
+            Self::Volume(volume) => volume.record().spec,
+            Self::Clone(job) => job.spec().clone(),
+        }
+    }
+
     fn status(&self, layout: &Layout, free: u64, mounted_by: Vec<IpAddr>) -> Status {
         match self {
             Self::Volume(volume) => volume.status(layout, free, mounted_by),
@@ -423,7 +430,7 @@ impl Status {
     fn of(spec: Spec, layout: &Layout, created: jiff::Timestamp) -> Self {
         Self {
             path: spec.name.export_path(),
-            directory: layout.volume(&spec.name).to_string_lossy().into_owned(),
+            directory: layout.volume(&spec).to_string_lossy().into_owned(),
             created,
             phase: Phase::Ready,
             used: 0,

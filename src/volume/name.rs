@@ -10,6 +10,9 @@ use thiserror::Error;
 /// Longest name, in bytes: that of a directory.
 const NAME_MAX: usize = 255;
 
+/// Longest path of a directory, in bytes.
+const PATH_MAX: usize = 1024;
+
 /// Longest id, in bytes: it becomes a file's name with something behind it.
 const ID_MAX: usize = 128;
 
@@ -25,7 +28,12 @@ pub struct Name(String);
 #[serde(try_from = "String")]
 pub struct VolumeId(String);
 
-/// Why a text is no name or no id.
+/// Where a volume is below the root, if that is not its name: one directory or several.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Directory(String);
+
+/// Why a text is no name, no id or no directory.
 #[derive(Clone, Copy, PartialEq, Eq, Error, Debug)]
 pub enum BadName {
     /// There is nothing.
@@ -74,6 +82,23 @@ impl Name {
     }
 }
 
+impl Directory {
+    /// Checks a relative path of names ([`Name::new`]) with a `/` between them, of at most 1024 bytes.
+    pub fn new(path: impl Into<String>) -> Result<Self, BadName> {
+        let path = path.into();
+        if path.len() > PATH_MAX {
+            return Err(BadName::TooLong(PATH_MAX));
+        }
+        path.split('/').try_for_each(|name| Name::new(name).map(drop))?;
+        Ok(Self(path))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl VolumeId {
     /// Checks an id: 1 to 128 letters, digits, `-`, `_` and `.`, the last not in front.
     pub fn new(id: impl Into<String>) -> Result<Self, BadName> {
@@ -102,6 +127,14 @@ impl TryFrom<String> for Name {
     }
 }
 
+impl TryFrom<String> for Directory {
+    type Error = BadName;
+
+    fn try_from(path: String) -> Result<Self, BadName> {
+        Self::new(path)
+    }
+}
+
 impl TryFrom<String> for VolumeId {
     type Error = BadName;
 
@@ -111,6 +144,12 @@ impl TryFrom<String> for VolumeId {
 }
 
 impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Directory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -163,6 +202,24 @@ mod tests {
         check("a/b", Some(BadName::Character));
         check("a b", Some(BadName::Character));
         check(&"x".repeat(129), Some(BadName::TooLong(128)));
+    }
+
+    #[test]
+    fn directories_stay_below() {
+        let check = |path: &str, expected: Option<BadName>| {
+            assert_eq!(Directory::new(path).err(), expected, "{path:?}");
+        };
+        check("a", None);
+        check("team/app/data", None);
+        check("", Some(BadName::Empty));
+        check("/a", Some(BadName::Empty));
+        check("a/", Some(BadName::Empty));
+        check("a//b", Some(BadName::Empty));
+        check("a/../b", Some(BadName::Dot));
+        check("a/./b", Some(BadName::Dot));
+        check(".berth/volumes", Some(BadName::Dot));
+        check("a/b\nc", Some(BadName::Control));
+        check(&"a/".repeat(600), Some(BadName::TooLong(1024)));
     }
 
     #[test]

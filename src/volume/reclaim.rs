@@ -54,11 +54,12 @@ impl Volumes {
 
     /// Whether there is what it takes: a volume whose directory is gone can only be deleted.
     fn may_end(&self, volume: &Volume, how: OnDelete) -> Result<()> {
-        let name = volume.record().spec.name;
-        let there = self.layout.directory(&self.layout.volume(&name))?.is_some();
+        let spec = volume.record().spec;
+        let there = self.layout.directory(&self.layout.volume(&spec))?.is_some();
         match how {
             OnDelete::Archive | OnDelete::Recycle if !there => {
-                Err(Error::Lost { name, message: "its directory is not there".into() })
+                let message = "its directory is not there".into();
+                Err(Error::Lost { name: spec.name, message })
             }
             _ => Ok(()),
         }
@@ -96,7 +97,7 @@ impl Volumes {
     /// Serves a volume whose directory is a new one.
     fn renew(&self, old: &Record, record: Record) -> Result<Ended> {
         let name = record.spec.name.clone();
-        let own = self.layout.directory(&self.layout.volume(&name))?.unwrap_or(0);
+        let own = self.layout.directory(&self.layout.volume(&record.spec))?.unwrap_or(0);
         let usage = Usage { bytes: own, inodes: 1 };
         let account = self.ledger.fresh(&record.account(), record.spec.limits(), usage);
         // Until the new one takes its place, the old export answers: nobody's mount is refused.
@@ -113,36 +114,36 @@ impl Volumes {
     /// Brings to its end what a record says is being done. Answers the record if there is still a
     /// volume then. May be repeated, whatever a crash has left of it.
     pub(super) fn finish(&self, mut record: Record) -> Result<Option<Record>> {
-        let (id, name) = (record.spec.id.clone(), record.spec.name.clone());
-        let (place, leaving) = (self.layout.volume(&name), self.layout.leaving(&id));
+        let spec = record.spec.clone();
+        let (place, leaving) = (self.layout.volume(&spec), self.layout.leaving(&spec.id));
         match record.step.clone() {
             Step::Ready => {
-                let made = self.layout.making(&id);
+                let made = self.layout.making(&spec.id);
                 if exists(&made) {
-                    self.layout.install(&made, &name)?;
+                    self.layout.install(&made, &spec)?;
                 }
                 return Ok(Some(record));
             }
             Step::Deleting => {
                 if !exists(&leaving) && exists(&place) {
-                    self.layout.withdraw(&id, &name)?;
+                    self.layout.withdraw(&spec)?;
                 }
             }
             Step::Archiving(to) => {
                 if !exists(&self.layout.dir().join(&to)) && exists(&place) {
-                    self.layout.archive(&name, &to)?;
+                    self.layout.archive(&spec, &to)?;
                 }
             }
             Step::Recycling => {
                 if !exists(&leaving) && exists(&place) {
-                    self.layout.withdraw(&id, &name)?;
+                    self.layout.withdraw(&spec)?;
                 }
                 if !exists(&place) {
-                    let fresh = self.layout.renewing(&id);
+                    let fresh = self.layout.renewing(&spec.id);
                     if !exists(&fresh) {
                         self.layout.make(&record.spec, &fresh)?;
                     }
-                    self.layout.install(&fresh, &name)?;
+                    self.layout.install(&fresh, &spec)?;
                 }
                 record.step = Step::Ready;
                 self.layout.write(&record)?;
@@ -150,8 +151,9 @@ impl Volumes {
                 return Ok(Some(record));
             }
         }
-        self.layout.strike(&id)?;
+        self.layout.strike(&spec.id)?;
         self.throw_away(&leaving)?;
+        self.layout.prune_parents(&spec);
         Ok(None)
     }
 

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::name::{Name, VolumeId};
+use super::name::{Directory, Name, VolumeId};
 use super::progress::Snapshot;
 use crate::export::{Anonymous, Squash, Who};
 
@@ -26,6 +26,9 @@ pub struct Spec {
     pub name: Name,
     /// What it is known by.
     pub id: VolumeId,
+    /// Where it is below the root; without it, its directory is called as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<Directory>,
     /// How much it may hold, in bytes.
     pub capacity: u64,
     /// How many files, directories and so on it may hold; without it, as many as the disk.
@@ -167,6 +170,7 @@ impl Spec {
         Self {
             name,
             id,
+            directory: None,
             capacity,
             inodes: None,
             quota: Quota::default(),
@@ -181,6 +185,13 @@ impl Spec {
             on_delete: OnDelete::default(),
             labels: BTreeMap::new(),
         }
+    }
+}
+
+impl Spec {
+    /// Where its directory is below the root.
+    pub fn place(&self) -> &str {
+        self.directory.as_ref().map_or(self.name.as_str(), Directory::as_str)
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::error::{Error, Kind};
-use super::name::{Name, VolumeId};
+use super::name::{Directory, Name, VolumeId};
 use super::spec::{OnDelete, Phase, Quota, Spec, Status};
 use super::{Ended, Growth, Origin, Serving, Settings, Volumes};
 use crate::errno::Errno;
@@ -413,6 +413,34 @@ fn the_end_of_a_volume_is_the_one_that_it_asks_for() {
     assert_eq!(run.names(), ["k", "r"]);
     assert!(place.path("k/file").exists() && !place.path("r/file").exists());
     assert!(matches!(run.volumes.end(&name("d"), None), Err(Error::NotFound(_))));
+}
+
+#[test]
+fn a_volume_may_be_deeper_and_no_two_are_in_each_other() {
+    let place = Place::new();
+    let run = place.open();
+    let at = |of: &str, path: &str| {
+        let directory = Some(Directory::new(path).unwrap());
+        run.volumes.create(Spec { directory, ..spec(of) }, Origin::Fresh)
+    };
+    at("a", "team/app/data").unwrap();
+    at("b", "team/other").unwrap();
+    fs::write(place.path("team/app/data/file"), "content").unwrap();
+    for inside in ["team/app/data", "team/app/data/below", "team/app", "team"] {
+        assert!(matches!(at("c", inside), Err(Error::InTheWay(_))), "{inside}");
+    }
+    std::os::unix::fs::symlink("/tmp", place.path("link")).unwrap();
+    assert!(matches!(at("c", "link/c"), Err(Error::InTheWay(_))));
+    drop(run);
+    let run = place.open();
+    assert_eq!(run.exported(), ["/a", "/b"]);
+    run.volumes.end(&name("a"), Some(OnDelete::Recycle)).unwrap();
+    assert!(!place.path("team/app/data/file").exists() && place.path("team/app/data").exists());
+    run.volumes.end(&name("a"), Some(OnDelete::Delete)).unwrap();
+    assert!(!place.path("team/app").exists(), "what was made for it is left");
+    assert!(place.path("team/other").exists());
+    run.volumes.end(&name("b"), Some(OnDelete::Archive)).unwrap();
+    assert!(!place.path("team").exists());
 }
 
 #[test]

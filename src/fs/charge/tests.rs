@@ -214,6 +214,15 @@ proptest! {
     }
 }
 
+/// Stops the others at the end, also by a failure.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn what_is_counted_while_it_changes_is_what_du_finds() {
     let volume = volume(1 << 30, None);
@@ -226,6 +235,7 @@ fn what_is_counted_while_it_changes_is_what_du_finds() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let ops: Vec<Op> = (0..3000).map(|_| op().new_tree(&mut runner).unwrap().current()).collect();
     let counts = thread::scope(|scope| {
+        let _stop = Stop(&stop);
         for part in ops.chunks(1000) {
             let (volume, dirs, stop) = (&volume, &dirs, &stop);
             scope.spawn(move || {
@@ -236,7 +246,6 @@ fn what_is_counted_while_it_changes_is_what_du_finds() {
         }
         let counts: Vec<_> =
             (0..10).map(|_| volume.fs.count(EXPORT, &never).unwrap().unwrap()).collect();
-        stop.store(true, Ordering::Relaxed);
         counts
     });
     volume.flush();
