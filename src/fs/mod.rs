@@ -20,6 +20,8 @@ mod moves;
 pub mod name;
 pub mod node;
 pub mod root;
+#[cfg(test)]
+pub(crate) mod testing;
 mod trail;
 
 use std::collections::HashMap;

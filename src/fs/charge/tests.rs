@@ -15,24 +15,20 @@ use tempfile::TempDir;
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::fs::Fs;
-use crate::fs::attr::{Attr, Changes};
+use crate::fs::attr::Attr;
 use crate::fs::flush::Extent;
 use crate::fs::handle::{KEY_LEN, Key};
-use crate::fs::identity::Identity;
-use crate::fs::name::Name;
 use crate::fs::node::Node;
+use crate::fs::testing::Files;
 use crate::quota::ledger::Ledger;
 use crate::quota::{Account, Limits, Rule, Usage};
-use crate::sys::Patience;
 
 const EXPORT: ExportId = ExportId(1);
-const WAIT: Patience = Patience::Blocking;
 
 /// A volume on its own.
 struct Volume {
     fs: Fs,
     account: Arc<Account>,
-    who: Identity,
     dir: TempDir,
     _ledger: Ledger,
     _state: TempDir,
@@ -47,8 +43,7 @@ fn volume(bytes: u64, inodes: Option<u64>) -> Volume {
     let account = ledger.fresh("a", limits, Usage { bytes: own, inodes: 1 });
     ledger.begin().unwrap();
     fs.attach(EXPORT, dir.path(), None, Some(Arc::clone(&account))).unwrap();
-    let who = *fs.switch.server();
-    Volume { fs, account, who, dir, _ledger: ledger, _state: state }
+    Volume { fs, account, dir, _ledger: ledger, _state: state }
 }
 
 /// What du(1) says.
@@ -66,62 +61,8 @@ fn du(dir: &Path) -> Usage {
 }
 
 impl Volume {
-    fn root(&self) -> Arc<Node> {
-        self.fs.node(&self.fs.locate(EXPORT, b"").unwrap(), WAIT).unwrap()
-    }
-
-    fn find(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
-        Ok(self.fs.find(dir, Name::Entry(name.as_bytes()), &self.who, WAIT)?.0)
-    }
-
-    fn create(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
-        let guard = self.fs.lock(dir, WAIT)?;
-        Ok(self.fs.create(dir, name.as_bytes(), 0o600, &self.who, &guard)?.0)
-    }
-
-    fn mkdir(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
-        let guard = self.fs.lock(dir, WAIT)?;
-        Ok(self.fs.make_directory(dir, name.as_bytes(), 0o700, &self.who, &guard)?.0)
-    }
-
-    fn symlink(&self, dir: &Arc<Node>, name: &str, target: &[u8]) -> Result<Arc<Node>> {
-        let guard = self.fs.lock(dir, WAIT)?;
-        Ok(self.fs.make_symlink(dir, name.as_bytes(), target, &self.who, &guard)?.0)
-    }
-
-    fn write(&self, file: &Node, offset: u64, len: usize) -> Result<usize> {
-        let guard = self.fs.lock(file, WAIT)?;
-        let attr = file.attr()?;
-        let data = vec![7; len];
-        let written = self.fs.write(file, &attr, &self.who, (offset, &data), WAIT, &guard)?;
-        Ok(written.count)
-    }
-
-    fn truncate(&self, file: &Node, size: u64) -> Result<()> {
-        let guard = self.fs.lock(file, WAIT)?;
-        let changes = Changes { size: Some(size), ..Changes::default() };
-        self.fs.change(file, &file.attr()?, &self.who, &changes, &guard)
-    }
-
-    fn remove(&self, dir: &Arc<Node>, name: &str) -> Result<()> {
-        let guard = self.fs.lock(dir, WAIT)?;
-        self.fs.remove(dir, name.as_bytes(), &self.who, &guard)
-    }
-
-    fn rmdir(&self, dir: &Arc<Node>, name: &str) -> Result<()> {
-        let guard = self.fs.lock(dir, WAIT)?;
-        self.fs.remove_directory(dir, name.as_bytes(), &self.who, &guard)
-    }
-
-    fn rename(&self, from: (&Arc<Node>, &str), to: (&Arc<Node>, &str)) -> Result<()> {
-        let guard = self.fs.lock_both(from.0, to.0, WAIT)?;
-        let (from, to) = ((from.0, from.1.as_bytes()), (to.0, to.1.as_bytes()));
-        self.fs.rename(from, to, &self.who, &guard)
-    }
-
-    fn link(&self, file: &Node, dir: &Arc<Node>, name: &str) -> Result<()> {
-        let guard = self.fs.lock_both(file, dir, WAIT)?;
-        self.fs.link(file, dir, name.as_bytes(), &self.who, &guard)
+    fn files(&self) -> Files<'_> {
+        Files::of(&self.fs, EXPORT)
     }
 
     /// Does what `op` says with the directory and the name that it says. What cannot be is refused
@@ -130,30 +71,33 @@ impl Volume {
         let dir = |n: u8| &dirs[usize::from(n) % dirs.len()];
         let name = |n: u8| format!("n{}", n % 6);
         match op {
-            Op::Create(d, n) => self.create(dir(d), &name(n)).map(drop),
-            Op::Mkdir(d, n) => self.mkdir(dir(d), &name(n)).map(drop),
-            Op::Symlink(d, n, len) => {
-                self.symlink(dir(d), &name(n), &vec![b'x'; 1 + usize::from(len) * 4]).map(drop)
-            }
+            Op::Create(d, n) => self.files().create(dir(d), &name(n)).map(drop),
+            Op::Mkdir(d, n) => self.files().mkdir(dir(d), &name(n)).map(drop),
+            Op::Symlink(d, n, len) => self
+                .files()
+                .symlink(dir(d), &name(n), &vec![b'x'; 1 + usize::from(len) * 4])
+                .map(drop),
             Op::Write(d, n, at, len) => {
-                let file = self.find(dir(d), &name(n))?;
-                self.write(&file, u64::from(at) * 511, usize::from(len) * 97).map(drop)
+                let file = self.files().find(dir(d), &name(n))?;
+                self.files().write(&file, u64::from(at) * 511, usize::from(len) * 97).map(drop)
             }
-            Op::Truncate(d, n, size) => {
-                self.truncate(&*self.find(dir(d), &name(n))?, u64::from(size) * 1001)
+            Op::Truncate(d, n, size) => self
+                .files()
+                .truncate(&*self.files().find(dir(d), &name(n))?, u64::from(size) * 1001),
+            Op::Flush(d, n) => self.fs.flush(&*self.files().find(dir(d), &name(n))?, Extent::All),
+            Op::Remove(d, n) => self.files().remove(dir(d), &name(n)),
+            Op::Rmdir(d, n) => self.files().rmdir(dir(d), &name(n)),
+            Op::Rename(d, n, e, m) => self.files().rename((dir(d), &name(n)), (dir(e), &name(m))),
+            Op::Link(d, n, e, m) => {
+                self.files().link(&*self.files().find(dir(d), &name(n))?, dir(e), &name(m))
             }
-            Op::Flush(d, n) => self.fs.flush(&*self.find(dir(d), &name(n))?, Extent::All),
-            Op::Remove(d, n) => self.remove(dir(d), &name(n)),
-            Op::Rmdir(d, n) => self.rmdir(dir(d), &name(n)),
-            Op::Rename(d, n, e, m) => self.rename((dir(d), &name(n)), (dir(e), &name(m))),
-            Op::Link(d, n, e, m) => self.link(&*self.find(dir(d), &name(n))?, dir(e), &name(m)),
         }
     }
 
     /// The directories that the operations work in.
     fn dirs(&self) -> Vec<Arc<Node>> {
-        let root = self.root();
-        let made = ["a", "b"].map(|name| self.mkdir(&root, name).unwrap());
+        let root = self.files().root();
+        let made = ["a", "b"].map(|name| self.files().mkdir(&root, name).unwrap());
         [vec![root], made.to_vec()].concat()
     }
 
@@ -228,8 +172,8 @@ fn what_is_counted_while_it_changes_is_what_du_finds() {
     let volume = volume(1 << 30, None);
     let dirs = volume.dirs();
     for n in 0..300 {
-        let file = volume.create(&dirs[n % 3], &format!("f{n}")).unwrap();
-        volume.write(&file, 0, n * 50).unwrap();
+        let file = volume.files().create(&dirs[n % 3], &format!("f{n}")).unwrap();
+        volume.files().write(&file, 0, n * 50).unwrap();
     }
     let (stop, never) = (AtomicBool::new(false), AtomicBool::new(false));
     let mut runner = proptest::test_runner::TestRunner::deterministic();
@@ -255,8 +199,8 @@ fn what_is_counted_while_it_changes_is_what_du_finds() {
 #[test]
 fn a_count_finds_what_was_changed_beside_the_server() {
     let volume = volume(1 << 30, None);
-    let file = volume.create(&volume.root(), "file").unwrap();
-    volume.write(&file, 0, 100_000).unwrap();
+    let file = volume.files().create(&volume.files().root(), "file").unwrap();
+    volume.files().write(&file, 0, 100_000).unwrap();
     volume.flush();
     fs::create_dir(volume.dir.path().join("beside")).unwrap();
     fs::write(volume.dir.path().join("beside/file"), vec![1; 300_000]).unwrap();
@@ -271,15 +215,16 @@ fn a_count_finds_what_was_changed_beside_the_server() {
 fn sixteen_writers_fill_a_volume_and_no_more() {
     const CAPACITY: u64 = 8 << 20;
     let volume = volume(CAPACITY, None);
-    let root = volume.root();
-    let files: Vec<_> = (0..16).map(|n| volume.create(&root, &format!("f{n}")).unwrap()).collect();
+    let root = volume.files().root();
+    let files: Vec<_> =
+        (0..16).map(|n| volume.files().create(&root, &format!("f{n}")).unwrap()).collect();
     thread::scope(|scope| {
         for (n, file) in files.iter().enumerate() {
             let volume = &volume;
             scope.spawn(move || {
                 let mut at = 0;
                 loop {
-                    match volume.write(file, at, 60_000 + n) {
+                    match volume.files().write(file, at, 60_000 + n) {
                         Ok(count) => at += count as u64,
                         Err(errno) => break assert_eq!(errno, Errno::NOSPC),
                     }
@@ -298,53 +243,53 @@ fn sixteen_writers_fill_a_volume_and_no_more() {
 fn a_full_volume_can_be_overwritten_and_emptied() {
     const CAPACITY: u64 = 1 << 20;
     let volume = volume(CAPACITY, None);
-    let (root, mut at) = (volume.root(), 0);
-    let file = volume.create(&root, "file").unwrap();
-    while let Ok(count) = volume.write(&file, at, 100_000) {
+    let (root, mut at) = (volume.files().root(), 0);
+    let file = volume.files().create(&root, "file").unwrap();
+    while let Ok(count) = volume.files().write(&file, at, 100_000) {
         at += count as u64;
     }
     assert!(at > CAPACITY - 16384, "only {at} bytes fit");
     let all = usize::try_from(at).unwrap();
-    assert_eq!(volume.write(&file, 0, all), Ok(all));
-    assert_eq!(volume.write(&file, at - 10, 10), Ok(10));
-    assert_eq!(volume.create(&root, "other").err(), Some(Errno::NOSPC));
-    assert_eq!(volume.create(&root, "file").err(), Some(Errno::EXIST));
-    assert_eq!(volume.mkdir(&root, "other").err(), Some(Errno::NOSPC));
-    volume.rename((&root, "file"), (&root, "renamed")).unwrap();
-    volume.truncate(&file, 4096).unwrap();
-    volume.write(&file, 4096, 50_000).unwrap();
-    volume.remove(&root, "renamed").unwrap();
+    assert_eq!(volume.files().write(&file, 0, all), Ok(all));
+    assert_eq!(volume.files().write(&file, at - 10, 10), Ok(10));
+    assert_eq!(volume.files().create(&root, "other").err(), Some(Errno::NOSPC));
+    assert_eq!(volume.files().create(&root, "file").err(), Some(Errno::EXIST));
+    assert_eq!(volume.files().mkdir(&root, "other").err(), Some(Errno::NOSPC));
+    volume.files().rename((&root, "file"), (&root, "renamed")).unwrap();
+    volume.files().truncate(&file, 4096).unwrap();
+    volume.files().write(&file, 4096, 50_000).unwrap();
+    volume.files().remove(&root, "renamed").unwrap();
     assert_eq!(volume.account.usage().inodes, 1);
-    volume.create(&root, "other").unwrap();
+    volume.files().create(&root, "other").unwrap();
 }
 
 #[test]
 fn holes_cost_nothing_until_they_are_filled() {
     let volume = volume(1 << 20, None);
-    let file = volume.create(&volume.root(), "file").unwrap();
-    volume.truncate(&file, 1 << 40).unwrap();
-    volume.write(&file, 1 << 39, 4096).unwrap();
+    let file = volume.files().create(&volume.files().root(), "file").unwrap();
+    volume.files().truncate(&file, 1 << 40).unwrap();
+    volume.files().write(&file, 1 << 39, 4096).unwrap();
     assert!(volume.account.usage().bytes < 32 * 1024);
     // Half of it fits, and half of the answer says so.
     let mut at = 0;
-    while let Ok(count) = volume.write(&file, at, 300_000) {
+    while let Ok(count) = volume.files().write(&file, at, 300_000) {
         at += count as u64;
     }
     assert!(at > (1 << 20) - 65536 && at < 1 << 20, "{at}");
     // What is there can be written over, up to the hole behind it.
-    assert_eq!(volume.write(&file, 1 << 39, 4096), Ok(4096));
-    assert_eq!(volume.write(&file, (1 << 39) + 4096, 1).err(), Some(Errno::NOSPC));
+    assert_eq!(volume.files().write(&file, 1 << 39, 4096), Ok(4096));
+    assert_eq!(volume.files().write(&file, (1 << 39) + 4096, 1).err(), Some(Errno::NOSPC));
 }
 
 #[test]
 fn a_file_that_is_written_while_it_is_removed_costs_nothing() {
     let volume = volume(1 << 30, None);
-    let root = volume.root();
+    let root = volume.files().root();
     for round in 0..50 {
-        let file = volume.create(&root, "file").unwrap();
+        let file = volume.files().create(&root, "file").unwrap();
         thread::scope(|scope| {
-            scope.spawn(|| (0..20).for_each(|n| _ = volume.write(&file, n * 8192, 8192)));
-            scope.spawn(|| volume.remove(&root, "file").unwrap());
+            scope.spawn(|| (0..20).for_each(|n| _ = volume.files().write(&file, n * 8192, 8192)));
+            scope.spawn(|| volume.files().remove(&root, "file").unwrap());
         });
         drop(file);
         assert_eq!(volume.account.usage(), du(volume.dir.path()), "round {round}");
@@ -356,13 +301,13 @@ fn two_who_remove_the_names_of_a_file_give_it_back_once() {
     let volume = volume(1 << 30, None);
     let dirs = volume.dirs();
     for round in 0..200 {
-        let file = volume.create(&dirs[1], "one").unwrap();
-        volume.write(&file, 0, 5000).unwrap();
-        volume.link(&file, &dirs[2], "two").unwrap();
+        let file = volume.files().create(&dirs[1], "one").unwrap();
+        volume.files().write(&file, 0, 5000).unwrap();
+        volume.files().link(&file, &dirs[2], "two").unwrap();
         drop(file);
         thread::scope(|scope| {
-            scope.spawn(|| volume.remove(&dirs[1], "one").unwrap());
-            scope.spawn(|| volume.remove(&dirs[2], "two").unwrap());
+            scope.spawn(|| volume.files().remove(&dirs[1], "one").unwrap());
+            scope.spawn(|| volume.files().remove(&dirs[2], "two").unwrap());
         });
         assert_eq!(volume.account.usage(), du(volume.dir.path()), "round {round}");
     }

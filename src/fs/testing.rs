@@ -1,0 +1,85 @@
+//! Files of an export as tests use them: through all that a client's call goes through.
+
+use std::sync::Arc;
+
+use super::Fs;
+use super::attr::Changes;
+use super::identity::Identity;
+use super::name::Name;
+use super::node::Node;
+use crate::errno::Result;
+use crate::export::ExportId;
+use crate::sys::Patience;
+
+const WAIT: Patience = Patience::Blocking;
+
+/// The files of an export, used as the server's user.
+pub(crate) struct Files<'a> {
+    fs: &'a Fs,
+    export: ExportId,
+    who: Identity,
+}
+
+impl<'a> Files<'a> {
+    pub(crate) fn of(fs: &'a Fs, export: ExportId) -> Self {
+        Self { fs, export, who: *fs.switch.server() }
+    }
+
+    pub(crate) fn root(&self) -> Arc<Node> {
+        self.fs.node(&self.fs.locate(self.export, b"").unwrap(), WAIT).unwrap()
+    }
+
+    pub(crate) fn find(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
+        Ok(self.fs.find(dir, Name::Entry(name.as_bytes()), &self.who, WAIT)?.0)
+    }
+
+    pub(crate) fn create(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
+        let guard = self.fs.lock(dir, WAIT)?;
+        Ok(self.fs.create(dir, name.as_bytes(), 0o600, &self.who, &guard)?.0)
+    }
+
+    pub(crate) fn mkdir(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
+        let guard = self.fs.lock(dir, WAIT)?;
+        Ok(self.fs.make_directory(dir, name.as_bytes(), 0o700, &self.who, &guard)?.0)
+    }
+
+    pub(crate) fn symlink(&self, dir: &Arc<Node>, name: &str, target: &[u8]) -> Result<Arc<Node>> {
+        let guard = self.fs.lock(dir, WAIT)?;
+        Ok(self.fs.make_symlink(dir, name.as_bytes(), target, &self.who, &guard)?.0)
+    }
+
+    pub(crate) fn write(&self, file: &Node, offset: u64, len: usize) -> Result<usize> {
+        let guard = self.fs.lock(file, WAIT)?;
+        let attr = file.attr()?;
+        let data = vec![7; len];
+        let written = self.fs.write(file, &attr, &self.who, (offset, &data), WAIT, &guard)?;
+        Ok(written.count)
+    }
+
+    pub(crate) fn truncate(&self, file: &Node, size: u64) -> Result<()> {
+        let guard = self.fs.lock(file, WAIT)?;
+        let changes = Changes { size: Some(size), ..Changes::default() };
+        self.fs.change(file, &file.attr()?, &self.who, &changes, &guard)
+    }
+
+    pub(crate) fn remove(&self, dir: &Arc<Node>, name: &str) -> Result<()> {
+        let guard = self.fs.lock(dir, WAIT)?;
+        self.fs.remove(dir, name.as_bytes(), &self.who, &guard)
+    }
+
+    pub(crate) fn rmdir(&self, dir: &Arc<Node>, name: &str) -> Result<()> {
+        let guard = self.fs.lock(dir, WAIT)?;
+        self.fs.remove_directory(dir, name.as_bytes(), &self.who, &guard)
+    }
+
+    pub(crate) fn rename(&self, from: (&Arc<Node>, &str), to: (&Arc<Node>, &str)) -> Result<()> {
+        let guard = self.fs.lock_both(from.0, to.0, WAIT)?;
+        let (from, to) = ((from.0, from.1.as_bytes()), (to.0, to.1.as_bytes()));
+        self.fs.rename(from, to, &self.who, &guard)
+    }
+
+    pub(crate) fn link(&self, file: &Node, dir: &Arc<Node>, name: &str) -> Result<()> {
+        let guard = self.fs.lock_both(file, dir, WAIT)?;
+        self.fs.link(file, dir, name.as_bytes(), &self.who, &guard)
+    }
+}
