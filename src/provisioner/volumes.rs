@@ -409,7 +409,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        check(objects::VOLUME_ID, Value::Null, "volume-id");
+        check(objects::VOLUME_ID, json!(""), "volume-id");
         check(objects::VOLUME, json!("../etc"), "berth.io/volume");
         check(objects::ON_DELETE, json!("burn"), "burn");
     }
