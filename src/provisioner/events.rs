@@ -157,3 +157,11 @@ impl Teller {
         }
     }
 }
+
+#[cfg(test)]
+impl Teller {
+    /// What waits to be sent: whether it is a warning, the reason, and the message.
+    pub fn waiting(&mut self) -> Vec<Note> {
+        std::iter::from_fn(|| self.notes.try_recv().ok()).collect()
+    }
+}
