@@ -354,14 +354,14 @@ async fn what_a_crash_left_of_a_claim_that_is_gone_is_taken_away() {
     make("beginning", true);
     let kept = make("with-data", true);
     std::fs::write(format!("{kept}/file"), "data").unwrap();
-    make("by hand", false);
+    make("by-hand", false);
     let names = |cluster: &Cluster| {
         let all = cluster.volumes.list();
         all.iter().map(|status| status.spec.name.to_string()).collect::<Vec<_>>()
     };
     cluster.until("it leads", |cluster| cluster.provisioner.leads()).await;
     cluster.until("it is taken away", |cluster| names(cluster).len() == 2).await;
-    assert_eq!(names(&cluster), ["by hand", "with-data"]);
+    assert_eq!(names(&cluster), ["by-hand", "with-data"]);
 }
 
 #[tokio::test(start_paused = true)]
