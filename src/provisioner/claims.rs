@@ -129,9 +129,10 @@ fn plan(claim: &PersistentVolumeClaim, class: &StorageClass) -> std::result::Res
         labels: meta.labels.as_ref(),
         annotations: meta.annotations.as_ref(),
     };
-    let volume = parameters.pattern.directory(subject)?.into_name()?;
+    let (volume, directory) = parameters.pattern.directory(subject)?.into_place(subject.volume)?;
     let id = VolumeId::new(uid.clone()).map_err(|why| Refusal::Id { id: uid, why })?;
     let mut spec = parameters.spec(volume.clone(), id, capacity);
+    spec.directory = directory;
     spec.labels.insert(objects::CLAIM_NAMESPACE.into(), subject.namespace.into());
     let wanted = Wanted {
         class: class.metadata.name.clone().unwrap_or_default(),

@@ -10,7 +10,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::volume::name::{BadName, Name};
+use crate::volume::name::{self, BadName, Name};
 
 /// The pattern of classes that say nothing.
 const DEFAULT: &str = "${.PVC.namespace}-${.PVC.name}-${.PV.name}";
@@ -82,12 +82,6 @@ pub enum PatternError {
         /// What is wrong with it.
         why: BadName,
     },
-    /// Several components.
-    #[error(
-        "pathPattern makes {0:?} of this claim, a directory in a directory, which is not supported; \
-         separate the parts by something else than /"
-    )]
-    Several(String),
 }
 
 type Result<T> = std::result::Result<T, PatternError>;
@@ -180,15 +174,20 @@ fn shortened(path: &str, volume: &str) -> String {
 }
 
 impl Directory {
-    /// The volume's name.
+    /// The volume's name, and where it is, if that is not its name. A volume that lies deeper is
+    /// called like its PV, `volume`: a name is one component.
     ///
     /// # Errors
-    /// [`PatternError::Several`]: a volume is one directory. Whoever can do more begins here.
-    pub fn into_name(self) -> Result<Name> {
-        let several = PatternError::Several(self.to_string());
+    /// It is too long.
+    pub fn into_place(self, volume: &str) -> Result<(Name, Option<name::Directory>)> {
+        let path = self.to_string();
+        let bad = |why| PatternError::Name { path: path.clone(), why };
         match <[Name; 1]>::try_from(self.0) {
-            Ok([name]) => Ok(name),
-            Err(_) => Err(several),
+            Ok([name]) => Ok((name, None)),
+            Err(_) => {
+                let directory = name::Directory::new(path.clone()).map_err(bad)?;
+                Ok((Name::new(volume).map_err(bad)?, Some(directory)))
+            }
         }
     }
 }
@@ -223,8 +222,9 @@ mod tests {
             labels: Some(&labels),
             annotations: Some(&annotations),
         };
-        let name = Pattern::parse(pattern)?.directory(subject)?.into_name()?;
-        Ok(name.to_string())
+        let directory = Pattern::parse(pattern)?.directory(subject)?;
+        let (name, place) = directory.into_place(subject.volume)?;
+        Ok(place.map_or(name.to_string(), |place| format!("{name} in {place}")))
     }
 
     #[test]
@@ -242,6 +242,8 @@ mod tests {
         );
         check("${pvc.metadata.labels.team}", "blue");
         check("$x{y}", "$x{y}");
+        check("${.PVC.annotations.path}", "pvc-1 in a/b");
+        check("${.PVC.namespace}/${.PVC.name}", "pvc-1 in ns/data");
     }
 
     #[test]
@@ -264,8 +266,7 @@ mod tests {
         check("/${.PVC.name}", "empty");
         check("${.PVC.name}/", "empty");
         check(".${.PVC.name}", "dot");
-        check("${.PVC.annotations.path}", "\"a/b\"");
-        check("${.PVC.namespace}/${.PVC.name}", "not supported");
+        check(&format!("{}x", "x/".repeat(600)), "1024");
         check(&"x".repeat(256), "255");
     }
 
@@ -275,7 +276,7 @@ mod tests {
         let directory = |volume| {
             let (labels, annotations) = (None, None);
             let subject = Subject { namespace: "ns", claim: &claim, volume, labels, annotations };
-            Pattern::default().directory(subject).unwrap().into_name().unwrap().to_string()
+            Pattern::default().directory(subject).unwrap().to_string()
         };
         assert!(directory("pvc-1").ends_with("c-pvc-1") && directory("pvc-1").len() <= 255);
         assert_ne!(directory("pvc-1"), directory("pvc-2"));

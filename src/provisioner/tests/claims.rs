@@ -199,7 +199,6 @@ async fn a_class_that_makes_no_sense_is_said() {
     };
     check(json!({ "onDelet": "x" }), "onDelet").await;
     check(json!({ "mode": "999" }), "mode").await;
-    check(json!({ "pathPattern": "${.PVC.namespace}/${.PVC.name}" }), "not supported").await;
     check(json!({ "pathPattern": "../${.PVC.name}" }), "dot").await;
     check(json!({ "pathPattern": "${.PVC.labels.none}" }), "label none").await;
 }
