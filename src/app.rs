@@ -28,7 +28,7 @@ use crate::mount::{self, Mount};
 use crate::nfs3::{self, Nfs};
 use crate::portmap::registration::Transport;
 use crate::portmap::{self, Portmap};
-use crate::provisioner::Provisioner;
+use crate::provisioner::{self, Provisioner};
 use crate::rpc::Program;
 use crate::rpc::server::{Limits, Server, Settings};
 use crate::rpc::service::Service;
@@ -292,7 +292,8 @@ impl App {
         let sweeper = Sweeper::start(Arc::clone(&self.fs))?;
         let provisioner = self.provisioner().await?;
         self.greet(desk.address());
-        desk.serving(self.parts(), &self.bound);
+        let metrics = provisioner.as_ref().map(|provisioner| Arc::clone(provisioner.metrics()));
+        desk.serving(self.parts(metrics), &self.bound);
         while signals.next().await == Told::Reload {
             let app = Arc::clone(&self);
             let reload = spawn_blocking(move || app.reload());
@@ -345,12 +346,13 @@ impl App {
         Ok(Some(started.context("cannot start the provisioner")?))
     }
 
-    fn parts(&self) -> Parts {
+    fn parts(&self, provisioner: Option<Arc<provisioner::metrics::Metrics>>) -> Parts {
         Parts {
             server: Arc::clone(&self.server),
             fs: Arc::clone(&self.fs),
             exports: Arc::clone(&self.exports),
             volumes: self.volumes.clone(),
+            provisioner,
         }
     }
 

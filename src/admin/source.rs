@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use prometheus_client::registry::Registry;
+
 use crate::telemetry::log::Chain;
 use crate::telemetry::metrics::scrape::Gauges;
 use crate::volume::spec::Status;
@@ -17,6 +19,9 @@ pub trait Source: Send + Sync {
 
     /// The volumes, if there may be any. May wait for a disk.
     fn volumes(&self) -> Option<Found>;
+
+    /// Adds metrics that are nobody else's.
+    fn register(&self, _registry: &mut Registry) {}
 }
 
 /// A directory that is exported by the command line or the exports file.

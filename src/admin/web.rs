@@ -153,11 +153,12 @@ async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
     let metrics = Arc::clone(&admin.metrics);
     let told = admin.ask(move |source| {
         let volumes = source.volumes().map(metrics::of_volumes);
-        Scrape { metrics, gauges: source.gauges(), volumes }.text()
+        let scrape = Scrape { metrics, gauges: source.gauges(), volumes };
+        scrape.text(|registry| source.register(registry))
     });
     let text = told.await.unwrap_or_else(|| {
         let gauges = admin.source.get().map(|source| source.gauges()).unwrap_or_default();
-        Scrape { metrics: Arc::clone(&admin.metrics), gauges, volumes: None }.text()
+        Scrape { metrics: Arc::clone(&admin.metrics), gauges, volumes: None }.text(|_| ())
     });
     match text {
         Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use prometheus_client::registry::Registry;
 use rustix::fs::statvfs;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use crate::admin::web::Admin;
 use crate::export::Export;
 use crate::export::table::Exports;
 use crate::fs::Fs;
+use crate::provisioner;
 use crate::rpc::server::Server;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::scrape::Gauges;
@@ -102,6 +104,8 @@ pub struct Parts {
     pub exports: Arc<Exports>,
     /// The volumes, if there may be any.
     pub volumes: Option<Arc<Volumes>>,
+    /// What the provisioner counts, if there is one.
+    pub provisioner: Option<Arc<provisioner::metrics::Metrics>>,
 }
 
 impl Source for Parts {
@@ -126,6 +130,12 @@ impl Source for Parts {
 
     fn volumes(&self) -> Option<Found> {
         self.volumes.as_deref().map(Found::of)
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        if let Some(metrics) = &self.provisioner {
+            metrics.register(registry);
+        }
     }
 }
 

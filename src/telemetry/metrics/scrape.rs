@@ -80,13 +80,15 @@ pub struct Scrape {
 }
 
 impl Scrape {
-    /// Writes the text. Takes time with thousands of volumes, and no lock that calls need.
+    /// Writes the text, with what others `add` to the registry. Takes time with thousands of volumes,
+    /// and no lock that calls need.
     ///
     /// # Errors
     /// The encoder refuses something.
-    pub fn text(self) -> Result<String, fmt::Error> {
-        let mut registry = Registry::with_prefix("berth");
-        registry.register_collector(Box::new(self));
+    pub fn text(self, add: impl FnOnce(&mut Registry)) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        registry.sub_registry_with_prefix("berth").register_collector(Box::new(self));
+        add(&mut registry);
         let mut out = String::new();
         text::encode(&mut out, &registry)?;
         Ok(out)
@@ -310,7 +312,7 @@ mod tests {
 
     fn text_of(metrics: Metrics, volumes: Option<Volumes>) -> String {
         let gauges = Gauges { connections: 3, queue: 4, nodes: 5, node_hits: 6, node_misses: 7 };
-        Scrape { metrics: Arc::new(metrics), gauges, volumes }.text().unwrap()
+        Scrape { metrics: Arc::new(metrics), gauges, volumes }.text(|_| ()).unwrap()
     }
 
     #[track_caller]
