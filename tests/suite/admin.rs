@@ -344,6 +344,7 @@ fn the_page_shows_what_is_exported_as_text() {
 #[test]
 fn without_the_option_nothing_listens() {
     let s = Server::start();
+    eventually("it says where it listens", || s.log().contains("admin="));
     assert!(!s.log().contains("admin=Some"), "{}", s.log());
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Output;
 
+use crate::support::eventually;
 use crate::support::server::{Server, Setup, berth};
 
 #[track_caller]
@@ -103,7 +104,8 @@ fn the_log_is_text_or_json() {
 #[test]
 fn the_log_says_where_it_listens_and_which_handles_it_makes() {
     let s = Server::start();
+    // Clients are answered a little earlier.
+    eventually("the address is in the log", || s.log().contains(&s.addr.to_string()));
     let log = s.log();
-    assert!(log.contains(&s.addr.to_string()), "{log}");
     assert!(log.contains("kernel") || log.contains("path"), "{log}");
 }
