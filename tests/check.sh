@@ -18,6 +18,9 @@ Runs the checks, one line for each with what it took, and fails if one fails.
     suite-rootless  as an unprivileged user
   fuzz            the fuzz targets, two seconds each (or BOLERO_RANDOM_TEST_TIME_MS)
   guest           a real kernel client in a virtual machine (tests/guest/run)
+  cluster         claims in a real Kubernetes control plane (tests/cluster/run); takes etcd,
+                  kube-apiserver, kube-controller-manager and kubectl in KUBEBUILDER_ASSETS, or a
+                  cluster for tests in KUBECONFIG
   bench           the bar against NFS-Ganesha (tests/bench/compare --quick --bar)
 
 Without a PART, all. As root on Debian, packages that a part needs are installed; elsewhere a part
@@ -26,7 +29,7 @@ What a part says is kept in target/check/PART.log and shown when it fails.
 END
 }
 
-all=(fmt clippy unit suite-root suite-path suite-rootless fuzz guest bench)
+all=(fmt clippy unit suite-root suite-path suite-rootless fuzz guest cluster bench)
 logs=target/check
 left_out=77 # the exit status of a part that cannot be tried here
 
@@ -108,6 +111,24 @@ part_guest() {
     tests/guest/run
     # What depends on how files are found again, with the other kind of handles.
     BERTH_HANDLES=path tests/guest/run exerciser git restart special
+}
+
+part_cluster() {
+    local assets=${KUBEBUILDER_ASSETS:-} build=../shared/control-plane/build
+    needs python3=python3 openssl=openssl nfs-cat=libnfs-utils
+    cargo build
+    if [ -x $build ]; then
+        tests/cluster/run --binaries "$($build)"
+    elif [ -n "$assets" ] && [ -x "$assets/kube-controller-manager" ]; then
+        tests/cluster/run --binaries "$assets"
+    elif [ -n "${KUBECONFIG:-}" ]; then
+        needs kubectl=kubernetes-client
+        tests/cluster/run --kubeconfig "$KUBECONFIG"
+    else
+        say "not tried: no control plane: KUBEBUILDER_ASSETS names no folder with" \
+            "kube-controller-manager in it, and KUBECONFIG is not set"
+        exit $left_out
+    fi
 }
 
 part_bench() {

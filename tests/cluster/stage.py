@@ -25,10 +25,10 @@ class Skip(Exception):
     """The scenario cannot be tried here; the message says why."""
 
 
-def scenario(function=None, *, alone=False):
-    """Makes a function a scenario. `alone`: it disturbs others, or measures."""
+def scenario(function=None, *, alone=False, last=False):
+    """Makes a function a scenario. `alone`: it disturbs others, or measures. `last`: it looks back at all others."""
     def enter(function):
-        function.alone = alone
+        function.alone, function.last = alone or last, last
         SCENARIOS[function.__name__.replace("_", "-")] = function
         return function
     return enter(function) if function else enter
