@@ -35,7 +35,7 @@ class Berth:
             environment = {key: value for key, value in os.environ.items() if not key.startswith("BERTH_")}
             self.process = subprocess.Popen(
                 [self.program, "serve", *self.options], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=environment | {"RUST_LOG": os.environ.get("RUST_LOG", "info,berth=debug")},
+                env=environment | {"RUST_LOG": os.environ.get("RUST_LOG", "info,berth::provisioner=debug")},
                 start_new_session=True)
         until("Berth answers at its admin socket", self.answers)
         return self

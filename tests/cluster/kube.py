@@ -10,7 +10,8 @@ import subprocess
 import threading
 import time
 
-LIMIT = 90
+# How long is waited for one thing. Long, because the machine may be busy; a run that passes waits for nothing.
+PATIENCE = {"seconds": 90}
 GROUPS = {
     "storageclasses": "apis/storage.k8s.io/v1", "statefulsets": "apis/apps/v1",
     "leases": "apis/coordination.k8s.io/v1", "clusterroles": "apis/rbac.authorization.k8s.io/v1",
@@ -32,8 +33,9 @@ class Never(Exception):
     """What was waited for did not come."""
 
 
-def until(what, probe, limit=LIMIT):
+def until(what, probe, limit=None):
     """Waits until `probe` answers something true, which is returned. An AssertionError of it means: not yet."""
+    limit = limit or PATIENCE["seconds"]
     deadline, pause = time.monotonic() + limit, 0.02
     while True:
         try:

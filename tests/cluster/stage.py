@@ -9,13 +9,12 @@ import re
 import subprocess
 
 from berth import Berth, Mount
-from kube import LIMIT, until
+from kube import until
 from plane import kubeconfig
 
 FINALIZER = "external-provisioner.volume.kubernetes.io/finalizer"
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 ON_DELETE = "berth.io/on-delete"
-PATIENCE = LIMIT
 TAIL = 60
 
 SCENARIOS = {}
@@ -146,7 +145,7 @@ class Stage:
 
     # Waiting
 
-    def bound(self, name, namespace=None, limit=PATIENCE):
+    def bound(self, name, namespace=None, limit=None):
         """Waits until a claim is bound, and answers its PV."""
         def probe():
             claim = self.claimed(name, namespace)

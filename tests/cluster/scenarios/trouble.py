@@ -2,7 +2,7 @@
 
 import time
 
-from kube import LIMIT, until
+from kube import until
 from stage import Skip, mount, same, scenario
 
 CROWD = 200
@@ -179,7 +179,7 @@ def api_server_stopped(stage):
     finally:
         stage.run.plane.thaw()
     thawed = time.monotonic()
-    until("all are bound", lambda: all_bound(stage, 21), LIMIT)
+    until("all are bound", lambda: all_bound(stage, 21))
     stage.made("after", storage_class)
     stage.note(f"a claim after the pause is bound {time.monotonic() - thawed:.1f} s after its end")
     one_each(stage, berth, 22)
