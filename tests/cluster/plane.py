@@ -62,7 +62,10 @@ class Plane:
                     "--service-account-private-key-file", self.folder / "accounts.key",
                     "--use-service-account-credentials=true",
                     # How often it looks again at what it could not bind; 15 s by default.
-                    "--pvclaimbinder-sync-period=2s")
+                    "--pvclaimbinder-sync-period=2s",
+                    # By default it asks 20 times a second, and has several questions for each claim: what is
+                    # to be measured is Berth.
+                    "--kube-api-qps=1000", "--kube-api-burst=2000")
         self.until("the default ServiceAccount", "kube-controller-manager",
                    lambda: self.get("/api/v1/namespaces/default/serviceaccounts/default"))
 
