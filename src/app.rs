@@ -23,6 +23,7 @@ use crate::mount::{self, Mount};
 use crate::nfs3::{self, Nfs};
 use crate::portmap::registration::Transport;
 use crate::portmap::{self, Portmap};
+use crate::provisioner::Provisioner;
 use crate::rpc::Program;
 use crate::rpc::server::{Limits, Server, Settings};
 use crate::rpc::service::Service;
@@ -255,12 +256,23 @@ impl App {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
         let sweeper = Sweeper::start(Arc::clone(&self.fs))?;
+        let provisioner = self.provisioner().await?;
         self.greet();
         while wait(&mut hangup, &mut terminate, &mut interrupt).await == Told::Reload {
             self.reload();
         }
         tracing::info!("stopping: answering what was asked");
-        let ((), cut_off) = tokio::join!(self.office.close(), self.server.stop(self.config.grace));
+        let provisioning = async {
+            if let Some(provisioner) = &provisioner {
+                // What hangs in the cluster must not hold up the end of serving.
+                let stopped = tokio::time::timeout(self.config.grace, provisioner.stop()).await;
+                if stopped.is_err() {
+                    tracing::warn!("provisioning was cut off at the end of the grace period");
+                }
+            }
+        };
+        let serving = self.server.stop(self.config.grace);
+        let ((), (), cut_off) = tokio::join!(provisioning, self.office.close(), serving);
         if cut_off > 0 {
             tracing::warn!(cut_off, "connections were cut off at the end of the grace period");
         }
@@ -271,6 +283,21 @@ impl App {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+
+    /// Starts to provision, if that is wanted. Clients are served already.
+    async fn provisioner(&self) -> Result<Option<Provisioner>> {
+        let (Some(settings), Some(volumes)) = (&self.config.provisioner, &self.volumes) else {
+            return Ok(None);
+        };
+        // Nodes do not come over the loopback.
+        let outside = self.bound.iter().find(|bound| !bound.ip().is_loopback());
+        let Some(bound) = outside.or(self.bound.first()) else {
+            bail!("a provisioner needs a server of files; name an address with --listen");
+        };
+        let (settings, volumes) = (settings.clone(), Arc::clone(volumes));
+        let started = Provisioner::start(settings, volumes, bound.port()).await;
+        Ok(Some(started.context("cannot start the provisioner")?))
     }
 
     fn reload(&self) {

@@ -9,7 +9,10 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::command::args::VolumeArgs;
 use crate::command::health::HealthArgs;
+use crate::command::pv::{is_label, is_subdomain};
 use crate::fs::root::HandleKind;
+use crate::provisioner;
+use crate::provisioner::server::Where;
 use crate::telemetry::log;
 use crate::volume;
 
@@ -51,11 +54,16 @@ pub enum ExportsCommand {
     },
 }
 
+/// Where the options of the provisioner stand in the help.
+const KUBERNETES: &str = "Kubernetes";
+
 const SERVE_HELP: &str = "\
 Examples:
   berth serve ./data                         this machine only; makes the folder
   berth serve /srv/data --listen 0.0.0.0:2049 --listen [::]:2049
   berth serve --volumes /srv/volumes --listen 0.0.0.0:2049
+  berth serve --volumes /srv/volumes --listen 0.0.0.0:2049 --provisioner example.org/berth \\
+      --nfs-service storage/berth
   berth serve --exports /etc/exports --listen 0.0.0.0:2049 --portmap 0.0.0.0
 
 Signals: SIGHUP reads the exports file again; SIGTERM and SIGINT answer what was asked, then stop.
@@ -133,6 +141,42 @@ pub struct ServeArgs {
     /// path, or whichever of the two works
     #[arg(long, value_name = "KIND", env = "BERTH_HANDLES", default_value = "auto")]
     pub handles: Handles,
+    /// Give every claim of the StorageClasses with this provisioner a volume, in Kubernetes (needs
+    /// --volumes, and --nfs-server or --nfs-service)
+    #[arg(long, value_name = "NAME", env = "BERTH_PROVISIONER", help_heading = KUBERNETES)]
+    pub provisioner: Option<String>,
+    /// The name or address at which the nodes of the cluster find this server; every volume keeps
+    /// it for life
+    #[arg(long, value_name = "ADDR", env = "BERTH_NFS_SERVER", help_heading = KUBERNETES)]
+    pub nfs_server: Option<String>,
+    /// The Service at whose cluster IP the nodes find this server, instead of --nfs-server; its port
+    /// `nfs`, or its only one
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME",
+        env = "BERTH_NFS_SERVICE",
+        conflicts_with = "nfs_server",
+        help_heading = KUBERNETES
+    )]
+    pub nfs_service: Option<String>,
+    /// Which cluster, and who we are in it [default: the one that this runs in]
+    #[arg(long, value_name = "FILE", env = "BERTH_KUBECONFIG", help_heading = KUBERNETES)]
+    pub kubeconfig: Option<PathBuf>,
+    /// See only the claims of these namespaces, with commas between them [default: all]
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        env = "BERTH_NAMESPACES",
+        value_delimiter = ',',
+        help_heading = KUBERNETES
+    )]
+    pub namespaces: Vec<String>,
+    /// The Lease that decides which server provisions [default: the provisioner's name]
+    #[arg(long, value_name = "NAME", env = "BERTH_LEASE_NAME", help_heading = KUBERNETES)]
+    pub lease_name: Option<String>,
+    /// Its namespace [default: $POD_NAMESPACE, else that of the configuration]
+    #[arg(long, value_name = "NAMESPACE", env = "BERTH_LEASE_NAMESPACE", help_heading = KUBERNETES)]
+    pub lease_namespace: Option<String>,
     /// How lines of the log look
     #[arg(long, value_name = "FORMAT", env = "BERTH_LOG_FORMAT", default_value = "text")]
     pub log_format: log::Format,
@@ -167,6 +211,8 @@ pub struct Config {
     pub source: Source,
     /// How volumes are kept, if they are.
     pub volumes: Option<volume::Settings>,
+    /// How claims of Kubernetes get volumes, if they do.
+    pub provisioner: Option<provisioner::Settings>,
     /// Where NFS and MOUNT listen.
     pub listen: Vec<SocketAddr>,
     /// The state folder.
@@ -193,9 +239,9 @@ impl ServeArgs {
     /// # Errors
     /// An option that makes no sense, by its name.
     pub fn check(self, is_root: bool) -> Result<Config> {
-        let source = match (self.dir, self.exports) {
-            (Some(dir), None) => Source::Directory(dir),
-            (None, Some(file)) => Source::File(file),
+        let source = match (&self.dir, &self.exports) {
+            (Some(dir), None) => Source::Directory(dir.clone()),
+            (None, Some(file)) => Source::File(file.clone()),
             (None, None) if self.volumes.is_some() => Source::None,
             _ => bail!(
                 "name a directory to export, an exports file (--exports FILE), or a directory for \
@@ -211,6 +257,7 @@ impl ServeArgs {
         if self.idle_timeout == 0 || self.stall_timeout == 0 {
             bail!("--idle-timeout and --stall-timeout must be at least 1 second");
         }
+        let provisioner = self.provisioning()?;
         let told = (self.admin_socket, self.state.clone());
         let state = match (self.state, &self.volumes) {
             (Some(state), _) => state,
@@ -219,6 +266,7 @@ impl ServeArgs {
         };
         Ok(Config {
             source,
+            provisioner,
             listen: self.listen,
             admin_socket: admin_socket(told.0, told.1, is_root)
                 .unwrap_or_else(|_| state.join("admin.sock")),
@@ -239,6 +287,61 @@ impl ServeArgs {
                 Handles::Path => Some(HandleKind::Path),
             },
         })
+    }
+}
+
+impl ServeArgs {
+    /// The options of the provisioner.
+    fn provisioning(&self) -> Result<Option<provisioner::Settings>> {
+        let Some(name) = self.provisioner.clone().filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
+        if self.volumes.is_none() {
+            bail!("--provisioner needs a directory for the volumes of claims (--volumes DIR)");
+        }
+        // The cluster takes those for its own plugins, and would wait for them for ever.
+        if !is_label(&name.to_ascii_lowercase(), "") || name.starts_with("kubernetes.io/") {
+            bail!("--provisioner {name:?} is no name of a provisioner, like example.org/berth");
+        }
+        let lease = self.lease_name.clone();
+        let lease = lease.unwrap_or_else(|| name.replace(['/', '_'], "-").to_ascii_lowercase());
+        if !is_subdomain(&lease) {
+            bail!("{lease:?} cannot be the name of a Lease; choose another with --lease-name");
+        }
+        Ok(Some(provisioner::Settings {
+            name,
+            at: self.server()?,
+            kubeconfig: self.kubeconfig.clone(),
+            namespaces: self.namespaces.iter().filter(|n| !n.is_empty()).cloned().collect(),
+            lease,
+            lease_namespace: self.lease_namespace.clone().or_else(|| env("POD_NAMESPACE")),
+        }))
+    }
+
+    /// Where the nodes find the server.
+    fn server(&self) -> Result<Where> {
+        match (&self.nfs_server, &self.nfs_service) {
+            (Some(server), None) => {
+                let bare = server.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+                let server = bare.unwrap_or(server);
+                let is_name = is_subdomain(&server.to_ascii_lowercase());
+                if !is_name && server.parse::<IpAddr>().is_err() {
+                    bail!("--nfs-server {server:?} is neither a name nor an address");
+                }
+                Ok(Where::Fixed(server.to_owned()))
+            }
+            (None, Some(service)) => match service.split_once('/') {
+                Some((namespace, name)) if is_subdomain(namespace) && is_subdomain(name) => {
+                    let (namespace, name) = (namespace.to_owned(), name.to_owned());
+                    Ok(Where::Service { namespace, name })
+                }
+                _ => bail!("--nfs-service {service:?} is no Service, like storage/berth"),
+            },
+            _ => bail!(
+                "say where the nodes of the cluster find this server: --nfs-server ADDR, or \
+                 --nfs-service NAMESPACE/NAME"
+            ),
+        }
     }
 }
 
@@ -268,6 +371,11 @@ fn admin_socket(given: Option<PathBuf>, state: Option<PathBuf>, is_root: bool) -
 /// A folder that the environment names.
 fn set(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// A word that the environment has.
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn default_state(is_root: bool) -> Result<PathBuf> {
@@ -359,6 +467,32 @@ mod tests {
         assert!(parse("berth health --admin-socket s").is_ok());
         assert!(parse("berth health --admin-socket s --nfs 10.0.0.5:2049").is_err());
         assert!(parse("berth health --nfs nowhere").is_err());
+    }
+
+    #[test]
+    fn a_provisioner_says_where_its_server_is() {
+        let with = |more: &[&str]| {
+            let args = [&["--volumes", "v", "--provisioner", "example.org/berth"], more].concat();
+            serve(&args).map(|config| config.provisioner.unwrap())
+        };
+        let settings = with(&["--nfs-server", "[fd00::1]", "--namespaces", "a,b"]).unwrap();
+        assert_eq!(settings.at, Where::Fixed("fd00::1".into()));
+        assert_eq!((settings.lease.as_str(), settings.namespaces.len()), ("example.org-berth", 2));
+        let service = Where::Service { namespace: "ns".into(), name: "nfs".into() };
+        assert_eq!(with(&["--nfs-service", "ns/nfs"]).unwrap().at, service);
+        let check = |more: &[&str]| assert!(with(more).is_err(), "{more:?}");
+        check(&[]);
+        check(&["--nfs-server", "a b"]);
+        check(&["--nfs-server", "10.0.0.1:2049"]);
+        check(&["--nfs-service", "nfs"]);
+        check(&["--nfs-service", "ns/"]);
+        check(&["--nfs-service", "ns/nfs", "--nfs-server", "a"]);
+        check(&["--nfs-server", "a", "--lease-name", "A B"]);
+        assert!(serve(&["d", "--provisioner", "example.org/b", "--nfs-server", "a"]).is_err());
+        for name in ["kubernetes.io/nfs", "a b", "a/b/c"] {
+            let args = ["--volumes", "v", "--provisioner", name, "--nfs-server", "a"];
+            assert!(serve(&args).is_err(), "{name}");
+        }
     }
 
     #[test]

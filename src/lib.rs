@@ -32,10 +32,11 @@
 //! | [`mount`] | MOUNT: paths to handles | errno sys xdr rpc export fs |
 //! | [`portmap`] | where the programs are | xdr rpc |
 //! | [`volume`] | directory, registry entry, export and account as one unit; knows no Kubernetes | errno export fs quota sys telemetry |
+//! | [`provisioner`] | Kubernetes: claims to volumes, by the contract of external provisioners | command (amounts, labels), volume telemetry |
 //! | [`state`] | what survives a restart, apart from volumes | export fs sys |
 //! | [`admin`] | volumes over a unix socket: HTTP and JSON, both sides | volume telemetry |
 //! | [`command`] | `berth volume`, `berth health`: asks a server, tells people and scripts | admin export nfs3 rpc telemetry volume xdr |
-//! | [`config`], [`telemetry`] | command line; log | command (arguments), fs (kinds of handles), volume (settings), telemetry |
+//! | [`config`], [`telemetry`] | command line; log | command (arguments), fs (kinds of handles), provisioner and volume (settings), telemetry |
 //! | [`app`] | builds, starts and stops the parts | all |
 //!
 //! # What holds everywhere
@@ -75,6 +76,7 @@ pub mod fs;
 pub mod mount;
 pub mod nfs3;
 pub mod portmap;
+pub mod provisioner;
 pub mod quota;
 pub mod rpc;
 pub mod state;

@@ -137,7 +137,7 @@ fn quoted(value: &str) -> String {
 }
 
 /// Names of objects: RFC 1123, small letters only.
-fn is_subdomain(name: &str) -> bool {
+pub fn is_subdomain(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let part = |part: &str| {
         part.bytes().all(inner)

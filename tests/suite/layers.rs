@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("admin", &["volume", "telemetry"]),
     ("command", &["admin", "volume", "export", "nfs3", "rpc", "xdr", "telemetry"]),
-    ("config", &["command", "fs", "volume", "telemetry"]), // the names of choices, not what they do
+    ("config", &["command", "fs", "provisioner", "volume", "telemetry"]), // the names of choices, not what they do
     ("errno", &[]),
     ("export", &[]),
     ("fs", &["errno", "sys", "telemetry", "export", "quota"]),
@@ -19,7 +19,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("nfs3", &["xdr", "rpc", "export", "fs", "errno", "sys"]),
     ("nlm", &["xdr", "rpc", "export", "fs", "errno"]),
     ("portmap", &["xdr", "rpc", "sys"]),
-    ("provisioner", &["volume", "quota", "export", "telemetry"]),
+    ("provisioner", &["command", "volume", "quota", "export", "telemetry"]), // of commands, amounts and labels
     ("quota", &["errno", "sys", "telemetry"]),
     ("rpc", &["xdr", "telemetry", "errno", "sys"]),
     ("state", &["export", "fs", "sys"]),

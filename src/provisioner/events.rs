@@ -1,0 +1,167 @@
+//! What claims and PVs are told: events, as `kubectl describe` shows them.
+//!
+//! Nobody waits for an event: they go through a bounded queue, and are sent one after the other. What
+//! is said again is counted, not written again. Events are news, not records: when the API server
+//! cannot be reached or the queue is full, they are lost, and counted as such.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::ObjectMeta;
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+
+use super::call;
+use super::error::has_code;
+use super::metrics::Metrics;
+
+/// Events that wait at a time: those of some thousand claims.
+const WAITING: usize = 8192;
+
+/// What was said, and can be said again by counting: more is said anew.
+const REMEMBERED: usize = 4096;
+
+/// Longest message that the API server takes, in bytes.
+const MESSAGE_MAX: usize = 1024;
+
+/// Where events of objects without a namespace are.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Whether all is well.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Tone {
+    /// It is.
+    Normal,
+    /// Somebody may have to do something.
+    Warning,
+}
+
+/// Something to be told.
+#[derive(Clone, Debug)]
+pub struct Note {
+    /// Of what.
+    pub of: ObjectReference,
+    /// Whether all is well.
+    pub tone: Tone,
+    /// One word for programs.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// Takes notes.
+#[derive(Clone)]
+pub struct Events {
+    notes: Sender<Note>,
+    metrics: Arc<Metrics>,
+}
+
+/// Sends them.
+pub struct Teller {
+    notes: Receiver<Note>,
+    client: Client,
+    source: String,
+    said: HashMap<Said, (String, i32)>,
+}
+
+/// What makes two notes the same one.
+type Said = (Option<String>, Tone, &'static str, String);
+
+/// A queue of notes, and who empties it.
+pub fn events(client: Client, source: &str, metrics: Arc<Metrics>) -> (Events, Teller) {
+    let (sender, notes) = mpsc::channel(WAITING);
+    let teller = Teller { notes, client, source: source.to_owned(), said: HashMap::new() };
+    (Events { notes: sender, metrics }, teller)
+}
+
+impl Events {
+    /// Has something told, some time. Does not block.
+    pub fn tell(
+        &self,
+        of: ObjectReference,
+        tone: Tone,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MESSAGE_MAX));
+        if self.notes.try_send(Note { of, tone, reason, message }).is_err() {
+            self.metrics.event_lost();
+        }
+    }
+}
+
+impl Teller {
+    /// Sends notes until nobody takes any more.
+    pub async fn run(mut self) {
+        while let Some(note) = self.notes.recv().await {
+            if let Err(error) = self.send(note).await {
+                tracing::debug!(%error, "an event is lost");
+            }
+        }
+    }
+
+    async fn send(&mut self, note: Note) -> super::error::Result<()> {
+        let namespace = note.of.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+        let api = Api::<Event>::namespaced(self.client.clone(), namespace);
+        let key = (note.of.uid.clone(), note.tone, note.reason, note.message.clone());
+        if let Some((name, count)) = self.said.get_mut(&key) {
+            *count = count.saturating_add(1);
+            let patch = json!({ "count": count, "lastTimestamp": Time(Timestamp::now()) });
+            let patch = Patch::Merge(&patch);
+            match call("patch event", api.patch(name, &PatchParams::default(), &patch)).await {
+                Ok(_) => return Ok(()),
+                // It was too old, and is gone: said anew.
+                Err(super::error::Error::Api { source, .. }) if has_code(&source, 404) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let event = self.event(&note, namespace);
+        let name = event.metadata.name.clone().unwrap_or_default();
+        call("create event", api.create(&PostParams::default(), &event)).await?;
+        if self.said.len() >= REMEMBERED {
+            self.said.clear();
+        }
+        self.said.insert(key, (name, 1));
+        Ok(())
+    }
+
+    fn event(&self, note: &Note, namespace: &str) -> Event {
+        let now = Timestamp::now();
+        let of = note.of.name.as_deref().unwrap_or("unknown");
+        let tone = match note.tone {
+            Tone::Normal => "Normal",
+            Tone::Warning => "Warning",
+        };
+        Event {
+            metadata: ObjectMeta {
+                // Unique, because one second holds fewer nanoseconds than one program can say.
+                name: Some(format!("{of}.{:x}", now.as_nanosecond())),
+                namespace: Some(namespace.to_owned()),
+                ..ObjectMeta::default()
+            },
+            involved_object: note.of.clone(),
+            reason: Some(note.reason.to_owned()),
+            message: Some(note.message.clone()),
+            type_: Some(tone.to_owned()),
+            count: Some(1),
+            first_timestamp: Some(Time(now)),
+            last_timestamp: Some(Time(now)),
+            source: Some(EventSource { component: Some(self.source.clone()), host: None }),
+            ..Event::default()
+        }
+    }
+}
+
+#[cfg(test)]
+impl Teller {
+    /// What waits to be sent: whether it is a warning, the reason, and the message.
+    pub fn waiting(&mut self) -> Vec<Note> {
+        std::iter::from_fn(|| self.notes.try_recv().ok()).collect()
+    }
+}

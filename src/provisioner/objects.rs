@@ -1,0 +1,420 @@
+//! The objects of the cluster, as they are read and as they are made: PVs, patches, references.
+//! Pure.
+//!
+//! A PV says in its annotations which volume it is ([`VOLUME_ID`], [`VOLUME`]) and what is done with
+//! it in the end ([`ON_DELETE`]), so that neither the class nor the claim is needed then. [`ENDING`]
+//! is the record of an end that has begun: it is written before anything is removed, with the
+//! version that was looked at, so that a PV that changed meanwhile loses nothing, and a volume that
+//! is not there any more is known to be gone by our own doing.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    NFSVolumeSource, ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec,
+};
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::core::ObjectMeta;
+use serde_json::{Value, json};
+
+use super::error::Refusal;
+use super::params::on_delete_name;
+use crate::command::quantity;
+use crate::volume::name::Name;
+use crate::volume::spec::OnDelete;
+
+/// Whose PV it is.
+pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// The provisioner that a claim waits for, since 1.23.
+pub const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
+/// The provisioner that a claim waits for, in older clusters.
+pub const PROVISIONER_BETA: &str = "volume.beta.kubernetes.io/storage-provisioner";
+/// A claim's class, in the oldest way; it counts before the field.
+pub const CLASS_BETA: &str = "volume.beta.kubernetes.io/storage-class";
+/// The node of a claim's first pod.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// Keeps a PV until its volume is gone.
+pub const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
+/// The id of a PV's volume.
+pub const VOLUME_ID: &str = "berth.io/volume-id";
+/// The name of a PV's volume.
+pub const VOLUME: &str = "berth.io/volume";
+/// What is done with a PV's volume in the end; whoever may patch a PV may change it.
+pub const ON_DELETE: &str = "berth.io/on-delete";
+/// The end of a PV's volume has begun, for the claim with this uid.
+pub const ENDING: &str = "berth.io/ending";
+/// The namespace of the claim that a volume was made for: a label of the volume.
+pub const CLAIM_NAMESPACE: &str = "berth.io/claim-namespace";
+
+/// Where clients find the server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Address {
+    /// A name or an address, without brackets.
+    pub server: String,
+    /// The port for NFS and MOUNT.
+    pub port: u16,
+}
+
+/// What a PV is made of.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Wanted {
+    /// The class's name.
+    pub class: String,
+    /// Its provisioner: us.
+    pub provisioner: String,
+    /// Labels of the PV.
+    pub labels: BTreeMap<String, String>,
+    /// Access modes, as the claim has them.
+    pub access_modes: Vec<String>,
+    /// Delete or Retain.
+    pub policy: String,
+    /// The class's mount options.
+    pub mount_options: Vec<String>,
+    /// The volume's name.
+    pub volume: Name,
+    /// Bytes.
+    pub capacity: u64,
+    /// What is done in the end.
+    pub on_delete: OnDelete,
+    /// The claim.
+    pub claim: ObjectReference,
+}
+
+/// The name of a claim's PV: always the same one.
+pub fn pv_name(uid: &str) -> String {
+    format!("pvc-{uid}")
+}
+
+/// A claim, in the way in which others refer to it.
+pub fn claim_ref(claim: &PersistentVolumeClaim) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("PersistentVolumeClaim".into()),
+        name: claim.metadata.name.clone(),
+        namespace: claim.metadata.namespace.clone(),
+        uid: claim.metadata.uid.clone(),
+        resource_version: claim.metadata.resource_version.clone(),
+        ..ObjectReference::default()
+    }
+}
+
+/// A PV, in the way in which events refer to it.
+pub fn pv_ref(pv: &PersistentVolume) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("PersistentVolume".into()),
+        name: pv.metadata.name.clone(),
+        uid: pv.metadata.uid.clone(),
+        resource_version: pv.metadata.resource_version.clone(),
+        ..ObjectReference::default()
+    }
+}
+
+/// The PV of a claim, with its finalizer from the start.
+pub fn volume(wanted: &Wanted, address: &Address) -> PersistentVolume {
+    let uid = wanted.claim.uid.clone().unwrap_or_default();
+    let annotations = [
+        (PROVISIONED_BY, wanted.provisioner.clone()),
+        (VOLUME_ID, uid.clone()),
+        (VOLUME, wanted.volume.to_string()),
+        (ON_DELETE, on_delete_name(wanted.on_delete).into()),
+    ];
+    let own = |(key, value): (&str, String)| (key.to_owned(), value);
+    let capacity = Quantity(quantity::exact(wanted.capacity));
+    let nfs = NFSVolumeSource {
+        server: address.server.clone(),
+        path: wanted.volume.export_path(),
+        read_only: None,
+    };
+    PersistentVolume {
+        metadata: ObjectMeta {
+            name: Some(pv_name(&uid)),
+            labels: Some(wanted.labels.clone()).filter(|labels| !labels.is_empty()),
+            annotations: Some(annotations.into_iter().map(own).collect()),
+            finalizers: (wanted.policy == "Delete").then(|| vec![FINALIZER.into()]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeSpec {
+            access_modes: Some(wanted.access_modes.clone()),
+            capacity: Some(BTreeMap::from([("storage".into(), capacity)])),
+            claim_ref: Some(wanted.claim.clone()),
+            mount_options: Some(mount_options(&wanted.mount_options, address)),
+            nfs: Some(nfs),
+            persistent_volume_reclaim_policy: Some(wanted.policy.clone()),
+            storage_class_name: Some(wanted.class.clone()),
+            volume_mode: Some("Filesystem".into()),
+            ..PersistentVolumeSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// The class's options, and what makes a mount work on any node where it says nothing about it.
+fn mount_options(given: &[String], address: &Address) -> Vec<String> {
+    // Clients want to be told which family an address belongs to.
+    let proto = if address.server.contains(':') { "tcp6" } else { "tcp" };
+    let port = address.port;
+    let ours: [(String, &[&str]); 7] = [
+        ("nfsvers=3".into(), &["nfsvers", "vers", "v3"]),
+        (format!("proto={proto}"), &["proto", "tcp", "udp"]),
+        (format!("port={port}"), &["port"]),
+        (format!("mountport={port}"), &["mountport"]),
+        (format!("mountproto={proto}"), &["mountproto"]),
+        ("nolock".into(), &["nolock", "lock", "local_lock"]),
+        ("hard".into(), &["hard", "soft", "softerr"]),
+    ];
+    let said = |words: &[&str]| options(given).any(|option| words.contains(&key(option)));
+    let missing = ours.into_iter().filter(|(_, words)| !said(words)).map(|(option, _)| option);
+    given.iter().cloned().chain(missing).collect()
+}
+
+/// Whether mount options can work with a server of NFSv3.
+///
+/// # Errors
+/// [`Refusal::MountOption`]: the node would try for ever.
+pub fn check_mount_options(given: &[String]) -> Result<(), Refusal> {
+    let other = |option: &&str| match option.split_once('=') {
+        Some(("nfsvers" | "vers", version)) => version != "3",
+        Some(("minorversion", _)) => true,
+        _ => matches!(*option, "v4" | "v4.0" | "v4.1" | "v4.2" | "v2" | "udp" | "proto=udp"),
+    };
+    match options(given).find(other) {
+        Some(option) => Err(Refusal::MountOption(option.to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// Single options: an entry may hold several.
+fn options(given: &[String]) -> impl Iterator<Item = &str> {
+    given.iter().flat_map(|entry| entry.split(',')).map(str::trim)
+}
+
+fn key(option: &str) -> &str {
+    option.split_once('=').map_or(option, |(key, _)| key)
+}
+
+/// An annotation, unless it is empty.
+pub fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    let found = meta.annotations.as_ref()?.get(key)?;
+    Some(found.as_str()).filter(|text| !text.is_empty())
+}
+
+/// The name of a claim's class.
+pub fn class_name(claim: &PersistentVolumeClaim) -> Option<&str> {
+    let field = || claim.spec.as_ref()?.storage_class_name.as_deref();
+    annotation(&claim.metadata, CLASS_BETA).or_else(field).filter(|name| !name.is_empty())
+}
+
+/// Whether a claim waits for its first pod, by its class.
+pub fn waits_for_pod(class: &StorageClass) -> bool {
+    class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")
+}
+
+/// The storage that a PV has, in bytes.
+pub fn capacity(pv: &PersistentVolume) -> Option<u64> {
+    let capacity = pv.spec.as_ref()?.capacity.as_ref()?.get("storage")?;
+    quantity::parse(&capacity.0).ok()
+}
+
+/// What a PV is doing, in the words of the cluster.
+pub fn phase(pv: &PersistentVolume) -> &str {
+    pv.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("")
+}
+
+/// The claim that a PV is for.
+pub fn claim_of(pv: &PersistentVolume) -> Option<&ObjectReference> {
+    pv.spec.as_ref()?.claim_ref.as_ref()
+}
+
+/// What becomes of a PV without a claim.
+pub fn policy(pv: &PersistentVolume) -> &str {
+    let policy = pv.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_deref());
+    policy.unwrap_or("Retain")
+}
+
+/// Whether a PV is kept for us.
+pub fn has_finalizer(pv: &PersistentVolume) -> bool {
+    pv.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}
+
+/// A change of an object as it was looked at: if it has changed since, nothing happens (409).
+fn versioned(meta: &ObjectMeta, mut metadata: Value) -> Value {
+    metadata["resourceVersion"] = json!(meta.resource_version);
+    metadata["uid"] = json!(meta.uid);
+    metadata
+}
+
+/// Has a PV kept for us, or no longer.
+pub fn finalizer_patch(pv: &PersistentVolume, keep: bool) -> Value {
+    let others = pv.metadata.finalizers.iter().flatten().filter(|other| *other != FINALIZER);
+    let ours = keep.then(|| FINALIZER.to_owned());
+    let all: Vec<_> = others.cloned().chain(ours).collect();
+    json!({ "metadata": versioned(&pv.metadata, json!({ "finalizers": all })) })
+}
+
+/// Records that the end has begun.
+pub fn ending_patch(pv: &PersistentVolume, of: &str) -> Value {
+    json!({ "metadata": versioned(&pv.metadata, json!({ "annotations": { ENDING: of } })) })
+}
+
+/// Makes a recycled PV available to every claim.
+pub fn available_patch(pv: &PersistentVolume) -> Value {
+    json!({
+        "metadata": versioned(&pv.metadata, json!({ "annotations": { ENDING: null } })),
+        "spec": { "claimRef": null },
+    })
+}
+
+/// Takes a PV over from the recycler of the cluster.
+pub fn take_over_patch(pv: &PersistentVolume) -> Value {
+    let recycle = on_delete_name(OnDelete::Recycle);
+    json!({
+        "metadata": versioned(&pv.metadata, json!({ "annotations": { ON_DELETE: recycle } })),
+        "spec": { "persistentVolumeReclaimPolicy": "Delete" },
+    })
+}
+
+/// Gives a PV another capacity.
+pub fn capacity_patch(pv: &PersistentVolume, bytes: u64) -> Value {
+    json!({
+        "metadata": versioned(&pv.metadata, json!({})),
+        "spec": { "capacity": { "storage": quantity::exact(bytes) } },
+    })
+}
+
+/// Tells a claim that it has grown.
+pub fn grown_patch(claim: &PersistentVolumeClaim, bytes: u64) -> Value {
+    let conditions = claim.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let over = |kind: &str| matches!(kind, "Resizing" | "FileSystemResizePending");
+    let rest: Vec<_> = conditions.into_iter().flatten().filter(|c| !over(&c.type_)).collect();
+    json!({
+        "metadata": versioned(&claim.metadata, json!({})),
+        "status": { "capacity": { "storage": quantity::exact(bytes) }, "conditions": rest },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Wanted {
+        let claim = PersistentVolumeClaim {
+            metadata: ObjectMeta {
+                name: Some("data".into()),
+                namespace: Some("ns".into()),
+                uid: Some("u-1".into()),
+                resource_version: Some("7".into()),
+                ..ObjectMeta::default()
+            },
+            ..PersistentVolumeClaim::default()
+        };
+        Wanted {
+            class: "fast".into(),
+            provisioner: "example.org/berth".into(),
+            labels: BTreeMap::from([("team".into(), "blue".into())]),
+            access_modes: vec!["ReadWriteMany".into()],
+            policy: "Delete".into(),
+            mount_options: vec!["noatime,soft".into(), "timeo=30".into()],
+            volume: Name::new("ns-data").unwrap(),
+            capacity: 10 << 30,
+            on_delete: OnDelete::Archive,
+            claim: claim_ref(&claim),
+        }
+    }
+
+    fn address(server: &str) -> Address {
+        Address { server: server.into(), port: 2049 }
+    }
+
+    #[test]
+    fn a_pv_says_everything() {
+        let expected = json!({
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {
+                "name": "pvc-u-1",
+                "labels": { "team": "blue" },
+                "annotations": {
+                    "pv.kubernetes.io/provisioned-by": "example.org/berth",
+                    "berth.io/volume-id": "u-1",
+                    "berth.io/volume": "ns-data",
+                    "berth.io/on-delete": "archive",
+                },
+                "finalizers": ["external-provisioner.volume.kubernetes.io/finalizer"],
+            },
+            "spec": {
+                "accessModes": ["ReadWriteMany"],
+                "capacity": { "storage": "10Gi" },
+                "claimRef": {
+                    "apiVersion": "v1", "kind": "PersistentVolumeClaim", "name": "data",
+                    "namespace": "ns", "uid": "u-1", "resourceVersion": "7",
+                },
+                "mountOptions": [
+                    "noatime,soft", "timeo=30", "nfsvers=3", "proto=tcp", "port=2049",
+                    "mountport=2049", "mountproto=tcp", "nolock",
+                ],
+                "nfs": { "server": "10.0.0.1", "path": "/ns-data" },
+                "persistentVolumeReclaimPolicy": "Delete",
+                "storageClassName": "fast",
+                "volumeMode": "Filesystem",
+            },
+        });
+        let made = serde_json::to_value(volume(&wanted(), &address("10.0.0.1"))).unwrap();
+        assert_eq!(made, expected);
+    }
+
+    #[test]
+    fn a_pv_that_is_retained_is_kept_by_nobody() {
+        let retained = Wanted { policy: "Retain".into(), ..wanted() };
+        assert!(!has_finalizer(&volume(&retained, &address("a"))));
+    }
+
+    #[test]
+    fn mount_options_of_the_class_count() {
+        let check = |given: &[&str], server: &str, expected: &[&str]| {
+            let given: Vec<_> = given.iter().map(ToString::to_string).collect();
+            assert_eq!(mount_options(&given, &address(server)), expected);
+        };
+        let all = [
+            "nfsvers=3", "proto=tcp", "port=2049", "mountport=2049", "mountproto=tcp", "nolock",
+            "hard",
+        ];
+        check(&[], "10.0.0.1", &all);
+        check(&["vers=3,tcp,port=1", "mountport=2,mountproto=udp", "lock", "softerr"], "a",
+            &["vers=3,tcp,port=1", "mountport=2,mountproto=udp", "lock", "softerr"]);
+        let six = mount_options(&[], &address("fd00::1"));
+        assert!(six.contains(&"proto=tcp6".into()) && six.contains(&"mountproto=tcp6".into()));
+    }
+
+    #[test]
+    fn other_versions_of_nfs_are_refused() {
+        let check = |option: &str, fits| {
+            assert_eq!(check_mount_options(&[option.to_owned()]).is_ok(), fits, "{option}");
+        };
+        check("nfsvers=3,hard", true);
+        check("vers=3", true);
+        check("hard,nfsvers=4.1", false);
+        check("vers=4", false);
+        check("v4.2", false);
+        check("proto=udp", false);
+        check("minorversion=1", false);
+    }
+
+    #[test]
+    fn a_change_names_the_version_that_was_looked_at() {
+        let mut pv = volume(&wanted(), &address("a"));
+        pv.metadata.resource_version = Some("9".into());
+        pv.metadata.finalizers = Some(vec!["other".into(), FINALIZER.into()]);
+        let patches = [
+            finalizer_patch(&pv, false),
+            ending_patch(&pv, "u"),
+            available_patch(&pv),
+            take_over_patch(&pv),
+            capacity_patch(&pv, 5),
+        ];
+        patches.iter().for_each(|patch| assert_eq!(patch["metadata"]["resourceVersion"], "9"));
+        assert_eq!(patches[0]["metadata"]["finalizers"], json!(["other"]));
+        assert_eq!(finalizer_patch(&pv, true)["metadata"]["finalizers"][1], FINALIZER);
+        assert_eq!(patches[2]["spec"], json!({ "claimRef": null }));
+    }
+}

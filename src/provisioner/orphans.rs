@@ -1,0 +1,72 @@
+//! What does not belong together when a server begins to provision: volumes of claims without a PV,
+//! and PVs without a volume.
+//!
+//! They are said in the log and counted, and nothing of them is deleted: somebody may restore the
+//! other half. One kind is no orphan but a beginning: a volume without any content whose claim is
+//! gone and whose PV was never there is what a crash in the middle of provisioning leaves, and is
+//! taken away again.
+
+use std::collections::HashSet;
+
+use super::claims;
+use super::objects::{self, annotation};
+use super::watch::Key;
+use super::Context;
+use crate::volume::spec::{Phase, Status};
+
+/// Looks for what does not belong together; says so, and takes beginnings away.
+pub async fn report(cx: &Context) {
+    let volumes = match cx.blocking(|volumes| Ok(volumes.list())).await {
+        Ok(volumes) => volumes,
+        Err(error) => return tracing::warn!(%error, "cannot look for orphans"),
+    };
+    let mut alone = 0;
+    let pvs = cx.stores.pvs();
+    let known: HashSet<_> = pvs.iter().filter_map(|pv| volume_id(pv)).collect();
+    let claims: HashSet<_> = cx.stores.claims().filter_map(|c| c.metadata.uid.clone()).collect();
+    for volume in &volumes {
+        let id = volume.spec.id.as_str();
+        // Volumes that people made have no claim's label, and those of claims will be taken up.
+        let Some(namespace) = volume.spec.labels.get(objects::CLAIM_NAMESPACE) else { continue };
+        if known.contains(id) || claims.contains(id) || !cx.stores.watches(namespace) {
+            continue;
+        }
+        if is_a_beginning(volume) && taken_away(cx, volume, namespace).await {
+            continue;
+        }
+        alone += 1;
+        tracing::warn!(volume = %volume.spec.name, id, "the volume has no PersistentVolume");
+    }
+    let there: HashSet<_> = volumes.iter().map(|volume| volume.spec.id.as_str()).collect();
+    let ours = pvs.iter().filter(|pv| {
+        annotation(&pv.metadata, objects::PROVISIONED_BY) == Some(&cx.settings.name)
+    });
+    let mut missing = 0;
+    for pv in ours.filter(|pv| volume_id(pv).is_none_or(|id| !there.contains(id))) {
+        missing += 1;
+        tracing::warn!(pv = pv.metadata.name, "the PersistentVolume has no volume here");
+    }
+    cx.metrics.orphans(alone, missing);
+}
+
+fn volume_id(pv: &k8s_openapi::api::core::v1::PersistentVolume) -> Option<&str> {
+    annotation(&pv.metadata, objects::VOLUME_ID)
+}
+
+/// Whether nobody ever wrote into a volume: it has its own directory, and nothing else.
+fn is_a_beginning(volume: &Status) -> bool {
+    volume.phase == Phase::Ready && volume.inodes_used <= 1
+}
+
+async fn taken_away(cx: &Context, volume: &Status, namespace: &str) -> bool {
+    // The claim is known to be gone by its uid alone: its name is not needed any more.
+    let uid = volume.spec.id.as_str().to_owned();
+    let key = Key { namespace: Some(namespace.to_owned()), name: String::new(), uid };
+    match claims::end_unfinished(cx, &key, volume.spec.name.clone()).await {
+        Ok(ended) => ended,
+        Err(error) => {
+            tracing::warn!(%error, volume = %volume.spec.name, "cannot take a beginning away");
+            false
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The parameters of a StorageClass: as they are written ([`Words`]), checked into plain values
+//! ([`Parameters`]). Pure.
+//!
+//! A word that is not known, or a value that makes no sense, is an error that names it: it becomes
+//! an event of the claim. Nothing is left out quietly and nothing has a default that stands in for a
+//! value that cannot be read, because a class is the promise of what a volume is.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::pattern::{Pattern, PatternError};
+use crate::command::pv::is_label;
+use crate::volume::name::{Name, VolumeId};
+use crate::volume::spec::{
+    OnDelete, Quota, Spec, parse_client, parse_mode, parse_squash, squash_name,
+};
+
+/// No uid and no gid: chown(2) reads it as "leave it".
+const NO_ID: u32 = u32::MAX;
+
+/// The parameters as text; what is not here is no parameter.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Words {
+    on_delete: Option<String>,
+    archive_on_delete: Option<String>,
+    path_pattern: Option<String>,
+    uid: Option<String>,
+    gid: Option<String>,
+    mode: Option<String>,
+    squash: Option<String>,
+    anon_uid: Option<String>,
+    anon_gid: Option<String>,
+    clients: Option<String>,
+    sync: Option<String>,
+    quota: Option<String>,
+    inodes: Option<String>,
+    labels: Option<String>,
+}
+
+/// What a class asks of its volumes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Parameters {
+    /// How directories are named.
+    pub pattern: Pattern,
+    /// Labels of the PV.
+    pub labels: BTreeMap<String, String>,
+    /// Everything else, with a name, an id and a capacity that mean nothing.
+    like: Spec,
+}
+
+/// Why parameters make no sense.
+#[derive(Error, Debug, PartialEq, Eq)]
+pub enum ParamError {
+    /// A word that is none.
+    #[error("parameters of the class: {0}; correct it, in a new StorageClass")]
+    Unknown(String),
+    /// A value that cannot be.
+    #[error("parameter {key}: {why}; correct it, in a new StorageClass")]
+    Value {
+        /// The parameter.
+        key: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A pattern that cannot be.
+    #[error("parameter pathPattern: {0}; correct it, in a new StorageClass")]
+    Pattern(PatternError),
+}
+
+type Result<T> = std::result::Result<T, ParamError>;
+
+impl Parameters {
+    /// Reads the parameters of a class.
+    ///
+    /// # Errors
+    /// [`ParamError`]
+    pub fn read(parameters: &BTreeMap<String, String>) -> Result<Self> {
+        let texts = parameters.iter().map(|(k, v)| (k.clone(), Value::String(v.clone())));
+        let words: Words = serde_json::from_value(Value::Object(texts.collect::<Map<_, _>>()))
+            .map_err(|error| ParamError::Unknown(error.to_string()))?;
+        let pattern = match &words.path_pattern {
+            Some(text) => Pattern::parse(text).map_err(ParamError::Pattern)?,
+            None => Pattern::default(),
+        };
+        let labels = words.labels.as_deref().map(labels).transpose()?.unwrap_or_default();
+        Ok(Self { pattern, labels, like: words.spec()? })
+    }
+
+    /// What a volume of the class is to be.
+    pub fn spec(&self, name: Name, id: VolumeId, capacity: u64) -> Spec {
+        Spec { name, id, capacity, ..self.like.clone() }
+    }
+
+    /// What is done in the end.
+    pub fn on_delete(&self) -> OnDelete {
+        self.like.on_delete
+    }
+}
+
+impl Words {
+    fn spec(&self) -> Result<Spec> {
+        let mut like = nothing()?;
+        like.on_delete = self.end()?;
+        like.uid = self.uid.as_deref().map(|text| id("uid", text)).transpose()?;
+        like.gid = self.gid.as_deref().map(|text| id("gid", text)).transpose()?;
+        like.inodes = self.inodes.as_deref().map(|text| number("inodes", text)).transpose()?;
+        if like.inodes == Some(0) {
+            return Err(value("inodes", "a volume has at least one, its directory"));
+        }
+        if let Some(text) = &self.mode {
+            like.mode = parse_mode(text).map_err(|why| value("mode", why))?;
+        }
+        if let Some(text) = &self.squash {
+            like.squash = parse_squash(text).map_err(|why| value("squash", why))?;
+        }
+        if let Some(text) = &self.anon_uid {
+            like.anon_uid = id("anonUid", text)?;
+        }
+        if let Some(text) = &self.anon_gid {
+            like.anon_gid = id("anonGid", text)?;
+        }
+        if let Some(text) = &self.clients {
+            let clients = words(text).map(parse_client).collect::<std::result::Result<_, _>>();
+            like.clients = clients.map_err(|why| value("clients", why))?;
+            if like.clients.is_empty() {
+                return Err(value("clients", "nobody may use the volume; name a client, or *"));
+            }
+        }
+        if let Some(text) = &self.sync {
+            like.sync = truth("sync", text)?;
+        }
+        if let Some(text) = &self.quota {
+            like.quota = quota(text)?;
+        }
+        Ok(like)
+    }
+
+    /// `onDelete` counts before its older spelling.
+    fn end(&self) -> Result<OnDelete> {
+        let archive = self.archive_on_delete.as_deref();
+        let archive = archive.map(|text| truth("archiveOnDelete", text)).transpose()?;
+        match (&self.on_delete, archive) {
+            (Some(text), _) => parse_on_delete(text).map_err(|why| value("onDelete", why)),
+            (None, Some(true)) => Ok(OnDelete::Archive),
+            (None, Some(false)) => Ok(OnDelete::Delete),
+            (None, None) => Ok(OnDelete::default()),
+        }
+    }
+}
+
+/// Reads what is done in the end.
+///
+/// # Errors
+/// It is none of the four words.
+pub fn parse_on_delete(text: &str) -> std::result::Result<OnDelete, String> {
+    let all = [OnDelete::Delete, OnDelete::Archive, OnDelete::Recycle, OnDelete::Retain];
+    let found = all.into_iter().find(|how| on_delete_name(*how) == text);
+    found.ok_or_else(|| format!("{text:?} is not one of delete, archive, recycle, retain"))
+}
+
+/// The word for what is done in the end.
+pub const fn on_delete_name(how: OnDelete) -> &'static str {
+    match how {
+        OnDelete::Delete => "delete",
+        OnDelete::Archive => "archive",
+        OnDelete::Recycle => "recycle",
+        OnDelete::Retain => "retain",
+    }
+}
+
+/// A volume with the defaults of everything.
+fn nothing() -> Result<Spec> {
+    let broken = |why: crate::volume::name::BadName| value("name", why.to_string());
+    let name = Name::new("class").map_err(broken)?;
+    Ok(Spec::new(name, VolumeId::new("class").map_err(broken)?, 0))
+}
+
+fn value(key: &'static str, why: impl Into<String>) -> ParamError {
+    ParamError::Value { key, why: why.into() }
+}
+
+/// Digits only: `str::parse` takes a sign too.
+fn number<T: FromStr>(key: &'static str, text: &str) -> Result<T> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    let number = digits.then(|| text.parse().ok()).flatten();
+    number.ok_or_else(|| value(key, format!("{text:?} is not a number, or too large")))
+}
+
+fn id(key: &'static str, text: &str) -> Result<u32> {
+    match number(key, text)? {
+        NO_ID => Err(value(key, format!("{text} means nobody in particular"))),
+        id => Ok(id),
+    }
+}
+
+fn truth(key: &'static str, text: &str) -> Result<bool> {
+    let text = text.to_ascii_lowercase();
+    text.parse().map_err(|_| value(key, format!("{text:?} is neither true nor false")))
+}
+
+fn quota(text: &str) -> Result<Quota> {
+    match text {
+        "enforce" => Ok(Quota::Enforce),
+        "report" => Ok(Quota::Report),
+        "off" => Ok(Quota::Off),
+        _ => Err(value("quota", format!("{text:?} is not one of enforce, report, off"))),
+    }
+}
+
+/// A list with commas, and blanks where people put them.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty())
+}
+
+fn labels(text: &str) -> Result<BTreeMap<String, String>> {
+    let label = |word: &str| {
+        let (key, label) = word.split_once('=').unwrap_or((word, ""));
+        let (key, label) = (key.trim(), label.trim());
+        match is_label(key, label) {
+            true => Ok((key.to_owned(), label.to_owned())),
+            false => Err(value("labels", format!("{word:?} is no label, like team=blue"))),
+        }
+    };
+    words(text).map(label).collect()
+}
+
+/// The parameters of a volume in words, for the log.
+pub fn describe(spec: &Spec) -> String {
+    let (mode, squash) = (spec.mode, squash_name(spec.squash));
+    format!("mode={mode:04o} {squash} onDelete={}", on_delete_name(spec.on_delete))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::Squash;
+
+    fn read(words: &[(&str, &str)]) -> Result<Parameters> {
+        let own = |(k, v): &(&str, &str)| (k.to_string(), v.to_string());
+        Parameters::read(&words.iter().map(own).collect())
+    }
+
+    fn spec(words: &[(&str, &str)]) -> Spec {
+        read(words).unwrap().spec(Name::new("n").unwrap(), VolumeId::new("i").unwrap(), 5)
+    }
+
+    #[test]
+    fn a_class_need_say_nothing() {
+        let plain = Spec::new(Name::new("n").unwrap(), VolumeId::new("i").unwrap(), 5);
+        assert_eq!(spec(&[]), plain);
+        assert_eq!(read(&[]).unwrap().pattern, Pattern::default());
+        assert!(read(&[]).unwrap().labels.is_empty());
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let spec = spec(&[
+            ("onDelete", "archive"),
+            ("uid", "1"),
+            ("gid", "2"),
+            ("mode", "2770"),
+            ("squash", "all_squash"),
+            ("anonUid", "3"),
+            ("anonGid", "4"),
+            ("clients", "10.0.0.0/8, fd00::1"),
+            ("sync", "false"),
+            ("quota", "report"),
+            ("inodes", "7"),
+        ]);
+        assert_eq!((spec.uid, spec.gid, spec.mode), (Some(1), Some(2), 0o2770));
+        assert_eq!((spec.squash, spec.anon_uid, spec.anon_gid), (Squash::All, 3, 4));
+        assert_eq!((spec.clients.len(), spec.sync, spec.quota), (2, false, Quota::Report));
+        assert_eq!((spec.inodes, spec.on_delete), (Some(7), OnDelete::Archive));
+        let labels = read(&[("labels", "team=blue, example.org/x=")]).unwrap().labels;
+        assert_eq!(labels.len(), 2);
+        assert_eq!(labels["team"], "blue");
+    }
+
+    #[test]
+    fn the_newer_spelling_of_the_end_counts() {
+        let check = |words: &[(&str, &str)], expected| assert_eq!(spec(words).on_delete, expected);
+        check(&[("archiveOnDelete", "true")], OnDelete::Archive);
+        check(&[("archiveOnDelete", "False")], OnDelete::Delete);
+        check(&[("archiveOnDelete", "true"), ("onDelete", "retain")], OnDelete::Retain);
+        check(&[("onDelete", "recycle")], OnDelete::Recycle);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        let check = |key: &str, text: &str| {
+            let error = read(&[(key, text)]).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains("StorageClass"), "{error}");
+        };
+        check("onDelet", "delete");
+        check("ondelete", "delete");
+        check("onDelete", "burn");
+        check("onDelete", "");
+        check("archiveOnDelete", "maybe");
+        check("pathPattern", "${.PVC.colour}");
+        for id in ["uid", "gid", "anonUid", "anonGid"] {
+            ["", "-1", "+1", "root", "4294967295", "4294967296"].iter().for_each(|t| check(id, t));
+        }
+        check("mode", "888");
+        check("squash", "some");
+        check("clients", "example.org");
+        check("clients", " , ");
+        check("sync", "yes");
+        check("quota", "some");
+        check("inodes", "0");
+        check("inodes", "many");
+        check("labels", "a b=c");
+        let error = read(&[("onDelet", "x")]).unwrap_err().to_string();
+        assert!(error.contains("`onDelete`"), "what there is, is named: {error}");
+    }
+}

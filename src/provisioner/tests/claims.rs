@@ -1,0 +1,361 @@
+//! Claims: what is asked, what is made, what is told, whatever the API server answers.
+
+use serde_json::json;
+
+use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
+use crate::provisioner::queue::Outcome;
+use crate::provisioner::server::Where;
+use crate::volume::spec::Phase;
+
+const CLAIM: &str = "/api/v1/namespaces/ns/persistentvolumeclaims/data";
+const PVS: &str = "/api/v1/persistentvolumes";
+const PV: &str = "/api/v1/persistentvolumes/pvc-uid-data";
+
+/// A claim `data` of a class without parameters.
+fn scene() -> Scene {
+    let mut scene = Scene::new();
+    scene.class("fast", json!({}));
+    scene
+}
+
+/// The claim is read again.
+fn read() -> Step {
+    step("GET", CLAIM, Answer::Json(200, claim("data")))
+}
+
+/// The PV is made.
+fn make(answer: Answer) -> Step {
+    step("POST", PVS, answer)
+}
+
+#[tokio::test]
+async fn a_claim_gets_a_volume_and_a_pv() {
+    let mut scene = scene();
+    let key = scene.claim(&claim("data"));
+    let saved = make(Answer::Echo)
+        .with(r#""name":"pvc-uid-data""#)
+        .with(r#""path":"/ns-data-pvc-uid-data""#)
+        .with("external-provisioner.volume.kubernetes.io/finalizer");
+    assert_eq!(scene.look_at_claim(&key, vec![read(), saved]).await, Outcome::Done);
+    assert_eq!(scene.told(), ["Provisioning", "ProvisioningSucceeded"]);
+    assert_eq!(scene.names(), [volume_of("data")]);
+    // Its PV is known now: nothing is asked any more.
+    scene.pv(&pv("data", "Bound", "delete"));
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.told(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_pv_that_is_there_is_a_success_if_it_is_ours() {
+    let exists = || make(refusal(409, "AlreadyExists"));
+    let there = |pv| step("GET", PV, Answer::Json(200, pv));
+    let mut ours = scene();
+    let key = ours.claim(&claim("data"));
+    let steps = vec![read(), exists(), there(pv("data", "Bound", "delete"))];
+    assert_eq!(ours.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(ours.told(), ["Provisioning", "ProvisioningSucceeded"]);
+
+    let mut other = scene();
+    let key = other.claim(&claim("data"));
+    let mut foreign = pv("data", "Bound", "delete");
+    foreign["metadata"]["annotations"]["pv.kubernetes.io/provisioned-by"] = json!("other");
+    let steps = vec![read(), exists(), there(foreign)];
+    assert_eq!(other.look_at_claim(&key, steps).await, Outcome::Failed);
+    assert_eq!(other.told(), ["Provisioning", "ProvisioningFailed"]);
+
+    let mut leaving = scene();
+    let key = leaving.claim(&claim("data"));
+    let mut going = pv("data", "Released", "delete");
+    going["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
+    let steps = vec![read(), exists(), there(going)];
+    assert_eq!(leaving.look_at_claim(&key, steps).await, Outcome::Failed);
+}
+
+#[tokio::test]
+async fn whatever_the_server_answers_there_is_one_volume_in_the_end() {
+    for trouble in [
+        refusal(403, "Forbidden"),
+        refusal(422, "Invalid"),
+        refusal(429, "TooManyRequests"),
+        refusal(500, "InternalError"),
+        refusal(504, "Timeout"),
+        Answer::Json(200, json!("nonsense")),
+        Answer::Broken,
+    ] {
+        let mut scene = scene();
+        let key = scene.claim(&claim("data"));
+        let outcome = scene.look_at_claim(&key, vec![read(), make(trouble)]).await;
+        assert_eq!(outcome, Outcome::Failed);
+        assert_eq!(scene.names(), [volume_of("data")]);
+        // It goes on where it was: the claim is not read again, and nothing is announced again.
+        scene.told();
+        let outcome = scene.look_at_claim(&key, vec![make(Answer::Echo)]).await;
+        assert_eq!((outcome, scene.told()), (Outcome::Done, vec!["ProvisioningSucceeded"]));
+        assert_eq!(scene.names(), [volume_of("data")]);
+    }
+}
+
+#[tokio::test]
+async fn trouble_of_the_server_is_no_news_for_claims() {
+    let check = |answer, expected: &'static [&'static str]| async move {
+        let mut scene = scene();
+        let key = scene.claim(&claim("data"));
+        let outcome = scene.look_at_claim(&key, vec![step("GET", CLAIM, answer)]).await;
+        assert_eq!(outcome, Outcome::Failed);
+        assert_eq!((scene.told().as_slice(), scene.names().len()), (expected, 0));
+    };
+    check(refusal(500, "InternalError"), &[]).await;
+    check(refusal(429, "TooManyRequests"), &[]).await;
+    check(Answer::Broken, &[]).await;
+    check(refusal(403, "Forbidden"), &["ProvisioningFailed"]).await;
+}
+
+#[tokio::test]
+async fn nothing_is_made_for_a_claim_that_is_old_news() {
+    let mut bound = claim("data");
+    bound["spec"]["volumeName"] = json!("another");
+    let mut namesake = claim("data");
+    namesake["metadata"]["uid"] = json!("another");
+    for answer in [
+        refusal(404, "NotFound"),
+        Answer::Json(200, bound),
+        Answer::Json(200, namesake),
+    ] {
+        let mut scene = scene();
+        let key = scene.claim(&claim("data"));
+        let outcome = scene.look_at_claim(&key, vec![step("GET", CLAIM, answer)]).await;
+        assert_eq!((outcome, scene.names().len(), scene.told().len()), (Outcome::Done, 0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_vanishes_half_way_leaves_nothing() {
+    let mut scene = scene();
+    let key = scene.claim(&claim("data"));
+    let steps = vec![read(), make(refusal(500, "InternalError"))];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Failed);
+    scene.claim_gone(&claim("data"));
+    // Not as long as nobody can say that it is gone, or that there is no PV.
+    let gone = || step("GET", CLAIM, refusal(404, "NotFound"));
+    let unsure = vec![step("GET", CLAIM, refusal(500, "InternalError"))];
+    assert_eq!(scene.look_at_claim(&key, unsure).await, Outcome::Failed);
+    let unsure = vec![gone(), step("GET", PV, Answer::Broken)];
+    assert_eq!(scene.look_at_claim(&key, unsure).await, Outcome::Failed);
+    assert_eq!(scene.names().len(), 1);
+    let steps = vec![gone(), step("GET", PV, refusal(404, "NotFound"))];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.names().len(), 0);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+}
+
+#[tokio::test]
+async fn a_claim_whose_pv_was_made_after_all_leaves_its_end_to_the_pv() {
+    let mut scene = scene();
+    let key = scene.claim(&claim("data"));
+    scene.look_at_claim(&key, vec![read(), make(Answer::Broken)]).await;
+    scene.claim_gone(&claim("data"));
+    let there = step("GET", PV, Answer::Json(200, pv("data", "Released", "delete")));
+    let steps = vec![step("GET", CLAIM, refusal(404, "NotFound")), there];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.names(), [volume_of("data")]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_fulfilled_is_said_and_disturbs_nobody() {
+    let check = |path: &'static str, value: serde_json::Value, word: &'static str| async move {
+        let mut scene = scene();
+        let mut bad = claim("data");
+        *bad.pointer_mut("/spec").unwrap() = {
+            let mut spec = bad["spec"].clone();
+            spec[path] = value;
+            spec
+        };
+        let key = scene.claim(&bad);
+        assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+        let notes = scene.notes();
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert_eq!(notes[0].reason, "ProvisioningFailed");
+        assert!(notes[0].message.contains(word), "{}", notes[0].message);
+        assert_eq!(scene.names().len(), 0);
+    };
+    check("volumeMode", json!("Block"), "does not support block volume provisioning").await;
+    check("selector", json!({}), "selector is not supported").await;
+    check("accessModes", json!(["ReadWriteOncePod"]), "ReadWriteOncePod").await;
+    check("resources", json!({}), "requests no storage").await;
+    check("resources", json!({ "requests": { "storage": "500m" } }), "500m").await;
+    let snapshot = json!({ "kind": "VolumeSnapshot", "name": "s", "apiGroup": "snapshot.x" });
+    check("dataSource", snapshot.clone(), "VolumeSnapshot s").await;
+    check("dataSourceRef", snapshot, "VolumeSnapshot s").await;
+    let far = json!({ "kind": "PersistentVolumeClaim", "name": "c", "namespace": "far" });
+    check("dataSourceRef", far, "far/c").await;
+}
+
+#[tokio::test]
+async fn a_class_that_makes_no_sense_is_said() {
+    let check = |parameters, word: &'static str| async move {
+        let mut scene = scene();
+        scene.class("fast", parameters);
+        let key = scene.claim(&claim("data"));
+        assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+        let notes = scene.notes();
+        assert!(notes[0].message.contains(word), "{}", notes[0].message);
+    };
+    check(json!({ "onDelet": "x" }), "onDelet").await;
+    check(json!({ "mode": "999" }), "mode").await;
+    check(json!({ "pathPattern": "${.PVC.namespace}/${.PVC.name}" }), "not supported").await;
+    check(json!({ "pathPattern": "../${.PVC.name}" }), "dot").await;
+    check(json!({ "pathPattern": "${.PVC.labels.none}" }), "label none").await;
+}
+
+#[tokio::test]
+async fn claims_that_are_not_ours_are_not_even_read() {
+    let check = |change: fn(&mut serde_json::Value)| async move {
+        let mut scene = scene();
+        let mut other = claim("data");
+        change(&mut other);
+        let key = scene.claim(&other);
+        assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+        assert_eq!(scene.told(), [""; 0]);
+    };
+    check(|claim| claim["metadata"]["annotations"] = json!({})).await;
+    check(|claim| {
+        let new = "volume.kubernetes.io/storage-provisioner";
+        claim["metadata"]["annotations"][new] = json!("other");
+    })
+    .await;
+    check(|claim| claim["spec"]["storageClassName"] = json!("")).await;
+    check(|claim| claim["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z")).await;
+}
+
+#[tokio::test]
+async fn the_older_annotations_count_too() {
+    let mut scene = scene();
+    let mut old = claim("data");
+    old["metadata"]["annotations"] = json!({
+        "volume.beta.kubernetes.io/storage-provisioner": super::support::OURS,
+        "volume.beta.kubernetes.io/storage-class": "fast",
+    });
+    old["spec"]["storageClassName"] = json!("another");
+    let key = scene.claim(&old);
+    let steps = vec![step("GET", CLAIM, Answer::Json(200, old)), make(Answer::Echo)];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+}
+
+#[tokio::test]
+async fn two_claims_never_share_a_directory() {
+    let mut scene = scene();
+    scene.class("fast", json!({ "pathPattern": "shared" }));
+    let (first, second) = (scene.claim(&claim("data")), scene.claim(&claim("more")));
+    scene.look_at_claim(&first, vec![read(), make(Answer::Echo)]).await;
+    let more = "/api/v1/namespaces/ns/persistentvolumeclaims/more";
+    let steps = vec![step("GET", more, Answer::Json(200, claim("more")))];
+    assert_eq!(scene.look_at_claim(&second, steps).await, Outcome::Failed);
+    let notes = scene.notes();
+    let last = notes.last().unwrap();
+    assert!(last.message.contains("exists with the id uid-data"), "{}", last.message);
+    // And the end of the second leaves the first alone.
+    scene.claim_gone(&claim("more"));
+    assert_eq!(scene.look_at_claim(&second, vec![]).await, Outcome::Done);
+    assert_eq!(scene.names(), ["shared"]);
+}
+
+#[tokio::test]
+async fn a_clone_has_the_content_of_its_source() {
+    let mut scene = scene();
+    let source = scene.claim(&claim("source"));
+    let path = "/api/v1/namespaces/ns/persistentvolumeclaims/source";
+    let steps = vec![step("GET", path, Answer::Json(200, claim("source"))), make(Answer::Echo)];
+    scene.look_at_claim(&source, steps).await;
+    scene.write(&volume_of("source"), "file");
+    let mut copy = claim("data");
+    copy["spec"]["dataSource"] = json!({ "kind": "PersistentVolumeClaim", "name": "source" });
+    let key = scene.claim(&copy);
+    let again = || step("GET", CLAIM, Answer::Json(200, claim("data")));
+    // Its source is not bound yet.
+    assert_eq!(scene.look_at_claim(&key, vec![again()]).await, Outcome::Failed);
+    let mut bound = claim("source");
+    bound["spec"]["volumeName"] = json!("pvc-uid-source");
+    scene.claim(&bound);
+    scene.pv(&pv("source", "Bound", "delete"));
+    scene.told();
+    let going_on = scene.look_at_claim(&key, vec![again()]).await;
+    assert!(matches!(going_on, Outcome::Again(_)), "{going_on:?}");
+    let name = scene.name(&volume_of("data"));
+    while scene.volumes.show(&name).unwrap().phase != Phase::Ready {
+        tokio::task::yield_now().await;
+    }
+    // Its source is not needed any more.
+    scene.claim_gone(&bound);
+    let outcome = scene.look_at_claim(&key, vec![make(Answer::Echo)]).await;
+    assert_eq!(outcome, Outcome::Done);
+    assert!(scene.has(&volume_of("data"), "file"));
+}
+
+#[tokio::test]
+async fn a_claim_of_another_class_is_no_source() {
+    let mut scene = scene();
+    let mut source = claim("source");
+    source["spec"]["storageClassName"] = json!("slow");
+    scene.claim(&source);
+    let mut copy = claim("data");
+    copy["spec"]["dataSource"] = json!({ "kind": "PersistentVolumeClaim", "name": "source" });
+    let key = scene.claim(&copy);
+    let steps = vec![step("GET", CLAIM, Answer::Json(200, copy))];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert!(scene.notes().last().unwrap().message.contains("slow"));
+    assert_eq!(scene.names().len(), 0);
+}
+
+#[tokio::test]
+async fn a_service_without_an_address_is_waited_for() {
+    let at = Where::Service { namespace: "storage".into(), name: "nfs".into() };
+    let mut scene = Scene::at(at);
+    scene.class("fast", json!({}));
+    let key = scene.claim(&claim("data"));
+    let path = "/api/v1/namespaces/storage/services/nfs";
+    let service = |spec| step("GET", path, Answer::Json(200, json!({ "spec": spec })));
+    let missing = vec![step("GET", path, refusal(404, "NotFound"))];
+    assert_eq!(scene.look_at_claim(&key, missing).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, vec![service(json!({}))]).await, Outcome::Failed);
+    assert!(scene.notes()[1].message.contains("no cluster IP yet"));
+    assert_eq!(scene.names().len(), 0);
+    let ready = service(json!({ "clusterIP": "fd00::5", "ports": [{ "port": 2050 }] }));
+    let saved = make(Answer::Echo).with(r#""server":"fd00::5""#).with("port=2050");
+    let steps = vec![ready, read(), saved.with("proto=tcp6")];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+}
+
+#[tokio::test]
+async fn a_claim_that_has_grown_gets_more() {
+    let mut scene = scene();
+    let key = scene.claim(&claim("data"));
+    scene.look_at_claim(&key, vec![read(), make(Answer::Echo)]).await;
+    scene.told();
+    let mut grown = claim("data");
+    grown["spec"]["volumeName"] = json!("pvc-uid-data");
+    grown["spec"]["resources"]["requests"]["storage"] = json!("32Mi");
+    grown["status"] = json!({ "capacity": { "storage": "16Mi" } });
+    let key = scene.claim(&grown);
+    scene.pv(&pv("data", "Bound", "delete"));
+    let patch_pv = |answer| step("PATCH", PV, answer).with("32Mi").with(r#""resourceVersion":"7""#);
+    let status = format!("{CLAIM}/status");
+    let patch_status = |answer| step("PATCH", &status, answer).with("32Mi");
+    let ok = || Answer::Json(200, json!({}));
+    // Somebody else was quicker: looked at again, and nothing is said.
+    let outcome = scene.look_at_claim(&key, vec![patch_pv(refusal(409, "Conflict"))]).await;
+    assert!(matches!(outcome, Outcome::Again(_)), "{outcome:?}");
+    let steps = vec![patch_pv(ok()), patch_status(refusal(500, "InternalError"))];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Failed);
+    assert_eq!(scene.told(), [""; 0]);
+    let steps = vec![patch_pv(ok()), patch_status(ok())];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.told(), ["VolumeExpanded"]);
+    let name = scene.name(&volume_of("data"));
+    assert_eq!(scene.volumes.show(&name).unwrap().spec.capacity, 32 << 20);
+    // More than the disk: said, and nothing changes.
+    grown["spec"]["resources"]["requests"]["storage"] = json!("9Ei");
+    let key = scene.claim(&grown);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Failed);
+    assert_eq!(scene.told(), ["VolumeResizeFailed"]);
+    assert_eq!(scene.volumes.show(&name).unwrap().spec.capacity, 32 << 20);
+}

@@ -1,0 +1,297 @@
+//! A mocked API server, in front of real volumes.
+//!
+//! A conversation is a list of what is asked, in its order, and what is answered: a call that is
+//! missing, one too many, and another one than was expected all fail.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{Request, Response};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::Client;
+use kube::client::Body;
+use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tower_test::mock::{Handle, pair};
+
+use crate::export::table::Exports;
+use crate::fs::Fs;
+use crate::fs::handle::{KEY_LEN, Key as HandleKey};
+use crate::provisioner::events::{Note, Teller, events};
+use crate::provisioner::queue::Outcome;
+use crate::provisioner::server::{Server, Where};
+use crate::provisioner::watch::{Key, Writers, stores};
+use crate::provisioner::{Context, Settings, claims, volumes};
+use crate::volume::name::Name;
+use crate::volume::{self, Serving, Volumes};
+
+/// The provisioner's name.
+pub const OURS: &str = "example.org/berth";
+
+/// Longer than any conversation takes: what hangs, fails.
+const LONG: Duration = Duration::from_secs(20);
+
+/// The other end of a client.
+pub type ApiServer = Handle<Request<Body>, Response<Body>>;
+
+/// Real volumes, what is known of the cluster, and a mocked API server.
+pub struct Scene {
+    pub cx: Arc<Context>,
+    pub volumes: Arc<Volumes>,
+    pub server: ApiServer,
+    pub teller: Teller,
+    pub writers: Writers,
+    pub dir: TempDir,
+    _state: TempDir,
+}
+
+/// One call, and its answer.
+pub struct Step {
+    method: &'static str,
+    path: String,
+    /// What has to be in the body: each of these, somewhere.
+    says: Vec<String>,
+    answer: Answer,
+}
+
+/// What the server does.
+pub enum Answer {
+    /// It answers.
+    Json(u16, Value),
+    /// It breaks the connection.
+    Broken,
+    /// It answers the object that was sent.
+    Echo,
+}
+
+/// Expects a call.
+pub fn step(method: &'static str, path: &str, answer: Answer) -> Step {
+    Step { method, path: path.to_owned(), says: Vec::new(), answer }
+}
+
+impl Step {
+    /// Expects it to say so.
+    pub fn with(mut self, text: &str) -> Self {
+        self.says.push(text.to_owned());
+        self
+    }
+}
+
+/// An answer of the API server that is no object.
+pub fn refusal(code: u16, reason: &str) -> Answer {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+        "reason": reason, "message": format!("it is {reason}"),
+    });
+    Answer::Json(code, status)
+}
+
+/// Opens volumes in a directory.
+pub fn open_volumes(dir: &Path, state: &Path) -> Arc<Volumes> {
+    let fs = Arc::new(Fs::new(HandleKey::new([7; KEY_LEN]), 4096, state).unwrap());
+    let serving = Serving { fs, exports: Arc::<Exports>::default(), handles: None };
+    let recount = Duration::ZERO;
+    let settings = volume::Settings { dir: dir.into(), purge_rate: 1_000_000, recount };
+    Volumes::open(&settings, serving).unwrap()
+}
+
+/// How the provisioner of a test is set.
+pub fn settings() -> Settings {
+    Settings {
+        name: OURS.into(),
+        at: Where::Fixed("10.0.0.1".into()),
+        kubeconfig: None,
+        namespaces: Vec::new(),
+        lease: "berth".into(),
+        lease_namespace: None,
+    }
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        Self::at(Where::Fixed("10.0.0.1".into()))
+    }
+
+    pub fn at(at: Where) -> Self {
+        let (dir, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let volumes = open_volumes(dir.path(), state.path());
+        let (service, server) = pair::<Request<Body>, Response<Body>>();
+        let client = Client::new(service, "default");
+        let (stores, mut writers) = stores(&[]);
+        writers.claims.iter_mut().for_each(|(_, writer)| {
+            writer.apply_watcher_event(&Event::Init);
+            writer.apply_watcher_event(&Event::InitDone);
+        });
+        let metrics = Arc::default();
+        let (events, teller) = events(client.clone(), OURS, Arc::clone(&metrics));
+        let cx = Arc::new(Context {
+            client,
+            settings: settings(),
+            volumes: Arc::clone(&volumes),
+            server: Server::new(at, 2049),
+            stores: Arc::new(stores),
+            events,
+            metrics,
+            unfinished: Mutex::default(),
+        });
+        Self { cx, volumes, server, teller, writers, dir, _state: state }
+    }
+
+    /// The cluster has a claim; its key.
+    pub fn claim(&mut self, claim: &Value) -> Key {
+        let claim: PersistentVolumeClaim = serde_json::from_value(claim.clone()).unwrap();
+        let key = Key::of(&claim);
+        self.writers.claims[0].1.apply_watcher_event(&Event::Apply(claim));
+        key
+    }
+
+    /// The cluster has a claim no more.
+    pub fn claim_gone(&mut self, claim: &Value) {
+        let claim: PersistentVolumeClaim = serde_json::from_value(claim.clone()).unwrap();
+        self.writers.claims[0].1.apply_watcher_event(&Event::Delete(claim));
+    }
+
+    /// The cluster has a PV; its key.
+    pub fn pv(&mut self, pv: &Value) -> Key {
+        let pv: PersistentVolume = serde_json::from_value(pv.clone()).unwrap();
+        let key = Key::of(&pv);
+        self.writers.pvs.apply_watcher_event(&Event::Apply(pv));
+        key
+    }
+
+    /// The cluster has a class with these parameters.
+    pub fn class(&mut self, name: &str, parameters: Value) {
+        let class: StorageClass = serde_json::from_value(json!({
+            "metadata": { "name": name }, "provisioner": OURS, "parameters": parameters,
+        }))
+        .unwrap();
+        self.writers.classes.apply_watcher_event(&Event::Apply(class));
+    }
+
+    /// Looks at a claim, in this conversation.
+    pub async fn look_at_claim(&mut self, key: &Key, steps: Vec<Step>) -> Outcome {
+        let (cx, key) = (Arc::clone(&self.cx), key.clone());
+        self.talk(async move { claims::reconcile(&cx, &key).await }, steps).await
+    }
+
+    /// Looks at a PV, in this conversation.
+    pub async fn look_at_pv(&mut self, key: &Key, steps: Vec<Step>) -> Outcome {
+        let (cx, key) = (Arc::clone(&self.cx), key.clone());
+        self.talk(async move { volumes::reconcile(&cx, &key).await }, steps).await
+    }
+
+    /// Has a conversation until `look` comes to its end; every step must have been asked for.
+    pub async fn talk<T>(&mut self, look: impl Future<Output = T>, steps: Vec<Step>) -> T {
+        let mut steps = steps.into_iter();
+        let server = &mut self.server;
+        let serve = async {
+            while let Some((request, send)) = server.next_request().await {
+                let asked = format!("{} {}", request.method(), request.uri().path());
+                let step = steps.next().unwrap_or_else(|| panic!("one call too many: {asked}"));
+                assert_eq!(asked, format!("{} {}", step.method, step.path));
+                let body = request.into_body().collect_bytes().await.unwrap();
+                let body = String::from_utf8(body.to_vec()).unwrap();
+                for text in &step.says {
+                    assert!(body.contains(text), "{text} is not in {body}");
+                }
+                match step.answer {
+                    Answer::Json(code, value) => send.send_response(response(code, &value)),
+                    Answer::Echo => {
+                        send.send_response(response(200, &serde_json::from_str(&body).unwrap()));
+                    }
+                    Answer::Broken => send.send_error(std::io::Error::other("it is broken")),
+                }
+            }
+        };
+        let both = async {
+            tokio::select! {
+                outcome = look => outcome,
+                () = serve => unreachable!("the client is there"),
+            }
+        };
+        let outcome = timeout(LONG, both).await.expect("the conversation ends");
+        let left: Vec<_> = steps.map(|step| format!("{} {}", step.method, step.path)).collect();
+        assert!(left.is_empty(), "never asked for: {left:?}");
+        outcome
+    }
+
+    /// What was told since the last time: the reasons.
+    pub fn told(&mut self) -> Vec<&'static str> {
+        self.notes().into_iter().map(|note| note.reason).collect()
+    }
+
+    /// What was told since the last time.
+    pub fn notes(&mut self) -> Vec<Note> {
+        self.teller.waiting()
+    }
+
+    /// The volumes that there are.
+    pub fn names(&self) -> Vec<String> {
+        self.volumes.list().iter().map(|status| status.spec.name.to_string()).collect()
+    }
+
+    /// Writes a file into a volume.
+    pub fn write(&self, volume: &str, file: &str) {
+        std::fs::write(self.dir.path().join(volume).join(file), file).unwrap();
+    }
+
+    /// Whether a volume has a file.
+    pub fn has(&self, volume: &str, file: &str) -> bool {
+        self.dir.path().join(volume).join(file).exists()
+    }
+
+    pub fn name(&self, name: &str) -> Name {
+        Name::new(name).unwrap()
+    }
+}
+
+fn response(code: u16, value: &Value) -> Response<Body> {
+    let body = Body::from(serde_json::to_vec(value).unwrap());
+    Response::builder().status(code).body(body).unwrap()
+}
+
+/// A claim that waits for us.
+pub fn claim(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": name, "namespace": "ns", "uid": format!("uid-{name}"), "resourceVersion": "5",
+            "annotations": { "volume.kubernetes.io/storage-provisioner": OURS },
+        },
+        "spec": {
+            "storageClassName": "fast", "accessModes": ["ReadWriteMany"],
+            "resources": { "requests": { "storage": "16Mi" } },
+        },
+    })
+}
+
+/// The PV of a claim.
+pub fn pv(claim: &str, phase: &str, on_delete: &str) -> Value {
+    let uid = format!("uid-{claim}");
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {
+            "name": format!("pvc-{uid}"), "uid": format!("pv-{claim}"), "resourceVersion": "7",
+            "finalizers": ["external-provisioner.volume.kubernetes.io/finalizer"],
+            "annotations": {
+                "pv.kubernetes.io/provisioned-by": OURS, "berth.io/volume-id": uid,
+                "berth.io/volume": volume_of(claim), "berth.io/on-delete": on_delete,
+            },
+        },
+        "spec": {
+            "persistentVolumeReclaimPolicy": "Delete", "storageClassName": "fast",
+            "capacity": { "storage": "16Mi" },
+            "claimRef": { "namespace": "ns", "name": claim, "uid": uid },
+        },
+        "status": { "phase": phase },
+    })
+}
+
+/// The name of a claim's volume.
+pub fn volume_of(claim: &str) -> String {
+    format!("ns-{claim}-pvc-uid-{claim}")
+}

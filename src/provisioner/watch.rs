@@ -1,0 +1,213 @@
+//! What the cluster has, as far as it matters here: claims, PVs and classes, each watched and kept.
+//!
+//! A watch that breaks begins again, later each time (0.8 s to 30 s), for ever; until it does, what
+//! is kept is what was known. A key is queued only when the store has what it stands for: during a
+//! new list, that is at its end.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
+use kube::runtime::watcher::{Config, Event};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+
+use super::objects;
+use super::queue::Queue;
+use crate::telemetry::log::Chain;
+
+/// An object: this one, not another one of its name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Key {
+    /// Its namespace; PVs have none.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+}
+
+/// What is kept.
+pub struct Stores {
+    claims: Vec<(Option<String>, Store<PersistentVolumeClaim>)>,
+    pvs: Store<PersistentVolume>,
+    classes: Store<StorageClass>,
+}
+
+/// The other ends of the stores.
+pub struct Writers {
+    /// For each namespace that is watched; `None` stands for all.
+    pub claims: Vec<(Option<String>, Writer<PersistentVolumeClaim>)>,
+    /// PVs.
+    pub pvs: Writer<PersistentVolume>,
+    /// Classes.
+    pub classes: Writer<StorageClass>,
+}
+
+/// What is to be looked at.
+#[derive(Default)]
+pub struct Queues {
+    /// Claims.
+    pub claims: Queue<Key>,
+    /// PVs.
+    pub pvs: Queue<Key>,
+}
+
+impl Key {
+    /// The key of an object.
+    pub fn of<K: Resource>(object: &K) -> Self {
+        let meta = object.meta();
+        Self {
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone().unwrap_or_default(),
+            uid: meta.uid.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// Empty stores for these namespaces, or for all if there are none.
+pub fn stores(namespaces: &[String]) -> (Stores, Writers) {
+    let every = if namespaces.is_empty() {
+        vec![None]
+    } else {
+        namespaces.iter().cloned().map(Some).collect()
+    };
+    let claims = every.into_iter().map(|namespace| (namespace, reflector::store()));
+    let (mut readers, mut writers) = (Vec::new(), Vec::new());
+    for (namespace, (reader, writer)) in claims {
+        readers.push((namespace.clone(), reader));
+        writers.push((namespace, writer));
+    }
+    let ((pvs, pv_writer), (classes, class_writer)) = (reflector::store(), reflector::store());
+    let writers = Writers { claims: writers, pvs: pv_writer, classes: class_writer };
+    (Stores { claims: readers, pvs, classes }, writers)
+}
+
+impl Stores {
+    /// A claim, unless it is gone.
+    pub fn claim(&self, key: &Key) -> Option<Arc<PersistentVolumeClaim>> {
+        let found = self.claim_named(key.namespace.as_deref()?, &key.name)?;
+        (found.metadata.uid.as_ref() == Some(&key.uid)).then_some(found)
+    }
+
+    /// A claim by its name.
+    pub fn claim_named(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
+        let key = ObjectRef::new(name).within(namespace);
+        self.claims.iter().find_map(|(_, store)| store.get(&key))
+    }
+
+    /// Whether claims of this namespace are known.
+    pub fn watches(&self, namespace: &str) -> bool {
+        let fits = |watched: &Option<String>| watched.as_deref().is_none_or(|w| w == namespace);
+        self.claims.iter().any(|(watched, _)| fits(watched))
+    }
+
+    /// All claims.
+    pub fn claims(&self) -> impl Iterator<Item = Arc<PersistentVolumeClaim>> {
+        self.claims.iter().flat_map(|(_, store)| store.state())
+    }
+
+    /// A PV by its name.
+    pub fn pv(&self, name: &str) -> Option<Arc<PersistentVolume>> {
+        self.pvs.get(&ObjectRef::new(name))
+    }
+
+    /// All PVs.
+    pub fn pvs(&self) -> Vec<Arc<PersistentVolume>> {
+        self.pvs.state()
+    }
+
+    /// A class by its name.
+    pub fn class(&self, name: &str) -> Option<Arc<StorageClass>> {
+        self.classes.get(&ObjectRef::new(name))
+    }
+
+    /// Waits until everything was listed once.
+    pub async fn ready(&self) {
+        for (_, store) in &self.claims {
+            let _ = store.wait_until_ready().await;
+        }
+        let _ = self.pvs.wait_until_ready().await;
+        let _ = self.classes.wait_until_ready().await;
+    }
+}
+
+/// Begins to watch. The tasks end when they are aborted.
+pub fn begin(
+    client: &Client,
+    writers: Writers,
+    stores: &Arc<Stores>,
+    queues: &Arc<Queues>,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for (namespace, writer) in writers.claims {
+        let api = match &namespace {
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+            None => Api::all(client.clone()),
+        };
+        let queues = Arc::clone(queues);
+        let changed = move |claim: &PersistentVolumeClaim| queues.claims.add(Key::of(claim));
+        tasks.spawn(follow(api, writer, changed));
+    }
+    let both = Arc::clone(queues);
+    tasks.spawn(follow(Api::all(client.clone()), writers.pvs, move |pv| changed_pv(&both, pv)));
+    let (kept, queues) = (Arc::clone(stores), Arc::clone(queues));
+    let changed = move |class: &StorageClass| changed_class(&kept, &queues, class);
+    tasks.spawn(follow(Api::all(client.clone()), writers.classes, changed));
+    tasks
+}
+
+/// A PV matters to its claim too: for its growth.
+fn changed_pv(queues: &Queues, pv: &PersistentVolume) {
+    queues.pvs.add(Key::of(pv));
+    let Some(claim) = objects::claim_of(pv) else { return };
+    if let (Some(name), Some(uid)) = (&claim.name, &claim.uid) {
+        let (name, uid) = (name.clone(), uid.clone());
+        queues.claims.add(Key { namespace: claim.namespace.clone(), name, uid });
+    }
+}
+
+/// A class matters to those who wait for it.
+fn changed_class(stores: &Stores, queues: &Queues, class: &StorageClass) {
+    let name = class.metadata.name.as_deref();
+    let unbound = |claim: &Arc<PersistentVolumeClaim>| {
+        let bound = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_ref());
+        bound.is_none_or(String::is_empty) && objects::class_name(claim) == name
+    };
+    stores.claims().filter(unbound).for_each(|claim| queues.claims.add(Key::of(&*claim)));
+}
+
+/// Keeps a store up to date, and says what changed; what is gone has changed too.
+async fn follow<K>(api: Api<K>, writer: Writer<K>, changed: impl Fn(&K))
+where
+    K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + DeserializeOwned,
+    K: Debug + Send + Sync + 'static,
+{
+    let reader = writer.as_reader();
+    let slim = |object: &mut K| object.managed_fields_mut().clear();
+    let stream = watcher(api, Config::default()).default_backoff().modify(slim);
+    // What was there before a list and is not in it is gone.
+    let mut before: Vec<Arc<K>> = Vec::new();
+    let mut events = std::pin::pin!(stream.reflect(writer));
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Apply(object) | Event::Delete(object)) => changed(&object),
+            Ok(Event::Init) => before = reader.state(),
+            Ok(Event::InitApply(_)) => {}
+            Ok(Event::InitDone) => {
+                before.drain(..).for_each(|object| changed(&object));
+                reader.state().iter().for_each(|object| changed(object));
+            }
+            Err(error) => {
+                let (error, what) = (Chain(&error).to_string(), <K as Resource>::kind(&()));
+                tracing::warn!(error, %what, "cannot watch; it is tried again");
+            }
+        }
+    }
+}
