@@ -12,6 +12,8 @@ import time
 
 # How long is waited for one thing. Long, because the machine may be busy; a run that passes waits for nothing.
 PATIENCE = {"seconds": 90}
+# Nothing is waited for any more: somebody wants the run to end.
+ENDED = threading.Event()
 GROUPS = {
     "storageclasses": "apis/storage.k8s.io/v1", "statefulsets": "apis/apps/v1",
     "leases": "apis/coordination.k8s.io/v1", "clusterroles": "apis/rbac.authorization.k8s.io/v1",
@@ -46,7 +48,8 @@ def until(what, probe, limit=None):
             return found
         if time.monotonic() > deadline:
             raise Never(f"{what}: not within {limit} s{why}")
-        time.sleep(pause)
+        if ENDED.wait(pause):
+            raise Never(f"{what}: the run was ended{why}")
         pause = min(pause * 1.5, 0.5)
 
 

@@ -79,6 +79,8 @@ class Stage:
         self.provisioner = f"berth.example/{name}"
         self.namespace = f"{name}-{run.id}"
         self.namespaces, self.classes, self.servers, self.notes = [], [], [], []
+
+    def begin(self):
         self.namespaced(self.namespace)
 
     def note(self, text):
