@@ -32,9 +32,9 @@ use super::watch::Key;
 use super::{Context, call, expand};
 use crate::command::quantity;
 use crate::volume;
-use crate::volume::{Origin, Volumes};
 use crate::volume::name::{Name, VolumeId};
 use crate::volume::spec::{OnDelete, Phase, Spec, Status};
+use crate::volume::{Origin, Volumes};
 
 /// How often a clone is looked at.
 const CLONE_POLL: Duration = Duration::from_secs(1);
@@ -66,11 +66,7 @@ pub struct Plan {
 }
 
 /// What is owed to a claim. Pure: no client, no clock, no disk.
-pub fn decide(
-    claim: &PersistentVolumeClaim,
-    class: Option<&StorageClass>,
-    ours: &str,
-) -> Decision {
+pub fn decide(claim: &PersistentVolumeClaim, class: Option<&StorageClass>, ours: &str) -> Decision {
     let bound = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
     if bound.is_some_and(|name| !name.is_empty()) {
         return Decision::Bound;
@@ -99,10 +95,7 @@ pub fn decide(
 }
 
 /// What a claim gets.
-fn plan(
-    claim: &PersistentVolumeClaim,
-    class: &StorageClass,
-) -> std::result::Result<Plan, Refusal> {
+fn plan(claim: &PersistentVolumeClaim, class: &StorageClass) -> std::result::Result<Plan, Refusal> {
     let meta = &claim.metadata;
     let asked = claim.spec.clone().unwrap_or_default();
     if asked.volume_mode.as_deref().is_some_and(|mode| mode != "Filesystem") {
@@ -112,7 +105,8 @@ fn plan(
         return Err(Refusal::Selector);
     }
     let access_modes = asked.access_modes.clone().unwrap_or_default();
-    let fits = |mode: &&String| matches!(&***mode, "ReadWriteMany" | "ReadWriteOnce" | "ReadOnlyMany");
+    let fits =
+        |mode: &&String| matches!(&***mode, "ReadWriteMany" | "ReadWriteOnce" | "ReadOnlyMany");
     if let Some(other) = access_modes.iter().find(|mode| !fits(mode)) {
         return Err(Refusal::AccessMode(other.clone()));
     }
@@ -166,7 +160,8 @@ fn source(claim: &PersistentVolumeClaim) -> std::result::Result<Option<String>, 
         (None, Some(old)) => (&old.api_group, &old.kind, &old.name, None),
     };
     let (group, kind, name, namespace) = found;
-    let elsewhere = namespace.filter(|n| !n.is_empty() && Some(*n) != claim.metadata.namespace.as_ref());
+    let elsewhere =
+        namespace.filter(|n| !n.is_empty() && Some(*n) != claim.metadata.namespace.as_ref());
     let core = group.as_deref().is_none_or(str::is_empty);
     if core && kind == "PersistentVolumeClaim" && elsewhere.is_none() {
         return Ok(Some(name.clone()));
@@ -229,9 +224,8 @@ async fn apply(
         if !still_waits(cx, key).await? {
             return Ok(Outcome::Done);
         }
-        let message = format!(
-            "External provisioner is provisioning volume for claim {:?}", display(claim)
-        );
+        let message =
+            format!("External provisioner is provisioning volume for claim {:?}", display(claim));
         cx.events.tell(objects::claim_ref(claim), Tone::Normal, "Provisioning", message);
     }
     let status = make(cx, claim, plan).await?;

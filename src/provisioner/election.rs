@@ -159,7 +159,9 @@ impl Election {
                     renewed = Instant::now();
                     lease = new;
                 }
-                Ok(Err(error)) if renewed.elapsed() < DEADLINE && !matches!(error, Error::Stale) => {
+                Ok(Err(error))
+                    if renewed.elapsed() < DEADLINE && !matches!(error, Error::Stale) =>
+                {
                     tracing::warn!(%error, "cannot renew the lease; it is tried again");
                 }
                 Ok(Err(_)) | Err(_) => {
@@ -217,7 +219,8 @@ impl Seen {
             self.at = Instant::now();
         }
         let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
-        let holds = seconds.and_then(|s| u64::try_from(s).ok()).map_or(DURATION, Duration::from_secs);
+        let holds =
+            seconds.and_then(|s| u64::try_from(s).ok()).map_or(DURATION, Duration::from_secs);
         if self.at.elapsed() > holds { Look::Free } else { Look::Held(holder.clone()) }
     }
 }

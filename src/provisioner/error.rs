@@ -70,9 +70,7 @@ pub enum Refusal {
     )]
     Selector,
     /// An access mode that NFS volumes cannot have.
-    #[error(
-        "access mode {0} is not supported; use ReadWriteMany, ReadWriteOnce or ReadOnlyMany"
-    )]
+    #[error("access mode {0} is not supported; use ReadWriteMany, ReadWriteOnce or ReadOnlyMany")]
     AccessMode(String),
     /// Content that cannot be had.
     #[error(

@@ -29,6 +29,9 @@ const REMEMBERED: usize = 4096;
 /// Longest message that the API server takes, in bytes.
 const MESSAGE_MAX: usize = 1024;
 
+/// How much of an object's name is in those of its events, in bytes.
+const NAME_MAX: usize = 200;
+
 /// Where events of objects without a namespace are.
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -134,6 +137,8 @@ impl Teller {
     fn event(&self, note: &Note, namespace: &str) -> Event {
         let now = Timestamp::now();
         let of = note.of.name.as_deref().unwrap_or("unknown");
+        // The name of an object may fill all the room that the name of its event has.
+        let of = of[..of.floor_char_boundary(NAME_MAX)].trim_end_matches(['-', '.']);
         let tone = match note.tone {
             Tone::Normal => "Normal",
             Tone::Warning => "Warning",

@@ -94,7 +94,8 @@ pub async fn reconcile(cx: &Context, claim: &PersistentVolumeClaim) -> Outcome {
     let failed = match decide(claim, Some(&pv), &cx.settings.name) {
         Decision::Nothing => return Outcome::Done,
         Decision::Shrink { wanted, now } => {
-            let message = format!("a volume cannot shrink: {wanted} bytes are asked for, it has {now}");
+            let message =
+                format!("a volume cannot shrink: {wanted} bytes are asked for, it has {now}");
             cx.events.tell(objects::claim_ref(claim), Tone::Warning, "VolumeResizeFailed", message);
             return Outcome::Done;
         }

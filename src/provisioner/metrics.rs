@@ -78,7 +78,11 @@ impl Metrics {
         };
         let claims = "persistentvolumeclaim_provision";
         add(claims, "Volumes provisioned", &self.provisioned);
-        add("persistentvolumeclaim_provision_failed", "Provisionings failed", &self.provision_failed);
+        add(
+            "persistentvolumeclaim_provision_failed",
+            "Provisionings failed",
+            &self.provision_failed,
+        );
         let seconds = "persistentvolumeclaim_provision_duration_seconds";
         library.register(seconds, "Time to provision", self.provision_seconds.clone());
         library.register("persistentvolume_delete", "Volumes ended", self.deleted.clone());
@@ -122,7 +126,11 @@ impl Metrics {
 
     /// A volume grew, or could not.
     pub fn expanded(&self, done: bool) {
-        if done { self.expanded.inc() } else { self.expand_failed.inc() };
+        if done {
+            self.expanded.inc()
+        } else {
+            self.expand_failed.inc()
+        };
     }
 
     /// Whether this server provisions.

@@ -376,12 +376,20 @@ mod tests {
             assert_eq!(mount_options(&given, &address(server)), expected);
         };
         let all = [
-            "nfsvers=3", "proto=tcp", "port=2049", "mountport=2049", "mountproto=tcp", "nolock",
+            "nfsvers=3",
+            "proto=tcp",
+            "port=2049",
+            "mountport=2049",
+            "mountproto=tcp",
+            "nolock",
             "hard",
         ];
         check(&[], "10.0.0.1", &all);
-        check(&["vers=3,tcp,port=1", "mountport=2,mountproto=udp", "lock", "softerr"], "a",
-            &["vers=3,tcp,port=1", "mountport=2,mountproto=udp", "lock", "softerr"]);
+        check(
+            &["vers=3,tcp,port=1", "mountport=2,mountproto=udp", "lock", "softerr"],
+            "a",
+            &["vers=3,tcp,port=1", "mountport=2,mountproto=udp", "lock", "softerr"],
+        );
         let six = mount_options(&[], &address("fd00::1"));
         assert!(six.contains(&"proto=tcp6".into()) && six.contains(&"mountproto=tcp6".into()));
     }

@@ -8,10 +8,10 @@
 
 use std::collections::HashSet;
 
+use super::Context;
 use super::claims;
 use super::objects::{self, annotation};
 use super::watch::Key;
-use super::Context;
 use crate::volume::spec::{Phase, Status};
 
 /// Looks for what does not belong together; says so, and takes beginnings away.
@@ -31,16 +31,16 @@ pub async fn report(cx: &Context) {
         if known.contains(id) || claims.contains(id) || !cx.stores.watches(namespace) {
             continue;
         }
-        if is_a_beginning(volume) && taken_away(cx, volume, namespace).await {
+        if is_a_beginning(cx, volume).await && taken_away(cx, volume, namespace).await {
             continue;
         }
         alone += 1;
         tracing::warn!(volume = %volume.spec.name, id, "the volume has no PersistentVolume");
     }
     let there: HashSet<_> = volumes.iter().map(|volume| volume.spec.id.as_str()).collect();
-    let ours = pvs.iter().filter(|pv| {
-        annotation(&pv.metadata, objects::PROVISIONED_BY) == Some(&cx.settings.name)
-    });
+    let ours = pvs
+        .iter()
+        .filter(|pv| annotation(&pv.metadata, objects::PROVISIONED_BY) == Some(&cx.settings.name));
     let mut missing = 0;
     for pv in ours.filter(|pv| volume_id(pv).is_none_or(|id| !there.contains(id))) {
         missing += 1;
@@ -53,9 +53,12 @@ fn volume_id(pv: &k8s_openapi::api::core::v1::PersistentVolume) -> Option<&str> 
     annotation(&pv.metadata, objects::VOLUME_ID)
 }
 
-/// Whether nobody ever wrote into a volume: it has its own directory, and nothing else.
-fn is_a_beginning(volume: &Status) -> bool {
-    volume.phase == Phase::Ready && volume.inodes_used <= 1
+/// Whether nobody ever wrote into a volume, or has it mounted. In doubt, somebody did.
+async fn is_a_beginning(cx: &Context, volume: &Status) -> bool {
+    let name = volume.spec.name.clone();
+    volume.mounted_by.is_empty()
+        && matches!(volume.phase, Phase::Ready | Phase::Counting)
+        && cx.blocking(move |volumes| volumes.is_empty(&name)).await.unwrap_or(false)
 }
 
 async fn taken_away(cx: &Context, volume: &Status, namespace: &str) -> bool {

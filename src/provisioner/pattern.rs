@@ -214,7 +214,8 @@ mod tests {
 
     fn named(pattern: &str) -> Result<String> {
         let labels = map(&[("team", "blue"), ("a.b/c", "x"), ("empty", ""), ("up", "..")]);
-        let annotations = map(&[("path", "a/b"), ("abs", "/etc"), ("evil", "../../etc"), ("d", ".")]);
+        let annotations =
+            map(&[("path", "a/b"), ("abs", "/etc"), ("evil", "../../etc"), ("d", ".")]);
         let subject = Subject {
             namespace: "ns",
             claim: "data",
@@ -235,7 +236,10 @@ mod tests {
         check("${.PVC.name}", "data");
         check("x-${.PVC.labels.team}-y", "x-blue-y");
         check("${.PVC.labels.a.b/c}", "x");
-        check("${pvc.metadata.namespace}_${ pvc.metadata.name }_${pv.metadata.name}", "ns_data_pvc-1");
+        check(
+            "${pvc.metadata.namespace}_${ pvc.metadata.name }_${pv.metadata.name}",
+            "ns_data_pvc-1",
+        );
         check("${pvc.metadata.labels.team}", "blue");
         check("$x{y}", "$x{y}");
     }
@@ -270,8 +274,7 @@ mod tests {
         let claim = "c".repeat(253);
         let directory = |volume| {
             let (labels, annotations) = (None, None);
-            let subject =
-                Subject { namespace: "ns", claim: &claim, volume, labels, annotations };
+            let subject = Subject { namespace: "ns", claim: &claim, volume, labels, annotations };
             Pattern::default().directory(subject).unwrap().into_name().unwrap().to_string()
         };
         assert!(directory("pvc-1").ends_with("c-pvc-1") && directory("pvc-1").len() <= 255);

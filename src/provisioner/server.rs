@@ -64,7 +64,8 @@ impl Server {
         let api = Api::<Service>::namespaced(client.clone(), namespace);
         let found = call(format!("get Service {namespace}/{name}"), api.get_opt(name)).await?;
         let waiting = |why| Error::Waiting(format!("Service {namespace}/{name} {why}"));
-        let service = found.ok_or_else(|| waiting("is not there; create it, or use --nfs-server"))?;
+        let service =
+            found.ok_or_else(|| waiting("is not there; create it, or use --nfs-server"))?;
         let address = address_of(&service, self.port).map_err(waiting)?;
         let known = Some((Instant::now(), address.clone()));
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;

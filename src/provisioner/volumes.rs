@@ -403,11 +403,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_understood_is_left_alone() {
-        let check = |key: &str, value: Value, word: &str| {
-            match decide(&pv("Delete", "Released", annotated(key, value)), OURS) {
-                Decision::Broken(why) => assert!(why.contains(word), "{why}"),
-                other => panic!("{other:?}"),
-            }
+        let check = |key: &str, value: Value, word: &str| match decide(
+            &pv("Delete", "Released", annotated(key, value)),
+            OURS,
+        ) {
+            Decision::Broken(why) => assert!(why.contains(word), "{why}"),
+            other => panic!("{other:?}"),
         };
         check(objects::VOLUME_ID, json!(""), "volume-id");
         check(objects::VOLUME, json!("../etc"), "berth.io/volume");

@@ -245,6 +245,17 @@ impl Volumes {
         Ok(())
     }
 
+    /// Whether there is nothing in a volume's directory: read from the disk, because what is put
+    /// there beside the server is not known before a count.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; the directory cannot be read.
+    pub fn is_empty(&self, name: &Name) -> Result<bool> {
+        let dir = self.layout.volume(&self.volume(name)?.record().spec.name);
+        let mut entries = std::fs::read_dir(&dir).map_err(Error::io("read", &dir))?;
+        Ok(entries.next().is_none())
+    }
+
     /// What there is to remove.
     pub fn trash(&self) -> trash::Status {
         let trash = self.trash.lock().unwrap_or_else(PoisonError::into_inner);

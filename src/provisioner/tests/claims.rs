@@ -116,11 +116,8 @@ async fn nothing_is_made_for_a_claim_that_is_old_news() {
     bound["spec"]["volumeName"] = json!("another");
     let mut namesake = claim("data");
     namesake["metadata"]["uid"] = json!("another");
-    for answer in [
-        refusal(404, "NotFound"),
-        Answer::Json(200, bound),
-        Answer::Json(200, namesake),
-    ] {
+    for answer in [refusal(404, "NotFound"), Answer::Json(200, bound), Answer::Json(200, namesake)]
+    {
         let mut scene = scene();
         let key = scene.claim(&claim("data"));
         let outcome = scene.look_at_claim(&key, vec![step("GET", CLAIM, answer)]).await;

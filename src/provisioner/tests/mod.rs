@@ -2,6 +2,7 @@
 //! the Lease, `cluster` the whole provisioner with one that lives.
 
 mod claims;
+mod cluster;
 mod election;
 mod support;
 mod volumes;

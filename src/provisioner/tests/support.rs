@@ -249,7 +249,8 @@ impl Scene {
     }
 }
 
-fn response(code: u16, value: &Value) -> Response<Body> {
+/// An answer of the API server.
+pub fn response(code: u16, value: &Value) -> Response<Body> {
     let body = Body::from(serde_json::to_vec(value).unwrap());
     Response::builder().status(code).body(body).unwrap()
 }
