@@ -35,7 +35,7 @@ class Never(Exception):
     """What was waited for did not come."""
 
 
-def until(what, probe, limit=None):
+def until(what, probe, limit=None, longest_pause=0.5):
     """Waits until `probe` answers something true, which is returned. An AssertionError of it means: not yet."""
     limit = limit or PATIENCE["seconds"]
     deadline, pause = time.monotonic() + limit, 0.02
@@ -50,7 +50,7 @@ def until(what, probe, limit=None):
             raise Never(f"{what}: not within {limit} s{why}")
         if ENDED.wait(pause):
             raise Never(f"{what}: the run was ended{why}")
-        pause = min(pause * 1.5, 0.5)
+        pause = min(pause * 1.5, longest_pause)
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -16,6 +16,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 BINARIES = ["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"]
@@ -142,12 +143,14 @@ class Plane:
         path.touch(mode=0o600)
         path.write_text(text)
 
-    def freeze(self):
-        """The API server neither answers nor refuses, as behind a broken network."""
-        self.processes["kube-apiserver"].send_signal(signal.SIGSTOP)
-
-    def thaw(self):
-        self.processes["kube-apiserver"].send_signal(signal.SIGCONT)
+    @contextmanager
+    def frozen(self, program):
+        """It neither answers nor refuses nor does anything, as behind a broken network."""
+        self.processes[program].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.processes[program].send_signal(signal.SIGCONT)
 
     def stop(self):
         for program in reversed(BINARIES):

@@ -87,6 +87,12 @@ class Stage:
         """Something to be read although nothing is wrong."""
         self.notes.append(text)
 
+    def plane(self):
+        """The control plane, if it is ours."""
+        if self.run.plane is None:
+            raise Skip("the control plane is not ours")
+        return self.run.plane
+
     # Servers
 
     def server(self, *options, volumes=None, provisioner=True):

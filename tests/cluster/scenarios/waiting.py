@@ -19,14 +19,20 @@ def wait_for_first_consumer(stage):
     mount(stage.bound("data")).write("file", b"1")
 
 
-@scenario
-def both_annotations(stage):
-    """Clusters of today write the provisioner in another annotation than those of yesterday; both count."""
+@scenario(alone=True)
+def annotations(stage):
+    """Clusters of today say who provisions in another annotation than those of yesterday; each is enough."""
+    plane = stage.plane()
     stage.berth()
-    claim = stage.claim("data", stage.storage_class(),
-                        annotations={"volume.kubernetes.io/storage-provisioner": stage.provisioner})
-    stage.bound("data")
-    stage.event(claim, "ProvisioningSucceeded")
+    storage_class = stage.storage_class()
+    names = ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"]
+    # The controller manager would write what its version writes.
+    with plane.frozen("kube-controller-manager"):
+        for number, name in enumerate(names):
+            claim = stage.claim(f"data-{number}", storage_class, annotations={name: stage.provisioner})
+            stage.event(claim, "ProvisioningSucceeded")
+    for number in range(len(names)):
+        stage.bound(f"data-{number}")
 
 
 @scenario
