@@ -20,14 +20,18 @@ Runs the checks, one line for each with what it took, and fails if one fails.
   page            the status page in a browser (tests/admin/page)
   guest           a real kernel client in a virtual machine (tests/guest/run)
   bench           the bar against NFS-Ganesha (tests/bench/compare --quick --bar)
+  cluster         only on request: claims in a real Kubernetes control plane (tests/cluster/run);
+                  takes etcd, kube-apiserver, kube-controller-manager and kubectl in
+                  KUBEBUILDER_ASSETS, or a cluster for tests in KUBECONFIG
 
-Without a PART, all. As root on Debian, packages that a part needs are installed; elsewhere a part
+Without a PART, all but those on request. As root on Debian, packages that a part needs are installed; elsewhere a part
 that lacks something says so and is left out. With REQUIRE_E2E=1 that is a failure.
 What a part says is kept in target/check/PART.log and shown when it fails.
 END
 }
 
 all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page guest bench)
+on_request=(cluster)
 logs=target/check
 left_out=77 # the exit status of a part that cannot be tried here
 
@@ -116,6 +120,24 @@ part_guest() {
     BERTH_HANDLES=path tests/guest/run exerciser git restart special
 }
 
+part_cluster() {
+    local assets=${KUBEBUILDER_ASSETS:-} build=../shared/control-plane/build
+    needs python3=python3 openssl=openssl nfs-cat=libnfs-utils
+    cargo build
+    if [ -x $build ]; then
+        tests/cluster/run --binaries "$($build)"
+    elif [ -n "$assets" ] && [ -x "$assets/kube-controller-manager" ]; then
+        tests/cluster/run --binaries "$assets"
+    elif [ -n "${KUBECONFIG:-}" ]; then
+        needs kubectl=kubernetes-client
+        tests/cluster/run --kubeconfig "$KUBECONFIG"
+    else
+        say "not tried: no control plane: KUBEBUILDER_ASSETS names no folder with" \
+            "kube-controller-manager in it, and KUBECONFIG is not set"
+        exit $left_out
+    fi
+}
+
 part_bench() {
     needs python3=python3 # and NFS-Ganesha, for which the script sees by itself
     tests/bench/compare --quick --bar
@@ -127,7 +149,7 @@ chosen() {
     [ $# -gt 0 ] || printf '%s\n' "${all[@]}"
     for argument in "$@"; do
         found=
-        for part in "${all[@]}"; do
+        for part in "${all[@]}" "${on_request[@]}"; do
             if [[ $part = "$argument" || $part = "$argument"-* ]]; then
                 echo "$part"
                 found=1

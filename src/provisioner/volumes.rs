@@ -189,13 +189,15 @@ async fn apply(cx: &Context, pv: &PersistentVolume, end: &End) -> Result<()> {
             patch(cx, &pv, &objects::available_patch(&pv)).await?;
             tell("VolumeRecycled", "The volume is empty, and free for the next claim".into());
         }
+        // Told first: when the PV is only removed at the second attempt, nobody knows any more where
+        // the data is.
         Some(Ended::Archived(to)) => {
-            remove(cx, &pv).await?;
             tell("VolumeArchived", format!("The data is kept in the directory {to}"));
+            remove(cx, &pv).await?;
         }
         Some(Ended::Retained(_)) => {
-            remove(cx, &pv).await?;
             tell("VolumeRetained", format!("The data is kept as the volume {}", end.volume));
+            remove(cx, &pv).await?;
         }
         Some(Ended::Deleted) | None => remove(cx, &pv).await?,
     }

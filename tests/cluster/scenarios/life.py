@@ -1,0 +1,252 @@
+"""A claim from its beginning to its end, with every end that there is."""
+
+from berth import ToolFailed
+from kube import until
+from stage import FINALIZER, ON_DELETE, PROVISIONED_BY, mount, same, scenario
+
+
+@scenario
+def delete(stage):
+    """All that a PV must say; files through NFS; a capacity that is enforced; nothing left in the end."""
+    berth = stage.berth()
+    storage_class = stage.storage_class(mount_options=["noatime"])
+    claim = stage.claim("data", storage_class, "10Mi", modes=["ReadWriteMany", "ReadOnlyMany"])
+    pv = stage.bound("data")
+
+    uid = claim["metadata"]["uid"]
+    same("name of the PV", f"pvc-{uid}", pv["metadata"]["name"])
+    same("provisioned-by", stage.provisioner, pv["metadata"]["annotations"][PROVISIONED_BY])
+    assert FINALIZER in pv["metadata"]["finalizers"], pv["metadata"]
+    spec = pv["spec"]
+    reference = {key: spec["claimRef"].get(key) for key in ("apiVersion", "kind", "namespace", "name", "uid")}
+    same("claimRef", {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": stage.namespace,
+                      "name": "data", "uid": uid}, reference)
+    assert spec["claimRef"]["resourceVersion"], spec["claimRef"]
+    same("class, mode, policy", (storage_class, "Filesystem", "Delete"),
+         (spec["storageClassName"], spec["volumeMode"], spec["persistentVolumeReclaimPolicy"]))
+    same("access modes and capacity", (["ReadWriteMany", "ReadOnlyMany"], {"storage": "10Mi"}),
+         (spec["accessModes"], spec["capacity"]))
+    same("server and path", {"server": "127.0.0.1", "path": f"/{stage.namespace}-data-pvc-{uid}"}, spec["nfs"])
+    options = {"noatime", "nfsvers=3", "proto=tcp", f"port={berth.port}", f"mountport={berth.port}",
+               "mountproto=tcp", "nolock", "hard"}
+    same("mount options", options, set(spec["mountOptions"]))
+
+    stage.event(claim, "Provisioning", f"{stage.namespace}/data")
+    stage.event(claim, "ProvisioningSucceeded", pv["metadata"]["name"])
+    client = mount(pv)
+    client.write("file", b"content" * 1000)
+    directory = berth.volumes / f"{stage.namespace}-data-pvc-{uid}"
+    same("the file on the server", b"content" * 1000, (directory / "file").read_bytes())
+    same("size that df shows", 10 << 20, client.size())
+    refused(lambda: client.write("large", b"x" * (11 << 20)), "write")
+
+    stage.delete_claim("data")
+    stage.gone(pv)
+    same("volumes left", ({}, []), (berth.list(), berth.directories()))
+    refused(client.names, "MNT3ERR_NOENT")
+
+
+@scenario
+def archive(stage):
+    """Twice a claim of the same name, and the content of both is kept."""
+    berth = stage.berth()
+    storage_class = stage.storage_class(onDelete="archive", pathPattern="${.PVC.name}")
+    for content in [b"first", b"second"]:
+        pv = stage.made("data", storage_class)
+        same("path", "/data", pv["spec"]["nfs"]["path"])
+        mount(pv).write("file", content)
+        stage.delete_claim("data")
+        stage.gone(pv)
+        stage.event(pv, "VolumeArchived", "archived-data-")
+    kept = berth.directories()
+    same("archived", 2, sum(name.startswith("archived-data-") for name in kept))
+    same("content", {b"first", b"second"}, {(berth.volumes / name / "file").read_bytes() for name in kept})
+    same("volumes left", {}, berth.list())
+
+
+@scenario
+def archive_in_the_older_words(stage):
+    """nfs-subdir's archiveOnDelete does the same."""
+    berth = stage.berth()
+    pv = stage.made("data", stage.storage_class(archiveOnDelete="true"))
+    mount(pv).write("file", b"kept")
+    stage.delete_claim("data")
+    stage.gone(pv)
+    same("content", [b"kept"], [(berth.volumes / name / "file").read_bytes() for name in berth.directories()])
+
+
+@scenario
+def recycle(stage):
+    """The PV is free for a claim of another namespace, which finds nothing of the claim before it."""
+    berth = stage.berth()
+    pv = stage.made("before", stage.storage_class(onDelete="recycle"), "20Mi")
+    mount(pv).write("secret", b"of the first tenant")
+    free = recycled(stage, pv, "before")
+    same("policy", "Delete", free["spec"]["persistentVolumeReclaimPolicy"])
+    assert FINALIZER in free["metadata"]["finalizers"], free["metadata"]
+
+    other = stage.namespaced(f"{stage.namespace}-other")
+    again = stage.made("after", stage.classes[0], "5Mi", namespace=other)
+    same("volume of the next claim", pv["metadata"]["name"], again["metadata"]["name"])
+    same("what the next claim finds", [], mount(again).names())
+    mount(again).write("file", b"of the second tenant")
+    same("volumes", 1, len(berth.list()))
+
+    # And once more, to the end: policy Retain keeps what is in it.
+    stage.kube.patch("persistentvolumes", pv["metadata"]["name"],
+                     {"spec": {"persistentVolumeReclaimPolicy": "Retain"}})
+    stage.delete_claim("after", other)
+    stage.phase(pv, "Released")
+    same("what was retained", b"of the second tenant", mount(again).read("file"))
+
+
+@scenario
+def recycle_by_policy(stage):
+    """Somebody sets the policy Recycle: Berth does it, and not a pod of the cluster."""
+    stage.berth()
+    pv = stage.made("data", stage.storage_class())
+    mount(pv).write("secret", b"of the first tenant")
+    name = pv["metadata"]["name"]
+    stage.kube.patch("persistentvolumes", name, {"spec": {"persistentVolumeReclaimPolicy": "Recycle"}})
+    taken = until("the policy is Delete again", lambda: policy_is(stage, name, "Delete"))
+    same("what is noted", "recycle", taken["metadata"]["annotations"][ON_DELETE])
+    free = recycled(stage, pv, "data")
+    same("what is left", [], mount(free).names())
+    pods = [pod["metadata"]["name"] for pod in stage.kube.list("pods", "default")]
+    assert f"recycler-for-{name}" not in pods, pods
+
+
+def recycled(stage, pv, claim):
+    stage.delete_claim(claim)
+    free = stage.phase(pv, "Available")
+    assert not free["spec"].get("claimRef"), free["spec"]
+    stage.event(pv, "VolumeRecycled")
+    return free
+
+
+def policy_is(stage, name, policy):
+    pv = stage.volume(name)
+    return pv if pv["spec"]["persistentVolumeReclaimPolicy"] == policy else None
+
+
+@scenario
+def retain(stage):
+    """Policy Retain, of the class or by hand: hands off. onDelete: retain keeps the volume without its PV."""
+    berth = stage.berth()
+    by_class = stage.made("by-class", stage.storage_class(policy="Retain"))
+    by_hand = stage.made("by-hand", stage.storage_class("deleted"))
+    without_pv = stage.made("without-pv", stage.storage_class("kept", onDelete="retain"))
+    ended = stage.made("ended", stage.classes[1])
+    for pv in [by_class, by_hand, without_pv]:
+        mount(pv).write("file", b"kept")
+    stage.kube.patch("persistentvolumes", by_hand["metadata"]["name"],
+                     {"spec": {"persistentVolumeReclaimPolicy": "Retain"}})
+    for name in ["by-class", "by-hand", "without-pv", "ended"]:
+        stage.delete_claim(name)
+    for pv in [without_pv, ended]:
+        stage.gone(pv)
+    for pv in [by_class, by_hand]:
+        stage.phase(pv, "Released")
+    for pv in [by_class, by_hand, without_pv]:
+        same("what is kept", b"kept", mount(pv).read("file"))
+    same("volumes", 3, len(berth.list()))
+
+    # A retained PV can be let go by hand, and its data stays.
+    stage.kube.delete("persistentvolumes", by_hand["metadata"]["name"])
+    stage.gone(by_hand)
+    same("volumes", 3, len(berth.list()))
+
+
+@scenario
+def expand(stage):
+    """A claim grows while it is used; one that outgrows the disk is told so, and goes on."""
+    stage.berth()
+    storage_class = stage.storage_class()
+    pv = stage.made("data", storage_class, "8Mi")
+    client = mount(pv)
+    refused(lambda: client.write("too-early", b"x" * (9 << 20)), "write")
+    grow(stage, "data", "32Mi")
+    claim = until("the claim is told", lambda: has_capacity(stage.claimed("data"), "32Mi"))
+    same("conditions", [], claim["status"].get("conditions") or [])
+    same("capacity of the PV", "32Mi", stage.volume(pv["metadata"]["name"])["spec"]["capacity"]["storage"])
+    stage.event(claim, "VolumeExpanded", "32Mi")
+    same("size that df shows", 32 << 20, client.size())
+    client.write("in-time", b"x" * (9 << 20))
+
+    grow(stage, "data", "1Ei")
+    stage.event(claim, "VolumeResizeFailed")
+    same("capacity after a failure", "32Mi", stage.claimed("data")["status"]["capacity"]["storage"])
+    # Another claim is not held up by it.
+    stage.made("other", storage_class)
+
+
+def grow(stage, name, size):
+    change = {"spec": {"resources": {"requests": {"storage": size}}}}
+    stage.kube.patch("persistentvolumeclaims", name, change, stage.namespace)
+
+
+def has_capacity(claim, size):
+    now = claim["status"]["capacity"]["storage"]
+    same("capacity of the claim", size, now)
+    return claim
+
+
+@scenario
+def clone(stage):
+    """A claim whose source is another one has its content, and a life of its own."""
+    berth = stage.berth()
+    storage_class = stage.storage_class()
+    source = stage.made("source", storage_class)
+    mount(source).write("file", b"content" * 100_000)
+    data_source = {"kind": "PersistentVolumeClaim", "name": "source"}
+    copy = stage.made("copy", storage_class, dataSource=data_source)
+    same("the copy", b"content" * 100_000, mount(copy).read("file"))
+    mount(copy).write("other", b"of the copy")
+    same("the source", ["file"], mount(source).names())
+    stage.delete_claim("source")
+    stage.gone(source)
+    same("the copy without its source", b"of the copy", mount(copy).read("other"))
+
+    # A claim may be made before its source.
+    early = stage.claim("early", storage_class, dataSource={"kind": "PersistentVolumeClaim", "name": "late"})
+    stage.event(early, "ProvisioningFailed", "late")
+    late = stage.made("late", storage_class)
+    stage.bound("early")
+    same("volumes", 3, len(berth.list()))
+    same("names", [], mount(late).names())
+
+
+@scenario
+def parameters(stage):
+    """What a class says of its volumes is so on the disk, for clients and in the PV."""
+    berth = stage.berth()
+    storage_class = stage.storage_class(
+        uid="1000", gid="2000", mode="2750", inodes="3", labels="team=blue, tier=gold",
+        pathPattern="${pvc.metadata.namespace}_${.PVC.labels.app}_${.PVC.annotations.example.org/part}")
+    pv = stage.made("data", storage_class, labels={"app": "web"}, annotations={"example.org/part": "ä b"},
+                    modes=["ReadWriteOnce"])
+    name = f"{stage.namespace}_web_ä b"
+    same("path", f"/{name}", pv["spec"]["nfs"]["path"])
+    same("labels", {"team": "blue", "tier": "gold"}, pv["metadata"]["labels"])
+    status = (berth.volumes / name).stat()
+    same("owner, group, mode", (1000, 2000, 0o2750), (status.st_uid, status.st_gid, status.st_mode & 0o7777))
+    mount(pv, uid=1000).write("mine", b"1")
+    refused(lambda: mount(pv, uid=1001).write("theirs", b"1"), "ACCES")
+    mount(pv, uid=1000).write("mine too", b"1")
+    refused(lambda: mount(pv, uid=1000).write("too many", b"1"), "NOSPC")
+
+    squashed = stage.made("squashed", stage.storage_class("squashed", squash="all_squash", anonUid="3000",
+                                                          anonGid="3001"), modes=["ReadOnlyMany"])
+    mount(squashed).write("file", b"1")
+    status = (berth.volumes / squashed["spec"]["nfs"]["path"][1:] / "file").stat()
+    same("owner after squashing", (3000, 3001), (status.st_uid, status.st_gid))
+
+
+def refused(attempt, word):
+    """Whether a client is refused, in these words."""
+    try:
+        attempt()
+    except ToolFailed as why:
+        assert word in str(why), why
+        return
+    assert False, f"nobody refuses what ends in {word}"

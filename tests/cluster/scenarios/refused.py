@@ -1,0 +1,129 @@
+"""What a claim cannot have: it is told why, and no other claim notices."""
+
+from kube import until
+from stage import Skip, mount, same, scenario
+
+# The name of the claim, what the class says, what the claim says, words of the message.
+BAD_CLAIMS = [
+    ("block", {}, {"volumeMode": "Block"}, ["does not support block volume provisioning", "Filesystem"]),
+    ("selector", {}, {"selector": {"matchLabels": {"a": "b"}}}, ["claim.spec.selector is not supported"]),
+    ("snapshot", {}, {"dataSource": {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "s"}},
+     ["data source VolumeSnapshot s is not supported"]),
+]
+BAD_PARAMETERS = [
+    ("unknown", {"onDelet": "delete"}, ["onDelet", "onDelete", "StorageClass"]),
+    ("letter-case", {"ondelete": "delete"}, ["ondelete"]),
+    ("on-delete", {"onDelete": "burn"}, ["onDelete", "burn", "delete, archive, recycle, retain"]),
+    ("archive", {"archiveOnDelete": "maybe"}, ["archiveOnDelete", "maybe"]),
+    ("uid", {"uid": "root"}, ["uid", "root"]),
+    ("gid", {"gid": "-1"}, ["gid", "-1"]),
+    ("mode", {"mode": "888"}, ["mode", "888"]),
+    ("squash", {"squash": "some"}, ["squash", "some"]),
+    ("anon-uid", {"anonUid": "4294967295"}, ["anonUid"]),
+    ("clients", {"clients": "nodes.example.org"}, ["clients", "nodes.example.org"]),
+    ("sync", {"sync": "yes"}, ["sync", "yes"]),
+    ("quota", {"quota": "some"}, ["quota", "some"]),
+    ("inodes", {"inodes": "0"}, ["inodes"]),
+    ("labels", {"labels": "a b=c"}, ["labels", "a b=c"]),
+    ("pattern", {"pathPattern": "${.PVC.colour}"}, ["pathPattern", ".PVC.colour"]),
+    ("no-label", {"pathPattern": "x-${.PVC.labels.absent}"}, ["no label absent"]),
+]
+# What people write in annotations to get out.
+ESCAPES = ["..", ".", "../../etc", "/etc", "a/../../b", ".berth", ".berth/volumes", "", "a/b", "x" * 300, "a\nb", "\u2028"]
+
+
+def refused_claim(stage, name, storage_class, words, **spec):
+    claim = stage.claim(name, storage_class, **spec)
+    return claim, words
+
+
+@scenario
+def refused(stage):
+    """Every kind of it, at once; a good claim before, between and after is bound."""
+    berth = stage.berth()
+    good = stage.storage_class()
+    stage.made("before", good)
+    asked = []
+    for name, said, spec, words in BAD_CLAIMS:
+        asked.append(refused_claim(stage, name, stage.storage_class(name, **said), words, **spec))
+    for name, said, words in BAD_PARAMETERS:
+        asked.append(refused_claim(stage, name, stage.storage_class(name, **said), words))
+    version_4 = stage.storage_class("version-4", mount_options=["nfsvers=4.1"])
+    asked.append(refused_claim(stage, "version-4", version_4, ["nfsvers=4.1", "NFSv3"]))
+    stage.made("between", good)
+    for claim, words in asked:
+        stage.event(claim, "ProvisioningFailed", *words)
+    mount(stage.made("after", good)).write("file", b"1")
+    same("volumes", 3, len(berth.list()))
+    same("claims without a volume", len(asked), pending(stage))
+
+    # They can be deleted as any other.
+    for claim, _ in asked:
+        stage.delete_claim(claim["metadata"]["name"])
+    until("all refused claims are gone", lambda: pending(stage) == 0)
+
+
+def pending(stage):
+    claims = stage.kube.list("persistentvolumeclaims", stage.namespace)
+    return sum(claim["status"].get("phase") == "Pending" for claim in claims)
+
+
+@scenario
+def escapes(stage):
+    """No value of a claim leads out of the folder of the volumes, or into what is Berth's own."""
+    berth = stage.berth()
+    storage_class = stage.storage_class(pathPattern="${.PVC.annotations.path}")
+    beside = sorted(path.name for path in berth.volumes.parent.iterdir())
+    claims = [stage.claim(f"escape-{number}", storage_class, annotations={"path": path})
+              for number, path in enumerate(ESCAPES)]
+    for claim in claims:
+        stage.event(claim, "ProvisioningFailed")
+    pv = stage.made("good", storage_class, annotations={"path": "good"})
+    mount(pv).write("file", b"1")
+    same("directories", ["good"], berth.directories())
+    same("beside the folder", beside, sorted(path.name for path in berth.volumes.parent.iterdir()))
+
+
+@scenario
+def shared_path(stage):
+    """Two claims of one path: the second is told so, has no part in the first, and gets it when that is gone."""
+    stage.berth()
+    storage_class = stage.storage_class(pathPattern="shared")
+    first = stage.made("first", storage_class)
+    mount(first).write("file", b"of the first")
+    second = stage.claim("second", storage_class)
+    stage.event(second, "ProvisioningFailed", "shared")
+    # Its end must not touch the volume of the other.
+    third = stage.claim("third", storage_class)
+    stage.event(third, "ProvisioningFailed", "shared")
+    stage.delete_claim("third")
+    until("the third is gone", lambda: not stage.claimed("third"))
+    stage.made("bystander", stage.storage_class("other"))
+    same("the first", b"of the first", mount(first).read("file"))
+    stage.delete_claim("first")
+    stage.gone(first)
+    same("what the second finds", [], mount(stage.bound("second")).names())
+
+
+@scenario
+def one_pod_only(stage):
+    """ReadWriteOncePod is for CSI volumes alone. Old clusters do not know it."""
+    stage.berth()
+    try:
+        claim = stage.claim("data", stage.storage_class(), modes=["ReadWriteOncePod"])
+    except Exception as error:
+        if "supported values" in str(error):
+            raise Skip("this version of Kubernetes refuses ReadWriteOncePod by itself") from None
+        raise
+    stage.event(claim, "ProvisioningFailed", "ReadWriteOncePod", "ReadWriteMany")
+
+
+@scenario
+def too_large(stage):
+    """A claim larger than the disk is told so, or is bound; either way the next one goes on."""
+    berth = stage.berth()
+    storage_class = stage.storage_class()
+    claim = stage.claim("large", storage_class, "8000Pi")
+    stage.made("small", storage_class)
+    stage.event(claim, "ProvisioningFailed")
+    same("volumes", 1, len(berth.list()))

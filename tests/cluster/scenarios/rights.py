@@ -1,0 +1,78 @@
+"""What Berth asks of the API server: nothing that it may not, little when nothing happens."""
+
+import json
+import time
+
+from kube import until
+from stage import same, scenario
+
+QUIET = 15
+
+
+def asked(stage, since=0):
+    """What the ServiceAccount asked for: (verb, resource, status), from a byte of the audit log on."""
+    with open(stage.plane().audit, "rb") as log:
+        log.seek(since)
+        for line in log:
+            entry = json.loads(line)
+            thing = entry.get("objectRef") or {}
+            resource = "/".join(part for part in (thing.get("resource"), thing.get("subresource")) if part)
+            yield entry["verb"], resource, (entry.get("responseStatus") or {}).get("code"), entry["requestURI"]
+
+
+@scenario
+def service(stage):
+    """--nfs-service: a claim waits until the Service has an address, and its PV has that one for ever."""
+    home, name = stage.run.account.home, "nfs"
+    server = stage.server()
+    place = server.options.index("--nfs-server")
+    server.options[place:place + 2] = ["--nfs-service", f"{home}/{name}"]
+    server.start()
+    claim = stage.claim("data", stage.storage_class())
+    stage.event(claim, "ProvisioningFailed", f"{home}/{name}")
+    made = stage.kube.create("services", {"metadata": {"name": name}, "spec": {"ports": [
+        {"name": "nfs", "port": 2050}]}}, home)
+    pv = stage.bound("data")
+    same("server", made["spec"]["clusterIP"], pv["spec"]["nfs"]["server"])
+    assert {"port=2050", "mountport=2050"} <= set(pv["spec"]["mountOptions"]), pv["spec"]
+
+
+@scenario(alone=True)
+def idle(stage):
+    """When nothing happens, nothing is asked but watches, and the lease is kept."""
+    stage.berth()
+    storage_class = stage.storage_class()
+    for number in range(10):
+        stage.claim(f"data-{number}", storage_class)
+    for number in range(10):
+        stage.event(stage.claimed(f"data-{number}"), "ProvisioningSucceeded")
+        stage.bound(f"data-{number}")
+    quiet = until("a moment of quiet", lambda: silence(stage, 2))
+    time.sleep(QUIET)
+    calls = [call for call in asked(stage, quiet) if call[0] != "watch" and call[1] != "leases"]
+    same("calls of an idle Berth", [], calls)
+
+
+def silence(stage, seconds):
+    """The end of the audit log, when nothing but leases came for a while."""
+    before = stage.plane().audit.stat().st_size
+    time.sleep(seconds)
+    busy = [call for call in asked(stage, before) if call[1] != "leases"]
+    return before if not busy else None
+
+
+@scenario(last=True)
+def rights(stage):
+    """Nobody was refused for lack of a right, and no right was never used."""
+    calls = list(asked(stage))
+    assert calls, "nothing was asked at all"
+    forbidden = {call for call in calls if call[2] == 403}
+    same("refused for lack of a right", set(), forbidden)
+    if not stage.run.complete:
+        return
+    home = stage.run.account.home
+    rules = [rule for kind, place in [("clusterroles", None), ("roles", home)]
+             for rule in stage.kube.get(kind, home, place)["rules"]]
+    granted = {(verb, resource) for rule in rules for verb in rule["verbs"] for resource in rule["resources"]}
+    used = {call[:2] for call in calls}
+    same("rights that were never used", set(), granted - used)

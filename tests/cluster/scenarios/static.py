@@ -1,0 +1,25 @@
+"""Volumes that an administrator makes: `berth volume pv` writes the PV, and the cluster binds it by its labels."""
+
+from stage import mount, same, scenario
+
+
+@scenario
+def static(stage):
+    """Two PVs by hand; each claim gets the one that its selector names, whichever is smaller."""
+    berth = stage.berth(provisioner=False)
+    for name, capacity, team in [("small", "16Mi", "blue"), ("large", "64Mi", "green")]:
+        berth.volume("create", name, "--capacity", capacity, "--label", f"team={team}")
+        stage.kube.apply(berth.volume("pv", name, "--server", "127.0.0.1", "--label", f"run={stage.namespace}",
+                                      "--name", f"{stage.namespace}-{name}"))
+
+    for team, expected in [("green", "large"), ("blue", "small")]:
+        pv = stage.made(team, "", selector={"matchLabels": {"run": stage.namespace, "team": team}})
+        same(f"volume of the claim {team}", f"/{expected}", pv["spec"]["nfs"]["path"])
+        mount(pv).write("file", f"of {team}".encode())
+        same(f"file in {expected}", f"of {team}", (berth.volumes / expected / "file").read_text())
+        same(f"size of {expected}", {"small": 16, "large": 64}[expected] << 20, mount(pv).size())
+
+    # Retain, as the YAML says: the claim goes, the content stays.
+    stage.delete_claim("green")
+    pv = stage.phase(stage.volume(f"{stage.namespace}-large"), "Released")
+    same("content of a released volume", b"of green", mount(pv).read("file"))

@@ -1,0 +1,87 @@
+"""Claims that wait for a pod, and claims that the cluster makes itself."""
+
+from stage import mount, same, scenario
+
+
+@scenario
+def wait_for_first_consumer(stage):
+    """Nothing happens before a node is chosen. There are no nodes here: the scheduler's word is written by hand."""
+    berth = stage.berth()
+    waiting = stage.storage_class("waiting", binding="WaitForFirstConsumer")
+    claim = stage.claim("data", waiting)
+    # What comes later, and is done, shows that the first one was looked at.
+    stage.made("other", stage.storage_class())
+    same("volumes before there is a pod", 1, len(berth.list()))
+    same("events", [], [event for event in stage.events_of(claim["metadata"]["uid"])
+                        if event["reason"].startswith("Provisioning")])
+    annotate(stage, "data", "volume.kubernetes.io/selected-node", "node-1")
+    # The scheduler binds only what it has chosen for; the controller manager then asks for a volume.
+    mount(stage.bound("data")).write("file", b"1")
+
+
+@scenario(alone=True)
+def annotations(stage):
+    """Clusters of today say who provisions in another annotation than those of yesterday; each is enough."""
+    plane = stage.plane()
+    stage.berth()
+    storage_class = stage.storage_class()
+    names = ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"]
+    # The controller manager would write what its version writes.
+    with plane.frozen("kube-controller-manager"):
+        for number, name in enumerate(names):
+            claim = stage.claim(f"data-{number}", storage_class, annotations={name: stage.provisioner})
+            stage.event(claim, "ProvisioningSucceeded")
+    for number in range(len(names)):
+        stage.bound(f"data-{number}")
+
+
+@scenario
+def of_another_provisioner(stage):
+    """A claim that waits for somebody else is left alone."""
+    berth = stage.berth()
+    theirs = stage.kube.create("storageclasses", {"metadata": {"name": f"{stage.namespace}-theirs"},
+                                                  "provisioner": f"{stage.provisioner}-two"})
+    stage.classes.append(theirs["metadata"]["name"])
+    claim = stage.claim("theirs", stage.classes[0])
+    stage.made("ours", stage.storage_class())
+    same("volumes", 1, len(berth.list()))
+    same("events", [], [event for event in stage.events_of(claim["metadata"]["uid"])
+                        if event["reason"].startswith("Provisioning")])
+
+
+@scenario
+def stateful_set(stage):
+    """The claims of a StatefulSet, which the controller manager makes."""
+    berth = stage.berth()
+    labels = {"app": "db"}
+    stage.kube.create("statefulsets", {
+        "metadata": {"name": "db"},
+        "spec": {
+            "serviceName": "db", "replicas": 3, "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [
+                {"name": "db", "image": "db", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
+                "storageClassName": stage.storage_class(), "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": "10Mi"}}}}],
+        }}, stage.namespace)
+    for number in range(3):
+        mount(stage.bound(f"data-db-{number}")).write("file", f"{number}".encode())
+    files = {(berth.volumes / name / "file").read_text() for name in berth.directories()}
+    same("files of the pods", {"0", "1", "2"}, files)
+
+
+@scenario
+def namespaces(stage):
+    """--namespaces: claims of other namespaces are not ours."""
+    other = stage.namespaced(f"{stage.namespace}-other")
+    berth = stage.berth("--namespaces", stage.namespace)
+    storage_class = stage.storage_class()
+    stage.claim("theirs", storage_class, namespace=other)
+    stage.made("ours", storage_class)
+    same("volumes", 1, len(berth.list()))
+    same("claim of another namespace", "Pending", stage.claimed("theirs", other)["status"]["phase"])
+
+
+def annotate(stage, claim, key, value):
+    stage.kube.patch("persistentvolumeclaims", claim, {"metadata": {"annotations": {key: value}}}, stage.namespace)
