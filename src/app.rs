@@ -5,6 +5,7 @@
 
 mod desk;
 mod office;
+mod signals;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::DirBuilderExt;
@@ -14,7 +15,6 @@ use std::time::Duration;
 use std::{fs, io, thread};
 
 use anyhow::{Context, Result, bail};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 
 use crate::config::{Config, Source};
@@ -39,6 +39,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::volume::{self, Volumes};
 use desk::{Desk, Parts};
 use office::Office;
+use signals::{Signals, Told};
 
 /// Largest exports file that is read.
 const EXPORTS_FILE_MAX: u64 = 1024 * 1024;
@@ -393,46 +394,6 @@ impl App {
             println!("Status page: http://{admin}/");
         }
         tracing::info!(listen = ?self.bound, portmap = ?self.config.portmap, ?admin, "serving");
-    }
-}
-
-/// What the process was told.
-#[derive(PartialEq, Eq)]
-enum Told {
-    Reload,
-    Stop,
-}
-
-/// What tells the process something.
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> Told {
-        tokio::select! {
-            _ = self.hangup.recv() => Told::Reload,
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-        }
-    }
-
-    /// Leaves what says to reload for the next question.
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
 
