@@ -1,4 +1,4 @@
-"""A client of the API server, for any kubeconfig: `kubectl proxy` knows how to log in, and this speaks plain HTTP to it.
+"""A client of the API server, for any kubeconfig: `kubectl proxy` logs in, and this speaks plain HTTP to it.
 
 Objects are dictionaries, as the API has them. Waiting always has an end, and says what it saw last.
 """

@@ -59,6 +59,21 @@ def claim_deleted_while_it_is_provisioned(stage):
     until("only the last one is left", lambda: left(stage, berth) == (1, 1, 1))
 
 
+@scenario
+def clone_deleted_while_it_is_made(stage):
+    """A claim goes while its copy is being made, when there is a volume and no PV yet."""
+    berth = stage.berth()
+    storage_class = stage.storage_class()
+    mount(stage.made("source", storage_class)).write("file", b"content")
+    claim = stage.claim("copy", storage_class, dataSource={"kind": "PersistentVolumeClaim", "name": "source"})
+    uid = claim["metadata"]["uid"]
+    until("the copy is begun", lambda: any(v["spec"]["id"] == uid for v in berth.list().values()),
+          longest_pause=0.02)
+    assert len(stage.volumes()) == 1, "the copy was over before its claim could go"
+    stage.delete_claim("copy")
+    until("only the source is left", lambda: left(stage, berth) == (1, 1, 1))
+
+
 def left(stage, berth):
     now = len(stage.volumes()), len(berth.list()), len(berth.directories())
     same("PVs, volumes, directories", (1, 1, 1), now)

@@ -29,7 +29,8 @@ BAD_PARAMETERS = [
     ("no-label", {"pathPattern": "x-${.PVC.labels.absent}"}, ["no label absent"]),
 ]
 # What people write in annotations to get out.
-ESCAPES = ["..", ".", "../../etc", "/etc", "a/../../b", ".berth", ".berth/volumes", "", "a//b", "x" * 300, "a\nb", "\u2028"]
+ESCAPES = ["..", ".", "../../etc", "/etc", "a/../../b", ".berth", ".berth/volumes", "", "a//b", "x" * 300, "a\nb",
+           "\u2028"]
 
 
 def refused_claim(stage, name, storage_class, words, **spec):

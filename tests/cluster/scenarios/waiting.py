@@ -8,14 +8,16 @@ def wait_for_first_consumer(stage):
     """Nothing happens before a node is chosen. There are no nodes here: the scheduler's word is written by hand."""
     berth = stage.berth()
     waiting = stage.storage_class("waiting", binding="WaitForFirstConsumer")
-    claim = stage.claim("data", waiting)
+    # The controller manager itself asks for a volume only when there is a node. Others may have asked before.
+    claim = stage.claim("data", waiting, annotations={
+        "volume.kubernetes.io/storage-provisioner": stage.provisioner,
+        "volume.beta.kubernetes.io/storage-provisioner": stage.provisioner})
     # What comes later, and is done, shows that the first one was looked at.
     stage.made("other", stage.storage_class())
     same("volumes before there is a pod", 1, len(berth.list()))
     same("events", [], [event for event in stage.events_of(claim["metadata"]["uid"])
                         if event["reason"].startswith("Provisioning")])
     annotate(stage, "data", "volume.kubernetes.io/selected-node", "node-1")
-    # The scheduler binds only what it has chosen for; the controller manager then asks for a volume.
     mount(stage.bound("data")).write("file", b"1")
 
 
