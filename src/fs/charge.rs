@@ -10,7 +10,7 @@
 
 use std::ffi::CString;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, MutexGuard};
 
 use rustix::fs::SeekFrom;
 
@@ -262,15 +262,7 @@ impl Fs {
 
     /// Keeps others from giving names to a file or taking them away.
     pub(super) fn lock_links(&self, fileid: u64, patience: Patience) -> Result<MutexGuard<'_, ()>> {
-        let lock = &self.links[self.stripe(fileid)];
-        match (lock.try_lock(), patience) {
-            (Ok(guard), _) => Ok(guard),
-            (Err(TryLockError::Poisoned(poisoned)), _) => Ok(poisoned.into_inner()),
-            (Err(TryLockError::WouldBlock), Patience::None) => Err(Errno::AGAIN),
-            (Err(TryLockError::WouldBlock), Patience::Blocking) => {
-                Ok(lock.lock().unwrap_or_else(PoisonError::into_inner))
-            }
-        }
+        super::take(&self.links[self.stripe(fileid)], patience)
     }
 
     /// Tells a count that is going on that `name` is in `dir` now: it may have passed by there.

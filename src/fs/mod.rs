@@ -340,15 +340,7 @@ impl Fs {
     }
 
     fn lock_at(&self, index: usize, patience: Patience) -> Result<MutexGuard<'_, ()>> {
-        let lock = &self.locks[index];
-        match patience {
-            Patience::Blocking => Ok(lock.lock().unwrap_or_else(PoisonError::into_inner)),
-            Patience::None => match lock.try_lock() {
-                Ok(guard) => Ok(guard),
-                Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => Err(Errno::AGAIN),
-            },
-        }
+        take(&self.locks[index], patience)
     }
 
     /// Waits until every change that is going on has come to its end. Those that begin meanwhile are
@@ -403,5 +395,17 @@ impl Fs {
             }
         }
         Ok(())
+    }
+}
+
+/// Takes a lock that protects nothing but an order of deeds, so that a panic spoils nothing.
+fn take(lock: &Mutex<()>, patience: Patience) -> Result<MutexGuard<'_, ()>> {
+    match patience {
+        Patience::Blocking => Ok(lock.lock().unwrap_or_else(PoisonError::into_inner)),
+        Patience::None => match lock.try_lock() {
+            Ok(guard) => Ok(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(Errno::AGAIN),
+        },
     }
 }

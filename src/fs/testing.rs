@@ -1,5 +1,8 @@
 //! Files of an export as tests use them: through all that a client's call goes through.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::Fs;
@@ -9,6 +12,7 @@ use super::name::Name;
 use super::node::Node;
 use crate::errno::Result;
 use crate::export::ExportId;
+use crate::quota::Usage;
 use crate::sys::Patience;
 
 const WAIT: Patience = Patience::Blocking;
@@ -82,4 +86,18 @@ impl<'a> Files<'a> {
         let guard = self.fs.lock_both(file, dir, WAIT)?;
         self.fs.link(file, dir, name.as_bytes(), &self.who, &guard)
     }
+}
+
+/// What du(1) finds in a directory.
+pub(crate) fn du(dir: &Path) -> Usage {
+    let mut seen = BTreeSet::new();
+    let mut usage = Usage::default();
+    for entry in walkdir::WalkDir::new(dir) {
+        let meta = entry.unwrap().path().symlink_metadata().unwrap();
+        if seen.insert(meta.ino()) {
+            usage.bytes += meta.blocks() * 512;
+            usage.inodes += 1;
+        }
+    }
+    usage
 }

@@ -85,10 +85,15 @@ impl Volumes {
         let record = Record::new(spec)?;
         self.layout.write(&record)?;
         self.install(&record)?;
+        let account = self.fresh_account(&record)?;
+        self.serve(record, account)
+    }
+
+    /// The account of a volume whose directory is in its place, and empty.
+    pub(super) fn fresh_account(&self, record: &Record) -> Result<Arc<Account>> {
         let own = self.layout.directory(&self.layout.volume(&record.spec))?.unwrap_or(0);
         let usage = Usage { bytes: own, inodes: 1 };
-        let account = self.ledger.fresh(&record.account(), record.spec.limits(), usage);
-        self.serve(record, account)
+        Ok(self.ledger.fresh(&record.account(), record.spec.limits(), usage))
     }
 
     fn adopt(&self, spec: Spec) -> Result<()> {

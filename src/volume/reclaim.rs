@@ -18,7 +18,6 @@ use super::name::Name;
 use super::registry::{self, Record, Step};
 use super::spec::OnDelete;
 use super::{Ended, Slot, Volume, Volumes};
-use crate::quota::Usage;
 
 impl Volumes {
     /// Ends the use of a volume: as `how` says, or as the volume's own wish is. Its clients get
@@ -97,9 +96,7 @@ impl Volumes {
     /// Serves a volume whose directory is a new one.
     fn renew(&self, old: &Record, record: Record) -> Result<Ended> {
         let name = record.spec.name.clone();
-        let own = self.layout.directory(&self.layout.volume(&record.spec))?.unwrap_or(0);
-        let usage = Usage { bytes: own, inodes: 1 };
-        let account = self.ledger.fresh(&record.account(), record.spec.limits(), usage);
+        let account = self.fresh_account(&record)?;
         // Until the new one takes its place, the old export answers: nobody's mount is refused.
         let fresh = Volume::new(record.clone(), account);
         self.serving.fs.attach_all([self.open_root(&fresh)?]);

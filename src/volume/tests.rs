@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -20,7 +20,8 @@ use crate::errno::Errno;
 use crate::export::table::Exports;
 use crate::fs::Fs;
 use crate::fs::handle::{KEY_LEN, Key};
-use crate::fs::testing::Files;
+use crate::fs::testing::{Files, du};
+use crate::quota::Usage;
 
 const MIB: u64 = 1 << 20;
 
@@ -467,20 +468,11 @@ proptest! {
                     .collect();
                 prop_assert!(found == model.files(), "{of} after {op:?}");
                 let status = run.settled(of);
-                prop_assert_eq!((status.used, status.inodes_used), du(&place.path(of)));
+                let used = Usage { bytes: status.used, inodes: status.inodes_used };
+                prop_assert_eq!(used, du(&place.path(of)));
             }
         }
     }
-}
-
-/// What du(1) finds: bytes and files.
-fn du(dir: &Path) -> (u64, u64) {
-    let walk = walkdir::WalkDir::new(dir).into_iter().map(|entry| entry.unwrap());
-    let files: BTreeMap<u64, u64> = walk
-        .map(|entry| entry.path().symlink_metadata().unwrap())
-        .map(|meta| (meta.ino(), meta.blocks() * 512))
-        .collect();
-    (files.values().sum(), files.len() as u64)
 }
 
 #[test]

@@ -1,9 +1,7 @@
 //! What is booked to a volume's account is what du(1) finds, whatever was done.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,7 +17,7 @@ use crate::fs::attr::Attr;
 use crate::fs::flush::Extent;
 use crate::fs::handle::{KEY_LEN, Key};
 use crate::fs::node::Node;
-use crate::fs::testing::Files;
+use crate::fs::testing::{Files, du};
 use crate::quota::ledger::Ledger;
 use crate::quota::{Account, Limits, Rule, Usage};
 
@@ -44,20 +42,6 @@ fn volume(bytes: u64, inodes: Option<u64>) -> Volume {
     ledger.begin().unwrap();
     fs.attach(EXPORT, dir.path(), None, Some(Arc::clone(&account))).unwrap();
     Volume { fs, account, dir, _ledger: ledger, _state: state }
-}
-
-/// What du(1) says.
-fn du(dir: &Path) -> Usage {
-    let mut seen = BTreeSet::new();
-    let mut usage = Usage::default();
-    for entry in walkdir::WalkDir::new(dir) {
-        let meta = entry.unwrap().path().symlink_metadata().unwrap();
-        if seen.insert(meta.ino()) {
-            usage.bytes += meta.blocks() * 512;
-            usage.inodes += 1;
-        }
-    }
-    usage
 }
 
 impl Volume {
