@@ -343,7 +343,8 @@ impl App {
             bail!("a provisioner needs a server of files; name an address with --listen");
         };
         let (settings, volumes) = (settings.clone(), Arc::clone(volumes));
-        let started = Provisioner::start(settings, volumes, bound.port()).await;
+        let server = self.state.server()?;
+        let started = Provisioner::start(settings, volumes, bound.port(), &server).await;
         Ok(Some(started.context("cannot start the provisioner")?))
     }
 

@@ -9,8 +9,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::command::args::VolumeArgs;
 use crate::command::health::HealthArgs;
-use crate::command::pv::{is_label, is_subdomain};
 use crate::fs::root::HandleKind;
+use crate::label::{is_label, is_subdomain};
 use crate::provisioner;
 use crate::provisioner::server::Where;
 use crate::telemetry::log;

@@ -4,6 +4,7 @@
 //!   STATE/lock      held by the server that uses the folder
 //!   STATE/key       16 random bytes: whoever knows them can forge handles
 //!   STATE/exports   JSON: the id of each directory that was ever exported
+//!   STATE/server    8 random bytes in hexadecimal: which server this is, whatever process runs it
 //!   STATE/moves     see crate::fs (only with handles by path)
 //! ```
 //!
@@ -115,6 +116,25 @@ impl State {
             self.write("exports", &serde_json::to_vec(&known)?)?;
         }
         Ok(ids)
+    }
+
+    /// Which server this is: the same for all processes that ever have the folder, of which there
+    /// is one at a time. Made at the first call.
+    ///
+    /// # Errors
+    /// It cannot be read or kept.
+    pub fn server(&self) -> Result<String> {
+        let path = self.dir.join("server");
+        match fs::read_to_string(&path) {
+            Ok(id) if id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()) => Ok(id),
+            Ok(_) => bail!("{} is damaged; remove it", path.display()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let id = format!("{:016x}", u64::from_ne_bytes(random()?));
+                self.write("server", id.as_bytes())?;
+                Ok(id)
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
     }
 
     fn known(&self) -> Result<Vec<Known>> {

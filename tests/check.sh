@@ -20,9 +20,9 @@ Runs the checks, one line for each with what it took, and fails if one fails.
   page            the status page in a browser (tests/admin/page)
   guest           a real kernel client in a virtual machine (tests/guest/run)
   bench           the bar against NFS-Ganesha (tests/bench/compare --quick --bar)
-  cluster         only on request: claims in a real Kubernetes control plane (tests/cluster/run);
-                  takes etcd, kube-apiserver, kube-controller-manager and kubectl in
-                  KUBEBUILDER_ASSETS, or a cluster for tests in KUBECONFIG
+  cluster         claims in a real Kubernetes control plane (tests/cluster/run): with etcd,
+                  kube-apiserver, kube-controller-manager and kubectl in KUBEBUILDER_ASSETS; without
+                  it only on request, in the cluster of KUBECONFIG
 
 Without a PART, all but those on request. As root on Debian, packages that a part needs are installed; elsewhere a part
 that lacks something says so and is left out. With REQUIRE_E2E=1 that is a failure.
@@ -31,7 +31,8 @@ END
 }
 
 all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page guest bench)
-on_request=(cluster)
+on_request=()
+if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then all+=(cluster); else on_request+=(cluster); fi
 logs=target/check
 left_out=77 # the exit status of a part that cannot be tried here
 
@@ -124,10 +125,10 @@ part_cluster() {
     local assets=${KUBEBUILDER_ASSETS:-} build=../shared/control-plane/build
     needs python3=python3 openssl=openssl nfs-cat=libnfs-utils
     cargo build
-    if [ -x $build ]; then
-        tests/cluster/run --binaries "$($build)"
-    elif [ -n "$assets" ] && [ -x "$assets/kube-controller-manager" ]; then
+    if [ -n "$assets" ] && [ -x "$assets/kube-controller-manager" ]; then
         tests/cluster/run --binaries "$assets"
+    elif [ -x $build ]; then
+        tests/cluster/run --binaries "$($build)"
     elif [ -n "${KUBECONFIG:-}" ]; then
         needs kubectl=kubernetes-client
         tests/cluster/run --kubeconfig "$KUBECONFIG"

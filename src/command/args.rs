@@ -6,8 +6,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
 
-use super::quantity;
 use crate::export::{Squash, Who};
+use crate::quantity;
 use crate::volume::name::{Directory, Name, VolumeId};
 use crate::volume::spec::{OnDelete, Quota, parse_client, parse_mode, parse_squash};
 

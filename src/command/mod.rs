@@ -15,7 +15,6 @@ pub mod args;
 pub mod health;
 pub mod progress;
 pub mod pv;
-pub mod quantity;
 pub mod show;
 pub mod text;
 pub mod volume;

@@ -1,8 +1,8 @@
 //! What people read of volumes: the table of all, the lines of one, a few words of how far it is.
 //! Pure.
 
-use super::quantity::about;
 use super::text::{self, Column, Table};
+use crate::quantity::about;
 use crate::volume::progress::Snapshot;
 use crate::volume::spec::{OnDelete, Phase, Quota, Spec, Status, squash_name};
 use crate::volume::trash;

@@ -15,11 +15,12 @@ use super::args::{
     PvArgs, TrashArgs, VolumeArgs, VolumeCommand,
 };
 use super::progress::Progress;
-use super::pv::{self, Manifest};
-use super::quantity::about;
+use super::pv::Manifest;
 use super::{Error, Exit, Result, show, text, wish};
 use crate::admin::api::{Create, End, Kind};
 use crate::admin::client::{self, Answer, Client};
+use crate::label::is_label;
+use crate::quantity::about;
 use crate::telemetry::log::Chain;
 use crate::volume::name::Name;
 use crate::volume::spec::{OnDelete, Phase, Status};
@@ -230,7 +231,7 @@ impl Session<'_> {
         let port = args.port.map_or_else(|| self.port(), Ok)?;
         let mut labels = volume.spec.labels;
         labels.retain(|key, value| {
-            let fits = pv::is_label(key, value);
+            let fits = is_label(key, value);
             if !fits {
                 let label = text::plain(&format!("{key}={value}"));
                 eprintln!("berth: left out the label {label}: it cannot be one in Kubernetes");

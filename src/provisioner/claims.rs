@@ -30,7 +30,7 @@ use super::pattern::Subject;
 use super::queue::Outcome;
 use super::watch::Key;
 use super::{Context, call, expand};
-use crate::command::quantity;
+use crate::quantity;
 use crate::volume;
 use crate::volume::name::{Name, VolumeId};
 use crate::volume::spec::{OnDelete, Phase, Spec, Status};

@@ -9,7 +9,14 @@
 //! Whether a Lease is over is told by our own clock, from when it was last seen to change: clocks of
 //! machines differ. A leader that cannot renew stops what it does before anybody else may begin
 //! (10 s before 15 s). Losing the Lease stops nothing but the provisioner.
+//!
+//! A server that was killed and comes back does not wait for its own Lease to run out: who has the
+//! state folder locked knows that no process before it is left, and the Lease says whose it was
+//! ([`Identity`]). Each process has an identity of its own all the same: should the folder be used
+//! by two after all, because a lock was lost with a node, the one before finds the Lease taken, and
+//! does not take it back.
 
+use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
@@ -19,6 +26,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::core::ObjectMeta;
 use kube::{Api, Client};
+use rustix::rand::GetRandomFlags;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -34,17 +42,28 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// How often a Lease is renewed, and looked at by those who wait.
 const PERIOD: Duration = Duration::from_secs(2);
 
+/// Who holds a Lease: a process of a server.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// What all processes of the server have in theirs, one after the other.
+    server: String,
+    /// The whole of it, which no other process has.
+    whole: String,
+}
+
 /// A candidate.
 pub struct Election {
     api: Api<Lease>,
     name: String,
-    identity: String,
+    identity: Identity,
 }
 
 /// A Lease as it was last seen to change.
-struct Seen {
+struct Seen<'a> {
     version: Option<String>,
     at: Instant,
+    /// Whose predecessors are known to be gone.
+    heir: Option<&'a Identity>,
 }
 
 /// What a look at the Lease says.
@@ -58,9 +77,38 @@ enum Look {
     Held(String),
 }
 
+impl Identity {
+    /// This process, of that server.
+    pub fn of(server: &str) -> Self {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let mut random = [0; 8];
+        // Without random numbers, the number of the process and the time have to do.
+        let process = match rustix::rand::getrandom(&mut random, GetRandomFlags::empty()) {
+            Ok(_) => u64::from_ne_bytes(random),
+            Err(_) => {
+                let now = Timestamp::now().as_millisecond().unsigned_abs();
+                now << 22 | u64::from(std::process::id())
+            }
+        };
+        let server = format!("_{server}-");
+        Self { whole: format!("{host}{server}{process:016x}"), server }
+    }
+
+    /// Whether a holder is this process, or one before it.
+    fn follows(&self, holder: &str) -> bool {
+        holder.contains(&self.server)
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.whole)
+    }
+}
+
 impl Election {
-    /// A candidate for the Lease of this name. `identity` is that of this process alone.
-    pub fn new(client: Client, namespace: &str, name: &str, identity: String) -> Self {
+    /// A candidate for the Lease of this name.
+    pub fn new(client: Client, namespace: &str, name: &str, identity: Identity) -> Self {
         Self { api: Api::namespaced(client, namespace), name: name.to_owned(), identity }
     }
 
@@ -71,8 +119,9 @@ impl Election {
         F: FnMut(CancellationToken) -> Fut,
         Fut: Future<Output = ()>,
     {
-        while let Some(lease) = stop.run_until_cancelled(self.acquire()).await {
-            tracing::info!(lease = self.name, identity = self.identity, "leading");
+        let mut seen = Seen::new(Some(&self.identity));
+        while let Some(lease) = stop.run_until_cancelled(self.acquire(seen)).await {
+            tracing::info!(lease = self.name, identity = %self.identity, "leading");
             let lost = stop.child_token();
             let last = tokio::join!(lead(lost.clone()), self.keep(lease, &lost)).1;
             if stop.is_cancelled()
@@ -80,12 +129,12 @@ impl Election {
             {
                 self.release(lease).await;
             }
+            seen = Seen::new(None);
         }
     }
 
     /// Waits until the Lease is ours.
-    async fn acquire(&self) -> Lease {
-        let mut seen = Seen { version: None, at: Instant::now() };
+    async fn acquire(&self, mut seen: Seen<'_>) -> Lease {
         let mut holder = None;
         loop {
             match self.try_acquire(&mut seen).await {
@@ -105,19 +154,19 @@ impl Election {
     }
 
     /// The Lease, or who has it.
-    async fn try_acquire(&self, seen: &mut Seen) -> Result<std::result::Result<Lease, String>> {
+    async fn try_acquire(&self, seen: &mut Seen<'_>) -> Result<std::result::Result<Lease, String>> {
         let what = format!("get Lease {}", self.name);
         let Some(mut lease) = call(what, self.api.get_opt(&self.name)).await? else {
             return self.create().await.map(Ok);
         };
-        match seen.look(&lease, &self.identity) {
+        match seen.look(&lease, &self.identity.whole) {
             Look::Held(other) => Ok(Err(other)),
             Look::Ours => self.replace(lease).await.map(Ok),
             Look::Free => {
                 let spec = lease.spec.get_or_insert_default();
                 spec.acquire_time = Some(MicroTime(Timestamp::now()));
                 spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0) + 1);
-                spec.holder_identity = Some(self.identity.clone());
+                spec.holder_identity = Some(self.identity.whole.clone());
                 spec.lease_duration_seconds = i32::try_from(DURATION.as_secs()).ok();
                 self.replace(lease).await.map(Ok)
             }
@@ -131,7 +180,7 @@ impl Election {
             spec: Some(LeaseSpec {
                 acquire_time: Some(now.clone()),
                 renew_time: Some(now),
-                holder_identity: Some(self.identity.clone()),
+                holder_identity: Some(self.identity.whole.clone()),
                 lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
                 lease_transitions: Some(0),
                 ..LeaseSpec::default()
@@ -185,7 +234,9 @@ impl Election {
         }
         let what = format!("get Lease {}", self.name);
         match call(what, self.api.get_opt(&self.name)).await? {
-            Some(lease) if holder(&lease) == Some(&self.identity) => self.replace(lease).await,
+            Some(lease) if holder(&lease) == Some(&self.identity.whole) => {
+                self.replace(lease).await
+            }
             Some(_) => Err(Error::Stale),
             None => self.create().await,
         }
@@ -207,12 +258,19 @@ fn holder(lease: &Lease) -> Option<&String> {
     lease.spec.as_ref()?.holder_identity.as_ref().filter(|holder| !holder.is_empty())
 }
 
-impl Seen {
+impl<'a> Seen<'a> {
+    fn new(heir: Option<&'a Identity>) -> Self {
+        Self { version: None, at: Instant::now(), heir }
+    }
+
     /// Notes what a Lease is now.
     fn look(&mut self, lease: &Lease, identity: &str) -> Look {
         let Some(holder) = holder(lease) else { return Look::Free };
         if holder == identity {
             return Look::Ours;
+        }
+        if self.heir.is_some_and(|heir| heir.follows(holder)) {
+            return Look::Free;
         }
         if self.version != lease.metadata.resource_version {
             self.version.clone_from(&lease.metadata.resource_version);

@@ -92,7 +92,7 @@ pub enum Refusal {
     },
     /// A size that is none.
     #[error("requested storage {0:?} {1}")]
-    Size(String, crate::command::quantity::BadQuantity),
+    Size(String, crate::quantity::BadQuantity),
     /// No size.
     #[error("the claim requests no storage; set spec.resources.requests.storage")]
     NoSize,

@@ -22,7 +22,7 @@ use super::events::Tone;
 use super::objects::{self, annotation};
 use super::queue::Outcome;
 use super::{Context, call};
-use crate::command::quantity;
+use crate::quantity;
 use crate::volume;
 use crate::volume::Growth;
 use crate::volume::name::Name;

@@ -38,15 +38,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use election::Election;
+use election::{Election, Identity};
 use error::{Error, Result};
 use events::{Events, events};
 use metrics::Metrics;
@@ -66,6 +65,10 @@ const CLAIM_WORKERS: usize = 16;
 
 /// PVs that are worked on at a time.
 const PV_WORKERS: usize = 8;
+
+/// How often everything that is known is looked at again. It asks the API server nothing where
+/// nothing is owed, and says anew why a claim is refused: events are kept for an hour only.
+const RESYNC: Duration = Duration::from_secs(15 * 60);
 
 /// How to provision.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -125,8 +128,9 @@ struct Context {
 }
 
 impl Provisioner {
-    /// Starts on the runtime that this runs on. `port` is where the server itself listens. Asks
-    /// nobody yet: that the API server cannot be reached is no error.
+    /// Starts on the runtime that this runs on. `port` is where the server itself listens, `server`
+    /// which one it is ([`crate::state::State::server`]). Asks nobody yet: that the API server cannot
+    /// be reached is no error.
     ///
     /// # Errors
     /// The configuration of the cluster cannot be had.
@@ -134,11 +138,12 @@ impl Provisioner {
         settings: Settings,
         volumes: Arc<Volumes>,
         port: u16,
+        server: &str,
     ) -> std::result::Result<Self, StartError> {
         let config = configuration(&settings).await?;
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config).map_err(StartError::Client)?;
-        Ok(Self::with(client, settings, volumes, port, &namespace))
+        Ok(Self::with(client, settings, volumes, port, server, &namespace))
     }
 
     /// Starts with a client.
@@ -147,6 +152,7 @@ impl Provisioner {
         settings: Settings,
         volumes: Arc<Volumes>,
         port: u16,
+        server: &str,
         namespace: &str,
     ) -> Self {
         let started = Self {
@@ -156,7 +162,8 @@ impl Provisioner {
             ready: Arc::default(),
         };
         let namespace = settings.lease_namespace.as_deref().unwrap_or(namespace);
-        let election = Election::new(client.clone(), namespace, &settings.lease, identity());
+        let election =
+            Election::new(client.clone(), namespace, &settings.lease, Identity::of(server));
         let (stop, ready, metrics) =
             (started.stop.clone(), started.ready.clone(), started.metrics.clone());
         started.tasks.spawn(async move {
@@ -195,18 +202,6 @@ async fn configuration(settings: &Settings) -> std::result::Result<Config, Start
     let failed = |source| StartError::File { path: path.clone(), source };
     let file = Kubeconfig::read_from(path).map_err(failed)?;
     Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(failed)
-}
-
-/// Tells this process from all others, those before it included.
-fn identity() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let mut random = [0; 8];
-    // Without random numbers, the number of the process and the time have to do.
-    if rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).is_err() {
-        let now = Timestamp::now().as_nanosecond();
-        return format!("{host}_{}_{now:x}", std::process::id());
-    }
-    format!("{host}_{:016x}", u64::from_ne_bytes(random))
 }
 
 /// Provisions until the token is cancelled, and finishes what was begun.
@@ -271,6 +266,12 @@ async fn work(cx: &Arc<Context>, queues: &Arc<Queues>, lost: &CancellationToken)
         };
         workers.spawn(async move { worker(&queues.pvs, &lost, look).await });
     }
+    let (cx, queues, lost) = (Arc::clone(cx), Arc::clone(queues), lost.clone());
+    workers.spawn(async move {
+        while lost.run_until_cancelled(sleep(RESYNC)).await.is_some() {
+            cx.stores.add_all(&queues);
+        }
+    });
     while workers.join_next().await.is_some() {}
 }
 

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::error::Refusal;
 use super::params::on_delete_name;
-use crate::command::quantity;
+use crate::quantity;
 use crate::volume::name::Name;
 use crate::volume::spec::OnDelete;
 

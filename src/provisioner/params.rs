@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::pattern::{Pattern, PatternError};
-use crate::command::pv::is_label;
+use crate::label::is_label;
 use crate::volume::name::{Name, VolumeId};
 use crate::volume::spec::{
     OnDelete, Quota, Spec, parse_client, parse_mode, parse_squash, squash_name,

@@ -128,6 +128,12 @@ impl Stores {
         self.classes.get(&ObjectRef::new(name))
     }
 
+    /// Has everything looked at that is there.
+    pub fn add_all(&self, queues: &Queues) {
+        self.claims().for_each(|claim| queues.claims.add(Key::of(&*claim)));
+        self.pvs().iter().for_each(|pv| queues.pvs.add(Key::of(&**pv)));
+    }
+
     /// Waits until everything was listed once.
     pub async fn ready(&self) {
         for (_, store) in &self.claims {

@@ -10,16 +10,21 @@ use std::path::{Path, PathBuf};
 /// Every module, and the modules of this crate that it may name.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("admin", &["volume", "telemetry"]),
-    ("command", &["admin", "volume", "export", "nfs3", "rpc", "xdr", "telemetry"]),
-    ("config", &["command", "fs", "provisioner", "volume", "telemetry"]), // the names of choices, not what they do
+    (
+        "command",
+        &["admin", "volume", "export", "label", "nfs3", "quantity", "rpc", "xdr", "telemetry"],
+    ),
+    ("config", &["command", "fs", "label", "provisioner", "volume", "telemetry"]), // the names of choices, not what they do
     ("errno", &[]),
     ("export", &[]),
     ("fs", &["errno", "sys", "telemetry", "export", "quota"]),
+    ("label", &[]),
     ("mount", &["xdr", "rpc", "export", "fs", "errno", "sys"]),
     ("nfs3", &["xdr", "rpc", "export", "fs", "errno", "sys"]),
     ("nlm", &["xdr", "rpc", "export", "fs", "errno"]),
     ("portmap", &["xdr", "rpc", "sys"]),
-    ("provisioner", &["command", "volume", "quota", "export", "telemetry"]), // of commands, amounts and labels
+    ("provisioner", &["label", "quantity", "volume", "quota", "export", "telemetry"]),
+    ("quantity", &[]),
     ("quota", &["errno", "sys", "telemetry"]),
     ("rpc", &["xdr", "telemetry", "errno", "sys"]),
     ("state", &["export", "fs", "sys"]),

@@ -71,7 +71,7 @@ async fn a_pv_that_is_there_is_a_success_if_it_is_ours() {
     assert_eq!(leaving.look_at_claim(&key, steps).await, Outcome::Failed);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn whatever_the_server_answers_there_is_one_volume_in_the_end() {
     for trouble in [
         refusal(403, "Forbidden"),
@@ -81,6 +81,7 @@ async fn whatever_the_server_answers_there_is_one_volume_in_the_end() {
         refusal(504, "Timeout"),
         Answer::Json(200, json!("nonsense")),
         Answer::Broken,
+        Answer::Silence,
     ] {
         let mut scene = scene();
         let key = scene.claim(&claim("data"));
@@ -95,7 +96,7 @@ async fn whatever_the_server_answers_there_is_one_volume_in_the_end() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn trouble_of_the_server_is_no_news_for_claims() {
     let check = |answer, expected: &'static [&'static str]| async move {
         let mut scene = scene();
@@ -107,6 +108,7 @@ async fn trouble_of_the_server_is_no_news_for_claims() {
     check(refusal(500, "InternalError"), &[]).await;
     check(refusal(429, "TooManyRequests"), &[]).await;
     check(Answer::Broken, &[]).await;
+    check(Answer::Silence, &[]).await;
     check(refusal(403, "Forbidden"), &["ProvisioningFailed"]).await;
 }
 

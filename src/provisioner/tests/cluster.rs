@@ -180,7 +180,7 @@ impl Cluster {
         let volumes = open_volumes(dirs[0].path(), dirs[1].path());
         let client = Client::new(service, "default");
         let shared = Arc::clone(&volumes);
-        let provisioner = Provisioner::with(client, settings(), shared, 2049, "default");
+        let provisioner = Provisioner::with(client, settings(), shared, 2049, "me", "default");
         Self { world, volumes, provisioner, _dirs: dirs }
     }
 
@@ -362,6 +362,21 @@ async fn what_a_crash_left_of_a_claim_that_is_gone_is_taken_away() {
     cluster.until("it leads", |cluster| cluster.provisioner.leads()).await;
     cluster.until("it is taken away", |cluster| names(cluster).len() == 2).await;
     assert_eq!(names(&cluster), ["by-hand", "with-data"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn why_a_claim_is_refused_is_said_as_long_as_it_waits() {
+    let cluster = Cluster::start(|_| ());
+    let mut refused = claim("data");
+    refused["spec"]["volumeMode"] = json!("Block");
+    cluster.world().put(CLAIMS, "data", refused);
+    let calls = |cluster: &Cluster, method: &str| {
+        cluster.world().calls.get(&(method.into(), "events".into())).copied().unwrap_or(0)
+    };
+    cluster.until("it is said", |cluster| calls(cluster, "POST") == 1).await;
+    sleep(Duration::from_secs(3600)).await;
+    assert!((3..=5).contains(&calls(&cluster, "PATCH")), "counted, and not said anew");
+    assert_eq!(calls(&cluster, "POST"), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tower_test::mock::pair;
 
 use super::support::{ApiServer, response};
-use crate::provisioner::election::Election;
+use crate::provisioner::election::{Election, Identity};
 
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/ns/leases";
 
@@ -84,6 +84,7 @@ struct Candidate {
     leading: watch::Receiver<bool>,
     stop: CancellationToken,
     running: tokio::task::JoinHandle<()>,
+    identity: String,
 }
 
 impl Candidate {
@@ -91,7 +92,9 @@ impl Candidate {
         let leases = Arc::new(Mutex::new(leases));
         let (service, server) = pair::<Request<Body>, Response<Body>>();
         tokio::spawn(serve(server, Arc::clone(&leases)));
-        let election = Election::new(Client::new(service, "ns"), "ns", "berth", "me".into());
+        let me = Identity::of("me");
+        let identity = me.to_string();
+        let election = Election::new(Client::new(service, "ns"), "ns", "berth", me);
         let (stop, (says, leading)) = (CancellationToken::new(), watch::channel(false));
         let until = stop.clone();
         let running = tokio::spawn(async move {
@@ -105,7 +108,7 @@ impl Candidate {
             };
             election.run(&until, lead).await;
         });
-        Self { leases, leading, stop, running }
+        Self { leases, leading, stop, running, identity }
     }
 
     /// Waits until it leads, or no longer leads; how long that took.
@@ -120,8 +123,9 @@ impl Candidate {
         change(&mut self.leases.lock().unwrap());
     }
 
-    fn holder(&self) -> String {
-        self.leases.lock().unwrap().holder()
+    /// Whether the Lease is that of this process.
+    fn is_held(&self) -> bool {
+        self.leases.lock().unwrap().holder() == self.identity
     }
 
     async fn end(self) -> String {
@@ -145,7 +149,7 @@ async fn serve(mut server: ApiServer, leases: Arc<Mutex<Leases>>) {
 async fn a_free_lease_is_taken_at_once_and_released_in_the_end() {
     let mut candidate = Candidate::start(Leases::default());
     assert!(candidate.until(true).await < Duration::from_secs(1));
-    assert_eq!(candidate.holder(), "me");
+    assert!(candidate.is_held());
     assert_eq!(candidate.end().await, "");
     let mut next = Candidate::start(Leases::held_by(""));
     assert!(next.until(true).await < Duration::from_secs(1));
@@ -164,7 +168,7 @@ async fn a_leader_that_renews_is_left_alone_and_one_that_does_not_is_followed() 
     }
     let took = candidate.until(true).await.as_secs();
     assert!((15..20).contains(&took), "{took}");
-    assert_eq!(candidate.holder(), "me");
+    assert!(candidate.is_held());
 }
 
 #[tokio::test(start_paused = true)]
@@ -205,7 +209,7 @@ async fn a_lease_that_somebody_else_took_is_lost() {
         leases.store(lease);
     });
     assert!(candidate.until(false).await < Duration::from_secs(5));
-    assert_eq!(candidate.holder(), "other");
+    assert!(!candidate.is_held());
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,11 +218,33 @@ async fn a_lease_that_was_deleted_or_changed_is_still_ours() {
     candidate.until(true).await;
     candidate.change(|leases| leases.lease = None);
     let lost = timeout(Duration::from_secs(60), candidate.until(false)).await;
-    assert!(lost.is_err() && candidate.holder() == "me", "it stepped down");
+    assert!(lost.is_err() && candidate.is_held(), "it stepped down");
     candidate.change(|leases| {
         let lease = leases.lease.clone().unwrap();
         leases.store(lease);
     });
     let lost = timeout(Duration::from_secs(60), candidate.until(false)).await;
-    assert!(lost.is_err() && candidate.holder() == "me", "it stepped down");
+    assert!(lost.is_err() && candidate.is_held(), "it stepped down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_of_the_process_before_is_taken_over_at_once() {
+    let mut candidate = Candidate::start(Leases::held_by(&Identity::of("me").to_string()));
+    assert!(candidate.until(true).await < Duration::from_secs(1));
+    assert!(candidate.is_held());
+    // Another one after it: then this process is the one before, and does not take it back.
+    let next = Identity::of("me").to_string();
+    candidate.change(|leases| {
+        let mut lease = leases.lease.clone().unwrap();
+        lease["spec"]["holderIdentity"] = json!(next);
+        leases.store(lease);
+    });
+    candidate.until(false).await;
+    assert!(candidate.until(true).await > Duration::from_secs(14));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_of_another_server_is_waited_for() {
+    let mut candidate = Candidate::start(Leases::held_by(&Identity::of("you").to_string()));
+    assert!(candidate.until(true).await > Duration::from_secs(14));
 }

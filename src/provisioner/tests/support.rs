@@ -33,7 +33,7 @@ use crate::volume::{self, Serving, Volumes};
 pub const OURS: &str = "example.org/berth";
 
 /// Longer than any conversation takes: what hangs, fails.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 /// The other end of a client.
 pub type ApiServer = Handle<Request<Body>, Response<Body>>;
@@ -66,6 +66,8 @@ pub enum Answer {
     Broken,
     /// It answers the object that was sent.
     Echo,
+    /// It says nothing.
+    Silence,
 }
 
 /// Expects a call.
@@ -188,6 +190,7 @@ impl Scene {
     pub async fn talk<T>(&mut self, look: impl Future<Output = T>, steps: Vec<Step>) -> T {
         let mut steps = steps.into_iter();
         let server = &mut self.server;
+        let mut silent = Vec::new();
         let serve = async {
             while let Some((request, send)) = server.next_request().await {
                 let asked = format!("{} {}", request.method(), request.uri().path());
@@ -203,6 +206,7 @@ impl Scene {
                     Answer::Echo => {
                         send.send_response(response(200, &serde_json::from_str(&body).unwrap()));
                     }
+                    Answer::Silence => silent.push(send),
                     Answer::Broken => send.send_error(std::io::Error::other("it is broken")),
                 }
             }

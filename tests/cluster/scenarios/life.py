@@ -250,3 +250,25 @@ def refused(attempt, word):
         assert word in str(why), why
         return
     assert False, f"nobody refuses what ends in {word}"
+
+
+@scenario
+def deep_path(stage):
+    """A pattern of several parts: the volume lies there, is archived beside itself, and takes nothing else along."""
+    berth = stage.berth()
+    storage_class = stage.storage_class(pathPattern="${.PVC.namespace}/${.PVC.name}", onDelete="archive")
+    pv = stage.made("data", storage_class)
+    mount(pv).write("file", b"deep")
+    neighbour = stage.made("neighbour", storage_class)
+    mount(neighbour).write("file", b"beside")
+    folder = berth.volumes / stage.namespace
+    same("the file on the server", b"deep", (folder / "data" / "file").read_bytes())
+    stage.delete_claim("data")
+    stage.gone(pv)
+    left = sorted(path.relative_to(berth.volumes) for path in berth.volumes.glob("**/file")
+                  if ".berth" not in path.parts)
+    assert len(left) == 2, left
+    same("the neighbour", b"beside", mount(neighbour).read("file"))
+    archived = [path for path in left if "archived-" in str(path)]
+    same("archived", 1, len(archived))
+    same("what is archived", b"deep", (berth.volumes / archived[0]).read_bytes())
