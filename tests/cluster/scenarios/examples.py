@@ -1,0 +1,66 @@
+"""The examples that users copy (chart/examples): each is applied as it is, but for the names of classes, which are
+shared by a whole cluster, and their claims are bound. There are no nodes here, so the pods stay where they are."""
+
+import re
+import shlex
+from pathlib import Path
+
+from kube import until
+from stage import mount, same, scenario
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "chart" / "examples"
+
+# The claims of each example.
+CLAIMS = {
+    "mariadb": ["data-mariadb-0"],
+    "producer-consumer": ["shared"],
+    "recycling": ["scratch"],
+    "statefulset": ["www-web-0"],  # the others follow when the first pod runs
+    "static-volume": ["library"],
+}
+
+
+def text_of(name, stage):
+    """An example, with classes of this scenario."""
+    text = (EXAMPLES / f"{name}.yaml").read_text()
+    text = re.sub(r"^provisioner: .*", f"provisioner: {stage.provisioner}", text, flags=re.M)
+    return re.sub(r"\b(storageClassName|name): berth\b", rf"\1: {stage.namespace}-berth", text)
+
+
+def commands(text, program):
+    """The commands of this program in the head of an example, each as words."""
+    lines = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+    return [shlex.split(line.split("|")[0])[1:] for line in lines if line.startswith(f"{program} ")]
+
+
+@scenario
+def examples(stage):
+    """Every example is applied, and every claim in it bound; a new one has to be entered here."""
+    same("the examples", sorted(CLAIMS), sorted(path.stem for path in EXAMPLES.glob("*.yaml")))
+    berth = stage.berth()
+    stage.storage_class("berth")
+    stage.classes.append(f"{stage.namespace}-berth-recycled")
+    for name, claims in CLAIMS.items():
+        text = text_of(name, stage)
+        for words in commands(text, "berth"):
+            said = berth.volume(*words[1:])
+            if words[1] == "pv":
+                stage.kube.apply(said.replace("10.0.0.5", "127.0.0.1"))
+        stage.kube.apply(text, stage.namespace)
+        for claim in claims:
+            pv = stage.bound(claim)
+            mount(pv).write("file", name.encode())
+    stage.kube.delete("persistentvolumes", "library")
+
+
+@scenario
+def recycling_example(stage):
+    """What its head promises: the claim goes, and its volume is there for the next one, empty."""
+    stage.berth()
+    stage.classes.append(f"{stage.namespace}-berth-recycled")
+    stage.kube.apply(text_of("recycling", stage), stage.namespace)
+    pv = stage.bound("scratch")
+    mount(pv).write("file", b"of the first")
+    stage.delete_claim("scratch")
+    pv = stage.phase(pv, "Available")
+    until("it is empty", lambda: mount(pv).names() == [])
