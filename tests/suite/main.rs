@@ -23,6 +23,7 @@ mod lookup;
 mod mount;
 mod programs;
 mod readdir;
+mod readme;
 mod remove;
 mod rename;
 mod replay;

@@ -1,0 +1,128 @@
+//! The tables of the README are those of the program: a new option, command or parameter that is not
+//! in them fails here, and so does one that is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use berth::provisioner::params::Parameters;
+
+use crate::support::server::berth;
+
+const README: &str = include_str!("../../README.md");
+
+/// The rows of all tables, each as its cells, without those that only draw lines.
+fn rows() -> Vec<Vec<&'static str>> {
+    let row = |line: &'static str| {
+        let inner = line.strip_prefix('|')?.strip_suffix('|')?;
+        // A `|` in a word is written `\|`.
+        let mut cells = Vec::new();
+        let mut start = 0;
+        for (at, _) in inner.match_indices('|').filter(|(at, _)| !inner[..*at].ends_with('\\')) {
+            cells.push(inner[start..at].trim());
+            start = at + 1;
+        }
+        cells.push(inner[start..].trim());
+        Some(cells)
+    };
+    README.lines().filter_map(row).collect()
+}
+
+/// The table below a headline of these cells.
+fn table(head: &[&str]) -> Vec<Vec<&'static str>> {
+    let rows = rows();
+    let at = rows.iter().position(|row| row == head);
+    let at = at.unwrap_or_else(|| panic!("the README has no table {head:?}"));
+    let width = head.len();
+    let line = |row: &&Vec<&str>| row.len() == width && row != &head;
+    rows[at + 2..].iter().take_while(line).cloned().collect()
+}
+
+/// The words in backquotes of a text.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+fn help(args: &[&str]) -> String {
+    String::from_utf8(berth(args).stdout).unwrap()
+}
+
+/// The options of `berth serve`, each with what its help says.
+fn options() -> BTreeMap<String, String> {
+    let help = help(&["serve", "--help"]);
+    let mut options = BTreeMap::new();
+    let mut last = None;
+    for line in help.lines() {
+        if let Some((_, rest)) = line.trim_start().split_once("--").filter(|(before, _)| {
+            line.starts_with("  ") && !line.starts_with("       ") && before.len() <= 4
+        }) {
+            let name = rest.split([' ', '=']).next().unwrap().to_owned();
+            last = Some(name.clone());
+            options.insert(name, String::new());
+        } else if let Some(text) = last.as_ref().and_then(|name| options.get_mut(name)) {
+            text.push_str(line.trim());
+            text.push(' ');
+        }
+    }
+    assert!(options.len() > 15 && options.contains_key("listen"), "{options:?}");
+    options.remove("help");
+    options
+}
+
+#[test]
+fn every_option_stands_in_a_table_with_its_default() {
+    let rows = rows();
+    for (name, text) in options() {
+        let flag = format!("--{name}");
+        let of = |row: &&Vec<&str>| {
+            let first = words(row[0]).next().unwrap_or_default();
+            words(row[0]).any(|word| word.split(' ').next() == Some(&flag)) && !first.is_empty()
+        };
+        let row = rows.iter().find(of).unwrap_or_else(|| panic!("no row for {flag}"));
+        let default =
+            text.split_once("[default: ").map(|(_, rest)| rest.split(']').next().unwrap());
+        // Sentences are said in other words there.
+        if let Some(default) = default.filter(|default| !default.contains(' ')) {
+            assert!(words(row[1]).any(|w| w == default) || row[1] == default, "{flag}: {default}");
+        }
+        let env = format!("BERTH_{}", name.to_uppercase().replace('-', "_"));
+        assert!(text.contains(&format!("[env: {env}=]")), "{flag} has another variable: {text}");
+    }
+}
+
+#[test]
+fn no_table_has_an_option_that_is_gone() {
+    let known = options();
+    for head in [["option", "default", "meaning"], ["option", "", "meaning"]] {
+        for row in table(&head) {
+            for flag in words(row[0]).filter_map(|word| word.strip_prefix("--")) {
+                let name = flag.split(' ').next().unwrap();
+                assert!(known.contains_key(name), "--{name} is no option of serve");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_command_on_volumes_stands_in_the_table() {
+    let help = help(&["volume", "--help"]);
+    let (_, commands) = help.split_once("Commands:").unwrap();
+    let (commands, _) = commands.split_once("\n\n").unwrap();
+    let commands: BTreeSet<_> =
+        commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let table = table(&["command of `berth volume`", "what it does"]);
+    let first = |word: &'static str| word.split(' ').next().unwrap();
+    let listed: BTreeSet<_> = table.iter().flat_map(|row| words(row[0])).map(first).collect();
+    let commands: BTreeSet<_> = commands.into_iter().filter(|name| *name != "help").collect();
+    assert_eq!(listed, commands);
+}
+
+#[test]
+fn every_parameter_of_a_class_stands_in_the_table() {
+    let nonsense = BTreeMap::from([("nonsense".to_owned(), String::new())]);
+    let error = Parameters::read(&nonsense).unwrap_err().to_string();
+    let (_, expected) = error.split_once("expected one of").unwrap();
+    let known: BTreeSet<_> = words(expected).collect();
+    assert!(known.contains("pathPattern"), "{error}");
+    let table = table(&["parameter of a class", "default", "meaning"]);
+    let listed: BTreeSet<_> = table.iter().flat_map(|row| words(row[0])).collect();
+    assert_eq!(listed, known);
+}
