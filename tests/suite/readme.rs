@@ -50,6 +50,8 @@ fn options() -> BTreeMap<String, String> {
     let help = help(&["serve", "--help"]);
     let mut options = BTreeMap::new();
     let mut last = None;
+    // Behind the options there are examples, which look like some.
+    let (help, _) = help.split_once("\nExamples:").expect("examples");
     for line in help.lines() {
         if let Some((_, rest)) = line.trim_start().split_once("--").filter(|(before, _)| {
             line.starts_with("  ") && !line.starts_with("       ") && before.len() <= 4
