@@ -23,3 +23,22 @@ def static(stage):
     stage.delete_claim("green")
     pv = stage.phase(stage.volume(f"{stage.namespace}-large"), "Released")
     same("content of a released volume", b"of green", mount(pv).read("file"))
+
+
+@scenario
+def migrated(stage):
+    """The folder that another provisioner made is adopted, and a claim that names its PV has the old files."""
+    name = f"{stage.namespace}-data-pvc-0"
+    berth = stage.server()
+    folder = berth.volumes / name
+    folder.mkdir(parents=True)
+    (folder / "file").write_text("of old")
+    folder.chmod(0o770)
+    berth.start()
+    storage_class = stage.storage_class()
+    berth.volume("adopt", name, "--capacity", "16Mi")
+    stage.kube.apply(berth.volume("pv", name, "--server", "127.0.0.1", "--storage-class", storage_class))
+    client = mount(stage.made("data", storage_class, volumeName=name))
+    same("the old file", b"of old", client.read("file"))
+    same("mode of the folder", 0o770, folder.stat().st_mode & 0o7777)
+    same("size that df shows", 16 << 20, client.size())
