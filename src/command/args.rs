@@ -120,7 +120,8 @@ const ADOPT_HELP: &str = "\
 Example:
   mv /srv/old-data /srv/volumes/data && berth volume adopt data --capacity 50Gi
 
-The directory keeps its content.";
+The directory keeps its content, its owner and its mode; --uid, --gid and --mode are those of the
+empty one that recycling makes.";
 
 const PV_HELP: &str = "\
 Example:
