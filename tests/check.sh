@@ -19,6 +19,7 @@ Runs the checks, one line for each with what it took, and fails if one fails.
   fuzz            the fuzz targets, two seconds each (or BOLERO_RANDOM_TEST_TIME_MS)
   page            the status page in a browser (tests/admin/page)
   guest           a real kernel client in a virtual machine (tests/guest/run)
+  quickstart      the first commands of the README, word for word (tests/quickstart/run)
   bench           the bar against NFS-Ganesha (tests/bench/compare --quick --bar)
   cluster         claims in a real Kubernetes control plane (tests/cluster/run): with etcd,
                   kube-apiserver, kube-controller-manager and kubectl in KUBEBUILDER_ASSETS; without
@@ -30,7 +31,7 @@ What a part says is kept in target/check/PART.log and shown when it fails.
 END
 }
 
-all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page guest bench)
+all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page guest quickstart bench)
 on_request=()
 if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then all+=(cluster); else on_request+=(cluster); fi
 logs=target/check
@@ -119,6 +120,14 @@ part_guest() {
     tests/guest/run
     # What depends on how files are found again, with the other kind of handles.
     BERTH_HANDLES=path tests/guest/run exerciser git restart special
+}
+
+part_quickstart() {
+    [ "$(id -u)" = 0 ] || { say "not tried: it takes root"; exit $left_out; }
+    needs python3=python3 ip=iproute2 unshare=util-linux qemu-system-x86_64=qemu-system-x86 cpio=cpio \
+        depmod=kmod mke2fs=e2fsprogs
+    cargo build --release
+    tests/quickstart/run
 }
 
 part_cluster() {
