@@ -14,9 +14,9 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* For what has no namespace. */ -}}
+{{- /* For what has no namespace, or another one. A namespace has no dot: no two releases have the same name. */ -}}
 {{- define "berth.clusterName" -}}
-{{- printf "%s-%s" .Release.Namespace (include "berth.fullname" .) -}}
+{{- printf "%s.%s" .Release.Namespace (include "berth.fullname" .) -}}
 {{- end -}}
 
 {{- define "berth.selector" -}}
@@ -53,7 +53,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end -}}
 
-{{- /* The namespace stands before the slash, where a dot ends it: no two releases have the same. */ -}}
+{{- /* Like that, no two releases have the same. */ -}}
 {{- define "berth.provisioner" -}}
 {{- .Values.provisionerName | default (printf "%s.cluster.local/%s" .Release.Namespace (include "berth.fullname" .)) -}}
 {{- end -}}

@@ -1,7 +1,8 @@
 {{- /*
   Two ways to run: as root with the capabilities that acting as each caller takes, or as one user with none.
-  The runtime's default seccomp profile lets CAP_DAC_READ_SEARCH open files by their handles. There is no fsGroup for
-  root: the kubelet would give all files of all volumes another group.
+  The runtime's default seccomp profile lets CAP_DAC_READ_SEARCH open files by their handles; old runtimes forbid making
+  these (name_to_handle_at), whereupon Berth finds files by path. There is no fsGroup for root: the kubelet would give
+  all files of all volumes another group.
 */ -}}
 {{- define "berth.podSecurityContext" -}}
 {{- $context := dict "seccompProfile" (dict "type" "RuntimeDefault") -}}

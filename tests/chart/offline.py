@@ -37,6 +37,15 @@ def lint(run):
 
 
 @check
+def version(run):
+    """The chart is for the version of this source."""
+    import yaml
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    cargo = re.search(r'^version = "(.*)"$', (PROJECT / "Cargo.toml").read_text(), re.M)
+    same("appVersion in chart/Chart.yaml", cargo[1], chart["appVersion"])
+
+
+@check
 def golden(run):
     """The manifests are those in tests/golden/chart; UPDATE_GOLDEN=1 writes what they are now."""
     for name, values in SETS.items():
@@ -85,7 +94,8 @@ def wrong_values(run):
         except Refused as refused:
             said = str(refused)
             by_schema = "don't meet the specifications of the schema" in said
-            same(f"{values!r} is refused by the schema, not by a template ({said})", (values, words) in SCHEMA, by_schema)
+            same(f"{values!r} is refused by the schema, not by a template ({said})", (values, words) in SCHEMA,
+                 by_schema)
             missing = [word for word in words.split() if word not in said]
             assert not missing, f"the error for {values!r} lacks {missing}: {said}"
         else:
@@ -172,18 +182,20 @@ def privileges(run):
 def apart(run):
     """Two releases in two namespaces share nothing, not even if one's name and the other's look alike."""
     # Joined by a hyphen, both would be a-b-berth.
-    pairs = [("a", "b-berth"), ("a-b", "berth")]
-    provisioners, leases = [], []
-    for namespace, release in pairs:
-        arguments = container(run.chart.objects(namespace=namespace, release=release))["args"]
-        [name] = [argument for argument in arguments if argument.startswith("--provisioner=")]
-        provisioners.append(name)
-        leases.append(name.replace("/", "-"))
-    same("provisioners", 2, len(set(provisioners)))
-    same("Leases", 2, len(set(leases)))
-    one, two = (cluster_wide(run.chart.objects("storageClasses: []", namespace=namespace))
-                for namespace in ["one", "two"])
-    assert one and not one & two, f"in common: {one & two}, of {one}"
+    one, two = (run.chart.objects("storageClasses: []", namespace=namespace, release=release)
+                for namespace, release in [("a", "b-berth"), ("a-b", "berth")])
+    assert cluster_wide(one) and not cluster_wide(one) & cluster_wide(two), (
+        f"both have {cluster_wide(one) & cluster_wide(two)}, of {cluster_wide(one)}")
+    names = [provisioner(objects) for objects in [one, two]]
+    assert names[0] != names[1], f"both are the provisioner {names[0]}"
+    leases = [name.replace("/", "-") for name in names]
+    assert leases[0] != leases[1], f"both have the Lease {leases[0]}"
+
+
+def provisioner(objects):
+    """Its name, among the options."""
+    [option] = [option for option in container(objects)["args"] if option.startswith("--provisioner=")]
+    return option.partition("=")[2]
 
 
 def cluster_wide(objects):
