@@ -18,6 +18,7 @@ Runs the checks, one line for each with what it took, and fails if one fails.
     suite-rootless  as an unprivileged user
   fuzz            the fuzz targets, two seconds each (or BOLERO_RANDOM_TEST_TIME_MS)
   page            the status page in a browser (tests/admin/page)
+  chart           the Helm chart (tests/chart/run); with a control plane as for cluster, installed there too
   guest           a real kernel client in a virtual machine (tests/guest/run)
   quickstart      the first commands of the README, word for word (tests/quickstart/run)
   bench           the bar against NFS-Ganesha (tests/bench/compare --quick --bar)
@@ -31,7 +32,7 @@ What a part says is kept in target/check/PART.log and shown when it fails.
 END
 }
 
-all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page guest quickstart bench)
+all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page chart guest quickstart bench)
 on_request=()
 if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then all+=(cluster); else on_request+=(cluster); fi
 logs=target/check
@@ -112,6 +113,16 @@ part_fuzz() { BOLERO_RANDOM_TEST_TIME_MS=${BOLERO_RANDOM_TEST_TIME_MS:-2000} car
 part_page() {
     needs chromium=chromium
     tests/admin/page
+}
+
+part_chart() {
+    local assets=${KUBEBUILDER_ASSETS:-} build=../shared/control-plane/build
+    needs python3=python3 pip3=python3-pip npm=npm openssl=openssl setpriv=util-linux nfs-cp=libnfs-utils
+    cargo build
+    if [ -z "$assets" ] && [ -x $build ]; then
+        assets=$($build)
+    fi
+    KUBEBUILDER_ASSETS=$assets tests/chart/run
 }
 
 part_guest() {

@@ -1,0 +1,110 @@
+{{- define "berth.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* Pods get a label of the StatefulSet's name and ten characters more, which together may have 63. */ -}}
+{{- define "berth.fullname" -}}
+{{- $name := include "berth.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* For what has no namespace, or another one. A namespace has no dot: no two releases have the same name. */ -}}
+{{- define "berth.clusterName" -}}
+{{- printf "%s.%s" .Release.Namespace (include "berth.fullname" .) -}}
+{{- end -}}
+
+{{- define "berth.selector" -}}
+app.kubernetes.io/name: {{ include "berth.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "berth.labels" -}}
+{{- $ours := include "berth.selector" . | fromYaml -}}
+{{- $_ := set $ours "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") -}}
+{{- $_ := set $ours "app.kubernetes.io/version" .Chart.AppVersion -}}
+{{- $_ := set $ours "app.kubernetes.io/managed-by" .Release.Service -}}
+{{- merge $ours .Values.commonLabels | toYaml -}}
+{{- end -}}
+
+{{- /* Without versions: those of the chart are no reason to start the server anew. */ -}}
+{{- define "berth.podLabels" -}}
+{{- merge (include "berth.selector" . | fromYaml) .Values.podLabels .Values.commonLabels | toYaml -}}
+{{- end -}}
+
+{{- define "berth.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{- define "berth.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "berth.fullname" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Like that, no two releases have the same. */ -}}
+{{- define "berth.provisioner" -}}
+{{- .Values.provisionerName | default (printf "%s.cluster.local/%s" .Release.Namespace (include "berth.fullname" .)) -}}
+{{- end -}}
+
+{{- define "berth.dataClaim" -}}
+{{- .Values.persistence.existingClaim | default (printf "%s-data" (include "berth.fullname" .)) -}}
+{{- end -}}
+
+{{- /* What the pod can be reached by; without a word about it, what the cluster's own Service has. */ -}}
+{{- define "berth.families" -}}
+{{- if .Values.service.ipFamilies -}}
+{{- join "," .Values.service.ipFamilies -}}
+{{- else if has .Values.service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack") -}}
+IPv4,IPv6
+{{- else if contains ":" (dig "spec" "clusterIP" "" (lookup "v1" "Service" "default" "kubernetes")) -}}
+IPv6
+{{- else -}}
+IPv4
+{{- end -}}
+{{- end -}}
+
+{{- /* The command line, an option on each line. */ -}}
+{{- define "berth.args" -}}
+{{- $families := include "berth.families" . -}}
+- serve
+- --volumes=/data
+{{- if contains "IPv4" $families }}
+- --listen=0.0.0.0:2049
+{{- end }}
+{{- if contains "IPv6" $families }}
+- --listen=[::]:2049
+{{- end }}
+- --admin={{ ternary "[::]" "0.0.0.0" (contains "IPv6" $families) }}:{{ .Values.admin.port }}
+- --provisioner={{ include "berth.provisioner" . }}
+{{- if .Values.nfsServer }}
+- --nfs-server={{ .Values.nfsServer }}
+{{- else }}
+- --nfs-service={{ .Release.Namespace }}/{{ include "berth.fullname" . }}
+{{- end }}
+{{- with .Values.namespaces }}
+- --namespaces={{ join "," . }}
+{{- end }}
+{{- with .Values.leaderElection.leaseName }}
+- --lease-name={{ . }}
+{{- end }}
+- --lease-namespace={{ .Release.Namespace }}
+- --purge-rate={{ .Values.purgeRate | int64 }}
+- --recount={{ .Values.recount | int64 }}
+- --grace={{ .Values.grace | int64 }}
+- --log-format={{ .Values.logFormat }}
+{{- with .Values.extraArgs }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}

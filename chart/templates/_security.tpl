@@ -1,0 +1,28 @@
+{{- /*
+  Two ways to run: as root with the capabilities that acting as each caller takes, or as one user with none.
+  The runtime's default seccomp profile lets CAP_DAC_READ_SEARCH open files by their handles; old runtimes forbid making
+  these (name_to_handle_at), whereupon Berth finds files by path. There is no fsGroup for root: the kubelet would give
+  all files of all volumes another group.
+*/ -}}
+{{- define "berth.podSecurityContext" -}}
+{{- $context := dict "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- if .Values.rootless -}}
+{{- $user := dict "runAsNonRoot" true "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532 -}}
+{{- $context = merge $context $user (dict "fsGroupChangePolicy" "OnRootMismatch") -}}
+{{- else -}}
+{{- $context = merge $context (dict "runAsUser" 0 "runAsGroup" 0) -}}
+{{- end -}}
+{{- range $key, $value := .Values.podSecurityContext }}{{ $_ := set $context $key $value }}{{ end -}}
+{{- toYaml $context -}}
+{{- end -}}
+
+{{- define "berth.securityContext" -}}
+{{- $capabilities := dict "drop" (list "ALL") -}}
+{{- if not .Values.rootless -}}
+{{- $add := list "CHOWN" "DAC_OVERRIDE" "DAC_READ_SEARCH" "FOWNER" "FSETID" "MKNOD" "SETGID" "SETUID" -}}
+{{- $_ := set $capabilities "add" $add -}}
+{{- end -}}
+{{- $context := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" $capabilities -}}
+{{- range $key, $value := .Values.securityContext }}{{ $_ := set $context $key $value }}{{ end -}}
+{{- toYaml $context -}}
+{{- end -}}

@@ -1,0 +1,181 @@
+"""The chart in a genuine control plane: installed, changed, taken away and installed again.
+
+There are no nodes, so that pods stay Pending; in place of the pod, Berth itself runs here with the options that the
+pod has (only paths and addresses are others), with its privileges, logged in as its ServiceAccount.
+"""
+
+import copy
+import json
+import re
+import subprocess
+
+from berth import Mount
+from kube import path_of, until
+from offline import same
+from render import CHART, NAMESPACE, SETS, Refused, parse
+from stand import OTHER, STRANGERS, TEAM, Stand
+
+
+def install(run):
+    """It gives claims volumes; no upgrade and no reinstalling takes away what volumes live on."""
+    stand = Stand(run)
+    try:
+        stand.open()
+        story(stand)
+    except Exception:
+        stand.report()
+        raise
+    finally:
+        stand.close()
+
+
+def story(stand):
+    stand.disk("berth-disk")
+    notes = stand.helm("install", "berth", CHART, "--create-namespace")
+    before = stand.lasting()
+    with stand.berth("berth", healthy=True) as berth:
+        # As it is printed, so as a person would paste it.
+        stand.kube.apply(pasted(notes), NAMESPACE)
+        pv = stand.bound("my-data")
+        same("server of the volume", before["address"], pv["spec"]["nfs"]["server"])
+        same("provisioner", "storage.cluster.local/berth",
+             pv["metadata"]["annotations"]["pv.kubernetes.io/provisioned-by"])
+        here(pv, berth).write("file", b"from before")
+        here(pv, berth, uid=1000).write("of-a-user", b"")
+        same("owner of a user's file", berth.owner(1000), berth.owner_of(pv, "of-a-user"))
+        grow(stand, "my-data", "2Gi")
+        helm_test(stand)
+
+        stand.helm("upgrade", "berth", CHART, "--set", "grace=7", "--set", "image.tag=next")
+        same("what lasts, after an upgrade", before, stand.lasting())
+        assert "--grace=7" in stand.pod("berth")["containers"][0]["args"]
+        stand.helm("rollback", "berth", "1")
+        same("what lasts, after rolling back", before, stand.lasting())
+    refusals(stand, before)
+
+    stand.helm("uninstall", "berth")
+    same("what lasts, after uninstalling", before, stand.lasting())
+    for kind in ["statefulsets", "serviceaccounts", "clusterroles", "storageclasses"]:
+        left = [thing["metadata"]["name"] for thing in stand.kube.list(kind, stand.place(kind))]
+        assert not {"berth", "storage.berth"} & set(left), f"uninstalling leaves {kind} {left}"
+    stand.claim("in-between")
+
+    stand.helm("install", "berth", CHART)
+    same("what lasts, after installing again", before, stand.lasting())
+    with stand.berth("berth") as berth:
+        same("server of a claim from in between", before["address"], stand.bound("in-between")["spec"]["nfs"]["server"])
+        same("a file from before", b"from before", here(stand.bound("my-data"), berth).read("file"))
+        second(stand)
+        for name in ["my-data", "in-between"]:
+            gone(stand, name)
+        same("what is left of the volumes", [], berth.directories())
+    dry_runs(stand)
+    same("refused for lack of a right", [], stand.forbidden())
+
+
+def pasted(notes):
+    """What the shell would give to kubectl."""
+    found = re.search(r"^kubectl apply -f - <<EOF\n(.*?)^EOF$", notes, re.M | re.S)
+    assert found, f"nothing to paste in the notes:\n{notes}"
+    return found[1]
+
+
+def grow(stand, name, size):
+    stand.kube.patch("persistentvolumeclaims", name, {"spec": {"resources": {"requests": {"storage": size}}}}, NAMESPACE)
+
+    def probe():
+        same(f"capacity of {name}", size, stand.claimed(name)["status"]["capacity"]["storage"])
+        return True
+    until(f"{name} has {size}", probe)
+
+
+def gone(stand, name):
+    pv = stand.bound(name)["metadata"]["name"]
+    stand.kube.delete("persistentvolumeclaims", name, NAMESPACE)
+    until(f"PV {pv} is gone", lambda: not stand.kube.get("persistentvolumes", pv))
+
+
+def helm_test(stand):
+    """`helm test` makes a claim and a pod, and passes when the pod does; here somebody has to say that it did."""
+    process = stand.begin("test", "berth", "--timeout", "300s")
+    try:
+        until("the pod of helm test", lambda: stand.kube.get("pods", "berth-test", NAMESPACE))
+        stand.bound("berth-test")
+        status = path_of("pods", NAMESPACE, "berth-test") + "/status"
+        stand.kube.request("PATCH", status, {"status": {"phase": "Succeeded"}}, "application/merge-patch+json")
+        said, _ = process.communicate(timeout=120)
+        same(f"helm test ({said})", 0, process.returncode)
+    finally:
+        process.kill()
+        process.wait()
+    until("the claim of helm test is gone", lambda: stand.claimed("berth-test") is None)
+
+
+def refusals(stand, before):
+    """What can only be seen in the cluster, and what would break its volumes."""
+    for words, settings in [
+            (["service.clusterIP", "10.0.0.99", before["address"]], ["service.clusterIP=10.0.0.99"]),
+            (["persistence.existingClaim", "my-data", "Berth itself"], ["persistence.existingClaim=my-data"])]:
+        more = [word for setting in settings for word in ["--set", setting]]
+        refused(words, lambda more=more: stand.helm("upgrade", "berth", CHART, *more))
+    # Another release with the same class, for which there would be two provisioners.
+    refused(["StorageClass", '"berth"', "release-namespace"],
+            lambda: stand.helm("install", "berth", CHART, namespace=OTHER))
+    same("what lasts, after refusals", before, stand.lasting())
+
+
+def refused(words, attempt):
+    try:
+        attempt()
+    except Refused as refusal:
+        missing = [word for word in words if word not in str(refusal)]
+        assert not missing, f"the refusal lacks {missing}: {refusal}"
+    else:
+        raise AssertionError(f"nothing was refused, which should have named {words}")
+
+
+def second(stand):
+    """A second release beside the first: a class of its own, only the claims of one namespace, an ordinary user."""
+    stand.helm("install", "berth", CHART, "--set", f"namespaces={{{TEAM}}}", "--set", "storageClasses[0].name=second",
+              "--set", "storageClasses[0].onDelete=archive", "--set", "rootless=true", namespace=OTHER)
+    with stand.berth("berth", namespace=OTHER) as berth:
+        stand.claim("elsewhere", "second", STRANGERS)
+        stand.claim("ours", "second", TEAM)
+        pv = stand.bound("ours", TEAM)
+        same("server of the second", stand.kube.get("services", "berth", OTHER)["spec"]["clusterIP"],
+             pv["spec"]["nfs"]["server"])
+        here(pv, berth, uid=1000).write("of-a-user", b"")
+        same("owner of a user's file", berth.owner(1000), berth.owner_of(pv, "of-a-user"))
+        same("a claim of another namespace", "Pending", stand.claimed("elsewhere", STRANGERS)["status"]["phase"])
+        stand.kube.delete("persistentvolumeclaims", "ours", TEAM)
+        name = pv["metadata"]["name"]
+        until("its PV is gone", lambda: not stand.kube.get("persistentvolumes", name))
+        # For which it needs a right in a namespace that is none of those.
+        until("an event of the PV", lambda: [event for event in stand.kube.list("events", "default")
+                                             if event["involvedObject"]["name"] == name])
+        [kept] = berth.directories()
+        assert kept.startswith("archived-"), f"what is left is {kept}"
+
+
+def dry_runs(stand):
+    """The API server itself takes every rendering, apart from kinds that it does not have."""
+    unknown = {"ServiceMonitor"} | (set() if stand.has("policy/v1") else {"PodDisruptionBudget"})
+    for name, values in SETS.items():
+        objects = [thing for thing in parse(stand.chart.text(values, "dry", "dry")) if thing["kind"] not in unknown]
+        for thing in objects:
+            if thing["kind"] == "StorageClass":
+                thing["metadata"]["name"] += "-dry"  # that of the release is there, and cannot be changed
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+        done = subprocess.run([stand.kube.kubectl, "--kubeconfig", stand.kube.kubeconfig, "apply", "--dry-run=server",
+                               "-f", "-"], input=text, capture_output=True, text=True, check=False)
+        same(f"{name}: what the API server says ({done.stderr})", 0, done.returncode)
+
+
+def here(pv, berth, uid=0):
+    """The volume, where the Service would lead to, as somebody."""
+    pv = copy.deepcopy(pv)
+    pv["spec"]["nfs"]["server"] = "127.0.0.1"
+    ours = [f"port={berth.port}", f"mountport={berth.port}"]
+    options = [option for option in pv["spec"]["mountOptions"] if not re.match("(mount)?port=", option)]
+    pv["spec"]["mountOptions"] = options + ours
+    return Mount(pv, uid)

@@ -1,0 +1,250 @@
+"""What can be said of the chart without a cluster: its renderings, its values, its rights, its options."""
+
+import importlib.machinery
+import importlib.util
+import json
+import os
+import re
+import subprocess
+
+from render import CHART, NAMESPACE, SETS, Refused, container
+from tools import PROJECT
+from wrong import SCHEMA, TOGETHER
+
+GOLDEN = PROJECT / "tests" / "golden" / "chart"
+# The oldest and the newest whose schemas are known.
+KUBERNETES = ["1.25", "1.37"]
+# Kinds of others, which have no schema here.
+FOREIGN = {"ServiceMonitor"}
+CHECKS = []
+
+
+def check(function):
+    CHECKS.append(function)
+    return function
+
+
+def same(what, expected, found):
+    assert expected == found, f"{what}: expected {expected!r}, found {found!r}"
+
+
+@check
+def lint(run):
+    """Helm finds nothing."""
+    for values in SETS.values():
+        more = ["--values", values] if values else []
+        run.chart.helm("lint", "--strict", "--quiet", run.chart.place, *more)
+
+
+@check
+def version(run):
+    """The chart is for the version of this source."""
+    import yaml
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    cargo = re.search(r'^version = "(.*)"$', (PROJECT / "Cargo.toml").read_text(), re.M)
+    same("appVersion in chart/Chart.yaml", cargo[1], chart["appVersion"])
+
+
+@check
+def golden(run):
+    """The manifests are those in tests/golden/chart; UPDATE_GOLDEN=1 writes what they are now."""
+    for name, values in SETS.items():
+        place, text = GOLDEN / f"{name}.yaml", run.chart.text(values)
+        if os.environ.get("UPDATE_GOLDEN") == "1":
+            GOLDEN.mkdir(parents=True, exist_ok=True)
+            place.write_text(text)
+        assert place.exists() and place.read_text() == text, (
+            f"{place.relative_to(PROJECT)} is not what the chart gives now; look at it, and if it is meant so, "
+            f"write it: UPDATE_GOLDEN=1 tests/chart/run golden\n{difference(place, text)}")
+    same("renderings that are kept", sorted(SETS), sorted(path.stem for path in GOLDEN.glob("*")))
+
+
+def difference(place, text):
+    return subprocess.run(["diff", "-u", "--", place, "-"], input=text, capture_output=True, text=True,
+                          check=False).stdout[:4000]
+
+
+@check
+def schemas(run):
+    """Every manifest is what the API takes, with no field that it does not know."""
+    import kubernetes_validate
+    checked = set()
+    for name, values in SETS.items():
+        for thing in run.chart.objects(values):
+            if thing["kind"] in FOREIGN:
+                continue
+            for version in KUBERNETES:
+                try:
+                    kubernetes_validate.validate(thing, version, strict=True)
+                except Exception as error:  # of several kinds, all of which say what is wrong
+                    raise AssertionError(f"{name}: {thing['kind']} {thing['metadata']['name']}, Kubernetes "
+                                         f"{version}: {error}") from error
+            checked.add(thing["kind"])
+    same("kinds", {
+        "ClusterRole", "ClusterRoleBinding", "NetworkPolicy", "PersistentVolumeClaim", "Pod", "PodDisruptionBudget",
+        "Role", "RoleBinding", "Service", "ServiceAccount", "StatefulSet", "StorageClass"}, checked)
+
+
+@check
+def wrong_values(run):
+    """A value that makes no sense is an error that names it."""
+    for values, words in SCHEMA + TOGETHER:
+        try:
+            run.chart.text(values)
+        except Refused as refused:
+            said = str(refused)
+            by_schema = "don't meet the specifications of the schema" in said
+            same(f"{values!r} is refused by the schema, not by a template ({said})", (values, words) in SCHEMA,
+                 by_schema)
+            missing = [word for word in words.split() if word not in said]
+            assert not missing, f"the error for {values!r} lacks {missing}: {said}"
+        else:
+            raise AssertionError(f"nothing is wrong with {values!r}")
+
+
+@check
+def rights(run):
+    """The roles have the rules of tests/cluster/roles.yaml, and a list of namespaces only moves them."""
+    import yaml
+    wanted = list(yaml.safe_load_all((PROJECT / "tests/cluster/roles.yaml").read_text()))
+    for kind in ["ClusterRole", "Role"]:
+        [expected] = [role["rules"] for role in wanted if role["kind"] == kind]
+        [found] = [thing["rules"] for thing in run.chart.objects() if thing["kind"] == kind]
+        same(f"rules of the {kind}", expected, found)
+    few = [thing for thing in run.chart.objects(SETS["namespaces"]) if thing["kind"] in ["ClusterRole", "Role"]]
+    same("rights, wherever", grants(wanted), grants(few))
+    everywhere = grants(thing for thing in few if thing["kind"] == "ClusterRole")
+    same("what may be done with claims everywhere", set(),
+         {grant for grant in everywhere if "claims" in grant[1] or grant[1] == "events"})
+    for thing in run.chart.objects(SETS["namespaces"]):
+        if thing["kind"].endswith("Binding"):
+            same("who is bound", [{"kind": "ServiceAccount", "name": "berth", "namespace": NAMESPACE}],
+                 thing["subjects"])
+
+
+def grants(roles):
+    return {(group, resource, verb) for role in roles for rule in role["rules"] for group in rule["apiGroups"]
+            for resource in rule["resources"] for verb in rule["verbs"]}
+
+
+@check
+def options(run):
+    """`berth serve` knows every option, and every variable of its own, that a pod gets."""
+    words = [run.berth, "serve", "--help"]
+    known = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    for name, values in SETS.items():
+        one = container(run.chart.objects(values))
+        same("what is run", "serve", one["args"][0])
+        given = [argument.partition("=")[0] for argument in one["args"][1:]]
+        for option in given:
+            assert re.search(rf"^ +{option} <", known, re.M), f"{name}: berth serve has no option {option}"
+        repeated = {option for option in given if given.count(option) > 1} - {"--listen"}
+        same(f"{name}: options that are there twice", set(), repeated)
+        for variable in one["env"]:
+            ours = variable["name"].startswith("BERTH_")
+            assert not ours or f"[env: {variable['name']}=" in known, f"{name}: berth has no {variable['name']}"
+
+
+@check
+def one_writer(run):
+    """However it is set up: one pod, on a disk that stays, with nothing writable beside it but memory."""
+    for name, values in SETS.items():
+        objects = run.chart.objects(values)
+        [one] = [thing for thing in objects if thing["kind"] == "StatefulSet"]
+        same(f"{name}: pods", 1, one["spec"]["replicas"])
+        volumes = {volume.pop("name"): list(volume) for volume in one["spec"]["template"]["spec"]["volumes"]}
+        assert volumes.pop("data") in [["persistentVolumeClaim"], ["hostPath"]], f"{name}: data on {volumes}"
+        same(f"{name}: other volumes", {"run": ["emptyDir"]}, volumes)
+        for thing in objects:
+            kept = thing["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
+            lasting = (thing["kind"], thing["metadata"]["name"]) in [
+                ("PersistentVolumeClaim", f"{one['metadata']['name']}-data"), ("Service", one["metadata"]["name"])]
+            same(f"{name}: {thing['kind']} {thing['metadata']['name']} is kept", lasting, kept)
+
+
+@check
+def privileges(run):
+    """As root, the capabilities that the README names and no others; as a user, none."""
+    readme = (PROJECT / "README.md").read_text()
+    needed = sorted(re.findall(r"CAP_([A-Z_]+)", readme[readme.index("| root (or with"):].split("|")[1]))
+    assert len(needed) == 8, f"the README names {needed}"
+    same("as root", {"drop": ["ALL"], "add": needed},
+         container(run.chart.objects())["securityContext"]["capabilities"])
+    objects = run.chart.objects(SETS["rootless"])
+    same("as a user", {"drop": ["ALL"]}, container(objects)["securityContext"]["capabilities"])
+    [pod] = [thing["spec"]["template"]["spec"] for thing in objects if thing["kind"] == "StatefulSet"]
+    same("the user", {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 65532, "fsGroup": None,
+                      "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"}},
+         pod["securityContext"])
+
+
+@check
+def apart(run):
+    """Two releases in two namespaces share nothing, not even if one's name and the other's look alike."""
+    # Joined by a hyphen, both would be a-b-berth.
+    one, two = (run.chart.objects("storageClasses: []", namespace=namespace, release=release)
+                for namespace, release in [("a", "b-berth"), ("a-b", "berth")])
+    assert cluster_wide(one) and not cluster_wide(one) & cluster_wide(two), (
+        f"both have {cluster_wide(one) & cluster_wide(two)}, of {cluster_wide(one)}")
+    names = [provisioner(objects) for objects in [one, two]]
+    assert names[0] != names[1], f"both are the provisioner {names[0]}"
+    leases = [name.replace("/", "-") for name in names]
+    assert leases[0] != leases[1], f"both have the Lease {leases[0]}"
+
+
+def provisioner(objects):
+    """Its name, among the options."""
+    [option] = [option for option in container(objects)["args"] if option.startswith("--provisioner=")]
+    return option.partition("=")[2]
+
+
+def cluster_wide(objects):
+    return {(thing["kind"], thing["metadata"]["name"]) for thing in objects if "namespace" not in thing["metadata"]}
+
+
+@check
+def table(run):
+    """Every value is in the table, with its default, and in the schema; and every property of the schema is there."""
+    import yaml
+    text = (CHART / "values.yaml").read_text()
+    rows = {path: yaml.safe_load(default) for path, default, _ in values_table().rows(text)}
+    values, schema = yaml.safe_load(text), json.loads((CHART / "values.schema.json").read_text())
+    for path, default in rows.items():
+        found, place = values, schema
+        for key in path.split("."):
+            found = found[key]
+            place = place["properties"].get(key) or {}
+            assert place, f"{path} is not in the schema"
+        same(f"default of {path} in the table", found, default)
+    said = set(properties(schema, rows))
+    same("what is in the schema and not in the table", {"global"}, said - set(rows))
+    printed = subprocess.run([PROJECT / "tests/chart/values-table"], capture_output=True, text=True, check=True).stdout
+    same("lines of the table", len(rows) + 2, printed.count("\n"))
+
+
+def values_table():
+    place = str(PROJECT / "tests/chart/values-table")
+    loader = importlib.machinery.SourceFileLoader("values_table", place)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("values_table", loader))
+    loader.exec_module(module)
+    return module
+
+
+def properties(schema, rows, prefix=""):
+    """The paths of a schema down to those that the table has."""
+    for key, below in schema["properties"].items():
+        path = prefix + key
+        if path not in rows and "properties" in below:
+            yield from properties(below, rows, f"{path}.")
+        else:
+            yield path
+
+
+@check
+def parameters(run):
+    """The schema has the parameters that Berth knows."""
+    source = (PROJECT / "src/provisioner/params.rs").read_text()
+    words = re.findall(r"^    (\w+): Option<String>,$", source[source.index("struct Words {"):].split("}")[0], re.M)
+    known = [re.sub(r"_(.)", lambda match: match[1].upper(), word) for word in words]
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    same("parameters", sorted(known), sorted(schema["definitions"]["parameters"]["properties"]))
