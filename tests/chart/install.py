@@ -6,12 +6,15 @@ pod has (only paths and addresses are others), with its privileges, logged in as
 
 import copy
 import json
+import os
 import re
 import subprocess
+from pathlib import Path
 
 from berth import Mount
 from kube import path_of, until
 from offline import same
+from readme import PROJECT, commands
 from render import CHART, NAMESPACE, SETS, Refused, parse
 from stand import OTHER, STRANGERS, TEAM, Stand
 
@@ -71,6 +74,31 @@ def story(stand):
         same("what is left of the volumes", [], berth.directories())
     dry_runs(stand)
     same("refused for lack of a right", [], stand.forbidden())
+    stand.helm("uninstall", "berth")
+    quick_start(stand)
+
+
+def quick_start(stand):
+    """The README's commands, word for word, in whatever namespace kubectl has."""
+    stand.disk("quick-start")
+    install, *others = commands("tests/chart/run")
+    shell(stand, install)
+    with stand.berth("berth", namespace="default"):
+        said = [shell(stand, command) for command in others]
+        stand.bound("shared", "default")
+        assert "shared" in said[-1], said
+        # As it is bound, which a person sees a second later.
+        assert " Bound " in shell(stand, others[-1]), others[-1]
+
+
+def shell(stand, command):
+    """What a command prints, with Helm and kubectl at hand."""
+    tools = f"{Path(stand.helms.program).parent}:{stand.plane.binaries}:{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-c", command], cwd=PROJECT, env=stand.helms.environment | {"PATH": tools},
+                          capture_output=True, text=True, check=False)
+    same(f"{command} ({done.stderr.strip()})", 0, done.returncode)
+    return done.stdout
+
 
 
 def pasted(notes):

@@ -222,6 +222,19 @@ def table(run):
     same("lines of the table", len(rows) + 2, printed.count("\n"))
 
 
+@check
+def readme(run):
+    """The README's table is what the values say; UPDATE_GOLDEN=1 writes it."""
+    place = PROJECT / "README.md"
+    before, rest = place.read_text().split("<!-- values: tests/chart/values-table -->\n")
+    _, after = rest.split("<!-- /values -->\n")
+    table = values_table().table((CHART / "values.yaml").read_text())
+    text = f"{before}<!-- values: tests/chart/values-table -->\n{table}<!-- /values -->\n{after}"
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        place.write_text(text)
+    assert text == place.read_text(), "the README's table of values is old: UPDATE_GOLDEN=1 tests/chart/run readme"
+
+
 def values_table():
     place = str(PROJECT / "tests/chart/values-table")
     loader = importlib.machinery.SourceFileLoader("values_table", place)
