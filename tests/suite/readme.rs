@@ -9,31 +9,30 @@ use crate::support::server::berth;
 
 const README: &str = include_str!("../../README.md");
 
-/// The rows of all tables, each as its cells, without those that only draw lines.
-fn rows() -> Vec<Vec<&'static str>> {
-    let row = |line: &'static str| {
-        let inner = line.strip_prefix('|')?.strip_suffix('|')?;
-        // A `|` in a word is written `\|`.
-        let mut cells = Vec::new();
-        let mut start = 0;
-        for (at, _) in inner.match_indices('|').filter(|(at, _)| !inner[..*at].ends_with('\\')) {
-            cells.push(inner[start..at].trim());
-            start = at + 1;
-        }
-        cells.push(inner[start..].trim());
-        Some(cells)
-    };
-    README.lines().filter_map(row).collect()
+/// The cells of a line of a table.
+fn cells(line: &'static str) -> Option<Vec<&'static str>> {
+    let inner = line.strip_prefix('|')?.strip_suffix('|')?;
+    // A `|` in a word is written `\|`.
+    let mut cells = Vec::new();
+    let mut start = 0;
+    for (at, _) in inner.match_indices('|').filter(|(at, _)| !inner[..*at].ends_with('\\')) {
+        cells.push(inner[start..at].trim());
+        start = at + 1;
+    }
+    cells.push(inner[start..].trim());
+    Some(cells)
 }
 
-/// The table below a headline of these cells.
+/// The rows of all tables.
+fn rows() -> Vec<Vec<&'static str>> {
+    README.lines().filter_map(cells).collect()
+}
+
+/// The rows below a headline of these cells.
 fn table(head: &[&str]) -> Vec<Vec<&'static str>> {
-    let rows = rows();
-    let at = rows.iter().position(|row| row == head);
-    let at = at.unwrap_or_else(|| panic!("the README has no table {head:?}"));
-    let width = head.len();
-    let line = |row: &&Vec<&str>| row.len() == width && row != &head;
-    rows[at + 2..].iter().take_while(line).cloned().collect()
+    let mut lines = README.lines().map(cells);
+    assert!(lines.any(|row| row.as_deref() == Some(head)), "the README has no table {head:?}");
+    lines.map_while(|row| row).skip(1).collect()
 }
 
 /// The words in backquotes of a text.
