@@ -19,6 +19,8 @@ Runs the checks, one line for each with what it took, and fails if one fails.
   fuzz            the fuzz targets, two seconds each (or BOLERO_RANDOM_TEST_TIME_MS)
   page            the status page in a browser (tests/admin/page)
   guest           a real kernel client in a virtual machine (tests/guest/run)
+  image           the container image, built and lived with (tests/image/run)
+  compose         the docker compose demos, with a real kernel client (tests/compose/run)
   bench           the bar against NFS-Ganesha (tests/bench/compare --quick --bar)
   cluster         only on request: claims in a real Kubernetes control plane (tests/cluster/run);
                   takes etcd, kube-apiserver, kube-controller-manager and kubectl in
@@ -30,7 +32,7 @@ What a part says is kept in target/check/PART.log and shown when it fails.
 END
 }
 
-all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page guest bench)
+all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page guest image compose bench)
 on_request=(cluster)
 logs=target/check
 left_out=77 # the exit status of a part that cannot be tried here
@@ -50,6 +52,12 @@ needs() {
     fi
     apt-get -qq update
     DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}"
+}
+
+takes_root() {
+    [ "$(id -u)" = 0 ] && return
+    say "not tried: it takes root"
+    exit $left_out
 }
 
 # built TARGET: builds a test target and prints the program's path.
@@ -118,6 +126,21 @@ part_guest() {
     tests/guest/run
     # What depends on how files are found again, with the other kind of handles.
     BERTH_HANDLES=path tests/guest/run exerciser git restart special
+}
+
+part_image() {
+    takes_root
+    needs apt-get=apt dpkg-deb=dpkg buildah=buildah nfs-cp=libnfs-utils capsh=libcap2-bin ip=iproute2 \
+        pgrep=procps unshare=util-linux
+    tests/image/run
+}
+
+part_compose() {
+    takes_root
+    needs docker-compose=docker-compose ip=iproute2 unshare=util-linux qemu-system-x86_64=qemu-system-x86 \
+        cpio=cpio depmod=kmod mke2fs=e2fsprogs
+    cargo build --release
+    tests/compose/run
 }
 
 part_cluster() {
