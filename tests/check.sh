@@ -20,6 +20,8 @@ Runs the checks, one line for each with what it took, and fails if one fails.
   page            the status page in a browser (tests/admin/page)
   chart           the Helm chart (tests/chart/run); with a control plane as for cluster, installed there too
   guest           a real kernel client in a virtual machine (tests/guest/run)
+  image           the container image, built and lived with (tests/image/run)
+  compose         the docker compose demos, with a real kernel client (tests/compose/run)
   quickstart      the first commands of the README, word for word (tests/quickstart/run)
   bench           the bar against NFS-Ganesha (tests/bench/compare --quick --bar)
   cluster         claims in a real Kubernetes control plane (tests/cluster/run): with etcd,
@@ -32,7 +34,7 @@ What a part says is kept in target/check/PART.log and shown when it fails.
 END
 }
 
-all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page chart guest quickstart bench)
+all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page chart guest quickstart image compose bench)
 on_request=()
 if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then all+=(cluster); else on_request+=(cluster); fi
 logs=target/check
@@ -53,6 +55,12 @@ needs() {
     fi
     apt-get -qq update
     DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}"
+}
+
+takes_root() {
+    [ "$(id -u)" = 0 ] && return
+    say "not tried: it takes root"
+    exit $left_out
 }
 
 # built TARGET: builds a test target and prints the program's path.
@@ -134,11 +142,26 @@ part_guest() {
 }
 
 part_quickstart() {
-    [ "$(id -u)" = 0 ] || { say "not tried: it takes root"; exit $left_out; }
+    takes_root
     needs python3=python3 ip=iproute2 unshare=util-linux qemu-system-x86_64=qemu-system-x86 cpio=cpio \
         depmod=kmod mke2fs=e2fsprogs
     cargo build --release
     tests/quickstart/run
+}
+
+part_image() {
+    takes_root
+    needs apt-get=apt dpkg-deb=dpkg buildah=buildah nfs-cp=libnfs-utils capsh=libcap2-bin ip=iproute2 \
+        pgrep=procps unshare=util-linux
+    tests/image/run
+}
+
+part_compose() {
+    takes_root
+    needs docker-compose=docker-compose ip=iproute2 unshare=util-linux qemu-system-x86_64=qemu-system-x86 \
+        cpio=cpio depmod=kmod mke2fs=e2fsprogs
+    cargo build --release
+    tests/compose/run
 }
 
 part_cluster() {
