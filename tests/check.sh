@@ -152,7 +152,7 @@ part_quickstart() {
 part_image() {
     takes_root
     needs apt-get=apt dpkg-deb=dpkg buildah=buildah nfs-cp=libnfs-utils capsh=libcap2-bin ip=iproute2 \
-        pgrep=procps unshare=util-linux
+        pgrep=procps fuser=psmisc python3=python3 unshare=util-linux
     tests/image/run
 }
 
