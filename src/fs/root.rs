@@ -7,10 +7,13 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 
 use super::attr::Attr;
+use super::group::Group;
 use super::handle::{Body, Key};
+use super::node::Node;
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::Account;
+use crate::sys::disk::{self, Discipline};
 use crate::sys::handle;
 
 /// How the files of an export are found by their handles.
@@ -35,6 +38,10 @@ pub struct Root {
     pub(super) fileid: u64,
     /// What its files are booked to, if anything.
     pub(super) account: Option<Arc<Account>>,
+    /// What flushing means to its file system.
+    pub(super) discipline: Discipline,
+    /// Who waits for names and attributes to be flushed.
+    pub(super) names: Group<Vec<Arc<Node>>>,
 }
 
 impl Root {
@@ -61,7 +68,8 @@ impl Root {
             None if reopens(&directory).is_ok() => HandleKind::Kernel,
             None => HandleKind::Path,
         };
-        Ok(Self { id, handles, directory, fileid, account })
+        let discipline = disk::discipline(&directory);
+        Ok(Self { id, handles, directory, fileid, account, discipline, names: Group::default() })
     }
 
     /// Whether this is what is at `dir` now.

@@ -21,7 +21,10 @@ use super::service::Reply;
 /// Unsent bytes above which no further call is started. One reply more may come on top.
 const UNSENT_MAX: usize = 1024 * 1024;
 
-/// Calls of one connection that wait for a thread or run on one.
+/// Small replies are joined up to this size.
+const TOGETHER: usize = 64 * 1024;
+
+/// Calls of one connection that wait for a thread, run on one, or wait for their results.
 const CALLS_MAX: usize = 256;
 
 /// Bytes of such calls.
@@ -92,6 +95,32 @@ impl Link {
         outbox.queue.push_back(std::mem::replace(replies, self.buffers.take()));
         drop(outbox);
         self.wake.notify_one();
+    }
+
+    /// Queues a marked reply for the connection's task, which sends together what came together;
+    /// what comes alone is sent at once. Empties `reply`.
+    pub fn post(&self, reply: &mut Vec<u8>) {
+        if self.calls.load(Ordering::SeqCst) == 1 {
+            return self.push(reply);
+        }
+        let mut outbox = self.outbox();
+        if outbox.broken {
+            return;
+        }
+        let (is_first, len) = (outbox.queue.is_empty(), reply.len());
+        match outbox.queue.back_mut() {
+            Some(last) if last.len() + len <= TOGETHER => last.extend_from_slice(reply),
+            _ => outbox.queue.push_back(std::mem::take(reply)),
+        }
+        if is_first {
+            outbox.sent = 0;
+        }
+        outbox.unsent += len;
+        reply.clear();
+        drop(outbox);
+        if is_first {
+            self.wake.notify_one(); // otherwise the task knows already
+        }
     }
 
     /// Sends what waits, as far as the socket takes it; answers how many bytes that was.
@@ -208,6 +237,14 @@ impl Link {
     /// Notes that the task reads no more, and waits for the last call to end.
     pub fn finishing(&self) {
         self.watched.store(true, Ordering::SeqCst);
+    }
+
+    /// Notes that a call which is not at its end needs so many bytes no more.
+    pub fn shrank(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        if self.watched.load(Ordering::SeqCst) {
+            self.wake.notify_one();
+        }
     }
 
     /// Notes that a call ended; its reply was pushed before.

@@ -27,5 +27,6 @@ mod remove;
 mod rename;
 mod replay;
 mod setattr;
+mod slow;
 mod volume_cli;
 mod volumes;

@@ -14,6 +14,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::client::{Client, Cred};
+use super::faults::Faults;
 use super::{Mode, PATIENCE, eventually};
 
 /// The built program; another one if `BERTH_BIN` names it.
@@ -60,6 +61,7 @@ pub struct Setup {
     exports: Option<String>,
     args: Vec<String>,
     disk: Option<&'static str>,
+    faults: bool,
 }
 
 impl Setup {
@@ -79,6 +81,12 @@ impl Setup {
     /// Gives the directory a disk of its own: a tmpfs with these options. Takes privileges.
     pub const fn disk(mut self, options: &'static str) -> Self {
         self.disk = Some(options);
+        self
+    }
+
+    /// Puts a disk under it that does what [`Server::faults`] is told. Takes a debug build.
+    pub const fn faults(mut self) -> Self {
+        self.faults = true;
         self
     }
 
@@ -110,6 +118,9 @@ impl Setup {
         fs::create_dir(&dir).unwrap();
         if let Some(options) = self.disk {
             run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&dir));
+        }
+        if self.faults {
+            fs::create_dir(temp.path().join("faults")).unwrap();
         }
         prepare(&dir);
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
@@ -156,6 +167,12 @@ impl Server {
     /// A path beside the backing directory.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.temp.path().join(name)
+    }
+
+    /// The disk of a server that was set up with faults.
+    pub fn faults(&self) -> Faults {
+        assert!(self.setup.faults);
+        Faults::new(self.beside("faults"))
     }
 
     /// Writes the file that `--exports` names.
@@ -242,6 +259,9 @@ impl Server {
             None => command.arg(&self.dir),
         };
         let dir = self.dir.to_str().expect("paths of tests are text");
+        if self.setup.faults {
+            command.env("BERTH_FAULTS", self.beside("faults"));
+        }
         command
             .args(self.setup.args.iter().map(|arg| arg.replace("{}", dir)))
             .stdin(Stdio::null())
