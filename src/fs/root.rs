@@ -14,7 +14,7 @@ use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::Account;
 use crate::sys::disk::{self, Discipline};
-use crate::sys::handle;
+use crate::sys::handle::{self, Mount};
 
 /// How the files of an export are found by their handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Root {
     pub handles: HandleKind,
     /// The directory, open for reading: opening by handle asks for such a descriptor.
     directory: OwnedFd,
+    /// Where its file system is mounted, if that gives handles.
+    pub(super) mount: Option<Mount>,
     /// The directory's number.
     pub(super) fileid: u64,
     /// What its files are booked to, if anything.
@@ -68,8 +70,9 @@ impl Root {
             None if reopens(&directory).is_ok() => HandleKind::Kernel,
             None => HandleKind::Path,
         };
-        let discipline = disk::discipline(&directory);
-        Ok(Self { id, handles, directory, fileid, account, discipline, names: Group::default() })
+        let mount = handle::mount(&directory).ok();
+        let (discipline, names) = (disk::discipline(&directory), Group::default());
+        Ok(Self { id, handles, directory, mount, fileid, account, discipline, names })
     }
 
     /// Whether this is what is at `dir` now.
