@@ -179,13 +179,13 @@ fn is_file(kind: Kind) -> Result<()> {
 fn write_all(content: &OwnedFd, data: &[u8], offset: u64) -> Result<usize> {
     let mut written = 0;
     while written < data.len() {
-        match rustix::io::pwrite(content, &data[written..], offset + written as u64) {
+        match sys::file::write_at(content, &data[written..], offset + written as u64) {
             Ok(0) => break,
             Ok(n) => written += n,
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             // What was written before is there; the client learns of the error with the rest.
             Err(_) if written > 0 => break,
-            Err(errno) => return Err(errno.into()),
+            Err(errno) => return Err(errno),
         }
     }
     Ok(written)

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use super::buffers::Buffers;
 use super::pool::Job;
 use super::record;
+use super::room::Room;
 use super::service::Reply;
 
 /// Unsent bytes above which no further call is started. One reply more may come on top.
@@ -37,6 +38,7 @@ pub struct Link {
     /// Wakes the task: bytes wait for the socket, or there is room for calls again.
     pub wake: Notify,
     buffers: Arc<Buffers>,
+    room: Arc<Room>,
     outbox: Mutex<Outbox>,
     calls: AtomicUsize,
     bytes: AtomicUsize,
@@ -64,11 +66,12 @@ impl Outbox {
 
 impl Link {
     /// Wraps a connected socket.
-    pub fn new(stream: TcpStream, buffers: Arc<Buffers>) -> Self {
+    pub fn new(stream: TcpStream, buffers: Arc<Buffers>, room: Arc<Room>) -> Self {
         Self {
             stream,
             wake: Notify::new(),
             buffers,
+            room,
             outbox: Mutex::default(),
             calls: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
@@ -210,8 +213,9 @@ impl Link {
     }
 
     fn fits(&self) -> bool {
+        let bytes = self.bytes.load(Ordering::SeqCst);
         self.calls.load(Ordering::SeqCst) < CALLS_MAX
-            && self.bytes.load(Ordering::SeqCst) < BYTES_MAX
+            && (bytes == 0 || bytes < BYTES_MAX && self.room.is_left())
             && self.outbox().unsent <= UNSENT_MAX
     }
 
@@ -224,6 +228,7 @@ impl Link {
     pub fn started(&self, bytes: usize) {
         self.calls.fetch_add(1, Ordering::SeqCst);
         self.bytes.fetch_add(bytes, Ordering::SeqCst);
+        self.room.take(bytes);
     }
 
     /// Gives the connection up: it ended, or a call of it cannot be answered, and the client must
@@ -242,6 +247,7 @@ impl Link {
     /// Notes that a call which is not at its end needs so many bytes no more.
     pub fn shrank(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        self.room.give(bytes);
         if self.watched.load(Ordering::SeqCst) {
             self.wake.notify_one();
         }
@@ -250,6 +256,7 @@ impl Link {
     /// Notes that a call ended; its reply was pushed before.
     pub fn ended(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        self.room.give(bytes);
         self.calls.fetch_sub(1, Ordering::SeqCst);
         if self.watched.load(Ordering::SeqCst) {
             self.wake.notify_one();

@@ -26,6 +26,7 @@ pub mod pending;
 mod pool;
 pub mod record;
 pub mod replay;
+mod room;
 pub mod server;
 pub mod service;
 

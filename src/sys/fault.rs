@@ -4,6 +4,7 @@
 //! - `cold`: nothing is in memory, so that every READ has to ask the disk;
 //! - `hold`: what asks the disk waits for as long as the file is there, but for the first so many
 //!   flushes as the number in it says;
+//! - `stuck`: what is written waits for as long as the file is there;
 //! - `fail`: what is flushed does not get onto the disk;
 //! - `flushes`: grows by a byte with each flush that begins.
 //!
@@ -27,6 +28,14 @@ pub(super) fn read() {
         && disk::is_cold(folder)
     {
         disk::wait_as(folder, u64::MAX);
+    }
+}
+
+/// Comes back when there is room in memory for what is written.
+pub(super) fn write() {
+    #[cfg(debug_assertions)]
+    if let Some(folder) = disk::FOLDER.as_deref() {
+        disk::wait_while(|| folder.join("stuck").exists());
     }
 }
 
@@ -71,7 +80,11 @@ mod disk {
 
     pub(super) fn wait_as(folder: &Path, number: u64) {
         let held = |text: String| text.trim().parse().unwrap_or(0) < number;
-        while fs::read_to_string(folder.join("hold")).is_ok_and(held) {
+        wait_while(|| fs::read_to_string(folder.join("hold")).is_ok_and(held));
+    }
+
+    pub(super) fn wait_while(condition: impl Fn() -> bool) {
+        while condition() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

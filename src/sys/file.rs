@@ -44,6 +44,15 @@ pub fn read_at(
     Ok(read)
 }
 
+/// Writes what the system takes of `data` at `offset`; answers how much.
+///
+/// # Errors
+/// As pwrite(2) has them.
+pub fn write_at(fd: impl AsFd, data: &[u8], offset: u64) -> Result<usize> {
+    fault::write();
+    Ok(rustix::io::pwrite(fd, data, offset)?)
+}
+
 /// Whether the thread, as its file-system identity, has the `access` (R_OK, W_OK, X_OK of
 /// access(2)) to the file that `fd` refers to; an O_PATH descriptor will do.
 ///

@@ -20,6 +20,7 @@ mod info;
 mod layers;
 mod lifecycle;
 mod lookup;
+mod memory;
 mod mount;
 mod programs;
 mod readdir;

@@ -21,6 +21,15 @@ impl Faults {
         self.set("hold", &flushes.to_string());
     }
 
+    /// Lets whatever writes wait, or no longer.
+    pub fn stuck(&self, waits: bool) {
+        if waits {
+            self.set("stuck", "");
+        } else {
+            fs::remove_file(self.0.join("stuck")).unwrap();
+        }
+    }
+
     /// Lets nobody wait any longer.
     pub fn release(&self) {
         fs::remove_file(self.0.join("hold")).unwrap();
