@@ -16,7 +16,9 @@ use crate::fs::node::Node;
 use crate::sys::Patience;
 use crate::xdr::{Encode, Error, Reader, Writer};
 
-/// Larger writes go to the pool: while they are copied there, the next one is received here.
+/// Larger writes go to the pool: while they are copied there, the next one is received here. So do
+/// durable ones of any size: while a file is being flushed, changing it may wait for the journal. What
+/// is left of a large one is two copies, from the socket and to the page cache.
 const WRITE_HERE_MAX: usize = 64 * 1024;
 
 /// `READ3args`
