@@ -117,6 +117,7 @@ impl Source for Parts {
             nodes: nodes.open,
             node_hits: nodes.hits,
             node_misses: nodes.misses,
+            flushes: self.fs.flushes(),
         }
     }
 

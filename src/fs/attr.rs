@@ -1,8 +1,11 @@
 //! What is known of a file, what may be changed of it, and who may access it.
 
+use std::ffi::CStr;
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Gid, Mode, StatxFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{
+    AtFlags, Gid, Mode, Statx, StatxAttributes, StatxFlags, Timespec, Timestamps, Uid,
+};
 
 use super::identity::Identity;
 use super::node::Node;
@@ -87,17 +90,22 @@ pub struct Attr {
 impl Attr {
     /// The attributes of the file that `fd` refers to.
     pub(super) fn of(fd: impl AsFd) -> Result<Self> {
-        Self::read(fd, c"", AtFlags::EMPTY_PATH)
+        Self::from(&statx(fd, c"", AtFlags::EMPTY_PATH)?)
     }
 
     /// The attributes of the file that `name` has in `dir`, links not followed.
-    pub(super) fn of_entry(dir: impl AsFd, name: &std::ffi::CStr) -> Result<Self> {
-        Self::read(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
+    ///
+    /// # Errors
+    /// `EXDEV` if another file system is mounted there.
+    pub(super) fn of_entry(dir: impl AsFd, name: &CStr) -> Result<Self> {
+        let stat = statx(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)?;
+        if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+            return Err(Errno::XDEV);
+        }
+        Self::from(&stat)
     }
 
-    fn read(dir: impl AsFd, name: &std::ffi::CStr, flags: AtFlags) -> Result<Self> {
-        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-        let stat = rustix::fs::statx(dir, name, flags, wanted)?;
+    fn from(stat: &Statx) -> Result<Self> {
         let time =
             |t: rustix::fs::StatxTimestamp| Time { seconds: t.tv_sec, nanoseconds: t.tv_nsec };
         let has_born = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
@@ -117,6 +125,10 @@ impl Attr {
             changed: time(stat.stx_ctime),
         })
     }
+}
+
+fn statx(dir: impl AsFd, name: &CStr, flags: AtFlags) -> Result<Statx> {
+    Ok(rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?)
 }
 
 /// A time to be set.

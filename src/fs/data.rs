@@ -1,13 +1,11 @@
-//! The content of files: reading, writing, flushing.
+//! The content of files: reading and writing.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::attr::{Attr, Kind};
-use super::flush::Extent;
 use super::identity::Identity;
 use super::node::Node;
 use super::{Fs, Guard};
@@ -106,48 +104,9 @@ impl Fs {
         Ok(Written { count, after: after.filter(|attr| attr.links > 0) })
     }
 
-    /// Has the content of `node` on the disk, as far as `extent` says. Blocks.
-    ///
-    /// # Errors
-    /// It may not be, and what was written without a flush before may be lost: the verifier is
-    /// another one now.
-    pub fn flush(&self, node: &Node, extent: Extent) -> Result<()> {
-        let content = match node.opened() {
-            Some(content) => content,
-            None => self.readable(node, Patience::Blocking)?,
-        };
-        node.flush.run(extent, |extent| {
-            // Before the flush: what is written while it runs is not covered.
-            self.mark_clean(node);
-            let flushed = match extent {
-                Extent::Data => rustix::fs::fdatasync(content),
-                Extent::All => rustix::fs::fsync(content),
-            };
-            flushed.map_err(|errno| {
-                // Before anybody hears of it: no later answer may carry the old verifier.
-                self.verifier.change();
-                Errno::from(errno)
-            })?;
-            node.recharge(); // blocks may have been allocated only now
-            Ok(())
-        })
-    }
-
     /// Whether so many files wait to be flushed that one more must not.
     pub fn is_behind(&self) -> bool {
-        self.dirty.load(Ordering::Relaxed) > self.dirty_max
-    }
-
-    fn mark_dirty(&self, node: &Node) {
-        if !node.dirty.swap(true, Ordering::SeqCst) {
-            self.dirty.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn mark_clean(&self, node: &Node) {
-        if node.dirty.swap(false, Ordering::SeqCst) {
-            self.dirty.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.flusher.dirty() > self.dirty_max
     }
 
     /// The content of `node`, open for reading.
@@ -220,48 +179,14 @@ fn is_file(kind: Kind) -> Result<()> {
 fn write_all(content: &OwnedFd, data: &[u8], offset: u64) -> Result<usize> {
     let mut written = 0;
     while written < data.len() {
-        match rustix::io::pwrite(content, &data[written..], offset + written as u64) {
+        match sys::file::write_at(content, &data[written..], offset + written as u64) {
             Ok(0) => break,
             Ok(n) => written += n,
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             // What was written before is there; the client learns of the error with the rest.
             Err(_) if written > 0 => break,
-            Err(errno) => return Err(errno.into()),
+            Err(errno) => return Err(errno),
         }
     }
     Ok(written)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::export::ExportId;
-    use crate::fs::handle::{KEY_LEN, Key};
-    use crate::fs::root::Root;
-    use std::sync::Arc;
-
-    #[test]
-    fn a_flush_that_fails_changes_the_verifier() {
-        let dir = tempfile::tempdir().unwrap();
-        let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
-        let root = Arc::new(Root::open(ExportId(1), dir.path(), None, None).unwrap());
-        let (_, pipe) = std::io::pipe().unwrap();
-        let node = fs.root_node(&root).unwrap();
-        fs.mark_dirty(&node);
-        node.write.set(pipe.into()).unwrap();
-        let before = fs.verifier();
-        // A pipe stands for a disk that fails: it cannot be flushed either.
-        assert_eq!(fs.flush(&node, Extent::All), Err(Errno::INVAL));
-        assert_ne!(fs.verifier(), before);
-    }
-
-    #[test]
-    fn a_flush_that_succeeds_leaves_the_verifier() {
-        let dir = tempfile::tempdir().unwrap();
-        let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
-        let root = Arc::new(Root::open(ExportId(1), dir.path(), None, None).unwrap());
-        let before = fs.verifier();
-        fs.flush(&fs.root_node(&root).unwrap(), Extent::All).unwrap();
-        assert_eq!(fs.verifier(), before);
-    }
 }

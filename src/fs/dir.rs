@@ -2,6 +2,10 @@
 //!
 //! A cookie is the directory's own offset of the next entry, so that a page costs a page wherever
 //! it starts, and entries that come and go move no others.
+//!
+//! What an entry with attributes costs is the file system's work: of 2.2 us, half is statx(2) by its
+//! name, a fifth reading the list, a tenth all that is done here. Asking for every handle anew would
+//! cost 3.3 us, so that those are remembered ([`Fs::look`]); beyond what is remembered it is 3.4.
 
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
@@ -12,7 +16,7 @@ use rustix::fs::SeekFrom;
 
 use super::Fs;
 use super::attr::{Access, Attr, Kind, Time};
-use super::handle::Handle;
+use super::handle::{Body, Handle};
 use super::identity::Identity;
 use super::node::Node;
 use super::root::HandleKind;
@@ -93,13 +97,21 @@ impl Fs {
     /// The attributes and the handle of what `name` is in `dir`, as the thread's present identity.
     /// `None` if it is gone, or must not be seen.
     ///
-    /// Asking the file system for the handle costs as much as everything else together. A handle
-    /// means one file from its birth to its removal, so that it is remembered by number and time
-    /// of birth; attributes and names are not.
+    /// A handle means one file from its birth to its removal, so that it is remembered by number and
+    /// time of birth; attributes and names are not. Asked for by name it may be another file's, if
+    /// the name changes hands in between, and so has to say the number; only where it does not, the
+    /// file is opened, which takes three times as long.
     pub fn look(&self, dir: &Node, name: &CStr) -> Option<(Attr, Handle)> {
         let attr = Attr::of_entry(dir, name).ok()?;
         let id = attr.born.map(|born| (dir.root.id, attr.fileid, born));
         if let Some(handle) = id.and_then(|id| self.handles.get(&id)) {
+            return Some((attr, handle));
+        }
+        if let (HandleKind::Kernel, Some(mount)) = (dir.root.handles, dir.root.mount)
+            && let Some(kernel) = sys::handle::of_file(dir, name, attr.fileid, mount)
+        {
+            let handle = self.key.seal(dir.root.id, Body::Kernel(kernel));
+            self.remember(dir, &attr, handle);
             return Some((attr, handle));
         }
         let flags = rustix::fs::OFlags::empty();
@@ -107,13 +119,17 @@ impl Fs {
         let attr = Attr::of(&place).ok()?;
         let handle =
             self.handle_in(dir, name.to_bytes(), &attr, || sys::handle::of(&place)).ok()?;
+        self.remember(dir, &attr, handle);
+        Some((attr, handle))
+    }
+
+    fn remember(&self, dir: &Node, attr: &Attr, handle: Handle) {
         if let Some(born) = attr.born
             && dir.root.handles == HandleKind::Kernel
             && is_past(born)
         {
             self.handles.insert((dir.root.id, attr.fileid, born), handle);
         }
-        Some((attr, handle))
     }
 }
 

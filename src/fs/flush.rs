@@ -1,18 +1,48 @@
-//! Flushing: those who wait for the same file at the same time share one flush.
+//! Flushing: threads of their own, which tell those who wait.
+//!
+//! Whoever waits for a flush holds no thread meanwhile, and those who wait for the same share one
+//! ([`super::group`]): for the content of a file, or for the names and attributes of an export.
 //!
 //! ```text
-//!   caller A: starts flush 1 ------------------- done
-//!   caller B:        waits for flush 2            starts flush 2 -------- done
-//!   caller C:           waits for flush 2         .......................  done
+//!   WRITE, COMMIT --> group of the file ---+                                +--> reply
+//!                                          +--> queue --> threads: fsync ---+--> reply
+//!   CREATE, ... ----> group of the export -+                                +--> reply
 //! ```
 //!
-//! A flush covers what was written before it began, so that whoever comes while one is running
-//! needs the next one.
+//! Of names, the few files and directories that changed are flushed one by one. If there are many,
+//! the whole file system is, where that is known to work ([`Discipline`]): of 64 new files, a flush
+//! for each took 3.3 ms and 560 us of CPU time (ext4 without a journal), one of the whole 0.2 ms and
+//! 60 us, as much as one of the directory alone. It writes what others have not flushed, too, which
+//! is why one or a few are not flushed that way.
+//!
+//! The kernel tells each open file once that data could not be written, and forgets the data. So a
+//! file is flushed by one thread at a time, a failure changes the verifier before anybody hears of
+//! it, and whoever waits for a flush says how many had failed before the change was made: one that
+//! failed in between may have been about that change, although the next one succeeds.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
 
+use super::Fs;
+use super::attr::Kind;
+use super::group::{Next, Waiter};
+use super::node::Node;
+use super::root::Root;
 use crate::errno::{Errno, Result};
+use crate::sys::Patience;
+use crate::sys::disk::{self, Discipline};
+
+/// Threads that flush. More than disks have: flushes of different files share what the file system
+/// writes for them only if they are asked for at the same time.
+const THREADS: usize = 8;
+
+/// Stack of such a thread, which also writes the replies that waited.
+const STACK: usize = 256 * 1024;
+
+/// Files and directories with changed names or attributes that are flushed one by one.
+const FEW: usize = 4;
 
 /// How much of a file must be on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,77 +53,288 @@ pub enum Extent {
     All,
 }
 
-/// The flushes of one file.
-#[derive(Debug, Default)]
-pub(super) struct Flush {
-    state: Mutex<State>,
-    ended: Condvar,
+/// How many flushes of a file have failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failures(u64);
+
+/// What has to be on the disk before a change may be answered.
+pub enum Due {
+    /// The content of a file, which was changed after so many flushes of it had failed.
+    Content(Arc<Node>, Extent, Failures),
+    /// Names and attributes of these files and directories of one export.
+    Names(Vec<Arc<Node>>),
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// Flushes that have begun, and whether the last of them is still running.
-    begun: u64,
-    running: bool,
-    /// What the next one has to cover.
-    wanted: Option<Extent>,
-    /// The last flush that failed, and how.
-    failed: Option<(u64, Errno)>,
+/// What is in the queue of the threads.
+enum Job {
+    Content(Arc<Node>),
+    Names(Arc<Root>),
 }
 
-impl Flush {
-    /// Flushes through `flush`, or lets another caller do it. Blocks.
+/// The threads that flush. Dropping it flushes what is queued, and waits for that.
+pub(super) struct Flusher {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What the threads share.
+struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    verifier: AtomicU64,
+    /// Files with content that no flush covers.
+    dirty: AtomicUsize,
+    /// Flushes until now.
+    count: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: std::collections::VecDeque<Job>,
+    closed: bool,
+}
+
+impl Node {
+    /// How many flushes have failed until now; to be asked before a change that is to be flushed.
+    pub fn failures(&self) -> Failures {
+        Failures(self.failures.load(Ordering::SeqCst))
+    }
+
+    /// Whether new names in this directory are on the disk with their files when the directory is.
+    pub fn settles_new_names(&self) -> bool {
+        self.root.discipline == Discipline::Journal
+    }
+
+    const fn has_content(&self) -> bool {
+        matches!(self.kind, Kind::Regular | Kind::Directory)
+    }
+}
+
+impl Fs {
+    /// Tells `then` when all that is due is on the disk. Blocks only as long as opening a file may
+    /// take that is not open.
+    pub fn settle(&self, due: Due, then: Waiter) {
+        match due {
+            Due::Content(node, extent, since) => {
+                if let Err(errno) = self.readable(&node, Patience::Blocking) {
+                    return then(Err(errno));
+                }
+                let file = Arc::clone(&node);
+                let then = Box::new(move |flushed: Result<()>| {
+                    let lost = flushed.is_ok() && file.failures() != since;
+                    then(if lost { Err(Errno::IO) } else { flushed });
+                });
+                let next = node.flush.join(|wanted| *wanted = (*wanted).max(Some(extent)), then);
+                self.flusher.see_to(next, || Job::Content(node));
+            }
+            Due::Names(nodes) => {
+                let opened = nodes.iter().filter(|node| node.has_content());
+                let opened = opened.map(|node| self.readable(node, Patience::Blocking).map(drop));
+                if let Err(errno) = opened.collect::<Result<()>>() {
+                    return then(Err(errno));
+                }
+                let Some(root) = nodes.first().map(|node| Arc::clone(&node.root)) else {
+                    return then(Ok(()));
+                };
+                let next = root.names.join(|wanted| add(wanted, nodes), then);
+                self.flusher.see_to(next, || Job::Names(Arc::clone(&root)));
+            }
+        }
+    }
+
+    /// Has the content of `node` on the disk, as far as `extent` says. Blocks.
     ///
     /// # Errors
-    /// What `flush` answered to whoever called it.
-    pub(super) fn run(&self, extent: Extent, flush: impl Fn(Extent) -> Result<()>) -> Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = state.begun + 1;
-        state.wanted = state.wanted.max(Some(extent));
-        while state.running && state.begun < mine {
-            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.begun < mine {
-            state.begun = mine;
-            state.running = true;
-            let extent = state.wanted.take().unwrap_or(extent);
-            drop(state);
-            let result = flush(extent);
-            state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.running = false;
-            if let Err(errno) = result {
-                state.failed = Some((mine, errno));
-            }
-            self.ended.notify_all();
-            return result;
-        }
-        while state.running && state.begun == mine {
-            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        // A later failure counts, too: one that was overwritten by it must not look like success.
-        match state.failed {
-            Some((failed, errno)) if failed >= mine => Err(errno),
-            _ => Ok(()),
+    /// It may not be, and what was written without a flush before may be lost: the verifier is
+    /// another one now.
+    pub fn flush(&self, node: &Arc<Node>, extent: Extent) -> Result<()> {
+        let (told, flushed) = mpsc::channel();
+        let due = Due::Content(Arc::clone(node), extent, node.failures());
+        self.settle(
+            due,
+            Box::new(move |flushed| {
+                let _ = told.send(flushed); // it is waited for below
+            }),
+        );
+        flushed.recv().unwrap_or(Err(Errno::IO))
+    }
+
+    /// Whether [`Fs::settle`] for the content of `node` would not block.
+    pub fn is_open(&self, node: &Node) -> bool {
+        node.opened().is_some()
+    }
+
+    /// What changes whenever data that was acknowledged without a flush may be lost: at every
+    /// start, and after every flush that failed. Clients compare it and send again (RFC 1813
+    /// §3.3.7).
+    pub fn verifier(&self) -> u64 {
+        self.flusher.shared.verifier.load(Ordering::SeqCst)
+    }
+
+    /// Notes that `node` has content which no flush covers.
+    pub(super) fn mark_dirty(&self, node: &Node) {
+        if !node.dirty.swap(true, Ordering::SeqCst) {
+            self.flusher.shared.dirty.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// Changes whenever data that was acknowledged without a flush may be lost: at every start, and
-/// after every flush that failed. Clients compare it and send again (RFC 1813 §3.3.7).
-#[derive(Debug)]
-pub(super) struct Verifier(AtomicU64);
+/// Adds what is not there. Nearly always a directory, or a few of them.
+fn add(wanted: &mut Vec<Arc<Node>>, nodes: Vec<Arc<Node>>) {
+    for node in nodes {
+        if !wanted.iter().any(|other| Arc::ptr_eq(other, &node)) {
+            wanted.push(node);
+        }
+    }
+}
 
-impl Verifier {
-    pub(super) fn new() -> Result<Self> {
-        Ok(Self(AtomicU64::new(random()?)))
+impl Flusher {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The system has no random numbers, or refuses a thread.
+    pub(super) fn start() -> Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            verifier: AtomicU64::new(random()?),
+            dirty: AtomicUsize::new(0),
+            count: AtomicU64::new(0),
+        });
+        let start = |n| {
+            let shared = Arc::clone(&shared);
+            let thread = thread::Builder::new().name(format!("berth-flush-{n}")).stack_size(STACK);
+            thread.spawn(move || shared.work())
+        };
+        let threads = (0..THREADS).map(start).collect::<std::io::Result<_>>()?;
+        Ok(Self { shared, threads })
     }
 
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+    /// Files with content that no flush covers.
+    pub(super) fn dirty(&self) -> usize {
+        self.shared.dirty.load(Ordering::Relaxed)
     }
 
-    pub(super) fn change(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+    /// How often something was flushed.
+    pub(super) fn count(&self) -> u64 {
+        self.shared.count.load(Ordering::Relaxed)
+    }
+
+    fn see_to(&self, next: Next, job: impl FnOnce() -> Job) {
+        if next == Next::Due {
+            self.shared.push(job());
+        }
+    }
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        self.shared.queue().closed = true;
+        self.shared.filled.notify_all();
+        for thread in self.threads.drain(..) {
+            // The last who waited may have kept the server, and now drops it here.
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join(); // it catches what panics
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, job: Job) {
+        self.queue().jobs.push_back(job);
+        self.filled.notify_one();
+    }
+
+    fn work(&self) {
+        while let Some(job) = self.next() {
+            self.run(job);
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut queue = self.queue();
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                return Some(job);
+            }
+            if queue.closed {
+                return None;
+            }
+            queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn run(&self, job: Job) {
+        let (flushed, waiting, next) = match &job {
+            Job::Content(node) => {
+                let (extent, waiting) = node.flush.begin();
+                let flushed = self.flush_one(node, extent.unwrap_or(Extent::All));
+                (flushed, waiting, node.flush.end())
+            }
+            Job::Names(root) => {
+                let (nodes, waiting) = root.names.begin();
+                let flushed = self.flush_names(root, &nodes);
+                (flushed, waiting, root.names.end())
+            }
+        };
+        // First, so that another thread begins the next flush while the answers are given.
+        if next == Next::Due {
+            self.push(job);
+        }
+        for waiter in waiting {
+            // A bug in one call must not take the answers of the others.
+            if catch_unwind(AssertUnwindSafe(|| waiter(flushed))).is_err() {
+                tracing::error!("an answer panicked; its connection is closed");
+            }
+        }
+    }
+
+    fn flush_names(&self, root: &Root, nodes: &[Arc<Node>]) -> Result<()> {
+        let mut single: Vec<_> = nodes.iter().filter(|node| node.has_content()).collect();
+        let many = single.len() > FEW && root.discipline != Discipline::Each;
+        // What cannot be opened has no flush of its own.
+        if many || single.len() < nodes.len() {
+            self.flushed(disk::flush_whole(root))?;
+            if many {
+                // One all the same: old kernels do not tell of everything that went wrong.
+                single.truncate(1);
+            }
+        }
+        single.into_iter().try_for_each(|node| self.flush_one(node, Extent::All))
+    }
+
+    fn flush_one(&self, node: &Node, extent: Extent) -> Result<()> {
+        let content = node.opened().ok_or(Errno::BADF)?;
+        let one_at_a_time = node.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the flush: what is written while it runs is not covered.
+        if node.dirty.swap(false, Ordering::SeqCst) {
+            self.dirty.fetch_sub(1, Ordering::Relaxed);
+        }
+        let flushed = match extent {
+            Extent::Data => disk::flush_data(content),
+            Extent::All => disk::flush(content),
+        };
+        if flushed.is_err() {
+            node.failures.fetch_add(1, Ordering::SeqCst);
+        }
+        self.flushed(flushed)?;
+        drop(one_at_a_time);
+        node.recharge(); // blocks may have been allocated only now
+        Ok(())
+    }
+
+    /// Counts a flush. After one that failed, no later answer may carry the old verifier.
+    fn flushed(&self, flushed: Result<()>) -> Result<()> {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        if flushed.is_err() {
+            self.verifier.fetch_add(1, Ordering::SeqCst);
+        }
+        flushed
     }
 }
 
@@ -107,62 +348,67 @@ fn random() -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
-    use std::sync::mpsc;
-    use std::thread;
+    use crate::export::ExportId;
+    use crate::fs::handle::{KEY_LEN, Key};
+    use std::path::Path;
 
-    /// Starts `callers` threads while a flush is running; answers how many flushes ran in all.
-    fn flushes(callers: usize, result: Result<()>) -> (usize, Vec<Result<()>>) {
-        let (flush, count) = (Flush::default(), AtomicUsize::new(0));
-        let (started, begun) = mpsc::channel();
-        let (release, gate) = mpsc::channel::<()>();
-        let gate = Mutex::new(gate);
-        let results = thread::scope(|scope| {
-            let first = scope.spawn(|| {
-                flush.run(Extent::Data, |_| {
-                    count.fetch_add(1, Ordering::SeqCst);
-                    started.send(()).unwrap();
-                    gate.lock().unwrap().recv().unwrap();
-                    Ok(())
-                })
-            });
-            begun.recv().unwrap();
-            let others: Vec<_> = (0..callers)
-                .map(|_| {
-                    scope.spawn(|| {
-                        flush.run(Extent::All, |extent| {
-                            assert_eq!(extent, Extent::All);
-                            count.fetch_add(1, Ordering::SeqCst);
-                            result
-                        })
-                    })
-                })
-                .collect();
-            while flush.state.lock().unwrap().wanted != (callers > 0).then_some(Extent::All) {
-                thread::yield_now();
-            }
-            release.send(()).unwrap();
-            assert_eq!(first.join().unwrap(), Ok(()));
-            others.into_iter().map(|other| other.join().unwrap()).collect()
-        });
-        (count.into_inner(), results)
+    fn served(dir: &Path) -> (Fs, Arc<Node>) {
+        let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir).unwrap();
+        let root = Arc::new(Root::open(ExportId(1), dir, None, None).unwrap());
+        let node = fs.root_node(&root).unwrap();
+        (fs, node)
+    }
+
+    /// Has the flushes of `node` fail: a pipe stands for a disk that is broken.
+    fn broken(node: &Node) {
+        let (_, pipe) = std::io::pipe().unwrap();
+        node.write.set(pipe.into()).unwrap();
     }
 
     #[test]
-    fn whoever_comes_during_a_flush_needs_another() {
-        assert_eq!(flushes(1, Ok(())), (2, vec![Ok(())]));
+    fn a_flush_that_fails_changes_the_verifier() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fs, node) = served(dir.path());
+        broken(&node);
+        fs.mark_dirty(&node);
+        let before = fs.verifier();
+        assert_eq!(fs.flush(&node, Extent::All), Err(Errno::INVAL));
+        assert_ne!(fs.verifier(), before);
     }
 
     #[test]
-    fn those_who_wait_share_one() {
-        let (count, results) = flushes(12, Ok(()));
-        assert!(count < 13, "{count} flushes for 13 callers");
-        assert_eq!(results, vec![Ok(()); 12]);
+    fn a_flush_that_succeeds_leaves_the_verifier() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fs, node) = served(dir.path());
+        let before = fs.verifier();
+        fs.flush(&node, Extent::All).unwrap();
+        assert_eq!(fs.verifier(), before);
     }
 
     #[test]
-    fn a_failure_reaches_all_who_shared_it() {
-        let (_, results) = flushes(12, Err(Errno::IO));
-        assert_eq!(results, vec![Err(Errno::IO); 12]);
+    fn a_flush_that_failed_since_the_change_is_a_failure_though_the_next_succeeds() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fs, node) = served(dir.path());
+        let since = node.failures();
+        node.failures.fetch_add(1, Ordering::SeqCst);
+        let (told, flushed) = mpsc::channel();
+        let due = Due::Content(Arc::clone(&node), Extent::Data, since);
+        fs.settle(due, Box::new(move |flushed| told.send(flushed).unwrap()));
+        assert_eq!(flushed.recv().unwrap(), Err(Errno::IO));
+        assert_eq!(fs.flush(&node, Extent::Data), Ok(()));
+    }
+
+    #[test]
+    fn what_is_queued_is_flushed_and_told_before_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fs, node) = served(dir.path());
+        let (told, flushed) = mpsc::channel();
+        for _ in 0..100 {
+            let told = told.clone();
+            let then = Box::new(move |flushed| told.send(flushed).unwrap());
+            fs.settle(Due::Names(vec![Arc::clone(&node)]), then);
+        }
+        drop((fs, told));
+        assert_eq!(flushed.iter().collect::<Vec<_>>(), [Ok(()); 100]);
     }
 }

@@ -12,6 +12,7 @@ pub mod count;
 pub mod data;
 pub mod dir;
 pub mod flush;
+pub mod group;
 pub mod handle;
 pub mod identity;
 pub mod info;
@@ -28,7 +29,6 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use arc_swap::ArcSwap;
@@ -39,8 +39,8 @@ use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::Account;
 use crate::sys::{self, Patience};
-use attr::{Attr, Kind, Time};
-use flush::{Extent, Verifier};
+use attr::{Attr, Time};
+use flush::{Extent, Flusher};
 use handle::{BadHandle, Body, Handle, Key};
 use identity::Switch;
 use locate::Moves;
@@ -86,7 +86,7 @@ pub struct Fs {
     nodes: Nodes,
     /// Handles of files that were listed, by export, number and time of birth.
     handles: Cache<(ExportId, u64, Time), Handle>,
-    verifier: Verifier,
+    flusher: Flusher,
     locks: Vec<Mutex<()>>,
     /// For the names of a file, and always taken after those (see [`charge`]).
     links: Vec<Mutex<()>>,
@@ -94,8 +94,7 @@ pub struct Fs {
     modes: Mutex<()>,
     hasher: RandomState,
     moves: Moves,
-    /// Nodes with unflushed content, and how many there may be.
-    dirty: AtomicUsize,
+    /// How many nodes may have unflushed content.
     dirty_max: usize,
 }
 
@@ -123,13 +122,12 @@ impl Fs {
             roots: ArcSwap::default(),
             nodes: Nodes::new(nodes),
             handles: Cache::new(HANDLES),
-            verifier: Verifier::new()?,
+            flusher: Flusher::start()?,
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             links: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             modes: Mutex::new(()),
             hasher: RandomState::new(),
             moves: Moves::open(state)?,
-            dirty: AtomicUsize::new(0),
             dirty_max: nodes / 4,
         })
     }
@@ -351,14 +349,14 @@ impl Fs {
         }
     }
 
-    /// What changes whenever unflushed data may be lost.
-    pub fn verifier(&self) -> u64 {
-        self.verifier.get()
-    }
-
     /// The files that are open, and how well they are found.
     pub fn stats(&self) -> Stats {
         self.nodes.stats()
+    }
+
+    /// How often something was flushed.
+    pub fn flushes(&self) -> u64 {
+        self.flusher.count()
     }
 
     /// Closes what was not used for a while, and flushes what was written then. Blocks; to be
@@ -376,25 +374,10 @@ impl Fs {
         }
     }
 
-    fn flush_quietly(&self, node: &Node) {
+    fn flush_quietly(&self, node: &Arc<Node>) {
         if let Err(error) = self.flush(node, Extent::All) {
             tracing::error!(%error, fileid = node.fileid, "cannot flush a file; clients send again");
         }
-    }
-
-    /// Makes sure that changes of names and attributes of these files are on the disk.
-    ///
-    /// # Errors
-    /// They may not be.
-    pub fn settle(&self, nodes: &[&Node]) -> Result<()> {
-        for node in nodes {
-            match node.kind {
-                Kind::Regular | Kind::Directory => self.flush(node, Extent::All)?,
-                // What cannot be opened has no flush of its own.
-                _ => rustix::fs::syncfs(&*node.root)?,
-            }
-        }
-        Ok(())
     }
 }
 

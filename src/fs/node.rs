@@ -7,6 +7,7 @@
 //! the server comes back. One that was written without a flush stays until that is made up: the
 //! kernel reports a failed write-back once to each open description.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -19,7 +20,8 @@ use rustix::fs::{Mode, OFlags};
 
 use super::attr::{Attr, Kind};
 use super::charge::Charge;
-use super::flush::Flush;
+use super::flush::Extent;
+use super::group::Group;
 use super::handle::Handle;
 use super::root::Root;
 use crate::errno::{Errno, Result};
@@ -43,7 +45,12 @@ pub struct Node {
     pub(super) listing: Mutex<()>,
     /// Whether content was written that no flush covers.
     pub(super) dirty: AtomicBool,
-    pub(super) flush: Flush,
+    /// Who waits for the content to be flushed.
+    pub(super) flush: Group<Option<Extent>>,
+    /// Held while it is flushed.
+    pub(super) flushing: Mutex<()>,
+    /// Flushes that failed.
+    pub(super) failures: AtomicU64,
     pub(super) charge: Charge,
     used: AtomicU32,
 }
@@ -61,7 +68,9 @@ impl Node {
             write: OnceLock::new(),
             listing: Mutex::new(()),
             dirty: AtomicBool::new(false),
-            flush: Flush::default(),
+            flush: Group::default(),
+            flushing: Mutex::new(()),
+            failures: AtomicU64::new(0),
             charge: Charge::new(attr),
             used: AtomicU32::new(0),
         })
@@ -214,8 +223,18 @@ impl Nodes {
     pub(super) fn sweep(&self, idle: u32) -> Vec<Arc<Node>> {
         let now = self.now.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let is_idle = |node: &Node| now.wrapping_sub(node.used.load(Ordering::Relaxed)) > idle;
-        self.cache.retain(|_, node| !is_idle(node) || node.dirty.load(Ordering::Relaxed));
-        self.dirty().into_iter().filter(|node| is_idle(node)).collect()
+        let dirty = RefCell::new(Vec::new());
+        self.cache.retain(|_, node| {
+            if !is_idle(node) {
+                return true;
+            }
+            let is_dirty = node.dirty.load(Ordering::Relaxed);
+            if is_dirty {
+                dirty.borrow_mut().push(Arc::clone(node));
+            }
+            is_dirty
+        });
+        dirty.into_inner()
     }
 
     /// Everything that was written and not flushed.

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 
 use super::attr::Attr;
+use super::group::Group;
 use super::handle::{Body, Key};
+use super::node::Node;
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::Account;
-use crate::sys::handle;
+use crate::sys::disk::{self, Discipline};
+use crate::sys::handle::{self, Mount};
 
 /// How the files of an export are found by their handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +34,16 @@ pub struct Root {
     pub handles: HandleKind,
     /// The directory, open for reading: opening by handle asks for such a descriptor.
     directory: OwnedFd,
+    /// Where its file system is mounted, if that gives handles.
+    pub(super) mount: Option<Mount>,
     /// The directory's number.
     pub(super) fileid: u64,
     /// What its files are booked to, if anything.
     pub(super) account: Option<Arc<Account>>,
+    /// What flushing means to its file system.
+    pub(super) discipline: Discipline,
+    /// Who waits for names and attributes to be flushed.
+    pub(super) names: Group<Vec<Arc<Node>>>,
 }
 
 impl Root {
@@ -61,7 +70,9 @@ impl Root {
             None if reopens(&directory).is_ok() => HandleKind::Kernel,
             None => HandleKind::Path,
         };
-        Ok(Self { id, handles, directory, fileid, account })
+        let mount = handle::mount(&directory).ok();
+        let (discipline, names) = (disk::discipline(&directory), Group::default());
+        Ok(Self { id, handles, directory, mount, fileid, account, discipline, names })
     }
 
     /// Whether this is what is at `dir` now.

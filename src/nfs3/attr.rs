@@ -3,6 +3,7 @@
 use nfsserve::nfs::nfsstat3;
 
 use super::call::{Call, Object};
+use super::promise::{Promise, alike};
 use super::status::{Reply, Why};
 use super::types::{Decode, Fattr, Fh, PostOp, Wcc, time, wire_seconds};
 use crate::export::Mode;
@@ -41,7 +42,7 @@ impl<'a> Decode<'a> for SetAttrArgs<'a> {
 }
 
 /// SETATTR: changes attributes, if nobody else did since the client looked.
-pub fn setattr(cx: &Call<'_>, args: &SetAttrArgs<'_>) -> Reply<Wcc, Wcc> {
+pub fn setattr(cx: &Call<'_>, args: &SetAttrArgs<'_>) -> Reply<Promise<Wcc, Wcc>, Wcc> {
     let object = cx.object_to_change(args.object)?;
     cx.may_change_now(&object)?;
     let guard = cx.fs().lock(&object.node, cx.patience())?;
@@ -58,8 +59,7 @@ pub fn setattr(cx: &Call<'_>, args: &SetAttrArgs<'_>) -> Reply<Wcc, Wcc> {
     let wcc = object.wcc(&before);
     drop(guard);
     result.map_err(|why| why.with(wcc))?;
-    cx.settle(&object, &[&object.node]).map_err(|errno| Why::from(errno).with(wcc))?;
-    Ok(wcc)
+    alike(wcc, object.due([&object.node]))
 }
 
 /// `ACCESS3args`

@@ -8,9 +8,9 @@ use nfsserve::nfs::nfsstat3;
 use super::Nfs;
 use super::status::{Fail, Why};
 use super::types::{Fattr, Fh, PostOp, Wcc};
-use crate::errno::Result;
 use crate::export::{Durability, Export, Mode, Options, Table};
 use crate::fs::attr::Attr;
+use crate::fs::flush::Due;
 use crate::fs::handle::Handle;
 use crate::fs::identity::Identity;
 use crate::fs::node::Node;
@@ -42,6 +42,15 @@ pub struct Object<'a> {
     export: &'a Export,
 }
 
+/// How a file in a directory gets onto the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settles {
+    /// With the name that it was given, where the file system can do that.
+    WithItsDirectory,
+    /// By itself: it was changed apart from that.
+    Alone,
+}
+
 impl<'a> Call<'a> {
     /// The backing directories.
     pub fn fs(&self) -> &Fs {
@@ -54,7 +63,7 @@ impl<'a> Call<'a> {
     }
 
     /// The file of a handle. The client list is checked here, at every call, for every handle.
-    pub fn object(&self, fh: Fh<'_>) -> std::result::Result<Object<'a>, Why> {
+    pub fn object(&self, fh: Fh<'_>) -> Result<Object<'a>, Why> {
         let handle = Handle::parse(fh.0)?;
         let export = self.table.get(handle.export()).ok_or(nfsstat3::NFS3ERR_STALE)?;
         let options = export.access(self.rpc.peer)?;
@@ -68,7 +77,7 @@ impl<'a> Call<'a> {
     }
 
     /// The same for a file that is going to be changed: not through a read-only export.
-    pub fn object_to_change(&self, fh: Fh<'_>) -> std::result::Result<Object<'a>, Why> {
+    pub fn object_to_change(&self, fh: Fh<'_>) -> Result<Object<'a>, Why> {
         let object = self.object(fh)?;
         if object.options.mode == Mode::ReadOnly {
             return Err(nfsstat3::NFS3ERR_ROFS.into());
@@ -78,7 +87,7 @@ impl<'a> Call<'a> {
 
     /// Puts a change of names or attributes off, if it would have to wait for the disk, or if
     /// changes have turned out to be slow lately.
-    pub fn may_change_now(&self, object: &Object<'_>) -> std::result::Result<(), Why> {
+    pub fn may_change_now(&self, object: &Object<'_>) -> Result<(), Why> {
         let waits = object.options.durability == Durability::Sync || !self.nfs.pace.is_quick();
         if waits && self.patience() == Patience::None { Err(Why::Later) } else { Ok(()) }
     }
@@ -94,36 +103,40 @@ impl<'a> Call<'a> {
     }
 
     /// Changes a directory: `work` runs under its lock, between the two looks at its attributes.
-    /// If the export says so, what it changed is on the disk afterwards, and so is what became of
-    /// the files that it answers.
     pub fn change_directory<T>(
         &self,
         dir: &Object<'_>,
-        work: impl FnOnce(&Guard<'_>) -> std::result::Result<(T, Option<Arc<Node>>), Why>,
-    ) -> std::result::Result<(T, Wcc), Fail<Wcc>> {
+        work: impl FnOnce(&Guard<'_>) -> Result<T, Why>,
+    ) -> Result<(T, Wcc), Fail<Wcc>> {
         self.may_change_now(dir)?;
         let guard = self.fs().lock(&dir.node, self.patience())?;
         let before = dir.node.attr()?;
         let done = self.nfs.pace.watch(self.patience(), || work(&guard));
         let wcc = dir.wcc(&before);
         drop(guard);
-        let (result, touched) = done.map_err(|why| why.with(wcc))?;
-        let mut nodes = vec![&*dir.node];
-        nodes.extend(touched.as_deref());
-        self.settle(dir, &nodes).map_err(|errno| Why::from(errno).with(wcc))?;
-        Ok((result, wcc))
-    }
-
-    /// Has changes on the disk, if the export says so.
-    pub fn settle(&self, object: &Object<'_>, nodes: &[&Node]) -> Result<()> {
-        match object.options.durability {
-            Durability::Sync => self.fs().settle(nodes),
-            Durability::Async => Ok(()),
-        }
+        Ok((done.map_err(|why| why.with(wcc))?, wcc))
     }
 }
 
 impl Object<'_> {
+    /// What has to be on the disk before changes of the names and attributes of `nodes` are
+    /// answered, if the export says so.
+    pub fn due<const N: usize>(&self, nodes: [&Arc<Node>; N]) -> Option<Due> {
+        match self.options.durability {
+            Durability::Sync => Some(Due::Names(nodes.map(Arc::clone).to_vec())),
+            Durability::Async => None,
+        }
+    }
+
+    /// The same for a directory and a file that has come into it, or was there and has changed.
+    pub fn due_with(&self, file: &Arc<Node>, settles: Settles) -> Option<Due> {
+        match settles {
+            Settles::WithItsDirectory if self.node.settles_new_names() => self.due([&self.node]),
+            // The file first: a name of a file that is not there is worse than none.
+            _ => self.due([file, &self.node]),
+        }
+    }
+
     /// Attributes, as they go into replies.
     pub const fn fattr(&self, attr: Attr) -> Fattr {
         Fattr { attr, fsid: self.export.id.0 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use nfsserve::nfs::nfsstat3;
 
-use super::call::{Call, Object};
+use super::call::{Call, Object, Settles};
+use super::promise::Promise;
 use super::status::{Reply, Why};
 use super::types::{Decode, DirOp, Fattr, Wcc, path};
 use crate::errno::Errno;
@@ -44,6 +45,13 @@ impl Encode for Made {
     }
 }
 
+/// A file that was made or found, and how it gets onto the disk.
+struct New {
+    node: Arc<Node>,
+    attr: Attr,
+    settles: Settles,
+}
+
 /// `createhow3`
 #[derive(Clone, Copy, Debug)]
 enum How {
@@ -73,9 +81,9 @@ impl<'a> Decode<'a> for CreateArgs<'a> {
 }
 
 /// CREATE: makes a file, or finds the one that is there.
-pub fn create(cx: &Call<'_>, args: &CreateArgs<'_>) -> Reply<Made, Wcc> {
+pub fn create(cx: &Call<'_>, args: &CreateArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
     let dir = cx.object_to_change(args.at.dir)?;
-    let ((node, mut attr, size), wcc) = cx.change_directory(&dir, |guard| {
+    let ((New { node, mut attr, settles }, size), wcc) = cx.change_directory(&dir, |guard| {
         let name = Name::new(args.at.name)?.entry(Errno::EXIST)?;
         let (mode, rest) = match args.how {
             How::Unchecked(changes) | How::Guarded(changes) => {
@@ -83,20 +91,18 @@ pub fn create(cx: &Call<'_>, args: &CreateArgs<'_>) -> Reply<Made, Wcc> {
             }
             How::Exclusive(verifier) => (EXCLUSIVE_MODE, keep(verifier)),
         };
-        let (node, attr, size) = match cx.fs().create(&dir.node, name, mode, &dir.who, guard) {
-            Ok(made) => {
-                let (node, attr) = finish(cx, &dir, name, made, &rest, guard)?;
-                (node, attr, None)
-            }
-            Err(Errno::EXIST) => existing(cx, &dir, name, args.how)?,
-            Err(errno) => return Err(errno.into()),
-        };
-        Ok(((Arc::clone(&node), attr, size), Some(node)))
+        match cx.fs().create(&dir.node, name, mode, &dir.who, guard) {
+            Ok(made) => Ok((finish(cx, &dir, name, made, &rest, guard)?, None)),
+            Err(Errno::EXIST) => existing(cx, &dir, name, args.how),
+            Err(errno) => Err(errno.into()),
+        }
     })?;
     if let Some(size) = size {
         attr = resize(cx, &dir, &node, size).map_err(|why| why.with(wcc))?;
     }
-    Ok(Made { handle: *node.handle(), attr: dir.fattr(attr), dir: wcc })
+    let due = dir.due_with(&node, settles);
+    let result = Made { handle: *node.handle(), attr: dir.fattr(attr), dir: wcc };
+    Ok(Promise { result, otherwise: wcc, due })
 }
 
 /// What CREATE finds under a name that is there, and the size that it is asked to give it.
@@ -105,7 +111,7 @@ fn existing(
     dir: &Object<'_>,
     name: &[u8],
     how: How,
-) -> Result<(Arc<Node>, Attr, Option<u64>), Why> {
+) -> Result<(New, Option<u64>), Why> {
     let name = Name::Entry(name);
     let (node, attr) = cx.fs().find(&dir.node, name, &dir.who, Patience::Blocking)?;
     let size = match how {
@@ -118,7 +124,7 @@ fn existing(
     match size {
         // Truncating takes a lock that may be held by somebody who waits for the disk.
         Some(Some(_)) if cx.patience() == Patience::None => Err(Why::Later),
-        Some(size) => Ok((node, attr, size)),
+        Some(size) => Ok((New { node, attr, settles: Settles::Alone }, size)),
         None => Err(nfsstat3::NFS3ERR_EXIST.into()),
     }
 }
@@ -129,10 +135,9 @@ fn resize(cx: &Call<'_>, dir: &Object<'_>, node: &Node, size: u64) -> Result<Att
     let guard = cx.fs().lock(node, Patience::Blocking)?;
     let changes = Changes { size: Some(size), ..Changes::default() };
     cx.fs().change(node, &node.attr()?, &dir.who, &changes, &guard)?;
-    let attr = node.attr()?;
+    let attr = node.attr();
     drop(guard);
-    cx.settle(dir, &[node])?;
-    Ok(attr)
+    Ok(attr?)
 }
 
 /// The verifier of an exclusive CREATE is kept in the file's times, where it survives a restart:
@@ -171,7 +176,7 @@ impl<'a> Decode<'a> for MkdirArgs<'a> {
 }
 
 /// MKDIR: makes a directory.
-pub fn mkdir(cx: &Call<'_>, args: &MkdirArgs<'_>) -> Reply<Made, Wcc> {
+pub fn mkdir(cx: &Call<'_>, args: &MkdirArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
     make(cx, args.at, |dir, name, guard| {
         let mode = args.changes.mode.unwrap_or(DIRECTORY_MODE);
         let made = cx.fs().make_directory(&dir.node, name, mode, &dir.who, guard)?;
@@ -196,7 +201,7 @@ impl<'a> Decode<'a> for SymlinkArgs<'a> {
 }
 
 /// SYMLINK: makes a symbolic link. Its target is any bytes but zero, and never looked at.
-pub fn symlink(cx: &Call<'_>, args: &SymlinkArgs<'_>) -> Reply<Made, Wcc> {
+pub fn symlink(cx: &Call<'_>, args: &SymlinkArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
     make(cx, args.at, |dir, name, guard| {
         if args.target.len() > TARGET_MAX {
             return Err(Errno::NAMETOOLONG.into());
@@ -247,7 +252,7 @@ impl<'a> Decode<'a> for MknodArgs<'a> {
 }
 
 /// MKNOD: makes a device, a pipe or a socket.
-pub fn mknod(cx: &Call<'_>, args: &MknodArgs<'_>) -> Reply<Made, Wcc> {
+pub fn mknod(cx: &Call<'_>, args: &MknodArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
     make(cx, args.at, |dir, name, guard| {
         let What::Special(special, changes) = args.what else {
             return Err(nfsstat3::NFS3ERR_BADTYPE.into());
@@ -263,15 +268,16 @@ pub fn mknod(cx: &Call<'_>, args: &MknodArgs<'_>) -> Reply<Made, Wcc> {
 fn make(
     cx: &Call<'_>,
     at: DirOp<'_>,
-    work: impl FnOnce(&Object<'_>, &[u8], &Guard<'_>) -> Result<(Arc<Node>, Attr), Why>,
-) -> Reply<Made, Wcc> {
+    work: impl FnOnce(&Object<'_>, &[u8], &Guard<'_>) -> Result<New, Why>,
+) -> Reply<Promise<Made, Wcc>, Wcc> {
     let dir = cx.object_to_change(at.dir)?;
-    let ((handle, attr), wcc) = cx.change_directory(&dir, |guard| {
+    let (New { node, attr, settles }, wcc) = cx.change_directory(&dir, |guard| {
         let name = Name::new(at.name)?.entry(Errno::EXIST)?;
-        let (node, attr) = work(&dir, name, guard)?;
-        Ok(((*node.handle(), attr), Some(node)))
+        work(&dir, name, guard)
     })?;
-    Ok(Made { handle, attr: dir.fattr(attr), dir: wcc })
+    let due = dir.due_with(&node, settles);
+    let result = Made { handle: *node.handle(), attr: dir.fattr(attr), dir: wcc };
+    Ok(Promise { result, otherwise: wcc, due })
 }
 
 /// Sets the attributes of a new file that its making did not. If they are refused, so is the file.
@@ -282,16 +288,16 @@ fn finish(
     (node, attr): (Arc<Node>, Attr),
     rest: &Changes,
     guard: &Guard<'_>,
-) -> Result<(Arc<Node>, Attr), Why> {
+) -> Result<New, Why> {
     if *rest == Changes::default() {
-        return Ok((node, attr));
+        return Ok(New { node, attr, settles: Settles::WithItsDirectory });
     }
     // A new file has size 0.
     let rest = Changes { size: rest.size.filter(|size| *size != 0), ..*rest };
     match cx.fs().change(&node, &attr, &dir.who, &rest, guard) {
         Ok(()) => {
             let attr = node.attr()?;
-            Ok((node, attr))
+            Ok(New { node, attr, settles: Settles::Alone })
         }
         Err(errno) => {
             let undone = if node.kind == Kind::Directory {

@@ -1,17 +1,24 @@
 //! READ, WRITE, COMMIT (RFC 1813 §3.3.6, §3.3.7, §3.3.21).
 
+use std::sync::Arc;
+
 use nfsserve::nfs::nfsstat3;
 
 use super::TRANSFER_MAX;
 use super::call::{Call, Object};
+use super::promise::Promise;
 use super::status::{Reply, Why};
-use super::types::{Decode, Fh, PostOp, Wcc};
+use super::types::{Decode, Fattr, Fh, PostOp, Wcc};
+use crate::fs::Fs;
 use crate::fs::attr::Attr;
-use crate::fs::flush::Extent;
+use crate::fs::flush::{Due, Extent};
+use crate::fs::node::Node;
 use crate::sys::Patience;
 use crate::xdr::{Encode, Error, Reader, Writer};
 
-/// Larger writes go to the pool: while they are copied there, the next one is received here.
+/// Larger writes go to the pool: while they are copied there, the next one is received here. So do
+/// durable ones of any size: while a file is being flushed, changing it may wait for the journal. What
+/// is left of a large one is two copies, from the socket and to the page cache.
 const WRITE_HERE_MAX: usize = 64 * 1024;
 
 /// `READ3args`
@@ -105,10 +112,10 @@ impl Encode for WriteOk {
 }
 
 /// WRITE: into the page cache, or to the disk if the client asks for that.
-pub fn write(cx: &Call<'_>, args: &WriteArgs<'_>) -> Reply<WriteOk, Wcc> {
+pub fn write(cx: &Call<'_>, args: &WriteArgs<'_>) -> Reply<Promise<WriteOk, Wcc>, Wcc> {
     let object = cx.object_to_change(args.file)?;
     // Before anything is written: if a flush fails from now on, the client must see it.
-    let verifier = cx.fs().verifier();
+    let (verifier, failures) = (cx.fs().verifier(), object.node.failures());
     // So many files wait to be flushed that this one must not be added to them.
     let stable = if cx.fs().is_behind() { Stable::FileSync } else { args.stable };
     let here =
@@ -117,12 +124,13 @@ pub fn write(cx: &Call<'_>, args: &WriteArgs<'_>) -> Reply<WriteOk, Wcc> {
         return Err(Why::Later.into());
     }
     let (count, wcc) = write_and_look(cx, &object, args)?;
-    match stable {
-        Stable::Unstable => {}
-        Stable::DataSync => flush(cx, &object, Extent::Data, wcc)?,
-        Stable::FileSync => flush(cx, &object, Extent::All, wcc)?,
-    }
-    Ok(WriteOk { wcc, count, stable, verifier })
+    let extent = match stable {
+        Stable::Unstable => None,
+        Stable::DataSync => Some(Extent::Data),
+        Stable::FileSync => Some(Extent::All),
+    };
+    let due = extent.map(|extent| Due::Content(Arc::clone(&object.node), extent, failures));
+    Ok(Promise { result: WriteOk { wcc, count, stable, verifier }, otherwise: wcc, due })
 }
 
 fn write_and_look(
@@ -144,10 +152,6 @@ fn write_and_look(
     Ok((u32::try_from(written.count).unwrap_or(u32::MAX), wcc))
 }
 
-fn flush(cx: &Call<'_>, object: &Object<'_>, extent: Extent, wcc: Wcc) -> Reply<(), Wcc> {
-    cx.fs().flush(&object.node, extent).map_err(|errno| Why::from(errno).with(wcc))
-}
-
 /// `COMMIT3args`. The range is not looked at: the whole file is flushed.
 #[derive(Clone, Copy, Debug)]
 pub struct CommitArgs<'a> {
@@ -162,30 +166,35 @@ impl<'a> Decode<'a> for CommitArgs<'a> {
     }
 }
 
-/// `COMMIT3resok`
-#[derive(Clone, Copy, Debug)]
+/// `COMMIT3resok`, looked up as it is written.
 pub struct CommitOk {
-    wcc: Wcc,
-    verifier: u64,
+    fs: Arc<Fs>,
+    node: Arc<Node>,
+    fsid: u64,
+    before: Attr,
 }
 
 impl Encode for CommitOk {
     fn encode(&self, w: &mut Writer<'_>) {
-        self.wcc.encode(w);
-        w.u64(self.verifier);
+        let after = self.node.attr().ok().map(|attr| Fattr { attr, fsid: self.fsid });
+        Wcc { before: Some(self.before), after: PostOp(after) }.encode(w);
+        // After the flush: one that failed until now has changed it.
+        w.u64(self.fs.verifier());
     }
 }
 
 /// COMMIT: what was written is on the disk afterwards.
-pub fn commit(cx: &Call<'_>, args: CommitArgs<'_>) -> Reply<CommitOk, Wcc> {
+pub fn commit(cx: &Call<'_>, args: CommitArgs<'_>) -> Reply<Promise<CommitOk, Wcc>, Wcc> {
     let object = cx.object(args.file)?;
-    if cx.patience() == Patience::None {
+    if cx.patience() == Patience::None && !cx.fs().is_open(&object.node) {
         return Err(Why::Later.into());
     }
     let before = object.node.attr()?;
-    let flushed = cx.fs().flush(&object.node, Extent::All);
-    let wcc = object.wcc(&before);
-    flushed.map_err(|errno| Why::from(errno).with(wcc))?;
-    // After the flush: one that failed until now has changed it.
-    Ok(CommitOk { wcc, verifier: cx.fs().verifier() })
+    let otherwise = object.wcc(&before);
+    let node = Arc::clone(&object.node);
+    // A flush that failed before has changed the verifier, by which the client knows.
+    let due = Some(Due::Content(Arc::clone(&node), Extent::All, node.failures()));
+    let result =
+        CommitOk { fs: Arc::clone(&cx.nfs.fs), node, fsid: object.fattr(before).fsid, before };
+    Ok(Promise { result, otherwise, due })
 }

@@ -12,6 +12,7 @@ mod data;
 mod info;
 mod lookup;
 mod pace;
+mod promise;
 mod readdir;
 mod remove;
 mod rename;
@@ -29,6 +30,7 @@ use crate::rpc::{self, Outcome, Program};
 use crate::xdr::{Encode, Error, Reader, Writer};
 use call::Call;
 use pace::Pace;
+use promise::Promise;
 use status::{Fail, Reply, Why};
 use types::Decode;
 
@@ -83,26 +85,26 @@ impl Program for Nfs {
         match call.procedure {
             0 => Outcome::Done,
             1 => answer(cx, out, |a| attr::getattr(cx, a)),
-            2 => answer(cx, out, |a| attr::setattr(cx, &a)),
+            2 => answer_settled(cx, out, |a| attr::setattr(cx, &a)),
             3 => answer(cx, out, |a| lookup::lookup(cx, a)),
             4 => answer(cx, out, |a| attr::access(cx, a)),
             5 => answer(cx, out, |a| lookup::readlink(cx, a)),
             6 => write_answer(cx, out, |a, w| data::read(cx, a, w)),
-            7 => answer(cx, out, |a| data::write(cx, &a)),
-            8 => answer(cx, out, |a| create::create(cx, &a)),
-            9 => answer(cx, out, |a| create::mkdir(cx, &a)),
-            10 => answer(cx, out, |a| create::symlink(cx, &a)),
-            11 => answer(cx, out, |a| create::mknod(cx, &a)),
-            12 => answer(cx, out, |a| remove::remove(cx, a)),
-            13 => answer(cx, out, |a| remove::rmdir(cx, a)),
-            14 => answer(cx, out, |a| rename::rename(cx, a)),
-            15 => answer(cx, out, |a| rename::link(cx, a)),
+            7 => answer_settled(cx, out, |a| data::write(cx, &a)),
+            8 => answer_settled(cx, out, |a| create::create(cx, &a)),
+            9 => answer_settled(cx, out, |a| create::mkdir(cx, &a)),
+            10 => answer_settled(cx, out, |a| create::symlink(cx, &a)),
+            11 => answer_settled(cx, out, |a| create::mknod(cx, &a)),
+            12 => answer_settled(cx, out, |a| remove::remove(cx, a)),
+            13 => answer_settled(cx, out, |a| remove::rmdir(cx, a)),
+            14 => answer_settled(cx, out, |a| rename::rename(cx, a)),
+            15 => answer_settled(cx, out, |a| rename::link(cx, a)),
             16 => write_answer(cx, out, |a, w| readdir::readdir(cx, a, w)),
             17 => write_answer(cx, out, |a, w| readdir::readdirplus(cx, a, w)),
             18 => answer(cx, out, |a| info::fsstat(cx, a)),
             19 => answer(cx, out, |a| info::fsinfo(cx, a)),
             20 => answer(cx, out, |a| info::pathconf(cx, a)),
-            21 => answer(cx, out, |a| data::commit(cx, a)),
+            21 => answer_settled(cx, out, |a| data::commit(cx, a)),
             _ => Outcome::Unavailable,
         }
     }
@@ -120,6 +122,27 @@ fn answer<'a, A: Decode<'a>, R: Encode, F: Encode + Default>(
         result.encode(w);
         Ok(())
     })
+}
+
+/// The same for a procedure whose answer may have to wait for the disk.
+fn answer_settled<'a, A: Decode<'a>, R, F>(
+    cx: &Call<'a>,
+    out: &mut Writer<'_>,
+    procedure: impl FnOnce(A) -> Reply<Promise<R, F>, F>,
+) -> Outcome
+where
+    R: Encode + Send + 'static,
+    F: Encode + Default + Send + 'static,
+{
+    let mut promised = None;
+    let outcome = write_answer(cx, out, |args, _| {
+        promised = Some(procedure(args)?);
+        Ok(())
+    });
+    match promised {
+        Some(promise) => promise::keep(cx, out, promise),
+        None => outcome,
+    }
 }
 
 /// The same for a procedure that writes its success itself, status included.

@@ -1,24 +1,25 @@
 //! REMOVE, RMDIR (RFC 1813 §3.3.12, §3.3.13).
 
 use super::call::Call;
+use super::promise::{Promise, alike};
 use super::status::Reply;
 use super::types::{DirOp, Wcc};
 use crate::errno::Errno;
 use crate::fs::name::Name;
 
 /// REMOVE: takes a name away; a directory needs RMDIR.
-pub fn remove(cx: &Call<'_>, args: DirOp<'_>) -> Reply<Wcc, Wcc> {
+pub fn remove(cx: &Call<'_>, args: DirOp<'_>) -> Reply<Promise<Wcc, Wcc>, Wcc> {
     let dir = cx.object_to_change(args.dir)?;
     let ((), wcc) = cx.change_directory(&dir, |guard| {
         let name = Name::new(args.name)?.entry(Errno::ISDIR)?;
         cx.fs().remove(&dir.node, name, &dir.who, guard)?;
-        Ok(((), None))
+        Ok(())
     })?;
-    Ok(wcc)
+    alike(wcc, dir.due([&dir.node]))
 }
 
 /// RMDIR: removes an empty directory.
-pub fn rmdir(cx: &Call<'_>, args: DirOp<'_>) -> Reply<Wcc, Wcc> {
+pub fn rmdir(cx: &Call<'_>, args: DirOp<'_>) -> Reply<Promise<Wcc, Wcc>, Wcc> {
     let dir = cx.object_to_change(args.dir)?;
     let ((), wcc) = cx.change_directory(&dir, |guard| {
         let name = match Name::new(args.name)? {
@@ -27,7 +28,7 @@ pub fn rmdir(cx: &Call<'_>, args: DirOp<'_>) -> Reply<Wcc, Wcc> {
             Name::Parent => return Err(Errno::EXIST.into()),
         };
         cx.fs().remove_directory(&dir.node, name, &dir.who, guard)?;
-        Ok(((), None))
+        Ok(())
     })?;
-    Ok(wcc)
+    alike(wcc, dir.due([&dir.node]))
 }

@@ -1,8 +1,7 @@
 //! RENAME, LINK (RFC 1813 §3.3.14, §3.3.15).
 
-use std::sync::Arc;
-
-use super::call::Call;
+use super::call::{Call, Settles};
+use super::promise::{Promise, alike};
 use super::status::{Reply, Why};
 use super::types::{Decode, DirOp, Fh, PostOp, Wcc};
 use crate::errno::Errno;
@@ -37,7 +36,7 @@ impl Encode for BothWcc {
 }
 
 /// RENAME: moves a name, over another if there is one, in one step.
-pub fn rename(cx: &Call<'_>, args: RenameArgs<'_>) -> Reply<BothWcc, BothWcc> {
+pub fn rename(cx: &Call<'_>, args: RenameArgs<'_>) -> Reply<Promise<BothWcc, BothWcc>, BothWcc> {
     let from = cx.object_to_change(args.from.dir)?;
     let to = cx.object_to_change(args.to.dir)?;
     cx.may_change_now(&from)?;
@@ -56,12 +55,7 @@ pub fn rename(cx: &Call<'_>, args: RenameArgs<'_>) -> Reply<BothWcc, BothWcc> {
     drop(guard);
     moved.map_err(|why| why.with(wcc))?;
     // The new name first: a crash in between may leave both, but not neither.
-    let mut nodes = vec![&*to.node];
-    if !Arc::ptr_eq(&from.node, &to.node) {
-        nodes.push(&from.node);
-    }
-    cx.settle(&from, &nodes).map_err(|errno| Why::from(errno).with(wcc))?;
-    Ok(wcc)
+    alike(wcc, from.due([&to.node, &from.node]))
 }
 
 /// `LINK3args`
@@ -92,7 +86,10 @@ impl Encode for FileAndDir {
 }
 
 /// LINK: gives a file a further name.
-pub fn link(cx: &Call<'_>, args: LinkArgs<'_>) -> Reply<FileAndDir, FileAndDir> {
+pub fn link(
+    cx: &Call<'_>,
+    args: LinkArgs<'_>,
+) -> Reply<Promise<FileAndDir, FileAndDir>, FileAndDir> {
     let file = cx.object_to_change(args.file)?;
     let dir = cx.object_to_change(args.link.dir)?;
     cx.may_change_now(&dir)?;
@@ -108,6 +105,5 @@ pub fn link(cx: &Call<'_>, args: LinkArgs<'_>) -> Reply<FileAndDir, FileAndDir> 
     let body = FileAndDir { file: file.post_op(), dir: dir.wcc(&before) };
     drop(guard);
     linked.map_err(|why| why.with(body))?;
-    cx.settle(&dir, &[&file.node, &dir.node]).map_err(|errno| Why::from(errno).with(body))?;
-    Ok(body)
+    alike(body, dir.due_with(&file.node, Settles::WithItsDirectory))
 }

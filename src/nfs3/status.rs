@@ -93,7 +93,7 @@ impl<F: Default> From<nfsstat3> for Fail<F> {
 
 /// The status of an error (RFC 1813 §2.6). What the protocol has no word for is the server's
 /// fault, and logged, so that a word can be found.
-fn status(errno: Errno) -> nfsstat3 {
+pub fn status(errno: Errno) -> nfsstat3 {
     use nfsstat3 as s;
     match errno {
         Errno::PERM => s::NFS3ERR_PERM,

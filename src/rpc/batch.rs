@@ -6,11 +6,16 @@ use std::time::Instant;
 
 use super::connection::{SCRATCH, Shared};
 use super::link::Link;
+use super::pending::{Pending, Ready};
 use super::pool::Job;
 use super::record::{Flow, Header};
 use super::replay::Key;
-use super::service::{Origin, Reply, Service, Verdict};
+use super::service::{Carried, Origin, Reply, Service, Verdict};
 use crate::telemetry::metrics::{Answered, Local};
+use crate::xdr::Encode;
+
+/// Longer than the replies of calls that change something.
+const SMALL: usize = 512;
 
 /// The records that came together, and what becomes of them.
 pub struct Batch<'a> {
@@ -37,10 +42,14 @@ pub struct Batch<'a> {
 impl Batch<'_> {
     /// Answers a record here, or copies it for a thread that may sleep.
     pub fn take(&mut self, record: &[u8]) -> Flow {
-        if let Some(key) = self.answer(record) {
-            let mut own = self.shared.buffers.take();
-            own.extend_from_slice(record);
-            self.hand_on(own, 0, key);
+        match self.answer(record) {
+            Left::Nothing => {}
+            Left::Later(key) => {
+                let mut own = self.shared.buffers.take();
+                own.extend_from_slice(record);
+                self.hand_on(own, 0, key);
+            }
+            Left::Pending(call, pending) => self.wait(call, pending, record.len()),
         }
         self.flow()
     }
@@ -48,14 +57,20 @@ impl Batch<'_> {
     /// The same for one that fills a buffer of its own, behind its four bytes of mark.
     pub fn take_whole(&mut self, own: Vec<u8>) -> Flow {
         match self.answer(&own[4..]) {
-            Some(key) => self.hand_on(own, 4, key),
-            None => self.shared.buffers.give(own),
+            Left::Later(key) => self.hand_on(own, 4, key),
+            left => {
+                let received = own.len() - 4;
+                self.shared.buffers.give(own);
+                if let Left::Pending(call, pending) = left {
+                    self.wait(call, pending, received);
+                }
+            }
         }
         self.flow()
     }
 
-    /// Answers a record, unless it must be tried again where it may sleep.
-    fn answer(&mut self, record: &[u8]) -> Option<Option<Key>> {
+    /// Answers a record, as far as that can be done here.
+    fn answer(&mut self, record: &[u8]) -> Left {
         let start = begin_reply(self.replies);
         let waiter = || Arc::clone(self.link) as Arc<dyn Reply>;
         match self.service.answer(record, self.origin, &waiter, self.replies) {
@@ -68,25 +83,37 @@ impl Batch<'_> {
             Verdict::Silent => self.replies.truncate(start),
             Verdict::Later(key) => {
                 self.replies.truncate(start);
-                return Some(key);
+                return Left::Later(key);
+            }
+            Verdict::Pending(call, pending) => {
+                self.replies.truncate(start);
+                return Left::Pending(call, pending);
             }
         }
-        None
+        Left::Nothing
     }
 
     fn hand_on(&mut self, record: Vec<u8>, start: usize, key: Option<Key>) {
-        let handed = Handed {
+        let handed = self.handed(record.len(), key);
+        self.jobs.push(Box::new(move || handed.start(record, start)));
+    }
+
+    fn wait(&self, call: Carried, pending: Pending, received: usize) {
+        self.handed(0, call.key).wait(call, pending, received);
+    }
+
+    fn handed(&self, bytes: usize, key: Option<Key>) -> Handed {
+        self.link.started(bytes);
+        Handed {
             service: Arc::clone(self.service),
             shared: Arc::clone(self.shared),
             link: Arc::clone(self.link),
             origin: self.origin,
             arrived: self.arrived,
-            bytes: record.len(),
+            bytes,
             key,
             answered: false,
-        };
-        handed.link.started(handed.bytes);
-        self.jobs.push(Box::new(move || handed.start(record, start)));
+        }
     }
 
     fn flow(&mut self) -> Flow {
@@ -113,7 +140,17 @@ impl Batch<'_> {
     }
 }
 
-/// A call that the pool has. Dropped without an answer, which only a panic or the end of the
+/// What is left of a record that was looked at.
+enum Left {
+    /// Nothing: it is answered, or needs no answer.
+    Nothing,
+    /// It must be tried again where it may sleep.
+    Later(Option<Key>),
+    /// It was carried out and waits for its results.
+    Pending(Carried, Pending),
+}
+
+/// A call that the pool has, or that waits for its results. Dropped without an answer, which only a panic or the end of the
 /// connection does, it is forgotten and the connection given up, so that the client asks again
 /// instead of waiting for ever.
 struct Handed {
@@ -147,6 +184,12 @@ impl Handed {
                 let call = Answered { procedure, status, received, sent };
                 self.shared.metrics.count(self.arrived.elapsed(), call);
             }
+            Verdict::Pending(call, pending) => {
+                let received = record.len() - start;
+                buffers.give(record);
+                buffers.give(reply);
+                return self.wait(call, pending, received);
+            }
             Verdict::Replayed | Verdict::Silent | Verdict::Later(_) => reply.clear(),
         }
         self.answered = true;
@@ -154,6 +197,25 @@ impl Handed {
         buffers.give(record);
         self.link.push(&mut reply);
         buffers.give(reply);
+    }
+
+    /// Waits for the results, with nothing kept of the call but where they go.
+    fn wait(mut self, call: Carried, pending: Pending, received: usize) {
+        self.link.shrank(std::mem::take(&mut self.bytes));
+        pending.begin(Ready::new(move |results| self.finish(call, results, received)));
+    }
+
+    fn finish(mut self, call: Carried, results: &dyn Encode, received: usize) {
+        let mut reply = Vec::with_capacity(SMALL);
+        let at = begin_reply(&mut reply);
+        if let Verdict::Answered(procedure, status) = self.service.finish(call, results, &mut reply)
+        {
+            end_reply(&mut reply, at);
+            let call = Answered { procedure, status, received, sent: reply.len() - at - 4 };
+            self.shared.metrics.count(self.arrived.elapsed(), call);
+            self.answered = true;
+            self.link.post(&mut reply);
+        }
     }
 }
 

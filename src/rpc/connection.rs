@@ -24,6 +24,7 @@ use super::buffers::Buffers;
 use super::link::Link;
 use super::pool::{Job, Pool};
 use super::record::{Error, Flow, Records};
+use super::room::Room;
 use super::server::Limits;
 use super::service::{Origin, Service};
 use crate::errno::Errno;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub pool: Arc<Pool>,
     /// Large buffers.
     pub buffers: Arc<Buffers>,
+    /// Room for calls that are handed on.
+    pub room: Arc<Room>,
     /// Bounds.
     pub limits: Limits,
     /// Cancelled when the server stops: what is being answered is answered, and no more is read.
@@ -98,7 +101,7 @@ pub async fn run(
     shared: Arc<Shared>,
     scratch: Arc<Mutex<Scratch>>,
 ) {
-    let link = Arc::new(Link::new(stream, Arc::clone(&shared.buffers)));
+    let link = Arc::new(Link::new(stream, Arc::clone(&shared.buffers), Arc::clone(&shared.room)));
     let records = Records::new(shared.limits.record);
     let (paused, last) = (false, Instant::now());
     let mut connection =

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::net::UdpSocket;
 
 use super::connection::Shared;
-use super::service::{Origin, Reply, Service, Verdict};
+use super::service::{Carried, Origin, Reply, Service, Verdict};
 use crate::telemetry::metrics::{Answered, Metrics};
 
 /// Larger calls and replies do not go over UDP (RFC 1813 programs ask for 8 KiB at least).
@@ -33,7 +33,7 @@ impl Sender {
                 self.send(reply);
             }
             Verdict::Replayed => self.send(reply),
-            Verdict::Silent | Verdict::Later(_) => {}
+            Verdict::Silent | Verdict::Later(_) | Verdict::Pending(..) => {}
         }
     }
 }
@@ -76,7 +76,9 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
                     drop(running);
                 })]);
             }
-            Verdict::Later(key) => service.forget(key),
+            // None of the programs that are served here has results that come later: those may be
+            // lost, too.
+            Verdict::Later(key) | Verdict::Pending(Carried { key, .. }, _) => service.forget(key),
             verdict => sender.settle(verdict, &reply, (len, arrived), &shared.metrics),
         }
     }

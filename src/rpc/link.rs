@@ -16,12 +16,16 @@ use tokio::sync::Notify;
 use super::buffers::Buffers;
 use super::pool::Job;
 use super::record;
+use super::room::Room;
 use super::service::Reply;
 
 /// Unsent bytes above which no further call is started. One reply more may come on top.
 const UNSENT_MAX: usize = 1024 * 1024;
 
-/// Calls of one connection that wait for a thread or run on one.
+/// Small replies are joined up to this size.
+const TOGETHER: usize = 64 * 1024;
+
+/// Calls of one connection that wait for a thread, run on one, or wait for their results.
 const CALLS_MAX: usize = 256;
 
 /// Bytes of such calls.
@@ -34,6 +38,7 @@ pub struct Link {
     /// Wakes the task: bytes wait for the socket, or there is room for calls again.
     pub wake: Notify,
     buffers: Arc<Buffers>,
+    room: Arc<Room>,
     outbox: Mutex<Outbox>,
     calls: AtomicUsize,
     bytes: AtomicUsize,
@@ -61,11 +66,12 @@ impl Outbox {
 
 impl Link {
     /// Wraps a connected socket.
-    pub fn new(stream: TcpStream, buffers: Arc<Buffers>) -> Self {
+    pub fn new(stream: TcpStream, buffers: Arc<Buffers>, room: Arc<Room>) -> Self {
         Self {
             stream,
             wake: Notify::new(),
             buffers,
+            room,
             outbox: Mutex::default(),
             calls: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
@@ -92,6 +98,32 @@ impl Link {
         outbox.queue.push_back(std::mem::replace(replies, self.buffers.take()));
         drop(outbox);
         self.wake.notify_one();
+    }
+
+    /// Queues a marked reply for the connection's task, which sends together what came together;
+    /// what comes alone is sent at once. Empties `reply`.
+    pub fn post(&self, reply: &mut Vec<u8>) {
+        if self.calls.load(Ordering::SeqCst) == 1 {
+            return self.push(reply);
+        }
+        let mut outbox = self.outbox();
+        if outbox.broken {
+            return;
+        }
+        let (is_first, len) = (outbox.queue.is_empty(), reply.len());
+        match outbox.queue.back_mut() {
+            Some(last) if last.len() + len <= TOGETHER => last.extend_from_slice(reply),
+            _ => outbox.queue.push_back(std::mem::take(reply)),
+        }
+        if is_first {
+            outbox.sent = 0;
+        }
+        outbox.unsent += len;
+        reply.clear();
+        drop(outbox);
+        if is_first {
+            self.wake.notify_one(); // otherwise the task knows already
+        }
     }
 
     /// Sends what waits, as far as the socket takes it; answers how many bytes that was.
@@ -181,8 +213,9 @@ impl Link {
     }
 
     fn fits(&self) -> bool {
+        let bytes = self.bytes.load(Ordering::SeqCst);
         self.calls.load(Ordering::SeqCst) < CALLS_MAX
-            && self.bytes.load(Ordering::SeqCst) < BYTES_MAX
+            && (bytes == 0 || bytes < BYTES_MAX && self.room.is_left())
             && self.outbox().unsent <= UNSENT_MAX
     }
 
@@ -195,6 +228,7 @@ impl Link {
     pub fn started(&self, bytes: usize) {
         self.calls.fetch_add(1, Ordering::SeqCst);
         self.bytes.fetch_add(bytes, Ordering::SeqCst);
+        self.room.take(bytes);
     }
 
     /// Gives the connection up: it ended, or a call of it cannot be answered, and the client must
@@ -210,9 +244,19 @@ impl Link {
         self.watched.store(true, Ordering::SeqCst);
     }
 
+    /// Notes that a call which is not at its end needs so many bytes no more.
+    pub fn shrank(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        self.room.give(bytes);
+        if self.watched.load(Ordering::SeqCst) {
+            self.wake.notify_one();
+        }
+    }
+
     /// Notes that a call ended; its reply was pushed before.
     pub fn ended(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        self.room.give(bytes);
         self.calls.fetch_sub(1, Ordering::SeqCst);
         if self.watched.load(Ordering::SeqCst) {
             self.wake.notify_one();

@@ -10,6 +10,9 @@
 //!                                                      | Outcome::Later
 //!                                                      v
 //!                                          pool: Program::call (Patience::Blocking)
+//!                                                      | Outcome::Pending
+//!                                                      v
+//!                                      whoever calls Ready::write writes the results
 //! ```
 
 pub mod auth;
@@ -19,9 +22,11 @@ mod connection;
 mod datagram;
 mod link;
 pub mod message;
+pub mod pending;
 mod pool;
 pub mod record;
 pub mod replay;
+mod room;
 pub mod server;
 pub mod service;
 
@@ -30,6 +35,7 @@ use std::net::SocketAddr;
 use crate::sys::Patience;
 use crate::xdr::{Error, Reader, Writer};
 use auth::Credentials;
+use pending::Pending;
 
 /// One remote program, and its versions.
 pub trait Program: Send + Sync {
@@ -74,12 +80,14 @@ pub struct Call<'a> {
 }
 
 /// How a call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Outcome {
     /// The results are written.
     Done,
     /// Nothing was done: it may have to sleep. Only with [`Patience::None`].
     Later,
+    /// It was carried out, but may not be answered yet; nothing is written.
+    Pending(Pending),
     /// The version has no such procedure.
     Unavailable,
     /// The arguments cannot be decoded.

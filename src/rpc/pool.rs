@@ -2,6 +2,9 @@
 //!
 //! The queue is bounded by those who feed it: a connection hands over a limited number of calls
 //! and bytes before it stops reading ([`super::link`]).
+//!
+//! A thread is woken for each job. Waking one or two, and having each that finds more jobs wake the
+//! next, saved durable writes of 4 KiB nothing and made those of 1 MiB a tenth dearer.
 
 use std::collections::VecDeque;
 use std::io;
@@ -106,5 +109,50 @@ impl Queue {
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Barrier, mpsc};
+    use std::time::Duration;
+
+    #[test]
+    fn jobs_that_wait_for_each_other_get_all_threads() {
+        // Never dropped: if they do not get them, that would wait for ever.
+        let pool: &Pool = Box::leak(Box::new(Pool::start(16).unwrap()));
+        let (together, (done, all)) = (Arc::new(Barrier::new(16)), mpsc::channel());
+        let job = || -> Job {
+            let (together, done) = (Arc::clone(&together), done.clone());
+            Box::new(move || {
+                together.wait();
+                done.send(()).unwrap();
+            })
+        };
+        while pool.queue.lock().idle < 16 {
+            thread::yield_now(); // or they would find jobs without being woken
+        }
+        pool.run(&mut (0..16 * 20).map(|_| job()).collect());
+        for _ in 0..16 * 20 {
+            all.recv_timeout(Duration::from_secs(60)).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_job_is_run_however_they_come() {
+        let (pool, done) = (Pool::start(4).unwrap(), Arc::new(AtomicUsize::new(0)));
+        for count in (0..1000).map(|n| n % 7) {
+            let job = || -> Job {
+                let done = Arc::clone(&done);
+                Box::new(move || {
+                    done.fetch_add(1, Ordering::Relaxed);
+                })
+            };
+            pool.run(&mut (0..count).map(|_| job()).collect());
+        }
+        drop(pool);
+        assert_eq!(done.load(Ordering::Relaxed), (0..1000).map(|n| n % 7).sum::<usize>());
     }
 }

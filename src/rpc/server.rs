@@ -85,6 +85,7 @@ impl Server {
         let shared = Shared {
             pool: Arc::new(Pool::start(settings.pool)?),
             buffers: Arc::new(Buffers::default()),
+            room: Arc::default(),
             limits: settings.limits,
             drain: CancellationToken::new(),
             metrics,

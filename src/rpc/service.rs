@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::message::{self, Header, Reject, Unfit};
+use super::pending::Pending;
 use super::replay::{Key, Replay, Seen};
 use super::{Call, Outcome, Program};
 use crate::sys::Patience;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::names::{Procedure, Status};
-use crate::xdr::Writer;
+use crate::xdr::{Encode, Writer};
 
 /// Parts of the reply cache, by client, so that two clients seldom wait for each other.
 const SHARDS: usize = 16;
@@ -36,7 +37,7 @@ pub struct Origin {
 }
 
 /// What became of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Verdict {
     /// The reply is written; for the metrics, what was called and how it ended.
     Answered(Procedure, Status),
@@ -46,6 +47,18 @@ pub enum Verdict {
     Silent,
     /// It has to be tried again where it may sleep, with what is remembered of it.
     Later(Option<Key>),
+    /// It was carried out, and [`Service::finish`] writes its reply when the results are there.
+    Pending(Carried, Pending),
+}
+
+/// A call that was carried out and waits for its results.
+#[derive(Clone, Copy, Debug)]
+pub struct Carried {
+    /// What is remembered of it, to be forgotten if the results never come.
+    pub key: Option<Key>,
+    xid: u32,
+    program: u32,
+    procedure: u32,
 }
 
 /// The programs that one set of sockets serves.
@@ -116,8 +129,22 @@ impl Service {
         self.run(program, &header, origin, Patience::Blocking, key, out)
     }
 
-    /// Forgets a call for which [`Service::answer`] said [`Verdict::Later`], and which will not be
-    /// tried again.
+    /// Writes the reply to a call whose results have come.
+    pub fn finish(&self, call: Carried, results: &dyn Encode, out: &mut Vec<u8>) -> Verdict {
+        let start = out.len();
+        let mut w = Writer::new(out);
+        message::success(call.xid, &mut w);
+        let mark = w.mark();
+        results.encode(&mut w);
+        let program = self.programs.iter().find(|program| program.number() == call.program);
+        let status = program.map_or(0, |program| program.status(call.procedure, w.written(mark)));
+        if let Some(key) = call.key {
+            Running { service: self, key }.settle(&out[start..]);
+        }
+        Verdict::Answered(Procedure::of(call.program, call.procedure), Status::of(status))
+    }
+
+    /// Forgets a call that was given up: it will not be tried again, or its results do not come.
     pub fn forget(&self, key: Option<Key>) {
         if let Some(key) = key {
             self.shard(key.client).abandon(key);
@@ -166,6 +193,12 @@ impl Service {
                 return Verdict::Later(key);
             }
             Outcome::Later => Some(Reject::SystemError),
+            Outcome::Pending(pending) => {
+                out.truncate(start);
+                std::mem::forget(running);
+                let Header { xid, program, procedure, .. } = *header;
+                return Verdict::Pending(Carried { key, xid, program, procedure }, pending);
+            }
             Outcome::Unavailable => Some(Reject::ProcedureUnavailable),
             Outcome::Garbage => Some(Reject::GarbageArgs),
         };

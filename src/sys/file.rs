@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use super::{Patience, check};
+use super::{Patience, check, fault};
 use crate::errno::{Errno, Result};
 
 /// Reads up to `max` bytes at `offset` and appends them to `buffer`; answers how many. Fewer than
@@ -19,9 +19,13 @@ pub fn read_at(
 ) -> Result<usize> {
     let offset = i64::try_from(offset).map_err(|_| Errno::INVAL)?;
     let flags = match patience {
+        Patience::None if fault::is_cold() => return Err(Errno::AGAIN),
         Patience::None => libc::RWF_NOWAIT,
         Patience::Blocking => 0,
     };
+    if patience == Patience::Blocking {
+        fault::read();
+    }
     buffer.reserve(max);
     let free = &mut buffer.spare_capacity_mut()[..max];
     let part = libc::iovec { iov_base: free.as_mut_ptr().cast(), iov_len: free.len() };
@@ -38,6 +42,15 @@ pub fn read_at(
     // capacity.
     unsafe { buffer.set_len(len) };
     Ok(read)
+}
+
+/// Writes what the system takes of `data` at `offset`; answers how much.
+///
+/// # Errors
+/// As pwrite(2) has them.
+pub fn write_at(fd: impl AsFd, data: &[u8], offset: u64) -> Result<usize> {
+    fault::write();
+    Ok(rustix::io::pwrite(fd, data, offset)?)
 }
 
 /// Whether the thread, as its file-system identity, has the `access` (R_OK, W_OK, X_OK of

@@ -17,6 +17,10 @@ pub struct KernelHandle {
     bytes: [u8; MAX],
 }
 
+/// A place where a file system is mounted, as long as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mount(libc::c_int);
+
 /// `struct file_handle` with room for the bytes that the kernel appends to it.
 #[repr(C)]
 struct Raw {
@@ -41,6 +45,18 @@ impl KernelHandle {
         self.kind
     }
 
+    /// The number of the file, where the form of the handle is known to hold it (Linux'
+    /// `enum fid_type`; XFS and btrfs have their own).
+    pub fn fileid(&self) -> Option<u64> {
+        let low = || self.bytes().first_chunk().map(|bytes| u32::from_ne_bytes(*bytes).into());
+        let whole = || self.bytes().first_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
+        match (self.kind, self.len) {
+            (0x01, 8) => low(),
+            (0x81, 12) | (0x4d, 20) => whole(),
+            _ => None,
+        }
+    }
+
     /// The handle's bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
@@ -52,7 +68,7 @@ impl KernelHandle {
 /// # Errors
 /// `EOPNOTSUPP` if the file system has none, `EOVERFLOW` if it is longer than [`MAX`].
 pub fn of(fd: impl AsFd) -> Result<KernelHandle> {
-    of_name(fd, c"", libc::AT_EMPTY_PATH)
+    Ok(of_name(fd, c"", libc::AT_EMPTY_PATH)?.0)
 }
 
 /// The handle of what `name` is in `dir`; links are not followed, mount points are.
@@ -60,10 +76,25 @@ pub fn of(fd: impl AsFd) -> Result<KernelHandle> {
 /// # Errors
 /// As [`of`], and those of a look-up.
 pub fn of_entry(dir: impl AsFd, name: &CStr) -> Result<KernelHandle> {
-    of_name(dir, name, 0)
+    Ok(of_name(dir, name, 0)?.0)
 }
 
-fn of_name(dir: impl AsFd, name: &CStr, flags: i32) -> Result<KernelHandle> {
+/// As [`of_entry`], if that is the file with the number `fileid`; `None` if it is not, or its handle
+/// does not say.
+pub fn of_file(dir: impl AsFd, name: &CStr, fileid: u64, mount: Mount) -> Option<KernelHandle> {
+    let (handle, on) = of_name(dir, name, 0).ok()?;
+    (on == mount && handle.fileid() == Some(fileid)).then_some(handle)
+}
+
+/// Where the file system of `fd` is mounted.
+///
+/// # Errors
+/// As [`of`].
+pub fn mount(fd: impl AsFd) -> Result<Mount> {
+    Ok(of_name(fd, c"", libc::AT_EMPTY_PATH)?.1)
+}
+
+fn of_name(dir: impl AsFd, name: &CStr, flags: i32) -> Result<(KernelHandle, Mount)> {
     let len = libc::c_uint::try_from(MAX).map_err(|_| Errno::OVERFLOW)?;
     let mut raw = Raw { len, kind: 0, bytes: [0; MAX] };
     let mut mount = 0;
@@ -79,7 +110,7 @@ fn of_name(dir: impl AsFd, name: &CStr, flags: i32) -> Result<KernelHandle> {
         )
     })?;
     let kind = u16::try_from(raw.kind).map_err(|_| Errno::OVERFLOW)?;
-    Ok(KernelHandle { kind, len: raw.len as usize, bytes: raw.bytes })
+    Ok((KernelHandle { kind, len: raw.len as usize, bytes: raw.bytes }, Mount(mount)))
 }
 
 /// Opens the file behind a handle without access to its content (O_PATH). `mount` is a descriptor
@@ -97,4 +128,40 @@ pub fn open(mount: impl AsFd, handle: &KernelHandle) -> Result<OwnedFd> {
     })?;
     // SAFETY: the kernel has just opened it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::unix::fs::MetadataExt;
+
+    fn check(kind: u16, bytes: &[u8], expected: Option<u64>) {
+        assert_eq!(KernelHandle::new(kind, bytes).unwrap().fileid(), expected, "{kind:#x}");
+    }
+
+    #[test]
+    fn the_number_is_read_from_forms_that_are_known_alone() {
+        let number = 0x0102_0304_0506_0708_u64;
+        let whole = [&number.to_ne_bytes()[..], &[9; 12]].concat();
+        check(0x01, &[&77_u32.to_ne_bytes()[..], &[9; 4]].concat(), Some(77));
+        check(0x81, &whole[..12], Some(number));
+        check(0x4d, &whole, Some(number));
+        check(0x01, &whole[..12], None); // tmpfs begins with the generation
+        check(0xfe, &whole, None);
+    }
+
+    #[test]
+    fn a_file_is_found_by_name_only_if_it_has_the_number_and_is_on_the_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let (folder, elsewhere) = (File::open(dir.path()).unwrap(), File::open("/proc").unwrap());
+        let fileid = dir.path().join("file").metadata().unwrap().ino();
+        let Ok(here) = mount(&folder) else { return }; // a file system without handles
+        let known = of_entry(&folder, c"file").unwrap().fileid().is_some();
+        let found = |fileid, mount| of_file(&folder, c"file", fileid, mount).is_some();
+        assert_eq!(found(fileid, here), known);
+        assert!(!found(fileid + 1, here));
+        assert!(mount(&elsewhere).is_err() || !found(fileid, mount(&elsewhere).unwrap()));
+    }
 }

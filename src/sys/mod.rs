@@ -5,7 +5,9 @@
 #![allow(unsafe_code)]
 
 pub mod dir;
+pub mod disk;
 pub mod durable;
+mod fault;
 pub mod file;
 pub mod handle;
 pub mod process;

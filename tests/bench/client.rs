@@ -1,4 +1,4 @@
-//! One connection with many calls outstanding, driven by one thread.
+//! Connections with many calls outstanding, each driven by one thread.
 //!
 //! Each of the `outstanding` slots has one call under way at a time: when its answer has come and
 //! has been checked, the slot makes its next call. All answers that one `recv` brings are handled
@@ -6,6 +6,7 @@
 
 use std::io::{ErrorKind, IoSlice};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -40,11 +41,47 @@ pub struct Outcome {
     pub nanoseconds: Histogram<u64>,
 }
 
+impl Outcome {
+    /// Both, done at the same time.
+    fn and(mut self, other: Self) -> Result<Self> {
+        self.calls += other.calls;
+        self.units += other.units;
+        self.elapsed = self.elapsed.max(other.elapsed);
+        self.nanoseconds.add(other.nanoseconds)?;
+        Ok(self)
+    }
+}
+
+/// Has each connection do its share of some work, all at the same time: `share` says what that is.
+pub fn drive_all<W: Work + Send>(
+    clients: &mut [Client],
+    mut share: impl FnMut(usize) -> W,
+    outstanding: usize,
+    limit: Duration,
+) -> Result<Outcome> {
+    if let [client] = clients {
+        return client.drive(&mut share(0), outstanding, limit);
+    }
+    let works: Vec<_> = (0..clients.len()).map(share).collect();
+    thread::scope(|scope| {
+        let shares = clients.iter_mut().zip(works);
+        let threads: Vec<_> = shares
+            .map(|(client, mut work)| {
+                scope.spawn(move || client.drive(&mut work, outstanding, limit))
+            })
+            .collect();
+        let outcomes = threads.into_iter().map(|thread| thread.join().expect("it does not panic"));
+        outcomes.reduce(|one, other| one?.and(other?)).context("no connection")?
+    })
+}
+
 pub struct Client {
     socket: TcpStream,
     inbox: Inbox,
     outbox: Outbox,
     calls: u32,
+    /// How many users take turns, from this one on.
+    users: (Caller, u32),
 }
 
 #[derive(Clone, Copy)]
@@ -71,7 +108,13 @@ impl Client {
             outbox: Outbox::new(program, caller),
             // A repeated run must not be taken for retransmissions of the one before it.
             calls: std::process::id().wrapping_mul(2_654_435_761),
+            users: (caller, 1),
         })
+    }
+
+    /// Has so many users take turns in what is driven, from `first` on.
+    pub fn take_turns(&mut self, first: Caller, users: u32) {
+        self.users = (first, users);
     }
 
     /// Makes one call and waits for its answer.
@@ -138,6 +181,10 @@ impl Client {
     fn issue(&mut self, work: &mut dyn Work, slot: usize, at: Instant) -> Option<Sent> {
         let xid = self.next_xid(slot);
         self.outbox.number(xid);
+        if let (first, users @ 2..) = self.users {
+            let turn = self.calls % users;
+            self.outbox.call_as(Caller { uid: first.uid + turn, gid: first.gid + turn });
+        }
         work.call(slot, &mut self.outbox).then_some(Sent { xid, at })
     }
 

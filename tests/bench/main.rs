@@ -1,12 +1,12 @@
-//! A load generator for any NFSv3 server: many calls outstanding on one connection.
+//! A load generator for any NFSv3 server: many calls outstanding on one connection or several.
 //!
 //! `cargo bench --bench load -- --server 127.0.0.1:2049 --export /srv/data --pid 1234`
 //!
 //! It prepares its own files through the server (`tree`), drives one workload after the other
 //! (`workload` over `client`), checks every answer, and removes its files. A wrong answer ends the
 //! run with exit code 1. The wire is encoded here (`wire`, `outbox`, `inbox`, `nfs`) and not by
-//! the server's code, so both have to agree with the RFCs and not with each other. One thread does
-//! all: it costs a server's machine as little as possible, a few microseconds a call at most.
+//! the server's code, so both have to agree with the RFCs and not with each other. One thread for each
+//! connection does all: it costs a server's machine as little as possible, a few microseconds a call at most.
 //!
 //! What is said about CPU is the server's, by its process id (`cpu`), for each call or each entry.
 
@@ -33,7 +33,7 @@ use clap::Parser;
 use rustix::process::{getgid, getuid};
 use serde_json::json;
 
-use crate::client::{Client, Outcome, SLOTS_MAX, Work};
+use crate::client::{Client, Outcome, SLOTS_MAX, Work, drive_all};
 use crate::cpu::Used;
 use crate::listing::Listings;
 use crate::outbox::Caller;
@@ -44,7 +44,7 @@ use crate::workload::{Kind, Op, Steps, Workload};
 /// How many places are read back after writing.
 const READ_BACK: u64 = 64;
 
-/// Loads an NFSv3 server over one connection and says how fast it answers and what that costs it.
+/// Loads an NFSv3 server over one connection, or several, and says how fast it answers and what that costs it.
 ///
 /// Works in a directory of its own below the export and removes it at the end. Every answer is
 /// checked; a wrong one ends the run with an error.
@@ -75,6 +75,15 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = outstanding)]
     outstanding: usize,
 
+    /// Connections that share the calls; each has as many outstanding
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+
+    /// Users who take turns from call to call, numbered from the one to call as; if more than one,
+    /// from 1000
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    users: u32,
+
     /// Share of the usual number of calls, which takes about half a minute altogether
     #[arg(long, value_name = "PERCENT", default_value_t = 100)]
     scale: u64,
@@ -86,6 +95,10 @@ struct Args {
     /// Files in the large directory
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     entries: u64,
+
+    /// How many of them GETATTR, LOOKUP and ACCESS go round
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    hot: u64,
 
     /// User to call as [default: the one who runs this]
     #[arg(long)]
@@ -142,7 +155,7 @@ fn load(args: &Args) -> Result<()> {
         .with_context(|| format!("cannot mount {}", args.export))?;
     let mut client = args.connect()?;
     let site = Site::make(&mut client, root)?;
-    let lines = run(args, &mut client, &site);
+    let lines = run(args, client, &site);
     // On a connection of its own: the other may have answers under way that nobody waits for.
     let removed = args.connect().and_then(|mut client| site.remove(&mut client));
     let lines = lines?;
@@ -152,9 +165,15 @@ fn load(args: &Args) -> Result<()> {
 }
 
 /// Fills the tree and runs the workloads, printing a line after each.
-fn run(args: &Args, client: &mut Client, site: &Site) -> Result<Vec<Line>> {
-    let tree = site.fill(client, args.entries).context("cannot prepare the test files")?;
-    let mut runner = Runner { args, client, tree: &tree, made: 0 };
+fn run(args: &Args, mut client: Client, site: &Site) -> Result<Vec<Line>> {
+    let tree =
+        site.fill(&mut client, args.entries, args.hot).context("cannot prepare the test files")?;
+    let others = (1..args.connections).map(|_| args.connect());
+    let mut clients = std::iter::once(Ok(client)).chain(others).collect::<Result<Vec<_>>>()?;
+    for client in &mut clients {
+        client.take_turns(args.first_user(), args.users);
+    }
+    let mut runner = Runner { args, clients, tree: &tree, made: 0 };
     let chosen: Vec<_> = match args.workloads.as_slice() {
         [] => workload::ALL.iter().collect(),
         some => some.to_vec(),
@@ -171,7 +190,7 @@ fn run(args: &Args, client: &mut Client, site: &Site) -> Result<Vec<Line>> {
 
 struct Runner<'a> {
     args: &'a Args,
-    client: &'a mut Client,
+    clients: Vec<Client>,
     tree: &'a Tree,
     /// Files that CREATE has left for REMOVE.
     made: u64,
@@ -182,9 +201,11 @@ impl<'a> Runner<'a> {
         let count = self.count(workload);
         let (outcome, cpu) = match workload.kind {
             Kind::Listings => {
-                let outstanding = self.args.outstanding;
-                self.unmeasured(Listings::new(self.tree, 1, outstanding))?;
-                self.measured(Listings::new(self.tree, count, outstanding))?
+                let (tree, outstanding) = (self.tree, self.args.outstanding);
+                let shares = self.clients.len() as u64;
+                self.unmeasured(|_| Listings::new(tree, 1, outstanding))?;
+                let each = count.div_ceil(shares);
+                self.measured(|_| Listings::new(tree, each, outstanding))?
             }
             Kind::Steps(pattern) => {
                 self.prepare(pattern, count)?;
@@ -209,6 +230,10 @@ impl<'a> Runner<'a> {
                 self.unmeasured(self.steps(&[Op::Create], missing))
             }
             [Op::Create] => self.clear(),
+            [Op::GetAttr | Op::Lookup | Op::Access] => {
+                // Each file once, so that no server measures what opening it costs.
+                self.unmeasured(self.steps(pattern, 0..self.args.hot.max(count / 20)))
+            }
             _ => self.unmeasured(self.steps(pattern, 0..count / 20)),
         }
     }
@@ -232,31 +257,45 @@ impl<'a> Runner<'a> {
 
     fn clear(&mut self) -> Result<()> {
         if self.made > 0 {
-            tree::empty(self.client, &self.tree.names)?;
+            tree::empty(&mut self.clients[0], &self.tree.names)?;
             self.made = 0;
         }
         Ok(())
     }
 
-    fn unmeasured(&mut self, mut work: impl Work) -> Result<()> {
-        self.client.drive(&mut work, self.args.outstanding, tree::LIMIT).map(|_| ())
+    fn unmeasured<W: Work + Send>(&mut self, share: impl FnMut(usize) -> W) -> Result<()> {
+        drive_all(&mut self.clients, share, self.args.outstanding, tree::LIMIT).map(|_| ())
     }
 
-    fn measured(&mut self, mut work: impl Work) -> Result<(Outcome, Option<Duration>)> {
+    fn measured<W: Work + Send>(
+        &mut self,
+        share: impl FnMut(usize) -> W,
+    ) -> Result<(Outcome, Option<Duration>)> {
         let limit = Duration::from_secs(self.args.seconds);
         let before = self.args.pid.map(Used::until_now).transpose()?;
-        let outcome = self.client.drive(&mut work, self.args.outstanding, limit)?;
+        let outcome = drive_all(&mut self.clients, share, self.args.outstanding, limit)?;
         let after = self.args.pid.map(Used::until_now).transpose()?;
         let cpu = after.zip(before).map(|(after, before)| after.since(&before));
         Ok((outcome, cpu))
     }
 
-    fn steps<'s>(&self, pattern: &'s [Op], numbers: Range<u64>) -> Steps<'s>
+    /// What each connection does of `numbers`: a part of them that follow each other.
+    fn steps<'s>(
+        &self,
+        pattern: &'s [Op],
+        numbers: Range<u64>,
+    ) -> impl FnMut(usize) -> Steps<'s> + use<'s>
     where
         'a: 's,
     {
-        let names = &self.tree.names;
-        Steps::new(self.tree, names, pattern, numbers, self.args.outstanding)
+        let (tree, outstanding) = (self.tree, self.args.outstanding);
+        let (shares, count) =
+            (self.clients.len() as u64, numbers.end.saturating_sub(numbers.start));
+        move |share| {
+            let border = |share: u64| numbers.start + count * share / shares;
+            let part = border(share as u64)..border(share as u64 + 1);
+            Steps::new(tree, &tree.names, pattern, part, outstanding)
+        }
     }
 }
 
@@ -276,6 +315,12 @@ impl Args {
             uid: self.uid.unwrap_or(getuid().as_raw()),
             gid: self.gid.unwrap_or(getgid().as_raw()),
         }
+    }
+
+    fn first_user(&self) -> Caller {
+        let caller = self.caller();
+        let stranger = Caller { uid: 1000, gid: 1000 };
+        if self.users > 1 && self.uid.is_none() { stranger } else { caller }
     }
 
     fn save(&self, lines: &[Line]) -> Result<()> {

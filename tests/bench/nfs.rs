@@ -86,12 +86,12 @@ impl Outbox {
     pub fn create(&mut self, dir: &Handle, name: &[u8]) {
         self.entry(8, dir, name, |args| {
             args.put_u32(1);
-            put_mode(args, 0o644);
+            put_mode(args, 0o666); // whoever calls next
         });
     }
 
     pub fn mkdir(&mut self, dir: &Handle, name: &[u8]) {
-        self.entry(9, dir, name, |args| put_mode(args, 0o755));
+        self.entry(9, dir, name, |args| put_mode(args, 0o777));
     }
 
     pub fn remove(&mut self, dir: &Handle, name: &[u8]) {

@@ -35,6 +35,8 @@ pub struct Outbox {
 
 /// Where the procedure is in the template: behind call, RPC version, program and version.
 const PROCEDURE_AT: usize = 16;
+/// Where user and group are: behind procedure, flavour, length, stamp and name of the machine.
+const CALLER_AT: usize = 40;
 
 impl Outbox {
     pub fn new(program: Program, caller: Caller) -> Self {
@@ -52,6 +54,14 @@ impl Outbox {
         template.put_opaque(&credential);
         template.put_u64(0); // the verifier: AUTH_NONE, empty
         Self { bytes: Vec::new(), data: Vec::new(), template, xid: 0 }
+    }
+
+    /// The calls that follow are this user's.
+    pub fn call_as(&mut self, caller: Caller) {
+        for (word, id) in [caller.uid, caller.gid].into_iter().enumerate() {
+            let at = CALLER_AT + 4 * word;
+            self.template[at..at + 4].copy_from_slice(&id.to_be_bytes());
+        }
     }
 
     /// Gives the next record its number.

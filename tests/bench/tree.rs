@@ -26,8 +26,6 @@ use crate::workload::{Op, Steps};
 const HURRY: usize = 16;
 /// Preparing takes as long as it takes, within reason.
 pub const LIMIT: Duration = Duration::from_secs(300);
-/// How many files of the large directory GETATTR, LOOKUP and ACCESS go round.
-const HOT_FILES: u64 = 1000;
 
 pub struct Tree {
     pub image: Image,
@@ -64,7 +62,7 @@ impl Site {
         Ok(Self { root, name, top })
     }
 
-    pub fn fill(&self, client: &mut Client, entries: u64) -> Result<Tree> {
+    pub fn fill(&self, client: &mut Client, entries: u64, hot: u64) -> Result<Tree> {
         let image = Image::new();
         let many = mkdir(client, &self.top, b"many")?;
         let names = mkdir(client, &self.top, b"names")?;
@@ -73,7 +71,7 @@ impl Site {
         let mut tree = Tree { image, many, entries, names, data, written, hot: Vec::new() };
         let create = Steps::new(&tree, &tree.many, &[Op::Create], 0..entries, HURRY);
         finish(client, create, entries).context("cannot fill the large directory")?;
-        for number in 0..HOT_FILES.min(entries) {
+        for number in 0..hot.min(entries) {
             let file = client.one(|out| out.lookup(&tree.many, &name(number)), nfs::looked_up)?.0;
             let attributes = client.one(|out| out.getattr(&file), nfs::got_attributes)?;
             ensure!(attributes.kind == nfs::REGULAR, "CREATE made no regular file");

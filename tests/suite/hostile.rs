@@ -7,12 +7,10 @@ use std::net::{Ipv4Addr, Shutdown, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit, setrlimit};
-
 use crate::support::client::{
     Client, Cred, LAST, MOUNT, NFS, Reply, auth, message, packed_path, record, words,
 };
-use crate::support::server::{Server, Setup};
+use crate::support::server::{Server, Setup, raise_descriptors};
 use crate::support::wire::*;
 use crate::support::{PATIENCE, eventually};
 
@@ -356,13 +354,6 @@ fn connections_above_the_limit_are_turned_away_and_the_others_served() {
         c.send(&record(&null(1))).is_ok() && c.receive().is_ok()
     });
     check_alive(&s);
-}
-
-/// Lets this process have as many connections as it may.
-fn raise_descriptors() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
-    setrlimit(Resource::Nofile, raised).unwrap();
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn view() -> View {
         ready: Ok(()),
         uptime: Duration::from_secs(90_000),
         listen: vec!["10.0.0.1:2049".parse().unwrap()],
-        gauges: Gauges { connections: 12, queue: 3, nodes: 4567, node_hits: 1, node_misses: 1 },
+        gauges: Gauges { connections: 12, queue: 3, nodes: 4567, ..Gauges::default() },
         accepted: 1234,
         refused: 0,
         rates: Rates::default(),

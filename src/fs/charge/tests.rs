@@ -68,7 +68,7 @@ impl Volume {
             Op::Truncate(d, n, size) => self
                 .files()
                 .truncate(&*self.files().find(dir(d), &name(n))?, u64::from(size) * 1001),
-            Op::Flush(d, n) => self.fs.flush(&*self.files().find(dir(d), &name(n))?, Extent::All),
+            Op::Flush(d, n) => self.fs.flush(&self.files().find(dir(d), &name(n))?, Extent::All),
             Op::Remove(d, n) => self.files().remove(dir(d), &name(n)),
             Op::Rmdir(d, n) => self.files().rmdir(dir(d), &name(n)),
             Op::Rename(d, n, e, m) => self.files().rename((dir(d), &name(n)), (dir(e), &name(m))),

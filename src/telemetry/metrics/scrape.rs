@@ -31,6 +31,8 @@ pub struct Gauges {
     pub node_hits: u64,
     /// Files that had to be opened.
     pub node_misses: u64,
+    /// How often files, directories or file systems were flushed.
+    pub flushes: u64,
 }
 
 /// Numbers of the volumes, where there are any.
@@ -108,6 +110,9 @@ impl Collector for Scrape {
         self.calls(&mut out)?;
         self.connections(&mut out)?;
         self.nodes(&mut out)?;
+        let help =
+            "Flushes of files, directories and file systems; calls that wait together share one.";
+        out.counter("flushes", help, None, self.gauges.flushes)?;
         self.volumes.as_ref().map_or(Ok(()), |volumes| volumes.write(&mut out))
     }
 }
@@ -311,7 +316,8 @@ mod tests {
     use std::time::Duration;
 
     fn text_of(metrics: Metrics, volumes: Option<Volumes>) -> String {
-        let gauges = Gauges { connections: 3, queue: 4, nodes: 5, node_hits: 6, node_misses: 7 };
+        let gauges =
+            Gauges { connections: 3, queue: 4, nodes: 5, node_hits: 6, node_misses: 7, flushes: 8 };
         Scrape { metrics: Arc::new(metrics), gauges, volumes }.text(|_| ()).unwrap()
     }
 
@@ -367,6 +373,7 @@ mod tests {
             "berth_open_nodes 5",
             "berth_node_cache_hits_total 6",
             "berth_node_cache_misses_total 7",
+            "berth_flushes_total 8",
         ] {
             has(&text, line);
         }

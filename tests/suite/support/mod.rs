@@ -7,6 +7,7 @@
 
 mod calls;
 pub mod client;
+pub mod faults;
 pub mod server;
 pub mod volumes;
 pub mod wire;

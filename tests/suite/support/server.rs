@@ -9,11 +9,12 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::client::{Client, Cred};
+use super::faults::Faults;
 use super::{Mode, PATIENCE, eventually};
 
 /// The built program; another one if `BERTH_BIN` names it.
@@ -54,12 +55,20 @@ fn is_free(port: u16) -> bool {
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).is_ok()
 }
 
+/// Lets this process have as many connections as it may.
+pub fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    setrlimit(Resource::Nofile, raised).unwrap();
+}
+
 /// How a server is to be started.
 #[derive(Clone, Default)]
 pub struct Setup {
     exports: Option<String>,
     args: Vec<String>,
     disk: Option<&'static str>,
+    faults: bool,
 }
 
 impl Setup {
@@ -79,6 +88,12 @@ impl Setup {
     /// Gives the directory a disk of its own: a tmpfs with these options. Takes privileges.
     pub const fn disk(mut self, options: &'static str) -> Self {
         self.disk = Some(options);
+        self
+    }
+
+    /// Puts a disk under it that does what [`Server::faults`] is told. Takes a debug build.
+    pub const fn faults(mut self) -> Self {
+        self.faults = true;
         self
     }
 
@@ -110,6 +125,9 @@ impl Setup {
         fs::create_dir(&dir).unwrap();
         if let Some(options) = self.disk {
             run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&dir));
+        }
+        if self.faults {
+            fs::create_dir(temp.path().join("faults")).unwrap();
         }
         prepare(&dir);
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
@@ -156,6 +174,12 @@ impl Server {
     /// A path beside the backing directory.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.temp.path().join(name)
+    }
+
+    /// The disk of a server that was set up with faults.
+    pub fn faults(&self) -> Faults {
+        assert!(self.setup.faults);
+        Faults::new(self.beside("faults"))
     }
 
     /// Writes the file that `--exports` names.
@@ -242,6 +266,9 @@ impl Server {
             None => command.arg(&self.dir),
         };
         let dir = self.dir.to_str().expect("paths of tests are text");
+        if self.setup.faults {
+            command.env("BERTH_FAULTS", self.beside("faults"));
+        }
         command
             .args(self.setup.args.iter().map(|arg| arg.replace("{}", dir)))
             .stdin(Stdio::null())

@@ -1,0 +1,250 @@
+"""The servers that are measured, and what starting them takes."""
+
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PACKAGES = {"ganesha.nfsd": "nfs-ganesha", "rpcbind": "rpcbind"}
+PLUGINS = pathlib.Path("/usr/lib/x86_64-linux-gnu/ganesha")
+
+
+def prerequisites():
+    """Installs Ganesha where that is possible, and says what is missing where not."""
+    if os.geteuid() != 0:
+        skip("NFS-Ganesha needs root")
+    missing = sorted({package for program, package in PACKAGES.items() if not shutil.which(program)})
+    if not (PLUGINS / "libfsalvfs.so").exists():
+        missing.append("nfs-ganesha-vfs")
+    if not missing:
+        return
+    if not shutil.which("apt-get"):
+        skip(f"there is no {' '.join(missing)}, and no apt-get to install it")
+    for command in ["update"], ["install", "-y", "--no-install-recommends", *missing]:
+        environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+        if subprocess.run(["apt-get", "-qq", *command], env=environment, stdout=subprocess.DEVNULL).returncode != 0:
+            skip(f"cannot install {' '.join(missing)}")
+
+
+def skip(reason):
+    print(f"comparison with NFS-Ganesha skipped: {reason}", file=sys.stderr)
+    sys.exit(1 if os.environ.get("REQUIRE_E2E") == "1" else 0)
+
+
+def load_program():
+    return cargo("load", "bench", "--no-run", "--bench", "load")
+
+
+def berth_program():
+    return cargo("berth", "build", "--release", "--bin", "berth")
+
+
+def cargo(name, *arguments):
+    """Builds a program and says where it is."""
+    command = ["cargo", *arguments, "--message-format=json-render-diagnostics"]
+    built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    messages = map(json.loads, built.stdout.splitlines())
+    return next(message["executable"] for message in messages
+                if message.get("executable") and message["target"]["name"] == name)
+
+
+@contextlib.contextmanager
+def portmapper():
+    """Ganesha does not start without one."""
+    if accepts(111):
+        yield
+        return
+    os.makedirs("/run/rpcbind", exist_ok=True)
+    process = subprocess.Popen(["rpcbind", "-f", "-w"])
+    try:
+        wait_until(lambda: accepts(111), "rpcbind does not answer", process)
+        yield
+    finally:
+        stop(process)
+
+
+class Server:
+    """A server that runs while it is entered, on an empty directory."""
+
+    def __init__(self, work):
+        self.data = work / "data"
+        self.state = work / "state"
+        self.log = work / "log"
+        self.export = self.data
+
+    def __enter__(self):
+        for folder in self.data, self.state:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        spread_out(self.data)
+        self.port, self.mount_port = free_ports(2)
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
+        try:
+            wait_until(lambda: answers(self.port, 100003), f"{self.name} does not answer", self.process)
+            self.prepare()
+        except Exception:
+            self.__exit__()
+            print(self.log.read_text()[-4000:], file=sys.stderr)
+            raise
+        return self
+
+    def prepare(self):
+        """What is to be done once it answers."""
+
+    def __exit__(self, *_):
+        stop(self.process)
+
+
+class Ganesha(Server):
+    name = "Ganesha"
+
+    def command(self):
+        os.makedirs("/run/ganesha", exist_ok=True)
+        configuration = self.state / "ganesha.conf"
+        configuration.write_text(f"""
+            NFS_CORE_PARAM {{
+                NFS_Protocols = 3; NFS_Port = {self.port}; MNT_Port = {self.mount_port};
+                Bind_addr = 127.0.0.1; Enable_NLM = false; Enable_RQUOTA = false;
+                Plugins_Dir = "{PLUGINS}";
+            }}
+            NFSV4 {{ Graceless = true; }}
+            LOG {{ Default_Log_Level = CRIT; }}
+            EXPORT {{
+                Export_Id = 1; Path = "{self.data}"; Pseudo = /data; Access_Type = RW;
+                Squash = No_Root_Squash; Protocols = 3; Transports = TCP; SecType = sys;
+                FSAL {{ Name = VFS; }}
+            }}
+        """)
+        return ["ganesha.nfsd", "-F", "-L", "STDERR", "-f", configuration, "-p", self.state / "pid"]
+
+    def version(self):
+        return first_line("ganesha.nfsd", "-v")
+
+
+class Berth(Server):
+    name = "Berth"
+
+    def __init__(self, work, program, durability="--async"):
+        super().__init__(work)
+        self.program, self.durability = program, [durability] if durability else []
+        self.socket = ["--admin-socket", self.state / "admin.sock"]
+        self.export = "/load"
+
+    def command(self):
+        self.mount_port = self.port
+        listen = f"127.0.0.1:{self.port}"
+        return [self.program, "serve", "--listen", listen, "--volumes", self.data, *self.socket]
+
+    def prepare(self):
+        disk = os.statvfs(self.data)
+        capacity = disk.f_bavail * disk.f_frsize // 2
+        create = ["volume", "create", "load", "--capacity", str(capacity), *self.durability]
+        subprocess.run([self.program, *create, *self.socket], check=True)
+        spread_out(self.data / "load")
+
+    def version(self):
+        commit = first_line("git", "-C", ROOT, "describe", "--always", "--dirty")
+        return f"{first_line(self.program, '--version')} ({commit})"
+
+
+def stop(process):
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def spread_out(folder):
+    """Asks ext4 to begin each run's tree in another part of the disk: the files that the run before
+    has just removed would make creating slow for whoever comes next (see workload.rs)."""
+    subprocess.run(["chattr", "+T", folder], stderr=subprocess.DEVNULL, check=False)
+
+
+def free_ports(count):
+    """Ports that nobody uses now; all are held until the last is known, so they differ."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def wait_until(ready, complaint, process, limit=60):
+    end = time.monotonic() + limit
+    while not ready():
+        if process.poll() is not None:
+            raise RuntimeError(f"{complaint}: it has ended with {process.returncode}")
+        if time.monotonic() > end:
+            raise RuntimeError(f"{complaint} within {limit} s")
+        time.sleep(0.05)
+
+
+def accepts(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        return True
+    except OSError:
+        return False
+
+
+def answers(port, program):
+    """Whether a NULL call succeeds: a server may listen before it is ready."""
+    call = struct.pack(">11I", 1 << 31 | 40, 1, 0, 2, program, 3, 0, 0, 0, 0, 0)
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(call)
+            with connection.makefile("rb") as replies:
+                return replies.read(28)[-4:] == bytes(4)
+    except OSError:
+        return False
+
+
+def measure(load, server, *options):
+    """Runs the load on a server; for each workload what it found."""
+    result = server.state / "result.json"
+    command = [
+        load, "--server", f"127.0.0.1:{server.port}", "--mount-port", server.mount_port,
+        "--export", server.export, "--pid", server.process.pid, "--json", result, *options,
+    ]
+    finished = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if finished.returncode != 0:
+        print(finished.stdout, server.log.read_text()[-4000:], file=sys.stderr)
+        sys.exit(f"the load on {server.name} failed")
+    return json.loads(result.read_text())["workloads"]
+
+
+def cpu_model():
+    for line in open("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def machine():
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{cpu_model()}, {os.cpu_count()} CPUs, {memory:.0f} GiB, {platform.platform()}"
+
+
+def disk(folder):
+    """The kind and the device of a folder's file system, which must be on a disk."""
+    kind, device = first_line("df", "--output=fstype,source", folder, line=1).split()
+    if kind == "tmpfs":
+        sys.exit(f"{folder} is on tmpfs; choose a folder on a disk with --dir")
+    return f"{kind} ({device})"
+
+
+def first_line(*command, line=0):
+    answer = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return (answer.stdout.splitlines() or ["?"])[line]
