@@ -100,6 +100,11 @@ impl Node {
         Failures(self.failures.load(Ordering::SeqCst))
     }
 
+    /// Whether flushes of the content are one caller's at a time, and none is running.
+    pub fn is_seldom_flushed(&self) -> bool {
+        self.flush.is_quiet()
+    }
+
     /// Whether new names in this directory are on the disk with their files when the directory is.
     pub fn settles_new_names(&self) -> bool {
         self.root.discipline == Discipline::Journal

@@ -27,6 +27,8 @@ struct State<T> {
     busy: bool,
     wanted: T,
     waiting: Vec<Waiter>,
+    /// How many waited for the last flush.
+    shared: usize,
 }
 
 /// Whether somebody has to see to the next flush.
@@ -47,9 +49,16 @@ impl<T: Default> Group<T> {
         if std::mem::replace(&mut state.busy, true) { Next::Settled } else { Next::Due }
     }
 
+    /// Whether nobody waits for a flush, and at most one did for the last.
+    pub(super) fn is_quiet(&self) -> bool {
+        let state = self.state();
+        !state.busy && state.shared <= 1
+    }
+
     /// Begins the flush that is due: what it has to cover, and who waits for it.
     pub(super) fn begin(&self) -> (T, Vec<Waiter>) {
         let mut state = self.state();
+        state.shared = state.waiting.len();
         (std::mem::take(&mut state.wanted), std::mem::take(&mut state.waiting))
     }
 
