@@ -57,6 +57,9 @@
 //! - **An answer is a promise.** Nothing is answered as stable that is not on the disk; a flush that
 //!   failed changes the write verifier before anybody hears of it; verifiers of WRITE are read
 //!   before the write.
+//! - **Who waits for a flush holds no thread.** The call ends with its change; threads of their own
+//!   flush once for all who wait for the same file, or for names in the same export, and write the
+//!   replies ([`fs::flush`]). A flush covers what was changed before it began, and no more.
 //! - **Room is held before it is used.** Whatever may grow a volume takes a [`quota::Hold`] first, and
 //!   settles it with what the file really took, under the lock of the change. The ledger on the disk
 //!   is an upper bound at any time; after a crash, what may not fit waits for a count instead of
