@@ -19,9 +19,12 @@ use crate::volume;
 /// The port of the portmapper (RFC 1833).
 const PORTMAP_PORT: u16 = 111;
 
-/// Serves directories over NFSv3 from user space.
+/// Serves directories and volumes over NFSv3 from user space.
+///
+/// A volume is a directory with an export and an enforced capacity of its own. In Kubernetes, every
+/// claim of its StorageClass gets one.
 #[derive(Debug, Parser)]
-#[command(name = "berth", version, max_term_width = 100)]
+#[command(name = "berth", version, max_term_width = 100, after_help = HELP)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -56,6 +59,14 @@ pub enum ExportsCommand {
 
 /// Where the options of the provisioner stand in the help.
 const KUBERNETES: &str = "Kubernetes";
+
+const HELP: &str = "\
+Try it:
+  berth serve ./data                        says how to mount it
+  berth serve --volumes ./volumes           in another terminal then:
+  berth volume create demo --capacity 1Gi   df on a client shows 1 GiB
+
+`berth serve --help` has the options for networks and for Kubernetes.";
 
 const SERVE_HELP: &str = "\
 Examples:

@@ -262,6 +262,13 @@ fn the_end_is_told_while_a_connection_drains() {
         c.send(&record(&message(xid, NFS, 6, &c.cred.encoded(), &args))).unwrap();
     }
     let first = c.receive().unwrap();
+    let (mut answered, mut same) = (0.0, 0);
+    eventually("the sockets are full", || {
+        let now = w.metrics().of("calls_total", "READ");
+        same = if now.total_cmp(&answered).is_eq() { same + 1 } else { 0 };
+        answered = now;
+        same == 20
+    });
     w.server.signal(Signal::TERM);
     eventually("it is not ready", || w.get("/readyz").status == 503);
     let ready = w.get("/readyz");
