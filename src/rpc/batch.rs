@@ -150,9 +150,9 @@ enum Left {
     Pending(Carried, Pending),
 }
 
-/// A call that the pool has, or that waits for its results. Dropped without an answer, which only a panic or the end of the
-/// connection does, it is forgotten and the connection given up, so that the client asks again
-/// instead of waiting for ever.
+/// A call that the pool has, or that waits for its results. Dropped without an answer, which only a
+/// panic or the end of the connection does, it is forgotten and the connection given up, so that the
+/// client asks again instead of waiting for ever.
 struct Handed {
     service: Arc<Service>,
     shared: Arc<Shared>,
