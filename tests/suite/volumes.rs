@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -79,14 +80,17 @@ fn fsstat_is_the_volume() {
 fn sixteen_clients_fill_a_volume_and_no_more() {
     let port = Port::start();
     port.done("create a --capacity 24Mi");
+    // A full volume has no room for files that come late.
+    let all_are_made = Barrier::new(16);
     let written: u64 = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..16)
             .map(|n| {
-                let port = &port;
+                let (port, all_are_made) = (&port, &all_are_made);
                 scope.spawn(move || {
                     let mut client = port.server.client();
                     let root = client.mounted("/a");
                     let file = client.file(&root, format!("f{n}"));
+                    all_are_made.wait();
                     fill(&mut client, &file, 100_000 + n)
                 })
             })
