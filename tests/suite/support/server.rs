@@ -214,6 +214,26 @@ impl Server {
         }
     }
 
+    /// Waits until no thread that carries out calls is at work.
+    pub fn until_calls_rest(&self) {
+        let mut rests = 0;
+        eventually("no call is being carried out", || {
+            rests = if self.is_at_work() { 0 } else { rests + 1 };
+            rests == 5 // a thread may have been on its way from one call to the next
+        });
+    }
+
+    /// Whether such a thread runs or waits for a disk (proc(5)).
+    fn is_at_work(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid().as_raw_nonzero())).unwrap();
+        let works = |task: PathBuf| {
+            let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+            let carries = ["(berth-pool-", "(berth-data-"].iter().any(|name| stat.contains(name));
+            carries && !stat.contains(") S ")
+        };
+        tasks.flatten().any(|task| works(task.path()))
+    }
+
     /// Ends the server as an administrator does, and starts it again as it was.
     pub fn restart(&mut self) {
         self.signal(Signal::TERM);
