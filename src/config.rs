@@ -1,5 +1,7 @@
 //! The command line: [`Args`] as they are written, checked into a plain [`Config`].
 
+mod help;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,7 +26,7 @@ const PORTMAP_PORT: u16 = 111;
 /// A volume is a directory with an export and an enforced capacity of its own. In Kubernetes, every
 /// claim of its StorageClass gets one.
 #[derive(Debug, Parser)]
-#[command(name = "berth", version, max_term_width = 100, after_help = HELP)]
+#[command(name = "berth", version, max_term_width = 100, after_help = help::HELP)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -35,7 +37,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve a directory, those of an exports file, or volumes over NFSv3
-    #[command(after_help = SERVE_HELP)]
+    #[command(after_help = help::SERVE_HELP)]
     Serve(Box<ServeArgs>),
     /// Work with exports files
     #[command(subcommand)]
@@ -43,7 +45,7 @@ pub enum Command {
     /// Work with the volumes of a running server
     Volume(VolumeArgs),
     /// Ask whether a server answers: exit code 0 if it does, 1 with a reason if not
-    #[command(after_help = HEALTH_HELP)]
+    #[command(after_help = help::HEALTH_HELP)]
     Health(HealthArgs),
 }
 
@@ -59,32 +61,6 @@ pub enum ExportsCommand {
 
 /// Where the options of the provisioner stand in the help.
 const KUBERNETES: &str = "Kubernetes";
-
-const HELP: &str = "\
-Try it:
-  berth serve ./data                        says how to mount it
-  berth serve --volumes ./volumes           in another terminal then:
-  berth volume create demo --capacity 1Gi   df on a client shows 1 GiB
-
-`berth serve --help` has the options for networks and for Kubernetes.";
-
-const SERVE_HELP: &str = "\
-Examples:
-  berth serve ./data                         this machine only; makes the folder
-  berth serve /srv/data --listen 0.0.0.0:2049 --listen [::]:2049
-  berth serve --volumes /srv/volumes --listen 0.0.0.0:2049
-  berth serve --volumes /srv/volumes --listen 0.0.0.0:2049 --provisioner example.org/berth \\
-      --nfs-service storage/berth
-  berth serve --exports /etc/exports --listen 0.0.0.0:2049 --portmap 0.0.0.0
-
-Signals: SIGHUP reads the exports file again; SIGTERM and SIGINT answer what was asked, then stop.
-RUST_LOG sets the detail of the log (error, warn, info, debug, trace).";
-
-const HEALTH_HELP: &str = "\
-Examples:
-  berth health                          for HEALTHCHECK of a container
-  berth health --nfs 10.0.0.5:2049
-  berth health --admin-socket /run/berth/admin.sock";
 
 /// Options of `berth serve`.
 #[derive(Debug, ClapArgs)]

@@ -138,7 +138,7 @@ fn durable_writes_that_wait_together_share_a_flush() {
         let first = ask(&mut c, NFS_PROGRAM::NFSPROC3_WRITE, &args);
         eventually("the first flush has begun", || disk.flushes() == before + 1);
         let others = ask(&mut c, NFS_PROGRAM::NFSPROC3_WRITE, &others);
-        let all: Vec<_> = (0..MANY).flat_map(|number| data(number)).collect();
+        let all: Vec<_> = (0..MANY).flat_map(data).collect();
         eventually("all is written", || fs::read(s.dir.join("file")).unwrap() == all);
         s.until_calls_rest();
         nothing_is_answered(&mut c);
