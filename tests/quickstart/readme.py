@@ -5,7 +5,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
-# How a command begins, and who plays it: a command that the README gets and nobody plays is an error.
+# How a command begins, and who plays it: a command that the README gets and nobody plays is an error. Those of
+# `docker compose` are not run by their words, for want of an engine, but each has a demo that does what they say.
 PLAYED = {
     "cargo run ": "tests/quickstart/run",
     "sudo mount ": "tests/quickstart/run",
