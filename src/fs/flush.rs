@@ -110,6 +110,11 @@ impl Node {
         self.root.discipline == Discipline::Journal
     }
 
+    /// Whether what is written goes into the kernel's memory first, and to no program or server.
+    pub fn is_written_to_memory(&self) -> bool {
+        self.root.discipline != Discipline::Each
+    }
+
     const fn has_content(&self) -> bool {
         matches!(self.kind, Kind::Regular | Kind::Directory)
     }

@@ -8,6 +8,7 @@
 mod attr;
 mod call;
 mod create;
+mod credit;
 mod data;
 mod info;
 mod lookup;
@@ -20,15 +21,19 @@ mod status;
 mod types;
 
 use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::thread;
 
 use nfsserve::nfs::nfsstat3;
 
 use crate::export::table::Exports;
-use crate::fs::Fs;
+use crate::fs::{Fs, handle};
+use crate::rpc::pool::Lane;
 use crate::rpc::{self, Outcome, Program};
 use crate::xdr::{Encode, Error, Reader, Writer};
 use call::Call;
+use credit::Credit;
 use pace::Pace;
 use promise::Promise;
 use status::{Fail, Reply, Why};
@@ -51,12 +56,23 @@ pub struct Nfs {
     fs: Arc<Fs>,
     exports: Arc<Exports>,
     pace: Pace,
+    credit: Credit,
+    hasher: RandomState,
+    processors: usize,
 }
 
 impl Nfs {
     /// Serves `exports`, whose directories `fs` has open.
     pub fn new(fs: Arc<Fs>, exports: Arc<Exports>) -> Self {
-        Self { fs, exports, pace: Pace::new() }
+        let processors = thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            fs,
+            exports,
+            pace: Pace::new(),
+            credit: Credit::new(),
+            hasher: RandomState::new(),
+            processors,
+        }
     }
 }
 
@@ -77,6 +93,18 @@ impl Program for Nfs {
     /// The results of all but NULL begin with a status.
     fn status(&self, procedure: u32, results: &[u8]) -> u32 {
         if procedure == 0 { 0 } else { Reader::new(results).u32().unwrap_or(0) }
+    }
+
+    /// What changes a file or a directory takes its lock; those who list a directory share a position
+    /// in it, and are as many as can make progress. All of them begin with its handle.
+    fn lane(&self, procedure: u32, mut args: Reader<'_>) -> Option<Lane> {
+        let (is_listing, width) = match procedure {
+            2 | 7..=15 => (false, 1),
+            16 | 17 => (true, self.processors),
+            _ => return None,
+        };
+        let file = args.opaque(handle::MAX).ok()?;
+        Some(Lane { key: self.hasher.hash_one((is_listing, file)), width })
     }
 
     fn call(&self, call: &rpc::Call<'_>, out: &mut Writer<'_>) -> Outcome {

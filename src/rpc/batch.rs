@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::connection::{SCRATCH, Shared};
 use super::link::Link;
 use super::pending::{Pending, Ready};
-use super::pool::Job;
+use super::pool::{Job, Lane};
 use super::record::{Flow, Header};
 use super::replay::Key;
 use super::service::{Carried, Origin, Reply, Service, Verdict};
@@ -44,10 +44,10 @@ impl Batch<'_> {
     pub fn take(&mut self, record: &[u8]) -> Flow {
         match self.answer(record) {
             Left::Nothing => {}
-            Left::Later(key) => {
+            Left::Later(put_off) => {
                 let mut own = self.shared.buffers.take();
                 own.extend_from_slice(record);
-                self.hand_on(own, 0, key);
+                self.hand_on(own, 0, put_off);
             }
             Left::Pending(call, pending) => self.wait(call, pending, record.len()),
         }
@@ -57,7 +57,7 @@ impl Batch<'_> {
     /// The same for one that fills a buffer of its own, behind its four bytes of mark.
     pub fn take_whole(&mut self, own: Vec<u8>) -> Flow {
         match self.answer(&own[4..]) {
-            Left::Later(key) => self.hand_on(own, 4, key),
+            Left::Later(put_off) => self.hand_on(own, 4, put_off),
             left => {
                 let received = own.len() - 4;
                 self.shared.buffers.give(own);
@@ -81,9 +81,9 @@ impl Batch<'_> {
             }
             Verdict::Replayed => end_reply(self.replies, start),
             Verdict::Silent => self.replies.truncate(start),
-            Verdict::Later(key) => {
+            Verdict::Later(key, lane) => {
                 self.replies.truncate(start);
-                return Left::Later(key);
+                return Left::Later(PutOff { key, lane });
             }
             Verdict::Pending(call, pending) => {
                 self.replies.truncate(start);
@@ -93,9 +93,10 @@ impl Batch<'_> {
         Left::Nothing
     }
 
-    fn hand_on(&mut self, record: Vec<u8>, start: usize, key: Option<Key>) {
+    fn hand_on(&mut self, record: Vec<u8>, start: usize, PutOff { key, lane }: PutOff) {
         let handed = self.handed(record.len(), key);
-        self.jobs.push(Box::new(move || handed.start(record, start)));
+        let work = Box::new(move || handed.start(record, start, lane));
+        self.jobs.push(Job { lane, work });
     }
 
     fn wait(&self, call: Carried, pending: Pending, received: usize) {
@@ -145,9 +146,15 @@ enum Left {
     /// Nothing: it is answered, or needs no answer.
     Nothing,
     /// It must be tried again where it may sleep.
-    Later(Option<Key>),
+    Later(PutOff),
     /// It was carried out and waits for its results.
     Pending(Carried, Pending),
+}
+
+/// A call that is tried again: what is remembered of it, and those that it would wait for.
+struct PutOff {
+    key: Option<Key>,
+    lane: Option<Lane>,
 }
 
 /// A call that the pool has, or that waits for its results. Dropped without an answer, which only a
@@ -166,10 +173,11 @@ struct Handed {
 
 impl Handed {
     /// Runs the call once its reply may be sent.
-    fn start(self, record: Vec<u8>, start: usize) {
+    fn start(self, record: Vec<u8>, start: usize, lane: Option<Lane>) {
         let link = Arc::clone(&self.link);
-        if let Some(job) = link.park(Box::new(move || self.run(record, start))) {
-            job();
+        let work = Box::new(move || self.run(record, start));
+        if let Some(job) = link.park(Job { lane, work }) {
+            (job.work)();
         }
     }
 
@@ -190,7 +198,7 @@ impl Handed {
                 buffers.give(reply);
                 return self.wait(call, pending, received);
             }
-            Verdict::Replayed | Verdict::Silent | Verdict::Later(_) => reply.clear(),
+            Verdict::Replayed | Verdict::Silent | Verdict::Later(..) => reply.clear(),
         }
         self.answered = true;
         // Before the reply, so that the buffer is there for the client's next call.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::net::UdpSocket;
 
 use super::connection::Shared;
+use super::pool::Job;
 use super::service::{Carried, Origin, Reply, Service, Verdict};
 use crate::telemetry::metrics::{Answered, Metrics};
 
@@ -33,7 +34,7 @@ impl Sender {
                 self.send(reply);
             }
             Verdict::Replayed => self.send(reply),
-            Verdict::Silent | Verdict::Later(_) | Verdict::Pending(..) => {}
+            Verdict::Silent | Verdict::Later(..) | Verdict::Pending(..) => {}
         }
     }
 }
@@ -66,19 +67,22 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
         let waiter = || Arc::clone(&sender) as Arc<dyn Reply>;
         reply.clear();
         match service.answer(&call[..len], origin, &waiter, &mut reply) {
-            Verdict::Later(key) if Arc::strong_count(&running) <= CALLS_MAX => {
+            Verdict::Later(key, lane) if Arc::strong_count(&running) <= CALLS_MAX => {
                 let (service, record) = (Arc::clone(&service), call[..len].to_vec());
                 let (running, metrics) = (Arc::clone(&running), Arc::clone(&shared.metrics));
-                shared.pool.run(&mut vec![Box::new(move || {
+                let work = Box::new(move || {
                     let mut reply = Vec::new();
                     let verdict = service.answer_later(&record, origin, key, &mut reply);
                     sender.settle(verdict, &reply, (len, arrived), &metrics);
                     drop(running);
-                })]);
+                });
+                shared.pool.run(&mut vec![Job { lane, work }]);
             }
             // None of the programs that are served here has results that come later: those may be
             // lost, too.
-            Verdict::Later(key) | Verdict::Pending(Carried { key, .. }, _) => service.forget(key),
+            Verdict::Later(key, _) | Verdict::Pending(Carried { key, .. }, _) => {
+                service.forget(key);
+            }
             verdict => sender.settle(verdict, &reply, (len, arrived), &shared.metrics),
         }
     }

@@ -23,7 +23,7 @@ mod datagram;
 mod link;
 pub mod message;
 pub mod pending;
-mod pool;
+pub mod pool;
 pub mod record;
 pub mod replay;
 mod room;
@@ -36,6 +36,7 @@ use crate::sys::Patience;
 use crate::xdr::{Error, Reader, Writer};
 use auth::Credentials;
 use pending::Pending;
+use pool::Lane;
 
 /// One remote program, and its versions.
 pub trait Program: Send + Sync {
@@ -53,6 +54,12 @@ pub trait Program: Send + Sync {
     /// has none are a success. For the metrics alone.
     fn status(&self, _procedure: u32, _results: &[u8]) -> u32 {
         0
+    }
+
+    /// The calls that a call would have to wait for on a thread that may sleep; `None` if there are no
+    /// such. Asked only for what was put off.
+    fn lane(&self, _procedure: u32, _args: Reader<'_>) -> Option<Lane> {
+        None
     }
 
     /// Carries out a call and appends its results. What was appended counts only with

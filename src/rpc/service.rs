@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::message::{self, Header, Reject, Unfit};
 use super::pending::Pending;
+use super::pool::Lane;
 use super::replay::{Key, Replay, Seen};
 use super::{Call, Outcome, Program};
 use crate::sys::Patience;
@@ -45,8 +46,9 @@ pub enum Verdict {
     Replayed,
     /// There is nothing to answer: no call, or its answer comes when its first copy is done.
     Silent,
-    /// It has to be tried again where it may sleep, with what is remembered of it.
-    Later(Option<Key>),
+    /// It has to be tried again where it may sleep, with what is remembered of it, and with those that
+    /// it would wait for.
+    Later(Option<Key>, Option<Lane>),
     /// It was carried out, and [`Service::finish`] writes its reply when the results are there.
     Pending(Carried, Pending),
 }
@@ -190,7 +192,7 @@ impl Service {
             Outcome::Later if patience == Patience::None => {
                 out.truncate(start);
                 std::mem::forget(running); // it goes on, elsewhere
-                return Verdict::Later(key);
+                return Verdict::Later(key, program.lane(header.procedure, header.args));
             }
             Outcome::Later => Some(Reject::SystemError),
             Outcome::Pending(pending) => {

@@ -39,6 +39,15 @@ pub(super) fn write() {
     }
 }
 
+/// Whether what is written waits.
+pub(super) fn is_stuck() -> bool {
+    #[cfg(debug_assertions)]
+    if let Some(folder) = disk::FOLDER.as_deref() {
+        return folder.join("stuck").exists();
+    }
+    false
+}
+
 /// Whether nothing is in memory.
 pub(super) fn is_cold() -> bool {
     #[cfg(debug_assertions)]

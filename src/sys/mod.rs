@@ -10,6 +10,7 @@ pub mod durable;
 mod fault;
 pub mod file;
 pub mod handle;
+pub mod memory;
 pub mod process;
 pub mod socket;
 pub mod user;

@@ -1,4 +1,5 @@
-//! What a server asks of its process: no mask on modes, many descriptors, few privileges.
+//! What a server asks of its process: no mask on modes, many descriptors, few privileges; and what it
+//! can know of its threads.
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
@@ -30,6 +31,16 @@ pub fn prepare() -> Result<usize> {
     let descriptors = raise_descriptors();
     drop_privileges()?;
     Ok(descriptors)
+}
+
+/// How often the calling thread has gone to sleep to wait for something, as a disk or a lock, and not
+/// because others had their turn (getrusage(2), `ru_nvcsw`).
+pub fn sleeps() -> i64 {
+    // SAFETY: all zeros are a value of the type.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one such value. It refuses nothing but bad arguments.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+    usage.ru_nvcsw
 }
 
 fn raise_descriptors() -> usize {

@@ -209,3 +209,28 @@ fn calls_that_wait_for_flushes_hold_no_thread() {
     disk.release();
     answers(&mut c, &[slow, more].concat());
 }
+
+#[test]
+fn a_file_that_hangs_leaves_the_threads_to_others() {
+    let s = Setup::default().faults().start();
+    let (mut c, disk) = (s.client(), s.faults());
+    let root = c.root();
+    let file = c.file(&root, "file");
+    disk.stuck(true);
+    // Larger than what is written where calls arrive; more than the pool has threads.
+    let data = vec![7; 80 << 10];
+    let args = packed(&WRITE3args {
+        file: file.clone(),
+        offset: 0,
+        count: 80 << 10,
+        stable: stable_how::UNSTABLE,
+        data: nfs3_types::xdr_codec::Opaque::borrowed(&data),
+    });
+    let slow = ask(&mut c, NFS_PROGRAM::NFSPROC3_WRITE, &vec![args; MANY]);
+    nothing_is_answered(&mut c);
+    assert_eq!(c.names(&root, 4096), [b"file"], "a listing needs a thread");
+    disk.stuck(false);
+    for answer in answers(&mut c, &slow).into_values() {
+        assert_eq!(unpacked::<WRITE3res>(&answer).ok().count, 80 << 10);
+    }
+}
