@@ -21,6 +21,8 @@ Runs the checks, one line for each with what it took, and fails if one fails.
   chart           the Helm chart (tests/chart/run); with a control plane as for cluster, installed there too
   guest           a real kernel client in a virtual machine (tests/guest/run)
   image           the container image, built and lived with (tests/image/run)
+  engine          the commands for Docker of the README and of docker/, word for word, with Docker's engine in a
+                  virtual machine (tests/engine/run)
   compose         the docker compose demos, with a real kernel client (tests/compose/run)
   quickstart      the first commands of the README, word for word (tests/quickstart/run)
   bench           the bar against NFS-Ganesha (tests/bench/compare --quick --bar)
@@ -34,7 +36,7 @@ What a part says is kept in target/check/PART.log and shown when it fails.
 END
 }
 
-all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page chart guest quickstart image compose bench)
+all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page chart guest quickstart image engine compose bench)
 on_request=()
 if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then all+=(cluster); else on_request+=(cluster); fi
 logs=target/check
@@ -154,6 +156,13 @@ part_image() {
     needs apt-get=apt dpkg-deb=dpkg buildah=buildah nfs-cp=libnfs-utils capsh=libcap2-bin ip=iproute2 \
         pgrep=procps fuser=psmisc python3=python3 unshare=util-linux
     tests/image/run
+}
+
+part_engine() {
+    takes_root
+    needs python3=python3 qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod mke2fs=e2fsprogs strip=binutils
+    cargo build --release
+    tests/engine/run
 }
 
 part_compose() {

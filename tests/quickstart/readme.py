@@ -5,14 +5,13 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
-# How a command begins, and who plays it: a command that the README gets and nobody plays is an error. Those of
-# `docker compose` are not run by their words, for want of an engine, but each has a demo that does what they say.
+# How a command begins, and who plays it: a command that the README gets and nobody plays is an error.
 PLAYED = {
     "cargo run ": "tests/quickstart/run",
     "sudo mount ": "tests/quickstart/run",
-    "docker build ": "tests/image/run",
-    "docker run ": "tests/image/run",
-    "docker compose ": "tests/compose/run",
+    "docker build ": "tests/engine/run",
+    "docker run ": "tests/engine/run",
+    "docker compose ": "tests/engine/run",
     "helm ": "tests/chart/run",
     "kubectl ": "tests/chart/run",
 }
