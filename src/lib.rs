@@ -47,8 +47,10 @@
 //!   might ([`sys::Patience::None`]) answers "later" before it has changed anything, and runs again
 //!   in the pool. What may wait is decided by what is known to be in memory: a file is open, a name
 //!   is in the kernel's cache (RESOLVE_CACHED), data is in the page cache (RWF_NOWAIT), and changes
-//!   were quick lately ([`nfs3`]'s pace). Threads are single-threaded runtimes, so that a call wakes
-//!   nobody.
+//!   were quick lately ([`nfs3`]'s pace), and the kernel has room for what is written (its credit).
+//!   Threads are single-threaded runtimes, so that a call wakes nobody.
+//! - **Who would wait for another call holds no thread either.** In the pool, changes of one file stand in
+//!   a lane, and so do those who list one directory: a file that hangs takes one thread, not all.
 //! - **A thread has an identity.** System calls whose outcome depends on who makes them run inside
 //!   `acting_as` or `as_server` of [`fs::identity`]; the thread stays who it was until the next
 //!   call needs somebody else.

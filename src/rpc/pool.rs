@@ -4,9 +4,11 @@
 //! and bytes before it stops reading ([`super::link`]).
 //!
 //! Jobs that would only wait for each other stand in a [`Lane`] instead of on threads: changes of one
-//! file come one after the other anyway. So a file that hangs takes one thread and not all of them,
-//! and what is left runs with a warm cache: writes of 1 MiB to a few files and listings of one
-//! directory, 16 at a time, cost a fifth less than when each had a thread.
+//! file come one after the other anyway. So a file that hangs takes one thread and not all of them, and
+//! what runs has the processor's cache for itself: listings of one directory, 16 at a time, went from
+//! 2.4 us an entry to 1.8, and the slowest from 28 ms to 10; durable writes of one file from 48 us to
+//! 40; changes of one directory over eight connections from 43 to 29. Trying a file's lock a few hundred
+//! times before a call goes to the pool saved nothing on top of that.
 //!
 //! A thread is woken for each job. Waking one or two, and having each that finds more jobs wake the
 //! next, saved durable writes of 4 KiB nothing and made those of 1 MiB a tenth dearer.
