@@ -57,18 +57,18 @@ fn data(number: usize) -> [u8; 512] {
     [u8::try_from(number % 255 + 1).unwrap(); 512]
 }
 
+fn write(file: &Fh, offset: u64, stable: stable_how, data: &[u8]) -> Vec<u8> {
+    packed(&WRITE3args {
+        file: file.clone(),
+        offset,
+        count: u32::try_from(data.len()).unwrap(),
+        stable,
+        data: nfs3_types::xdr_codec::Opaque::borrowed(data),
+    })
+}
+
 fn writes(file: &Fh, count: usize, stable: stable_how) -> Vec<Vec<u8>> {
-    let args = |number: usize| {
-        let data = data(number);
-        packed(&WRITE3args {
-            file: file.clone(),
-            offset: number as u64 * 512,
-            count: 512,
-            stable,
-            data: nfs3_types::xdr_codec::Opaque::borrowed(&data),
-        })
-    };
-    (0..count).map(args).collect()
+    (0..count).map(|number| write(file, number as u64 * 512, stable, &data(number))).collect()
 }
 
 fn names(s: &Server) -> usize {
@@ -218,14 +218,7 @@ fn a_file_that_hangs_leaves_the_threads_to_others() {
     let file = c.file(&root, "file");
     disk.stuck(true);
     // Larger than what is written where calls arrive; more than the pool has threads.
-    let data = vec![7; 80 << 10];
-    let args = packed(&WRITE3args {
-        file: file.clone(),
-        offset: 0,
-        count: 80 << 10,
-        stable: stable_how::UNSTABLE,
-        data: nfs3_types::xdr_codec::Opaque::borrowed(&data),
-    });
+    let args = write(&file, 0, stable_how::UNSTABLE, &vec![7; 80 << 10]);
     let slow = ask(&mut c, NFS_PROGRAM::NFSPROC3_WRITE, &vec![args; MANY]);
     nothing_is_answered(&mut c);
     assert_eq!(c.names(&root, 4096), [b"file"], "a listing needs a thread");
