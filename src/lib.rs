@@ -49,6 +49,9 @@
 //!   is in the kernel's cache (RESOLVE_CACHED), data is in the page cache (RWF_NOWAIT), and changes
 //!   were quick lately ([`nfs3`]'s pace), and the kernel has room for what is written (its credit).
 //!   Threads are single-threaded runtimes, so that a call wakes nobody.
+//! - **A call is answered where it came in.** A data-plane thread whose packets all come to one processor
+//!   moves there, while that pays (rpc's `follow`): for a short call, waking another processor is most
+//!   of what it costs.
 //! - **Who would wait for another call holds no thread either.** In the pool, changes of one file stand in
 //!   a lane, and so do those who list one directory: a file that hangs takes one thread, not all.
 //! - **A thread has an identity.** System calls whose outcome depends on who makes them run inside

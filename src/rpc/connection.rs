@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
 use super::buffers::Buffers;
+use super::follow::Follower;
 use super::link::Link;
 use super::pool::{Job, Pool};
 use super::record::{Error, Flow, Records};
@@ -57,13 +58,14 @@ pub struct Scratch {
     jobs: Vec<Job>,
     answered: Vec<Answered>,
     tally: Local,
+    follower: Follower,
 }
 
 impl Scratch {
-    /// Of a thread that counts its calls in `tally`.
-    pub fn new(tally: Local) -> Self {
+    /// Of a thread that counts its calls in `tally`, and goes where `follower` says.
+    pub fn new(tally: Local, follower: Follower) -> Self {
         let (replies, jobs, answered) = (Vec::new(), Vec::new(), Vec::new());
-        Self { input: vec![0; SCRATCH], replies, jobs, answered, tally }
+        Self { input: vec![0; SCRATCH], replies, jobs, answered, tally, follower }
     }
 }
 
@@ -175,7 +177,7 @@ impl Connection {
         if !self.link.has_room() {
             return Ok(Turn::Paused);
         }
-        let Scratch { input, replies, jobs, answered, tally } = scratch;
+        let Scratch { input, replies, jobs, answered, tally, follower } = scratch;
         // A call that panicked may have left something of another connection's.
         replies.clear();
         jobs.clear();
@@ -213,6 +215,7 @@ impl Connection {
             flow = self.records.feed(&input[..at + got.bytes], |record| batch.take(record));
         }
         batch.send();
+        follower.note(&self.link.stream);
         self.paused = flow? == Flow::Pause;
         // What was kept back comes before the end of the stream, which is found again then.
         Ok(if self.paused { Turn::Again } else { turn })

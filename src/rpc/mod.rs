@@ -20,6 +20,7 @@ mod batch;
 mod buffers;
 mod connection;
 mod datagram;
+mod follow;
 mod link;
 pub mod message;
 pub mod pending;

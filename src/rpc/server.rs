@@ -20,9 +20,10 @@ use tokio_util::task::TaskTracker;
 use super::buffers::Buffers;
 use super::connection::{self, Scratch, Shared};
 use super::datagram;
+use super::follow::{Claims, Follower};
 use super::pool::Pool;
 use super::service::{Origin, Service};
-use crate::telemetry::metrics::{Local, Metrics};
+use crate::telemetry::metrics::Metrics;
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -91,7 +92,11 @@ impl Server {
             metrics,
         };
         let stop = CancellationToken::new();
-        let worker = |n| Worker::start(n, stop.clone(), shared.metrics.local());
+        let claims = Claims::default();
+        let worker = |n| {
+            let follower = Follower::new(n, Arc::clone(&claims));
+            Worker::start(n, stop.clone(), Scratch::new(shared.metrics.local(), follower))
+        };
         Ok(Arc::new(Self {
             workers: (0..settings.threads).map(worker).collect::<io::Result<_>>()?,
             next: AtomicUsize::new(0),
@@ -228,13 +233,13 @@ impl Server {
 }
 
 impl Worker {
-    fn start(n: usize, stop: CancellationToken, tally: Local) -> io::Result<Self> {
+    fn start(n: usize, stop: CancellationToken, scratch: Scratch) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         thread::Builder::new()
             .name(format!("berth-data-{n}"))
             .spawn(move || runtime.block_on(stop.cancelled()))?;
-        Ok(Self { handle, scratch: Arc::new(Mutex::new(Scratch::new(tally))) })
+        Ok(Self { handle, scratch: Arc::new(Mutex::new(scratch)) })
     }
 }
 

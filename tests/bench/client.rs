@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::inbox::Inbox;
 use crate::outbox::{Caller, Outbox, Program};
@@ -82,6 +83,8 @@ pub struct Client {
     calls: u32,
     /// How many users take turns, from this one on.
     users: (Caller, u32),
+    /// Where the thread that drives it has to run, if that matters.
+    processor: Option<usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -109,12 +112,21 @@ impl Client {
             // A repeated run must not be taken for retransmissions of the one before it.
             calls: std::process::id().wrapping_mul(2_654_435_761),
             users: (caller, 1),
+            processor: None,
         })
     }
 
     /// Has so many users take turns in what is driven, from `first` on.
     pub fn take_turns(&mut self, first: Caller, users: u32) {
         self.users = (first, users);
+    }
+
+    /// Has the thread that drives it run on one of the processors that there are, by turns.
+    pub fn pin(&mut self, number: usize) -> Result<()> {
+        let allowed = sched_getaffinity(None)?;
+        let allowed: Vec<_> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
+        self.processor = Some(allowed[number % allowed.len()]);
+        Ok(())
     }
 
     /// Makes one call and waits for its answer.
@@ -147,6 +159,11 @@ impl Client {
         outstanding: usize,
         limit: Duration,
     ) -> Result<Outcome> {
+        if let Some(processor) = self.processor {
+            let mut only = CpuSet::new();
+            only.set(processor);
+            sched_setaffinity(None, &only)?;
+        }
         let started = Instant::now();
         let mut nanoseconds = Histogram::new(3)?;
         let mut slots: Vec<Option<Sent>> = vec![None; outstanding];

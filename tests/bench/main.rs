@@ -79,6 +79,11 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
 
+    /// Keep the thread of each connection on one processor, as a network card does with the packets of
+    /// a client elsewhere
+    #[arg(long)]
+    pinned: bool,
+
     /// Users who take turns from call to call, numbered from the one to call as; if more than one,
     /// from 1000
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -170,8 +175,11 @@ fn run(args: &Args, mut client: Client, site: &Site) -> Result<Vec<Line>> {
         site.fill(&mut client, args.entries, args.hot).context("cannot prepare the test files")?;
     let others = (1..args.connections).map(|_| args.connect());
     let mut clients = std::iter::once(Ok(client)).chain(others).collect::<Result<Vec<_>>>()?;
-    for client in &mut clients {
+    for (number, client) in clients.iter_mut().enumerate() {
         client.take_turns(args.first_user(), args.users);
+        if args.pinned {
+            client.pin(number)?;
+        }
     }
     let mut runner = Runner { args, clients, tree: &tree, made: 0 };
     let chosen: Vec<_> = match args.workloads.as_slice() {

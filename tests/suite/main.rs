@@ -22,6 +22,7 @@ mod lifecycle;
 mod lookup;
 mod memory;
 mod mount;
+mod processor;
 mod programs;
 mod readdir;
 mod readme;
