@@ -22,8 +22,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, JoinHandle, Thread};
 
 use super::Fs;
 use super::attr::Kind;
@@ -33,6 +33,7 @@ use super::root::Root;
 use crate::errno::{Errno, Result};
 use crate::sys::Patience;
 use crate::sys::disk::{self, Discipline};
+use crate::sys::idle::{self, Idle};
 
 /// Threads that flush. More than disks have: flushes of different files share what the file system
 /// writes for them only if they are asked for at the same time.
@@ -80,7 +81,6 @@ pub(super) struct Flusher {
 /// What the threads share.
 struct Shared {
     queue: Mutex<Queue>,
-    filled: Condvar,
     verifier: AtomicU64,
     /// Files with content that no flush covers.
     dirty: AtomicUsize,
@@ -91,6 +91,7 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     jobs: std::collections::VecDeque<Job>,
+    idle: Idle,
     closed: bool,
 }
 
@@ -206,7 +207,6 @@ impl Flusher {
     pub(super) fn start() -> Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
-            filled: Condvar::new(),
             verifier: AtomicU64::new(random()?),
             dirty: AtomicUsize::new(0),
             count: AtomicU64::new(0),
@@ -239,8 +239,11 @@ impl Flusher {
 
 impl Drop for Flusher {
     fn drop(&mut self) {
-        self.shared.queue().closed = true;
-        self.shared.filled.notify_all();
+        let mut queue = self.shared.queue();
+        queue.closed = true;
+        let woken = queue.idle.take(usize::MAX);
+        drop(queue);
+        woken.iter().for_each(Thread::unpark);
         for thread in self.threads.drain(..) {
             // The last who waited may have kept the server, and now drops it here.
             if thread.thread().id() != thread::current().id() {
@@ -256,8 +259,11 @@ impl Shared {
     }
 
     fn push(&self, job: Job) {
-        self.queue().jobs.push_back(job);
-        self.filled.notify_one();
+        let mut queue = self.queue();
+        queue.jobs.push_back(job);
+        let woken = queue.idle.take(1);
+        drop(queue);
+        woken.iter().for_each(Thread::unpark);
     }
 
     fn work(&self) {
@@ -275,7 +281,7 @@ impl Shared {
             if queue.closed {
                 return None;
             }
-            queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = idle::wait(&self.queue, queue, |queue| &mut queue.idle);
         }
     }
 

@@ -40,6 +40,10 @@ pub struct Link {
     buffers: Arc<Buffers>,
     room: Arc<Room>,
     outbox: Mutex<Outbox>,
+    /// Bytes in the outbox, and whether the peer is gone: changed under its lock, and looked at without,
+    /// because whoever sends holds that for as long as the kernel takes.
+    unsent: AtomicUsize,
+    broken: AtomicBool,
     calls: AtomicUsize,
     bytes: AtomicUsize,
     /// Whether the task waits for calls to end.
@@ -51,17 +55,8 @@ struct Outbox {
     queue: VecDeque<Vec<u8>>,
     /// Bytes of the first in the queue that are sent.
     sent: usize,
-    unsent: usize,
-    broken: bool,
     /// Calls that must not run before there is room for their replies.
     parked: Vec<Job>,
-}
-
-impl Outbox {
-    /// Leaves nothing to be sent; gives back what was, to be dropped without the lock.
-    fn break_off(&mut self) -> Self {
-        std::mem::replace(self, Self { broken: true, ..Self::default() })
-    }
 }
 
 impl Link {
@@ -73,6 +68,8 @@ impl Link {
             buffers,
             room,
             outbox: Mutex::default(),
+            unsent: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             watched: AtomicBool::new(false),
@@ -84,17 +81,17 @@ impl Link {
     pub fn push(&self, replies: &mut Vec<u8>) {
         let mut outbox = self.outbox();
         let mut sent = 0;
-        if outbox.queue.is_empty() && !outbox.broken {
-            sent = self.write(replies, &mut outbox.broken);
+        if outbox.queue.is_empty() && !self.is_broken() {
+            sent = self.write(replies);
         }
-        if outbox.broken || sent == replies.len() {
+        if self.is_broken() || sent == replies.len() {
             replies.clear();
             return;
         }
         if outbox.queue.is_empty() {
             outbox.sent = sent;
         }
-        outbox.unsent += replies.len() - sent;
+        self.unsent.fetch_add(replies.len() - sent, Ordering::SeqCst);
         outbox.queue.push_back(std::mem::replace(replies, self.buffers.take()));
         drop(outbox);
         self.wake.notify_one();
@@ -107,7 +104,7 @@ impl Link {
             return self.push(reply);
         }
         let mut outbox = self.outbox();
-        if outbox.broken {
+        if self.is_broken() {
             return;
         }
         let (is_first, len) = (outbox.queue.is_empty(), reply.len());
@@ -118,7 +115,7 @@ impl Link {
         if is_first {
             outbox.sent = 0;
         }
-        outbox.unsent += len;
+        self.unsent.fetch_add(len, Ordering::SeqCst);
         reply.clear();
         drop(outbox);
         if is_first {
@@ -129,17 +126,16 @@ impl Link {
     /// Sends what waits, as far as the socket takes it; answers how many bytes that was.
     pub fn flush(&self) -> usize {
         let mut outbox = self.outbox();
-        let before = outbox.unsent;
+        let mut written = 0;
         while let Some(first) = outbox.queue.pop_front() {
             let at = outbox.sent;
-            let n = self.write(&first[at..], &mut outbox.broken);
-            if outbox.broken {
-                let left = outbox.break_off();
-                drop(outbox);
-                drop(left);
+            let n = self.write(&first[at..]);
+            if self.is_broken() {
+                self.break_off(outbox);
                 return 0;
             }
-            outbox.unsent -= n;
+            written += n;
+            self.unsent.fetch_sub(n, Ordering::SeqCst);
             if at + n < first.len() {
                 outbox.sent += n;
                 outbox.queue.push_front(first);
@@ -148,13 +144,13 @@ impl Link {
             outbox.sent = 0;
             self.buffers.give(first);
         }
-        before - outbox.unsent
+        written
     }
 
     /// Writes to the socket until it takes no more; answers how much it took.
-    fn write(&self, bytes: &[u8], broken: &mut bool) -> usize {
+    fn write(&self, bytes: &[u8]) -> usize {
         let mut sent = 0;
-        while sent < bytes.len() && !*broken {
+        while sent < bytes.len() && !self.is_broken() {
             // Through try_io, because that notes when the socket is full: otherwise the task
             // would be told at once that it is writable, again and again.
             let written = self.stream.try_io(Interest::WRITABLE, || {
@@ -167,7 +163,7 @@ impl Link {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
                     tracing::debug!(%error, "cannot send");
-                    *broken = true;
+                    self.broken.store(true, Ordering::SeqCst);
                 }
             }
         }
@@ -178,7 +174,7 @@ impl Link {
     /// pool could fill the memory with replies of one megabyte each. Gives it back otherwise.
     pub fn park(&self, job: Job) -> Option<Job> {
         let mut outbox = self.outbox();
-        if outbox.broken || outbox.unsent <= UNSENT_MAX {
+        if self.is_broken() || !self.is_full() {
             return Some(job);
         }
         outbox.parked.push(job);
@@ -188,17 +184,22 @@ impl Link {
     /// The calls that were parked, if there is room again.
     pub fn unpark(&self) -> Vec<Job> {
         let mut outbox = self.outbox();
-        if outbox.unsent <= UNSENT_MAX { std::mem::take(&mut outbox.parked) } else { Vec::new() }
+        if self.is_full() { Vec::new() } else { std::mem::take(&mut outbox.parked) }
     }
 
     /// Whether replies wait for the socket.
     pub fn has_unsent(&self) -> bool {
-        self.outbox().unsent > 0
+        self.unsent.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether so much waits that no further call may be started.
+    fn is_full(&self) -> bool {
+        self.unsent.load(Ordering::SeqCst) > UNSENT_MAX
     }
 
     /// Whether the peer is gone.
     pub fn is_broken(&self) -> bool {
-        self.outbox().broken
+        self.broken.load(Ordering::SeqCst)
     }
 
     /// Whether another call may be started. If not, the task is woken when it may.
@@ -216,7 +217,7 @@ impl Link {
         let bytes = self.bytes.load(Ordering::SeqCst);
         self.calls.load(Ordering::SeqCst) < CALLS_MAX
             && (bytes == 0 || bytes < BYTES_MAX && self.room.is_left())
-            && self.outbox().unsent <= UNSENT_MAX
+            && !self.is_full()
     }
 
     /// Whether every call that was handed to the pool is answered.
@@ -234,9 +235,17 @@ impl Link {
     /// Gives the connection up: it ended, or a call of it cannot be answered, and the client must
     /// ask again.
     pub fn give_up(&self) {
-        let outbox = self.outbox().break_off();
+        self.break_off(self.outbox());
         self.wake.notify_one();
-        drop(outbox); // not under the lock: parked calls that are dropped come here, too
+    }
+
+    /// Leaves nothing to be sent.
+    fn break_off(&self, mut outbox: MutexGuard<'_, Outbox>) {
+        self.broken.store(true, Ordering::SeqCst);
+        self.unsent.store(0, Ordering::SeqCst);
+        let left = std::mem::take(&mut *outbox);
+        drop(outbox);
+        drop(left); // not under the lock: parked calls that are dropped come here, too
     }
 
     /// Notes that the task reads no more, and waits for the last call to end.

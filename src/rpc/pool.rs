@@ -16,8 +16,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+
+use crate::sys::idle::{self, Idle};
 
 /// Stack of a thread. The deepest calls use a few KiB; directories are read into the heap.
 const STACK: usize = 512 * 1024;
@@ -48,7 +50,6 @@ pub struct Pool {
 #[derive(Default)]
 struct Queue {
     state: Mutex<State>,
-    filled: Condvar,
 }
 
 #[derive(Default)]
@@ -59,7 +60,7 @@ struct State {
     lanes: HashMap<u64, Line>,
     /// Jobs that wait in them.
     lined_up: usize,
-    idle: usize,
+    idle: Idle,
     closed: bool,
 }
 
@@ -126,9 +127,9 @@ impl Pool {
         }
         let mut state = self.queue.lock();
         let ready = jobs.drain(..).map(|job| state.add(job)).filter(|ready| *ready).count();
-        let wake = ready.min(state.idle);
+        let woken = state.idle.take(ready);
         drop(state);
-        (0..wake).for_each(|_| self.queue.filled.notify_one());
+        woken.iter().for_each(Thread::unpark);
     }
 
     /// How many jobs wait for a thread, or in a lane.
@@ -140,8 +141,11 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.queue.lock().closed = true;
-        self.queue.filled.notify_all();
+        let mut state = self.queue.lock();
+        state.closed = true;
+        let woken = state.idle.take(usize::MAX);
+        drop(state);
+        woken.iter().for_each(Thread::unpark);
         for thread in self.threads.drain(..) {
             let _ = thread.join(); // it catches what panics
         }
@@ -178,9 +182,7 @@ impl Queue {
             if state.closed {
                 return None;
             }
-            state.idle += 1;
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.idle -= 1;
+            state = idle::wait(&self.state, state, |state| &mut state.idle);
         }
     }
 }
@@ -226,7 +228,7 @@ mod tests {
                 done.send(()).unwrap();
             })
         };
-        while pool.queue.lock().idle < 16 {
+        while pool.queue.lock().idle.count() < 16 {
             thread::yield_now(); // or they would find jobs without being woken
         }
         pool.run(&mut (0..16 * 20).map(|_| one()).collect());

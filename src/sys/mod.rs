@@ -10,6 +10,7 @@ pub mod durable;
 mod fault;
 pub mod file;
 pub mod handle;
+pub mod idle;
 pub mod memory;
 pub mod process;
 pub mod processor;
