@@ -118,7 +118,7 @@ impl Fs {
             return Err(Errno::AGAIN);
         }
         let opened = self.open_own(node, OFlags::RDONLY, 0o400)?;
-        Ok(keep(&node.read, opened))
+        Ok(self.keep(node, &node.read, opened))
     }
 
     /// The content of `node`, open for reading and writing.
@@ -130,7 +130,14 @@ impl Fs {
             return Err(Errno::AGAIN);
         }
         let opened = self.open_own(node, OFlags::RDWR, 0o600)?;
-        Ok(keep(&node.write, opened))
+        Ok(self.keep(node, &node.write, opened))
+    }
+
+    /// Keeps what was opened, unless another thread was quicker.
+    fn keep<'n>(&self, node: &Node, place: &'n OnceLock<OwnedFd>, opened: OwnedFd) -> &'n OwnedFd {
+        let kept = place.get_or_init(|| opened);
+        self.nodes.recount(&node.handle);
+        kept
     }
 
     /// Keeps others from setting or lending a mode.
@@ -161,11 +168,6 @@ impl Fs {
 fn set_mode(node: &Node, mode: u32) -> Result<()> {
     let mode = Mode::from_raw_mode(mode);
     Ok(rustix::fs::chmodat(rustix::fs::CWD, node.proc_path(), mode, AtFlags::empty())?)
-}
-
-/// Keeps what was opened, unless another thread was quicker.
-fn keep(place: &OnceLock<OwnedFd>, opened: OwnedFd) -> &OwnedFd {
-    place.get_or_init(|| opened)
 }
 
 fn is_file(kind: Kind) -> Result<()> {

@@ -108,19 +108,18 @@ pub struct Guard<'a> {
 }
 
 impl Fs {
-    /// Serves nothing yet. Handles are made with `key`; at most `descriptors` files are kept
-    /// open; what path handles need is kept in the folder `state`.
+    /// Serves nothing yet. Handles are made with `key`; files are kept open with at most `descriptors`
+    /// of them; what path handles need is kept in the folder `state`.
     ///
     /// # Errors
     /// The system has no random numbers, or the folder cannot be used.
     pub fn new(key: Key, descriptors: usize, state: &Path) -> Result<Self> {
-        // A file that is written has up to three descriptors.
-        let nodes = (descriptors / 3).max(16);
+        let descriptors = descriptors.max(48);
         Ok(Self {
             key,
             switch: Switch::new(),
             roots: ArcSwap::default(),
-            nodes: Nodes::new(nodes),
+            nodes: Nodes::new(descriptors),
             handles: Cache::new(HANDLES),
             flusher: Flusher::start()?,
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
@@ -128,7 +127,8 @@ impl Fs {
             modes: Mutex::new(()),
             hasher: RandomState::new(),
             moves: Moves::open(state)?,
-            dirty_max: nodes / 4,
+            // Each has up to three descriptors, which are kept until it is flushed.
+            dirty_max: descriptors / 12,
         })
     }
 

@@ -166,6 +166,7 @@ impl Fs {
         let place = rustix::io::fcntl_dupfd_cloexec(&content, 0)?;
         let (node, attr) = self.adopt(dir, name, place)?;
         let _ = node.write.set(content); // a handle that is new has no open file yet
+        self.nodes.recount(&node.handle);
         self.charge_birth(&node, &attr, hold);
         dir.recharge();
         Ok((node, attr))

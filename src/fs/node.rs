@@ -2,7 +2,7 @@
 //!
 //! A [`Node`] holds a descriptor that need not have access to the content (O_PATH): enough for
 //! attributes and for the names in a directory. The content is opened when it is first read or
-//! written. Nodes are cached by handle, at most a share of the descriptors that the process may
+//! written. Nodes are cached by handle, with at most a share of the descriptors that the process may
 //! have, and closed after seconds without use, so that the space of files that are deleted beside
 //! the server comes back. One that was written without a flush stays until that is made up: the
 //! kernel reports a failed write-back once to each open description.
@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use quick_cache::sync::Cache;
-use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, UnitWeighter};
+use quick_cache::sync::EntryAction;
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use rustix::fs::{Mode, OFlags};
 
 use super::attr::{Attr, Kind};
@@ -105,6 +106,11 @@ impl Node {
         Ok(rustix::fs::open(self.proc_path(), flags, Mode::empty())?)
     }
 
+    /// How many descriptors it has: one to three.
+    fn descriptors(&self) -> u64 {
+        1 + u64::from(self.read.get().is_some()) + u64::from(self.write.get().is_some())
+    }
+
     /// The content, as far as it is open for reading.
     pub(super) fn opened(&self) -> Option<&OwnedFd> {
         self.write.get().or_else(|| self.read.get())
@@ -119,7 +125,7 @@ impl AsFd for Node {
 
 /// The nodes in use.
 pub(super) struct Nodes {
-    cache: Cache<Handle, Arc<Node>, UnitWeighter, DefaultHashBuilder, KeepDirty>,
+    cache: Cache<Handle, Kept, Descriptors, DefaultHashBuilder, KeepDirty>,
     /// Counts the sweeps: the clock by which nodes are idle.
     now: AtomicU32,
     /// By file, so that threads with different files seldom write the same line of the cache.
@@ -146,25 +152,48 @@ pub struct Stats {
     pub misses: u64,
 }
 
+/// A node, and the descriptors that the cache counts for it.
+#[derive(Clone)]
+struct Kept {
+    node: Arc<Node>,
+    descriptors: u64,
+}
+
+impl Kept {
+    fn new(node: Arc<Node>) -> Self {
+        Self { descriptors: node.descriptors(), node }
+    }
+}
+
+/// Counts descriptors, so that three files that are looked at take the place of one that is written.
+#[derive(Clone)]
+struct Descriptors;
+
+impl Weighter<Handle, Kept> for Descriptors {
+    fn weight(&self, _: &Handle, kept: &Kept) -> u64 {
+        kept.descriptors
+    }
+}
+
 /// Keeps what was written and not flushed from being evicted, and closes what is evicted outside
 /// of the cache's lock.
 #[derive(Clone, Debug, Default)]
 struct KeepDirty;
 
-impl Lifecycle<Handle, Arc<Node>> for KeepDirty {
-    type RequestState = Vec<Arc<Node>>;
+impl Lifecycle<Handle, Kept> for KeepDirty {
+    type RequestState = Vec<Kept>;
 
-    fn is_pinned(&self, _: &Handle, node: &Arc<Node>) -> bool {
-        node.dirty.load(Ordering::Relaxed)
+    fn is_pinned(&self, _: &Handle, kept: &Kept) -> bool {
+        kept.node.dirty.load(Ordering::Relaxed)
     }
 
-    fn on_evict(&self, evicted: &mut Vec<Arc<Node>>, _: Handle, node: Arc<Node>) {
-        evicted.push(node);
+    fn on_evict(&self, evicted: &mut Vec<Kept>, _: Handle, kept: Kept) {
+        evicted.push(kept);
     }
 }
 
 impl Nodes {
-    /// Room for `max` nodes.
+    /// Room for nodes with `max` descriptors.
     pub(super) fn new(max: usize) -> Self {
         let options = OptionsBuilder::new()
             .estimated_items_capacity(max)
@@ -172,14 +201,14 @@ impl Nodes {
             .build()
             .expect("both capacities are given");
         let hasher = DefaultHashBuilder::default();
-        let cache = Cache::with_options(options, UnitWeighter, hasher, KeepDirty);
+        let cache = Cache::with_options(options, Descriptors, hasher, KeepDirty);
         let (hits, misses) = (Default::default(), AtomicU64::new(0));
         Self { cache, now: AtomicU32::new(0), hits, misses }
     }
 
     /// The node of `handle`, if it is open.
     pub(super) fn get(&self, handle: &Handle) -> Option<Arc<Node>> {
-        let node = self.cache.get(handle)?;
+        let node = self.cache.get(handle)?.node;
         #[allow(clippy::cast_possible_truncation)] // below HITS
         let part = (node.fileid % HITS as u64) as usize;
         self.hits[part].0.fetch_add(1, Ordering::Relaxed);
@@ -189,7 +218,7 @@ impl Nodes {
 
     /// The same without taking it for used.
     pub(super) fn peek(&self, handle: &Handle) -> Option<Arc<Node>> {
-        self.cache.peek(handle)
+        self.cache.peek(handle).map(|kept| kept.node)
     }
 
     /// Adds a node; if there is one already, that is answered and stays.
@@ -197,9 +226,19 @@ impl Nodes {
         // Here and not where nothing is found: a call that must not wait asks twice.
         self.misses.fetch_add(1, Ordering::Relaxed);
         node.used.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
-        let Ok(node) =
-            self.cache.get_or_insert_with::<_, Infallible>(&node.handle.clone(), || Ok(node));
-        node
+        let handle = node.handle;
+        let kept = || Ok(Kept::new(node));
+        let Ok(kept) = self.cache.get_or_insert_with::<_, Infallible>(&handle, kept);
+        kept.node
+    }
+
+    /// Counts the descriptors of a node anew: its content was opened.
+    pub(super) fn recount(&self, handle: &Handle) {
+        // Where it is not kept any more, there is nothing to count.
+        let _ = self.cache.entry(handle, None, |_, kept| {
+            kept.descriptors = kept.node.descriptors();
+            EntryAction::Retain(())
+        });
     }
 
     /// What there is, and how well it was found.
@@ -215,7 +254,7 @@ impl Nodes {
 
     /// Forgets all of an export.
     pub(super) fn forget(&self, root: &Arc<Root>) {
-        self.cache.retain(|_, node| !Arc::ptr_eq(&node.root, root));
+        self.cache.retain(|_, kept| !Arc::ptr_eq(&kept.node.root, root));
     }
 
     /// Closes what was not used for `idle` sweeps; answers what would be closed if it were
@@ -224,7 +263,7 @@ impl Nodes {
         let now = self.now.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let is_idle = |node: &Node| now.wrapping_sub(node.used.load(Ordering::Relaxed)) > idle;
         let dirty = RefCell::new(Vec::new());
-        self.cache.retain(|_, node| {
+        self.cache.retain(|_, Kept { node, .. }| {
             if !is_idle(node) {
                 return true;
             }
@@ -240,6 +279,61 @@ impl Nodes {
     /// Everything that was written and not flushed.
     pub(super) fn dirty(&self) -> Vec<Arc<Node>> {
         let dirty = |node: &Arc<Node>| node.dirty.load(Ordering::Relaxed);
-        self.cache.iter().map(|(_, node)| node).filter(dirty).collect()
+        self.cache.iter().map(|(_, kept)| kept.node).filter(dirty).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::export::ExportId;
+    use crate::fs::Fs;
+    use crate::fs::handle::{KEY_LEN, Key};
+    use crate::fs::testing::Files;
+    use crate::sys::Patience;
+
+    const DESCRIPTORS: usize = 600;
+    const EXPORT: ExportId = ExportId(1);
+
+    /// The descriptors of all nodes, and how many nodes there are.
+    fn open(fs: &Fs) -> (u64, usize) {
+        let counted = fs.nodes.cache.iter().map(|(_, kept)| kept.node.descriptors()).sum();
+        assert_eq!(fs.nodes.cache.weight(), counted, "what is counted is what there is");
+        (counted, fs.stats().open)
+    }
+
+    #[test]
+    fn as_many_files_are_open_as_there_are_descriptors_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let names: Vec<_> = (0..DESCRIPTORS * 2).map(|number| number.to_string()).collect();
+        for name in &names {
+            std::fs::write(dir.path().join(name), "content").unwrap();
+        }
+        let fs = Fs::new(Key::new([1; KEY_LEN]), DESCRIPTORS, dir.path()).unwrap();
+        fs.attach(EXPORT, dir.path(), None, None).unwrap();
+        let files = Files::of(&fs, EXPORT);
+        let root = files.root();
+
+        // In each part of the cache the last one may have been opened after it came.
+        let cache = &fs.nodes.cache;
+        let most = cache.capacity() + 2 * cache.num_shards() as u64;
+        let each_has = |descriptors: usize| {
+            let (counted, nodes) = open(&fs);
+            assert!(counted <= most, "{counted} descriptors");
+            let full = DESCRIPTORS / descriptors;
+            assert!((full * 2 / 3..=full * 4 / 3).contains(&nodes), "{nodes} nodes");
+        };
+        names.iter().for_each(|name| drop(files.find(&root, name).unwrap()));
+        each_has(1);
+        for name in &names {
+            let node = files.find(&root, name).unwrap();
+            fs.readable(&node, Patience::Blocking).unwrap();
+        }
+        each_has(2);
+        for name in &names {
+            let node = files.find(&root, name).unwrap();
+            fs.readable(&node, Patience::Blocking).unwrap();
+            fs.writable(&node, Patience::Blocking).unwrap();
+        }
+        each_has(3);
     }
 }
