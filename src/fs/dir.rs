@@ -9,7 +9,7 @@
 
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::SeekFrom;
@@ -19,9 +19,9 @@ use super::attr::{Access, Attr, Kind, Time};
 use super::handle::{Body, Handle};
 use super::identity::Identity;
 use super::node::Node;
+use super::pieces::{List, Listed, Piece, Place};
 use super::root::HandleKind;
 use crate::errno::{Errno, Result};
-use crate::sys::dir::Entry;
 use crate::sys::{self, Patience};
 
 /// Bytes of a directory that are read at a time: at most, and at least, which is more than the
@@ -30,6 +30,10 @@ const PIECE: RangeInclusive<usize> = 4 * 1024..=32 * 1024;
 
 /// Longer than any kernel takes between two readings of the time for files.
 const TICK: Duration = Duration::from_millis(100);
+
+/// The same where a file system may keep no more than seconds, or two of them: an ext4 with small
+/// inodes does.
+const SECONDS: Duration = Duration::from_millis(2100);
 
 /// Whether to go on with the next entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +47,7 @@ pub enum Step {
 impl Fs {
     /// Gives `each` the entries of `dir` from `cookie` on, 0 being the start, until it is full;
     /// answers whether the list ended. Blocks. `each` runs as the caller. About `wanted` bytes of
-    /// the list are read at a time.
+    /// the list are read at a time, unless what is read is remembered.
     ///
     /// # Errors
     /// `EACCES`, `ENOTDIR`; `EINVAL` for a cookie that cannot be one.
@@ -52,7 +56,7 @@ impl Fs {
         dir: &Node,
         caller: &Identity,
         (mut cookie, wanted): (u64, usize),
-        mut each: impl FnMut(Entry<'_>) -> Step,
+        mut each: impl FnMut(Listed<'_>) -> Step,
     ) -> Result<bool> {
         if dir.kind != Kind::Directory {
             return Err(Errno::NOTDIR);
@@ -61,82 +65,141 @@ impl Fs {
             return Err(Errno::ACCES);
         }
         self.readable(dir, Patience::Blocking)?;
-        let mut piece = vec![0; wanted.clamp(*PIECE.start(), *PIECE.end())];
+        let list = settled(dir)?;
         let is_root = dir.fileid == dir.root.fileid;
+        let mut each = |mut listed: Listed<'_>| {
+            // Above the root of an export there is only the root.
+            if is_root && listed.entry.name == c".." {
+                listed.entry.fileid = dir.fileid;
+            }
+            each(listed)
+        };
         self.switch.acting_as(caller, || {
             loop {
-                let read = self.read_piece(dir, cookie, &mut piece)?;
-                if read == 0 {
+                let (piece, start) = self.piece(dir, list.as_ref(), cookie, wanted)?;
+                if piece.is_empty() {
                     return Ok(true);
                 }
-                for mut entry in sys::dir::entries(&piece[..read]) {
-                    // Above the root of an export there is only the root.
-                    if is_root && entry.name == c".." {
-                        entry.fileid = dir.fileid;
+                let (end, step) = piece.give(start, &mut each);
+                if step == Step::Full {
+                    if let Some(list) = &list {
+                        self.pieces.mark(list, &piece, end);
                     }
-                    cookie = entry.cookie;
-                    if each(entry) == Step::Full {
-                        return Ok(false);
-                    }
+                    return Ok(false);
                 }
+                cookie = end.cookie;
             }
         })?
     }
 
-    /// Reads a piece of the list; answers how many bytes that is.
-    fn read_piece(&self, dir: &Node, cookie: u64, piece: &mut [u8]) -> Result<usize> {
-        let list = self.readable(dir, Patience::Blocking)?;
+    /// A piece of the list with what follows `cookie`, and where in it that is.
+    fn piece(
+        &self,
+        dir: &Node,
+        list: Option<&List>,
+        cookie: u64,
+        wanted: usize,
+    ) -> Result<(Arc<Piece>, Place)> {
+        let remembered = || self.pieces.get(list?, cookie);
+        if let Some(found) = remembered() {
+            return Ok(found);
+        }
+        // What is remembered is read in few, large pieces, each where the last one ended.
+        let len = if list.is_some() { usize::MAX } else { wanted };
+        let mut buffer = vec![0; len.clamp(*PIECE.start(), *PIECE.end())];
         let start = i64::try_from(cookie).map_err(|_| Errno::INVAL)?.unsigned_abs();
+        let directory = self.readable(dir, Patience::Blocking)?;
         // One position serves all who list this directory. It is held for this piece only, so that
         // they do not wait for each other while they look at the entries.
         let _position = dir.listing.lock().unwrap_or_else(PoisonError::into_inner);
-        rustix::fs::seek(list, SeekFrom::Start(start))?;
-        sys::dir::read(list, piece)
+        if let Some(found) = remembered() {
+            return Ok(found); // somebody else read it meanwhile
+        }
+        rustix::fs::seek(directory, SeekFrom::Start(start))?;
+        let read = sys::dir::read(directory, &mut buffer)?;
+        let piece = Arc::new(Piece::new(&buffer[..read]));
+        if let Some(list) = list {
+            self.pieces.keep(list, cookie, &piece);
+        }
+        Ok((piece, Place::start(cookie)))
     }
 
-    /// The attributes and the handle of what `name` is in `dir`, as the thread's present identity.
+    /// The attributes and the handle of what `listed` is in `dir`, as the thread's present identity.
     /// `None` if it is gone, or must not be seen.
     ///
     /// A handle means one file from its birth to its removal, so that it is remembered by number and
-    /// time of birth; attributes and names are not. Asked for by name it may be another file's, if
-    /// the name changes hands in between, and so has to say the number; only where it does not, the
-    /// file is opened, which takes three times as long.
-    pub fn look(&self, dir: &Node, name: &CStr) -> Option<(Attr, Handle)> {
-        let attr = Attr::of_entry(dir, name).ok()?;
-        let id = attr.born.map(|born| (dir.root.id, attr.fileid, born));
-        if let Some(handle) = id.and_then(|id| self.handles.get(&id)) {
+    /// time of birth, in the piece and apart from that; attributes never are.
+    pub fn look(&self, dir: &Node, listed: &Listed<'_>) -> Option<(Attr, Handle)> {
+        let attr = Attr::of_entry(dir, listed.entry.name).ok()?;
+        if let Some(handle) = listed.handle(&attr) {
             return Some((attr, handle));
         }
+        let id = |attr: &Attr| Some((dir.root.id, attr.fileid, attr.born?));
+        if let Some(id) = id(&attr)
+            && let Some(handle) = self.handles.get(&id)
+        {
+            listed.remember(&attr, handle);
+            return Some((attr, handle));
+        }
+        let (attr, handle) = self.ask(dir, listed.entry.name, attr)?;
+        if let Some(id) = id(&attr)
+            && dir.root.handles == HandleKind::Kernel
+            && attr.born.is_some_and(is_over)
+        {
+            self.handles.insert(id, handle);
+            listed.remember(&attr, handle);
+        }
+        Some((attr, handle))
+    }
+
+    /// The handle of what `name` is in `dir` and has `attr`, or with other attributes of what it is
+    /// by now.
+    ///
+    /// Asked for by name it may be another file's, if the name changes hands in between, and so has
+    /// to say the number; only where it does not, the file is opened, which takes three times as
+    /// long.
+    fn ask(&self, dir: &Node, name: &CStr, attr: Attr) -> Option<(Attr, Handle)> {
         if let (HandleKind::Kernel, Some(mount)) = (dir.root.handles, dir.root.mount)
             && let Some(kernel) = sys::handle::of_file(dir, name, attr.fileid, mount)
         {
-            let handle = self.key.seal(dir.root.id, Body::Kernel(kernel));
-            self.remember(dir, &attr, handle);
-            return Some((attr, handle));
+            return Some((attr, self.key.seal(dir.root.id, Body::Kernel(kernel))));
         }
         let flags = rustix::fs::OFlags::empty();
         let place = self.open_below(dir, name.to_bytes(), flags, Patience::Blocking).ok()?;
         let attr = Attr::of(&place).ok()?;
         let handle =
             self.handle_in(dir, name.to_bytes(), &attr, || sys::handle::of(&place)).ok()?;
-        self.remember(dir, &attr, handle);
         Some((attr, handle))
     }
-
-    fn remember(&self, dir: &Node, attr: &Attr, handle: Handle) {
-        if let Some(born) = attr.born
-            && dir.root.handles == HandleKind::Kernel
-            && is_past(born)
-        {
-            self.handles.insert((dir.root.id, attr.fileid, born), handle);
-        }
-    }
 }
 
-/// Whether a moment is over for sure: a file that is made from now on, maybe with the number of
-/// one that was removed, is born later. The clock of births goes on every few milliseconds.
-fn is_past(born: Time) -> bool {
+/// The list of a directory as it is now, if nothing else will ever be called the same.
+///
+/// It is, because every change of a name gives its directory a time of change, which is that of the
+/// clock and hence later than one that is over. The kernel reads a list under a lock that keeps
+/// changes out, and whoever changes sets the time before letting it go. So a list that is read
+/// after the time was asked for is that of this time or newer, never older; and what is served by
+/// the time asked for in this very call lacks no change that had ended before the call.
+fn settled(dir: &Node) -> Result<Option<List>> {
+    let changed = dir.attr()?.changed;
+    // Who else might change it without this kernel, or which time it would have, is not known.
+    let is_known = dir.root.handles == HandleKind::Kernel && dir.is_written_to_memory();
+    let list = List { export: dir.root.id, fileid: dir.fileid, changed };
+    Ok((is_known && is_over(changed)).then_some(list))
+}
+
+/// Whether a moment is over for sure: what is made or changed from now on has a later time.
+fn is_over(time: Time) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = u64::try_from(born.seconds).unwrap_or_default();
-    now.checked_sub(Duration::new(seconds, born.nanoseconds)).is_some_and(|age| age > TICK)
+    is_before(time, now)
 }
+
+/// The same at another time than the present.
+fn is_before(time: Time, now: Duration) -> bool {
+    let tick = if time.nanoseconds == 0 { SECONDS } else { TICK };
+    let seconds = u64::try_from(time.seconds).unwrap_or_default();
+    now.checked_sub(Duration::new(seconds, time.nanoseconds)).is_some_and(|age| age > tick)
+}
+
+#[cfg(test)]
+mod tests;

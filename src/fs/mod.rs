@@ -20,6 +20,7 @@ mod locate;
 mod moves;
 pub mod name;
 pub mod node;
+mod pieces;
 pub mod root;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -45,6 +46,7 @@ use handle::{BadHandle, Body, Handle, Key};
 use identity::Switch;
 use locate::Moves;
 use node::{Node, Nodes, Stats};
+use pieces::Pieces;
 use root::{HandleKind, Root};
 use trail::Trail;
 
@@ -86,6 +88,7 @@ pub struct Fs {
     nodes: Nodes,
     /// Handles of files that were listed, by export, number and time of birth.
     handles: Cache<(ExportId, u64, Time), Handle>,
+    pieces: Pieces,
     flusher: Flusher,
     locks: Vec<Mutex<()>>,
     /// For the names of a file, and always taken after those (see [`charge`]).
@@ -121,6 +124,7 @@ impl Fs {
             roots: ArcSwap::default(),
             nodes: Nodes::new(descriptors),
             handles: Cache::new(HANDLES),
+            pieces: Pieces::new(),
             flusher: Flusher::start()?,
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             links: (0..LOCKS).map(|_| Mutex::new(())).collect(),

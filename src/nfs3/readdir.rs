@@ -38,7 +38,7 @@ pub fn readdir(cx: &Call<'_>, args: ReadDirArgs<'_>, w: &mut Writer<'_>) -> Repl
     let dir = open(cx, args.dir)?;
     let mut page = Page::begin(w, &dir, args.count);
     let range = (args.cookie, args.count as usize); // entries are as long here as there
-    let listed = cx.fs().list(&dir.node, &dir.who, range, |entry| page.add(&entry, |_| ()));
+    let listed = cx.fs().list(&dir.node, &dir.who, range, |listed| page.add(&listed.entry, |_| ()));
     page.end(&dir, listed)
 }
 
@@ -70,12 +70,12 @@ pub fn readdirplus(
     page.names_max = args.dir_count as usize;
     // With attributes and handle an entry is about five times as long as in the directory.
     let range = (args.cookie, args.max_count as usize / 5);
-    let listed = cx.fs().list(&dir.node, &dir.who, range, |entry| {
-        page.add(&entry, |w| {
-            let seen = match entry.name.to_bytes() {
+    let listed = cx.fs().list(&dir.node, &dir.who, range, |listed| {
+        page.add(&listed.entry, |w| {
+            let seen = match listed.entry.name.to_bytes() {
                 b"." => dir.node.attr().ok().map(|attr| (attr, *dir.node.handle())),
                 b".." => None, // for LOOKUP, which knows where the export ends
-                _ => cx.fs().look(&dir.node, entry.name),
+                _ => cx.fs().look(&dir.node, &listed),
             };
             PostOp(seen.map(|(attr, _)| dir.fattr(attr))).encode(w);
             w.option(seen.map(|(_, handle)| handle).as_ref());

@@ -37,18 +37,37 @@ pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Result<usize> {
 }
 
 /// The entries in what [`read`] read.
-pub fn entries(buffer: &[u8]) -> impl Iterator<Item = Entry<'_>> {
-    let mut rest = buffer;
-    std::iter::from_fn(move || {
+pub const fn entries(buffer: &[u8]) -> Entries<'_> {
+    Entries { rest: buffer }
+}
+
+/// Entries, one after the other.
+#[derive(Clone, Debug)]
+pub struct Entries<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Entries<'a> {
+    /// The bytes of those that are left.
+    pub const fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        let rest = self.rest;
         let number =
             |at: usize| rest.get(at..at + 8)?.first_chunk().map(|b| u64::from_ne_bytes(*b));
         let (fileid, cookie) = (number(0)?, number(8)?);
         let len = usize::from(u16::from_ne_bytes(*rest.get(16..18)?.first_chunk()?));
         let name = CStr::from_bytes_until_nul(rest.get(NAME..len)?).ok()?;
         let kind = rest[NAME - 1];
-        rest = &rest[len..];
+        self.rest = &rest[len..];
         Some(Entry { fileid, cookie, kind, name })
-    })
+    }
 }
 
 #[cfg(test)]

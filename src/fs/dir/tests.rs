@@ -1,0 +1,296 @@
+//! What is remembered of a list is never seen: each listing is that of the directory as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
+
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::thread::UnshareFlags;
+use tempfile::TempDir;
+
+use super::*;
+use crate::export::ExportId;
+use crate::fs::handle::{KEY_LEN, Key};
+use crate::fs::testing::Files;
+
+const EXPORT: ExportId = ExportId(1);
+
+/// A directory that is served.
+struct Shared {
+    fs: Fs,
+    dir: TempDir,
+    _state: TempDir,
+}
+
+type Seen = BTreeMap<String, (Attr, Handle)>;
+
+/// A directory in which nothing changes any more.
+fn shared(fill: impl FnOnce(&Path)) -> Shared {
+    let (dir, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fill(dir.path());
+    let fs = Fs::new(Key::new([1; KEY_LEN]), 64, state.path()).unwrap();
+    fs.attach(EXPORT, dir.path(), None, None).unwrap();
+    let shared = Shared { fs, dir, _state: state };
+    shared.settle();
+    shared
+}
+
+impl Shared {
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Lists with attributes and handles, `page` entries at a time; does something after each page.
+    fn pages(&self, page: usize, mut between: impl FnMut()) -> Seen {
+        let (root, who) = (Files::of(&self.fs, EXPORT).root(), self.fs.switch.server());
+        let (mut seen, mut cookie, mut ended) = (Seen::new(), 0, false);
+        while !ended {
+            let (mut room, from) = (page, cookie);
+            let each = |listed: Listed<'_>| {
+                if room == 0 {
+                    return Step::Full;
+                }
+                (room, cookie) = (room - 1, listed.entry.cookie);
+                let name = listed.entry.name.to_str().unwrap();
+                if let Some(found) = self.fs.look(&root, &listed)
+                    && ![".", ".."].contains(&name)
+                {
+                    let twice = seen.insert(name.to_owned(), found);
+                    assert!(twice.is_none(), "{name} came twice");
+                }
+                Step::More
+            };
+            ended = self.fs.list(&root, who, (from, 4096), each).unwrap();
+            between();
+        }
+        seen
+    }
+
+    fn list(&self) -> Seen {
+        self.pages(usize::MAX, || ())
+    }
+
+    /// Whether a listing is that of the directory as the kernel has it, and so are the numbers.
+    fn is_seen(&self) -> bool {
+        let numbers = |name: &String| fs::symlink_metadata(self.path(name)).unwrap().ino();
+        let seen = self.list();
+        let found = seen.iter().map(|(name, (attr, _))| (name.clone(), attr.fileid));
+        found.eq(self.names().iter().map(|name| (name.clone(), numbers(name))))
+    }
+
+    fn names(&self) -> BTreeSet<String> {
+        let entries = fs::read_dir(self.dir.path()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    /// Waits until the list may be remembered.
+    fn settle(&self) {
+        let root = Files::of(&self.fs, EXPORT).root();
+        while !is_over(root.attr().unwrap().changed) {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether lists are remembered here.
+    fn remembers(&self) -> bool {
+        let root = Files::of(&self.fs, EXPORT).root();
+        root.root.handles == HandleKind::Kernel && root.is_written_to_memory()
+    }
+
+    /// Whether the list as it is now is remembered from its start on; true where lists never are.
+    fn is_remembered(&self) -> bool {
+        let list = settled(&Files::of(&self.fs, EXPORT).root()).unwrap();
+        !self.remembers() || list.is_some_and(|list| self.fs.pieces.get(&list, 0).is_some())
+    }
+}
+
+fn make(path: &Path) {
+    fs::write(path, "").unwrap();
+}
+
+fn fill(dir: &Path, files: usize) {
+    for number in 0..files {
+        make(&dir.join(format!("file-with-a-long-name-{number:05}")));
+    }
+}
+
+#[test]
+fn a_change_beside_the_server_is_seen_by_the_next_listing() {
+    let s = shared(|dir| fill(dir, 10));
+    let changes: [&dyn Fn(); 4] = [
+        &|| make(&s.path("made")),
+        &|| fs::rename(s.path("made"), s.path("renamed")).unwrap(),
+        &|| fs::remove_file(s.path("renamed")).unwrap(),
+        &|| fs::create_dir(s.path("folder")).unwrap(),
+    ];
+    for change in changes {
+        assert!(s.is_seen() && s.is_remembered());
+        change();
+        assert!(s.is_seen());
+        s.settle();
+    }
+}
+
+#[test]
+fn changes_in_quick_succession_are_all_seen() {
+    let s = shared(|dir| fill(dir, 10));
+    for round in 0..1000 {
+        let names = [s.path(&format!("a{round}")), s.path(&format!("b{round}"))];
+        make(&names[0]);
+        assert!(s.is_seen(), "round {round}");
+        fs::rename(&names[0], &names[1]).unwrap();
+        assert!(s.is_seen(), "round {round}");
+        if round % 200 == 0 {
+            s.settle(); // so that there is what could be false
+            assert!(s.is_seen() && s.is_remembered(), "round {round}");
+        }
+        fs::remove_file(&names[1]).unwrap();
+        assert!(s.is_seen(), "round {round}");
+    }
+}
+
+#[test]
+fn changes_by_several_at_a_time_are_seen_once_they_are_done() {
+    let s = shared(|dir| fill(dir, 10));
+    thread::scope(|scope| {
+        for name in ["one", "other"] {
+            let file = s.path(name);
+            let s = &s;
+            scope.spawn(move || {
+                for round in 0..60 {
+                    make(&file);
+                    assert!(s.list().contains_key(name), "round {round}");
+                    if round % 5 == 0 {
+                        thread::sleep(2 * TICK); // the other, too, may have no change for now
+                    }
+                    assert!(s.list().contains_key(name), "round {round}");
+                    fs::remove_file(&file).unwrap();
+                    assert!(!s.list().contains_key(name), "round {round}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_list_that_has_just_changed_is_not_remembered() {
+    let s = shared(|dir| fill(dir, 10));
+    assert!(s.is_seen() && s.is_remembered());
+    let start = Instant::now();
+    make(&s.path("made"));
+    s.list();
+    let lists = s.fs.pieces.len();
+    if start.elapsed() < TICK && s.remembers() {
+        assert_eq!(lists, 2); // that before the change, and its end
+    }
+}
+
+#[test]
+fn a_file_that_takes_the_place_of_another_has_its_own_handle() {
+    let s = shared(|dir| ["file", "new"].iter().for_each(|name| make(&dir.join(name))));
+    let before = s.list();
+    fs::rename(s.path("new"), s.path("file")).unwrap();
+    let after = s.list();
+    assert_eq!(after["file"].1, before["new"].1);
+    assert_ne!(after["file"].1, before["file"].1);
+    let files = Files::of(&s.fs, EXPORT);
+    assert_eq!(files.find(&files.root(), "file").unwrap().handle(), &after["file"].1);
+}
+
+#[test]
+fn attributes_are_those_of_the_moment() {
+    let s = shared(|dir| fill(dir, 3));
+    let name = "file-with-a-long-name-00001";
+    let (before, after) = (s.list()[name].0, || s.list()[name].0);
+    assert!(s.is_remembered());
+    fs::set_permissions(s.path(name), PermissionsExt::from_mode(0o751)).unwrap();
+    assert_ne!(before.mode, 0o751);
+    assert_eq!(after().mode, 0o751);
+    fs::OpenOptions::new().append(true).open(s.path(name)).unwrap().write_all(b"more").unwrap();
+    assert_eq!((before.size, after().size), (0, 4));
+    assert!(s.is_remembered());
+}
+
+#[test]
+fn pages_of_any_size_give_every_entry_once() {
+    let s = shared(|dir| fill(dir, 3000)); // four pieces
+    let names = s.names();
+    for page in [1000, 7, 1, 641, 3002, 1] {
+        assert!(s.pages(page, || ()).into_keys().eq(names.iter().cloned()), "{page} at a time");
+        assert!(s.is_remembered());
+    }
+}
+
+#[test]
+fn what_stays_comes_once_whatever_comes_and_goes_between_the_pages() {
+    let s = shared(|dir| fill(dir, 3000));
+    for page in [100, 333] {
+        let (mut step, all) = (0, s.names());
+        let mut gone = BTreeSet::new();
+        let seen = s.pages(page, || {
+            step += 1;
+            if step % 3 != 0 {
+                make(&s.path(&format!("new-{page}-{step}")));
+                let name = all.iter().nth(step * page * 7 % all.len()).unwrap();
+                if gone.insert(name.clone()) {
+                    fs::remove_file(s.path(name)).unwrap();
+                }
+            } else if step % 6 == 0 {
+                s.settle(); // the next pages are remembered
+            }
+        });
+        assert!(!gone.is_empty());
+        for name in all.difference(&gone) {
+            assert!(seen.contains_key(name), "{name} did not come");
+        }
+        assert!(s.is_seen());
+    }
+}
+
+#[test]
+fn what_is_mounted_over_a_name_is_not_shown() {
+    let test = || {
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        // What makes it deprecated are threads with descriptors of their own, which this is not.
+        #[allow(deprecated)]
+        let unshared = rustix::thread::unshare(UnshareFlags::NEWNS);
+        let private = unshared.and_then(|()| rustix::mount::mount_change("/", private));
+        if let Err(errno) = private {
+            return eprintln!("skipped: no mounts of our own: {errno}");
+        }
+        let s = shared(|dir| {
+            ["folder", "other"].iter().for_each(|name| fs::create_dir(dir.join(name)).unwrap());
+        });
+        let before = s.list();
+        assert!(before.contains_key("folder") && s.is_remembered());
+        rustix::mount::mount_bind(s.path("other"), s.path("folder")).unwrap();
+        let during = s.list();
+        rustix::mount::unmount(s.path("folder"), UnmountFlags::DETACH).unwrap();
+        assert!(s.is_remembered());
+        assert_eq!(during.into_keys().collect::<Vec<_>>(), ["other"]);
+        assert_eq!(s.list()["folder"].1, before["folder"].1);
+    };
+    thread::scope(|scope| scope.spawn(test).join().expect("the test passes"));
+}
+
+#[test]
+fn a_moment_is_over_when_the_clock_of_files_has_gone_on() {
+    let check = |nanoseconds, millis, expected| {
+        let now = Duration::new(1000, nanoseconds) + Duration::from_millis(millis);
+        let time = Time { seconds: 1000, nanoseconds };
+        assert_eq!(is_before(time, now), expected, "{nanoseconds} ns, {millis} ms later");
+    };
+    check(5, 0, false);
+    check(5, 100, false);
+    check(5, 101, true);
+    // Perhaps a clock of seconds, or of two.
+    check(0, 101, false);
+    check(0, 2000, false);
+    check(0, 2101, true);
+    // The clock was set back.
+    assert!(!is_before(Time { seconds: 1000, nanoseconds: 5 }, Duration::from_secs(999)));
+}
