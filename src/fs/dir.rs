@@ -184,7 +184,7 @@ fn settled(dir: &Node) -> Result<Option<List>> {
     let changed = dir.attr()?.changed;
     // Who else might change it without this kernel, or which time it would have, is not known.
     let is_known = dir.root.handles == HandleKind::Kernel && dir.is_written_to_memory();
-    let list = List { export: dir.root.id, fileid: dir.fileid, changed };
+    let list = List { dir: *dir.handle(), changed };
     Ok((is_known && is_over(changed)).then_some(list))
 }
 

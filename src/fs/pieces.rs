@@ -23,33 +23,28 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use super::attr::{Attr, Time};
 use super::dir::Step;
 use super::handle::Handle;
-use crate::export::ExportId;
 use crate::sys::dir::{Entry, entries};
 
 /// Bytes of memory that pieces may take: directories of 250,000 entries, about as many as there are
 /// handles remembered of files.
-const BUDGET: u64 = 32 << 20;
+const BUDGET: usize = 32 << 20;
 
 /// Parts of the cache, each with a lock of its own. No more, however many processors there are: a
 /// part has to have room for many of the largest pieces.
 const PARTS: usize = 8;
 
-/// Bytes that the cache and the allocator take for an item.
-const ITEM: usize = 256;
+/// Bytes that the cache and the allocator may take for an item, however little is in it.
+const ITEM: usize = 512;
 
 /// The part of the budget for what was asked for again. The rest is as much as a hundred listings
 /// need that each read a huge directory once.
 const ASKED_AGAIN: f64 = 0.5;
 
 /// The list of a directory between two changes.
-///
-/// Ids of exports are given once, and a directory with the number of one that was removed changes
-/// later, so that nothing else is ever called the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct List {
-    pub(super) export: ExportId,
-    /// The directory's number.
-    pub(super) fileid: u64,
+    /// The directory: its handle is never another's, in whatever export.
+    pub(super) dir: Handle,
     /// When it was last changed.
     pub(super) changed: Time,
 }
@@ -58,8 +53,11 @@ pub(super) struct List {
 pub(super) struct Piece {
     /// As the kernel wrote it.
     bytes: Box<[u8]>,
-    /// Of the entries, in their order.
-    handles: Box<[Slot]>,
+    /// How many entries that is.
+    entries: usize,
+    /// Their handles, once the piece was asked for again. Whoever lists a huge directory once has
+    /// better use for the processor's cache.
+    handles: OnceLock<Box<[Slot]>>,
 }
 
 /// The handle of an entry's file, with the time of its birth, once it is known.
@@ -78,7 +76,7 @@ pub(super) struct Place {
 pub struct Listed<'a> {
     /// The entry.
     pub entry: Entry<'a>,
-    handle: &'a Slot,
+    handle: Option<&'a Slot>,
 }
 
 impl Place {
@@ -91,13 +89,17 @@ impl Place {
 impl Piece {
     /// The piece that was read as `bytes`.
     pub(super) fn new(bytes: &[u8]) -> Self {
-        let handles = entries(bytes).map(|_| Slot::new()).collect();
-        Self { bytes: bytes.into(), handles }
+        Self { bytes: bytes.into(), entries: entries(bytes).count(), handles: OnceLock::new() }
     }
 
     /// Whether there is nothing in it, because the list is at its end.
     pub(super) const fn is_empty(&self) -> bool {
-        self.handles.is_empty()
+        self.entries == 0
+    }
+
+    /// Has handles remembered from now on.
+    fn remember_handles(&self) {
+        self.handles.get_or_init(|| (0..self.entries).map(|_| Slot::new()).collect());
     }
 
     /// Gives `each` the entries from `start` on; answers the place behind the last that it took, and
@@ -108,8 +110,10 @@ impl Piece {
         each: &mut impl FnMut(Listed<'_>) -> Step,
     ) -> (Place, Step) {
         let mut place = start;
+        let handles = self.handles.get();
         let mut rest = entries(&self.bytes[start.byte..]);
-        while let (Some(entry), Some(handle)) = (rest.next(), self.handles.get(place.number)) {
+        while let Some(entry) = rest.next() {
+            let handle = handles.and_then(|handles| handles.get(place.number));
             if each(Listed { entry, handle }) == Step::Full {
                 return (place, Step::Full);
             }
@@ -120,23 +124,23 @@ impl Piece {
     }
 
     const fn size(&self) -> usize {
-        self.bytes.len() + self.handles.len() * size_of::<Slot>()
+        self.bytes.len() + self.entries * size_of::<Slot>()
     }
 }
 
 impl Listed<'_> {
     /// The handle of the file that has `attr`, if that is what was remembered.
     pub(super) fn handle(&self, attr: &Attr) -> Option<Handle> {
-        let (born, handle) = self.handle.get()?;
+        let (born, handle) = self.handle?.get()?;
         (self.entry.fileid == attr.fileid && attr.born == Some(*born)).then_some(*handle)
     }
 
     /// Remembers the handle of the file that has `attr` and was born in the past for sure.
     pub(super) fn remember(&self, attr: &Attr, handle: Handle) {
-        if let Some(born) = attr.born
+        if let (Some(slot), Some(born)) = (self.handle, attr.born)
             && self.entry.fileid == attr.fileid
         {
-            let _ = self.handle.set((born, handle)); // another thread may have been as quick
+            let _ = slot.set((born, handle)); // another thread may have been as quick
         }
     }
 }
@@ -168,8 +172,8 @@ impl Pieces {
     pub(super) fn new() -> Self {
         let options = OptionsBuilder::new()
             .shards(PARTS)
-            .estimated_items_capacity(BUDGET as usize / (8 * ITEM))
-            .weight_capacity(BUDGET)
+            .estimated_items_capacity(BUDGET / (4 * ITEM))
+            .weight_capacity(BUDGET as u64)
             .hot_allocation(ASKED_AGAIN)
             .build()
             .expect("both capacities are given");
@@ -185,7 +189,10 @@ impl Pieces {
     /// The piece with what follows `cookie` in a list, and where that is in it.
     pub(super) fn get(&self, list: &List, cookie: u64) -> Option<(Arc<Piece>, Place)> {
         match self.0.get(&(*list, cookie))? {
-            Found::Start(piece) => Some((piece, Place::start(cookie))),
+            Found::Start(piece) => {
+                piece.remember_handles();
+                Some((piece, Place::start(cookie)))
+            }
             Found::Within(piece, place) => Some((piece.upgrade()?, place)),
         }
     }
@@ -208,12 +215,17 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fs::handle::Key;
+    use crate::export::ExportId;
+    use crate::fs::handle::{Body, Key};
     use crate::sys::handle::KernelHandle;
 
-    fn list(fileid: u64) -> List {
-        let changed = Time { seconds: 1, nanoseconds: 2 };
-        List { export: ExportId(1), fileid, changed }
+    fn handle(number: u64) -> Handle {
+        let kernel = KernelHandle::new(1, &number.to_ne_bytes()).unwrap();
+        Key::new([1; 16]).seal(ExportId(1), Body::Kernel(kernel))
+    }
+
+    fn list(dir: u64) -> List {
+        List { dir: handle(dir), changed: Time { seconds: 1, nanoseconds: 2 } }
     }
 
     /// A piece with files of these numbers, whose names are as long as they may be.
@@ -269,10 +281,6 @@ mod tests {
 
     #[test]
     fn a_handle_is_that_of_the_number_and_the_birth() {
-        let handle = Key::new([1; 16]).seal(
-            ExportId(1),
-            super::super::handle::Body::Kernel(KernelHandle::new(1, b"12345678").unwrap()),
-        );
         let attr = |fileid, born: Option<i64>| {
             let dir = tempfile::tempdir().unwrap();
             let attr = Attr::of(std::fs::File::open(dir.path()).unwrap()).unwrap();
@@ -280,9 +288,11 @@ mod tests {
             Attr { fileid, born, ..attr }
         };
         let check = |remembered: Attr, asked: Attr, expected| {
-            piece(3..4, 5).give(Place::start(3), &mut |listed| {
+            let piece = piece(3..4, 5);
+            piece.remember_handles();
+            piece.give(Place::start(3), &mut |listed| {
                 assert!(listed.handle(&asked).is_none());
-                listed.remember(&remembered, handle);
+                listed.remember(&remembered, handle(3));
                 assert_eq!(listed.handle(&asked).is_some(), expected);
                 Step::More
             });
@@ -299,24 +309,24 @@ mod tests {
     fn memory_stays_within_the_budget_whatever_is_listed() {
         let pieces = Pieces::new();
         let mut all = Vec::new();
-        for fileid in 0..2000 {
+        for (number, dir) in (0..2000).zip(0..) {
             // From one entry to as many as 32 KiB can hold, in pages of all sizes.
-            let piece = piece(0..1 + fileid % 7 * 200, 1 + fileid as usize % 4);
-            pieces.keep(&list(fileid), 0, &piece);
-            let mut found = (Arc::clone(&piece), Place::start(0));
+            let piece = piece(0..1 + dir % 7 * 200, 1 + number % 4);
+            pieces.keep(&list(dir), 0, &piece);
+            let mut place = Place::start(0);
             loop {
-                let (_, end, step) = numbers(found, 1 + fileid as usize % 50);
+                let (_, end, step) = numbers((Arc::clone(&piece), place), 1 + number % 50);
                 if step == Step::More {
                     break;
                 }
-                pieces.mark(&list(fileid), &piece, end);
-                found = (Arc::clone(&piece), end);
+                pieces.mark(&list(dir), &piece, end);
+                place = end;
             }
             all.push(Arc::downgrade(&piece));
-            assert!(pieces.0.weight() <= BUDGET);
+            assert!(pieces.0.weight() <= BUDGET as u64);
         }
         let living = all.iter().filter_map(Weak::upgrade).map(|piece| piece.size()).sum::<usize>();
-        assert!(living as u64 <= BUDGET, "{living} bytes");
-        assert!(living as u64 > BUDGET / 2, "{living} bytes"); // and it is used
+        assert!(living <= BUDGET, "{living} bytes");
+        assert!(living > BUDGET / 2, "{living} bytes"); // and it is used
     }
 }
