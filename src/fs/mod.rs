@@ -1,7 +1,8 @@
 //! The backing directory: POSIX operations on handles, as the caller's identity.
 //!
-//! Knows neither the wire nor Kubernetes. Nothing here caches attributes or names, so that a
-//! change made beside the server is seen at once; what is cached are descriptors ([`node`]).
+//! Knows neither the wire nor Kubernetes. A change made beside the server is seen at once: what is
+//! cached are descriptors ([`node`]), handles, and lists of directories as long as the kernel says
+//! that they are true ([`pieces`]); attributes never are.
 //!
 //! Operations that change a file or directory take its [`Guard`]: the attributes before and after
 //! must be read under the same lock as the change, or clients that compare them keep stale caches.
@@ -88,6 +89,7 @@ pub struct Fs {
     nodes: Nodes,
     /// Handles of files that were listed, by export, number and time of birth.
     handles: Cache<(ExportId, u64, Time), Handle>,
+    /// Lists of directories.
     pieces: Pieces,
     flusher: Flusher,
     locks: Vec<Mutex<()>>,

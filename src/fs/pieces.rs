@@ -1,19 +1,19 @@
 //! Pieces of the lists of directories, remembered as long as they are true.
 //!
-//! A piece is what one getdents64(2) read from a cookie on. Reading is a third of what a listing
-//! costs: whoever goes on in the middle of what was read makes ext4 sort whole blocks again.
+//! A piece is what one getdents64(2) read from a cookie on. It is found by that cookie, and by those
+//! at which pages ended within it:
 //!
 //! ```text
-//!   a list, that is a directory and the time of its last change
-//!     | cookie 0 --> Start(piece)    | cookie of its last entry --> Start(the next piece)
-//!     |   cookies at which pages ended within the piece --> Within(piece, place)
+//!   directory, time of change, cookie   0 --> Start ----> piece of 1,000 entries
+//!                                     400 --> Within .....^  behind the 400th
+//!                                     800 --> Within .....^
+//!                                    1000 --> Start ----> the next piece
 //! ```
 //!
-//! Within the budget only a start keeps its piece alive, so that memory is counted once. Each entry
-//! of a piece has room for the handle of its file, which is told from that of a later file with the
-//! same number by the time of birth.
-//!
-//! Whether a list is true yet, [`super::dir`] decides.
+//! Only the start keeps a piece alive, so that its bytes count once against the budget, whatever
+//! pages clients ask for. When a directory changes, its pieces are not found any more, and go when
+//! there is need for room. Which list is true, and whether it may be remembered, [`super::dir`]
+//! says.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -25,8 +25,7 @@ use super::dir::Step;
 use super::handle::Handle;
 use crate::sys::dir::{Entry, entries};
 
-/// Bytes of memory that pieces may take: directories of 250,000 entries, about as many as there are
-/// handles remembered of files.
+/// Bytes of memory that pieces may take: enough for directories of 250,000 entries in all.
 const BUDGET: usize = 32 << 20;
 
 /// Parts of the cache, each with a lock of its own. No more, however many processors there are: a
