@@ -216,6 +216,26 @@ fn attributes_are_those_of_the_moment() {
 }
 
 #[test]
+fn a_list_that_is_asked_for_again_remembers_handles() {
+    let s = shared(|dir| fill(dir, 3));
+    let (root, who) = (Files::of(&s.fs, EXPORT).root(), s.fs.switch.server());
+    let known = || {
+        let mut known = 0;
+        let each = |listed: Listed<'_>| {
+            let attr = Attr::of_entry(&*root, listed.entry.name).unwrap();
+            known += usize::from(listed.handle(&attr).is_some());
+            s.fs.look(&root, &listed);
+            Step::More
+        };
+        s.fs.list(&root, who, (0, 4096), each).unwrap();
+        known
+    };
+    let all = if s.remembers() && root.attr().unwrap().born.is_some() { 3 } else { 0 };
+    assert_eq!((known(), known()), (0, 0));
+    assert!(known() >= all);
+}
+
+#[test]
 fn pages_of_any_size_give_every_entry_once() {
     let s = shared(|dir| fill(dir, 3000)); // four pieces
     let names = s.names();
