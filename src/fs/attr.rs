@@ -77,6 +77,8 @@ pub struct Attr {
     pub device: (u32, u32),
     /// Number of the file in its file system.
     pub fileid: u64,
+    /// Which file system that is, or which subvolume of it: the same number may be in several.
+    pub filesystem: (u32, u32),
     /// When it was made, if the file system says.
     pub born: Option<Time>,
     /// Last access.
@@ -119,6 +121,7 @@ impl Attr {
             used: stat.stx_blocks.saturating_mul(512),
             device: (stat.stx_rdev_major, stat.stx_rdev_minor),
             fileid: stat.stx_ino,
+            filesystem: (stat.stx_dev_major, stat.stx_dev_minor),
             born: has_born.then(|| time(stat.stx_btime)),
             accessed: time(stat.stx_atime),
             modified: time(stat.stx_mtime),

@@ -136,19 +136,12 @@ impl Fs {
         if let Some(handle) = listed.handle(&attr) {
             return Some((attr, handle));
         }
-        let id = |attr: &Attr| Some((dir.root.id, attr.fileid, attr.born?));
-        if let Some(id) = id(&attr)
-            && let Some(handle) = self.handles.get(&id)
-        {
+        if let Some(handle) = self.remembered(&dir.root, &attr) {
             listed.remember(&attr, handle);
             return Some((attr, handle));
         }
         let (attr, handle) = self.ask(dir, listed.entry.name, attr)?;
-        if let Some(id) = id(&attr)
-            && dir.root.handles == HandleKind::Kernel
-            && attr.born.is_some_and(is_over)
-        {
-            self.handles.insert(id, handle);
+        if self.remember(&dir.root, &attr, handle) {
             listed.remember(&attr, handle);
         }
         Some((attr, handle))
@@ -193,7 +186,7 @@ fn settled(dir: &Node) -> Result<Option<List>> {
 }
 
 /// Whether a moment is over for sure: what is made or changed from now on has a later time.
-fn is_over(time: Time) -> bool {
+pub(super) fn is_over(time: Time) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     is_before(time, now)
 }

@@ -42,6 +42,7 @@ use crate::export::ExportId;
 use crate::quota::Account;
 use crate::sys::{self, Patience};
 use attr::{Attr, Time};
+use dir::is_over;
 use flush::{Extent, Flusher};
 use handle::{BadHandle, Body, Handle, Key};
 use identity::Switch;
@@ -87,7 +88,7 @@ pub struct Fs {
     pub(crate) switch: Switch,
     roots: ArcSwap<HashMap<ExportId, Arc<Root>>>,
     nodes: Nodes,
-    /// Handles of files that were listed, by export, number and time of birth.
+    /// Handles of files that were listed or looked up, by export, number and time of birth.
     handles: Cache<(ExportId, u64, Time), Handle>,
     /// Lists of directories.
     pieces: Pieces,
@@ -284,7 +285,14 @@ impl Fs {
     /// The node and the attributes of a file that was just opened as `name` in `dir`.
     fn adopt(&self, dir: &Arc<Node>, name: &[u8], place: OwnedFd) -> Result<(Arc<Node>, Attr)> {
         let attr = Attr::of(&place)?;
-        let handle = self.handle_in(dir, name, &attr, || sys::handle::of(&place))?;
+        let handle = match self.remembered(&dir.root, &attr) {
+            Some(handle) => handle,
+            None => {
+                let handle = self.handle_in(dir, name, &attr, || sys::handle::of(&place))?;
+                self.remember(&dir.root, &attr, handle);
+                handle
+            }
+        };
         if let Some(node) = self.nodes.get(&handle) {
             return Ok((node, attr));
         }
@@ -300,6 +308,26 @@ impl Fs {
         kernel: impl FnOnce() -> Result<sys::handle::KernelHandle>,
     ) -> Result<Handle> {
         self.seal(&dir.root, kernel, || self.trail_in(dir, attr, Some(name)))
+    }
+
+    /// The handle of the file that has `attr`, if it was asked for before.
+    fn remembered(&self, root: &Root, attr: &Attr) -> Option<Handle> {
+        // A snapshot in the export has files of the same number and time of birth.
+        if attr.filesystem != root.filesystem {
+            return None;
+        }
+        self.handles.get(&(root.id, attr.fileid, attr.born?))
+    }
+
+    /// Remembers the handle of the file that has `attr`, where no other file will ever have that number
+    /// and time of birth; answers whether it did.
+    fn remember(&self, root: &Root, attr: &Attr, handle: Handle) -> bool {
+        let Some(born) = attr.born.filter(|born| is_over(*born)) else { return false };
+        let may = root.handles == HandleKind::Kernel && attr.filesystem == root.filesystem;
+        if may {
+            self.handles.insert((root.id, attr.fileid, born), handle);
+        }
+        may
     }
 
     /// Makes a handle of the kind that the export has.

@@ -38,6 +38,8 @@ pub struct Root {
     pub(super) mount: Option<Mount>,
     /// The directory's number.
     pub(super) fileid: u64,
+    /// Its file system, or the subvolume of one; while this is open, no other gets its number.
+    pub(super) filesystem: (u32, u32),
     /// What its files are booked to, if anything.
     pub(super) account: Option<Arc<Account>>,
     /// What flushing means to its file system.
@@ -60,7 +62,7 @@ impl Root {
     ) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory: OwnedFd = rustix::fs::open(dir, flags, Mode::empty())?;
-        let fileid = Attr::of(&directory)?.fileid;
+        let Attr { fileid, filesystem, .. } = Attr::of(&directory)?;
         let handles = match wanted {
             Some(HandleKind::Path) => HandleKind::Path,
             Some(HandleKind::Kernel) => {
@@ -72,7 +74,7 @@ impl Root {
         };
         let mount = handle::mount(&directory).ok();
         let (discipline, names) = (disk::discipline(&directory), Group::default());
-        Ok(Self { id, handles, directory, mount, fileid, account, discipline, names })
+        Ok(Self { id, handles, directory, mount, fileid, filesystem, account, discipline, names })
     }
 
     /// Whether this is what is at `dir` now.

@@ -204,6 +204,7 @@ mod tests {
             used: 4096,
             device: (8, 1),
             fileid: u64::MAX - 1,
+            filesystem: (8, 1),
             born: None,
             accessed: time(1),
             modified: time(i64::from(u32::MAX)),

@@ -67,6 +67,11 @@ impl Scratch {
         let (replies, jobs, answered) = (Vec::new(), Vec::new(), Vec::new());
         Self { input: vec![0; SCRATCH], replies, jobs, answered, tally, follower }
     }
+
+    /// Begins, on the thread whose connections it is for.
+    pub fn begin(&mut self) {
+        self.follower.begin();
+    }
 }
 
 /// How a turn ended.

@@ -63,7 +63,12 @@ impl Follower {
         Self { number, claims, turns: 0, choice, account: None, spent, kept: None }
     }
 
-    /// Notes that something came through `socket`; to be called by the thread itself.
+    /// Begins; to be called by the thread itself, as is what follows.
+    pub fn begin(&mut self) {
+        self.account = Account::of_this_thread().ok();
+    }
+
+    /// Notes that something came through `socket`.
     pub fn note(&mut self, socket: impl AsFd) {
         self.turns = self.turns.wrapping_add(1);
         if !self.turns.is_multiple_of(SAMPLE) {
@@ -97,9 +102,6 @@ impl Follower {
     /// How long the thread ran, and waited to run, each time since it was last asked; `None` if the
     /// kernel does not say.
     fn busy(&mut self) -> Option<Duration> {
-        if self.account.is_none() {
-            self.account = Account::of_this_thread().ok();
-        }
         let now = self.account.as_ref()?.spent().ok()?;
         let before = std::mem::replace(&mut self.spent, now);
         let spent = (now.running + now.waiting).saturating_sub(before.running + before.waiting);

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -236,10 +236,13 @@ impl Worker {
     fn start(n: usize, stop: CancellationToken, scratch: Scratch) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        thread::Builder::new()
-            .name(format!("berth-data-{n}"))
-            .spawn(move || runtime.block_on(stop.cancelled()))?;
-        Ok(Self { handle, scratch: Arc::new(Mutex::new(scratch)) })
+        let scratch = Arc::new(Mutex::new(scratch));
+        let own = Arc::clone(&scratch);
+        thread::Builder::new().name(format!("berth-data-{n}")).spawn(move || {
+            own.lock().unwrap_or_else(PoisonError::into_inner).begin();
+            runtime.block_on(stop.cancelled());
+        })?;
+        Ok(Self { handle, scratch })
     }
 }
 

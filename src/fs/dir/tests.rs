@@ -236,6 +236,19 @@ fn a_list_that_is_asked_for_again_remembers_handles() {
 }
 
 #[test]
+fn a_file_of_a_snapshot_is_not_taken_for_the_original() {
+    let shared = shared(|dir| fill(dir, 1));
+    let root = Files::of(&shared.fs, EXPORT).root();
+    let (_, (original, handle)) = shared.list().into_iter().next().unwrap();
+    let known = (shared.remembers() && original.born.is_some()).then_some(handle);
+    assert_eq!(shared.fs.remembered(&root.root, &original), known);
+    let filesystem = (original.filesystem.0, original.filesystem.1 + 1);
+    let copy = Attr { filesystem, ..original };
+    assert_eq!(shared.fs.remembered(&root.root, &copy), None);
+    assert!(!shared.fs.remember(&root.root, &copy, handle));
+}
+
+#[test]
 fn pages_of_any_size_give_every_entry_once() {
     let s = shared(|dir| fill(dir, 3000)); // four pieces
     let names = s.names();
