@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::thread;
 
 use super::check;
 use crate::errno::{Errno, Result};
@@ -113,12 +114,27 @@ fn of_name(dir: impl AsFd, name: &CStr, flags: i32) -> Result<(KernelHandle, Mou
     Ok((KernelHandle { kind, len: raw.len as usize, bytes: raw.bytes }, Mount(mount)))
 }
 
+/// How often a handle is tried that the kernel has no memory for.
+const TRIES: usize = 1000;
+
 /// Opens the file behind a handle without access to its content (O_PATH). `mount` is a descriptor
 /// on the file system that is not O_PATH. Needs CAP_DAC_READ_SEARCH.
 ///
 /// # Errors
 /// `ESTALE` if the file is gone, `EPERM` without the privilege.
 pub fn open(mount: impl AsFd, handle: &KernelHandle) -> Result<OwnedFd> {
+    // `ENOMEM` is also what the kernel says of a file that is gone and whose number another one is just
+    // being given (iget_locked() in fs/inode.c finds that one and gives up). It is over in a moment.
+    for _ in 0..TRIES {
+        match try_open(&mount, handle) {
+            Err(Errno::NOMEM) => thread::yield_now(),
+            opened => return opened,
+        }
+    }
+    Err(Errno::NOMEM)
+}
+
+fn try_open(mount: impl AsFd, handle: &KernelHandle) -> Result<OwnedFd> {
     let len = libc::c_uint::try_from(handle.len).map_err(|_| Errno::OVERFLOW)?;
     let mut raw = Raw { len, kind: handle.kind.into(), bytes: handle.bytes };
     let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
@@ -135,6 +151,7 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::os::unix::fs::MetadataExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn check(kind: u16, bytes: &[u8], expected: Option<u64>) {
         assert_eq!(KernelHandle::new(kind, bytes).unwrap().fileid(), expected, "{kind:#x}");
@@ -163,5 +180,33 @@ mod tests {
         assert_eq!(found(fileid, here), known);
         assert!(!found(fileid + 1, here));
         assert!(mount(&elsewhere).is_err() || !found(fileid, mount(&elsewhere).unwrap()));
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_stale_though_its_number_is_being_given_to_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, name) = (File::open(dir.path()).unwrap(), dir.path().join("file"));
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for other in ["one", "two"].map(|name| dir.path().join(name)) {
+                let stop = &stop;
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        std::fs::write(&other, "").unwrap();
+                        std::fs::remove_file(&other).unwrap();
+                    }
+                });
+            }
+            let refused = (0..10_000).find_map(|_| {
+                std::fs::write(&name, "").unwrap();
+                let handle = of_entry(&folder, c"file");
+                std::fs::remove_file(&name).unwrap();
+                // Without handles or the privilege there is nothing to see.
+                let opened = open(&folder, &handle.ok()?);
+                opened.err().filter(|errno| ![Errno::STALE, Errno::PERM].contains(errno))
+            });
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(refused, None);
+        });
     }
 }
