@@ -12,9 +12,10 @@
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::fs::SeekFrom;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::Fs;
 use super::attr::{Access, Attr, Kind, Time};
@@ -30,7 +31,7 @@ use crate::sys::{self, Patience};
 /// longest entry.
 const PIECE: RangeInclusive<usize> = 4 * 1024..=32 * 1024;
 
-/// Longer than any kernel takes between two readings of the time for files.
+/// Longer than the steps in which a file system keeps the time.
 const TICK: Duration = Duration::from_millis(100);
 
 /// The same where a file system may keep no more than seconds, or two of them: an ext4 with small
@@ -186,8 +187,14 @@ fn settled(dir: &Node) -> Result<Option<List>> {
 }
 
 /// Whether a moment is over for sure: what is made or changed from now on has a later time.
+///
+/// By the clock that the kernel takes the times of files from. It goes on with the timer's ticks, and may
+/// stand for long where the processor that counts those is held up (another guest of the same host has
+/// it), while others go on changing files.
 pub(super) fn is_over(time: Time) -> bool {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+    let now = Duration::new(seconds.unwrap_or_default(), nanoseconds.unwrap_or_default());
     is_before(time, now)
 }
 
