@@ -25,6 +25,9 @@ const NEEDED: CapabilitySet = CapabilitySet::CHOWN
 /// The system refuses to lower privileges.
 pub fn prepare() -> Result<usize> {
     umask(Mode::empty()); // clients apply theirs
+    // Now, because rustix looks the size of a page up once, and kernels before 6.4 have it in
+    // /proc/self/auxv, which is closed to a thread that acts as somebody else: it would panic.
+    rustix::param::page_size();
     // A client on this machine must not wait for memory that is freed by writing to us. Only
     // root may ask for that; without it, memory must not run out.
     let _ = rustix::process::configure_io_flusher_behavior(true);
