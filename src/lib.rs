@@ -52,8 +52,10 @@
 //! - **A call is answered where it came in.** A data-plane thread whose packets all come to one processor
 //!   moves there, while that pays (rpc's `follow`): for a short call, waking another processor is most
 //!   of what it costs.
-//! - **Who would wait for another call holds no thread either.** In the pool, changes of one file stand in
-//!   a lane, and so do those who list one directory: a file that hangs takes one thread, not all.
+//! - **Who would wait for another call holds no thread either.** Changes of one file stand in a lane
+//!   ([`rpc::lanes`]), and so do those who list one directory: a file that hangs takes one thread, not
+//!   all. A data-plane thread that has a place in a lane does what other threads have put in line behind
+//!   it, so that nobody is woken, and no lock is handed round, for changes that many make at once.
 //! - **A thread has an identity.** System calls whose outcome depends on who makes them run inside
 //!   `acting_as` or `as_server` of [`fs::identity`]; the thread stays who it was until the next
 //!   call needs somebody else.

@@ -27,8 +27,8 @@ pub struct Call<'a> {
     pub table: &'a Table,
     /// As it came.
     pub rpc: &'a rpc::Call<'a>,
-    /// Whether it was counted.
-    pub counted: Cell<bool>,
+    /// Through which export it reaches its files, once that is known.
+    pub export: Cell<Option<&'a Export>>,
 }
 
 /// A file of the call, and what its caller may do through the export that it was reached by.
@@ -68,10 +68,7 @@ impl<'a> Call<'a> {
         let export = self.table.get(handle.export()).ok_or(nfsstat3::NFS3ERR_STALE)?;
         let options = export.access(self.rpc.peer)?;
         let who = self.caller(&options);
-        // Once for each call, however many handles it has and how often it is tried.
-        if self.patience() == Patience::None && !self.counted.replace(true) {
-            export.traffic.call();
-        }
+        self.export.set(Some(export));
         let node = self.fs().node(&handle, self.patience())?;
         Ok(Object { node, options, who, export })
     }

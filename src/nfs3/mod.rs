@@ -29,7 +29,7 @@ use nfsserve::nfs::nfsstat3;
 
 use crate::export::table::Exports;
 use crate::fs::{Fs, handle};
-use crate::rpc::pool::Lane;
+use crate::rpc::lanes::Lane;
 use crate::rpc::{self, Outcome, Program};
 use crate::xdr::{Encode, Error, Reader, Writer};
 use call::Call;
@@ -109,8 +109,8 @@ impl Program for Nfs {
 
     fn call(&self, call: &rpc::Call<'_>, out: &mut Writer<'_>) -> Outcome {
         let table = self.exports.load();
-        let cx = &Call { nfs: self, table: &table, rpc: call, counted: Cell::new(false) };
-        match call.procedure {
+        let cx = &Call { nfs: self, table: &table, rpc: call, export: Cell::new(None) };
+        let outcome = match call.procedure {
             0 => Outcome::Done,
             1 => answer(cx, out, |a| attr::getattr(cx, a)),
             2 => answer_settled(cx, out, |a| attr::setattr(cx, &a)),
@@ -134,7 +134,14 @@ impl Program for Nfs {
             20 => answer(cx, out, |a| info::pathconf(cx, a)),
             21 => answer_settled(cx, out, |a| data::commit(cx, a)),
             _ => Outcome::Unavailable,
+        };
+        // Once for each call, however often it is tried.
+        if outcome != Outcome::Later
+            && let Some(export) = cx.export.get()
+        {
+            export.traffic.call();
         }
+        outcome
     }
 }
 

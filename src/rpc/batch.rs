@@ -1,21 +1,22 @@
-//! What becomes of the records that came together: answered here, or handed to a thread that may
-//! sleep; counted, and their replies sent.
+//! What becomes of the records that came together: answered here, or handed on to whoever may sleep or
+//! has what they would wait for; counted, and their replies sent.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::connection::{SCRATCH, Shared};
+use super::handed::{Bundle, Handed, PutOff, begin_reply, end_reply};
+use super::lanes::Lane;
 use super::link::Link;
-use super::pending::{Pending, Ready};
-use super::pool::{Job, Lane};
-use super::record::{Flow, Header};
+use super::pending::Pending;
+use super::pool::{Job, Place, Stand};
+use super::record::Flow;
 use super::replay::Key;
 use super::service::{Carried, Origin, Reply, Service, Verdict};
 use crate::telemetry::metrics::{Answered, Local};
-use crate::xdr::Encode;
 
-/// Longer than the replies of calls that change something.
-const SMALL: usize = 512;
+/// How much a thread does in one go for calls of other threads that stand in line behind its own.
+pub const SERVED: usize = 64;
 
 /// The records that came together, and what becomes of them.
 pub struct Batch<'a> {
@@ -37,6 +38,8 @@ pub struct Batch<'a> {
     pub answered: &'a mut Vec<Answered>,
     /// Where they are counted.
     pub tally: &'a mut Local,
+    /// How much may still be done for other threads: at first [`SERVED`].
+    pub budget: usize,
 }
 
 impl Batch<'_> {
@@ -44,10 +47,10 @@ impl Batch<'_> {
     pub fn take(&mut self, record: &[u8]) -> Flow {
         match self.answer(record) {
             Left::Nothing => {}
-            Left::Later(put_off) => {
+            Left::Later(key, tried) => {
                 let mut own = self.shared.buffers.take();
                 own.extend_from_slice(record);
-                self.hand_on(own, 0, put_off);
+                self.hand_on((own, 0), key, tried);
             }
             Left::Pending(call, pending) => self.wait(call, pending, record.len()),
         }
@@ -57,7 +60,7 @@ impl Batch<'_> {
     /// The same for one that fills a buffer of its own, behind its four bytes of mark.
     pub fn take_whole(&mut self, own: Vec<u8>) -> Flow {
         match self.answer(&own[4..]) {
-            Left::Later(put_off) => self.hand_on(own, 4, put_off),
+            Left::Later(key, tried) => self.hand_on((own, 4), key, tried),
             left => {
                 let received = own.len() - 4;
                 self.shared.buffers.give(own);
@@ -69,34 +72,41 @@ impl Batch<'_> {
         self.flow()
     }
 
-    /// Answers a record, as far as that can be done here.
+    /// Answers a record, as far as that can be done here, and what stands in line behind it.
     fn answer(&mut self, record: &[u8]) -> Left {
         let start = begin_reply(self.replies);
         let waiter = || Arc::clone(self.link) as Arc<dyn Reply>;
-        match self.service.answer(record, self.origin, &waiter, self.replies) {
+        let (pool, mut tried) = (&self.shared.pool, None);
+        let mut enter = |lane| tried.insert(pool.enter(lane)).is_ok();
+        let verdict = self.service.answer(record, self.origin, &waiter, &mut enter, self.replies);
+        match verdict {
+            Verdict::Answered(..) | Verdict::Replayed => end_reply(self.replies, start),
+            _ => self.replies.truncate(start),
+        }
+        let left = match verdict {
+            Verdict::Later(key) => return Left::Later(key, tried),
+            Verdict::Pending(call, pending) => Left::Pending(call, pending),
             Verdict::Answered(procedure, status) => {
-                end_reply(self.replies, start);
                 let (received, sent) = (record.len(), self.replies.len() - start - 4);
                 self.answered.push(Answered { procedure, status, received, sent });
+                Left::Nothing
             }
-            Verdict::Replayed => end_reply(self.replies, start),
-            Verdict::Silent => self.replies.truncate(start),
-            Verdict::Later(key, lane) => {
-                self.replies.truncate(start);
-                return Left::Later(PutOff { key, lane });
-            }
-            Verdict::Pending(call, pending) => {
-                self.replies.truncate(start);
-                return Left::Pending(call, pending);
-            }
+            Verdict::Replayed | Verdict::Silent => Left::Nothing,
+        };
+        if let Some(Ok(place)) = tried {
+            place.serve(&mut self.budget, &mut Bundle::default());
         }
-        Left::Nothing
+        left
     }
 
-    fn hand_on(&mut self, record: Vec<u8>, start: usize, PutOff { key, lane }: PutOff) {
+    fn hand_on(&mut self, (record, start): (Vec<u8>, usize), key: Option<Key>, tried: Tried) {
+        let (lane, stand) = match tried {
+            None => (None, Stand::Nowhere),
+            Some(Ok(place)) => (Some(place.lane()), Stand::Begun(place)),
+            Some(Err(lane)) => (Some(lane), Stand::InLine(lane)),
+        };
         let handed = self.handed(record.len(), key);
-        let work = Box::new(move || handed.start(record, start, lane));
-        self.jobs.push(Job { lane, work });
+        self.jobs.push(Job { stand, work: Box::new(PutOff { handed, record, start, lane }) });
     }
 
     fn wait(&self, call: Carried, pending: Pending, received: usize) {
@@ -145,107 +155,11 @@ impl Batch<'_> {
 enum Left {
     /// Nothing: it is answered, or needs no answer.
     Nothing,
-    /// It must be tried again where it may sleep.
-    Later(PutOff),
+    /// It must be tried again, with what is remembered of it.
+    Later(Option<Key>, Tried),
     /// It was carried out and waits for its results.
     Pending(Carried, Pending),
 }
 
-/// A call that is tried again: what is remembered of it, and those that it would wait for.
-struct PutOff {
-    key: Option<Key>,
-    lane: Option<Lane>,
-}
-
-/// A call that the pool has, or that waits for its results. Dropped without an answer, which only a
-/// panic or the end of the connection does, it is forgotten and the connection given up, so that the
-/// client asks again instead of waiting for ever.
-struct Handed {
-    service: Arc<Service>,
-    shared: Arc<Shared>,
-    link: Arc<Link>,
-    origin: Origin,
-    arrived: Instant,
-    bytes: usize,
-    key: Option<Key>,
-    answered: bool,
-}
-
-impl Handed {
-    /// Runs the call once its reply may be sent.
-    fn start(self, record: Vec<u8>, start: usize, lane: Option<Lane>) {
-        let link = Arc::clone(&self.link);
-        let work = Box::new(move || self.run(record, start));
-        if let Some(job) = link.park(Job { lane, work }) {
-            (job.work)();
-        }
-    }
-
-    fn run(mut self, record: Vec<u8>, start: usize) {
-        let buffers = &self.shared.buffers;
-        let mut reply = buffers.take();
-        let at = begin_reply(&mut reply);
-        match self.service.answer_later(&record[start..], self.origin, self.key, &mut reply) {
-            Verdict::Answered(procedure, status) => {
-                end_reply(&mut reply, at);
-                let (received, sent) = (record.len() - start, reply.len() - at - 4);
-                let call = Answered { procedure, status, received, sent };
-                self.shared.metrics.count(self.arrived.elapsed(), call);
-            }
-            Verdict::Pending(call, pending) => {
-                let received = record.len() - start;
-                buffers.give(record);
-                buffers.give(reply);
-                return self.wait(call, pending, received);
-            }
-            Verdict::Replayed | Verdict::Silent | Verdict::Later(..) => reply.clear(),
-        }
-        self.answered = true;
-        // Before the reply, so that the buffer is there for the client's next call.
-        buffers.give(record);
-        self.link.push(&mut reply);
-        buffers.give(reply);
-    }
-
-    /// Waits for the results, with nothing kept of the call but where they go.
-    fn wait(mut self, call: Carried, pending: Pending, received: usize) {
-        self.link.shrank(std::mem::take(&mut self.bytes));
-        pending.begin(Ready::new(move |results| self.finish(call, results, received)));
-    }
-
-    fn finish(mut self, call: Carried, results: &dyn Encode, received: usize) {
-        let mut reply = Vec::with_capacity(SMALL);
-        let at = begin_reply(&mut reply);
-        if let Verdict::Answered(procedure, status) = self.service.finish(call, results, &mut reply)
-        {
-            end_reply(&mut reply, at);
-            let call = Answered { procedure, status, received, sent: reply.len() - at - 4 };
-            self.shared.metrics.count(self.arrived.elapsed(), call);
-            self.answered = true;
-            self.link.post(&mut reply);
-        }
-    }
-}
-
-impl Drop for Handed {
-    fn drop(&mut self) {
-        if !self.answered {
-            self.service.forget(self.key);
-            self.link.give_up();
-        }
-        self.link.ended(self.bytes);
-    }
-}
-
-/// Leaves room for the record mark; answers where the reply starts.
-fn begin_reply(replies: &mut Vec<u8>) -> usize {
-    let start = replies.len();
-    replies.extend_from_slice(&[0; 4]);
-    start
-}
-
-/// Fills in the mark of the reply that started at `start`.
-fn end_reply(replies: &mut [u8], start: usize) {
-    let mark = Header::whole(replies.len() - start - 4).to_be_bytes();
-    replies[start..start + 4].copy_from_slice(&mark);
-}
+/// What came of entering the lane of a call, if it has one.
+type Tried = Option<Result<Place, Lane>>;

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::Batch;
+use super::batch::{Batch, SERVED};
 use super::buffers::Buffers;
 use super::follow::Follower;
 use super::link::Link;
@@ -197,6 +197,7 @@ impl Connection {
             jobs,
             answered,
             tally,
+            budget: SERVED,
         };
         let mut turn = Turn::Again;
         let flow;

@@ -7,8 +7,9 @@ use std::time::Instant;
 use tokio::net::UdpSocket;
 
 use super::connection::Shared;
-use super::pool::Job;
+use super::pool::{Job, Stand};
 use super::service::{Carried, Origin, Reply, Service, Verdict};
+use crate::sys::Patience;
 use crate::telemetry::metrics::{Answered, Metrics};
 
 /// Larger calls and replies do not go over UDP (RFC 1813 programs ask for 8 KiB at least).
@@ -34,7 +35,7 @@ impl Sender {
                 self.send(reply);
             }
             Verdict::Replayed => self.send(reply),
-            Verdict::Silent | Verdict::Later(..) | Verdict::Pending(..) => {}
+            Verdict::Silent | Verdict::Later(_) | Verdict::Pending(..) => {}
         }
     }
 }
@@ -66,21 +67,26 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
         let sender = Arc::new(Sender { socket: Arc::clone(&socket), peer });
         let waiter = || Arc::clone(&sender) as Arc<dyn Reply>;
         reply.clear();
-        match service.answer(&call[..len], origin, &waiter, &mut reply) {
-            Verdict::Later(key, lane) if Arc::strong_count(&running) <= CALLS_MAX => {
+        match service.answer(&call[..len], origin, &waiter, &mut |_| true, &mut reply) {
+            Verdict::Later(key) if Arc::strong_count(&running) <= CALLS_MAX => {
                 let (service, record) = (Arc::clone(&service), call[..len].to_vec());
                 let (running, metrics) = (Arc::clone(&running), Arc::clone(&shared.metrics));
                 let work = Box::new(move || {
                     let mut reply = Vec::new();
-                    let verdict = service.answer_later(&record, origin, key, &mut reply);
+                    let verdict = service.answer_again(
+                        &record,
+                        (origin, Patience::Blocking),
+                        key,
+                        &mut reply,
+                    );
                     sender.settle(verdict, &reply, (len, arrived), &metrics);
                     drop(running);
                 });
-                shared.pool.run(&mut vec![Job { lane, work }]);
+                shared.pool.run(&mut vec![Job { stand: Stand::Nowhere, work }]);
             }
             // None of the programs that are served here has results that come later: those may be
             // lost, too.
-            Verdict::Later(key, _) | Verdict::Pending(Carried { key, .. }, _) => {
+            Verdict::Later(key) | Verdict::Pending(Carried { key, .. }, _) => {
                 service.forget(key);
             }
             verdict => sender.settle(verdict, &reply, (len, arrived), &shared.metrics),

@@ -170,14 +170,14 @@ impl Link {
         sent
     }
 
-    /// Keeps a call that is about to run, if the peer does not take the replies that it has: the
+    /// Keeps a call that is about to run as a job, if the peer does not take the replies that it has: the
     /// pool could fill the memory with replies of one megabyte each. Gives it back otherwise.
-    pub fn park(&self, job: Job) -> Option<Job> {
+    pub fn park<T>(&self, call: T, job: impl FnOnce(T) -> Job) -> Option<T> {
         let mut outbox = self.outbox();
         if self.is_broken() || !self.is_full() {
-            return Some(job);
+            return Some(call);
         }
-        outbox.parked.push(job);
+        outbox.parked.push(job(call));
         None
     }
 

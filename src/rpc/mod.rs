@@ -21,6 +21,8 @@ mod buffers;
 mod connection;
 mod datagram;
 mod follow;
+mod handed;
+pub mod lanes;
 mod link;
 pub mod message;
 pub mod pending;
@@ -36,8 +38,8 @@ use std::net::SocketAddr;
 use crate::sys::Patience;
 use crate::xdr::{Error, Reader, Writer};
 use auth::Credentials;
+use lanes::Lane;
 use pending::Pending;
-use pool::Lane;
 
 /// One remote program, and its versions.
 pub trait Program: Send + Sync {
@@ -57,8 +59,7 @@ pub trait Program: Send + Sync {
         0
     }
 
-    /// The calls that a call would have to wait for on a thread that may sleep; `None` if there are no
-    /// such. Asked only for what was put off.
+    /// The calls that a call would have to wait for, wherever it runs; `None` if there are no such.
     fn lane(&self, _procedure: u32, _args: Reader<'_>) -> Option<Lane> {
         None
     }

@@ -3,22 +3,33 @@
 //! The queue is bounded by those who feed it: a connection hands over a limited number of calls
 //! and bytes before it stops reading ([`super::link`]).
 //!
-//! Jobs that would only wait for each other stand in a [`Lane`] instead of on threads: changes of one
-//! file come one after the other anyway. So a file that hangs takes one thread and not all of them, and
-//! what runs has the processor's cache for itself: listings of one directory, 16 at a time, went from
-//! 2.4 us an entry to 1.8, and the slowest from 28 ms to 10; durable writes of one file from 48 us to
-//! 40; changes of one directory over eight connections from 43 to 29. Trying a file's lock a few hundred
-//! times before a call goes to the pool saved nothing on top of that.
+//! Jobs that would only wait for each other stand in a lane ([`super::lanes`]) instead of on threads:
+//! changes of one file come one after the other anyway. So a file that hangs takes one thread and not all
+//! of them, and what runs has the processor's cache for itself: listings of one directory, 16 at a time,
+//! went from 2.4 us an entry to 1.8, and the slowest from 28 ms to 10; durable writes of one file from
+//! 48 us to 40; changes of one directory over eight connections from 43 to 29.
+//!
+//! Calls that run where they were read take a [`Place`] in their lane, too, and do what has come to stand
+//! in line behind them ([`Place::serve`]), so that nobody is woken for it:
+//!
+//! ```text
+//!   data plane 0   enters .. CREATE .. serves: CREATE, CREATE .. leaves
+//!   data plane 1             reads CREATE, CREATE: in line
+//!   pool                     whatever has to sleep, and what is too much for data plane 0
+//! ```
 //!
 //! A thread is woken for each job. Waking one or two, and having each that finds more jobs wake the
-//! next, saved durable writes of 4 KiB nothing and made those of 1 MiB a tenth dearer.
+//! next, saved durable writes of 4 KiB nothing and made those of 1 MiB a tenth dearer. Trying a file's lock
+//! a few hundred times before a call goes to the pool saved nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
+use super::handed::Bundle;
+use super::lanes::{Lane, Lanes};
 use crate::sys::idle::{self, Idle};
 
 /// Stack of a thread. The deepest calls use a few KiB; directories are read into the heap.
@@ -26,19 +37,48 @@ const STACK: usize = 512 * 1024;
 
 /// Work for a thread that may sleep.
 pub struct Job {
-    /// Where it stands in line; `None`: nowhere.
-    pub lane: Option<Lane>,
+    /// For whom it may have to wait.
+    pub stand: Stand,
     /// What is to be done.
-    pub work: Box<dyn FnOnce() + Send>,
+    pub work: Box<dyn Work>,
 }
 
-/// Jobs that would wait for each other. They begin in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lane {
-    /// The same for all of them, and of nobody's choice.
-    pub key: u64,
-    /// How many may run at a time.
-    pub width: usize,
+/// What a job does.
+pub trait Work: Send {
+    /// Does it. May sleep.
+    fn run(self: Box<Self>);
+
+    /// Does it without sleeping, and has its reply sent with the `bundle`; gives it back if it would
+    /// have to sleep.
+    fn attempt(self: Box<Self>, bundle: &mut Bundle) -> Option<Box<dyn Work>>;
+}
+
+impl<F: FnOnce() + Send + 'static> Work for F {
+    fn run(self: Box<Self>) {
+        self();
+    }
+
+    fn attempt(self: Box<Self>, _: &mut Bundle) -> Option<Box<dyn Work>> {
+        Some(self)
+    }
+}
+
+/// Where a job stands.
+pub enum Stand {
+    /// Nowhere: it waits for a thread only.
+    Nowhere,
+    /// In line for a place.
+    InLine(Lane),
+    /// It has a place already.
+    Begun(Place),
+}
+
+/// A place in a lane. Dropping it gives it up: the next who stands in line goes to the pool with it.
+#[must_use = "the place is given up when this is dropped"]
+pub struct Place {
+    queue: Arc<Queue>,
+    lane: Lane,
+    is_held: bool,
 }
 
 /// A fixed set of threads. Dropping it runs what is queued, and waits for that.
@@ -50,56 +90,52 @@ pub struct Pool {
 #[derive(Default)]
 struct Queue {
     state: Mutex<State>,
+    lanes: Lanes<Box<dyn Work>>,
 }
 
 #[derive(Default)]
 struct State {
     /// What can run.
     ready: VecDeque<Job>,
-    /// The lanes in which there is something.
-    lanes: HashMap<u64, Line>,
-    /// Jobs that wait in them.
-    lined_up: usize,
     idle: Idle,
     closed: bool,
 }
 
-/// What there is in a lane.
-#[derive(Default)]
-struct Line {
-    /// Jobs that run or can.
-    begun: usize,
-    waiting: VecDeque<Job>,
-}
-
-impl State {
-    /// Takes a job in; answers whether it can run.
-    fn add(&mut self, job: Job) -> bool {
-        if let Some(lane) = job.lane {
-            let line = self.lanes.entry(lane.key).or_default();
-            if line.begun >= lane.width {
-                line.waiting.push_back(job);
-                self.lined_up += 1;
-                return false;
-            }
-            line.begun += 1;
-        }
-        self.ready.push_back(job);
-        true
+impl Place {
+    /// Where it is.
+    pub const fn lane(&self) -> Lane {
+        self.lane
     }
 
-    /// Notes that a job of a lane has ended, whose place the next one takes: behind what others
-    /// have waiting.
-    fn advance(&mut self, lane: Lane) {
-        let Some(line) = self.lanes.get_mut(&lane.key) else { return };
-        if let Some(next) = line.waiting.pop_front() {
-            self.lined_up -= 1;
-            self.ready.push_back(next);
-            return;
+    /// Ends what has the place; answers the work of the next who stands in line, whose place it is now.
+    fn next(&mut self) -> Option<Box<dyn Work>> {
+        let next = self.queue.lanes.leave(self.lane);
+        self.is_held = next.is_some();
+        next
+    }
+
+    /// Does what stands in line for it on this thread, which must not sleep, `budget` jobs at most.
+    pub fn serve(mut self, budget: &mut usize, bundle: &mut Bundle) {
+        while *budget > 0
+            && let Some(work) = self.next()
+        {
+            *budget -= 1;
+            if let Some(Some(work)) = caught(|| work.attempt(bundle)) {
+                let queue = Arc::clone(&self.queue);
+                return queue.push([Job { stand: Stand::Begun(self), work }]);
+            }
         }
-        line.begun -= 1;
-        if line.begun == 0 {
-            self.lanes.remove(&lane.key);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_held
+            && let Some(work) = self.next()
+        {
+            self.is_held = false; // but by the one that is made here
+            let place = self.queue.place(self.lane);
+            self.queue.push([Job { stand: Stand::Begun(place), work }]);
         }
     }
 }
@@ -122,20 +158,20 @@ impl Pool {
 
     /// Queues all of `jobs`, in their order. Does not block.
     pub fn run(&self, jobs: &mut Vec<Job>) {
-        if jobs.is_empty() {
-            return;
+        if !jobs.is_empty() {
+            self.queue.push(jobs.drain(..).filter_map(|job| self.queue.line_up(job)));
         }
-        let mut state = self.queue.lock();
-        let ready = jobs.drain(..).map(|job| state.add(job)).filter(|ready| *ready).count();
-        let woken = state.idle.take(ready);
-        drop(state);
-        woken.iter().for_each(Thread::unpark);
+    }
+
+    /// A place in a lane for a call that runs where it was read; the lane, if it has to stand in line.
+    /// Does not block.
+    pub fn enter(&self, lane: Lane) -> Result<Place, Lane> {
+        if self.queue.lanes.enter(lane) { Ok(self.queue.place(lane)) } else { Err(lane) }
     }
 
     /// How many jobs wait for a thread, or in a lane.
     pub fn waiting(&self) -> usize {
-        let state = self.queue.lock();
-        state.ready.len() + state.lined_up
+        self.queue.lock().ready.len() + self.queue.lanes.waiting()
     }
 }
 
@@ -157,24 +193,45 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn place(self: &Arc<Self>, lane: Lane) -> Place {
+        Place { queue: Arc::clone(self), lane, is_held: true }
+    }
+
+    /// Has a job wait in its lane; gives it back if it can run.
+    fn line_up(self: &Arc<Self>, job: Job) -> Option<Job> {
+        let Stand::InLine(lane) = job.stand else { return Some(job) };
+        let work = self.lanes.line_up(lane, job.work)?;
+        Some(Job { stand: Stand::Begun(self.place(lane)), work })
+    }
+
+    /// Queues jobs that can run.
+    fn push(&self, jobs: impl IntoIterator<Item = Job>) {
+        let mut state = self.lock();
+        let before = state.ready.len();
+        state.ready.extend(jobs);
+        let new = state.ready.len() - before;
+        let woken = state.idle.take(new);
+        drop(state);
+        woken.iter().for_each(Thread::unpark);
+    }
+
     fn work(&self) {
-        let mut ended = None;
-        while let Some(Job { lane, work }) = self.next(ended) {
-            // A bug in one call must not take a thread from all the others. What the job held is
-            // dropped, and its connection given up.
-            if catch_unwind(AssertUnwindSafe(work)).is_err() {
-                tracing::error!("a call panicked; its connection is closed");
-            }
-            ended = lane;
+        let mut follows = None;
+        while let Some(Job { stand, work }) = self.next(follows) {
+            caught(|| work.run());
+            follows = match stand {
+                Stand::Begun(mut place) => {
+                    place.next().map(|work| Job { stand: Stand::Begun(place), work })
+                }
+                Stand::Nowhere | Stand::InLine(_) => None,
+            };
         }
     }
 
-    /// The next job, after one of the lane `ended`.
-    fn next(&self, ended: Option<Lane>) -> Option<Job> {
+    /// The next job; behind what others have waiting comes the one that `follows` in a lane.
+    fn next(&self, follows: Option<Job>) -> Option<Job> {
         let mut state = self.lock();
-        if let Some(lane) = ended {
-            state.advance(lane);
-        }
+        state.ready.extend(follows);
         loop {
             if let Some(job) = state.ready.pop_front() {
                 return Some(job);
@@ -185,6 +242,16 @@ impl Queue {
             state = idle::wait(&self.state, state, |state| &mut state.idle);
         }
     }
+}
+
+/// Does something for a call. A bug in one must not take a thread from all the others: what the job held
+/// is dropped, and its connection given up.
+fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    if done.is_err() {
+        tracing::error!("a call panicked; its connection is closed");
+    }
+    done.ok()
 }
 
 #[cfg(test)]
@@ -198,7 +265,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn job(lane: Option<Lane>, work: impl FnOnce() + Send + 'static) -> Job {
-        Job { lane, work: Box::new(work) }
+        Job { stand: lane.map_or(Stand::Nowhere, Stand::InLine), work: Box::new(work) }
     }
 
     /// Jobs that say their number when they begin, and end when they are told to.
@@ -250,10 +317,10 @@ mod tests {
             };
             pool.run(&mut (0..count).map(one).collect());
         }
-        let lanes = Arc::clone(&pool.queue);
+        let queue = Arc::clone(&pool.queue);
         drop(pool);
         assert_eq!(done.load(Ordering::Relaxed), (0..1000).map(|n| n % 7).sum::<usize>());
-        assert!(lanes.lock().lanes.is_empty(), "nothing is kept of a lane that is empty");
+        assert_eq!(queue.lanes.waiting(), 0);
     }
 
     #[test]
@@ -290,5 +357,86 @@ mod tests {
         let panics = job(lane, || std::panic::resume_unwind(Box::new("on purpose")));
         pool.run(&mut vec![panics, job(lane, move || done.send(()).unwrap())]);
         all.recv_timeout(LONG).unwrap();
+    }
+
+    /// Work that says its number and how it was done: `true` if by whoever had the place.
+    struct Quick(usize, Sender<(usize, bool)>);
+
+    impl Work for Quick {
+        fn run(self: Box<Self>) {
+            self.1.send((self.0, false)).unwrap();
+        }
+
+        fn attempt(self: Box<Self>, _: &mut Bundle) -> Option<Box<dyn Work>> {
+            self.1.send((self.0, true)).unwrap();
+            None
+        }
+    }
+
+    const LANE: Lane = Lane { key: 7, width: 1 };
+
+    fn place(pool: &Pool) -> Place {
+        pool.enter(LANE).unwrap_or_else(|_| panic!("the place is taken"))
+    }
+
+    fn line_up(pool: &Pool, work: impl Work + 'static) {
+        pool.run(&mut vec![Job { stand: Stand::InLine(LANE), work: Box::new(work) }]);
+    }
+
+    #[test]
+    fn who_has_the_place_does_what_stands_in_line() {
+        let pool = Pool::start(1).unwrap();
+        let (done, all) = channel();
+        let (mine, mut budget) = (place(&pool), 3);
+        for n in 0..2 {
+            line_up(&pool, Quick(n, done.clone()));
+        }
+        assert!(pool.enter(LANE).is_err());
+        mine.serve(&mut budget, &mut Bundle::default());
+        assert_eq!(all.try_iter().collect::<Vec<_>>(), [(0, true), (1, true)]);
+        assert_eq!(budget, 1);
+        drop(place(&pool)); // it is free again
+    }
+
+    #[test]
+    fn what_is_too_much_goes_to_the_pool() {
+        let pool = Pool::start(1).unwrap();
+        let (done, all) = channel();
+        let (mine, mut budget) = (place(&pool), 1);
+        for n in 0..3 {
+            line_up(&pool, Quick(n, done.clone()));
+        }
+        mine.serve(&mut budget, &mut Bundle::default());
+        let next = || all.recv_timeout(LONG).unwrap();
+        assert_eq!([next(), next(), next()], [(0, true), (1, false), (2, false)]);
+    }
+
+    #[test]
+    fn what_has_to_sleep_takes_the_place_along_to_the_pool() {
+        let pool = Pool::start(2).unwrap();
+        let (done, all) = channel();
+        let (mine, mut budget) = (place(&pool), 9);
+        let (begun, begins) = channel();
+        let (end, told) = channel();
+        line_up(&pool, move || {
+            begun.send(()).unwrap();
+            told.recv_timeout(LONG).unwrap();
+        });
+        line_up(&pool, Quick(1, done));
+        mine.serve(&mut budget, &mut Bundle::default());
+        begins.recv_timeout(LONG).unwrap();
+        assert!(pool.enter(LANE).is_err() && all.try_recv().is_err());
+        end.send(()).unwrap();
+        assert_eq!(all.recv_timeout(LONG), Ok((1, false)));
+    }
+
+    #[test]
+    fn a_place_that_is_dropped_goes_to_the_next() {
+        let pool = Pool::start(1).unwrap();
+        let (done, all) = channel();
+        let mine = place(&pool);
+        line_up(&pool, Quick(0, done));
+        drop(mine);
+        assert_eq!(all.recv_timeout(LONG), Ok((0, false)));
     }
 }

@@ -9,9 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::lanes::Lane;
 use super::message::{self, Header, Reject, Unfit};
 use super::pending::Pending;
-use super::pool::Lane;
 use super::replay::{Key, Replay, Seen};
 use super::{Call, Outcome, Program};
 use crate::sys::Patience;
@@ -46,9 +46,8 @@ pub enum Verdict {
     Replayed,
     /// There is nothing to answer: no call, or its answer comes when its first copy is done.
     Silent,
-    /// It has to be tried again where it may sleep, with what is remembered of it, and with those that
-    /// it would wait for.
-    Later(Option<Key>, Option<Lane>),
+    /// It has to be tried again where it may sleep, with what is remembered of it.
+    Later(Option<Key>),
     /// It was carried out, and [`Service::finish`] writes its reply when the results are there.
     Pending(Carried, Pending),
 }
@@ -78,12 +77,14 @@ impl Service {
     }
 
     /// Answers a record, as far as possible without sleeping; appends the reply to `out`.
-    /// `waiter` is where the answer goes if the call is the copy of one that is running.
+    /// `waiter` is where the answer goes if the call is the copy of one that is running. `enter` says
+    /// whether a call of a lane may begin; if not, it is not tried.
     pub fn answer(
         &self,
         record: &[u8],
         origin: Origin,
         waiter: &dyn Fn() -> Arc<dyn Reply>,
+        enter: &mut dyn FnMut(Lane) -> bool,
         out: &mut Vec<u8>,
     ) -> Verdict {
         let mut w = Writer::new(out);
@@ -115,20 +116,24 @@ impl Service {
                 }
             }
         }
-        self.run(program, &header, origin, Patience::None, key, out)
+        match program.lane(header.procedure, header.args) {
+            Some(lane) if !enter(lane) => Verdict::Later(key),
+            _ => self.run(program, &header, origin, Patience::None, key, out),
+        }
     }
 
-    /// Answers a record for which [`Service::answer`] said [`Verdict::Later`]. Blocks.
-    pub fn answer_later(
+    /// Answers a record for which [`Service::answer`] said [`Verdict::Later`]. Blocks, if it may; otherwise
+    /// it may say the same again.
+    pub fn answer_again(
         &self,
         record: &[u8],
-        origin: Origin,
+        (origin, patience): (Origin, Patience),
         key: Option<Key>,
         out: &mut Vec<u8>,
     ) -> Verdict {
         let Ok(header) = Header::decode(record) else { return Verdict::Silent };
         let Ok(program) = self.program(&header) else { return Verdict::Silent };
-        self.run(program, &header, origin, Patience::Blocking, key, out)
+        self.run(program, &header, origin, patience, key, out)
     }
 
     /// Writes the reply to a call whose results have come.
@@ -192,7 +197,7 @@ impl Service {
             Outcome::Later if patience == Patience::None => {
                 out.truncate(start);
                 std::mem::forget(running); // it goes on, elsewhere
-                return Verdict::Later(key, program.lane(header.procedure, header.args));
+                return Verdict::Later(key);
             }
             Outcome::Later => Some(Reject::SystemError),
             Outcome::Pending(pending) => {

@@ -31,5 +31,6 @@ mod rename;
 mod replay;
 mod setattr;
 mod slow;
+mod together;
 mod volume_cli;
 mod volumes;

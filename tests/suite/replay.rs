@@ -19,12 +19,6 @@ fn at(dir: &Fh, name: &str) -> Vec<u8> {
     args
 }
 
-fn create_args(dir: &Fh, name: &str) -> Vec<u8> {
-    let mut args = at(dir, name);
-    args.extend(packed(&createhow3::GUARDED(mode(0o644))));
-    args
-}
-
 /// Sends a call three times, the third time on a new connection, and returns the one answer.
 #[track_caller]
 fn thrice(s: &Server, c: &mut Client, message: &[u8]) -> Vec<u8> {

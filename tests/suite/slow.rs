@@ -2,10 +2,9 @@
 //!
 //! What must not happen is shown by an order of replies, never by how long something took.
 
-use std::collections::BTreeMap;
 use std::fs;
 
-use crate::support::client::{Client, NFS, Reply, message, record, unpacked};
+use crate::support::client::{Client, unpacked};
 use crate::support::eventually;
 use crate::support::server::{Server, Setup};
 use crate::support::wire::*;
@@ -13,43 +12,15 @@ use crate::support::wire::*;
 /// Calls that are outstanding at a time.
 const MANY: usize = 64;
 
-/// Sends calls without waiting for their answers.
-fn ask(c: &mut Client, procedure: NFS_PROGRAM, args: &[Vec<u8>]) -> Vec<u32> {
-    let auth = c.cred.encoded();
-    let numbered: Vec<_> = args.iter().map(|args| (c.next_xid(), args)).collect();
-    let calls = numbered
-        .iter()
-        .flat_map(|(xid, args)| record(&message(*xid, NFS, procedure as u32, &auth, args)));
-    let calls: Vec<_> = calls.collect();
-    c.send(&calls).unwrap();
-    numbered.into_iter().map(|(xid, _)| xid).collect()
-}
-
-/// Takes the answers to as many calls, in any order.
-#[track_caller]
-fn answers(c: &mut Client, asked: &[u32]) -> BTreeMap<u32, Vec<u8>> {
-    let answers = asked.iter().map(|_| Reply::decode(&c.receive().unwrap()));
-    let answers: BTreeMap<_, _> = answers.map(|(xid, reply)| (xid, reply.results())).collect();
-    for xid in asked {
-        assert!(answers.contains_key(xid), "another call was answered before");
-    }
-    answers
-}
-
 /// Fails if any answer has come. A call that is made afterwards and answered first is the proof.
 #[track_caller]
 fn nothing_is_answered(c: &mut Client) {
-    let null = ask(c, NFS_PROGRAM::NFSPROC3_NULL, &[Vec::new()]);
-    answers(c, &null);
+    let null = c.ask(NFS_PROGRAM::NFSPROC3_NULL, &[Vec::new()]);
+    c.answers(&null);
 }
 
 fn creates(dir: &Fh, numbers: std::ops::Range<usize>) -> Vec<Vec<u8>> {
-    let args = |number: usize| {
-        let name = format!("file{number}").into_bytes();
-        let place = diropargs3 { dir: dir.clone(), name: name.as_slice().into() };
-        packed(&CREATE3args { where_: place, how: createhow3::GUARDED(mode(0o644)) })
-    };
-    numbers.map(args).collect()
+    numbers.map(|number| create_args(dir, &format!("file{number}"))).collect()
 }
 
 /// What is written by the call of this number: no zeros, which a hole has too.
@@ -57,18 +28,8 @@ fn data(number: usize) -> [u8; 512] {
     [u8::try_from(number % 255 + 1).unwrap(); 512]
 }
 
-fn write(file: &Fh, offset: u64, stable: stable_how, data: &[u8]) -> Vec<u8> {
-    packed(&WRITE3args {
-        file: file.clone(),
-        offset,
-        count: u32::try_from(data.len()).unwrap(),
-        stable,
-        data: nfs3_types::xdr_codec::Opaque::borrowed(data),
-    })
-}
-
 fn writes(file: &Fh, count: usize, stable: stable_how) -> Vec<Vec<u8>> {
-    (0..count).map(|number| write(file, number as u64 * 512, stable, &data(number))).collect()
+    (0..count).map(|number| write_args(file, number as u64 * 512, stable, &data(number))).collect()
 }
 
 fn names(s: &Server) -> usize {
@@ -81,14 +42,14 @@ fn creates_that_wait_together_share_a_few_flushes() {
     let (mut c, disk) = (s.client(), s.faults());
     let root = c.root();
     disk.hold_after(0);
-    let first = ask(&mut c, NFS_PROGRAM::NFSPROC3_CREATE, &creates(&root, 0..1));
+    let first = c.ask(NFS_PROGRAM::NFSPROC3_CREATE, &creates(&root, 0..1));
     eventually("the first flush has begun", || disk.flushes() == 1);
-    let others = ask(&mut c, NFS_PROGRAM::NFSPROC3_CREATE, &creates(&root, 1..MANY));
+    let others = c.ask(NFS_PROGRAM::NFSPROC3_CREATE, &creates(&root, 1..MANY));
     eventually("all files are made", || names(&s) == MANY);
     s.until_calls_rest();
     nothing_is_answered(&mut c);
     disk.release();
-    for answer in answers(&mut c, &[first, others].concat()).into_values() {
+    for answer in c.answers(&[first, others].concat()).into_values() {
         unpacked::<CREATE3res>(&answer).ok();
     }
     // Those of the first; then one of the file system, and one of the directory for its errors.
@@ -107,21 +68,21 @@ fn a_change_is_answered_after_a_flush_that_began_after_it() {
     let mut last = Vec::new();
     for made in 0..3 {
         let begun = disk.flushes();
-        let next = ask(&mut c, NFS_PROGRAM::NFSPROC3_CREATE, &creates(&root, made..made + 1));
+        let next = c.ask(NFS_PROGRAM::NFSPROC3_CREATE, &creates(&root, made..made + 1));
         eventually("the file is made", || names(&s) == 2 + made);
         if last.is_empty() {
             eventually("a flush has begun", || disk.flushes() > begun);
         } else {
             // The flush that is running began before: it answers the call before this one only.
             disk.hold_after(disk.flushes() - 1 + each);
-            answers(&mut c, &last);
+            c.answers(&last);
             eventually("the next flush has begun", || disk.flushes() == begun + each);
         }
         nothing_is_answered(&mut c);
         last = next;
     }
     disk.release();
-    answers(&mut c, &last);
+    c.answers(&last);
 }
 
 #[test]
@@ -135,15 +96,15 @@ fn durable_writes_that_wait_together_share_a_flush() {
         disk.hold_after(before);
         let mut args = writes(&file, MANY, stable);
         let others = args.split_off(1);
-        let first = ask(&mut c, NFS_PROGRAM::NFSPROC3_WRITE, &args);
+        let first = c.ask(NFS_PROGRAM::NFSPROC3_WRITE, &args);
         eventually("the first flush has begun", || disk.flushes() == before + 1);
-        let others = ask(&mut c, NFS_PROGRAM::NFSPROC3_WRITE, &others);
+        let others = c.ask(NFS_PROGRAM::NFSPROC3_WRITE, &others);
         let all: Vec<_> = (0..MANY).flat_map(data).collect();
         eventually("all is written", || fs::read(s.dir.join("file")).unwrap() == all);
         s.until_calls_rest();
         nothing_is_answered(&mut c);
         disk.release();
-        for answer in answers(&mut c, &[first, others].concat()).into_values() {
+        for answer in c.answers(&[first, others].concat()).into_values() {
             let written = unpacked::<WRITE3res>(&answer).ok();
             assert_eq!((written.count, written.committed), (512, stable));
         }
@@ -159,13 +120,12 @@ fn a_flush_that_fails_fails_for_all_who_waited_and_changes_the_verifier() {
     let file = c.file(&root, "file");
     let before = c.commit(&file, 0, 0).ok().verf;
     disk.fail(true);
-    let asked =
-        ask(&mut c, NFS_PROGRAM::NFSPROC3_WRITE, &writes(&file, MANY, stable_how::FILE_SYNC));
-    for answer in answers(&mut c, &asked).into_values() {
+    let asked = c.ask(NFS_PROGRAM::NFSPROC3_WRITE, &writes(&file, MANY, stable_how::FILE_SYNC));
+    for answer in c.answers(&asked).into_values() {
         unpacked::<WRITE3res>(&answer).fails(NFS3ERR_IO);
     }
-    let asked = ask(&mut c, NFS_PROGRAM::NFSPROC3_CREATE, &creates(&root, 0..MANY));
-    for answer in answers(&mut c, &asked).into_values() {
+    let asked = c.ask(NFS_PROGRAM::NFSPROC3_CREATE, &creates(&root, 0..MANY));
+    for answer in c.answers(&asked).into_values() {
         unpacked::<CREATE3res>(&answer).fails(NFS3ERR_IO);
     }
     c.commit(&file, 0, 0).fails(NFS3ERR_IO);
@@ -184,12 +144,12 @@ fn reads_that_wait_for_the_disk_hold_up_no_other_call() {
     disk.cold();
     disk.hold_after(0);
     let read = packed(&READ3args { file: file.clone(), offset: 0, count: 4096 });
-    let slow = ask(&mut c, NFS_PROGRAM::NFSPROC3_READ, &vec![read; 16]);
-    let quick = ask(&mut c, NFS_PROGRAM::NFSPROC3_GETATTR, &vec![packed(&file); 500]);
-    answers(&mut c, &quick);
+    let slow = c.ask(NFS_PROGRAM::NFSPROC3_READ, &vec![read; 16]);
+    let quick = c.ask(NFS_PROGRAM::NFSPROC3_GETATTR, &vec![packed(&file); 500]);
+    c.answers(&quick);
     assert_eq!(c.names(&root, 4096), [b"file"], "nor one that needs a thread");
     disk.release();
-    for answer in answers(&mut c, &slow).into_values() {
+    for answer in c.answers(&slow).into_values() {
         assert_eq!(unpacked::<READ3res<'_>>(&answer).ok().data.as_ref(), [7; 4096]);
     }
 }
@@ -202,12 +162,12 @@ fn calls_that_wait_for_flushes_hold_no_thread() {
     let file = c.file(&root, "file");
     disk.hold_after(0);
     // More than the pool has threads, fewer than one connection may have outstanding.
-    let slow = ask(&mut c, NFS_PROGRAM::NFSPROC3_WRITE, &writes(&file, 100, stable_how::FILE_SYNC));
-    let more = ask(&mut c, NFS_PROGRAM::NFSPROC3_CREATE, &creates(&root, 0..100));
+    let slow = c.ask(NFS_PROGRAM::NFSPROC3_WRITE, &writes(&file, 100, stable_how::FILE_SYNC));
+    let more = c.ask(NFS_PROGRAM::NFSPROC3_CREATE, &creates(&root, 0..100));
     eventually("all files are made", || names(&s) == 101);
     assert_eq!(c.names(&root, 1 << 16).len(), 101);
     disk.release();
-    answers(&mut c, &[slow, more].concat());
+    c.answers(&[slow, more].concat());
 }
 
 #[test]
@@ -218,12 +178,12 @@ fn a_file_that_hangs_leaves_the_threads_to_others() {
     let file = c.file(&root, "file");
     disk.stuck(true);
     // Larger than what is written where calls arrive; more than the pool has threads.
-    let args = write(&file, 0, stable_how::UNSTABLE, &vec![7; 80 << 10]);
-    let slow = ask(&mut c, NFS_PROGRAM::NFSPROC3_WRITE, &vec![args; MANY]);
+    let args = write_args(&file, 0, stable_how::UNSTABLE, &vec![7; 80 << 10]);
+    let slow = c.ask(NFS_PROGRAM::NFSPROC3_WRITE, &vec![args; MANY]);
     nothing_is_answered(&mut c);
     assert_eq!(c.names(&root, 4096), [b"file"], "a listing needs a thread");
     disk.stuck(false);
-    for answer in answers(&mut c, &slow).into_values() {
+    for answer in c.answers(&slow).into_values() {
         assert_eq!(unpacked::<WRITE3res>(&answer).ok().count, 80 << 10);
     }
 }

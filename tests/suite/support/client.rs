@@ -1,5 +1,6 @@
 //! A small RPC client: one connection, blocking, and able to send what no proper client would.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
@@ -245,6 +246,29 @@ impl Client {
     #[track_caller]
     pub fn nfs<R: Unpack>(&mut self, procedure: NFS_PROGRAM, args: &impl Pack) -> R {
         self.call(NFS, procedure as u32, args)
+    }
+
+    /// Sends calls without waiting for their answers; returns their numbers.
+    pub fn ask(&mut self, procedure: NFS_PROGRAM, args: &[Vec<u8>]) -> Vec<u32> {
+        let auth = self.cred.encoded();
+        let numbered: Vec<_> = args.iter().map(|args| (self.next_xid(), args)).collect();
+        let calls = numbered
+            .iter()
+            .flat_map(|(xid, args)| record(&message(*xid, NFS, procedure as u32, &auth, args)));
+        let calls: Vec<_> = calls.collect();
+        self.send(&calls).unwrap();
+        numbered.into_iter().map(|(xid, _)| xid).collect()
+    }
+
+    /// Takes the answers to as many calls, in any order.
+    #[track_caller]
+    pub fn answers(&mut self, asked: &[u32]) -> BTreeMap<u32, Vec<u8>> {
+        let answers = asked.iter().map(|_| Reply::decode(&self.receive().unwrap()));
+        let answers: BTreeMap<_, _> = answers.map(|(xid, reply)| (xid, reply.results())).collect();
+        for xid in asked {
+            assert!(answers.contains_key(xid), "another call was answered before");
+        }
+        answers
     }
 }
 

@@ -94,6 +94,23 @@ pub fn group(gid: u32) -> sattr3 {
     sattr3 { gid: set_gid3::Some(gid), ..sattr3::default() }
 }
 
+/// The arguments of WRITE.
+pub fn write_args(file: &Fh, offset: u64, stable: stable_how, data: &[u8]) -> Vec<u8> {
+    packed(&WRITE3args {
+        file: file.clone(),
+        offset,
+        count: u32::try_from(data.len()).unwrap(),
+        stable,
+        data: Opaque::borrowed(data),
+    })
+}
+
+/// The arguments of CREATE for a file that must not be there.
+pub fn create_args(dir: &Fh, name: &str) -> Vec<u8> {
+    let place = diropargs3 { dir: dir.clone(), name: name.as_bytes().into() };
+    packed(&CREATE3args { where_: place, how: createhow3::GUARDED(mode(0o644)) })
+}
+
 /// Fails unless both are the same attributes.
 #[track_caller]
 pub fn same_attrs(left: &fattr3, right: &fattr3) {

@@ -1,0 +1,192 @@
+//! Calls that are not answered where they were read: handed to another thread, or waiting for results.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::connection::Shared;
+use super::lanes::Lane;
+use super::link::Link;
+use super::pending::{Pending, Ready};
+use super::pool::{Job, Stand, Work};
+use super::record::Header;
+use super::replay::Key;
+use super::service::{Carried, Origin, Service, Verdict};
+use crate::sys::Patience;
+use crate::telemetry::metrics::Answered;
+use crate::xdr::Encode;
+
+/// Longer than the replies of calls that change something.
+const SMALL: usize = 512;
+
+/// A call that another thread has, or that waits for its results. Dropped without an answer, which only a
+/// panic or the end of the connection does, it is forgotten and the connection given up, so that the
+/// client asks again instead of waiting for ever.
+pub struct Handed {
+    /// Who answers.
+    pub service: Arc<Service>,
+    /// What the connections of the server share.
+    pub shared: Arc<Shared>,
+    /// Where the reply goes.
+    pub link: Arc<Link>,
+    /// Where the call comes from.
+    pub origin: Origin,
+    /// When it was complete.
+    pub arrived: Instant,
+    /// What it takes of the connection's room.
+    pub bytes: usize,
+    /// What is remembered of it.
+    pub key: Option<Key>,
+    /// Whether its reply is written.
+    pub answered: bool,
+}
+
+impl Handed {
+    /// Waits for the results, with nothing kept of the call but where they go.
+    pub fn wait(mut self, call: Carried, pending: Pending, received: usize) {
+        self.link.shrank(std::mem::take(&mut self.bytes));
+        pending.begin(Ready::new(move |results| self.finish(call, results, received)));
+    }
+
+    fn finish(mut self, call: Carried, results: &dyn Encode, received: usize) {
+        let mut reply = Vec::with_capacity(SMALL);
+        let at = begin_reply(&mut reply);
+        if let Verdict::Answered(procedure, status) = self.service.finish(call, results, &mut reply)
+        {
+            end_reply(&mut reply, at);
+            let call = Answered { procedure, status, received, sent: reply.len() - at - 4 };
+            self.shared.metrics.count(self.arrived.elapsed(), call);
+            self.answered = true;
+            self.link.post(&mut reply);
+        }
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.service.forget(self.key);
+            self.link.give_up();
+        }
+        self.link.ended(self.bytes);
+    }
+}
+
+/// A call that has to be tried again.
+pub struct PutOff {
+    /// Whose it is.
+    pub handed: Handed,
+    /// A buffer with the record.
+    pub record: Vec<u8>,
+    /// Where in it the record starts.
+    pub start: usize,
+    /// Where it stands in line if it cannot run in its turn.
+    pub lane: Option<Lane>,
+}
+
+impl PutOff {
+    /// Keeps the call if its reply may not be sent: it stands in line again then.
+    fn unless_parked(self: Box<Self>) -> Option<Box<Self>> {
+        let link = Arc::clone(&self.handed.link);
+        link.park(self, |call| Job {
+            stand: call.lane.map_or(Stand::Nowhere, Stand::InLine),
+            work: call,
+        })
+    }
+
+    /// Carries the call out, and gives what there is to be sent to `send`; gives the call back if it
+    /// would have to sleep and must not.
+    fn carry_out(
+        mut self: Box<Self>,
+        patience: Patience,
+        send: impl FnOnce(Handed, &mut Vec<u8>),
+    ) -> Option<Box<dyn Work>> {
+        let shared = Arc::clone(&self.handed.shared);
+        let (buffers, record) = (&shared.buffers, &self.record[self.start..]);
+        let mut reply = buffers.take();
+        let at = begin_reply(&mut reply);
+        let (how, key) = ((self.handed.origin, patience), self.handed.key);
+        let verdict = self.handed.service.answer_again(record, how, key, &mut reply);
+        let received = record.len();
+        match verdict {
+            Verdict::Answered(procedure, status) => {
+                end_reply(&mut reply, at);
+                let call = Answered { procedure, status, received, sent: reply.len() - at - 4 };
+                shared.metrics.count(self.handed.arrived.elapsed(), call);
+            }
+            Verdict::Later(_) => {
+                buffers.give(reply);
+                return Some(self);
+            }
+            Verdict::Pending(..) | Verdict::Replayed | Verdict::Silent => reply.clear(),
+        }
+        // Before the reply, so that the buffer is there for the client's next call.
+        buffers.give(self.record);
+        if let Verdict::Pending(call, pending) = verdict {
+            self.handed.wait(call, pending, received);
+        } else {
+            self.handed.answered = true;
+            send(self.handed, &mut reply);
+        }
+        buffers.give(reply);
+        None
+    }
+}
+
+impl Work for PutOff {
+    fn run(self: Box<Self>) {
+        if let Some(call) = self.unless_parked() {
+            call.carry_out(Patience::Blocking, |handed, reply| handed.link.push(reply));
+        }
+    }
+
+    fn attempt(self: Box<Self>, bundle: &mut Bundle) -> Option<Box<dyn Work>> {
+        let call = self.unless_parked()?;
+        call.carry_out(Patience::None, |handed, reply| bundle.add(handed, reply))
+    }
+}
+
+/// Replies that were written one after the other; those to one connection are sent together. Dropping it
+/// sends what is left.
+#[derive(Default)]
+pub struct Bundle {
+    replies: Vec<u8>,
+    /// The calls that these answer, of one connection. They end when that is sent, and not before: their
+    /// connection would be closed if it has no others.
+    calls: Vec<Handed>,
+}
+
+impl Bundle {
+    fn add(&mut self, call: Handed, reply: &[u8]) {
+        if self.calls.first().is_some_and(|first| !Arc::ptr_eq(&first.link, &call.link)) {
+            self.send();
+        }
+        self.replies.extend_from_slice(reply);
+        self.calls.push(call);
+    }
+
+    fn send(&mut self) {
+        if let Some(first) = self.calls.first() {
+            first.link.push(&mut self.replies);
+        }
+        self.calls.clear();
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        self.send();
+    }
+}
+
+/// Leaves room for the record mark; answers where the reply starts.
+pub fn begin_reply(replies: &mut Vec<u8>) -> usize {
+    let start = replies.len();
+    replies.extend_from_slice(&[0; 4]);
+    start
+}
+
+/// Fills in the mark of the reply that started at `start`.
+pub fn end_reply(replies: &mut [u8], start: usize) {
+    let mark = Header::whole(replies.len() - start - 4).to_be_bytes();
+    replies[start..start + 4].copy_from_slice(&mark);
+}
