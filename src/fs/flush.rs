@@ -23,7 +23,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, JoinHandle};
 
 use super::Fs;
 use super::attr::Kind;
@@ -241,9 +241,7 @@ impl Drop for Flusher {
     fn drop(&mut self) {
         let mut queue = self.shared.queue();
         queue.closed = true;
-        let woken = queue.idle.take(usize::MAX);
-        drop(queue);
-        woken.iter().for_each(Thread::unpark);
+        idle::wake(queue, |queue| &mut queue.idle, usize::MAX);
         for thread in self.threads.drain(..) {
             // The last who waited may have kept the server, and now drops it here.
             if thread.thread().id() != thread::current().id() {
@@ -261,9 +259,7 @@ impl Shared {
     fn push(&self, job: Job) {
         let mut queue = self.queue();
         queue.jobs.push_back(job);
-        let woken = queue.idle.take(1);
-        drop(queue);
-        woken.iter().for_each(Thread::unpark);
+        idle::wake(queue, |queue| &mut queue.idle, 1);
     }
 
     fn work(&self) {

@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, JoinHandle};
 
 use super::handed::Bundle;
 use super::lanes::{Lane, Lanes};
@@ -179,9 +179,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let mut state = self.queue.lock();
         state.closed = true;
-        let woken = state.idle.take(usize::MAX);
-        drop(state);
-        woken.iter().for_each(Thread::unpark);
+        idle::wake(state, |state| &mut state.idle, usize::MAX);
         for thread in self.threads.drain(..) {
             let _ = thread.join(); // it catches what panics
         }
@@ -210,9 +208,7 @@ impl Queue {
         let before = state.ready.len();
         state.ready.extend(jobs);
         let new = state.ready.len() - before;
-        let woken = state.idle.take(new);
-        drop(state);
-        woken.iter().for_each(Thread::unpark);
+        idle::wake(state, |state| &mut state.idle, new);
     }
 
     fn work(&self) {

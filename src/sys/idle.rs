@@ -17,14 +17,19 @@ impl Idle {
         self.0.len()
     }
 
-    /// Takes out up to `count` of those that wait, to be woken with [`Thread::unpark`] when the lock is
-    /// given back.
-    pub fn take(&mut self, count: usize) -> Vec<Thread> {
+    fn take(&mut self, count: usize) -> Vec<Thread> {
         self.0.split_off(self.0.len().saturating_sub(count))
     }
 }
 
-/// Gives the lock back until another thread takes this one out of the [`Idle`] that is in it, and wakes it.
+/// Gives the lock back, and wakes up to `count` of those that wait in the [`Idle`] that is in it.
+pub fn wake<T>(mut held: MutexGuard<'_, T>, idle: impl Fn(&mut T) -> &mut Idle, count: usize) {
+    let woken = idle(&mut held).take(count);
+    drop(held); // or they would wait for it at once
+    woken.iter().for_each(Thread::unpark);
+}
+
+/// Gives the lock back until [`wake`] has come to this thread.
 pub fn wait<'a, T>(
     lock: &'a Mutex<T>,
     mut held: MutexGuard<'a, T>,
@@ -71,12 +76,11 @@ mod tests {
         let waiting = Waiting::default();
         let wakes: Vec<_> = (0..3).map(|number| start(&waiting, number)).collect();
         for number in [2, 1, 0] {
-            let taken = waiting.lock().unwrap().take(1);
-            taken.iter().for_each(Thread::unpark);
+            wake(waiting.lock().unwrap(), |idle| idle, 1);
             assert_eq!(wakes[number].recv_timeout(Duration::from_secs(60)), Ok(number));
             assert_eq!(waiting.lock().unwrap().count(), number);
         }
-        assert!(waiting.lock().unwrap().take(1).is_empty());
+        wake(waiting.lock().unwrap(), |idle| idle, 1); // there is nobody, which is no harm
     }
 
     #[test]
@@ -89,7 +93,7 @@ mod tests {
             thread::yield_now();
         }
         assert!(wakes.try_recv().is_err());
-        waiting.lock().unwrap().take(7).iter().for_each(Thread::unpark);
+        wake(waiting.lock().unwrap(), |idle| idle, 7);
         assert_eq!(wakes.recv_timeout(Duration::from_secs(60)), Ok(0));
     }
 }
