@@ -54,8 +54,9 @@
 //!   of what it costs.
 //! - **Who would wait for another call holds no thread either.** Changes of one file stand in a lane
 //!   ([`rpc::lanes`]), and so do those who list one directory: a file that hangs takes one thread, not
-//!   all. A data-plane thread that has a place in a lane does what other threads have put in line behind
-//!   it, so that nobody is woken, and no lock is handed round, for changes that many make at once.
+//!   all. A thread that has a place in a lane, of the data plane or of the pool, does what others have put
+//!   in line behind it, so that nobody is woken, and no lock is handed round, for changes that many make
+//!   at once.
 //! - **A thread has an identity.** System calls whose outcome depends on who makes them run inside
 //!   `acting_as` or `as_server` of [`fs::identity`]; the thread stays who it was until the next
 //!   call needs somebody else.

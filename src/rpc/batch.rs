@@ -15,9 +15,6 @@ use super::replay::Key;
 use super::service::{Carried, Origin, Reply, Service, Verdict};
 use crate::telemetry::metrics::{Answered, Local};
 
-/// How much a thread does in one go for calls of other threads that stand in line behind its own.
-pub const SERVED: usize = 64;
-
 /// The records that came together, and what becomes of them.
 pub struct Batch<'a> {
     /// Who answers.
@@ -38,7 +35,7 @@ pub struct Batch<'a> {
     pub answered: &'a mut Vec<Answered>,
     /// Where they are counted.
     pub tally: &'a mut Local,
-    /// How much may still be done for other threads: at first [`SERVED`].
+    /// How much may still be done for other threads: at first [`SERVED`](super::pool::SERVED).
     pub budget: usize,
 }
 
@@ -94,7 +91,7 @@ impl Batch<'_> {
             Verdict::Replayed | Verdict::Silent => Left::Nothing,
         };
         if let Some(Ok(place)) = tried {
-            place.serve(&mut self.budget, &mut Bundle::default());
+            self.jobs.extend(place.serve(&mut self.budget, &mut Bundle::default()));
         }
         left
     }

@@ -19,11 +19,11 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Batch, SERVED};
+use super::batch::Batch;
 use super::buffers::Buffers;
 use super::follow::Follower;
 use super::link::Link;
-use super::pool::{Job, Pool};
+use super::pool::{Job, Pool, SERVED};
 use super::record::{Error, Flow, Records};
 use super::room::Room;
 use super::server::Limits;
