@@ -15,6 +15,10 @@
 //! 60 us, as much as one of the directory alone. It writes what others have not flushed, too, which
 //! is why one or a few are not flushed that way.
 //!
+//! A durable write of 4 KiB that comes alone costs 156-170 us of CPU time, nearly all of it for the flush. To
+//! flush on the thread that received it saved 5 to 15 % of that, and every other call of the thread would
+//! wait for the disk.
+//!
 //! The kernel tells each open file once that data could not be written, and forgets the data. So a
 //! file is flushed by one thread at a time, a failure changes the verifier before anybody hears of
 //! it, and whoever waits for a flush says how many had failed before the change was made: one that
