@@ -78,7 +78,9 @@ impl Batch<'_> {
         let verdict = self.service.answer(record, self.origin, &waiter, &mut enter, self.replies);
         match verdict {
             Verdict::Answered(..) | Verdict::Replayed => end_reply(self.replies, start),
-            _ => self.replies.truncate(start),
+            Verdict::Silent | Verdict::Later(_) | Verdict::Pending(..) => {
+                self.replies.truncate(start);
+            }
         }
         let left = match verdict {
             Verdict::Later(key) => return Left::Later(key, tried),
