@@ -29,7 +29,7 @@ use super::params::{Parameters, describe};
 use super::pattern::Subject;
 use super::queue::Outcome;
 use super::watch::Key;
-use super::{Context, call, expand};
+use super::{Context, call, expand, orphans};
 use crate::quantity;
 use crate::volume;
 use crate::volume::name::{Name, VolumeId};
@@ -63,6 +63,15 @@ pub struct Plan {
     pub wanted: Wanted,
     /// The claim, of the same namespace, that it is a copy of.
     pub source: Option<String>,
+}
+
+/// A volume that is given to no PV yet.
+#[derive(Clone)]
+pub enum Unfinished {
+    /// Made here, or taken up: nobody but us knows it.
+    Made(Name),
+    /// It was there when provisioning began, and its claim too.
+    Found(Name),
 }
 
 /// What is owed to a claim. Pure: no client, no clock, no disk.
@@ -177,7 +186,10 @@ pub async fn reconcile(cx: &Context, key: &Key) -> Outcome {
     let class = objects::class_name(&claim).and_then(|name| cx.stores.class(name));
     let failed = match decide(&claim, class.as_deref(), &cx.settings.name) {
         Decision::Nothing => return Outcome::Done,
-        Decision::Bound => return expand::reconcile(cx, &claim).await,
+        Decision::Bound => {
+            cx.forget(key);
+            return expand::reconcile(cx, &claim).await;
+        }
         Decision::Wait(why) => Error::Waiting(why),
         Decision::Refuse(refusal) => Error::Refused(refusal),
         Decision::Provision(plan) => match apply(cx, key, &claim, &plan).await {
@@ -220,7 +232,7 @@ async fn apply(
     }
     let began = Instant::now();
     let address = cx.server.address(&cx.client).await?;
-    if !cx.is_unfinished(key) {
+    if !matches!(cx.unfinished(key), Some(Unfinished::Made(_))) {
         // What is kept may be old: nothing is made for a claim that is gone or has a volume.
         if !still_waits(cx, key).await? {
             return Ok(Outcome::Done);
@@ -230,7 +242,7 @@ async fn apply(
         cx.events.tell(objects::claim_ref(claim), Tone::Normal, "Provisioning", message);
     }
     let status = make(cx, claim, plan).await?;
-    cx.remember(key, &status.spec.name);
+    cx.remember(key, Unfinished::Made(status.spec.name.clone()));
     match status.phase {
         Phase::Ready | Phase::Counting => {}
         Phase::Cloning { .. } => return Ok(Outcome::Again(CLONE_POLL)),
@@ -357,8 +369,8 @@ async fn save(cx: &Context, key: &Key, pv: &PersistentVolume) -> Result<()> {
 
 /// The end of a claim that is gone: what was made for it and not given to a PV is ended again.
 async fn cleaned_up(cx: &Context, key: &Key) -> Outcome {
-    let Some(name) = cx.unfinished_volume(key) else { return Outcome::Done };
-    match clean_up(cx, key, name).await {
+    let Some(unfinished) = cx.unfinished(key) else { return Outcome::Done };
+    match clean_up(cx, key, unfinished).await {
         Ok(()) => {
             cx.forget(key);
             Outcome::Done
@@ -375,11 +387,25 @@ async fn cleaned_up(cx: &Context, key: &Key) -> Outcome {
 }
 
 /// Ends a claim's volume, if the claim is gone and has no PV.
-async fn clean_up(cx: &Context, key: &Key, name: Name) -> Result<()> {
-    if live(cx, key).await?.is_none() {
-        end_unfinished(cx, key, name).await?;
+async fn clean_up(cx: &Context, key: &Key, unfinished: Unfinished) -> Result<()> {
+    if live(cx, key).await?.is_some() {
+        return Ok(());
     }
-    Ok(())
+    let name = match unfinished {
+        Unfinished::Made(name) => name,
+        Unfinished::Found(name) => {
+            let shown = name.clone();
+            let found = cx.blocking(move |volumes| Ok(volumes.show(&shown).ok())).await?;
+            let Some(volume) = found else { return Ok(()) };
+            if !orphans::is_a_beginning(cx, &volume).await {
+                orphans::warn(&volume);
+                cx.metrics.orphan();
+                return Ok(());
+            }
+            name
+        }
+    };
+    end_unfinished(cx, key, name).await.map(|_| ())
 }
 
 /// Ends the volume of a claim that is gone, unless there is a PV for it. Says whether it is gone.
@@ -405,22 +431,18 @@ pub async fn end_unfinished(cx: &Context, key: &Key, name: Name) -> Result<bool>
 }
 
 impl Context {
-    /// A volume was made for a claim, and is given to no PV yet.
-    fn remember(&self, key: &Key, name: &Name) {
+    /// A claim's volume is given to no PV yet.
+    pub(super) fn remember(&self, key: &Key, volume: Unfinished) {
         let mut all = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(key.uid.clone(), name.clone());
+        all.insert(key.uid.clone(), volume);
     }
 
     fn forget(&self, key: &Key) {
         self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.uid);
     }
 
-    fn unfinished_volume(&self, key: &Key) -> Option<Name> {
+    fn unfinished(&self, key: &Key) -> Option<Unfinished> {
         self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).get(&key.uid).cloned()
-    }
-
-    fn is_unfinished(&self, key: &Key) -> bool {
-        self.unfinished_volume(key).is_some()
     }
 }
 

@@ -45,6 +45,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use claims::Unfinished;
 use election::{Election, Identity};
 use error::{Error, Result};
 use events::{Events, events};
@@ -55,7 +56,6 @@ use watch::{Key, Queues, Stores};
 
 use crate::volume;
 use crate::volume::Volumes;
-use crate::volume::name::Name;
 
 /// Longest time that one call to the API server may take; watches have their own.
 const CALL: Duration = Duration::from_secs(30);
@@ -123,8 +123,8 @@ struct Context {
     stores: Arc<Stores>,
     events: Events,
     metrics: Arc<Metrics>,
-    /// Volumes that were made and are given to no PV yet, by the claim's uid.
-    unfinished: Mutex<HashMap<String, Name>>,
+    /// Volumes that are given to no PV yet, by the claim's uid.
+    unfinished: Mutex<HashMap<String, Unfinished>>,
 }
 
 impl Provisioner {

@@ -1,8 +1,10 @@
-//! Conversations with an API server: `claims` and `volumes` one object at a time, `election` about
-//! the Lease, `cluster` the whole provisioner with one that lives.
+//! Conversations with an API server: `claims` and `volumes` one object at a time, `orphans` about
+//! what a crash leaves, `election` about the Lease, `cluster` the whole provisioner with one that
+//! lives.
 
 mod claims;
 mod cluster;
 mod election;
+mod orphans;
 mod support;
 mod volumes;

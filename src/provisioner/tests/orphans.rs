@@ -1,0 +1,165 @@
+//! What a crash leaves, and what a server finds when it begins to provision.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+
+use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
+use crate::provisioner::orphans;
+use crate::provisioner::queue::Outcome;
+use crate::provisioner::watch::Key;
+use crate::volume::spec::Phase;
+
+const CLAIM: &str = "/api/v1/namespaces/ns/persistentvolumeclaims/data";
+const PVS: &str = "/api/v1/persistentvolumes";
+const PV: &str = "/api/v1/persistentvolumes/pvc-uid-data";
+
+/// A server that died when a claim, this one, had its volume and no PV; it has not begun again yet.
+async fn died_half_way(claim: &Value) -> (Scene, Key) {
+    let mut scene = Scene::new();
+    scene.class("fast", json!({}));
+    let key = scene.claim(claim);
+    let steps = vec![waits(), step("POST", PVS, Answer::Broken)];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Failed);
+    assert_eq!(scene.names(), [volume_of("data")]);
+    scene.cx.unfinished.lock().unwrap().clear();
+    scene.told();
+    (scene, key)
+}
+
+fn waits() -> Step {
+    step("GET", CLAIM, Answer::Json(200, claim("data")))
+}
+
+fn gone() -> Step {
+    step("GET", CLAIM, refusal(404, "NotFound"))
+}
+
+fn no_pv() -> Step {
+    step("GET", PV, refusal(404, "NotFound"))
+}
+
+async fn begin(scene: &mut Scene, steps: Vec<Step>) {
+    let cx = Arc::clone(&scene.cx);
+    scene.talk(async move { orphans::report(&cx).await }, steps).await;
+}
+
+/// How many volumes are said to have no PV.
+fn alone(scene: &Scene) -> String {
+    let (mut registry, mut text) = (Registry::default(), String::new());
+    scene.cx.metrics.register(&mut registry);
+    encode(&mut text, &registry).unwrap();
+    let found =
+        text.lines().find_map(|line| line.strip_prefix("berth_provisioner_volumes_without_pv "));
+    found.unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_beginning_whose_claim_is_gone_is_taken_away() {
+    let (mut scene, _) = died_half_way(&claim("data")).await;
+    scene.claim_gone(&claim("data"));
+    begin(&mut scene, vec![no_pv()]).await;
+    assert_eq!((scene.names().len(), alone(&scene).as_str()), (0, "0"));
+}
+
+#[tokio::test]
+async fn a_beginning_whose_claim_goes_before_it_is_taken_up_is_taken_away() {
+    let (mut scene, key) = died_half_way(&claim("data")).await;
+    begin(&mut scene, vec![]).await;
+    assert_eq!(scene.names().len(), 1);
+    // It goes while it is looked at, and then is seen to be gone.
+    assert_eq!(scene.look_at_claim(&key, vec![gone()]).await, Outcome::Done);
+    scene.claim_gone(&claim("data"));
+    let unsure = vec![gone(), step("GET", PV, Answer::Broken)];
+    assert_eq!(scene.look_at_claim(&key, unsure).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, vec![gone(), no_pv()]).await, Outcome::Done);
+    assert_eq!((scene.names().len(), alone(&scene).as_str()), (0, "0"));
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+}
+
+#[tokio::test]
+async fn a_beginning_of_a_claim_that_is_leaving_is_taken_away() {
+    let mut leaving = claim("data");
+    leaving["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
+    let (mut scene, key) = died_half_way(&claim("data")).await;
+    scene.claim(&leaving);
+    begin(&mut scene, vec![]).await;
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    scene.claim_gone(&leaving);
+    assert_eq!(scene.look_at_claim(&key, vec![gone(), no_pv()]).await, Outcome::Done);
+    assert_eq!(scene.names().len(), 0);
+}
+
+#[tokio::test]
+async fn a_beginning_whose_claim_still_waits_goes_on() {
+    let (mut scene, key) = died_half_way(&claim("data")).await;
+    scene.write(&volume_of("data"), "file");
+    begin(&mut scene, vec![]).await;
+    let steps = vec![waits(), step("POST", PVS, Answer::Echo)];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    // From now on its end is the PV's.
+    scene.pv(&pv("data", "Bound", "retain"));
+    scene.claim_gone(&claim("data"));
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert!(scene.has(&volume_of("data"), "file"));
+}
+
+#[tokio::test]
+async fn content_without_a_pv_is_never_taken_away() {
+    let (mut scene, key) = died_half_way(&claim("data")).await;
+    scene.write(&volume_of("data"), "file");
+    begin(&mut scene, vec![]).await;
+    scene.claim_gone(&claim("data"));
+    assert_eq!(scene.look_at_claim(&key, vec![gone()]).await, Outcome::Done);
+    assert!(scene.has(&volume_of("data"), "file"));
+    assert_eq!(alone(&scene), "1");
+    // Nor if its claim was gone when the server began.
+    begin(&mut scene, vec![]).await;
+    assert!(scene.has(&volume_of("data"), "file"));
+    assert_eq!(alone(&scene), "1");
+}
+
+#[tokio::test]
+async fn a_bound_claim_leaves_its_volume_to_its_pv() {
+    let (mut scene, key) = died_half_way(&claim("data")).await;
+    begin(&mut scene, vec![]).await;
+    let mut bound = claim("data");
+    bound["spec"]["volumeName"] = json!("pvc-uid-data");
+    scene.claim(&bound);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    scene.claim_gone(&bound);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.names(), [volume_of("data")]);
+}
+
+#[tokio::test]
+async fn a_copy_that_nobody_waits_for_is_taken_away() {
+    let mut scene = Scene::new();
+    scene.class("fast", json!({}));
+    let source = scene.claim(&claim("source"));
+    let path = "/api/v1/namespaces/ns/persistentvolumeclaims/source";
+    let waits = || step("GET", path, Answer::Json(200, claim("source")));
+    scene.look_at_claim(&source, vec![waits(), step("POST", PVS, Answer::Echo)]).await;
+    let mut bound = claim("source");
+    bound["spec"]["volumeName"] = json!("pvc-uid-source");
+    scene.claim(&bound);
+    scene.pv(&pv("source", "Bound", "delete"));
+    // More than the copy may hold, so that it comes to nothing.
+    let large = scene.dir.path().join(volume_of("source")).join("large");
+    std::fs::write(large, vec![1; 17 << 20]).unwrap();
+    let mut copy = claim("data");
+    copy["spec"]["dataSource"] = json!({ "kind": "PersistentVolumeClaim", "name": "source" });
+    let key = scene.claim(&copy);
+    scene.look_at_claim(&key, vec![step("GET", CLAIM, Answer::Json(200, copy.clone()))]).await;
+    let name = scene.name(&volume_of("data"));
+    while !matches!(scene.volumes.show(&name).unwrap().phase, Phase::Failed { .. }) {
+        tokio::task::yield_now().await;
+    }
+    // Somebody else led for a while, and the claim went.
+    scene.cx.unfinished.lock().unwrap().clear();
+    scene.claim_gone(&copy);
+    begin(&mut scene, vec![no_pv()]).await;
+    assert_eq!((scene.names(), alone(&scene)), (vec![volume_of("source")], "0".into()));
+}
