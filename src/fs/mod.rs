@@ -40,6 +40,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::Account;
+use crate::sys::mounts::Mounts;
 use crate::sys::{self, Patience};
 use attr::{Attr, Time};
 use dir::is_over;
@@ -92,6 +93,8 @@ pub struct Fs {
     handles: Cache<(ExportId, u64, Time), Handle>,
     /// Lists of directories.
     pieces: Pieces,
+    /// What is mounted, where there is a /proc.
+    mounts: Option<Mounts>,
     flusher: Flusher,
     locks: Vec<Mutex<()>>,
     /// For the names of a file, and always taken after those (see [`charge`]).
@@ -128,6 +131,7 @@ impl Fs {
             nodes: Nodes::new(descriptors),
             handles: Cache::new(HANDLES),
             pieces: Pieces::new(),
+            mounts: Mounts::watch().ok(),
             flusher: Flusher::start()?,
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             links: (0..LOCKS).map(|_| Mutex::new(())).collect(),
@@ -283,7 +287,7 @@ impl Fs {
     }
 
     /// The node and the attributes of a file that was just opened as `name` in `dir`.
-    fn adopt(&self, dir: &Arc<Node>, name: &[u8], place: OwnedFd) -> Result<(Arc<Node>, Attr)> {
+    fn adopt(&self, dir: &Node, name: &[u8], place: OwnedFd) -> Result<(Arc<Node>, Attr)> {
         let attr = Attr::of(&place)?;
         let handle = match self.remembered(&dir.root, &attr) {
             Some(handle) => handle,

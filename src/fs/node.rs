@@ -212,7 +212,7 @@ impl Nodes {
         #[allow(clippy::cast_possible_truncation)] // below HITS
         let part = (node.fileid % HITS as u64) as usize;
         self.hits[part].0.fetch_add(1, Ordering::Relaxed);
-        node.used.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        node.used.store(self.now(), Ordering::Relaxed);
         Some(node)
     }
 
@@ -225,11 +225,21 @@ impl Nodes {
     pub(super) fn add(&self, node: Arc<Node>) -> Arc<Node> {
         // Here and not where nothing is found: a call that must not wait asks twice.
         self.misses.fetch_add(1, Ordering::Relaxed);
-        node.used.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        node.used.store(self.now(), Ordering::Relaxed);
         let handle = node.handle;
         let kept = || Ok(Kept::new(node));
         let Ok(kept) = self.cache.get_or_insert_with::<_, Infallible>(&handle, kept);
         kept.node
+    }
+
+    /// How often there was a sweep.
+    pub(super) fn now(&self) -> u32 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is room for files that nobody asked for, half of all.
+    pub(super) fn has_room(&self) -> bool {
+        self.cache.weight() < self.cache.capacity() / 2
     }
 
     /// Counts the descriptors of a node anew: its content was opened.

@@ -15,11 +15,13 @@
 //! there is need for room. Which list is true, and whether it may be remembered, [`super::dir`]
 //! says.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
+use super::IDLE_SWEEPS;
 use super::attr::{Attr, Time};
 use super::dir::Step;
 use super::handle::Handle;
@@ -39,6 +41,10 @@ const ITEM: usize = 512;
 /// need that each read a huge directory once.
 const ASKED_AGAIN: f64 = 0.5;
 
+/// How often a piece is asked for, while files stay open without use, before it is worth while to open
+/// what is in it: by then, opening and closing cost what they would have saved.
+pub(super) const OFTEN: u32 = 6;
+
 /// The list of a directory between two changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct List {
@@ -46,6 +52,8 @@ pub(super) struct List {
     pub(super) dir: Handle,
     /// When it was last changed.
     pub(super) changed: Time,
+    /// How often something was mounted or unmounted before, if that is known.
+    pub(super) mounts: Option<u64>,
 }
 
 /// A piece of a list.
@@ -54,6 +62,10 @@ pub(super) struct Piece {
     bytes: Box<[u8]>,
     /// How many entries that is.
     entries: usize,
+    /// How often it was asked for again, of late.
+    asked: AtomicU32,
+    /// The sweep since when that is counted.
+    since: AtomicU32,
     /// Their handles, once the piece was asked for again. Whoever lists a huge directory once has
     /// better use for the processor's cache.
     handles: OnceLock<Box<[Slot]>>,
@@ -76,6 +88,10 @@ pub struct Listed<'a> {
     /// The entry.
     pub entry: Entry<'a>,
     handle: Option<&'a Slot>,
+    /// Whether the list is asked for so often that its files are better kept open.
+    pub(super) often: bool,
+    /// Whether the name has the file that was remembered, for sure, and the caller may find it.
+    pub(super) certain: bool,
 }
 
 impl Place {
@@ -88,7 +104,9 @@ impl Place {
 impl Piece {
     /// The piece that was read as `bytes`.
     pub(super) fn new(bytes: &[u8]) -> Self {
-        Self { bytes: bytes.into(), entries: entries(bytes).count(), handles: OnceLock::new() }
+        let entries = entries(bytes).count();
+        let (asked, since) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { bytes: bytes.into(), entries, asked, since, handles: OnceLock::new() }
     }
 
     /// Whether there is nothing in it, because the list is at its end.
@@ -96,8 +114,14 @@ impl Piece {
         self.entries == 0
     }
 
-    /// Has handles remembered from now on.
-    fn remember_handles(&self) {
+    /// It is asked for again, after so many sweeps of nodes: has handles remembered from now on.
+    fn ask_again(&self, now: u32) {
+        // Who asks at the same time may lose count, which matters to nobody.
+        if now.wrapping_sub(self.since.load(Ordering::Relaxed)) > IDLE_SWEEPS {
+            self.since.store(now, Ordering::Relaxed);
+            self.asked.store(0, Ordering::Relaxed);
+        }
+        self.asked.fetch_add(1, Ordering::Relaxed);
         self.handles.get_or_init(|| (0..self.entries).map(|_| Slot::new()).collect());
     }
 
@@ -110,10 +134,11 @@ impl Piece {
     ) -> (Place, Step) {
         let mut place = start;
         let handles = self.handles.get();
+        let often = self.asked.load(Ordering::Relaxed) >= OFTEN;
         let mut rest = entries(&self.bytes[start.byte..]);
         while let Some(entry) = rest.next() {
             let handle = handles.and_then(|handles| handles.get(place.number));
-            if each(Listed { entry, handle }) == Step::Full {
+            if each(Listed { entry, handle, often, certain: false }) == Step::Full {
                 return (place, Step::Full);
             }
             let byte = self.bytes.len() - rest.rest().len();
@@ -128,6 +153,12 @@ impl Piece {
 }
 
 impl Listed<'_> {
+    /// The handle that was remembered, if it is the name's for sure.
+    pub(super) fn certain(&self) -> Option<&Handle> {
+        let (_, handle) = self.handle?.get()?;
+        self.certain.then_some(handle)
+    }
+
     /// The handle of the file that has `attr`, if that is what was remembered.
     pub(super) fn handle(&self, attr: &Attr) -> Option<Handle> {
         let (born, handle) = self.handle?.get()?;
@@ -185,11 +216,12 @@ impl Pieces {
         self.0.len()
     }
 
-    /// The piece with what follows `cookie` in a list, and where that is in it.
-    pub(super) fn get(&self, list: &List, cookie: u64) -> Option<(Arc<Piece>, Place)> {
+    /// The piece with what follows `cookie` in a list, and where that is in it; `now` counts the sweeps
+    /// of nodes.
+    pub(super) fn get(&self, list: &List, cookie: u64, now: u32) -> Option<(Arc<Piece>, Place)> {
         match self.0.get(&(*list, cookie))? {
             Found::Start(piece) => {
-                piece.remember_handles();
+                piece.ask_again(now);
                 Some((piece, Place::start(cookie)))
             }
             Found::Within(piece, place) => Some((piece.upgrade()?, place)),
@@ -224,7 +256,7 @@ mod tests {
     }
 
     fn list(dir: u64) -> List {
-        List { dir: handle(dir), changed: Time { seconds: 1, nanoseconds: 2 } }
+        List { dir: handle(dir), changed: Time { seconds: 1, nanoseconds: 2 }, mounts: None }
     }
 
     /// A piece with files of these numbers, whose names are as long as they may be.
@@ -260,12 +292,12 @@ mod tests {
         let pieces = Pieces::new();
         let whole = piece(0..10, 5);
         pieces.keep(&list(7), 0, &whole);
-        let (first, end, step) = numbers(pieces.get(&list(7), 0).unwrap(), 4);
+        let (first, end, step) = numbers(pieces.get(&list(7), 0, 0).unwrap(), 4);
         assert_eq!((first, step), (vec![0, 1, 2, 3], Step::Full));
         pieces.mark(&list(7), &whole, end);
-        let (rest, end, step) = numbers(pieces.get(&list(7), 4).unwrap(), 100);
+        let (rest, end, step) = numbers(pieces.get(&list(7), 4, 0).unwrap(), 100);
         assert_eq!((rest, end.cookie, step), ((4..10).collect(), 10, Step::More));
-        assert!(pieces.get(&list(7), 5).is_none() && pieces.get(&list(8), 0).is_none());
+        assert!(pieces.get(&list(7), 5, 0).is_none() && pieces.get(&list(8), 0, 0).is_none());
     }
 
     #[test]
@@ -275,7 +307,7 @@ mod tests {
         pieces.keep(&list(7), 0, &piece);
         pieces.mark(&list(7), &piece, Place::start(0));
         drop(piece);
-        assert!(pieces.get(&list(7), 0).is_some());
+        assert!(pieces.get(&list(7), 0, 0).is_some());
     }
 
     #[test]
@@ -288,7 +320,7 @@ mod tests {
         };
         let check = |remembered: Attr, asked: Attr, expected| {
             let piece = piece(3..4, 5);
-            piece.remember_handles();
+            piece.ask_again(0);
             piece.give(Place::start(3), &mut |listed| {
                 assert!(listed.handle(&asked).is_none());
                 listed.remember(&remembered, handle(3));

@@ -12,6 +12,7 @@ pub mod file;
 pub mod handle;
 pub mod idle;
 pub mod memory;
+pub mod mounts;
 pub mod process;
 pub mod processor;
 pub mod socket;

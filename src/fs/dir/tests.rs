@@ -8,14 +8,16 @@ use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
-use rustix::thread::UnshareFlags;
+use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
 use super::*;
 use crate::export::ExportId;
+use crate::fs::IDLE_SWEEPS;
 use crate::fs::handle::{KEY_LEN, Key};
+use crate::fs::pieces::OFTEN;
 use crate::fs::testing::Files;
+use crate::sys::mounts::with_own;
 
 const EXPORT: ExportId = ExportId(1);
 
@@ -74,6 +76,11 @@ impl Shared {
         self.pages(usize::MAX, || ())
     }
 
+    /// Lists so often that the files are kept open.
+    fn list_often(&self) -> Seen {
+        (0..OFTEN + 2).map(|_| self.list()).last().unwrap()
+    }
+
     /// Whether a listing is that of the directory as the kernel has it, and so are the numbers.
     fn is_seen(&self) -> bool {
         let numbers = |name: &String| fs::symlink_metadata(self.path(name)).unwrap().ino();
@@ -103,8 +110,8 @@ impl Shared {
 
     /// Whether the list as it is now is remembered from its start on; true where lists never are.
     fn is_remembered(&self) -> bool {
-        let list = settled(&Files::of(&self.fs, EXPORT).root()).unwrap();
-        !self.remembers() || list.is_some_and(|list| self.fs.pieces.get(&list, 0).is_some())
+        let list = self.fs.settled(&Files::of(&self.fs, EXPORT).root()).unwrap();
+        !self.remembers() || list.is_some_and(|list| self.fs.pieces.get(&list, 0, 0).is_some())
     }
 }
 
@@ -128,6 +135,7 @@ fn a_change_beside_the_server_is_seen_by_the_next_listing() {
         &|| fs::create_dir(s.path("folder")).unwrap(),
     ];
     for change in changes {
+        s.list_often();
         assert!(s.is_seen() && s.is_remembered());
         change();
         assert!(s.is_seen());
@@ -192,7 +200,7 @@ fn a_list_that_has_just_changed_is_not_remembered() {
 #[test]
 fn a_file_that_takes_the_place_of_another_has_its_own_handle() {
     let s = shared(|dir| ["file", "new"].iter().for_each(|name| make(&dir.join(name))));
-    let before = s.list();
+    let before = s.list_often();
     fs::rename(s.path("new"), s.path("file")).unwrap();
     let after = s.list();
     assert_eq!(after["file"].1, before["new"].1);
@@ -205,7 +213,7 @@ fn a_file_that_takes_the_place_of_another_has_its_own_handle() {
 fn attributes_are_those_of_the_moment() {
     let s = shared(|dir| fill(dir, 3));
     let name = "file-with-a-long-name-00001";
-    let (before, after) = (s.list()[name].0, || s.list()[name].0);
+    let (before, after) = (s.list_often()[name].0, || s.list()[name].0);
     assert!(s.is_remembered());
     fs::set_permissions(s.path(name), PermissionsExt::from_mode(0o751)).unwrap();
     assert_ne!(before.mode, 0o751);
@@ -233,6 +241,75 @@ fn a_list_that_is_asked_for_again_remembers_handles() {
     let all = if s.remembers() && root.attr().unwrap().born.is_some() { 3 } else { 0 };
     assert_eq!((known(), known()), (0, 0));
     assert!(known() >= all);
+}
+
+#[test]
+fn files_that_are_listed_often_are_open_as_long_as_they_are_listed() {
+    let s = shared(|dir| fill(dir, 3));
+    let root = Files::of(&s.fs, EXPORT).root(); // open, too
+    assert_eq!(s.list().len(), 3);
+    assert_eq!(s.fs.stats().open, 1);
+    s.list_often();
+    if !s.remembers() {
+        return;
+    }
+    assert_eq!(s.fs.stats().open, 4);
+    // Attributes come from there: what is gone has none, whatever else is known of it.
+    let name = "file-with-a-long-name-00001";
+    let handle = s.list()[name].1;
+    assert!(s.fs.nodes.get(&handle).is_some());
+    fs::remove_file(s.path(name)).unwrap();
+    assert!(!s.list().contains_key(name) && s.is_seen());
+    // And its space comes back though the others are listed all the time.
+    for _ in 0..2 * IDLE_SWEEPS {
+        assert_eq!(s.list().len(), 2);
+        s.fs.sweep();
+    }
+    assert!(s.fs.nodes.peek(&handle).is_none());
+    drop(root);
+}
+
+#[test]
+fn files_that_are_listed_now_and_then_are_not_opened() {
+    let s = shared(|dir| fill(dir, 3));
+    let _root = Files::of(&s.fs, EXPORT).root();
+    for _ in 0..2 * OFTEN {
+        assert_eq!(s.list().len(), 3);
+        (0..IDLE_SWEEPS).for_each(|_| s.fs.sweep());
+    }
+    assert_eq!(s.fs.stats().open, 1);
+}
+
+#[test]
+fn no_more_files_are_kept_open_than_half_of_what_may_be() {
+    let s = shared(|dir| fill(dir, 200));
+    assert_eq!(s.list_often().len(), 200);
+    let open = s.fs.stats().open;
+    assert!(open <= 32, "{open} files are open");
+    assert_eq!(s.list_often().len(), 200);
+}
+
+#[test]
+fn who_may_not_find_files_is_told_nothing_of_those_that_are_open() {
+    let s = shared(|dir| fill(dir, 3));
+    if !s.fs.switch.can_switch() {
+        return eprintln!("skipped: everybody is the server's user");
+    }
+    fs::set_permissions(s.dir.path(), PermissionsExt::from_mode(0o744)).unwrap();
+    s.settle();
+    s.list_often();
+    let root = Files::of(&s.fs, EXPORT).root();
+    let found_by = |who: &Identity| {
+        let mut found = 0;
+        let each = |listed: Listed<'_>| {
+            found += usize::from(s.fs.look(&root, &listed).is_some());
+            Step::More
+        };
+        s.fs.list(&root, who, (0, 4096), each).unwrap();
+        found
+    };
+    assert_eq!(found_by(&Identity::new(1000, 1000, [])), 0);
+    assert_eq!(found_by(s.fs.switch.server()), 5); // with . and ..
 }
 
 #[test]
@@ -286,29 +363,24 @@ fn what_stays_comes_once_whatever_comes_and_goes_between_the_pages() {
 
 #[test]
 fn what_is_mounted_over_a_name_is_not_shown() {
-    let test = || {
-        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        // What makes it deprecated are threads with descriptors of their own, which this is not.
-        #[allow(deprecated)]
-        let unshared = rustix::thread::unshare(UnshareFlags::NEWNS);
-        let private = unshared.and_then(|()| rustix::mount::mount_change("/", private));
-        if let Err(errno) = private {
-            return eprintln!("skipped: no mounts of our own: {errno}");
-        }
+    with_own(|| {
         let s = shared(|dir| {
             ["folder", "other"].iter().for_each(|name| fs::create_dir(dir.join(name)).unwrap());
+            ["file", "under"].iter().for_each(|name| make(&dir.join(name)));
         });
-        s.list();
-        let before = s.list(); // the second, with which handles are remembered
-        assert!(before.contains_key("folder") && s.is_remembered());
-        rustix::mount::mount_bind(s.path("other"), s.path("folder")).unwrap();
-        let during = s.list();
-        rustix::mount::unmount(s.path("folder"), UnmountFlags::DETACH).unwrap();
-        assert!(s.is_remembered());
-        assert_eq!(during.into_keys().collect::<Vec<_>>(), ["other"]);
-        assert_eq!(s.list()["folder"].1, before["folder"].1);
-    };
-    thread::scope(|scope| scope.spawn(test).join().expect("the test passes"));
+        let before = s.list_often();
+        assert!(before.len() == 4 && s.is_remembered());
+        for (above, below) in [("other", "folder"), ("file", "under")] {
+            rustix::mount::mount_bind(s.path(above), s.path(below)).unwrap();
+        }
+        let during = s.list_often();
+        for below in ["folder", "under"] {
+            rustix::mount::unmount(s.path(below), UnmountFlags::DETACH).unwrap();
+        }
+        assert_eq!(during.into_keys().collect::<Vec<_>>(), ["file", "other"]);
+        let handles = |seen: &Seen| seen.values().map(|(_, handle)| *handle).collect::<Vec<_>>();
+        assert_eq!(handles(&s.list()), handles(&before));
+    });
 }
 
 #[test]
