@@ -237,9 +237,9 @@ impl Nodes {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// Whether there is room for files that nobody asked for, half of all.
+    /// Whether there is room for files that nobody asked for: three quarters of all.
     pub(super) fn has_room(&self) -> bool {
-        self.cache.weight() < self.cache.capacity() / 2
+        self.cache.weight() < self.cache.capacity() / 4 * 3
     }
 
     /// Counts the descriptors of a node anew: its content was opened.
