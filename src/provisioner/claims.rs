@@ -68,9 +68,9 @@ pub struct Plan {
 /// A volume that is given to no PV yet.
 #[derive(Clone)]
 pub enum Unfinished {
-    /// Made here, or taken up: nobody but us knows it.
+    /// Made since provisioning began: nobody has used it.
     Made(Name),
-    /// It was there when provisioning began, and its claim too.
+    /// It was there before, and its claim too.
     Found(Name),
 }
 
@@ -431,10 +431,10 @@ pub async fn end_unfinished(cx: &Context, key: &Key, name: Name) -> Result<bool>
 }
 
 impl Context {
-    /// A claim's volume is given to no PV yet.
+    /// A claim's volume is given to no PV yet. What was said of it first stays.
     pub(super) fn remember(&self, key: &Key, volume: Unfinished) {
         let mut all = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(key.uid.clone(), volume);
+        all.entry(key.uid.clone()).or_insert(volume);
     }
 
     fn forget(&self, key: &Key) {

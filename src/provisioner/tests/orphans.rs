@@ -111,6 +111,9 @@ async fn content_without_a_pv_is_never_taken_away() {
     let (mut scene, key) = died_half_way(&claim("data")).await;
     scene.write(&volume_of("data"), "file");
     begin(&mut scene, vec![]).await;
+    // Not even when it was about to be given to a PV again.
+    let steps = vec![waits(), step("POST", PVS, refusal(500, "InternalError"))];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Failed);
     scene.claim_gone(&claim("data"));
     assert_eq!(scene.look_at_claim(&key, vec![gone()]).await, Outcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
