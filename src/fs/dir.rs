@@ -186,7 +186,7 @@ impl Fs {
 
     /// As [`Fs::look`], of a file that is open.
     fn look_at_open(&self, listed: &Listed<'_>) -> Option<(Attr, Handle)> {
-        let attr = self.nodes.get(listed.certain()?)?.attr().ok()?;
+        let attr = self.nodes.get(listed.certain_handle()?)?.attr().ok()?;
         listed.handle(&attr).map(|handle| (attr, handle))
     }
 

@@ -154,7 +154,7 @@ impl Piece {
 
 impl Listed<'_> {
     /// The handle that was remembered, if it is the name's for sure.
-    pub(super) fn certain(&self) -> Option<&Handle> {
+    pub(super) fn certain_handle(&self) -> Option<&Handle> {
         let (_, handle) = self.handle?.get()?;
         self.certain.then_some(handle)
     }
