@@ -78,6 +78,7 @@ impl Fs {
         let list = self.settled(dir)?;
         let certain = list.is_some_and(|list| list.mounts.is_some())
             && self.may(dir, caller, Access::Execute)?;
+        let has_room = certain && self.nodes.has_room();
         let is_root = dir.fileid == dir.root.fileid;
         let mut each = |mut listed: Listed<'_>| {
             // Above the root of an export there is only the root.
@@ -85,6 +86,7 @@ impl Fs {
                 listed.entry.fileid = dir.fileid;
             }
             listed.certain = certain;
+            listed.often &= has_room;
             each(listed)
         };
         self.switch.acting_as(caller, || {
@@ -168,8 +170,8 @@ impl Fs {
         }
         let attr = Attr::of_entry(dir, listed.entry.name).ok()?;
         if let Some(handle) = listed.handle(&attr) {
-            if listed.often && listed.certain {
-                self.keep_open(dir, listed.entry.name);
+            if listed.often {
+                self.keep_open(dir, listed);
             }
             return Some((attr, handle));
         }
@@ -186,19 +188,20 @@ impl Fs {
 
     /// As [`Fs::look`], of a file that is open.
     fn look_at_open(&self, listed: &Listed<'_>) -> Option<(Attr, Handle)> {
-        let attr = self.nodes.get(listed.certain_handle()?)?.attr().ok()?;
+        let attr = self.nodes.get(listed.perhaps_open()?)?.attr().ok()?;
         listed.handle(&attr).map(|handle| (attr, handle))
     }
 
-    /// Opens what `name` is in `dir`, so that it is found open when the list is asked for again.
-    fn keep_open(&self, dir: &Node, name: &CStr) {
+    /// Opens what `listed` is in `dir`, so that it is found open when the list is asked for again. What
+    /// cannot be opened is looked at by its name as before.
+    fn keep_open(&self, dir: &Node, listed: &Listed<'_>) {
         if !self.nodes.has_room() {
             return;
         }
-        let flags = rustix::fs::OFlags::empty();
-        // What cannot be opened is looked at by its name as before.
-        if let Ok(place) = self.open_below(dir, name.to_bytes(), flags, Patience::Blocking) {
-            let _ = self.adopt(dir, name.to_bytes(), place);
+        let (name, flags) = (listed.entry.name.to_bytes(), rustix::fs::OFlags::empty());
+        let opened = self.open_below(dir, name, flags, Patience::Blocking);
+        if opened.and_then(|place| self.adopt(dir, name, place)).is_ok() {
+            listed.was_opened();
         }
     }
 

@@ -15,7 +15,7 @@
 //! there is need for room. Which list is true, and whether it may be remembered, [`super::dir`]
 //! says.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -66,6 +66,8 @@ pub(super) struct Piece {
     asked: AtomicU32,
     /// The sweep since when that is counted.
     since: AtomicU32,
+    /// Whether files in it were opened. Where none were, looking for them would cost a tenth more.
+    opened: AtomicBool,
     /// Their handles, once the piece was asked for again. Whoever lists a huge directory once has
     /// better use for the processor's cache.
     handles: OnceLock<Box<[Slot]>>,
@@ -88,7 +90,8 @@ pub struct Listed<'a> {
     /// The entry.
     pub entry: Entry<'a>,
     handle: Option<&'a Slot>,
-    /// Whether the list is asked for so often that its files are better kept open.
+    opened: &'a AtomicBool,
+    /// Whether its file is to be kept open: the list is asked for so often that it pays.
     pub(super) often: bool,
     /// Whether the name has the file that was remembered, for sure, and the caller may find it.
     pub(super) certain: bool,
@@ -105,8 +108,14 @@ impl Piece {
     /// The piece that was read as `bytes`.
     pub(super) fn new(bytes: &[u8]) -> Self {
         let entries = entries(bytes).count();
-        let (asked, since) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { bytes: bytes.into(), entries, asked, since, handles: OnceLock::new() }
+        Self {
+            bytes: bytes.into(),
+            entries,
+            asked: AtomicU32::new(0),
+            since: AtomicU32::new(0),
+            opened: AtomicBool::new(false),
+            handles: OnceLock::new(),
+        }
     }
 
     /// Whether there is nothing in it, because the list is at its end.
@@ -138,7 +147,8 @@ impl Piece {
         let mut rest = entries(&self.bytes[start.byte..]);
         while let Some(entry) = rest.next() {
             let handle = handles.and_then(|handles| handles.get(place.number));
-            if each(Listed { entry, handle, often, certain: false }) == Step::Full {
+            let listed = Listed { entry, handle, opened: &self.opened, often, certain: false };
+            if each(listed) == Step::Full {
                 return (place, Step::Full);
             }
             let byte = self.bytes.len() - rest.rest().len();
@@ -153,10 +163,15 @@ impl Piece {
 }
 
 impl Listed<'_> {
-    /// The handle that was remembered, if it is the name's for sure.
-    pub(super) fn certain_handle(&self) -> Option<&Handle> {
+    /// The handle of the file that may be open, and is the name's for sure.
+    pub(super) fn perhaps_open(&self) -> Option<&Handle> {
         let (_, handle) = self.handle?.get()?;
-        self.certain.then_some(handle)
+        (self.certain && self.opened.load(Ordering::Relaxed)).then_some(handle)
+    }
+
+    /// Notes that its file was opened.
+    pub(super) fn was_opened(&self) {
+        self.opened.store(true, Ordering::Relaxed);
     }
 
     /// The handle of the file that has `attr`, if that is what was remembered.
