@@ -15,7 +15,7 @@
 //! there is need for room. Which list is true, and whether it may be remembered, [`super::dir`]
 //! says.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -66,8 +66,6 @@ pub(super) struct Piece {
     asked: AtomicU32,
     /// The sweep since when that is counted.
     since: AtomicU32,
-    /// Whether files in it were opened. Where none were, looking for them would cost a tenth more.
-    opened: AtomicBool,
     /// Their handles, once the piece was asked for again. Whoever lists a huge directory once has
     /// better use for the processor's cache.
     handles: OnceLock<Box<[Slot]>>,
@@ -90,11 +88,11 @@ pub struct Listed<'a> {
     /// The entry.
     pub entry: Entry<'a>,
     handle: Option<&'a Slot>,
-    opened: &'a AtomicBool,
-    /// Whether its file is to be kept open: the list is asked for so often that it pays.
+    /// Whether the list is asked for so often that it pays to keep its files open.
     pub(super) often: bool,
-    /// Whether the name has the file that was remembered, for sure, and the caller may find it.
-    pub(super) certain: bool,
+    /// Whether the name has the file that was remembered, for sure, the caller may find it, and it is
+    /// likely to be open.
+    pub(super) quick: bool,
 }
 
 impl Place {
@@ -113,7 +111,6 @@ impl Piece {
             entries,
             asked: AtomicU32::new(0),
             since: AtomicU32::new(0),
-            opened: AtomicBool::new(false),
             handles: OnceLock::new(),
         }
     }
@@ -147,8 +144,7 @@ impl Piece {
         let mut rest = entries(&self.bytes[start.byte..]);
         while let Some(entry) = rest.next() {
             let handle = handles.and_then(|handles| handles.get(place.number));
-            let listed = Listed { entry, handle, opened: &self.opened, often, certain: false };
-            if each(listed) == Step::Full {
+            if each(Listed { entry, handle, often, quick: false }) == Step::Full {
                 return (place, Step::Full);
             }
             let byte = self.bytes.len() - rest.rest().len();
@@ -157,21 +153,23 @@ impl Piece {
         (place, Step::More)
     }
 
+    /// The handles that are known of so many entries from `start` on.
+    pub(super) fn known(&self, start: Place, entries: usize) -> impl Iterator<Item = &Handle> {
+        let handles = self.handles.get().and_then(|handles| handles.get(start.number..));
+        let slots = handles.unwrap_or_default().iter().take(entries);
+        slots.filter_map(|slot| slot.get().map(|(_, handle)| handle))
+    }
+
     const fn size(&self) -> usize {
         self.bytes.len() + self.entries * size_of::<Slot>()
     }
 }
 
 impl Listed<'_> {
-    /// The handle of the file that may be open, and is the name's for sure.
-    pub(super) fn perhaps_open(&self) -> Option<&Handle> {
+    /// The handle that was remembered, of a file that is likely to be open.
+    pub(super) fn quick(&self) -> Option<&Handle> {
         let (_, handle) = self.handle?.get()?;
-        (self.certain && self.opened.load(Ordering::Relaxed)).then_some(handle)
-    }
-
-    /// Notes that its file was opened.
-    pub(super) fn was_opened(&self) {
-        self.opened.store(true, Ordering::Relaxed);
+        self.quick.then_some(handle)
     }
 
     /// The handle of the file that has `attr`, if that is what was remembered.
