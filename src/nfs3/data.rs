@@ -2,12 +2,12 @@
 //!
 //! What a megabyte costs is two copies each way and the loopback's or the card's work on it: a program
 //! that does nothing but pread(2) and send(2) took 225-300 us for it where READ took 250, one of
-//! recv(2) and pwrite(2) 115-150 us where WRITE took 150-165. Not copying costs more: splice(2) through a
-//! pipe of a megabyte took 405-440 us on the loopback where pread and send took 270-330, three tenths of
-//! it for waking who receives. Pieces that stay in the processor's cache do
-//! not pay: sending a megabyte in four cost a third more, receiving it so nothing less. In the pool, where
-//! one is copied while the next is received, WRITEs of a megabyte cost a third more and are a fifth slower,
-//! because another processor has them in its cache; so only those go there that might have to wait.
+//! recv(2) and pwrite(2) 115-150 us where WRITE took 150-165. Not copying costs more: splice(2) through
+//! a pipe of a megabyte took 405-440 us on the loopback where pread and send took 270-330, three tenths
+//! of it for waking who receives. Pieces that stay in the processor's cache do not pay: sending a
+//! megabyte in four cost a third more, receiving it so nothing less. In the pool, where one is copied
+//! while the next is received, WRITEs of a megabyte cost a third more and are a fifth slower, because
+//! another processor has them in its cache; so only those go there that might have to wait.
 
 use std::sync::Arc;
 
