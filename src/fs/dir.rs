@@ -79,8 +79,8 @@ impl Fs {
         }
         self.readable(dir, Patience::Blocking)?;
         let list = self.settled(dir)?;
-        let certain = list.is_some_and(|list| list.mounts.is_some())
-            && self.may(dir, caller, Access::Execute)?;
+        let certain = list.is_some_and(|list| list.mounts.is_some());
+        // So that not every file asks in vain; those that do, ask again.
         let has_room = certain && self.nodes.has_room();
         let is_root = dir.fileid == dir.root.fileid;
         let mut each = |mut listed: Listed<'_>| {
@@ -96,7 +96,9 @@ impl Fs {
                 if piece.is_empty() {
                     return Ok(true);
                 }
-                let quick = certain && self.are_open(piece.known(start, FIRST));
+                let quick = certain
+                    && self.are_open(piece.known(start, FIRST))
+                    && self.may(dir, caller, Access::Execute)?;
                 let (end, step) = piece.give(start, &mut |mut listed| {
                     listed.quick = quick;
                     listed.often &= has_room;

@@ -40,8 +40,8 @@ impl Mounts {
     }
 }
 
-/// Runs a test in a thread that has mounts of its own, which nobody else sees; says so if there can be
-/// none.
+/// Runs a test on a thread that has mounts of its own, which go with it, whatever happens; says so if
+/// there can be none.
 #[cfg(test)]
 pub fn with_own(test: impl FnOnce() + Send) {
     use rustix::mount::{MountPropagationFlags, mount_change};

@@ -4,8 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::thread::UnshareFlags;
+use crate::sys::mounts::with_own;
 
 /// Nobody: the user without privilege.
 const NOBODY: u32 = 65534;
@@ -14,17 +13,7 @@ const NOBODY: u32 = 65534;
 /// whatever happens, and before the directory is removed.
 pub(in crate::volume) fn with_own_mounts(test: impl FnOnce(&Path) + Send) {
     let dir = tempfile::tempdir().unwrap();
-    let unshared = || {
-        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        // What makes it deprecated are threads with descriptors of their own, which this is not.
-        #[allow(deprecated)]
-        let unshared = rustix::thread::unshare(UnshareFlags::NEWNS);
-        match unshared.and_then(|()| mount_change("/", private)) {
-            Ok(()) => test(dir.path()),
-            Err(errno) => eprintln!("skipped: no mounts of our own: {errno}"),
-        }
-    };
-    std::thread::scope(|scope| scope.spawn(unshared).join().expect("the test passes"));
+    with_own(|| test(dir.path()));
 }
 
 /// Runs a test without privilege, in a directory that `prepare` has filled. If this is root, it
