@@ -144,7 +144,7 @@ fn exported(path: String, export: &Export) -> Exported {
     Exported {
         path,
         directory: export.dir.display().to_string(),
-        clients: export.names().map(ToString::to_string).collect(),
+        clients: export.clients().map(ToString::to_string).collect(),
         disk: disk(&export.dir),
     }
 }

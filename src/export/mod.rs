@@ -212,9 +212,15 @@ impl Export {
         }
     }
 
-    /// The clients as MOUNT's EXPORT procedure lists them (`showmount -e`).
-    pub fn names(&self) -> impl ExactSizeIterator<Item = &Who> {
+    /// All entries of the list of clients, in its order.
+    pub fn clients(&self) -> impl ExactSizeIterator<Item = &Who> {
         self.clients.iter().map(|client| &client.who)
+    }
+
+    /// The entries of the list of clients that include `ip`, as MOUNT's EXPORT procedure shows them to
+    /// it (`showmount -e`). None: it may not mount this export from any port.
+    pub fn names(&self, ip: IpAddr) -> impl Iterator<Item = &Who> {
+        self.clients().filter(move |who| who.contains(ip.to_canonical()))
     }
 }
 
@@ -380,7 +386,7 @@ mod tests {
         let export = Export::sole(ExportId(1), "/srv".into());
         let expected = "/ *(rw,sync,insecure,no_root_squash,anonuid=65534,anongid=65534)";
         assert_eq!(export.to_string(), expected);
-        assert_eq!(export.names().map(ToString::to_string).collect::<Vec<_>>(), ["*"]);
+        assert_eq!(export.clients().map(ToString::to_string).collect::<Vec<_>>(), ["*"]);
         assert!(export.access("192.0.2.1:50000".parse().unwrap()).is_ok());
     }
 }

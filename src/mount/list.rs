@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use crate::export::Table;
-use crate::xdr::{Encode, Writer};
+use crate::xdr::Writer;
 
 /// Mounts that are remembered, of paths of at most [`super::types::PATH_MAX`].
 const MOUNTS_MAX: usize = 4096;
@@ -47,29 +47,30 @@ impl Mounts {
 }
 
 impl Mounts {
-    /// Who has mounted what.
+    /// Who has mounted what. For administrators: clients see only their own mounts ([`dump`]).
     pub fn list(&self) -> Vec<(IpAddr, Vec<u8>)> {
         self.0.iter().map(|entry| (entry.client, entry.path.to_vec())).collect()
     }
 }
 
-impl Encode for Mounts {
-    fn encode(&self, w: &mut Writer<'_>) {
-        for entry in &self.0 {
-            w.bool(true);
-            w.opaque(entry.client.to_string().as_bytes());
-            w.opaque(&entry.path);
-        }
-        w.bool(false);
+/// DUMP: the mounts of the client that asks. The paths of others are none of its business: where
+/// an export is open to all, whoever knows its path has all of it.
+pub fn dump(mounts: &Mounts, client: IpAddr, w: &mut Writer<'_>) {
+    for entry in mounts.0.iter().filter(|entry| entry.client == client) {
+        w.bool(true);
+        w.opaque(entry.client.to_string().as_bytes());
+        w.opaque(&entry.path);
     }
+    w.bool(false);
 }
 
-/// EXPORT: all exports, whoever asks, each with the clients that it is for.
-pub fn export(table: &Table, w: &mut Writer<'_>) {
-    for export in table.iter() {
+/// EXPORT: the exports that `client` may mount, each with those entries of its list of clients
+/// that include it. The port of the call does not matter: showmount(8) asks from any.
+pub fn export(table: &Table, client: IpAddr, w: &mut Writer<'_>) {
+    for export in table.iter().filter(|export| export.names(client).next().is_some()) {
         w.bool(true);
         w.opaque(&export.path);
-        for client in export.names() {
+        for client in export.names(client) {
             w.bool(true);
             w.opaque(client.to_string().as_bytes());
         }
@@ -88,9 +89,9 @@ mod tests {
         IpAddr::from([10, 0, 0, last])
     }
 
-    fn listed(mounts: &Mounts) -> Vec<String> {
+    fn listed(mounts: &Mounts, client: IpAddr) -> Vec<String> {
         let mut out = Vec::new();
-        mounts.encode(&mut Writer::new(&mut out));
+        dump(mounts, client, &mut Writer::new(&mut out));
         let mut r = Reader::new(&out);
         let mut list = Vec::new();
         while r.bool().unwrap() {
@@ -108,7 +109,7 @@ mod tests {
         (0..MOUNTS_MAX).for_each(|n| mounts.add(ip(1), &path(n)));
         mounts.add(ip(1), &path(0)); // is the latest now
         mounts.add(ip(1), &path(MOUNTS_MAX));
-        let list = listed(&mounts);
+        let list = listed(&mounts, ip(1));
         assert_eq!(list.len(), MOUNTS_MAX);
         assert_eq!(list[0], "10.0.0.1:/2");
         assert_eq!(list[MOUNTS_MAX - 2..], ["10.0.0.1:/0", "10.0.0.1:/4096"]);
@@ -155,10 +156,13 @@ mod tests {
                 }
             }
             let name = |(client, path)| format!("{}:/{}", ip(client), char::from(b'a' + path));
-            let expected: Vec<_> = model.into_iter().map(name).collect();
-            let mut list = listed(&mounts);
-            list.sort();
-            prop_assert_eq!(list, expected);
+            for client in 0..3 {
+                let own = model.iter().copied().filter(|(of, _)| *of == client);
+                let expected: Vec<_> = own.map(name).collect();
+                let mut list = listed(&mounts, ip(client));
+                list.sort();
+                prop_assert_eq!(list, expected);
+            }
         }
     }
 }

@@ -57,10 +57,10 @@ impl Mount {
                 Some(mounted) => Mounted(mounted).encode(out),
                 None => return Ok(Outcome::Later),
             },
-            (_, 2) => self.mounts().encode(out), // DUMP
+            (_, 2) => list::dump(&self.mounts(), client, out),
             (_, 3) => self.mounts().remove(client, args.opaque(PATH_MAX)?), // UMNT
-            (_, 4) => self.mounts().remove_all(client), // UMNTALL
-            (_, 5) => list::export(&self.exports.load(), out),
+            (_, 4) => self.mounts().remove_all(client),                     // UMNTALL
+            (_, 5) => list::export(&self.exports.load(), client, out),
             _ => return Ok(Outcome::Unavailable),
         }
         Ok(Outcome::Done)
@@ -230,10 +230,12 @@ mod tests {
         served.mnt(b"/data", LISTED);
         served.mnt(b"/data/sub", LISTED);
         served.mnt(b"/data", "[::ffff:10.0.0.1]:701");
-        let dump = || served.results(2, &[], "10.0.0.3:5000");
+        let dump = || served.results(2, &[], "10.0.0.1:5000");
+        let others = || served.results(2, &[], "10.0.0.3:5000");
         let sub = b"\0\0\0\x01\0\0\0\x0810.0.0.1\0\0\0\x09/data/sub\0\0\0";
         let root = b"\0\0\0\x01\0\0\0\x0810.0.0.1\0\0\0\x05/data\0\0\0";
         assert_eq!(dump(), [&sub[..], root, &[0; 4]].concat());
+        assert_eq!(others(), [0; 4], "another client learns of it");
         assert_eq!(served.results(3, &opaque(b"/data"), "10.0.0.2:700"), [0_u8; 0]);
         assert_eq!(dump(), [&sub[..], root, &[0; 4]].concat(), "another client's mount is gone");
         assert_eq!(served.results(3, &opaque(b"/data"), LISTED), [0_u8; 0]);
@@ -243,9 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn exports_are_listed_with_their_clients() {
+    fn exports_are_listed_for_their_clients_alone() {
         let list = b"\0\0\0\x01\0\0\0\x05/data\0\0\0\0\0\0\x01\0\0\0\x0810.0.0.1\0\0\0\0\0\0\0\0";
-        assert_eq!(served().results(5, &[], "10.0.0.3:5000"), list);
+        let served = served();
+        assert_eq!(served.results(5, &[], "10.0.0.1:5000"), list);
+        assert_eq!(served.results(5, &[], "[::ffff:10.0.0.1]:5000"), list);
+        assert_eq!(served.results(5, &[], "10.0.0.3:5000"), [0; 4]);
     }
 
     #[test]

@@ -118,10 +118,44 @@ fn the_exports_are_listed_with_their_clients() {
     listed.sort();
     assert_eq!(listed.len(), 2, "{listed:?}");
     assert_eq!(listed[0].0, [dir, b"/a"].concat());
-    assert_eq!(listed[0].1.len(), 2, "{listed:?}");
+    assert_eq!(listed[0].1, [b"127.0.0.1"], "those that include the caller");
     assert_eq!(listed[1].0, [dir, b"/b"].concat());
     // To all: an empty list, or the star that stands for it.
     assert!(listed[1].1.is_empty() || listed[1].1 == [b"*"], "{listed:?}");
+}
+
+#[test]
+fn an_address_sees_only_what_it_may_mount_and_its_own_mounts() {
+    let s = Setup::default()
+        .exports(
+            "{}/ours 127.0.0.1(rw,insecure) 127.0.0.3(ro,insecure)\n\
+             {}/theirs 127.0.0.2(rw,insecure)\n{}/open *(ro,insecure)\n",
+        )
+        .start_over(|dir| {
+            for name in ["ours", "theirs", "open"] {
+                fs::create_dir(dir.join(name)).unwrap();
+            }
+        });
+    let path = |name: &str| s.dir.join(name).into_os_string().into_encoded_bytes();
+    let from = |last| {
+        let ip = IpAddr::from([127, 0, 0, last]);
+        Client::connect_from(ip, 0, s.addr, Cred::superuser()).unwrap()
+    };
+    let shown = |last| {
+        let mut list: Vec<_> = from(last).export();
+        list.sort();
+        list
+    };
+    let open = (path("open"), vec![b"*".to_vec()]);
+    assert_eq!(shown(1), [open.clone(), (path("ours"), vec![b"127.0.0.1".to_vec()])]);
+    assert_eq!(shown(2), [open.clone(), (path("theirs"), vec![b"127.0.0.2".to_vec()])]);
+    assert_eq!(shown(9), [open]);
+
+    s.client().mounted(path("ours"));
+    from(2).mounted(path("theirs"));
+    assert_eq!(s.client().dump(), [(b"127.0.0.1".to_vec(), path("ours"))]);
+    assert_eq!(from(2).dump(), [(b"127.0.0.2".to_vec(), path("theirs"))]);
+    assert_eq!(from(9).dump(), []);
 }
 
 #[test]
