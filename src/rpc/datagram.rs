@@ -1,5 +1,10 @@
 //! Calls over UDP: a datagram is a call, and so is a reply.
+//!
+//! The sender's address is whatever the datagram says, so that a reply may go to somebody who never
+//! asked. A reply that is much larger than its call is therefore refused with SYSTEM_ERR, which is
+//! small, and whoever wants it asks over TCP. Silence would leave the caller waiting.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,13 +12,19 @@ use std::time::Instant;
 use tokio::net::UdpSocket;
 
 use super::connection::Shared;
+use super::message::Reject;
 use super::pool::{Job, Stand};
 use super::service::{Carried, Origin, Reply, Service, Verdict};
 use crate::sys::Patience;
 use crate::telemetry::metrics::{Answered, Metrics};
+use crate::xdr::{Reader, Writer};
 
 /// Larger calls and replies do not go over UDP (RFC 1813 programs ask for 8 KiB at least).
 const DATAGRAM_MAX: usize = 8800;
+
+/// How many times as long as its call a reply may be. The reply to MNT with the shortest path is
+/// 2.2 times as long, that to the shortest call that is answered at all 3 times.
+const AMPLIFICATION_MAX: usize = 4;
 
 /// Calls of the socket that wait for a thread; more are dropped, and asked again by their clients.
 const CALLS_MAX: usize = 64;
@@ -22,17 +33,23 @@ const CALLS_MAX: usize = 64;
 struct Sender {
     socket: Arc<UdpSocket>,
     peer: SocketAddr,
+    /// The length of the call.
+    received: usize,
 }
 
 impl Sender {
     /// Counts a call that came at `arrived`, if it was answered, and sends its reply.
-    fn settle(&self, verdict: Verdict, reply: &[u8], call: (usize, Instant), metrics: &Metrics) {
-        let (received, arrived) = call;
+    fn settle(&self, verdict: Verdict, reply: &[u8], arrived: Instant, metrics: &Metrics) {
         match verdict {
-            Verdict::Answered(procedure, status) => {
-                let answered = Answered { procedure, status, received, sent: reply.len() };
+            Verdict::Answered(procedure, mut status) => {
+                let sent = fitting(reply, self.received);
+                if matches!(sent, Cow::Owned(_)) {
+                    status = Reject::SystemError.status();
+                }
+                let received = self.received;
+                let answered = Answered { procedure, status, received, sent: sent.len() };
                 metrics.count(arrived.elapsed(), answered);
-                self.send(reply);
+                self.send(&sent);
             }
             Verdict::Replayed => self.send(reply),
             Verdict::Silent | Verdict::Later(_) | Verdict::Pending(..) => {}
@@ -43,10 +60,20 @@ impl Sender {
 impl Reply for Sender {
     fn send(&self, reply: &[u8]) {
         // A lost datagram is the client's to ask for again, whoever lost it.
-        if reply.len() <= DATAGRAM_MAX {
-            let _ = self.socket.try_send_to(reply, self.peer);
-        }
+        let _ = self.socket.try_send_to(&fitting(reply, self.received), self.peer);
     }
+}
+
+/// What is sent instead of `reply` to a call of `received` bytes: itself, or that it is refused.
+fn fitting(reply: &[u8], received: usize) -> Cow<'_, [u8]> {
+    if reply.len() <= received.saturating_mul(AMPLIFICATION_MAX).min(DATAGRAM_MAX) {
+        return Cow::Borrowed(reply);
+    }
+    let mut refusal = Vec::new();
+    if let Ok(xid) = Reader::new(reply).u32() {
+        Reject::SystemError.encode(xid, &mut Writer::new(&mut refusal));
+    }
+    Cow::Owned(refusal)
 }
 
 /// Answers the datagrams of `socket` until the server stops.
@@ -64,7 +91,7 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
         let Ok((len, peer)) = received else { continue };
         let arrived = Instant::now();
         let origin = Origin { peer, local };
-        let sender = Arc::new(Sender { socket: Arc::clone(&socket), peer });
+        let sender = Arc::new(Sender { socket: Arc::clone(&socket), peer, received: len });
         let waiter = || Arc::clone(&sender) as Arc<dyn Reply>;
         reply.clear();
         match service.answer(&call[..len], origin, &waiter, &mut |_| true, &mut reply) {
@@ -79,7 +106,7 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
                         key,
                         &mut reply,
                     );
-                    sender.settle(verdict, &reply, (len, arrived), &metrics);
+                    sender.settle(verdict, &reply, arrived, &metrics);
                     drop(running);
                 });
                 shared.pool.run(&mut vec![Job { stand: Stand::Nowhere, work }]);
@@ -89,7 +116,27 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
             Verdict::Later(key) | Verdict::Pending(Carried { key, .. }, _) => {
                 service.forget(key);
             }
-            verdict => sender.settle(verdict, &reply, (len, arrived), &shared.metrics),
+            verdict => sender.settle(verdict, &reply, arrived, &shared.metrics),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_is_at_most_four_times_as_long_as_its_call() {
+        let check = |reply: usize, received: usize, expected: usize| {
+            let reply: Vec<u8> = [0, 0, 0, 7].into_iter().cycle().take(reply).collect();
+            let sent = fitting(&reply, received);
+            assert_eq!(sent.len(), expected, "{} to {received}", reply.len());
+            assert_eq!(sent[..4], [0, 0, 0, 7], "the transaction");
+        };
+        check(160, 40, 160);
+        check(164, 40, 24);
+        check(24, 8, 24);
+        check(8800, 8800, 8800);
+        check(8804, 8800, 24);
     }
 }

@@ -1,14 +1,17 @@
 //! MOUNT version 3 (RFC 1813 §5), over TCP and UDP.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
 use nfs3_types::mount::{mountres3, mountstat3};
 
 use crate::support::PATIENCE;
-use crate::support::client::{Client, Cred, MOUNT, NFS, Reply, message, packed_path, unpacked};
-use crate::support::server::{Server, Setup};
+use crate::support::client::{
+    Client, Cred, MOUNT, NFS, Reply, Target, auth, message, packed_path, unpacked, words,
+};
+use crate::support::server::{Server, Setup, free_port};
 use crate::support::wire::*;
 
 #[track_caller]
@@ -49,6 +52,59 @@ fn the_same_is_said_over_udp() {
         panic!("not mounted")
     };
     assert_eq!(fh(&ok.fhandle.0), s.client().root());
+}
+
+/// What is answered to a call over UDP, and how long the call and its reply are.
+fn datagram(to: SocketAddr, target: Target, procedure: u32, args: &[u8]) -> (Reply, [usize; 2]) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.connect(to).unwrap();
+    // AUTH_NONE: the shortest call that there is.
+    let call = message(7, target, procedure, &auth(0, &[]), args);
+    socket.send(&call).unwrap();
+    let mut answer = [0; 65536];
+    let len = socket.recv(&mut answer).unwrap();
+    let (xid, reply) = Reply::decode(&answer[..len]);
+    assert_eq!(xid, 7);
+    (reply, [call.len(), len])
+}
+
+#[test]
+fn over_udp_no_reply_is_much_longer_than_its_call_and_none_is_missing() {
+    const EXPORTS: u32 = 400;
+    let lines: String = (0..EXPORTS).map(|n| format!("{{}}/{n} *(ro,insecure)\n")).collect();
+    let portmap = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let s = Setup::default().args(&["--portmap", &portmap.to_string()]).exports(&lines).start_over(
+        |dir| (0..EXPORTS).for_each(|n| fs::create_dir(dir.join(n.to_string())).unwrap()),
+    );
+    let mut c = s.client();
+    for n in 0..50 {
+        c.mounted(s.dir.join(n.to_string()).as_os_str().as_bytes());
+    }
+    let path = packed_path(s.dir.join("0").as_os_str().as_bytes());
+    let mut refused = Vec::new();
+    let mut ask = |to, target: Target, procedure, args: &[u8]| {
+        let (reply, [call, len]) = datagram(to, target, procedure, args);
+        assert!(len <= 4 * call, "{target:?} {procedure}: {len} bytes to {call}");
+        if reply == Reply::Refused(5, vec![]) {
+            refused.push((target, procedure));
+        }
+    };
+    for version in 1..=3 {
+        for procedure in [0, 1, 2, 5] {
+            ask(s.addr, (MOUNT.0, version), procedure, &path);
+        }
+    }
+    for version in 2..=4 {
+        for procedure in 0..14 {
+            ask(portmap, (100_000, version), procedure, &words(&[100_003, 3, 6, 0, 0]));
+        }
+    }
+    // Whoever is told SYSTEM_ERR gets it over TCP.
+    let mount = (1..=3).flat_map(|version| [((MOUNT.0, version), 2), ((MOUNT.0, version), 5)]);
+    let expected: Vec<_> = mount.chain((2..=4).map(|version| ((100_000, version), 4))).collect();
+    assert_eq!(refused, expected);
+    assert_eq!(c.export().len(), 400);
 }
 
 #[test]
@@ -209,7 +265,7 @@ fn other_versions_are_told_ours() {
         let Reply::Refused(2, range) = c.raw((NFS.0, version), 0, &[]) else {
             panic!("version {version} of NFS is served")
         };
-        assert_eq!(range, crate::support::client::words(&[3, 3]));
+        assert_eq!(range, words(&[3, 3]));
     }
     for version in [0, 4] {
         let Reply::Refused(2, _) = c.raw((MOUNT.0, version), 0, &[]) else {
