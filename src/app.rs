@@ -5,13 +5,13 @@
 
 mod desk;
 mod office;
+mod repeated;
 mod signals;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io, thread};
 
 use anyhow::{Context, Result, bail};
@@ -34,11 +34,13 @@ use crate::rpc::server::{Limits, Server, Settings};
 use crate::rpc::service::Service;
 use crate::state::State;
 use crate::sys::process;
+use crate::telemetry::bounded::Limiter;
 use crate::telemetry::log::Chain;
 use crate::telemetry::metrics::Metrics;
 use crate::volume::{self, Volumes};
 use desk::{Desk, Parts};
 use office::Office;
+use repeated::Repeated;
 use signals::{Signals, Told};
 
 /// Largest exports file that is read.
@@ -56,26 +58,24 @@ const DESCRIPTORS_MAX: usize = 200_000;
 /// Exports that are listed at the start.
 const SHOWN: usize = 20;
 
-/// How often files that are not used are closed.
-const SWEEP: Duration = Duration::from_secs(1);
-
-/// Serves until the process is told to stop.
+/// Serves until the process is told to stop. `limiter` bounds the log.
 ///
 /// # Errors
 /// Something that serving needs is not to be had.
-pub fn serve(config: Config) -> Result<()> {
+pub fn serve(config: Config, limiter: Arc<Limiter>) -> Result<()> {
     let descriptors = process::prepare().context("cannot lower the privileges")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the control plane")?;
-    let result = runtime.block_on(run(config, descriptors));
+    let result = runtime.block_on(run(config, descriptors, limiter));
     // Whatever still waits for a disk then has nobody to tell.
     runtime.shutdown_background();
     result
 }
 
-async fn run(config: Config, descriptors: usize) -> Result<()> {
+async fn run(config: Config, descriptors: usize, limiter: Arc<Limiter>) -> Result<()> {
+    let log = Repeated::start("berth-log", move || limiter.tell())?;
     // Before anybody is answered: from then on the process can be told to stop.
     let signals = Signals::new().context("cannot wait for signals")?;
     let desk = Desk::open(config.admin).await?;
@@ -84,6 +84,7 @@ async fn run(config: Config, descriptors: usize) -> Result<()> {
     let app = start.await.context("cannot start")??;
     Arc::new(app).run(&desk, signals).await?;
     desk.close().await;
+    log.stop();
     Ok(())
 }
 
@@ -290,7 +291,8 @@ impl App {
     }
 
     async fn run(self: Arc<Self>, desk: &Desk, mut signals: Signals) -> Result<()> {
-        let sweeper = Sweeper::start(Arc::clone(&self.fs))?;
+        let fs = Arc::clone(&self.fs);
+        let sweeper = Repeated::start("berth-sweep", move || fs.sweep())?;
         let provisioner = self.provisioner().await?;
         self.greet(desk.address());
         let metrics = provisioner.as_ref().map(|provisioner| Arc::clone(provisioner.metrics()));
@@ -395,30 +397,6 @@ impl App {
             println!("Status page: http://{admin}/");
         }
         tracing::info!(listen = ?self.bound, portmap = ?self.config.portmap, ?admin, "serving");
-    }
-}
-
-/// The thread that closes what is not used.
-struct Sweeper {
-    stop: mpsc::Sender<()>,
-    thread: thread::JoinHandle<()>,
-}
-
-impl Sweeper {
-    fn start(fs: Arc<Fs>) -> Result<Self> {
-        let (stop, stopped) = mpsc::channel();
-        let sweep = move || {
-            while stopped.recv_timeout(SWEEP) == Err(mpsc::RecvTimeoutError::Timeout) {
-                fs.sweep();
-            }
-        };
-        let thread = thread::Builder::new().name("berth-sweep".into()).spawn(sweep);
-        Ok(Self { stop, thread: thread.context("cannot start a thread")? })
-    }
-
-    fn stop(self) {
-        drop(self.stop);
-        let _ = self.thread.join();
     }
 }
 

@@ -29,8 +29,8 @@
 //! | [`export`] | what is exported, to whom, with which squash; pure | - |
 //! | [`quota`] | what each volume uses; room is held before it is used, on the disk before it counts | errno sys telemetry |
 //! | [`fs`] | POSIX operations on handles, as the caller; knows no wire format | errno sys export quota telemetry |
-//! | [`nfs3`] | the 22 procedures: arguments to results | errno sys xdr rpc export fs |
-//! | [`mount`] | MOUNT: paths to handles | errno sys xdr rpc export fs |
+//! | [`nfs3`] | the 22 procedures: arguments to results | errno sys xdr rpc export fs telemetry |
+//! | [`mount`] | MOUNT: paths to handles | errno sys xdr rpc export fs telemetry |
 //! | [`portmap`] | where the programs are | xdr rpc |
 //! | [`volume`] | directory, registry entry, export and account as one unit; knows no Kubernetes | errno export fs quota sys telemetry |
 //! | [`provisioner`] | Kubernetes: claims to volumes, by the contract of external provisioners | label quantity volume telemetry |
@@ -38,7 +38,7 @@
 //! | [`admin`] | volumes over a unix socket; health, metrics and the status page over HTTP | telemetry volume |
 //! | [`command`] | `berth volume`, `berth health`: asks a server, tells people and scripts | admin export label nfs3 quantity rpc telemetry volume xdr |
 //! | [`config`] | command line | command (arguments), label, fs (kinds of handles), provisioner and volume (settings), telemetry |
-//! | [`telemetry`] | log; every metric | - |
+//! | [`telemetry`] | log, with a bound for what peers cause; every metric | - |
 //! | [`app`] | builds, starts and stops the parts | all |
 //!
 //! # What holds everywhere

@@ -12,8 +12,8 @@ fn main() -> ExitCode {
     let is_root = rustix::process::geteuid().is_root();
     let result = match Args::parse().command {
         Command::Serve(args) => {
-            log::start(args.log_format);
-            args.check(is_root).and_then(app::serve)
+            let limiter = log::start(args.log_format);
+            args.check(is_root).and_then(|config| app::serve(config, limiter))
         }
         Command::Exports(ExportsCommand::Check { file }) => app::check_exports(&file),
         Command::Volume(args) => match config::admin_socket_of(&args, is_root) {

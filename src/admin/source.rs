@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use prometheus_client::registry::Registry;
 
+use crate::telemetry::bounded::OFTEN;
 use crate::telemetry::log::Chain;
 use crate::telemetry::metrics::scrape::Gauges;
 use crate::volume::spec::Status;
@@ -53,7 +54,9 @@ pub struct Found {
 impl Found {
     /// Asks the volumes. May wait for the disk.
     pub fn of(volumes: &Volumes) -> Self {
-        let no_disk = |error| tracing::warn!(error = %Chain(&error), "cannot look at the disk");
+        let no_disk = |error| {
+            tracing::warn!(name: OFTEN, error = %Chain(&error), "cannot look at the disk");
+        };
         Self {
             volumes: volumes.list(),
             trash: volumes.trash(),

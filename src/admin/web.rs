@@ -30,6 +30,7 @@ use super::metrics;
 use super::page::{self, View};
 use super::rates::{self, Rates};
 use super::source::Source;
+use crate::telemetry::bounded::OFTEN;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::scrape::{CONTENT_TYPE, Scrape};
 
@@ -122,7 +123,9 @@ impl Admin {
         };
         let answer = tokio::time::timeout(PATIENCE, answer).await.ok().flatten();
         if answer.is_none() {
-            tracing::warn!("a disk does not answer; the admin listener goes on without it");
+            tracing::warn!(
+                name: OFTEN, "a disk does not answer; the admin listener goes on without it"
+            );
         }
         answer
     }

@@ -20,6 +20,7 @@ use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
 use crate::quota::{Account, Change, Hold};
 use crate::sys::{self, Patience};
+use crate::telemetry::bounded::OFTEN;
 
 /// What the disk gives at a time, on nearly every file system. Where it gives more, what a change
 /// takes is known only afterwards.
@@ -276,7 +277,7 @@ impl Fs {
             Ok(())
         });
         if let Err(error) | Ok(Err(error)) = told {
-            tracing::warn!(%error, "a file that was renamed may be counted wrongly");
+            tracing::warn!(name: OFTEN, %error, "a file that was renamed may be counted wrongly");
         }
     }
 }

@@ -38,6 +38,7 @@ use crate::errno::{Errno, Result};
 use crate::sys::Patience;
 use crate::sys::disk::{self, Discipline};
 use crate::sys::idle::{self, Idle};
+use crate::telemetry::bounded::OFTEN;
 
 /// Threads that flush. More than disks have: flushes of different files share what the file system
 /// writes for them only if they are asked for at the same time.
@@ -305,7 +306,7 @@ impl Shared {
         for waiter in waiting {
             // A bug in one call must not take the answers of the others.
             if catch_unwind(AssertUnwindSafe(|| waiter(flushed))).is_err() {
-                tracing::error!("an answer panicked; its connection is closed");
+                tracing::error!(name: OFTEN, "an answer panicked; its connection is closed");
             }
         }
     }

@@ -34,6 +34,7 @@ use super::root::{HandleKind, Root};
 use super::trail::{HINTS_MAX, Trail, generation, hint};
 use crate::errno::{Errno, Result};
 use crate::sys;
+use crate::telemetry::bounded::OFTEN;
 
 /// Names that were seen lately and save a search.
 const RECENT: usize = 200_000;
@@ -240,7 +241,7 @@ impl Fs {
         self.moves.recent.remove(&moving.id);
         if let Err(error) = noted {
             // The record has a place too many, which a search passes over.
-            tracing::warn!(%error, "cannot record a move");
+            tracing::warn!(name: OFTEN, %error, "cannot record a move");
         }
         result
     }

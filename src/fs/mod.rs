@@ -42,6 +42,7 @@ use crate::export::ExportId;
 use crate::quota::Account;
 use crate::sys::mounts::Mounts;
 use crate::sys::{self, Patience};
+use crate::telemetry::bounded::OFTEN;
 use attr::{Attr, Time};
 use dir::is_over;
 use flush::{Extent, Flusher};
@@ -414,7 +415,9 @@ impl Fs {
 
     fn flush_quietly(&self, node: &Arc<Node>) {
         if let Err(error) = self.flush(node, Extent::All) {
-            tracing::error!(%error, fileid = node.fileid, "cannot flush a file; clients send again");
+            tracing::error!(
+                name: OFTEN, %error, fileid = node.fileid, "cannot flush a file; clients send again"
+            );
         }
     }
 }

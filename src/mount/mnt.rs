@@ -9,6 +9,7 @@ use crate::export::{Export, Refused, Table};
 use crate::fs::handle::Handle;
 use crate::rpc::Call;
 use crate::sys::Patience;
+use crate::telemetry::bounded::Cut;
 
 /// Why a client gets no handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +36,7 @@ pub fn mnt(mount: &Mount, path: &[u8], call: &Call<'_>) -> Option<Result<Handle,
         },
         Err(failure) => Err(failure),
     };
-    let (peer, shown) = (call.peer, path[..path.len().min(PATH_MAX)].escape_ascii());
+    let (peer, shown) = (call.peer, Cut(path));
     Some(match located {
         Ok((export, handle)) => {
             let export = export.path.escape_ascii();

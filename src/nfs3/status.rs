@@ -6,6 +6,7 @@ use crate::errno::Errno;
 use crate::export::Refused;
 use crate::fs::NoNode;
 use crate::fs::handle::BadHandle;
+use crate::telemetry::bounded::OFTEN;
 
 /// Why there is no success.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +126,7 @@ pub fn status(errno: Errno) -> nfsstat3 {
         | Errno::TXTBSY
         | Errno::INTR => s::NFS3ERR_JUKEBOX,
         errno => {
-            tracing::warn!(error = %errno, "an error without a status of its own");
+            tracing::warn!(name: OFTEN, error = %errno, "an error without a status of its own");
             s::NFS3ERR_SERVERFAULT
         }
     }

@@ -34,6 +34,7 @@ use std::thread::{self, JoinHandle};
 use super::handed::Bundle;
 use super::lanes::{Lane, Lanes};
 use crate::sys::idle::{self, Idle};
+use crate::telemetry::bounded::OFTEN;
 
 /// Stack of a thread. The deepest calls use a few KiB; directories are read into the heap.
 const STACK: usize = 512 * 1024;
@@ -252,7 +253,7 @@ impl Queue {
 fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     let done = catch_unwind(AssertUnwindSafe(work));
     if done.is_err() {
-        tracing::error!("a call panicked; its connection is closed");
+        tracing::error!(name: OFTEN, "a call panicked; its connection is closed");
     }
     done.ok()
 }

@@ -23,6 +23,7 @@ use super::datagram;
 use super::follow::{Claims, Follower};
 use super::pool::Pool;
 use super::service::{Origin, Service};
+use crate::telemetry::bounded::OFTEN;
 use crate::telemetry::metrics::Metrics;
 
 /// Connections that the kernel keeps until they are accepted.
@@ -197,7 +198,7 @@ impl Server {
                 Ok((stream, peer)) => self.admit(stream, peer, &service),
                 Err(error) if is_the_peers(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection; trying again");
+                    tracing::warn!(name: OFTEN, %error, "cannot accept a connection; trying again");
                     tokio::time::sleep(RESPITE).await;
                 }
             }

@@ -3,9 +3,12 @@
 use std::error::Error;
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+use super::bounded::{Bounded, Limiter};
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -17,7 +20,9 @@ pub enum Format {
 }
 
 /// Starts logging, for the whole process. Filters that make no sense in `RUST_LOG` are left out.
-pub fn start(format: Format) {
+/// Returns what bounds the lines that peers cause.
+pub fn start(format: Format) -> Arc<Limiter> {
+    let limiter = Arc::<Limiter>::default();
     let filter =
         EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     let log = tracing_subscriber::fmt()
@@ -25,9 +30,16 @@ pub fn start(format: Format) {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());
     match format {
-        Format::Text => log.with_target(false).init(),
-        Format::Json => log.json().flatten_event(true).init(),
+        Format::Text => {
+            let log = log.with_target(false);
+            log.map_event_format(|format| Bounded::new(format, Arc::clone(&limiter))).init();
+        }
+        Format::Json => {
+            let log = log.json().flatten_event(true);
+            log.map_event_format(|format| Bounded::new(format, Arc::clone(&limiter))).init();
+        }
     }
+    limiter
 }
 
 /// An error with all that caused it, in one line.

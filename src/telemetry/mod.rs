@@ -1,4 +1,5 @@
 //! What the process says of itself.
 
+pub mod bounded;
 pub mod log;
 pub mod metrics;

@@ -357,6 +357,47 @@ fn connections_above_the_limit_are_turned_away_and_the_others_served() {
 }
 
 #[test]
+fn what_peers_cause_fills_no_log_and_what_is_left_out_is_told() {
+    const LIMIT: usize = 20;
+    let s = Setup::default().args(&["--max-connections", &LIMIT.to_string()]).start();
+    let mut c = s.client();
+    let unknown = packed_path([&b"/"[..], &[1; 1000]].concat());
+    for _ in 0..3000 {
+        c.raw(MOUNT, 1, &unknown).results();
+        c.raw(MOUNT, 1, &packed_path("/")).results();
+    }
+    let mut open: Vec<Client> = (1..LIMIT).map(|_| s.client()).collect();
+    open.iter_mut().for_each(Client::null);
+    for _ in 0..500 {
+        assert!(s.client().is_closed());
+    }
+    // How many of a kind of line are there, and how many were left out.
+    let lines = |kind: &str| {
+        let log = s.log();
+        let of_kind = log.lines().filter(|line| line.contains(kind));
+        let (told, written): (Vec<_>, Vec<_>) =
+            of_kind.partition(|line| line.contains("left_out="));
+        let number = |line: &str| -> usize {
+            let (_, rest) = line.split_once("left_out=").unwrap();
+            rest.split(' ').next().unwrap().parse().unwrap()
+        };
+        (written.len(), told.into_iter().map(number).sum::<usize>())
+    };
+    let kinds = [("mount refused", 3000), ("mount granted", 3000), ("connection refused", 500)];
+    eventually("all is written or left out", || {
+        kinds.iter().all(|(kind, all)| {
+            let (written, left_out) = lines(kind);
+            written + left_out >= *all
+        })
+    });
+    for (kind, _) in kinds {
+        assert!(lines(kind).0 <= 40, "{kind}: {} lines", lines(kind).0);
+    }
+    assert!(s.log().len() < 100 << 10, "{} bytes", s.log().len());
+    c.null();
+}
+
+#[test]
 fn connections_that_end_anywhere_leave_nothing_behind() {
     let s = Server::start();
     let fds = || {
