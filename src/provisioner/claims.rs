@@ -30,6 +30,7 @@ use super::pattern::Subject;
 use super::queue::Outcome;
 use super::watch::Key;
 use super::{Context, call, expand, orphans};
+use crate::mount_options;
 use crate::quantity;
 use crate::volume;
 use crate::volume::name::{Name, VolumeId};
@@ -124,7 +125,7 @@ fn plan(claim: &PersistentVolumeClaim, class: &StorageClass) -> std::result::Res
     let size = size.ok_or(Refusal::NoSize)?.0;
     let capacity = quantity::parse(&size).map_err(|why| Refusal::Size(size, why))?;
     let mount_options = class.mount_options.clone().unwrap_or_default();
-    objects::check_mount_options(&mount_options)?;
+    mount_options::check(&mount_options)?;
     let policy = class.reclaim_policy.clone().unwrap_or_else(|| "Delete".into());
     if !matches!(policy.as_str(), "Delete" | "Retain") {
         return Err(Refusal::Policy(policy));
@@ -232,6 +233,8 @@ async fn apply(
     }
     let began = Instant::now();
     let address = cx.server.address(&cx.client).await?;
+    mount_options::check_family(&plan.wanted.mount_options, &address.server)
+        .map_err(Refusal::from)?;
     if !matches!(cx.unfinished(key), Some(Unfinished::Made(_))) {
         // What is kept may be old: nothing is made for a claim that is gone or has a volume.
         if !still_waits(cx, key).await? {

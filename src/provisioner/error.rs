@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::params::ParamError;
 use super::pattern::PatternError;
+use crate::mount_options::Unusable;
 use crate::volume;
 
 /// The result of what is done in the cluster.
@@ -100,8 +101,8 @@ pub enum Refusal {
     #[error(transparent)]
     Parameters(#[from] ParamError),
     /// The class's mount options.
-    #[error("mount option {0:?} of the class cannot work: Berth speaks NFSv3 only; leave it out")]
-    MountOption(String),
+    #[error("mountOptions of the class: {0}")]
+    MountOption(#[from] Unusable),
     /// The directory.
     #[error(transparent)]
     Pattern(#[from] PatternError),
