@@ -71,8 +71,17 @@ pub enum Refusal {
     )]
     Selector,
     /// An access mode that NFS volumes cannot have.
-    #[error("access mode {0} is not supported; use ReadWriteMany, ReadWriteOnce or ReadOnlyMany")]
+    #[error(
+        "access mode {0} is not supported; use ReadWriteMany, ReadWriteOnce, ReadOnlyMany or \
+         ReadWriteOncePod"
+    )]
     AccessMode(String),
+    /// Attributes that a CSI driver would apply.
+    #[error(
+        "volumeAttributesClassName {0:?} is not supported: only CSI volumes have such attributes, and \
+         the claim could never be bound; make it again without"
+    )]
+    AttributesClass(String),
     /// Content that cannot be had.
     #[error(
         "data source {0} is not supported; use a PersistentVolumeClaim of the same namespace and \
