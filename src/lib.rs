@@ -23,6 +23,7 @@
 //! |---|---|---|
 //! | [`errno`] | what a system call answered | - |
 //! | [`quantity`], [`label`] | amounts of bytes, names and labels, as Kubernetes has them; pure | - |
+//! | [`mount_options`] | options of clients' mounts: the defaults, and what can never work; pure | - |
 //! | [`sys`] | system calls, thin and safe; the only `unsafe` | errno |
 //! | [`xdr`] | bounded reading without allocation; writing into a buffer | - |
 //! | [`rpc`] | records, calls, credentials, the reply cache, limits, drain; knows no program | errno sys xdr telemetry |
@@ -33,10 +34,10 @@
 //! | [`mount`] | MOUNT: paths to handles | errno sys xdr rpc export fs telemetry |
 //! | [`portmap`] | where the programs are | xdr rpc |
 //! | [`volume`] | directory, registry entry, export and account as one unit; knows no Kubernetes | errno export fs quota sys telemetry |
-//! | [`provisioner`] | Kubernetes: claims to volumes, by the contract of external provisioners | label quantity volume telemetry |
+//! | [`provisioner`] | Kubernetes: claims to volumes, by the contract of external provisioners | label mount_options quantity volume telemetry |
 //! | [`state`] | what survives a restart, apart from volumes | export fs sys |
 //! | [`admin`] | volumes over a unix socket; health, metrics and the status page over HTTP | telemetry volume |
-//! | [`command`] | `berth volume`, `berth health`: asks a server, tells people and scripts | admin export label nfs3 quantity rpc telemetry volume xdr |
+//! | [`command`] | `berth volume`, `berth health`: asks a server, tells people and scripts | admin export label mount_options nfs3 quantity rpc telemetry volume xdr |
 //! | [`config`] | command line | command (arguments), label, fs (kinds of handles), provisioner and volume (settings), telemetry |
 //! | [`telemetry`] | log, with a bound for what peers cause; every metric | - |
 //! | [`app`] | builds, starts and stops the parts | all |
@@ -88,6 +89,7 @@ pub mod export;
 pub mod fs;
 pub mod label;
 pub mod mount;
+pub mod mount_options;
 pub mod nfs3;
 pub mod portmap;
 pub mod provisioner;

@@ -336,6 +336,10 @@ pub struct PvArgs {
     /// Its StorageClass; without one, only claims that name none (storageClassName: "") get it
     #[arg(long, value_name = "NAME", default_value = "")]
     pub storage_class: String,
+    /// An option of the nodes' mounts, like suid or soft; may be given several times. What is not said
+    /// is added, nosuid and nodev among it
+    #[arg(long, value_name = "OPTION", value_delimiter = ',')]
+    pub mount_option: Vec<String>,
     /// A label besides those of the volume; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     pub label: Vec<(String, String)>,

@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::args::AccessMode;
 use super::text;
 use crate::label::{is_label, is_subdomain};
+use crate::mount_options::{self, Unusable};
 use crate::quantity;
 
 /// What is in a manifest.
@@ -34,6 +35,8 @@ pub struct Manifest {
     pub port: u16,
     /// What is mounted.
     pub path: String,
+    /// Mount options; what is not said is added.
+    pub mount_options: Vec<String>,
 }
 
 /// Why Kubernetes would refuse it.
@@ -54,6 +57,9 @@ pub enum Error {
     /// The server.
     #[error("{0:?} is neither a name nor an address of a machine; choose another with --server")]
     Server(String),
+    /// A mount option with which no node could mount it.
+    #[error("{0}; see --mount-option")]
+    MountOption(#[from] Unusable),
 }
 
 impl Manifest {
@@ -80,8 +86,8 @@ impl Manifest {
         out.push_str("  persistentVolumeReclaimPolicy: Retain\n");
         line(&mut out, "  storageClassName: ", &self.storage_class);
         out.push_str("  mountOptions:\n");
-        for option in self.mount_options(server) {
-            let _ = writeln!(out, "    - {option}");
+        for option in mount_options::complete(&self.mount_options, server, self.port) {
+            line(&mut out, "    - ", &option);
         }
         out.push_str("  nfs:\n");
         line(&mut out, "    server: ", server);
@@ -100,27 +106,15 @@ impl Manifest {
         if let Some((key, value)) = self.labels.iter().find(|(k, v)| !is_label(k, v)) {
             return Err(Error::Label(key.clone(), value.clone()));
         }
+        mount_options::check(&self.mount_options)?;
         let bare = self.server.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let server = bare.unwrap_or(&self.server);
         let is_name = is_subdomain(&server.to_ascii_lowercase());
-        match is_name || server.parse::<IpAddr>().is_ok() {
-            true => Ok(server),
-            false => Err(Error::Server(self.server.clone())),
+        if !is_name && server.parse::<IpAddr>().is_err() {
+            return Err(Error::Server(self.server.clone()));
         }
-    }
-
-    fn mount_options(&self, server: &str) -> [String; 7] {
-        // Clients want to be told which family an address belongs to.
-        let proto = if server.contains(':') { "tcp6" } else { "tcp" };
-        [
-            "nfsvers=3".into(),
-            format!("proto={proto}"),
-            format!("port={}", self.port),
-            format!("mountport={}", self.port),
-            format!("mountproto={proto}"),
-            "nolock".into(),
-            "hard".into(),
-        ]
+        mount_options::check_family(&self.mount_options, server)?;
+        Ok(server)
     }
 }
 
@@ -148,6 +142,7 @@ mod tests {
             server: "10.0.0.5".into(),
             port: 2049,
             path: "/data".into(),
+            mount_options: Vec::new(),
         }
     }
 
@@ -169,7 +164,7 @@ mod tests {
                 "storageClassName": "",
                 "mountOptions": [
                     "nfsvers=3", "proto=tcp", "port=2049", "mountport=2049", "mountproto=tcp",
-                    "nolock", "hard",
+                    "nolock", "hard", "nosuid", "nodev",
                 ],
                 "nfs": { "server": "10.0.0.5", "path": "/data" },
             },
@@ -208,6 +203,20 @@ mod tests {
         let options = spec["mountOptions"].as_array().unwrap();
         for option in ["proto=tcp6", "mountproto=tcp6", "port=20490", "mountport=20490"] {
             assert!(options.contains(&option.into()), "{option}");
+        }
+    }
+
+    #[test]
+    fn mount_options_that_are_said_count() {
+        let with = |option: &str| Manifest { mount_options: vec![option.into()], ..manifest() };
+        let spec = &read(&with("suid,soft"))["spec"];
+        let options: Vec<_> =
+            spec["mountOptions"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert!(options.contains(&"suid,soft") && options.contains(&"nodev"), "{options:?}");
+        assert!(!options.contains(&"nosuid") && !options.contains(&"hard"), "{options:?}");
+        for wrong in ["nfsvers=4", "a b", "proto=tcp6"] {
+            let error = with(wrong).yaml().unwrap_err().to_string();
+            assert!(error.contains(wrong) && error.contains("--mount-option"), "{error}");
         }
     }
 

@@ -248,6 +248,7 @@ impl Session<'_> {
             server: args.server.clone(),
             port,
             path: volume.path,
+            mount_options: args.mount_option.clone(),
         };
         Ok(write!(self.out, "{}", manifest.yaml()?)?)
     }

@@ -28,8 +28,10 @@ use super::objects::{self, Wanted, annotation};
 use super::params::{Parameters, describe};
 use super::pattern::Subject;
 use super::queue::Outcome;
+use super::source::Source;
 use super::watch::Key;
 use super::{Context, call, expand, orphans};
+use crate::mount_options;
 use crate::quantity;
 use crate::volume;
 use crate::volume::name::{Name, VolumeId};
@@ -38,6 +40,10 @@ use crate::volume::{Origin, Volumes};
 
 /// How often a clone is looked at.
 const CLONE_POLL: Duration = Duration::from_secs(1);
+
+/// What NFS volumes can have. Of these, the scheduler enforces ReadWriteOncePod, whatever the volume.
+const ACCESS_MODES: [&str; 4] =
+    ["ReadWriteMany", "ReadWriteOnce", "ReadOnlyMany", "ReadWriteOncePod"];
 
 /// What is owed to a claim.
 #[derive(Debug)]
@@ -50,6 +56,8 @@ pub enum Decision {
     Wait(String),
     /// It asks for what there is not.
     Refuse(Refusal),
+    /// Nothing until it is bound: somebody else fills it from this source, and binds it.
+    Populated(String),
     /// A volume.
     Provision(Box<Plan>),
 }
@@ -97,14 +105,24 @@ pub fn decide(claim: &PersistentVolumeClaim, class: Option<&StorageClass>, ours:
     if objects::waits_for_pod(class) && node.is_none() {
         return Decision::Nothing;
     }
-    match plan(claim, class) {
+    let source = match Source::of(claim) {
+        Ok(Source::None) => None,
+        Ok(Source::Claim(name)) => Some(name),
+        Ok(Source::Foreign(source)) => return Decision::Populated(source),
+        Err(refusal) => return Decision::Refuse(refusal),
+    };
+    match plan(claim, class, source) {
         Ok(plan) => Decision::Provision(Box::new(plan)),
         Err(refusal) => Decision::Refuse(refusal),
     }
 }
 
 /// What a claim gets.
-fn plan(claim: &PersistentVolumeClaim, class: &StorageClass) -> std::result::Result<Plan, Refusal> {
+fn plan(
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+    source: Option<String>,
+) -> std::result::Result<Plan, Refusal> {
     let meta = &claim.metadata;
     let asked = claim.spec.clone().unwrap_or_default();
     if asked.volume_mode.as_deref().is_some_and(|mode| mode != "Filesystem") {
@@ -113,18 +131,18 @@ fn plan(claim: &PersistentVolumeClaim, class: &StorageClass) -> std::result::Res
     if asked.selector.is_some() {
         return Err(Refusal::Selector);
     }
-    let access_modes = asked.access_modes.clone().unwrap_or_default();
-    let fits =
-        |mode: &&String| matches!(&***mode, "ReadWriteMany" | "ReadWriteOnce" | "ReadOnlyMany");
-    if let Some(other) = access_modes.iter().find(|mode| !fits(mode)) {
+    if let Some(class) = asked.volume_attributes_class_name.filter(|class| !class.is_empty()) {
+        return Err(Refusal::AttributesClass(class));
+    }
+    let access_modes = asked.access_modes.unwrap_or_default();
+    if let Some(other) = access_modes.iter().find(|mode| !ACCESS_MODES.contains(&mode.as_str())) {
         return Err(Refusal::AccessMode(other.clone()));
     }
-    let source = source(claim)?;
     let size = asked.resources.and_then(|resources| resources.requests?.get("storage").cloned());
     let size = size.ok_or(Refusal::NoSize)?.0;
     let capacity = quantity::parse(&size).map_err(|why| Refusal::Size(size, why))?;
     let mount_options = class.mount_options.clone().unwrap_or_default();
-    objects::check_mount_options(&mount_options)?;
+    mount_options::check(&mount_options)?;
     let policy = class.reclaim_policy.clone().unwrap_or_else(|| "Delete".into());
     if !matches!(policy.as_str(), "Delete" | "Retain") {
         return Err(Refusal::Policy(policy));
@@ -158,28 +176,6 @@ fn plan(claim: &PersistentVolumeClaim, class: &StorageClass) -> std::result::Res
     Ok(Plan { spec, wanted, source })
 }
 
-/// The claim that a claim is to be a copy of. Whatever else there may be is refused: an empty
-/// volume where somebody expects content would be worse than none.
-fn source(claim: &PersistentVolumeClaim) -> std::result::Result<Option<String>, Refusal> {
-    let Some(asked) = &claim.spec else { return Ok(None) };
-    let old = asked.data_source.as_ref();
-    let new = asked.data_source_ref.as_ref();
-    let found = match (new, old) {
-        (None, None) => return Ok(None),
-        (Some(new), _) => (&new.api_group, &new.kind, &new.name, new.namespace.as_ref()),
-        (None, Some(old)) => (&old.api_group, &old.kind, &old.name, None),
-    };
-    let (group, kind, name, namespace) = found;
-    let elsewhere =
-        namespace.filter(|n| !n.is_empty() && Some(*n) != claim.metadata.namespace.as_ref());
-    let core = group.as_deref().is_none_or(str::is_empty);
-    if core && kind == "PersistentVolumeClaim" && elsewhere.is_none() {
-        return Ok(Some(name.clone()));
-    }
-    let place = elsewhere.map(|namespace| format!("{namespace}/")).unwrap_or_default();
-    Err(Refusal::DataSource(format!("{kind} {place}{name}")))
-}
-
 /// Looks at a claim, and does what is owed to it.
 pub async fn reconcile(cx: &Context, key: &Key) -> Outcome {
     let Some(claim) = cx.stores.claim(key) else { return cleaned_up(cx, key).await };
@@ -192,12 +188,30 @@ pub async fn reconcile(cx: &Context, key: &Key) -> Outcome {
         }
         Decision::Wait(why) => Error::Waiting(why),
         Decision::Refuse(refusal) => Error::Refused(refusal),
+        Decision::Populated(source) => {
+            leave_to_others(cx, &claim, &source);
+            return Outcome::Done;
+        }
         Decision::Provision(plan) => match apply(cx, key, &claim, &plan).await {
             Ok(outcome) => return outcome,
             Err(error) => error,
         },
     };
     fail(cx, &claim, &failed)
+}
+
+/// Says once that a claim waits for somebody else.
+fn leave_to_others(cx: &Context, claim: &PersistentVolumeClaim, source: &str) {
+    let uid = claim.metadata.uid.clone().unwrap_or_default();
+    if !cx.populated.lock().unwrap_or_else(PoisonError::into_inner).insert(uid) {
+        return;
+    }
+    let message = format!(
+        "{source} is filled by somebody else, who binds the claim: no volume is provisioned for it"
+    );
+    cx.events.tell(objects::claim_ref(claim), Tone::Normal, "WaitForPopulator", message);
+    let pvc = display(claim);
+    tracing::info!(pvc, source, "left to a populator");
 }
 
 /// Says why a claim has no volume yet.
@@ -232,6 +246,8 @@ async fn apply(
     }
     let began = Instant::now();
     let address = cx.server.address(&cx.client).await?;
+    mount_options::check_family(&plan.wanted.mount_options, &address.server)
+        .map_err(Refusal::from)?;
     if !matches!(cx.unfinished(key), Some(Unfinished::Made(_))) {
         // What is kept may be old: nothing is made for a claim that is gone or has a volume.
         if !still_waits(cx, key).await? {
@@ -369,7 +385,10 @@ async fn save(cx: &Context, key: &Key, pv: &PersistentVolume) -> Result<()> {
 
 /// The end of a claim that is gone: what was made for it and not given to a PV is ended again.
 async fn cleaned_up(cx: &Context, key: &Key) -> Outcome {
-    let Some(unfinished) = cx.unfinished(key) else { return Outcome::Done };
+    let Some(unfinished) = cx.unfinished(key) else {
+        cx.forget(key);
+        return Outcome::Done;
+    };
     match clean_up(cx, key, unfinished).await {
         Ok(()) => {
             cx.forget(key);
@@ -438,6 +457,7 @@ impl Context {
     }
 
     fn forget(&self, key: &Key) {
+        self.populated.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.uid);
         self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.uid);
     }
 

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::params::ParamError;
 use super::pattern::PatternError;
+use crate::mount_options::Unusable;
 use crate::volume;
 
 /// The result of what is done in the cluster.
@@ -70,8 +71,17 @@ pub enum Refusal {
     )]
     Selector,
     /// An access mode that NFS volumes cannot have.
-    #[error("access mode {0} is not supported; use ReadWriteMany, ReadWriteOnce or ReadOnlyMany")]
+    #[error(
+        "access mode {0} is not supported; use ReadWriteMany, ReadWriteOnce, ReadOnlyMany or \
+         ReadWriteOncePod"
+    )]
     AccessMode(String),
+    /// Attributes that a CSI driver would apply.
+    #[error(
+        "volumeAttributesClassName {0:?} is not supported: only CSI volumes have such attributes, and \
+         the claim could never be bound; make it again without"
+    )]
+    AttributesClass(String),
     /// Content that cannot be had.
     #[error(
         "data source {0} is not supported; use a PersistentVolumeClaim of the same namespace and \
@@ -100,8 +110,8 @@ pub enum Refusal {
     #[error(transparent)]
     Parameters(#[from] ParamError),
     /// The class's mount options.
-    #[error("mount option {0:?} of the class cannot work: Berth speaks NFSv3 only; leave it out")]
-    MountOption(String),
+    #[error("mountOptions of the class: {0}")]
+    MountOption(#[from] Unusable),
     /// The directory.
     #[error(transparent)]
     Pattern(#[from] PatternError),

@@ -25,12 +25,13 @@ pub mod params;
 pub mod pattern;
 pub mod queue;
 pub mod server;
+mod source;
 #[cfg(test)]
 mod tests;
 mod volumes;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -125,6 +126,8 @@ struct Context {
     metrics: Arc<Metrics>,
     /// Volumes that are given to no PV yet, by the claim's uid.
     unfinished: Mutex<HashMap<String, Unfinished>>,
+    /// Claims that were told that somebody else fills them, by uid.
+    populated: Mutex<HashSet<String>>,
 }
 
 impl Provisioner {
@@ -226,6 +229,7 @@ async fn lead(
         events,
         metrics,
         unfinished: Mutex::default(),
+        populated: Mutex::default(),
     });
     cx.metrics.leads(true);
     let telling = tokio::spawn(teller.run());

@@ -17,8 +17,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::core::ObjectMeta;
 use serde_json::{Value, json};
 
-use super::error::Refusal;
 use super::params::on_delete_name;
+use crate::mount_options;
 use crate::quantity;
 use crate::volume::name::Name;
 use crate::volume::spec::OnDelete;
@@ -138,7 +138,11 @@ pub fn volume(wanted: &Wanted, address: &Address) -> PersistentVolume {
             access_modes: Some(wanted.access_modes.clone()),
             capacity: Some(BTreeMap::from([("storage".into(), capacity)])),
             claim_ref: Some(wanted.claim.clone()),
-            mount_options: Some(mount_options(&wanted.mount_options, address)),
+            mount_options: Some(mount_options::complete(
+                &wanted.mount_options,
+                &address.server,
+                address.port,
+            )),
             nfs: Some(nfs),
             persistent_volume_reclaim_policy: Some(wanted.policy.clone()),
             storage_class_name: Some(wanted.class.clone()),
@@ -147,50 +151,6 @@ pub fn volume(wanted: &Wanted, address: &Address) -> PersistentVolume {
         }),
         status: None,
     }
-}
-
-/// The class's options, and what makes a mount work on any node where it says nothing about it.
-fn mount_options(given: &[String], address: &Address) -> Vec<String> {
-    // Clients want to be told which family an address belongs to.
-    let proto = if address.server.contains(':') { "tcp6" } else { "tcp" };
-    let port = address.port;
-    let ours: [(String, &[&str]); 7] = [
-        ("nfsvers=3".into(), &["nfsvers", "vers", "v3"]),
-        (format!("proto={proto}"), &["proto", "tcp", "udp"]),
-        (format!("port={port}"), &["port"]),
-        (format!("mountport={port}"), &["mountport"]),
-        (format!("mountproto={proto}"), &["mountproto"]),
-        ("nolock".into(), &["nolock", "lock", "local_lock"]),
-        ("hard".into(), &["hard", "soft", "softerr"]),
-    ];
-    let said = |words: &[&str]| options(given).any(|option| words.contains(&key(option)));
-    let missing = ours.into_iter().filter(|(_, words)| !said(words)).map(|(option, _)| option);
-    given.iter().cloned().chain(missing).collect()
-}
-
-/// Whether mount options can work with a server of NFSv3.
-///
-/// # Errors
-/// [`Refusal::MountOption`]: the node would try for ever.
-pub fn check_mount_options(given: &[String]) -> Result<(), Refusal> {
-    let other = |option: &&str| match option.split_once('=') {
-        Some(("nfsvers" | "vers", version)) => version != "3",
-        Some(("minorversion", _)) => true,
-        _ => matches!(*option, "v4" | "v4.0" | "v4.1" | "v4.2" | "v2" | "udp" | "proto=udp"),
-    };
-    match options(given).find(other) {
-        Some(option) => Err(Refusal::MountOption(option.to_owned())),
-        None => Ok(()),
-    }
-}
-
-/// Single options: an entry may hold several.
-fn options(given: &[String]) -> impl Iterator<Item = &str> {
-    given.iter().flat_map(|entry| entry.split(',')).map(str::trim)
-}
-
-fn key(option: &str) -> &str {
-    option.split_once('=').map_or(option, |(key, _)| key)
 }
 
 /// An annotation, unless it is empty.
@@ -351,7 +311,7 @@ mod tests {
                 },
                 "mountOptions": [
                     "noatime,soft", "timeo=30", "nfsvers=3", "proto=tcp", "port=2049",
-                    "mountport=2049", "mountproto=tcp", "nolock",
+                    "mountport=2049", "mountproto=tcp", "nolock", "nosuid", "nodev",
                 ],
                 "nfs": { "server": "10.0.0.1", "path": "/ns-data" },
                 "persistentVolumeReclaimPolicy": "Delete",
@@ -367,45 +327,6 @@ mod tests {
     fn a_pv_that_is_retained_is_kept_by_nobody() {
         let retained = Wanted { policy: "Retain".into(), ..wanted() };
         assert!(!has_finalizer(&volume(&retained, &address("a"))));
-    }
-
-    #[test]
-    fn mount_options_of_the_class_count() {
-        let check = |given: &[&str], server: &str, expected: &[&str]| {
-            let given: Vec<_> = given.iter().map(ToString::to_string).collect();
-            assert_eq!(mount_options(&given, &address(server)), expected);
-        };
-        let all = [
-            "nfsvers=3",
-            "proto=tcp",
-            "port=2049",
-            "mountport=2049",
-            "mountproto=tcp",
-            "nolock",
-            "hard",
-        ];
-        check(&[], "10.0.0.1", &all);
-        check(
-            &["vers=3,tcp,port=1", "mountport=2,mountproto=udp", "lock", "softerr"],
-            "a",
-            &["vers=3,tcp,port=1", "mountport=2,mountproto=udp", "lock", "softerr"],
-        );
-        let six = mount_options(&[], &address("fd00::1"));
-        assert!(six.contains(&"proto=tcp6".into()) && six.contains(&"mountproto=tcp6".into()));
-    }
-
-    #[test]
-    fn other_versions_of_nfs_are_refused() {
-        let check = |option: &str, fits| {
-            assert_eq!(check_mount_options(&[option.to_owned()]).is_ok(), fits, "{option}");
-        };
-        check("nfsvers=3,hard", true);
-        check("vers=3", true);
-        check("hard,nfsvers=4.1", false);
-        check("vers=4", false);
-        check("v4.2", false);
-        check("proto=udp", false);
-        check("minorversion=1", false);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
+use crate::provisioner::events::Tone;
 use crate::provisioner::queue::Outcome;
 use crate::provisioner::server::Where;
 use crate::volume::spec::Phase;
@@ -179,14 +180,64 @@ async fn what_cannot_be_fulfilled_is_said_and_disturbs_nobody() {
     };
     check("volumeMode", json!("Block"), "does not support block volume provisioning").await;
     check("selector", json!({}), "selector is not supported").await;
-    check("accessModes", json!(["ReadWriteOncePod"]), "ReadWriteOncePod").await;
+    check("accessModes", json!(["ReadOnlyOncePod"]), "ReadOnlyOncePod").await;
+    check("volumeAttributesClassName", json!("gold"), "volumeAttributesClassName \"gold\"").await;
     check("resources", json!({}), "requests no storage").await;
     check("resources", json!({ "requests": { "storage": "500m" } }), "500m").await;
-    let snapshot = json!({ "kind": "VolumeSnapshot", "name": "s", "apiGroup": "snapshot.x" });
+    let snapshot = json!({ "kind": "VolumeSnapshot", "name": "s",
+        "apiGroup": "snapshot.storage.k8s.io" });
     check("dataSource", snapshot.clone(), "VolumeSnapshot s").await;
     check("dataSourceRef", snapshot, "VolumeSnapshot s").await;
     let far = json!({ "kind": "PersistentVolumeClaim", "name": "c", "namespace": "far" });
     check("dataSourceRef", far, "far/c").await;
+}
+
+#[tokio::test]
+async fn a_claim_that_somebody_else_fills_is_left_alone() {
+    let mut scene = scene();
+    let mut filled = claim("data");
+    let kind = "ReplicationDestination";
+    filled["spec"]["dataSourceRef"] =
+        json!({ "apiGroup": "volsync.backube", "kind": kind, "name": "backup" });
+    // Whatever else it says is for those who fill it.
+    filled["spec"]["volumeMode"] = json!("Block");
+    let key = scene.claim(&filled);
+    for told in [1, 0, 0] {
+        assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+        let notes = scene.notes();
+        assert_eq!(notes.len(), told, "{notes:?}");
+        for note in notes {
+            assert_eq!((note.reason, note.tone), ("WaitForPopulator", Tone::Normal));
+            assert!(note.message.contains("ReplicationDestination backup"), "{}", note.message);
+        }
+    }
+    assert_eq!(scene.names().len(), 0);
+    // They bind it to a volume that was made for a claim of theirs: from then on it grows.
+    let prime = scene.claim(&claim("prime"));
+    let path = "/api/v1/namespaces/ns/persistentvolumeclaims/prime";
+    let steps = vec![step("GET", path, Answer::Json(200, claim("prime"))), make(Answer::Echo)];
+    scene.look_at_claim(&prime, steps).await;
+    let mut given = pv("prime", "Bound", "delete");
+    given["spec"]["claimRef"] = json!({ "namespace": "ns", "name": "data", "uid": "uid-data" });
+    scene.pv(&given);
+    filled["spec"]["volumeName"] = json!("pvc-uid-prime");
+    filled["spec"]["resources"]["requests"]["storage"] = json!("32Mi");
+    filled["status"] = json!({ "capacity": { "storage": "16Mi" } });
+    scene.claim(&filled);
+    let ok = || Answer::Json(200, json!({}));
+    let (pv, status) = (format!("{PVS}/pvc-uid-prime"), format!("{CLAIM}/status"));
+    let steps = vec![step("PATCH", &pv, ok()).with("32Mi"), step("PATCH", &status, ok())];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+}
+
+#[tokio::test]
+async fn one_pod_alone_may_have_a_volume() {
+    let mut scene = scene();
+    let mut one = claim("data");
+    one["spec"]["accessModes"] = json!(["ReadWriteOncePod"]);
+    let key = scene.claim(&one);
+    let steps = vec![read(), make(Answer::Echo).with(r#""accessModes":["ReadWriteOncePod"]"#)];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
 }
 
 #[tokio::test]

@@ -139,6 +139,7 @@ impl Scene {
             events,
             metrics,
             unfinished: Mutex::default(),
+            populated: Mutex::default(),
         });
         Self { cx, volumes, server, teller, writers, dir, _state: state }
     }

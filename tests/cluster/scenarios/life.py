@@ -28,7 +28,7 @@ def delete(stage):
          (spec["accessModes"], spec["capacity"]))
     same("server and path", {"server": "127.0.0.1", "path": f"/{stage.namespace}-data-pvc-{uid}"}, spec["nfs"])
     options = {"noatime", "nfsvers=3", "proto=tcp", f"port={berth.port}", f"mountport={berth.port}",
-               "mountproto=tcp", "nolock", "hard"}
+               "mountproto=tcp", "nolock", "hard", "nosuid", "nodev"}
     same("mount options", options, set(spec["mountOptions"]))
 
     stage.event(claim, "Provisioning", f"{stage.namespace}/data")
@@ -44,6 +44,18 @@ def delete(stage):
     stage.gone(pv)
     same("volumes left", ({}, []), (berth.list(), berth.directories()))
     refused(client.names, "MNT3ERR_NOENT")
+
+
+@scenario
+def mount_options(stage):
+    """What a class says of suid and dev counts; what it does not say is the safe one."""
+    stage.berth()
+    for number, (said, expected) in enumerate([
+            ([], {"nosuid", "nodev"}), (["suid"], {"suid", "nodev"}), (["noatime,dev"], {"nosuid", "dev"}),
+            (["suid", "dev"], {"suid", "dev"})]):
+        pv = stage.made(f"data-{number}", stage.storage_class(f"said-{number}", mount_options=said))
+        options = {option for entry in pv["spec"]["mountOptions"] for option in entry.split(",")}
+        same(f"options with {said}", expected, options & {"suid", "nosuid", "dev", "nodev"})
 
 
 @scenario

@@ -28,6 +28,10 @@ BAD_PARAMETERS = [
     ("pattern", {"pathPattern": "${.PVC.colour}"}, ["pathPattern", ".PVC.colour"]),
     ("no-label", {"pathPattern": "x-${.PVC.labels.absent}"}, ["no label absent"]),
 ]
+# Mount options with which no node can mount, and words of the message.
+BAD_OPTIONS = [("nfsvers=4.1", "NFSv3"), ("nfsvers = 4", "space"), ("sec=krb5p", "sec=sys"), ("proto=rdma", "TCP"),
+               ("proto=udp6", "TCP"), ("udp", "TCP"), ("xprtsec=tls", "TLS"), ("lock", "nolock"), ("mountvers=2", "MOUNT"),
+               ("proto=tcp6", "127.0.0.1"), ("noatime, hard", "space")]
 # What people write in annotations to get out.
 ESCAPES = ["..", ".", "../../etc", "/etc", "a/../../b", ".berth", ".berth/volumes", "", "a//b", "x" * 300, "a\nb",
            "\u2028"]
@@ -49,8 +53,9 @@ def refused(stage):
         asked.append(refused_claim(stage, name, stage.storage_class(name, **said), words, **spec))
     for name, said, words in BAD_PARAMETERS:
         asked.append(refused_claim(stage, name, stage.storage_class(name, **said), words))
-    version_4 = stage.storage_class("version-4", mount_options=["nfsvers=4.1"])
-    asked.append(refused_claim(stage, "version-4", version_4, ["nfsvers=4.1", "NFSv3"]))
+    for number, (option, word) in enumerate(BAD_OPTIONS):
+        storage_class = stage.storage_class(f"option-{number}", mount_options=[option])
+        asked.append(refused_claim(stage, f"option-{number}", storage_class, [option.split(",")[-1], word]))
     stage.made("between", good)
     for claim, words in asked:
         stage.event(claim, "ProvisioningFailed", *words)
@@ -108,15 +113,15 @@ def shared_path(stage):
 
 @scenario
 def one_pod_only(stage):
-    """ReadWriteOncePod is for CSI volumes alone. Old clusters do not know it."""
+    """ReadWriteOncePod is the scheduler's to enforce, for every kind of volume. Old clusters do not know it."""
     stage.berth()
     try:
-        claim = stage.claim("data", stage.storage_class(), modes=["ReadWriteOncePod"])
+        pv = stage.made("data", stage.storage_class(), modes=["ReadWriteOncePod"])
     except Exception as error:
         if "supported values" in str(error):
             raise Skip("this version of Kubernetes refuses ReadWriteOncePod by itself") from None
         raise
-    stage.event(claim, "ProvisioningFailed", "ReadWriteOncePod", "ReadWriteMany")
+    same("access modes", ["ReadWriteOncePod"], pv["spec"]["accessModes"])
 
 
 @scenario
