@@ -220,10 +220,8 @@ fn fail(cx: &Context, claim: &PersistentVolumeClaim, error: &Error) -> Outcome {
     let clone = claim.spec.as_ref().is_some_and(|spec| spec.data_source.is_some());
     cx.metrics.provision_failed(class, clone);
     let pvc = display(claim);
-    tracing::warn!(%error, pvc, "cannot provision");
-    if !error.is_of_the_server() {
-        cx.events.tell(of, Tone::Warning, "ProvisioningFailed", error.to_string());
-    }
+    tracing::warn!(error = error.logged(), pvc, "cannot provision");
+    cx.events.failed(of, "ProvisioningFailed", error);
     if error.is_transient() { Outcome::Failed } else { Outcome::Done }
 }
 
@@ -396,9 +394,14 @@ async fn cleaned_up(cx: &Context, key: &Key) -> Outcome {
         }
         Err(error) => {
             let pvc = format!("{}/{}", key.namespace.as_deref().unwrap_or_default(), key.name);
-            tracing::warn!(%error, pvc, "cannot clean up after a claim that is gone");
+            tracing::warn!(
+                error = error.logged(),
+                pvc,
+                "cannot clean up after a claim that is gone"
+            );
             let of = key.claim_ref();
-            let message = format!("Error cleaning provisioned volume for claim {pvc}: {error}");
+            let message =
+                format!("Error cleaning provisioned volume for claim {pvc}: {}", error.public());
             cx.events.tell(of, Tone::Warning, "ProvisioningCleanupFailed", message);
             Outcome::Failed
         }

@@ -16,6 +16,9 @@ use crate::volume;
 /// The result of what is done in the cluster.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Longest text of an error in a line of the log, in bytes.
+const LOGGED_MAX: usize = 2048;
+
 /// Why something cannot be done.
 #[derive(Error, Debug)]
 pub enum Error {
@@ -169,6 +172,28 @@ impl Error {
             },
             _ => false,
         }
+    }
+
+    /// What may be told to the author of a claim: without paths of the server.
+    pub fn public(&self) -> String {
+        match self {
+            Self::Volume(error) => error.public(),
+            Self::Clone(_) => "cannot clone: the server's log says why; it is tried again".into(),
+            Self::Refused(_)
+            | Self::Waiting(_)
+            | Self::Stale
+            | Self::Foreign(_)
+            | Self::Api { .. }
+            | Self::Timeout { .. }
+            | Self::Panic => self.to_string(),
+        }
+    }
+
+    /// The whole of it in a line of the log. What claims say may be long: it is cut.
+    pub fn logged(&self) -> String {
+        let mut text = self.to_string();
+        text.truncate(text.floor_char_boundary(LOGGED_MAX));
+        text
     }
 
     /// How the volume layer sees it.

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::call;
-use super::error::has_code;
+use super::error::{Error, has_code};
 use super::metrics::Metrics;
 
 /// Events that wait at a time: those of some thousand claims.
@@ -99,6 +99,16 @@ impl Events {
     }
 }
 
+impl Events {
+    /// Has a failure told, without what only administrators of the server may know
+    /// ([`Error::public`]). Trouble of the API server is not told: an event would not reach it either.
+    pub fn failed(&self, of: ObjectReference, reason: &'static str, error: &Error) {
+        if !error.is_of_the_server() {
+            self.tell(of, Tone::Warning, reason, error.public());
+        }
+    }
+}
+
 impl Teller {
     /// Sends notes until nobody takes any more.
     pub async fn run(mut self) {
@@ -120,7 +130,7 @@ impl Teller {
             match call("patch event", api.patch(name, &PatchParams::default(), &patch)).await {
                 Ok(_) => return Ok(()),
                 // It was too old, and is gone: said anew.
-                Err(super::error::Error::Api { source, .. }) if has_code(&source, 404) => {}
+                Err(Error::Api { source, .. }) if has_code(&source, 404) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -108,11 +108,8 @@ pub async fn reconcile(cx: &Context, claim: &PersistentVolumeClaim) -> Outcome {
         Err(error) => {
             cx.metrics.expanded(false);
             let pvc = claim.metadata.name.as_deref().unwrap_or_default();
-            tracing::warn!(%error, pvc, "cannot expand");
-            if !error.is_of_the_server() {
-                let of = objects::claim_ref(claim);
-                cx.events.tell(of, Tone::Warning, "VolumeResizeFailed", error.to_string());
-            }
+            tracing::warn!(error = error.logged(), pvc, "cannot expand");
+            cx.events.failed(objects::claim_ref(claim), "VolumeResizeFailed", &error);
             Outcome::Failed
         }
     }

@@ -140,11 +140,12 @@ pub async fn reconcile(cx: &Context, key: &Key) -> Outcome {
         Err(error) if error.is_conflict() => Outcome::Again(SOON),
         Err(error) => {
             cx.metrics.delete_failed(class(&pv));
-            tracing::warn!(%error, pv = key.name, "cannot do what the volume is owed");
-            if !error.is_of_the_server() {
-                let of = objects::pv_ref(&pv);
-                cx.events.tell(of, Tone::Warning, "VolumeFailedDelete", error.to_string());
-            }
+            tracing::warn!(
+                error = error.logged(),
+                pv = key.name,
+                "cannot do what the volume is owed"
+            );
+            cx.events.failed(objects::pv_ref(&pv), "VolumeFailedDelete", &error);
             Outcome::Failed
         }
     }

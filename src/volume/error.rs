@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::copy;
 use super::name::{BadName, Name, VolumeId};
 use crate::errno::Errno;
 use crate::export::table::TableError;
@@ -107,7 +108,7 @@ pub enum Error {
         /// What was to be cloned.
         from: Name,
         /// Why it did not work.
-        source: super::copy::Error,
+        source: copy::Error,
     },
     /// The volume's directory is not there.
     #[error("volume {name} is lost: {message}; nothing of it is touched")]
@@ -183,6 +184,44 @@ impl Error {
         }
     }
 
+    /// What may be told to the author of a claim: what is wrong, without paths of the server and
+    /// without what lies in a volume. The whole of it belongs into the server's log.
+    pub fn public(&self) -> String {
+        match self {
+            Self::Name { .. }
+            | Self::Id { .. }
+            | Self::Invalid(_)
+            | Self::NotFound(_)
+            | Self::OtherId { .. }
+            | Self::OtherName { .. }
+            | Self::TooLarge { .. }
+            | Self::WouldShrink { .. }
+            | Self::InUse { .. }
+            | Self::Counting(_)
+            | Self::Cloning(_)
+            | Self::Source { .. } => self.to_string(),
+            Self::InTheWay(_) => "something else is on the server where the volume's directory is \
+                                  to be; choose another name, or have it moved away"
+                .into(),
+            Self::NothingToAdopt(_) => "there is no directory to adopt".into(),
+            Self::Lost { name, .. } => {
+                format!(
+                    "volume {name} is lost; the server's log says why, nothing of it is touched"
+                )
+            }
+            Self::Clone { from, source } => {
+                format!("cannot clone volume {from}: {}", short(source))
+            }
+            Self::Export { name, .. } => {
+                format!("cannot export volume {name}; the server's log says why")
+            }
+            Self::Serve { name, source } => format!("cannot serve volume {name}: {source}"),
+            Self::Io { what, source, .. } => {
+                format!("the server cannot {what} what belongs to the volume: {}", plain(source))
+            }
+        }
+    }
+
     /// For `map_err`: what could not be done to what.
     pub(super) fn io(
         what: &'static str,
@@ -190,5 +229,57 @@ impl Error {
     ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { what, path, source }
+    }
+}
+
+/// Why a copy failed, without the paths of what was copied.
+fn short(error: &copy::Error) -> String {
+    match error {
+        copy::Error::Limit { .. } | copy::Error::Cancelled => error.to_string(),
+        copy::Error::NoSpace { .. } => "the server's disk is full".into(),
+        copy::Error::Open { .. }
+        | copy::Error::NotEmpty { .. }
+        | copy::Error::Inside { .. }
+        | copy::Error::Moved { .. }
+        | copy::Error::Entry { .. }
+        | copy::Error::Flush { .. } => "the copy failed; the server's log says why".into(),
+    }
+}
+
+/// An error in the words of the system: others may have paths in their text.
+fn plain(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(_) => error.to_string(),
+        None => error.kind().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_has_no_path_of_the_server() {
+        let secret = || PathBuf::from("/srv/secret");
+        let name = || Name::new("v").unwrap();
+        let io = |error| Error::io("create", secret())(error);
+        let copied = |source| Error::Clone { from: name(), source };
+        let errno = Errno::from(rustix::io::Errno::IO);
+        for error in [
+            Error::InTheWay(secret()),
+            Error::NothingToAdopt(secret()),
+            Error::Lost { name: name(), message: "/srv/secret is not there".into() },
+            copied(copy::Error::Entry { path: secret(), source: errno }),
+            copied(copy::Error::NoSpace { path: secret(), source: errno }),
+            copied(copy::Error::Open { path: secret(), source: errno }),
+            Error::Export { name: name(), source: TableError::SamePath(b"/srv/secret".to_vec()) },
+            io(io::Error::from_raw_os_error(28)),
+            io(io::Error::other("/srv/secret is odd")),
+        ] {
+            let (told, logged) = (error.public(), crate::telemetry::log::Chain(&error).to_string());
+            assert!(!told.contains("/srv") && !told.is_empty(), "{told}");
+            assert!(logged.contains("/srv/secret"), "{logged}");
+        }
+        assert!(io(io::Error::from_raw_os_error(28)).public().contains("No space left"));
     }
 }

@@ -309,6 +309,21 @@ async fn two_claims_never_share_a_directory() {
 }
 
 #[tokio::test]
+async fn what_is_told_names_no_path_of_the_server() {
+    let mut scene = scene();
+    // Somebody else's directory is where the volume is to be.
+    let place = scene.dir.path().join(volume_of("data"));
+    std::fs::create_dir(&place).unwrap();
+    let key = scene.claim(&claim("data"));
+    assert_eq!(scene.look_at_claim(&key, vec![read()]).await, Outcome::Failed);
+    let notes = scene.notes();
+    let message = &notes.last().unwrap().message;
+    let dir = scene.dir.path().to_str().unwrap();
+    assert!(message.contains("something else is on the server"), "{message}");
+    assert!(!message.contains(dir), "{message}");
+}
+
+#[tokio::test]
 async fn a_clone_has_the_content_of_its_source() {
     let mut scene = scene();
     let source = scene.claim(&claim("source"));
