@@ -250,6 +250,7 @@ impl App {
         if let Some(volumes) = &self.volumes {
             let mount = Arc::clone(&mount);
             volumes.set_mounts(Box::new(move || mount.list()));
+            volumes.set_holders(Box::new(provisioner::holder::by_labels));
         }
         let service = self.service(vec![nfs, mount]);
         let mut portmap = Portmap::default();

@@ -38,8 +38,20 @@ pub struct Create {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct End {
     /// What is done with it; without it, what the volume says itself.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_delete: Option<OnDelete>,
+    /// Whether it is done even if a claim has the volume.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The query of `POST /v1/volumes/NAME/archive` and `.../recycle`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Force {
+    /// Whether it is done even if a claim has the volume.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// The answer to `GET /v1/volumes`.
@@ -120,8 +132,8 @@ pub trait Admin: Send + Sync + 'static {
     fn show(&self, name: &Name) -> Result<Status>;
     /// Changes what a volume may hold.
     fn expand(&self, name: &Name, growth: Growth) -> Result<Status>;
-    /// Ends a volume, as it says itself if not `how`.
-    fn end(&self, name: &Name, how: Option<OnDelete>) -> Result<Ended>;
+    /// Ends a volume, unless somebody has it and it is not forced.
+    fn end(&self, name: &Name, end: End) -> Result<Ended>;
     /// Starts to count again what a volume uses.
     fn recount(&self, name: &Name) -> Result<()>;
     /// What is still to be removed.
@@ -149,8 +161,11 @@ impl Admin for Arc<Volumes> {
         Volumes::expand(self, name, growth)
     }
 
-    fn end(&self, name: &Name, how: Option<OnDelete>) -> Result<Ended> {
-        Volumes::end(self, name, how)
+    fn end(&self, name: &Name, end: End) -> Result<Ended> {
+        if !end.force {
+            self.may_be_taken(name, end.on_delete)?;
+        }
+        Volumes::end(self, name, end.on_delete)
     }
 
     fn recount(&self, name: &Name) -> Result<()> {

@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::api::{
-    ANSWER_MAX, Accepted, Create, End, Failure, Listing, REQUEST_MAX, Refusal, Server,
+    ANSWER_MAX, Accepted, Create, End, Failure, Force, Listing, REQUEST_MAX, Refusal, Server,
 };
 use crate::volume::name::Name;
 use crate::volume::spec::Status;
@@ -34,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is not written as it is in a part of a path (RFC 3986 §2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Says that something is done even if a claim has the volume.
+const FORCE: &str = "force=true";
 
 /// The result of a call.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -145,18 +148,20 @@ impl Client {
     pub fn end(&self, name: &Name, end: End) -> Result<Answer<Ended>> {
         let how = end.on_delete.and_then(|how| serde_json::to_value(how).ok());
         let how = how.as_ref().and_then(serde_json::Value::as_str);
-        let query = how.map(|how| format!("?onDelete={how}")).unwrap_or_default();
+        let how = how.map(|how| format!("onDelete={how}"));
+        let words: Vec<_> = how.into_iter().chain(end.force.then(|| FORCE.to_owned())).collect();
+        let query = if words.is_empty() { String::new() } else { format!("?{}", words.join("&")) };
         self.call(Method::DELETE, &of(name, &query), None::<&()>)
     }
 
     /// Puts a volume's directory aside.
-    pub fn archive(&self, name: &Name) -> Result<Answer<Ended>> {
-        self.call(Method::POST, &of(name, "/archive"), None::<&()>)
+    pub fn archive(&self, name: &Name, Force { force }: Force) -> Result<Answer<Ended>> {
+        self.call(Method::POST, &of(name, &forced("/archive", force)), None::<&()>)
     }
 
     /// Empties a volume for the next user.
-    pub fn recycle(&self, name: &Name) -> Result<Answer<Ended>> {
-        self.call(Method::POST, &of(name, "/recycle"), None::<&()>)
+    pub fn recycle(&self, name: &Name, Force { force }: Force) -> Result<Answer<Ended>> {
+        self.call(Method::POST, &of(name, &forced("/recycle", force)), None::<&()>)
     }
 
     /// Has a volume counted again.
@@ -238,6 +243,11 @@ fn of(name: &Name, rest: &str) -> String {
     format!("/v1/volumes/{}{rest}", utf8_percent_encode(name.as_str(), ESCAPED))
 }
 
+/// A path, and whether it is forced.
+fn forced(path: &str, force: bool) -> String {
+    if force { format!("{path}?{FORCE}") } else { path.to_owned() }
+}
+
 async fn text(response: Response<Incoming>) -> Result<String> {
     let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
     let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
@@ -306,12 +316,15 @@ mod tests {
         let grown = client.expand(&strange, &growth).unwrap().value.spec.capacity;
         assert_eq!(grown, 20 << 30);
         client.recount(&strange).unwrap();
-        let recycled = client.recycle(&strange).unwrap().value;
+        let recycled = client.recycle(&strange, Force::default()).unwrap().value;
         assert!(matches!(recycled, Ended::Recycled(_)));
-        let retain = End { on_delete: Some(OnDelete::Retain) };
+        let retain = End { on_delete: Some(OnDelete::Retain), force: false };
         assert!(matches!(client.end(&strange, retain).unwrap().value, Ended::Retained(_)));
         assert_eq!(client.end(&strange, End::default()).unwrap().value, Ended::Deleted);
-        assert!(matches!(client.archive(&data).unwrap().value, Ended::Archived(_)));
+        assert!(matches!(
+            client.archive(&data, Force::default()).unwrap().value,
+            Ended::Archived(_)
+        ));
         assert_eq!(client.list().unwrap().json, r#"{"volumes":[]}"#);
         assert_eq!(client.trash().unwrap().value.waiting, 0);
         assert_eq!(client.server().unwrap().value.about.version, "1.2.3");

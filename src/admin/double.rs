@@ -2,7 +2,7 @@
 //!
 //! A volume whose name is that of a kind of error gets this error from every operation. A clone
 //! takes three looks to become ready, one of `broken` fails at the first, one of `fleeting` is
-//! gone then; made again, they would begin anew.
+//! gone then; made again, they would begin anew. A claim has the one that is called `held`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{About, Admin};
+use super::api::{About, Admin, End};
 use super::{socket, v1};
 use crate::volume::error::{Error, Result};
 use crate::volume::name::{Name, VolumeId};
@@ -173,8 +173,13 @@ impl Admin for Double {
         Ok(status)
     }
 
-    fn end(&self, name: &Name, how: Option<OnDelete>) -> Result<Ended> {
+    fn end(&self, name: &Name, End { on_delete: how, force }: End) -> Result<Ended> {
         let status = self.show(name)?;
+        let kept = how.unwrap_or(status.spec.on_delete) == OnDelete::Retain;
+        if name.as_str() == "held" && !force && !kept {
+            let holder = "the claim default/data".into();
+            return Err(Error::Held { name: name.clone(), holder });
+        }
         match how.unwrap_or(status.spec.on_delete) {
             OnDelete::Recycle => return Ok(Ended::Recycled(Box::new(status))),
             OnDelete::Retain => return Ok(Ended::Retained(Box::new(status))),

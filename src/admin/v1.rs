@@ -6,8 +6,9 @@
 //!   GET    /v1/volumes/NAME           one volume                           Status
 //!   POST   /v1/volumes/NAME/expand    changes its limits (Growth)          Status
 //!   DELETE /v1/volumes/NAME[?onDelete=delete|archive|recycle|retain]       Ended
-//!   POST   /v1/volumes/NAME/archive   ends it so, whatever it says itself  Ended
-//!   POST   /v1/volumes/NAME/recycle   likewise                             Ended
+//!   DELETE ...[&force=true]           even if a claim has it               Ended
+//!   POST   /v1/volumes/NAME/archive[?force=true]  ends it so               Ended
+//!   POST   /v1/volumes/NAME/recycle[?force=true]  likewise                 Ended
 //!   POST   /v1/volumes/NAME/recount   counts again what it uses            Accepted
 //!   GET    /v1/trash                  what is still to be removed          trash::Status
 //!   GET    /v1/server                 version, addresses, disk, faults     Server
@@ -37,7 +38,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::api::{
-    About, Accepted, Admin, Create, End, Failure, Kind, Listing, REQUEST_MAX, Refusal, Server,
+    About, Accepted, Admin, Create, End, Failure, Force, Kind, Listing, REQUEST_MAX, Refusal,
+    Server,
 };
 use crate::telemetry::log::Chain;
 use crate::volume::Growth;
@@ -70,8 +72,8 @@ struct Named(Name);
 /// What a request asks for in its body.
 struct Wish<T>(T);
 
-/// What a request says about the end of a volume.
-struct How(Option<OnDelete>);
+/// What a request says in its query.
+struct Asked<T>(T);
 
 /// The API over `admin`.
 pub fn router(admin: Arc<dyn Admin>, about: About) -> Router {
@@ -106,16 +108,16 @@ async fn expand(State(s): Shared, Named(name): Named, Wish(growth): Wish<Growth>
     s.run(move |admin| admin.expand(&name, growth)).await
 }
 
-async fn end(State(s): Shared, Named(name): Named, How(how): How) -> Answer {
-    s.run(move |admin| admin.end(&name, how)).await
+async fn end(State(s): Shared, Named(name): Named, Asked(end): Asked<End>) -> Answer {
+    s.run(move |admin| admin.end(&name, end)).await
 }
 
-async fn archive(State(s): Shared, Named(name): Named) -> Answer {
-    s.run(move |admin| admin.end(&name, Some(OnDelete::Archive))).await
+async fn archive(State(s): Shared, Named(name): Named, Asked(how): Asked<Force>) -> Answer {
+    s.end(name, OnDelete::Archive, how).await
 }
 
-async fn recycle(State(s): Shared, Named(name): Named) -> Answer {
-    s.run(move |admin| admin.end(&name, Some(OnDelete::Recycle))).await
+async fn recycle(State(s): Shared, Named(name): Named, Asked(how): Asked<Force>) -> Answer {
+    s.end(name, OnDelete::Recycle, how).await
 }
 
 async fn recount(State(s): Shared, Named(name): Named) -> Answer {
@@ -150,6 +152,10 @@ async fn no_such_method(request: Request) -> Problem {
 }
 
 impl Service {
+    async fn end(&self, name: Name, how: OnDelete, Force { force }: Force) -> Answer {
+        self.run(move |admin| admin.end(&name, End { on_delete: Some(how), force })).await
+    }
+
     /// Runs an operation on a thread that may block.
     async fn run<T: Serialize + Send + 'static>(
         &self,
@@ -179,12 +185,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for How {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Query(end) = Query::<End>::from_request_parts(parts, state).await?;
-        Ok(Self(end.on_delete))
+        let Query(asked) = Query::<T>::from_request_parts(parts, state).await?;
+        Ok(Self(asked))
     }
 }
 
@@ -277,7 +283,7 @@ mod tests {
 
     /// Asks a server that has the volume `data`.
     fn ask(method: &str, path: &str, body: &str) -> Said {
-        ask_of(&Double::with(&["data", "umläute & mehr"]), method, path, body)
+        ask_of(&Double::with(&["data", "held", "umläute & mehr"]), method, path, body)
     }
 
     fn ask_of(double: &Arc<Double>, method: &str, path: &str, body: &str) -> Said {
@@ -310,7 +316,7 @@ mod tests {
         };
         let new = json!({ "spec": spec("new"), "origin": "fresh" }).to_string();
         check("POST", "/v1/volumes", &new, "/spec/name", json!("new"));
-        check("GET", "/v1/volumes", "", "/volumes/1/spec/name", json!("umläute & mehr"));
+        check("GET", "/v1/volumes", "", "/volumes/2/spec/name", json!("umläute & mehr"));
         check("GET", "/v1/volumes/data", "", "/path", json!("/data"));
         check("GET", "/v1/volumes/uml%C3%A4ute%20%26%20mehr", "", "/phase/name", json!("ready"));
         let more = r#"{"capacity":21474836480,"inodes":7}"#;
@@ -321,6 +327,12 @@ mod tests {
         check("DELETE", "/v1/volumes/data?onDelete=retain", "", "/outcome", json!("retained"));
         check("POST", "/v1/volumes/data/archive", "", "/volume", archived);
         check("POST", "/v1/volumes/data/recycle", "", "/volume/path", json!("/data"));
+        check("DELETE", "/v1/volumes/held?force=true", "", "/outcome", json!("deleted"));
+        let both = "/v1/volumes/held?onDelete=recycle&force=true";
+        check("DELETE", both, "", "/outcome", json!("recycled"));
+        check("POST", "/v1/volumes/held/archive?force=true", "", "/outcome", json!("archived"));
+        check("POST", "/v1/volumes/held/recycle?force=true", "", "/outcome", json!("recycled"));
+        check("DELETE", "/v1/volumes/held?onDelete=retain", "", "/outcome", json!("retained"));
         check("POST", "/v1/volumes/data/recount", "", "", json!({}));
         check("GET", "/v1/trash", "", "/waiting", json!(0));
         check("GET", "/v1/server", "", "/version", json!("1.2.3"));
@@ -348,6 +360,19 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_that_a_claim_has_is_taken_away_by_force_only() {
+        let check = |method: &str, path: &str| {
+            let message = refused(&ask(method, path, ""), 409, "conflict");
+            assert!(message.contains("claim default/data") && message.contains("force=true"));
+        };
+        check("DELETE", "/v1/volumes/held");
+        check("DELETE", "/v1/volumes/held?onDelete=archive");
+        check("DELETE", "/v1/volumes/held?force=false");
+        check("POST", "/v1/volumes/held/archive");
+        check("POST", "/v1/volumes/held/recycle");
+    }
+
+    #[test]
     fn an_operation_that_panics_is_an_error_of_the_server() {
         refused(&ask("GET", "/v1/volumes/panic", ""), 500, "internal");
     }
@@ -371,6 +396,8 @@ mod tests {
         check("POST", "/v1/volumes/data/expand", r#"{"capacity":-1}"#, 400, "-1");
         check("DELETE", "/v1/volumes/data?onDelete=burn", "", 400, "burn");
         check("DELETE", "/v1/volumes/data?ondelete=retain", "", 400, "ondelete");
+        check("DELETE", "/v1/volumes/data?force=perhaps", "", 400, "force");
+        check("POST", "/v1/volumes/data/recycle?onDelete=delete", "", 400, "onDelete");
         check("GET", "/v1/volumes/..%2Fdata", "", 400, "dot");
         check("GET", "/v1/volumes/a%2Fb", "", 400, "slash");
         check("GET", "/v1/volumes/%FF", "", 400, "UTF-8");

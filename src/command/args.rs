@@ -114,7 +114,8 @@ Examples:
   berth volume delete data
   berth volume delete data --on-delete archive --yes
 
-For an archived volume, it prints the directory that was put aside.";
+For an archived volume, it prints the directory that was put aside. A volume that a claim of
+Kubernetes has ends with its claim: here, it is refused without --force.";
 
 const ADOPT_HELP: &str = "\
 Example:
@@ -288,6 +289,9 @@ pub struct ConsentArgs {
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
+    /// Do it even if a claim of Kubernetes has the volume, which would be left without it
+    #[arg(long)]
+    pub force: bool,
     /// How the answer looks.
     #[command(flatten)]
     pub output: OutputArg,

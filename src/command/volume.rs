@@ -17,13 +17,13 @@ use super::args::{
 use super::progress::Progress;
 use super::pv::Manifest;
 use super::{Error, Exit, Result, show, text, wish};
-use crate::admin::api::{Create, End, Kind};
+use crate::admin::api::{Create, End, Force, Kind};
 use crate::admin::client::{self, Answer, Client};
 use crate::label::is_label;
 use crate::quantity::about;
 use crate::telemetry::log::Chain;
 use crate::volume::name::Name;
-use crate::volume::spec::{OnDelete, Phase, Status};
+use crate::volume::spec::{OWN_LABELS, OnDelete, Phase, Status};
 use crate::volume::{Ended, Growth, trash};
 
 /// The first pause before it is asked again how far something is; each is twice the one before.
@@ -167,10 +167,11 @@ impl Session<'_> {
 
     fn end(&mut self, args: &ConsentArgs, how: Option<OnDelete>) -> Result<()> {
         let how = if args.yes { how } else { Some(self.consent(args, how)?) };
+        let force = args.force;
         let answer = match how {
-            Some(OnDelete::Recycle) => self.client.recycle(&args.name)?,
-            Some(OnDelete::Archive) => self.client.archive(&args.name)?,
-            other => self.client.end(&args.name, End { on_delete: other })?,
+            Some(OnDelete::Recycle) => self.client.recycle(&args.name, Force { force })?,
+            Some(OnDelete::Archive) => self.client.archive(&args.name, Force { force })?,
+            on_delete => self.client.end(&args.name, End { on_delete, force })?,
         };
         let outcome = |ended: &Ended| match ended {
             Ended::Archived(directory) => format!("{}\n", text::plain(directory)),
@@ -230,6 +231,7 @@ impl Session<'_> {
         let volume = self.client.show(&args.name)?.value;
         let port = args.port.map_or_else(|| self.port(), Ok)?;
         let mut labels = volume.spec.labels;
+        labels.retain(|key, _| !key.starts_with(OWN_LABELS));
         labels.retain(|key, value| {
             let fits = is_label(key, value);
             if !fits {
@@ -454,6 +456,22 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_that_a_claim_has_is_taken_away_by_force_only() {
+        let served = Served::start(Double::with(&["held"]));
+        for words in
+            ["delete held", "delete held --on-delete archive", "archive held", "recycle held"]
+        {
+            let message = run(&served, &format!("{words} --yes")).failed(Exit::Conflict);
+            assert!(message.contains("default/data") && message.contains("--force"), "{message}");
+        }
+        run(&served, "recycle held --yes --force").said("");
+        let asked = told(&served, "delete held --force", Some(false));
+        assert_eq!(asked.asked.len(), 1, "that it is forced is no consent to what is lost");
+        run(&served, "archive held --yes --force").said("/srv/archived-held\n");
+        run(&served, "list -o name").said("");
+    }
+
+    #[test]
     fn the_trash_is_shown_or_waited_for() {
         let served = Served::start(Double::with(&[]));
         served.double.litter(3, 0);
@@ -472,6 +490,7 @@ mod tests {
         served.double.change("data", |data| {
             data.spec.labels.insert("team".into(), "blue".into());
             data.spec.labels.insert("not".into(), "for kubernetes".into());
+            data.spec.labels.insert("berth.io/claim-name".into(), "before".into());
         });
         let read = |words: &str| {
             let did = run(&served, words);

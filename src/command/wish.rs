@@ -8,7 +8,7 @@ use super::args::{AdoptArgs, CloneArgs, CreateArgs, Wishes};
 use crate::admin::api::Create;
 use crate::volume::Origin;
 use crate::volume::name::{BadName, Name, VolumeId};
-use crate::volume::spec::Spec;
+use crate::volume::spec::{OWN_LABELS, Spec};
 
 /// What `berth volume create` asks for.
 ///
@@ -44,6 +44,8 @@ pub fn clone(args: &CloneArgs, source: Spec) -> Result<Create, BadName> {
         capacity: args.capacity.unwrap_or(source.capacity),
         ..source
     };
+    // The copy is nobody's yet.
+    spec.labels.retain(|key, _| !key.starts_with(OWN_LABELS));
     args.wishes.apply(&mut spec);
     Ok(Create { spec, origin: Origin::Clone(args.source.clone()) })
 }
@@ -189,12 +191,14 @@ mod tests {
         source.mode = 0o700;
         source.labels.insert("a".into(), "1".into());
         source.labels.insert("b".into(), "1".into());
+        let mut expected = Spec { name: name("copy"), ..source.clone() };
+        expected.id = VolumeId::new("copy").unwrap();
+        // Whose the source is, the copy does not say.
+        source.labels.insert("berth.io/claim-namespace".into(), "ns".into());
         let cloned = |words: &str| match read(words) {
             VolumeCommand::Clone(args) => clone(&args, source.clone()).unwrap(),
             _ => unreachable!("it is a clone"),
         };
-        let mut expected = Spec { name: name("copy"), ..source.clone() };
-        expected.id = VolumeId::new("copy").unwrap();
         let wish = cloned("clone source copy");
         assert_eq!(wish, Create { spec: expected.clone(), origin: Origin::Clone(name("source")) });
         let wish = cloned("clone source copy --capacity 20Gi --sync --mode 0750 --label b=2");

@@ -30,7 +30,7 @@ use super::pattern::Subject;
 use super::queue::Outcome;
 use super::source::Source;
 use super::watch::Key;
-use super::{Context, call, expand, orphans};
+use super::{Context, call, collision, expand, orphans};
 use crate::mount_options;
 use crate::quantity;
 use crate::volume;
@@ -161,6 +161,7 @@ fn plan(
     let mut spec = parameters.spec(volume.clone(), id, capacity);
     spec.directory = directory;
     spec.labels.insert(objects::CLAIM_NAMESPACE.into(), subject.namespace.into());
+    spec.labels.insert(objects::CLAIM_NAME.into(), subject.claim.into());
     let wanted = Wanted {
         class: class.metadata.name.clone().unwrap_or_default(),
         provisioner: class.provisioner.clone(),
@@ -324,7 +325,10 @@ async fn make(cx: &Context, claim: &PersistentVolumeClaim, plan: &Plan) -> Resul
             _ => found,
         })
     });
-    made.await
+    match made.await {
+        Err(error) => Err(collision::explained(cx, &plan.spec, error).await),
+        made => made,
+    }
 }
 
 /// A volume that is there as it is wanted, or will be.

@@ -34,6 +34,17 @@ pub enum Error {
     /// The object belongs to somebody else.
     #[error("{0}")]
     Foreign(String),
+    /// Another volume has the directory.
+    #[error(
+        "pathPattern makes the directory {directory:?} of this claim, which collides with {by}; give \
+         one of them another name, label or annotation, or remove it"
+    )]
+    Collision {
+        /// The claim's directory.
+        directory: String,
+        /// What is there.
+        by: String,
+    },
     /// The volume layer.
     #[error("{}", crate::telemetry::log::Chain(.0))]
     Volume(#[from] volume::error::Error),
@@ -145,6 +156,7 @@ impl Error {
             Self::Waiting(_)
             | Self::Stale
             | Self::Foreign(_)
+            | Self::Collision { .. }
             | Self::Volume(_)
             | Self::Clone(_)
             | Self::Api { .. }
@@ -183,6 +195,7 @@ impl Error {
             | Self::Waiting(_)
             | Self::Stale
             | Self::Foreign(_)
+            | Self::Collision { .. }
             | Self::Api { .. }
             | Self::Timeout { .. }
             | Self::Panic => self.to_string(),

@@ -14,10 +14,12 @@
 //! process may die between any two. Idle, nothing is asked but what watches and the Lease take.
 
 mod claims;
+mod collision;
 mod election;
 pub mod error;
 mod events;
 mod expand;
+pub mod holder;
 pub mod metrics;
 mod objects;
 mod orphans;
@@ -237,8 +239,11 @@ async fn lead(
     if lost.run_until_cancelled(cx.stores.ready()).await.is_some() {
         tracing::info!(provisioner = cx.settings.name, "provisioning");
         ready.store(true, Ordering::Relaxed);
+        let stores = Arc::clone(&cx.stores);
+        cx.volumes.set_holders(Box::new(move |spec| holder::of(&stores, spec)));
         orphans::report(&cx).await;
         work(&cx, &queues, &lost).await;
+        cx.volumes.set_holders(Box::new(holder::by_labels));
         ready.store(false, Ordering::Relaxed);
     }
     watches.shutdown().await;

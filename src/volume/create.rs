@@ -113,11 +113,10 @@ impl Volumes {
 
     /// Whether nothing is where the volume's directory and record are to be.
     pub(super) fn has_room_for(&self, spec: &Spec) -> Result<()> {
+        // First the other volumes: what is there is most often one of them, and has a name.
+        self.is_free(spec)?;
         let path = self.layout.volume(spec);
-        if exists(&path) {
-            return Err(Error::InTheWay(path));
-        }
-        self.is_free(spec)
+        if exists(&path) { Err(Error::InTheWay(path)) } else { Ok(()) }
     }
 
     fn is_free(&self, spec: &Spec) -> Result<()> {
@@ -143,7 +142,8 @@ impl Volumes {
             let other = slot.spec();
             let there = Path::new(other.place());
             if other.name != spec.name && (place.starts_with(there) || there.starts_with(place)) {
-                return Err(Error::InTheWay(self.layout.volume(&other)));
+                let (directory, theirs) = (spec.place().to_owned(), other.place().to_owned());
+                return Err(Error::Overlaps { directory, name: other.name, theirs });
             }
         }
         Ok(())

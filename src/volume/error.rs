@@ -59,6 +59,29 @@ pub enum Error {
     /// Something is where the volume's directory is to be.
     #[error("{} is in the way; adopt it (--adopt), or choose another name", .0.display())]
     InTheWay(PathBuf),
+    /// The volume's directory would be that of another one, or one would lie in the other.
+    #[error(
+        "directory {directory} would overlap {theirs}, that of the volume {name}; choose another"
+    )]
+    Overlaps {
+        /// Where the volume was to be, below the root.
+        directory: String,
+        /// The other volume.
+        name: Name,
+        /// Where that is.
+        theirs: String,
+    },
+    /// Somebody has the volume, who would never hear of its end.
+    #[error(
+        "volume {name} belongs to {holder}; end that instead, or force it (--force, force=true in the \
+         API), which takes the volume away from it"
+    )]
+    Held {
+        /// The volume.
+        name: Name,
+        /// Who has it.
+        holder: String,
+    },
     /// There is nothing to adopt.
     #[error("there is no directory {} to adopt", .0.display())]
     NothingToAdopt(PathBuf),
@@ -174,6 +197,8 @@ impl Error {
             Self::OtherId { .. }
             | Self::OtherName { .. }
             | Self::InTheWay(_)
+            | Self::Overlaps { .. }
+            | Self::Held { .. }
             | Self::InUse { .. }
             | Self::Lost { .. }
             | Self::Export { .. } => Kind::Conflict,
@@ -194,6 +219,8 @@ impl Error {
             | Self::NotFound(_)
             | Self::OtherId { .. }
             | Self::OtherName { .. }
+            | Self::Overlaps { .. }
+            | Self::Held { .. }
             | Self::TooLarge { .. }
             | Self::WouldShrink { .. }
             | Self::InUse { .. }

@@ -23,6 +23,7 @@ pub mod copy;
 mod counter;
 mod create;
 pub mod error;
+pub mod holder;
 mod layout;
 pub mod name;
 pub mod progress;
@@ -46,6 +47,7 @@ use serde::{Deserialize, Serialize};
 use clone::Job;
 use counter::Counter;
 use error::{Error, Result};
+use holder::Holders;
 use layout::Layout;
 use name::{Name, VolumeId};
 use registry::{Fault, Record};
@@ -73,6 +75,7 @@ pub struct Volumes {
     faults: Vec<Fault>,
     counter: OnceLock<Counter>,
     mounts: OnceLock<Mounts>,
+    holders: RwLock<Option<Holders>>,
 }
 
 /// Tells who has mounted which path.

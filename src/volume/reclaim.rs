@@ -16,7 +16,7 @@ use super::error::{Error, Result};
 use super::layout::exists;
 use super::name::Name;
 use super::registry::{self, Record, Step};
-use super::spec::OnDelete;
+use super::spec::{OnDelete, Spec};
 use super::{Ended, Slot, Volume, Volumes};
 
 impl Volumes {
@@ -39,7 +39,7 @@ impl Volumes {
             match how {
                 OnDelete::Retain => return Ok(Ended::Retained(Box::new(self.show(name)?))),
                 OnDelete::Delete => record.step = Step::Deleting,
-                OnDelete::Archive => record.step = Step::Archiving(self.archive_name(name)),
+                OnDelete::Archive => record.step = Step::Archiving(self.archive_name(&record.spec)),
                 OnDelete::Recycle => {
                     self.layout.make(&record.spec, &self.layout.renewing(&record.spec.id))?;
                     record.step = Step::Recycling;
@@ -159,25 +159,31 @@ impl Volumes {
     }
 
     /// A name for an archived directory that nothing has.
-    fn archive_name(&self, name: &Name) -> String {
+    fn archive_name(&self, spec: &Spec) -> String {
         let time = time_name(registry::now());
         let is_free = |to: &String| !exists(&self.layout.dir().join(to));
-        let names = (1_u32..).map(|n| archived(name, &time, n));
+        let names = (1_u32..).map(|n| archived(spec, &time, n));
         names.into_iter().find(is_free).expect("there are more numbers than directories")
     }
 }
 
-/// `archived-NAME-TIME`, cut so that it is a name.
-fn archived(name: &Name, time: &str, n: u32) -> String {
+/// `archived-NAME-TIME`, cut so that it is a name. Of a volume that lies deeper, the names of the
+/// directories on the way stand before its own, which says nothing to people if it is an id's.
+fn archived(spec: &Spec, time: &str, n: u32) -> String {
     const NAME_MAX: usize = 255;
+    const START: &str = "archived-";
     let end = if n == 1 { format!("-{time}") } else { format!("-{time}-{n}") };
-    let start = "archived-";
-    let room = NAME_MAX - start.len() - end.len();
-    let mut name = name.as_str();
-    while name.len() > room {
-        name = &name[..name.floor_char_boundary(name.len() - 1)];
-    }
-    format!("{start}{name}{end}")
+    let room = NAME_MAX - START.len() - end.len();
+    let name = cut(spec.name.as_str(), room);
+    let way = spec.directory.as_ref().map(|way| way.as_str().replace('/', "-"));
+    let way = way.as_deref().map_or("", |way| cut(way, room.saturating_sub(name.len() + 1)));
+    let between = if way.is_empty() { "" } else { "-" };
+    format!("{START}{way}{between}{name}{end}")
+}
+
+/// As much of a text as fits.
+fn cut(text: &str, room: usize) -> &str {
+    &text[..text.floor_char_boundary(room.min(text.len()))]
 }
 
 /// A moment as a part of a name, in UTC.
@@ -188,14 +194,27 @@ fn time_name(time: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::name::{Directory, VolumeId};
 
     #[test]
     fn archives_have_names_that_fit() {
-        let name = |name: &str| Name::new(name).unwrap();
         let time = time_name(Timestamp::from_second(1_700_000_000).unwrap());
-        assert_eq!(archived(&name("a"), &time, 1), "archived-a-20231114T221320Z");
-        assert_eq!(archived(&name("a"), &time, 2), "archived-a-20231114T221320Z-2");
-        let long = archived(&name(&"ü".repeat(127)), &time, 12345);
+        let archived = |name: &str, way: Option<&str>, n| {
+            let (name, id) = (Name::new(name).unwrap(), VolumeId::new("id").unwrap());
+            let directory = way.map(|way| Directory::new(way).unwrap());
+            archived(&Spec { directory, ..Spec::new(name, id, 1) }, &time, n)
+        };
+        assert_eq!(archived("a", None, 1), "archived-a-20231114T221320Z");
+        assert_eq!(archived("a", None, 2), "archived-a-20231114T221320Z-2");
+        let deep = archived("pvc-1", Some("ns/data"), 1);
+        assert_eq!(deep, "archived-ns-data-pvc-1-20231114T221320Z");
+        let long = archived(&"ü".repeat(127), None, 12345);
         assert!(long.len() <= 255 && long.ends_with("Z-12345"), "{long}");
+        let way = format!("{}/{}", "n".repeat(63), "ü".repeat(126));
+        let long = archived("pvc-1", Some(&way), 1);
+        assert!(long.starts_with(&format!("archived-{}-üü", "n".repeat(63))), "{long}");
+        assert!(long.len() <= 255 && long.ends_with("ü-pvc-1-20231114T221320Z"), "{long}");
+        let full = archived(&"x".repeat(255), Some("a/b"), 1);
+        assert!(full.len() == 255 && full.starts_with("archived-xx"), "{full}");
     }
 }

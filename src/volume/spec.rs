@@ -18,6 +18,10 @@ use crate::export::{Anonymous, Squash, Who};
 /// long as nobody says who its owner is.
 pub const MODE: u32 = 0o777;
 
+/// With this begin the labels by which those who give a volume out know whose it is: no copy of the
+/// volume has them.
+pub const OWN_LABELS: &str = "berth.io/";
+
 /// What a volume is to be.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -38,6 +38,7 @@ impl Volumes {
             faults,
             counter: OnceLock::new(),
             mounts: OnceLock::new(),
+            holders: RwLock::default(),
         };
         volumes.enter_all(records)?;
         volumes.clear_leftovers();

@@ -577,8 +577,14 @@ fn a_volume_may_be_deeper_and_no_two_are_in_each_other() {
     at("b", "team/other").unwrap();
     fs::write(place.path("team/app/data/file"), "content").unwrap();
     for inside in ["team/app/data", "team/app/data/below", "team/app", "team"] {
-        assert!(matches!(at("c", inside), Err(Error::InTheWay(_))), "{inside}");
+        let overlaps =
+            matches!(at("c", inside), Err(Error::Overlaps { name, .. }) if name.as_str() == "a");
+        assert!(inside == "team" || overlaps, "{inside}");
+        assert!(matches!(at("c", inside), Err(Error::Overlaps { .. })), "{inside}");
     }
+    fs::create_dir(place.path("team/free")).unwrap();
+    assert!(matches!(at("c", "team/free"), Err(Error::InTheWay(_))), "it is no volume's");
+    fs::remove_dir(place.path("team/free")).unwrap();
     std::os::unix::fs::symlink("/tmp", place.path("link")).unwrap();
     assert!(matches!(at("c", "link/c"), Err(Error::InTheWay(_))));
     drop(run);
@@ -589,8 +595,31 @@ fn a_volume_may_be_deeper_and_no_two_are_in_each_other() {
     run.volumes.end(&name("a"), Some(OnDelete::Delete)).unwrap();
     assert!(!place.path("team/app").exists(), "what was made for it is left");
     assert!(place.path("team/other").exists());
-    run.volumes.end(&name("b"), Some(OnDelete::Archive)).unwrap();
+    let archived = run.volumes.end(&name("b"), Some(OnDelete::Archive)).unwrap();
     assert!(!place.path("team").exists());
+    let Ended::Archived(to) = archived else { panic!("{archived:?}") };
+    assert!(to.starts_with("archived-team-other-b-"), "{to}");
+}
+
+#[test]
+fn a_volume_that_somebody_has_is_not_taken_away() {
+    let place = Place::new();
+    let run = place.open();
+    for of in ["held", "free"] {
+        run.create(of).unwrap();
+    }
+    let may = |of: &str, how| run.volumes.may_be_taken(&name(of), how).map_err(|e| e.to_string());
+    assert_eq!(may("held", None), Ok(()), "nobody knows of anybody");
+    run.volumes.set_holders(Box::new(|spec| {
+        (spec.name.as_str() == "held").then(|| "the claim default/data".to_owned())
+    }));
+    for how in [None, Some(OnDelete::Delete), Some(OnDelete::Archive), Some(OnDelete::Recycle)] {
+        let why = may("held", how).unwrap_err();
+        assert!(why.contains("the claim default/data") && why.contains("--force"), "{why}");
+        assert_eq!(may("free", how), Ok(()));
+    }
+    assert_eq!(may("held", Some(OnDelete::Retain)), Ok(()), "nothing happens to it");
+    assert!(may("nothing", None).unwrap_err().contains("there is no volume"));
 }
 
 #[test]

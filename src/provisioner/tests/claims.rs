@@ -301,7 +301,8 @@ async fn two_claims_never_share_a_directory() {
     assert_eq!(scene.look_at_claim(&second, steps).await, Outcome::Failed);
     let notes = scene.notes();
     let last = notes.last().unwrap();
-    assert!(last.message.contains("exists with the id uid-data"), "{}", last.message);
+    assert!(last.message.contains("the claim ns/data"), "{}", last.message);
+    assert!(!last.message.contains("uid-"), "{}", last.message);
     // And the end of the second leaves the first alone.
     scene.claim_gone(&claim("more"));
     assert_eq!(scene.look_at_claim(&second, vec![]).await, Outcome::Done);
@@ -321,6 +322,33 @@ async fn what_is_told_names_no_path_of_the_server() {
     let dir = scene.dir.path().to_str().unwrap();
     assert!(message.contains("something else is on the server"), "{message}");
     assert!(!message.contains(dir), "{message}");
+}
+
+#[tokio::test]
+async fn a_collision_names_what_is_in_the_way() {
+    let mut scene = scene();
+    let looked = |name: &'static str| {
+        let path = format!("/api/v1/namespaces/ns/persistentvolumeclaims/{name}");
+        step("GET", &path, Answer::Json(200, claim(name)))
+    };
+    let root = scene.dir.path().to_string_lossy().into_owned();
+    let check = async |scene: &mut Scene, name: &'static str, pattern: &str, word: &str| {
+        scene.class("fast", json!({ "pathPattern": pattern }));
+        let key = scene.claim(&claim(name));
+        assert_eq!(scene.look_at_claim(&key, vec![looked(name)]).await, Outcome::Failed);
+        let message = scene.notes().pop().unwrap().message;
+        assert!(message.contains(word) && message.contains("pathPattern"), "{message}");
+        assert!(!message.contains("uid-") && !message.contains(&root), "{message}");
+    };
+    scene.class("fast", json!({ "pathPattern": "team/${.PVC.name}" }));
+    let key = scene.claim(&claim("data"));
+    scene.look_at_claim(&key, vec![read(), make(Answer::Echo)]).await;
+    check(&mut scene, "same", "team/data", "the claim ns/data").await;
+    check(&mut scene, "inside", "team/data/below", "the claim ns/data").await;
+    check(&mut scene, "above", "team", "the claim ns/data").await;
+    // The claim is gone, and its volume was retained.
+    scene.claim_gone(&claim("data"));
+    check(&mut scene, "later", "team/data", "the claim ns/data").await;
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Conversations with an API server: `claims` and `volumes` one object at a time, `orphans` about
-//! what a crash leaves, `election` about the Lease, `cluster` the whole provisioner with one that
+//! what a crash leaves, `holder` about who has a volume, `election` about the Lease, `cluster` the whole provisioner with one that
 //! lives.
 
 mod claims;
 mod cluster;
 mod election;
+mod holder;
 mod orphans;
 mod support;
 mod volumes;

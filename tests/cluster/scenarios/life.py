@@ -142,6 +142,42 @@ def policy_is(stage, name, policy):
 
 
 @scenario
+def not_by_hand(stage):
+    """A volume that a claim has is not ended beside the cluster, unless it is forced; one that none has is."""
+    berth = stage.berth()
+    storage_class = stage.storage_class(pathPattern="${.PVC.name}")
+    pv = stage.made("data", storage_class)
+    mount(pv).write("file", b"kept")
+    for words in [["delete", "data"], ["archive", "data"], ["recycle", "data"], ["delete", "data", "--on-delete", "archive"]]:
+        done = berth.run("volume", *words, "--yes")
+        same(f"exit status of {words}", 4, done.returncode)
+        for word in [f"{stage.namespace}/data", "--force", "kubectl"]:
+            assert word in done.stderr, done.stderr
+    same("the file", b"kept", mount(pv).read("file"))
+
+    # Beside the cluster, the labels of the volume say whose it is.
+    berth.stop()
+    alone = stage.server(volumes=berth.volumes, provisioner=False).start()
+    done = alone.run("volume", "delete", "data", "--yes")
+    same("exit status beside the cluster", 4, done.returncode)
+    assert f"{stage.namespace}/data" in done.stderr, done.stderr
+    alone.stop()
+    berth.start()
+
+    # What is retained is nobody's any more.
+    stage.kube.patch("persistentvolumes", pv["metadata"]["name"], {"spec": {"persistentVolumeReclaimPolicy": "Retain"}})
+    stage.delete_claim("data")
+    stage.phase(pv, "Released")
+    until("it may be deleted", lambda: berth.run("volume", "delete", "data", "--yes").returncode == 0)
+    same("volumes", {}, berth.list())
+
+    forced = stage.made("forced", storage_class)
+    mount(forced).write("file", b"lost")
+    berth.volume("delete", "forced", "--yes", "--force")
+    same("volumes", {}, berth.list())
+
+
+@scenario
 def retain(stage):
     """Policy Retain, of the class or by hand: hands off. onDelete: retain keeps the volume without its PV."""
     berth = stage.berth()
@@ -281,6 +317,6 @@ def deep_path(stage):
                   if ".berth" not in path.parts)
     assert len(left) == 2, left
     same("the neighbour", b"beside", mount(neighbour).read("file"))
-    archived = [path for path in left if "archived-" in str(path)]
+    archived = [path for path in left if str(path).startswith(f"archived-{stage.namespace}-data-")]
     same("archived", 1, len(archived))
     same("what is archived", b"deep", (berth.volumes / archived[0]).read_bytes())

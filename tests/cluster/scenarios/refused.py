@@ -98,7 +98,8 @@ def shared_path(stage):
     first = stage.made("first", storage_class)
     mount(first).write("file", b"of the first")
     second = stage.claim("second", storage_class)
-    stage.event(second, "ProvisioningFailed", "shared")
+    told = stage.event(second, "ProvisioningFailed", "shared", f"{stage.namespace}/first")
+    assert first["metadata"]["name"][4:] not in told, told
     # Its end must not touch the volume of the other.
     third = stage.claim("third", storage_class)
     stage.event(third, "ProvisioningFailed", "shared")
