@@ -17,6 +17,7 @@ use std::{fs, io, thread};
 use anyhow::{Context, Result, bail};
 use tokio::task::spawn_blocking;
 
+use crate::admin::api::About;
 use crate::config::{Config, Source};
 use crate::export::file::{self, Entry};
 
@@ -141,7 +142,8 @@ impl App {
         app.load()?;
         app.open_volumes()?;
         app.listen()?;
-        app.office = Office::open(&app.config.admin_socket, app.volumes.as_ref(), &app.bound)?;
+        let socket = &app.config.admin_socket;
+        app.office = Office::open(socket, app.volumes.as_ref(), app.about())?;
         app.server.open();
         Ok(app)
     }
@@ -222,6 +224,15 @@ impl App {
         let opened = Volumes::open(settings, serving);
         self.volumes = Some(opened.context("cannot open the volumes")?);
         Ok(())
+    }
+
+    /// What the server says of itself over its admin socket.
+    fn about(&self) -> About {
+        About {
+            version: env!("CARGO_PKG_VERSION").into(),
+            listen: self.bound.clone(),
+            provisioner: self.config.provisioner.as_ref().map(|settings| settings.name.clone()),
+        }
     }
 
     /// Whoever reads the key can forge handles, and whoever writes the registry has all volumes.

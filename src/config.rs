@@ -12,7 +12,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use crate::command::args::VolumeArgs;
 use crate::command::health::HealthArgs;
 use crate::fs::root::HandleKind;
-use crate::label::{is_label, is_subdomain};
+use crate::label::{is_provisioner, is_subdomain};
 use crate::provisioner;
 use crate::provisioner::server::Where;
 use crate::telemetry::log;
@@ -293,8 +293,8 @@ impl ServeArgs {
         if self.volumes.is_none() {
             bail!("--provisioner needs a directory for the volumes of claims (--volumes DIR)");
         }
-        // The cluster takes those for its own plugins, and would wait for them for ever.
-        if !is_label(&name.to_ascii_lowercase(), "") || name.starts_with("kubernetes.io/") {
+        // For its own plugins the cluster would wait for ever.
+        if !is_provisioner(&name) {
             bail!("--provisioner {name:?} is no name of a provisioner, like example.org/berth");
         }
         let lease = self.lease_name.clone();

@@ -1,5 +1,13 @@
-//! Which names and labels Kubernetes takes: a leaf, so that whoever asks people for some can refuse
-//! them in words of his own.
+//! Which names and labels Kubernetes takes, and the annotations that say which volume a
+//! PersistentVolume is: a leaf, so that whoever asks people for names can refuse them in words of his
+//! own, and all who write PersistentVolumes write the same.
+
+/// Annotation of a PersistentVolume: its provisioner.
+pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// Annotation of a PersistentVolume: the id of its volume.
+pub const VOLUME_ID: &str = "berth.io/volume-id";
+/// Annotation of a PersistentVolume: the name of its volume.
+pub const VOLUME: &str = "berth.io/volume";
 
 /// Longest name of an object, in bytes.
 const SUBDOMAIN_MAX: usize = 253;
@@ -26,6 +34,11 @@ pub fn is_label(key: &str, value: &str) -> bool {
         None => (None, key),
     };
     prefix.is_none_or(is_subdomain) && is_word(name) && (value.is_empty() || is_word(value))
+}
+
+/// Whether this can be a provisioner's name. Those of `kubernetes.io` are the cluster's own plugins.
+pub fn is_provisioner(name: &str) -> bool {
+    is_label(&name.to_ascii_lowercase(), "") && !name.starts_with("kubernetes.io/")
 }
 
 fn is_word(word: &str) -> bool {

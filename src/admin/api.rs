@@ -72,6 +72,9 @@ pub struct About {
     pub version: String,
     /// Where NFS and MOUNT listen.
     pub listen: Vec<SocketAddr>,
+    /// The provisioner that it is in a cluster, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provisioner: Option<String>,
 }
 
 /// The answer to `GET /v1/server`.

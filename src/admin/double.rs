@@ -42,7 +42,11 @@ pub struct Served {
 
 /// What a server with [`Double`] says of itself.
 pub fn about() -> About {
-    About { version: "1.2.3".into(), listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 2050))] }
+    About {
+        version: "1.2.3".into(),
+        listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 2050))],
+        provisioner: Some("example.org/berth".into()),
+    }
 }
 
 /// A name that is one.

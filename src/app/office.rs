@@ -1,7 +1,6 @@
 //! The admin socket in the life of the process: it is there before the first client is accepted, so
 //! that a server without it never serves, and answers until the process is told to stop.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,14 +25,9 @@ impl Office {
     ///
     /// # Errors
     /// The socket cannot be had.
-    pub fn open(
-        path: &Path,
-        volumes: Option<&Arc<Volumes>>,
-        listen: &[SocketAddr],
-    ) -> Result<Self> {
+    pub fn open(path: &Path, volumes: Option<&Arc<Volumes>>, about: About) -> Result<Self> {
         let office = Self::default();
         let Some(volumes) = volumes else { return Ok(office) };
-        let about = About { version: env!("CARGO_PKG_VERSION").into(), listen: listen.to_vec() };
         let api = v1::router(Arc::new(Arc::clone(volumes)), about);
         let listening = socket::listen(path).context("cannot open the admin socket")?;
         tracing::info!(path = %path.display(), "volumes can be managed (berth volume)");

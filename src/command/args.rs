@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
 
 use crate::export::{Squash, Who};
+use crate::label::is_provisioner;
 use crate::quantity;
 use crate::volume::name::{Directory, Name, VolumeId};
 use crate::volume::spec::{OnDelete, Quota, parse_client, parse_mode, parse_squash};
@@ -340,6 +341,10 @@ pub struct PvArgs {
     /// Its StorageClass; without one, only claims that name none (storageClassName: "") get it
     #[arg(long, value_name = "NAME", default_value = "")]
     pub storage_class: String,
+    /// The provisioner that it belongs to, which lets its claim grow, and ends the volume if the
+    /// PersistentVolume's policy is changed to Delete [default: that of the server, if it is one]
+    #[arg(long, value_name = "NAME", value_parser = provisioner)]
+    pub provisioner: Option<String>,
     /// An option of the nodes' mounts, like suid or soft; may be given several times. What is not said
     /// is added, nosuid and nodev among it
     #[arg(long, value_name = "OPTION", value_delimiter = ',')]
@@ -404,6 +409,13 @@ fn name(text: &str) -> Result<Name, String> {
 
 fn id(text: &str) -> Result<VolumeId, String> {
     VolumeId::new(text).map_err(|why| format!("an id that {why}"))
+}
+
+fn provisioner(text: &str) -> Result<String, String> {
+    match is_provisioner(text) {
+        true => Ok(text.to_owned()),
+        false => Err("a provisioner's name is like example.org/berth".to_owned()),
+    }
 }
 
 fn bytes(text: &str) -> Result<u64, String> {

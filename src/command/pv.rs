@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::args::AccessMode;
 use super::text;
-use crate::label::{is_label, is_subdomain};
+use crate::label::{PROVISIONED_BY, VOLUME, VOLUME_ID, is_label, is_subdomain};
 use crate::mount_options::{self, Unusable};
 use crate::quantity;
 
@@ -23,6 +23,12 @@ pub struct Manifest {
     pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// The volume's name.
+    pub volume: String,
+    /// The volume's id.
+    pub id: String,
+    /// Whose it is, if there is a provisioner that looks after it.
+    pub provisioner: Option<String>,
     /// How much there is, in bytes.
     pub capacity: u64,
     /// Who may use it.
@@ -77,6 +83,10 @@ impl Manifest {
         for (key, value) in &self.labels {
             line(&mut out, &format!("    {}: ", quoted(key)), value);
         }
+        out.push_str("  annotations:\n");
+        for (key, value) in self.annotations() {
+            line(&mut out, &format!("    {}: ", quoted(key)), value);
+        }
         out.push_str("spec:\n  capacity:\n");
         line(&mut out, "    storage: ", &quantity::exact(self.capacity));
         out.push_str("  volumeMode: Filesystem\n  accessModes:\n");
@@ -93,6 +103,12 @@ impl Manifest {
         line(&mut out, "    server: ", server);
         line(&mut out, "    path: ", &self.path);
         Ok(out)
+    }
+
+    /// What the provisioner knows it by: with these, its claim can grow as any other.
+    fn annotations(&self) -> impl Iterator<Item = (&str, &str)> {
+        let by = self.provisioner.iter().map(|name| (PROVISIONED_BY, name.as_str()));
+        by.chain([(VOLUME_ID, self.id.as_str()), (VOLUME, self.volume.as_str())])
     }
 
     /// Checks everything, and returns the server without brackets around it.
@@ -136,6 +152,9 @@ mod tests {
         Manifest {
             name: "data".into(),
             labels: BTreeMap::new(),
+            volume: "data".into(),
+            id: "id-1".into(),
+            provisioner: Some("example.org/berth".into()),
             capacity: 10 << 30,
             access_modes: vec![AccessMode::ReadWriteMany],
             storage_class: String::new(),
@@ -152,10 +171,14 @@ mod tests {
 
     #[test]
     fn kubernetes_reads_what_is_meant() {
+        let annotations = json!({
+            "pv.kubernetes.io/provisioned-by": "example.org/berth",
+            "berth.io/volume-id": "id-1", "berth.io/volume": "data",
+        });
         let expected = json!({
             "apiVersion": "v1",
             "kind": "PersistentVolume",
-            "metadata": { "name": "data" },
+            "metadata": { "name": "data", "annotations": annotations },
             "spec": {
                 "capacity": { "storage": "10Gi" },
                 "volumeMode": "Filesystem",
@@ -185,10 +208,14 @@ mod tests {
             access_modes: vec![AccessMode::ReadWriteOncePod, AccessMode::ReadOnlyMany],
             storage_class: "null".into(),
             path: path.into(),
+            volume: path.into(),
+            provisioner: None,
             ..manifest()
         };
         let read = read(&strange);
-        assert_eq!(read["metadata"], json!({ "name": "1.5", "labels": labels }));
+        let annotations = json!({ "berth.io/volume-id": "id-1", "berth.io/volume": path });
+        let metadata = json!({ "name": "1.5", "labels": labels, "annotations": annotations });
+        assert_eq!(read["metadata"], metadata);
         assert_eq!(read["spec"]["nfs"]["path"], path);
         assert_eq!(read["spec"]["storageClassName"], "null");
         assert_eq!(read["spec"]["capacity"]["storage"], "1000000001");

@@ -229,7 +229,16 @@ impl Session<'_> {
 
     fn manifest(&mut self, args: &PvArgs) -> Result<()> {
         let volume = self.client.show(&args.name)?.value;
-        let port = args.port.map_or_else(|| self.port(), Ok)?;
+        let about = self.client.server()?.value.about;
+        let listens = || about.listen.first().map(SocketAddr::port).ok_or(Error::NoPort);
+        let port = args.port.map_or_else(listens, Ok)?;
+        let provisioner = args.provisioner.clone().or(about.provisioner);
+        if provisioner.is_none() && !args.storage_class.is_empty() {
+            eprintln!(
+                "berth: no provisioner looks after it, so that its claim cannot grow; name one with \
+                 --provisioner"
+            );
+        }
         let mut labels = volume.spec.labels;
         labels.retain(|key, _| !key.starts_with(OWN_LABELS));
         labels.retain(|key, value| {
@@ -244,6 +253,9 @@ impl Session<'_> {
         let manifest = Manifest {
             name: args.called.clone().unwrap_or_else(|| args.name.to_string()),
             labels,
+            volume: volume.spec.name.to_string(),
+            id: volume.spec.id.to_string(),
+            provisioner,
             capacity: volume.spec.capacity,
             access_modes: args.access_mode.clone(),
             storage_class: args.storage_class.clone(),
@@ -253,12 +265,6 @@ impl Session<'_> {
             mount_options: args.mount_option.clone(),
         };
         Ok(write!(self.out, "{}", manifest.yaml()?)?)
-    }
-
-    /// The port on which the server listens.
-    fn port(&self) -> Result<u16> {
-        let about = self.client.server()?.value.about;
-        about.listen.first().map(SocketAddr::port).ok_or(Error::NoPort)
     }
 
     fn say<T>(
@@ -499,10 +505,19 @@ mod tests {
         };
         let pv = read("pv data --server nas --label tier=gold");
         let labels = serde_json::json!({ "team": "blue", "tier": "gold" });
-        assert_eq!(pv["metadata"], serde_json::json!({ "name": "data", "labels": labels }));
+        let annotations = serde_json::json!({
+            "pv.kubernetes.io/provisioned-by": "example.org/berth",
+            "berth.io/volume-id": "data", "berth.io/volume": "data",
+        });
+        let metadata =
+            serde_json::json!({ "name": "data", "labels": labels, "annotations": annotations });
+        assert_eq!(pv["metadata"], metadata);
         assert_eq!(pv["spec"]["capacity"]["storage"], "10Gi");
         let options = pv["spec"]["mountOptions"].to_string();
         assert!(options.contains("\"port=2050\""), "the server's own: {options}");
+        let other = read("pv data --server nas --provisioner other.example.org/x");
+        let by = &other["metadata"]["annotations"]["pv.kubernetes.io/provisioned-by"];
+        assert_eq!(by, "other.example.org/x");
         let pv = read("pv data --server nas --port 1 --access-mode RWO,ReadOnlyMany --name x");
         assert_eq!(pv["metadata"]["name"], "x");
         assert!(pv["spec"]["mountOptions"].to_string().contains("\"port=1\""));

@@ -262,6 +262,7 @@ mod tests {
         check("pv a");
         check("pv a --server b --port 70000");
         check("pv a --server b --access-mode RWZ");
+        check("pv a --server b --provisioner kubernetes.io/nfs");
         check("list -o yaml");
     }
 }

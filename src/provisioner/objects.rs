@@ -18,13 +18,12 @@ use kube::core::ObjectMeta;
 use serde_json::{Value, json};
 
 use super::params::on_delete_name;
+pub use crate::label::{PROVISIONED_BY, VOLUME, VOLUME_ID};
 use crate::mount_options;
 use crate::quantity;
 use crate::volume::name::Name;
 use crate::volume::spec::OnDelete;
 
-/// Whose PV it is.
-pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// The provisioner that a claim waits for, since 1.23.
 pub const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 /// The provisioner that a claim waits for, in older clusters.
@@ -35,10 +34,6 @@ pub const CLASS_BETA: &str = "volume.beta.kubernetes.io/storage-class";
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Keeps a PV until its volume is gone.
 pub const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
-/// The id of a PV's volume.
-pub const VOLUME_ID: &str = "berth.io/volume-id";
-/// The name of a PV's volume.
-pub const VOLUME: &str = "berth.io/volume";
 /// What is done with a PV's volume in the end; whoever may patch a PV may change it.
 pub const ON_DELETE: &str = "berth.io/on-delete";
 /// The end of a PV's volume has begun, for the claim with this uid.

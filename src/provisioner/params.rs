@@ -143,7 +143,7 @@ impl Words {
     /// `onDelete` counts before its older spelling.
     fn end(&self) -> Result<OnDelete> {
         let archive = self.archive_on_delete.as_deref();
-        let archive = archive.map(|text| truth("archiveOnDelete", text)).transpose()?;
+        let archive = archive.map(|text| truth("archiveOnDelete", go_truth(text))).transpose()?;
         match (&self.on_delete, archive) {
             (Some(text), _) => parse_on_delete(text).map_err(|why| value("onDelete", why)),
             (None, Some(true)) => Ok(OnDelete::Archive),
@@ -201,6 +201,15 @@ fn id(key: &'static str, text: &str) -> Result<u32> {
 fn truth(key: &'static str, text: &str) -> Result<bool> {
     let text = text.to_ascii_lowercase();
     text.parse().map_err(|_| value(key, format!("{text:?} is neither true nor false")))
+}
+
+/// The spellings of truth that Go has: nfs-subdir-external-provisioner takes them all.
+fn go_truth(text: &str) -> &str {
+    match text {
+        "1" | "t" | "T" => "true",
+        "0" | "f" | "F" => "false",
+        other => other,
+    }
 }
 
 fn quota(text: &str) -> Result<Quota> {
@@ -286,6 +295,11 @@ mod tests {
         let check = |words: &[(&str, &str)], expected| assert_eq!(spec(words).on_delete, expected);
         check(&[("archiveOnDelete", "true")], OnDelete::Archive);
         check(&[("archiveOnDelete", "False")], OnDelete::Delete);
+        ["1", "t", "T", "TRUE"]
+            .iter()
+            .for_each(|t| check(&[("archiveOnDelete", t)], OnDelete::Archive));
+        ["0", "f", "F"].iter().for_each(|t| check(&[("archiveOnDelete", t)], OnDelete::Delete));
+        check(&[], OnDelete::Delete);
         check(&[("archiveOnDelete", "true"), ("onDelete", "retain")], OnDelete::Retain);
         check(&[("onDelete", "recycle")], OnDelete::Recycle);
     }

@@ -131,6 +131,9 @@ fn a_manifest_names_the_port_on_which_the_server_listens() {
     assert_eq!(pv["spec"]["nfs"]["path"], "/data");
     assert_eq!(pv["spec"]["capacity"]["storage"], "1536Mi");
     assert_eq!(pv["metadata"]["labels"]["team"], "blue");
+    let annotations =
+        serde_json::json!({ "berth.io/volume-id": "data", "berth.io/volume": "data" });
+    assert_eq!(pv["metadata"]["annotations"], annotations, "no provisioner looks after it");
 }
 
 #[test]

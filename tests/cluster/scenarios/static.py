@@ -1,6 +1,8 @@
 """Volumes that an administrator makes: `berth volume pv` writes the PV, and the cluster binds it by its labels."""
 
-from stage import mount, same, scenario
+from kube import until
+from scenarios.life import grow, has_capacity
+from stage import FINALIZER, mount, same, scenario
 
 
 @scenario
@@ -38,7 +40,30 @@ def migrated(stage):
     storage_class = stage.storage_class()
     berth.volume("adopt", name, "--capacity", "16Mi")
     stage.kube.apply(berth.volume("pv", name, "--server", "127.0.0.1", "--storage-class", storage_class))
-    client = mount(stage.made("data", storage_class, volumeName=name))
+    pv = stage.made("data", storage_class, volumeName=name)
+    client = mount(pv)
     same("the old file", b"of old", client.read("file"))
     same("mode of the folder", 0o770, folder.stat().st_mode & 0o7777)
     same("size that df shows", 16 << 20, client.size())
+
+    # It grows as any other.
+    grow(stage, "data", "32Mi")
+    until("the claim is told", lambda: has_capacity(stage.claimed("data"), "32Mi"))
+    same("capacity of the PV", "32Mi", stage.volume(name)["spec"]["capacity"]["storage"])
+    same("size that df shows then", 32 << 20, client.size())
+
+    # And is retained, as it says, even when the claim is gone; or ends with it, if somebody wants that.
+    again = stage.claim("again", storage_class, volumeName=name)
+    stage.delete_claim("data")
+    stage.phase(pv, "Released")
+    same("what is retained", b"of old", client.read("file"))
+    stage.kube.patch("persistentvolumes", name, {"spec": {"claimRef": {"uid": None, "resourceVersion": None,
+                                                                       "name": "again"}}})
+    stage.bound("again")
+    same("what the next claim finds", b"of old", mount(stage.volume(name)).read("file"))
+    stage.kube.patch("persistentvolumes", name, {"spec": {"persistentVolumeReclaimPolicy": "Delete"}})
+    until("Berth keeps it until its volume is gone",
+          lambda: FINALIZER in (stage.volume(name)["metadata"].get("finalizers") or []))
+    stage.delete_claim(again["metadata"]["name"])
+    stage.gone(pv)
+    same("volumes left", ({}, []), (berth.list(), berth.directories()))
