@@ -79,7 +79,7 @@ async fn run(config: Config, descriptors: usize, limiter: Arc<Limiter>) -> Resul
     let log = Repeated::start("berth-log", move || limiter.tell())?;
     // Before anybody is answered: from then on the process can be told to stop.
     let signals = Signals::new().context("cannot wait for signals")?;
-    let desk = Desk::open(config.admin).await?;
+    let desk = Desk::open(config.admin, &config.admin_hosts).await?;
     let metrics = Arc::clone(&desk.metrics);
     let start = spawn_blocking(move || App::start(config, descriptors, metrics));
     let app = start.await.context("cannot start")??;

@@ -115,6 +115,10 @@ pub struct ServeArgs {
     /// status page on `/`; read-only, and for whoever can connect
     #[arg(long, value_name = "ADDR:PORT", env = "BERTH_ADMIN")]
     pub admin: Option<SocketAddr>,
+    /// A name or address by which others call the HTTP address, besides `localhost`, the machine's name
+    /// and its own addresses; may be given several times
+    #[arg(long, value_name = "NAME", env = "BERTH_ADMIN_HOST", value_delimiter = ',')]
+    pub admin_host: Vec<String>,
     /// Connections at a time; more are closed at once
     #[arg(long, value_name = "N", env = "BERTH_MAX_CONNECTIONS", default_value_t = 1024)]
     pub max_connections: usize,
@@ -214,6 +218,8 @@ pub struct Config {
     pub portmap: Option<SocketAddr>,
     /// Where the admin listener listens.
     pub admin: Option<SocketAddr>,
+    /// By which names and addresses others call it, besides its own.
+    pub admin_hosts: Vec<String>,
     /// Connections at a time.
     pub max_connections: usize,
     /// When an idle connection is closed.
@@ -271,6 +277,7 @@ impl ServeArgs {
             }),
             portmap: self.portmap,
             admin: self.admin,
+            admin_hosts: admin_hosts(self.admin_host)?,
             max_connections: self.max_connections,
             idle: Duration::from_secs(self.idle_timeout),
             stalled: Duration::from_secs(self.stall_timeout),
@@ -337,6 +344,20 @@ impl ServeArgs {
             ),
         }
     }
+}
+
+/// Names and addresses, without ports.
+fn admin_hosts(hosts: Vec<String>) -> Result<Vec<String>> {
+    for host in hosts.iter().filter(|host| !host.is_empty()) {
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let is_name = is_subdomain(&host.trim_end_matches('.').to_ascii_lowercase());
+        if !is_name && bare.unwrap_or(host).parse::<IpAddr>().is_err() {
+            bail!(
+                "--admin-host {host:?} is neither a name nor an address; write it without a port"
+            );
+        }
+    }
+    Ok(hosts)
 }
 
 /// The admin socket that `berth volume` talks to.
@@ -438,6 +459,16 @@ mod tests {
         let rootless = admin_socket(None, state(), false).unwrap();
         assert!(rootless.ends_with("admin.sock") && !rootless.starts_with("/run/berth"));
         assert_eq!(admin_socket(Some("x".into()), state(), false).unwrap(), PathBuf::from("x"));
+    }
+
+    #[test]
+    fn the_names_of_the_http_address_have_no_port() {
+        let hosts = |text| serve(&["d", "--admin-host", text]).map(|config| config.admin_hosts);
+        assert_eq!(hosts("a.example.org,[fd00::1]").unwrap(), ["a.example.org", "[fd00::1]"]);
+        assert_eq!(hosts("Berth.").unwrap(), ["Berth."]);
+        for wrong in ["a:80", "http://a", "10.0.0.1:80", "a b", "*"] {
+            assert!(hosts(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -75,6 +75,17 @@ IPv4
 {{- end -}}
 {{- end -}}
 
+{{- /* By which names the pages are called, besides the pod's own: those of the Service, whose address is not known here. */ -}}
+{{- define "berth.adminHosts" -}}
+{{- $hosts := list -}}
+{{- if .Values.admin.service.enabled -}}
+{{- $name := printf "%s-admin" (include "berth.fullname" .) -}}
+{{- $here := printf "%s.%s" $name .Release.Namespace -}}
+{{- $hosts = list $name $here (printf "%s.svc" $here) (printf "%s.svc.cluster.local" $here) -}}
+{{- end -}}
+{{- concat $hosts .Values.admin.hosts | join "," -}}
+{{- end -}}
+
 {{- /* The command line, an option on each line. */ -}}
 {{- define "berth.args" -}}
 {{- $families := include "berth.families" . -}}
@@ -87,6 +98,9 @@ IPv4
 - --listen=[::]:2049
 {{- end }}
 - --admin={{ ternary "[::]" "0.0.0.0" (contains "IPv6" $families) }}:{{ .Values.admin.port }}
+{{- with include "berth.adminHosts" . }}
+- --admin-host={{ . }}
+{{- end }}
 - --provisioner={{ include "berth.provisioner" . }}
 {{- if .Values.nfsServer }}
 - --nfs-server={{ .Values.nfsServer }}

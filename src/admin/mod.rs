@@ -17,7 +17,8 @@
 //! |---|---|
 //! | [`api`], [`v1`] | the API: its values, its routes |
 //! | [`socket`], [`client`] | its two ends |
-//! | [`listener`] | connections of the read-only listener, and their bounds |
+//! | [`listener`], [`places`] | connections of the read-only listener, and their bounds |
+//! | [`host`] | whether a request is meant for this server |
 //! | [`web`] | its four pages, and what they need of the rest of the server |
 //! | [`health`] | whether the server is ready, asked of itself |
 //! | [`metrics`] | from the volumes to their metrics |
@@ -30,9 +31,11 @@ pub mod client;
 #[cfg(test)]
 pub mod double;
 pub mod health;
+pub mod host;
 pub mod listener;
 pub mod metrics;
 pub mod page;
+pub mod places;
 pub mod rates;
 pub mod socket;
 pub mod source;

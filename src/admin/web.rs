@@ -1,9 +1,10 @@
 //! What the read-only listener answers: `/livez`, `/readyz`, `/metrics`, `/`.
 //!
 //! ```text
-//!   request --> guard: GET or HEAD, no body --> handler --> what was counted, whether it is ready
-//!                                                  |
-//!                                                  '--> a thread that may wait for a disk
+//!   request --> guard: GET or HEAD, no body, one of our names --> handler --> what was counted, whether
+//!                                                                 |           it is ready
+//!                                                                 |
+//!                                                                 '--> a thread that may wait for a disk
 //! ```
 //!
 //! At most [`ASKING`] such threads, each for as long as the disk takes; nobody waits for one longer
@@ -11,7 +12,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::health::Health;
+use super::host::Hosts;
+use super::listener::Arrived;
 use super::metrics;
 use super::page::{self, View};
 use super::rates::{self, Rates};
@@ -55,6 +58,7 @@ pub struct Admin {
     source: OnceLock<Arc<dyn Source>>,
     listen: OnceLock<Vec<SocketAddr>>,
     asking: Arc<Semaphore>,
+    hosts: OnceLock<Hosts>,
 }
 
 impl Admin {
@@ -63,6 +67,7 @@ impl Admin {
         Self {
             metrics,
             health,
+            hosts: OnceLock::new(),
             rates: Mutex::default(),
             source: OnceLock::new(),
             listen: OnceLock::new(),
@@ -76,6 +81,21 @@ impl Admin {
         let _ = self.listen.set(listen);
     }
 
+    /// By which names and addresses it may be called. Once, before the first request; the first one counts.
+    pub fn called(&self, hosts: Hosts) {
+        let _ = self.hosts.set(hosts);
+    }
+
+    /// Whether a request is meant for this server, or tells nothing that anybody may not know: health
+    /// checks call by whatever name they have.
+    fn is_meant(&self, request: &Request) -> bool {
+        let Some(hosts) = self.hosts.get() else { return true };
+        let arrived = request.extensions().get::<Arrived>();
+        let local = arrived.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |arrived| arrived.0);
+        matches!(request.uri().path(), "/livez" | "/readyz")
+            || hosts.include(request.uri(), request.headers(), local)
+    }
+
     /// The pages.
     pub fn routes(self: Arc<Self>) -> Router {
         Router::new()
@@ -84,7 +104,7 @@ impl Admin {
             .route("/readyz", get(ready))
             .route("/metrics", get(scrape))
             .fallback(|| async { (StatusCode::NOT_FOUND, "there is no such page\n") })
-            .layer(middleware::from_fn(guard))
+            .layer(middleware::from_fn_with_state(Arc::clone(&self), guard))
             .with_state(self)
     }
 
@@ -131,8 +151,13 @@ impl Admin {
     }
 }
 
-/// Lets only through what asks for something and brings nothing.
-async fn guard(request: Request, next: Next) -> Response {
+/// Lets only through what asks this server for something and brings nothing.
+async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    if !admin.is_meant(&request) {
+        let close = [(header::CONNECTION, "close")];
+        let why = "this server is not called so; --admin-host gives it more names\n";
+        return (StatusCode::MISDIRECTED_REQUEST, HEADERS, close, why).into_response();
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let allow = [(header::ALLOW, "GET, HEAD"), (header::CONNECTION, "close")];
         return (StatusCode::METHOD_NOT_ALLOWED, allow, "this listener is read-only\n")

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::health::Health;
+use crate::admin::host::Hosts;
 use crate::admin::listener::Listener;
 use crate::admin::source::{Exported, Found, Source};
 use crate::admin::web::Admin;
@@ -42,26 +43,30 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Begins to answer on `address`: that the server is starting.
+    /// Begins to answer on `address` those who call this server by `hosts`, or by what is its own in any
+    /// case: that the server is starting.
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub async fn open(address: Option<SocketAddr>) -> Result<Self> {
+    pub async fn open(address: Option<SocketAddr>, hosts: &[String]) -> Result<Self> {
         let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::starting()));
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), Arc::clone(&health)));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let mut desk = Self { metrics, health, admin, address: None, tasks, stop };
         if let Some(address) = address {
-            desk.listen(address).await.with_context(|| {
+            desk.listen(address, hosts).await.with_context(|| {
                 format!("cannot listen on {address}; choose another address with --admin")
             })?;
         }
         Ok(desk)
     }
 
-    async fn listen(&mut self, address: SocketAddr) -> std::io::Result<()> {
+    async fn listen(&mut self, address: SocketAddr, hosts: &[String]) -> std::io::Result<()> {
         let listener = Listener::bind(address).await?;
         self.address = Some(listener.address());
+        let machine = rustix::system::uname();
+        let machine = machine.nodename().to_string_lossy();
+        self.admin.called(Hosts::new(listener.address(), &machine, hosts));
         let routes = Arc::clone(&self.admin).routes();
         self.tasks.spawn(listener.serve(routes, self.stop.clone()));
         self.tasks.spawn(Arc::clone(&self.admin).sample(self.stop.clone()));

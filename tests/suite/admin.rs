@@ -54,7 +54,8 @@ impl Watched {
     }
 
     fn get(&self, path: &str) -> Page {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).unwrap()
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+            .unwrap()
     }
 
     /// Sends a request as it is, and takes all that comes.
@@ -287,17 +288,18 @@ fn it_is_read_only_and_takes_no_body() {
     let w = Watched::start();
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"] {
         for page in ["/", "/metrics", "/nothing"] {
-            let answer = w.ask(&format!("{method} {page} HTTP/1.1\r\nHost: x\r\n\r\n")).unwrap();
+            let answer =
+                w.ask(&format!("{method} {page} HTTP/1.1\r\nHost: localhost\r\n\r\n")).unwrap();
             assert_eq!(answer.status, 405, "{method} {page}: {answer:?}");
             assert!(answer.head.contains("allow: get, head"), "{answer:?}");
         }
     }
     for body in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"] {
-        let answer = w.ask(&format!("GET / HTTP/1.1\r\nHost: x\r\n{body}")).unwrap();
+        let answer = w.ask(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{body}")).unwrap();
         assert_eq!(answer.status, 413, "{answer:?}");
     }
     assert_eq!(w.get("/nothing").status, 404);
-    let head = w.ask("HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let head = w.ask("HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     assert_eq!((head.status, &*head.body), (200, ""));
 }
 
@@ -305,7 +307,7 @@ fn it_is_read_only_and_takes_no_body() {
 fn a_request_of_endless_headers_is_cut_off() {
     let w = Watched::start();
     let mut stream = w.connect();
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n").unwrap();
     let line = format!("X-More: {}\r\n", "x".repeat(1000));
     let sent = (0..100_000).find(|_| stream.write_all(line.as_bytes()).is_err());
     assert!(sent.is_some(), "it took 100 MB of headers");
@@ -313,23 +315,64 @@ fn a_request_of_endless_headers_is_cut_off() {
 }
 
 #[test]
-fn those_who_say_nothing_are_closed_and_hold_others_off_no_longer() {
+fn health_is_told_whoever_holds_connections() {
     let w = Watched::start();
-    let mut silent: Vec<TcpStream> = Vec::new();
-    // Probes that are just ending have places, too.
-    eventually("the listener is full", || {
+    let ask = |stream: &mut TcpStream, path: &str| {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())?;
+        let mut answer = [0; 512];
+        stream.read(&mut answer).map(|read| answer[..read].starts_with(b"HTTP/1.1 200"))
+    };
+    // Those that ask and stay, those that never finish asking, those that say nothing.
+    let mut held: Vec<TcpStream> = Vec::new();
+    for n in 0..4 * CONNECTIONS {
         let mut stream = w.connect();
-        let _ = stream.write_all(b"GET /livez HTTP/1.1\r\n"); // it may be refused already
-        silent.push(stream);
-        silent.len() >= CONNECTIONS && w.ask("GET /livez HTTP/1.1\r\n\r\n").is_err()
-    });
-    assert!(silent.len() < 2 * CONNECTIONS, "{} connections were open", silent.len());
-    eventually("it answers again", || {
-        let asked = w.ask("GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        asked.is_ok_and(|answer| answer.status == 200)
-    });
-    let ends = silent.iter_mut().map(|stream| stream.read_to_end(&mut Vec::new()));
-    assert!(ends.filter(Result::is_ok).count() >= CONNECTIONS, "they are closed");
+        match n % 3 {
+            0 => assert!(ask(&mut stream, "/livez").unwrap(), "{n}"),
+            1 => stream.write_all(b"GET /livez HTTP/1.1\r\n").unwrap(),
+            _ => {}
+        }
+        held.push(stream);
+        for path in ["/livez", "/readyz"] {
+            assert_eq!(w.get(path).status, 200, "{path} beside {n} connections");
+        }
+    }
+    // The first ones had to give way.
+    assert_eq!(held[0].read(&mut [0; 10]).unwrap_or(0), 0);
+}
+
+#[test]
+fn those_who_say_nothing_are_closed() {
+    let w = Watched::start();
+    let mut silent: Vec<TcpStream> = (0..CONNECTIONS / 2).map(|_| w.connect()).collect();
+    for stream in silent.iter_mut().step_by(2) {
+        stream.write_all(b"GET /livez HTTP/1.1\r\n").unwrap();
+    }
+    for stream in &mut silent {
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    }
+}
+
+#[test]
+fn pages_are_for_those_who_call_by_a_name_of_ours() {
+    let w = Watched::with(Setup::default().args(&["--admin-host", "storage.example.org"]));
+    let status = |page: &str, host: &str| {
+        let host = host.replace("PORT", &w.admin.port().to_string());
+        let head = format!("GET {page} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        w.ask(&head).unwrap().status
+    };
+    for page in ["/", "/?all", "/metrics"] {
+        for ours in ["localhost", "127.0.0.1:PORT", "[::1]:1", "storage.example.org:80"] {
+            assert_eq!(status(page, ours), 200, "{page} of {ours}");
+        }
+        for others in ["evil.example", "evil.example:PORT", "192.0.2.7", "localhost.evil.example"] {
+            assert_eq!(status(page, others), 421, "{page} of {others}");
+        }
+    }
+    // Health checkers call by names of their own, and are told nothing else.
+    assert_eq!((status("/livez", "evil.example"), status("/readyz", "evil.example")), (200, 200));
+    let told = w.ask("GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").unwrap();
+    assert!(told.body.contains("--admin-host") && told.head.contains("nosniff"), "{told:?}");
+    assert_eq!(w.ask("GET / HTTP/1.0\r\n\r\n").unwrap().status, 200, "no browser leaves it out");
 }
 
 #[test]

@@ -1,0 +1,145 @@
+//! Whether a request is meant for this server: its `Host` has to be one of ours.
+//!
+//! A page from elsewhere may have its own name point to this server's address (DNS rebinding), and its
+//! visitor's browser would then let it read what this server answers. Such a request still carries
+//! the name of that page. So what tells something is given only to those who call by a name or an
+//! address of ours: `localhost` and loopback addresses, the address at which the connection arrived
+//! (a pod's, for the kubelet and for Prometheus), those that are listened on, the name of the machine,
+//! and what `--admin-host` names.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::http::HeaderMap;
+use axum::http::header::HOST;
+use axum::http::uri::{Authority, Uri};
+
+/// The names and addresses of this server.
+#[derive(Clone, Debug, Default)]
+pub struct Hosts {
+    names: Vec<String>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Hosts {
+    /// Those of a server that listens on `listen`, has the name `machine`, and is called by `more`: names
+    /// and addresses, IPv6 with or without brackets.
+    pub fn new(listen: SocketAddr, machine: &str, more: &[String]) -> Self {
+        let mut hosts = Self::default();
+        hosts.add("localhost");
+        hosts.add(machine);
+        more.iter().for_each(|more| hosts.add(more));
+        hosts.addresses.push(listen.ip().to_canonical());
+        hosts
+    }
+
+    fn add(&mut self, host: &str) {
+        match address(host) {
+            Some(address) => self.addresses.push(address),
+            None if host.is_empty() => {}
+            None => self.names.push(plain(host)),
+        }
+    }
+
+    /// Whether a request that arrived at `local` is meant for this server. One without a host is: only
+    /// programs older than HTTP/1.1 send it, and no browser does.
+    pub fn include(&self, uri: &Uri, headers: &HeaderMap, local: IpAddr) -> bool {
+        let mut hosts = headers.get_all(HOST).iter();
+        let host = hosts.next();
+        let of_header = host.is_none_or(|host| {
+            let authority = Authority::try_from(host.as_bytes());
+            authority.is_ok_and(|authority| self.has(&authority, local))
+        });
+        let of_uri = uri.authority().is_none_or(|authority| self.has(authority, local));
+        of_header && of_uri && hosts.next().is_none()
+    }
+
+    fn has(&self, authority: &Authority, local: IpAddr) -> bool {
+        if authority.as_str().contains('@') {
+            return false;
+        }
+        match address(authority.host()) {
+            Some(ip) => {
+                ip.is_loopback() || ip == local.to_canonical() || self.addresses.contains(&ip)
+            }
+            None => self.names.contains(&plain(authority.host())),
+        }
+    }
+}
+
+/// An address as a URL or a person writes it.
+fn address(host: &str) -> Option<IpAddr> {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    bare.unwrap_or(host).parse().ok().map(|ip: IpAddr| ip.to_canonical())
+}
+
+/// A name in the form in which names are compared.
+fn plain(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn include(uri: &str, lines: &[&str], local: &str) -> bool {
+        let more = ["berth-admin.storage.svc", "10.96.0.9", "[fd00::9]"].map(str::to_owned);
+        let hosts = Hosts::new("192.0.2.1:8080".parse().unwrap(), "box", &more);
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(HOST, line.parse().unwrap());
+        }
+        hosts.include(&uri.parse().unwrap(), &headers, local.parse().unwrap())
+    }
+
+    #[test]
+    fn names_and_addresses_of_ours_are_answered_and_no_others() {
+        let check = |host: &str, expected| {
+            assert_eq!(include("/", &[host], "10.244.0.7"), expected, "{host}");
+        };
+        for ours in [
+            "localhost",
+            "localhost:8080",
+            "LOCALHOST.:1",
+            "127.0.0.1:8080",
+            "127.0.0.2",
+            "[::1]:8080",
+            "10.244.0.7:8080",
+            "[::ffff:10.244.0.7]:8080",
+            "192.0.2.1:8080",
+            "box",
+            "Box:80",
+            "berth-admin.storage.svc:8080",
+            "Berth-Admin.Storage.svc.",
+            "10.96.0.9",
+            "[fd00::9]:8080",
+        ] {
+            check(ours, true);
+        }
+        for others in [
+            "",
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "box.evil.example",
+            "berth-admin.storage.svc.evil.example",
+            "evil.example@localhost",
+            "localhost@evil.example",
+            "10.244.0.8",
+            "127.0.0.1.evil.example",
+            "localhost evil",
+            "[::1",
+        ] {
+            check(others, false);
+        }
+    }
+
+    #[test]
+    fn every_host_of_a_request_counts() {
+        assert!(include("/", &[], "10.244.0.7"), "HTTP/1.0 has none");
+        assert!(!include("/", &["localhost", "evil.example"], "10.244.0.7"));
+        assert!(!include("/", &["localhost", "localhost"], "10.244.0.7"));
+        assert!(!include("http://evil.example/", &["localhost"], "10.244.0.7"));
+        assert!(!include("http://evil.example/", &[], "10.244.0.7"));
+        assert!(include("http://localhost/", &["localhost"], "10.244.0.7"));
+    }
+}
