@@ -132,8 +132,8 @@ pub struct ServeArgs {
     /// At the end, wait at most so many seconds for calls to be answered
     #[arg(long, value_name = "SECONDS", env = "BERTH_GRACE", default_value_t = 30)]
     pub grace: u64,
-    /// How files are found again by their handles: by the file system's own handle, by number and
-    /// path, or whichever of the two works
+    /// How files are found again by their handles: by the file system's own handle (`kernel`), by
+    /// number and path (`path`), or by its own if it is known never to give one to another file
     #[arg(long, value_name = "KIND", env = "BERTH_HANDLES", default_value = "auto")]
     pub handles: Handles,
     /// Give every claim of the StorageClasses with this provisioner a volume, in Kubernetes (needs
@@ -180,9 +180,9 @@ pub struct ServeArgs {
 /// Kinds of file handles to choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Handles {
-    /// The file system's where that works, else by path.
+    /// The file system's if it never gives one to another file, else by path.
     Auto,
-    /// The file system's, or fail.
+    /// The file system's, or fail; says what that risks where another file may get one.
     Kernel,
     /// By path.
     Path,

@@ -93,6 +93,76 @@ names! {
     TXTBSY = ETXTBSY;
     /// A value does not fit.
     OVERFLOW = EOVERFLOW;
+    /// Arguments are too long.
+    TOOBIG = E2BIG;
+    /// An argument is out of the domain.
+    DOM = EDOM;
+    /// A result is out of the range.
+    RANGE = ERANGE;
+    /// A name is not in the encoding that the file system wants.
+    ILSEQ = EILSEQ;
+    /// There is no medium in the device.
+    NOMEDIUM = ENOMEDIUM;
+    /// The key of an encrypted directory is not there.
+    NOKEY = ENOKEY;
+    /// The key has expired.
+    KEYEXPIRED = EKEYEXPIRED;
+    /// The key was revoked.
+    KEYREVOKED = EKEYREVOKED;
+    /// The key was refused.
+    KEYREJECTED = EKEYREJECTED;
+    /// The structure on the disk is damaged.
+    UCLEAN = EUCLEAN;
+    /// A checksum on the disk is wrong.
+    BADMSG = EBADMSG;
+    /// A device cannot give the data.
+    NODATA = ENODATA;
+    /// A device does not answer in time.
+    TIME = ETIME;
+    /// The link to a device is cut.
+    NOLINK = ENOLINK;
+    /// A device refuses who asks.
+    BADE = EBADE;
+    /// The error of another machine.
+    REMOTEIO = EREMOTEIO;
+    /// Another machine does not keep to the protocol.
+    PROTO = EPROTO;
+    /// Nobody reads any more.
+    PIPE = EPIPE;
+    /// What was begun was given up.
+    CANCELED = ECANCELED;
+    /// The memory with the data is damaged.
+    HWPOISON = EHWPOISON;
+    /// Two wait for each other.
+    DEADLK = EDEADLK;
+    /// No buffers.
+    NOBUFS = ENOBUFS;
+    /// To be tried again.
+    RESTART = ERESTART;
+    /// The daemon or server behind the file system is not connected.
+    NOTCONN = ENOTCONN;
+    /// It has shut this client out, or ended.
+    SHUTDOWN = ESHUTDOWN;
+    /// A descriptor that it does not know any more.
+    BADFD = EBADFD;
+    /// It does not answer.
+    TIMEDOUT = ETIMEDOUT;
+    /// It refuses the connection.
+    CONNREFUSED = ECONNREFUSED;
+    /// It has cut the connection.
+    CONNRESET = ECONNRESET;
+    /// The connection was cut here.
+    CONNABORTED = ECONNABORTED;
+    /// Its machine is down.
+    HOSTDOWN = EHOSTDOWN;
+    /// No way to its machine.
+    HOSTUNREACH = EHOSTUNREACH;
+    /// The network is down.
+    NETDOWN = ENETDOWN;
+    /// No way to its network.
+    NETUNREACH = ENETUNREACH;
+    /// The network has dropped the connection.
+    NETRESET = ENETRESET;
 }
 
 impl Errno {
@@ -104,6 +174,26 @@ impl Errno {
     /// The number.
     pub const fn number(self) -> i32 {
         self.0
+    }
+
+    /// Whether a file system says so while the daemon, or the server on the network, that it gets its
+    /// files from cannot be reached. Descriptors that were opened before may not work afterwards.
+    pub const fn is_away(self) -> bool {
+        matches!(
+            self,
+            Self::NOTCONN
+                | Self::SHUTDOWN
+                | Self::BADFD
+                | Self::TIMEDOUT
+                | Self::CONNREFUSED
+                | Self::CONNRESET
+                | Self::CONNABORTED
+                | Self::HOSTDOWN
+                | Self::HOSTUNREACH
+                | Self::NETDOWN
+                | Self::NETUNREACH
+                | Self::NETRESET
+        )
     }
 }
 

@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 
 use super::Fs;
 use super::attr::{Attr, Kind};
-use super::handle::{Body, Handle};
+use super::handle::Handle;
 use super::node::Node;
 use super::root::Root;
 use crate::errno::{Errno, Result};
@@ -153,11 +153,8 @@ impl Walk<'_> {
 
     /// Opens a file without keeping it open for others.
     fn open(&self, handle: &Handle) -> Result<Arc<Node>> {
-        let place = match handle.body().ok_or(Errno::STALE)? {
-            Body::Kernel(kernel) => self.fs.descriptor(|| sys::handle::open(&*self.root, &kernel)),
-            Body::Path(path) => self.fs.descriptor(|| self.fs.moves.find(&self.root, path)),
-        }?;
-        let attr = Attr::of(&place)?;
+        let body = handle.body().ok_or(Errno::STALE)?;
+        let (place, attr) = self.fs.open_body(&self.root, &body)?;
         Ok(Node::new(&self.root, *handle, place, &attr))
     }
 

@@ -25,7 +25,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::Fs;
 use super::attr::{Access, Attr, Kind, Time};
-use super::handle::{Body, Handle};
+use super::handle::Handle;
 use super::identity::Identity;
 use super::node::Node;
 use super::pieces::{List, Listed, Piece, Place};
@@ -231,7 +231,8 @@ impl Fs {
         if let (HandleKind::Kernel, Some(mount)) = (dir.root.handles, dir.root.mount)
             && let Some(kernel) = sys::handle::of_file(dir, name, attr.fileid, mount)
         {
-            return Some((attr, self.key.seal(dir.root.id, Body::Kernel(kernel))));
+            let body = dir.root.body(&attr, kernel).ok()?;
+            return Some((attr, self.key.seal(dir.root.id, body)));
         }
         let flags = rustix::fs::OFlags::empty();
         let place = self.open_below(dir, name.to_bytes(), flags, Patience::Blocking).ok()?;

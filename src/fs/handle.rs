@@ -5,7 +5,13 @@
 //!   | version | kind | export id  | what finds the file               | checksum  |
 //!                                  kind 1: type (2) and bytes of the file system's own handle
 //!                                  kind 2: see super::locate
+//!                                  kind 3: number (8) and generation (4) of the file, then as kind 1
 //! ```
+//!
+//! Kind 1 is for file systems that never give a handle to another file
+//! ([`crate::sys::filesystem`]). On any other the administrator can ask for kind 3: the file that
+//! is opened must have the number and the time of birth that the handle says. Clients keep handles
+//! over an upgrade, so no form may change.
 //!
 //! The checksum is keyed (SipHash-2-4) and covers all that comes before it. The key is made once
 //! and kept, so that handles stay good over a restart; the export's id is in it, so that a handle
@@ -13,8 +19,10 @@
 
 use std::hash::{Hash, Hasher};
 
-use siphasher::sip::SipHasher24;
+use siphasher::sip::{SipHasher13, SipHasher24};
 
+use super::attr::Attr;
+use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::sys::handle::KernelHandle;
 
@@ -27,8 +35,15 @@ pub const KEY_LEN: usize = 16;
 const VERSION: u8 = 1;
 const KERNEL: u8 = 1;
 const PATH: u8 = 2;
+const STAMPED: u8 = 3;
 const HEADER: usize = 10;
 const CHECKSUM: usize = 8;
+
+/// Bytes of a [`Stamp`].
+const STAMP: usize = 12;
+
+/// Longest handle of a file system that fits beside a [`Stamp`].
+pub(super) const STAMPED_MAX: usize = BODY_MAX - STAMP - size_of::<u16>();
 
 /// Bytes that are left for what finds the file.
 pub const BODY_MAX: usize = MAX - HEADER - CHECKSUM;
@@ -45,11 +60,23 @@ pub struct Handle {
 pub enum Body<'a> {
     /// The file system's own handle.
     Kernel(KernelHandle),
+    /// The same, of a file system that may give it to another file.
+    Stamped(Stamp, KernelHandle),
     /// What [`super::locate`] finds the file by.
     Path(&'a [u8]),
 }
 
-/// The bytes are no handle of ours.
+/// What tells a file from all others of its file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stamp {
+    /// The file's number.
+    pub fileid: u64,
+    /// A hash of its time of birth, which tells it from an earlier file with the same number; the
+    /// same for all where the file system does not record that time.
+    pub generation: u32,
+}
+
+/// The bytes cannot be a handle of any Berth: they are too few or too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadHandle;
 
@@ -57,16 +84,44 @@ pub struct BadHandle;
 #[derive(Clone)]
 pub struct Key([u8; KEY_LEN]);
 
+impl Stamp {
+    /// The stamp of the file that has `attr`.
+    pub fn of(attr: &Attr) -> Self {
+        let mut hasher = SipHasher13::new();
+        attr.born.map(|born| (born.seconds, born.nanoseconds)).hash(&mut hasher);
+        #[allow(clippy::cast_possible_truncation)] // a hash, of which half will do
+        let generation = hasher.finish() as u32;
+        Self { fileid: attr.fileid, generation }
+    }
+
+    fn to_bytes(self) -> [u8; STAMP] {
+        let mut bytes = [0; STAMP];
+        bytes[..8].copy_from_slice(&self.fileid.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.generation.to_be_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; STAMP]) -> Self {
+        let [a, b, c, d, e, f, g, h, generation @ ..] = bytes;
+        let fileid = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        Self { fileid, generation: u32::from_be_bytes(generation) }
+    }
+}
+
+/// The file system's type and bytes of a handle.
+fn kernel(body: &[u8]) -> Option<KernelHandle> {
+    let (kind, bytes) = body.split_first_chunk()?;
+    KernelHandle::new(u16::from_be_bytes(*kind), bytes).ok()
+}
+
 impl Handle {
     /// Takes the bytes that a client sent.
     ///
     /// # Errors
-    /// They do not have the form of our handles. Whether we made them, [`Key::check`] says.
-    pub fn parse(bytes: &[u8]) -> Result<Self, BadHandle> {
-        let form = (HEADER + CHECKSUM..=MAX).contains(&bytes.len())
-            && bytes[0] == VERSION
-            && matches!(bytes[1], KERNEL | PATH);
-        if form { Ok(Self::from(bytes)) } else { Err(BadHandle) }
+    /// They do not have the length of a handle. Whether this server made them, [`Key::check`] says.
+    pub fn parse(bytes: &[u8]) -> std::result::Result<Self, BadHandle> {
+        let fits = (HEADER + CHECKSUM..=MAX).contains(&bytes.len());
+        if fits { Ok(Self::from(bytes)) } else { Err(BadHandle) }
     }
 
     fn from(bytes: &[u8]) -> Self {
@@ -85,12 +140,16 @@ impl Handle {
     /// What finds the file, whoever made the handle.
     pub(super) fn body(&self) -> Option<Body<'_>> {
         let (covered, _) = self.split();
-        let body = &covered[HEADER..];
-        if covered[1] == PATH {
-            return Some(Body::Path(body));
+        let (header, body) = covered.split_at(HEADER);
+        match (header[0], header[1]) {
+            (VERSION, KERNEL) => kernel(body).map(Body::Kernel),
+            (VERSION, PATH) => Some(Body::Path(body)),
+            (VERSION, STAMPED) => {
+                let (stamp, body) = body.split_first_chunk()?;
+                Some(Body::Stamped(Stamp::from_bytes(*stamp), kernel(body)?))
+            }
+            _ => None,
         }
-        let (kind, bytes) = body.split_first_chunk()?;
-        KernelHandle::new(u16::from_be_bytes(*kind), bytes).ok().map(Body::Kernel)
     }
 
     fn split(&self) -> (&[u8], &[u8]) {
@@ -125,7 +184,8 @@ impl Key {
         Self(bytes)
     }
 
-    /// Makes the handle of a file in `export`.
+    /// Makes the handle of a file in `export`. A kernel handle beside a stamp has at most
+    /// [`STAMPED_MAX`] bytes.
     pub fn seal(&self, export: ExportId, body: Body<'_>) -> Handle {
         let mut bytes = [0; MAX];
         bytes[0] = VERSION;
@@ -141,6 +201,12 @@ impl Key {
                 append(handle.bytes());
                 KERNEL
             }
+            Body::Stamped(stamp, handle) => {
+                append(&stamp.to_bytes());
+                append(&handle.kind().to_be_bytes());
+                append(handle.bytes());
+                STAMPED
+            }
             Body::Path(path) => {
                 append(path);
                 PATH
@@ -152,16 +218,18 @@ impl Key {
         Handle::from(&bytes[..len + CHECKSUM])
     }
 
-    /// What finds the file of a handle, if we made that.
+    /// What finds the file of a handle that was made with this key.
     ///
     /// # Errors
-    /// We did not: it is forged, or of another server, or of a key that is lost.
-    pub fn check<'a>(&self, handle: &'a Handle) -> Result<Body<'a>, BadHandle> {
+    /// `ESTALE` for any other. A handle of another server, or of a key that is lost, cannot be told
+    /// from a forged one, and clients recover from `NFS3ERR_STALE`: they look the file up again, and
+    /// a kubelet mounts anew. Linux turns `NFS3ERR_BADHANDLE` into "Unknown error 521".
+    pub fn check<'a>(&self, handle: &'a Handle) -> Result<Body<'a>> {
         let (covered, checksum) = handle.split();
         if self.checksum(covered) != checksum {
-            return Err(BadHandle);
+            return Err(Errno::STALE);
         }
-        handle.body().ok_or(BadHandle)
+        handle.body().ok_or(Errno::STALE)
     }
 
     fn checksum(&self, covered: &[u8]) -> [u8; CHECKSUM] {
@@ -210,7 +278,7 @@ mod tests {
             let mut bytes = good.as_ref().to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
             let body = Handle::parse(&bytes).map(|handle| key().check(&handle).is_ok());
-            assert!(matches!(body, Err(BadHandle) | Ok(false)), "bit {bit}");
+            assert_eq!(body, Ok(false), "bit {bit}");
         }
     }
 
@@ -221,12 +289,43 @@ mod tests {
             let mut bytes = good.as_ref().to_vec();
             bytes.resize(len, 0);
             let body = Handle::parse(&bytes).map(|handle| key().check(&handle).is_ok());
-            assert!(matches!(body, Err(BadHandle) | Ok(false)), "{len} bytes");
+            let has_the_length = (HEADER + CHECKSUM..=MAX).contains(&len);
+            assert_eq!(
+                body,
+                if has_the_length { Ok(false) } else { Err(BadHandle) },
+                "{len} bytes"
+            );
         }
     }
 
     #[test]
     fn another_key_does_not_know_it() {
-        assert_eq!(Key::new([0; KEY_LEN]).check(&sealed()), Err(BadHandle));
+        assert_eq!(Key::new([0; KEY_LEN]).check(&sealed()), Err(Errno::STALE));
+    }
+
+    #[test]
+    fn what_has_the_length_of_a_handle_is_stale_whatever_it_says() {
+        for bytes in [vec![0; HEADER + CHECKSUM], vec![0xff; MAX], vec![1; 28]] {
+            assert_eq!(key().check(&Handle::parse(&bytes).unwrap()), Err(Errno::STALE));
+        }
+    }
+
+    #[test]
+    fn the_handles_of_earlier_versions_are_known() {
+        let kernel = KernelHandle::new(1, b"ino+gen!").unwrap();
+        let body = [&[0, 1][..], b"ino+gen!"].concat();
+        let covered = [&[1, 1][..], &EXPORT.0.to_be_bytes(), &body].concat();
+        let bytes = [&covered[..], &key().checksum(&covered)].concat();
+        assert_eq!(bytes, sealed().as_ref());
+        assert_eq!(key().check(&Handle::parse(&bytes).unwrap()), Ok(Body::Kernel(kernel)));
+    }
+
+    #[test]
+    fn a_stamp_goes_with_the_handle_of_its_file() {
+        let kernel = KernelHandle::new(0x81, &[9; STAMPED_MAX]).unwrap();
+        let stamp = Stamp { fileid: 0x0102_0304_0506_0708, generation: 0x0a0b_0c0d };
+        let handle = key().seal(EXPORT, Body::Stamped(stamp, kernel));
+        assert_eq!(handle.as_ref().len(), MAX);
+        assert_eq!(key().check(&handle), Ok(Body::Stamped(stamp, kernel)));
     }
 }

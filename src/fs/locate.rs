@@ -250,7 +250,7 @@ impl Fs {
 fn trail_of(node: &Node) -> Result<Trail> {
     match node.handle.body() {
         Some(Body::Path(body)) => Trail::parse(body).ok_or(Errno::STALE),
-        Some(Body::Kernel(_)) | None => Err(Errno::STALE),
+        Some(Body::Kernel(_) | Body::Stamped(..)) | None => Err(Errno::STALE),
     }
 }
 

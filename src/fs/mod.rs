@@ -22,6 +22,7 @@ mod moves;
 pub mod name;
 pub mod node;
 mod pieces;
+mod proof;
 pub mod root;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -31,6 +32,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use arc_swap::ArcSwap;
@@ -40,13 +42,14 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::Account;
+use crate::sys::handle::KernelHandle;
 use crate::sys::mounts::Mounts;
 use crate::sys::{self, Patience};
 use crate::telemetry::bounded::OFTEN;
 use attr::{Attr, Time};
 use dir::is_over;
 use flush::{Extent, Flusher};
-use handle::{BadHandle, Body, Handle, Key};
+use handle::{Body, Handle, Key};
 use identity::Switch;
 use locate::Moves;
 use node::{Node, Nodes, Stats};
@@ -62,27 +65,6 @@ const IDLE_SWEEPS: u32 = 4;
 
 /// Handles that are remembered: 30 MB of them.
 const HANDLES: usize = 200_000;
-
-/// Why there is no node for a handle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoNode {
-    /// It is no handle of ours.
-    Bad,
-    /// Its file cannot be opened; `ESTALE` if it is gone.
-    Errno(Errno),
-}
-
-impl From<Errno> for NoNode {
-    fn from(errno: Errno) -> Self {
-        Self::Errno(errno)
-    }
-}
-
-impl From<BadHandle> for NoNode {
-    fn from(_: BadHandle) -> Self {
-        Self::Bad
-    }
-}
 
 /// The exported directories, and what is open in them.
 pub struct Fs {
@@ -106,6 +88,8 @@ pub struct Fs {
     moves: Moves,
     /// How many nodes may have unflushed content.
     dirty_max: usize,
+    /// Whether it was said what handles risk.
+    warned: AtomicBool,
 }
 
 /// The right to change one or two files, until it is dropped.
@@ -141,6 +125,7 @@ impl Fs {
             moves: Moves::open(state)?,
             // Each has up to three descriptors, which are kept until it is flushed.
             dirty_max: descriptors / 12,
+            warned: AtomicBool::new(false),
         })
     }
 
@@ -170,11 +155,26 @@ impl Fs {
     /// As [`Fs::attach`], for many that were opened before ([`Root::open`]).
     pub fn attach_all(&self, opened: impl IntoIterator<Item = Root>) {
         let opened: Vec<_> = opened.into_iter().map(Arc::new).collect();
+        self.warn_of_risks(&opened);
         self.roots.rcu(|roots| {
             let mut roots = HashMap::clone(roots);
             roots.extend(opened.iter().map(|root| (root.id, Arc::clone(root))));
             roots
         });
+    }
+
+    /// Says once what kernel handles risk where the file system may give them to other files.
+    fn warn_of_risks(&self, opened: &[Arc<Root>]) {
+        let Some(filesystem) = opened.iter().find_map(|root| root.risks_handles()) else { return };
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %filesystem,
+                "--handles kernel: this file system may forget a file handle, or give it to another \
+                 file; a client then gets ESTALE for a file that is still there, and a file that got the \
+                 handle, number and time of birth of one that was removed is taken for that one; \
+                 --handles auto avoids both"
+            );
+        }
     }
 
     /// Whether `id` stands for the directory that is at `dir` now: it may have been removed and made
@@ -216,23 +216,32 @@ impl Fs {
     /// The file of a handle.
     ///
     /// # Errors
-    /// See [`NoNode`]; `EAGAIN` without patience, if the file is not open.
-    pub fn node(
-        &self,
-        handle: &Handle,
-        patience: Patience,
-    ) -> std::result::Result<Arc<Node>, NoNode> {
+    /// `ESTALE` if the handle is none of ours or its file is gone; others if that cannot be opened;
+    /// `EAGAIN` without patience, if it is not open.
+    pub fn node(&self, handle: &Handle, patience: Patience) -> Result<Arc<Node>> {
         if let Some(node) = self.nodes.get(handle) {
             return Ok(node);
         }
         let body = self.key.check(handle)?;
         let root = self.root(handle.export())?;
         if patience == Patience::None {
-            return Err(Errno::AGAIN.into()); // finding it may read from the disk
+            return Err(Errno::AGAIN); // finding it may read from the disk
         }
+        let (place, attr) = self.open_body(&root, &body)?;
+        Ok(self.nodes.add(Node::new(&root, *handle, place, &attr)))
+    }
+
+    /// Opens the file that the handle with this body was made for. Blocks.
+    ///
+    /// # Errors
+    /// `ESTALE` if it is gone, or the file system has given its handle to another file.
+    fn open_body(&self, root: &Root, body: &Body<'_>) -> Result<(OwnedFd, Attr)> {
         let place = match body {
-            Body::Kernel(kernel) => self.descriptor(|| sys::handle::open(&*root, &kernel)),
-            Body::Path(path) => self.descriptor(|| self.moves.find(&root, path)),
+            Body::Kernel(_) if !root.keeps_handles() => return Err(Errno::STALE),
+            Body::Kernel(kernel) | Body::Stamped(_, kernel) => {
+                self.descriptor(|| sys::handle::open(root, kernel))
+            }
+            Body::Path(path) => self.descriptor(|| self.moves.find(root, path)),
         };
         let place = place.map_err(|errno| match errno {
             // What a file system says of a handle whose file is gone differs.
@@ -240,7 +249,7 @@ impl Fs {
             errno => errno,
         })?;
         let attr = Attr::of(&place)?;
-        Ok(self.nodes.add(Node::new(&root, *handle, place, &attr)))
+        if root.is_meant(body, &attr) { Ok((place, attr)) } else { Err(Errno::STALE) }
     }
 
     fn root(&self, id: ExportId) -> Result<Arc<Root>> {
@@ -250,7 +259,8 @@ impl Fs {
     fn root_node(&self, root: &Arc<Root>) -> Result<Arc<Node>> {
         let place = root.place()?;
         let attr = Attr::of(&place)?;
-        let handle = self.seal(root, || sys::handle::of(&place), || Ok(Trail::root(&attr)))?;
+        let kernel = || sys::handle::of(&place);
+        let handle = self.seal(root, &attr, kernel, || Ok(Trail::root(&attr)))?;
         Ok(self.nodes.add(Node::new(root, handle, place, &attr)))
     }
 
@@ -310,9 +320,9 @@ impl Fs {
         dir: &Node,
         name: &[u8],
         attr: &Attr,
-        kernel: impl FnOnce() -> Result<sys::handle::KernelHandle>,
+        kernel: impl FnOnce() -> Result<KernelHandle>,
     ) -> Result<Handle> {
-        self.seal(&dir.root, kernel, || self.trail_in(dir, attr, Some(name)))
+        self.seal(&dir.root, attr, kernel, || self.trail_in(dir, attr, Some(name)))
     }
 
     /// The handle of the file that has `attr`, if it was asked for before.
@@ -328,22 +338,24 @@ impl Fs {
     /// and time of birth; answers whether it did.
     fn remember(&self, root: &Root, attr: &Attr, handle: Handle) -> bool {
         let Some(born) = attr.born.filter(|born| is_over(*born)) else { return false };
-        let may = root.handles == HandleKind::Kernel && attr.filesystem == root.filesystem;
+        let kept = root.handles == HandleKind::Kernel && root.keeps_handles();
+        let may = kept && attr.filesystem == root.filesystem;
         if may {
             self.handles.insert((root.id, attr.fileid, born), handle);
         }
         may
     }
 
-    /// Makes a handle of the kind that the export has.
+    /// Makes the handle of the file that has `attr`, of the kind that the export has.
     fn seal(
         &self,
         root: &Root,
-        kernel: impl FnOnce() -> Result<sys::handle::KernelHandle>,
+        attr: &Attr,
+        kernel: impl FnOnce() -> Result<KernelHandle>,
         trail: impl FnOnce() -> Result<Trail>,
     ) -> Result<Handle> {
         Ok(match root.handles {
-            HandleKind::Kernel => self.key.seal(root.id, Body::Kernel(kernel()?)),
+            HandleKind::Kernel => self.key.seal(root.id, root.body(attr, kernel()?)?),
             HandleKind::Path => self.key.seal(root.id, Body::Path(&trail()?.to_bytes())),
         })
     }

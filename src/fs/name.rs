@@ -129,7 +129,7 @@ impl Fs {
             return Ok((root, attr));
         }
         let trail = || self.switch.as_server(|| self.trail_from_root(&dir.root, &place))?;
-        let handle = self.seal(&dir.root, || sys::handle::of(&place), trail)?;
+        let handle = self.seal(&dir.root, &attr, || sys::handle::of(&place), trail)?;
         Ok((self.nodes.add(Node::new(&dir.root, handle, place, &attr)), attr))
     }
 

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use siphasher::sip::SipHasher13;
 
 use super::attr::Attr;
-use super::handle::BODY_MAX;
+use super::handle::{BODY_MAX, Stamp};
 use super::root::Root;
 
 /// Directories that a trail remembers; below that every directory is looked into.
@@ -70,11 +70,7 @@ impl Trail {
 /// Tells a file from an earlier one with the same number, if the file system knows when it was
 /// made.
 pub(super) fn generation(attr: &Attr) -> u32 {
-    let mut hasher = SipHasher13::new();
-    attr.born.map(|born| (born.seconds, born.nanoseconds)).hash(&mut hasher);
-    #[allow(clippy::cast_possible_truncation)] // a hash, of which half will do
-    let half = hasher.finish() as u32;
-    half
+    Stamp::of(attr).generation
 }
 
 pub(super) fn hint(fileid: u64) -> u8 {

@@ -10,6 +10,7 @@ mod call;
 mod create;
 mod credit;
 mod data;
+mod errors;
 mod info;
 mod lookup;
 mod pace;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use nfsserve::nfs::nfsstat3;
 
 use super::call::Call;
-use super::status::{Reply, status};
+use super::errors::status;
+use super::status::Reply;
 use crate::fs::flush::Due;
 use crate::rpc::Outcome;
 use crate::rpc::pending::{Pending, Ready};

@@ -1,12 +1,11 @@
-//! Why a procedure failed, and the one place where errors become the protocol's status.
+//! Why a procedure failed. Which status an errno becomes stands in [`super::errors`].
 
 use nfsserve::nfs::nfsstat3;
 
+use super::errors::status;
 use crate::errno::Errno;
 use crate::export::Refused;
-use crate::fs::NoNode;
 use crate::fs::handle::BadHandle;
-use crate::telemetry::bounded::OFTEN;
 
 /// Why there is no success.
 #[derive(Clone, Copy, Debug)]
@@ -58,15 +57,6 @@ impl From<BadHandle> for Why {
     }
 }
 
-impl From<NoNode> for Why {
-    fn from(why: NoNode) -> Self {
-        match why {
-            NoNode::Bad => BadHandle.into(),
-            NoNode::Errno(errno) => errno.into(),
-        }
-    }
-}
-
 impl From<Refused> for Why {
     /// Not `NFS3ERR_STALE`: a client that is listed again finds its files where they were.
     fn from(_: Refused) -> Self {
@@ -89,45 +79,5 @@ impl<F: Default> From<Errno> for Fail<F> {
 impl<F: Default> From<nfsstat3> for Fail<F> {
     fn from(status: nfsstat3) -> Self {
         Why::from(status).into()
-    }
-}
-
-/// The status of an error (RFC 1813 §2.6). What the protocol has no word for is the server's
-/// fault, and logged, so that a word can be found.
-pub fn status(errno: Errno) -> nfsstat3 {
-    use nfsstat3 as s;
-    match errno {
-        Errno::PERM => s::NFS3ERR_PERM,
-        Errno::NOENT => s::NFS3ERR_NOENT,
-        Errno::IO => s::NFS3ERR_IO,
-        Errno::NXIO => s::NFS3ERR_NXIO,
-        Errno::ACCES => s::NFS3ERR_ACCES,
-        Errno::EXIST => s::NFS3ERR_EXIST,
-        Errno::XDEV => s::NFS3ERR_XDEV,
-        Errno::NODEV => s::NFS3ERR_NODEV,
-        Errno::NOTDIR => s::NFS3ERR_NOTDIR,
-        Errno::ISDIR => s::NFS3ERR_ISDIR,
-        Errno::INVAL | Errno::LOOP => s::NFS3ERR_INVAL,
-        Errno::FBIG | Errno::OVERFLOW => s::NFS3ERR_FBIG,
-        Errno::NOSPC => s::NFS3ERR_NOSPC,
-        Errno::ROFS => s::NFS3ERR_ROFS,
-        Errno::MLINK => s::NFS3ERR_MLINK,
-        Errno::NAMETOOLONG => s::NFS3ERR_NAMETOOLONG,
-        Errno::NOTEMPTY => s::NFS3ERR_NOTEMPTY,
-        Errno::DQUOT => s::NFS3ERR_DQUOT,
-        Errno::STALE => s::NFS3ERR_STALE,
-        Errno::OPNOTSUPP | Errno::NOSYS => s::NFS3ERR_NOTSUPP,
-        // It will pass: the client asks again after a while.
-        Errno::AGAIN
-        | Errno::MFILE
-        | Errno::NFILE
-        | Errno::NOMEM
-        | Errno::BUSY
-        | Errno::TXTBSY
-        | Errno::INTR => s::NFS3ERR_JUKEBOX,
-        errno => {
-            tracing::warn!(name: OFTEN, error = %errno, "an error without a status of its own");
-            s::NFS3ERR_SERVERFAULT
-        }
     }
 }

@@ -3,16 +3,11 @@
 use std::fs;
 use std::os::fd::AsFd;
 
-use rustix::fs::{fdatasync, fstatfs, fsync, major, minor, syncfs};
+use rustix::fs::{fdatasync, fsync, major, minor, syncfs};
 
 use super::fault;
+use super::filesystem::FileSystem;
 use crate::errno::Result;
-
-const EXT: u32 = 0xef53;
-const XFS: u32 = 0x5846_5342;
-const BTRFS: u32 = 0x9123_683e;
-const TMPFS: u32 = 0x0102_1994;
-const OVERLAY: u32 = 0x794c_7630; // hands syncfs(2) on to what it lies over
 
 /// What flushing means to a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,13 +25,11 @@ pub enum Discipline {
 /// The discipline of the file system that `fd` is on. One that is not known is taken for the one
 /// that promises least.
 pub fn discipline(fd: impl AsFd) -> Discipline {
-    let Ok(stat) = fstatfs(&fd) else { return Discipline::Each };
-    // The type of the field differs from one architecture to another, its low half does not.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    match stat.f_type as u32 {
-        XFS | BTRFS => Discipline::Journal,
-        EXT if has_journal(&fd) => Discipline::Journal,
-        EXT | TMPFS | OVERLAY => Discipline::Whole,
+    match FileSystem::of(&fd) {
+        Ok(FileSystem::XFS | FileSystem::BTRFS) => Discipline::Journal,
+        Ok(FileSystem::EXT) if has_journal(&fd) => Discipline::Journal,
+        // overlayfs hands syncfs(2) on to what it lies over.
+        Ok(FileSystem::EXT | FileSystem::TMPFS | FileSystem::OVERLAY) => Discipline::Whole,
         _ => Discipline::Each,
     }
 }

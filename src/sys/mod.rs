@@ -9,6 +9,7 @@ pub mod disk;
 pub mod durable;
 mod fault;
 pub mod file;
+pub mod filesystem;
 pub mod handle;
 pub mod idle;
 pub mod memory;

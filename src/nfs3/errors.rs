@@ -1,0 +1,141 @@
+//! The table of errors: which status of the protocol (RFC 1813 §2.6) stands for an errno.
+//!
+//! What a client does with a status decides. To `NFS3ERR_JUKEBOX` it sends the call again, for as long
+//! as it gets that, whatever the mount options say; so it stands for what passes without anybody's doing,
+//! and for nothing else. Every other status reaches the application at once.
+
+use nfsserve::nfs::nfsstat3;
+
+use crate::errno::Errno;
+use crate::telemetry::bounded::OFTEN;
+
+/// What the kernel says within itself and no system call should: some file systems let it out.
+const NOTSUPP: Errno = Errno::new(524);
+
+/// The status of an error.
+pub fn status(errno: Errno) -> nfsstat3 {
+    use nfsstat3 as s;
+    match errno {
+        // The protocol has these by the same name.
+        Errno::PERM => s::NFS3ERR_PERM,
+        Errno::NOENT => s::NFS3ERR_NOENT,
+        Errno::IO => s::NFS3ERR_IO,
+        Errno::NXIO => s::NFS3ERR_NXIO,
+        Errno::ACCES => s::NFS3ERR_ACCES,
+        Errno::EXIST => s::NFS3ERR_EXIST,
+        Errno::XDEV => s::NFS3ERR_XDEV,
+        Errno::NODEV => s::NFS3ERR_NODEV,
+        Errno::NOTDIR => s::NFS3ERR_NOTDIR,
+        Errno::ISDIR => s::NFS3ERR_ISDIR,
+        Errno::INVAL => s::NFS3ERR_INVAL,
+        Errno::FBIG => s::NFS3ERR_FBIG,
+        Errno::NOSPC => s::NFS3ERR_NOSPC,
+        Errno::ROFS => s::NFS3ERR_ROFS,
+        Errno::MLINK => s::NFS3ERR_MLINK,
+        Errno::NAMETOOLONG => s::NFS3ERR_NAMETOOLONG,
+        Errno::NOTEMPTY => s::NFS3ERR_NOTEMPTY,
+        Errno::DQUOT => s::NFS3ERR_DQUOT,
+        Errno::STALE => s::NFS3ERR_STALE,
+        Errno::OPNOTSUPP | Errno::NOSYS | NOTSUPP => s::NFS3ERR_NOTSUPP,
+        // In use: a mount point, a program that runs, a swap file. That ends when somebody ends it,
+        // so an application has to learn of it. Linux' server says the same of a mount point.
+        Errno::BUSY | Errno::TXTBSY => s::NFS3ERR_ACCES,
+        // An encrypted directory without its key.
+        Errno::NOKEY | Errno::KEYEXPIRED | Errno::KEYREVOKED | Errno::KEYREJECTED => {
+            s::NFS3ERR_PERM
+        }
+        // A name or a number that the file system does not take.
+        Errno::LOOP | Errno::ILSEQ | Errno::TOOBIG | Errno::DOM | Errno::RANGE => s::NFS3ERR_INVAL,
+        Errno::OVERFLOW => s::NFS3ERR_FBIG,
+        Errno::NOMEDIUM => s::NFS3ERR_NXIO,
+        // Damage: of the disk, of what is on it, or on the way to it.
+        Errno::UCLEAN
+        | Errno::BADMSG
+        | Errno::NODATA
+        | Errno::TIME
+        | Errno::NOLINK
+        | Errno::BADE
+        | Errno::REMOTEIO
+        | Errno::PROTO
+        | Errno::PIPE
+        | Errno::CANCELED
+        | Errno::HWPOISON => s::NFS3ERR_IO,
+        // The server lacks memory or descriptors for the moment, or was interrupted.
+        Errno::AGAIN
+        | Errno::INTR
+        | Errno::RESTART
+        | Errno::DEADLK
+        | Errno::NOMEM
+        | Errno::NOBUFS
+        | Errno::MFILE
+        | Errno::NFILE => s::NFS3ERR_JUKEBOX,
+        // The file system will be back: who mounted it with `hard` waits, as for the server itself.
+        errno if errno.is_away() => s::NFS3ERR_JUKEBOX,
+        // What no file system says of a file: a mistake of this server, or a gap in this table.
+        errno => {
+            tracing::warn!(name: OFTEN, error = %errno, "an error without a status of its own");
+            s::NFS3ERR_SERVERFAULT
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nfsstat3 as s;
+
+    /// The errors with each status, by their numbers on this machine.
+    const EXPECTED: &[(nfsstat3, &[i32])] = &[
+        (s::NFS3ERR_PERM, &[libc::EPERM, libc::ENOKEY, libc::EKEYEXPIRED, libc::EKEYREVOKED]),
+        (s::NFS3ERR_PERM, &[libc::EKEYREJECTED]),
+        (s::NFS3ERR_NOENT, &[libc::ENOENT]),
+        (s::NFS3ERR_IO, &[libc::EIO, libc::EUCLEAN, libc::EBADMSG, libc::ENODATA, libc::ETIME]),
+        (s::NFS3ERR_IO, &[libc::ENOLINK, libc::EBADE, libc::EREMOTEIO, libc::EPROTO, libc::EPIPE]),
+        (s::NFS3ERR_IO, &[libc::ECANCELED, libc::EHWPOISON]),
+        (s::NFS3ERR_NXIO, &[libc::ENXIO, libc::ENOMEDIUM]),
+        (s::NFS3ERR_ACCES, &[libc::EACCES, libc::EBUSY, libc::ETXTBSY]),
+        (s::NFS3ERR_EXIST, &[libc::EEXIST]),
+        (s::NFS3ERR_XDEV, &[libc::EXDEV]),
+        (s::NFS3ERR_NODEV, &[libc::ENODEV]),
+        (s::NFS3ERR_NOTDIR, &[libc::ENOTDIR]),
+        (s::NFS3ERR_ISDIR, &[libc::EISDIR]),
+        (s::NFS3ERR_INVAL, &[libc::EINVAL, libc::ELOOP, libc::EILSEQ, libc::E2BIG, libc::EDOM]),
+        (s::NFS3ERR_INVAL, &[libc::ERANGE]),
+        (s::NFS3ERR_FBIG, &[libc::EFBIG, libc::EOVERFLOW]),
+        (s::NFS3ERR_NOSPC, &[libc::ENOSPC]),
+        (s::NFS3ERR_ROFS, &[libc::EROFS]),
+        (s::NFS3ERR_MLINK, &[libc::EMLINK]),
+        (s::NFS3ERR_NAMETOOLONG, &[libc::ENAMETOOLONG]),
+        (s::NFS3ERR_NOTEMPTY, &[libc::ENOTEMPTY]),
+        (s::NFS3ERR_DQUOT, &[libc::EDQUOT]),
+        (s::NFS3ERR_STALE, &[libc::ESTALE]),
+        (s::NFS3ERR_NOTSUPP, &[libc::EOPNOTSUPP, libc::ENOSYS, 524]),
+        // What passes by itself...
+        (s::NFS3ERR_JUKEBOX, &[libc::EAGAIN, libc::EINTR, libc::ERESTART, libc::EDEADLK]),
+        (s::NFS3ERR_JUKEBOX, &[libc::ENOMEM, libc::ENOBUFS, libc::EMFILE, libc::ENFILE]),
+        // ... and what does when the file system is back.
+        (s::NFS3ERR_JUKEBOX, &[libc::ENOTCONN, libc::ESHUTDOWN, libc::EBADFD, libc::ETIMEDOUT]),
+        (s::NFS3ERR_JUKEBOX, &[libc::ECONNREFUSED, libc::ECONNRESET, libc::ECONNABORTED]),
+        (s::NFS3ERR_JUKEBOX, &[libc::EHOSTDOWN, libc::EHOSTUNREACH, libc::ENETDOWN]),
+        (s::NFS3ERR_JUKEBOX, &[libc::ENETUNREACH, libc::ENETRESET]),
+    ];
+
+    #[test]
+    fn every_errno_has_the_status_that_the_table_gives_it_and_no_other() {
+        for number in 1..1024 {
+            let named = EXPECTED.iter().find(|(_, numbers)| numbers.contains(&number));
+            let expected = named.map_or(s::NFS3ERR_SERVERFAULT, |(status, _)| *status);
+            let got = status(Errno::new(number));
+            assert_eq!(got as u32, expected as u32, "{}", Errno::new(number));
+        }
+    }
+
+    #[test]
+    fn no_errno_is_named_twice() {
+        let mut all: Vec<_> = EXPECTED.iter().flat_map(|(_, numbers)| *numbers).collect();
+        let named = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), named);
+    }
+}
