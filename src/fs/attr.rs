@@ -1,17 +1,15 @@
-//! What is known of a file, what may be changed of it, and who may access it.
+//! What is known of a file, what may be changed of it ([`super::change`] does), and who may access it.
 
 use std::ffi::CStr;
 use std::os::fd::AsFd;
 
-use rustix::fs::{
-    AtFlags, Gid, Mode, Statx, StatxAttributes, StatxFlags, Timespec, Timestamps, Uid,
-};
+use rustix::fs::{AtFlags, Statx, StatxAttributes, StatxFlags};
 
+use super::Fs;
 use super::identity::Identity;
 use super::node::Node;
-use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
-use crate::sys::{self, Patience};
+use crate::sys;
 
 /// The kinds of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -165,7 +163,7 @@ pub struct Changes {
 
 impl Changes {
     /// Whether only an owner may make them.
-    fn needs_owner(&self) -> bool {
+    pub(super) fn needs_owner(&self) -> bool {
         let sets = |time| matches!(time, SetTime::To(_));
         self.mode.is_some()
             || self.uid.is_some()
@@ -223,102 +221,8 @@ impl Fs {
 
     /// Whether `caller` is root or the owner. Without the privilege to act as others, everybody
     /// is the server's user.
-    fn owns(&self, attr: &Attr, caller: &Identity) -> bool {
+    pub(super) fn owns(&self, attr: &Attr, caller: &Identity) -> bool {
         let who = if self.switch.can_switch() { caller } else { self.switch.server() };
         who.is_root() || who.uid == attr.uid
-    }
-
-    /// Changes attributes of `node`, which has `attr` and whose lock is held (`_guard`).
-    ///
-    /// # Errors
-    /// As chmod(2), chown(2), truncate(2) and utimensat(2) have them; what was changed until then
-    /// stays.
-    pub fn change(
-        &self,
-        node: &Node,
-        attr: &Attr,
-        caller: &Identity,
-        changes: &Changes,
-        _guard: &Guard<'_>,
-    ) -> Result<()> {
-        // So that a size is not set and then a mode refused.
-        if changes.needs_owner() && !self.owns(attr, caller) && changes.size.is_some() {
-            return Err(Errno::PERM);
-        }
-        if let Some(size) = changes.size {
-            self.set_size(node, attr, caller, size)?;
-        }
-        // Or what a client sets could be undone by what is lent (`Fs::open_own`).
-        let _modes = (!self.switch.can_switch()).then(|| self.lock_modes());
-        self.switch.acting_as(caller, || {
-            set_owner(node, changes)?;
-            set_mode(node, changes)?;
-            set_times(node, changes)
-        })?
-    }
-
-    fn set_size(&self, node: &Node, attr: &Attr, caller: &Identity, size: u64) -> Result<()> {
-        match attr.kind {
-            Kind::Regular => {}
-            Kind::Directory => return Err(Errno::ISDIR),
-            _ => return Err(Errno::INVAL),
-        }
-        if !self.may_write(node, attr, caller)? {
-            return Err(Errno::ACCES);
-        }
-        if i64::try_from(size).is_err() {
-            return Err(Errno::FBIG);
-        }
-        let content = self.writable(node, Patience::Blocking)?;
-        // As the caller, so that set-id bits go when somebody else than root truncates.
-        self.switch.acting_as(caller, || rustix::fs::ftruncate(content, size))??;
-        node.recharge();
-        Ok(())
-    }
-}
-
-fn set_owner(node: &Node, changes: &Changes) -> Result<()> {
-    if changes.uid.is_none() && changes.gid.is_none() {
-        return Ok(());
-    }
-    if changes.uid == Some(u32::MAX) || changes.gid == Some(u32::MAX) {
-        return Err(Errno::INVAL); // chown(2) takes it for "leave it"
-    }
-    let (uid, gid) = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
-    rustix::fs::chownat(node, c"", uid, gid, AtFlags::EMPTY_PATH)?;
-    Ok(())
-}
-
-fn set_mode(node: &Node, changes: &Changes) -> Result<()> {
-    if let Some(mode) = changes.mode {
-        // Through /proc, because a descriptor without access to the content cannot be given to
-        // fchmod(2), and fchmodat2(2) is too young to rely on.
-        let mode = Mode::from_raw_mode(mode & 0o7777);
-        rustix::fs::chmodat(rustix::fs::CWD, node.proc_path(), mode, AtFlags::empty())?;
-    }
-    Ok(())
-}
-
-fn set_times(node: &Node, changes: &Changes) -> Result<()> {
-    let mut modified = changes.modified;
-    if changes.size.is_some() && modified == SetTime::Now {
-        modified = SetTime::Keep; // truncating did it, and allows it to those who may only write
-    }
-    if (changes.accessed, modified) == (SetTime::Keep, SetTime::Keep) {
-        return Ok(());
-    }
-    let times = Timestamps {
-        last_access: timespec(changes.accessed),
-        last_modification: timespec(modified),
-    };
-    rustix::fs::utimensat(node, c"", &times, AtFlags::EMPTY_PATH)?;
-    Ok(())
-}
-
-fn timespec(time: SetTime) -> Timespec {
-    match time {
-        SetTime::Keep => Timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT },
-        SetTime::Now => Timespec { tv_sec: 0, tv_nsec: libc::UTIME_NOW },
-        SetTime::To(time) => Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() },
     }
 }

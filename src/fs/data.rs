@@ -3,9 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::sync::{MutexGuard, OnceLock, PoisonError};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::OFlags;
 
 use super::attr::{Attr, Kind};
+use super::change::set_mode;
 use super::identity::Identity;
 use super::node::Node;
 use super::{Fs, Guard};
@@ -163,11 +164,6 @@ impl Fs {
             opened => opened,
         }
     }
-}
-
-fn set_mode(node: &Node, mode: u32) -> Result<()> {
-    let mode = Mode::from_raw_mode(mode);
-    Ok(rustix::fs::chmodat(rustix::fs::CWD, node.proc_path(), mode, AtFlags::empty())?)
 }
 
 fn is_file(kind: Kind) -> Result<()> {

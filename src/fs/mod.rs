@@ -8,6 +8,7 @@
 //! must be read under the same lock as the change, or clients that compare them keep stale caches.
 
 pub mod attr;
+mod change;
 mod charge;
 pub mod count;
 pub mod data;

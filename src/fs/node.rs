@@ -93,7 +93,7 @@ impl Node {
 
     /// A path to the file that works only in this process, and follows no link.
     pub(super) fn proc_path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.place.as_raw_fd()))
+        proc_path(self)
     }
 
     /// Opens the content once more; never of what is neither a file nor a directory.
@@ -115,6 +115,11 @@ impl Node {
     pub(super) fn opened(&self) -> Option<&OwnedFd> {
         self.write.get().or_else(|| self.read.get())
     }
+}
+
+/// A path to what is open as `file`; it works only in this process, and follows no link.
+pub(super) fn proc_path(file: impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))
 }
 
 impl AsFd for Node {

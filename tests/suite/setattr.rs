@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
 
 use crate::support::client::{Client, Cred, own_gid, someone};
 use crate::support::privileged;
@@ -9,6 +10,7 @@ use crate::support::server::{Server, Setup};
 use crate::support::wire::*;
 
 const EARLY: nfstime3 = nfstime3 { seconds: 1_000_000_000, nseconds: 123_456_789 };
+const LATE: nfstime3 = nfstime3 { seconds: 2_000_000_000, nseconds: 1 };
 
 fn times(atime: set_atime, mtime: set_mtime) -> sattr3 {
     sattr3 { atime, mtime, ..sattr3::default() }
@@ -224,4 +226,167 @@ fn changing_the_owner_takes_the_setuid_bit_away() {
     let (_s, mut c, file) = one_file(b"");
     c.setattr(&file, mode(0o6755)).ok();
     assert_eq!(changed(&mut c, &file, owner(7)).mode, 0o755);
+}
+
+#[test]
+fn a_mode_means_nothing_to_a_symbolic_link_and_the_rest_is_set() {
+    let s = Setup::default().start_over(|dir| {
+        fs::write(dir.join("target"), b"").unwrap();
+        symlink("target", dir.join("symlink")).unwrap();
+    });
+    let mut c = s.client();
+    let root = c.root();
+    let (link, target) = (c.find(&root, "symlink"), c.find(&root, "target"));
+    let before = (c.attrs(&link), c.attrs(&target));
+    assert_eq!(changed(&mut c, &link, mode(0o755)).mode, before.0.mode);
+    let client = set_mtime::SET_TO_CLIENT_TIME(EARLY);
+    let mut all = sattr3 { mtime: client, ..mode(0o700) };
+    if privileged() {
+        (all.uid, all.gid) = (set_uid3::Some(7), set_gid3::Some(8));
+    }
+    let after = changed(&mut c, &link, all);
+    assert_eq!((after.mode, after.mtime), (before.0.mode, EARLY));
+    assert!(!privileged() || (after.uid, after.gid) == (7, 8));
+    same_attrs(&c.attrs(&target), &before.1);
+}
+
+#[test]
+fn a_size_is_not_set_if_the_rest_is_refused() {
+    let (_s, mut c, file) = one_file(b"content");
+    let mut wish = sattr3 { mode: set_mode3::Some(0o600), ..owner(7) };
+    if privileged() {
+        c.setattr(&file, sattr3 { gid: set_gid3::Some(1000), ..owner(1000) }).ok();
+        c.cred = someone();
+    }
+    for (size, gid) in [(0, set_gid3::None), (3, set_gid3::Some(8)), (1000, set_gid3::None)] {
+        (wish.size, wish.gid) = (set_size3::Some(size), gid);
+        unchanged(&mut c, &file, &wish, NFS3ERR_PERM);
+    }
+    assert_eq!(c.content(&file), b"content");
+}
+
+/// Sets attributes, which is refused; but for its ctime, the object stays as it was.
+#[track_caller]
+fn unchanged(c: &mut Client, object: &Fh, to: &sattr3, expected: nfsstat3) {
+    let before = c.attrs(object);
+    let wcc = c.setattr(object, to.clone()).fails(expected).obj_wcc;
+    let after = c.attrs(object);
+    exact_wcc(&wcc, &before, &after);
+    same_attrs(&fattr3 { ctime: before.ctime.clone(), ..after }, &before);
+}
+
+/// What a call may set: all of it if every bit is set.
+fn some_of(bits: u32, (uid, gid): (u32, u32), by_client: bool) -> sattr3 {
+    let has = |bit: u32| bits & (1 << bit) != 0;
+    let mut wish = sattr3::default();
+    if has(0) {
+        wish.mode = set_mode3::Some(0o4751);
+    }
+    if has(1) {
+        wish.uid = set_uid3::Some(uid);
+    }
+    if has(2) {
+        wish.gid = set_gid3::Some(gid);
+    }
+    if has(3) {
+        wish.size = set_size3::Some(3);
+    }
+    if has(4) {
+        wish.atime = set_atime::SET_TO_SERVER_TIME;
+    }
+    if has(5) {
+        wish.mtime = set_mtime::SET_TO_SERVER_TIME;
+    }
+    if by_client {
+        wish.atime = set_atime::SET_TO_CLIENT_TIME(EARLY);
+        wish.mtime = set_mtime::SET_TO_CLIENT_TIME(LATE);
+    }
+    wish
+}
+
+/// Fails unless `now` has all that `wish` sets.
+#[track_caller]
+fn has_all(now: &fattr3, wish: &sattr3) {
+    if let (set_mode3::Some(mode), true) = (&wish.mode, now.type_ != ftype3::NF3LNK) {
+        assert_eq!(now.mode, *mode);
+    }
+    if let set_uid3::Some(uid) = wish.uid {
+        assert_eq!(now.uid, uid);
+    }
+    if let set_gid3::Some(gid) = wish.gid {
+        assert_eq!(now.gid, gid);
+    }
+    if let set_size3::Some(size) = wish.size {
+        assert_eq!(now.size, size);
+    }
+    if let set_atime::SET_TO_CLIENT_TIME(time) = &wish.atime {
+        assert_eq!(now.atime, *time);
+    }
+    if let set_mtime::SET_TO_CLIENT_TIME(time) = &wish.mtime {
+        assert_eq!(now.mtime, *time);
+    }
+}
+
+/// Makes an object of each kind, anew.
+fn make_anew(kind: &str, path: &Path, uid: u32) {
+    match kind {
+        "dir" => drop(fs::remove_dir(path)),
+        _ => drop(fs::remove_file(path)),
+    }
+    match kind {
+        "file" => fs::write(path, b"0123456789").unwrap(),
+        "dir" => fs::create_dir(path).unwrap(),
+        "symlink" => symlink("target", path).unwrap(),
+        _ => rustix::fs::mkfifoat(rustix::fs::CWD, path, 0o666.into()).unwrap(),
+    }
+    if kind != "symlink" {
+        rustix::fs::chmod(path, 0o666.into()).unwrap();
+    }
+    if privileged() {
+        std::os::unix::fs::lchown(path, Some(uid), Some(uid)).unwrap();
+    }
+}
+
+#[test]
+fn every_combination_is_set_as_a_whole_or_not_at_all() {
+    let s = Setup::default().exports("{} *(rw,async,no_root_squash,insecure)").start();
+    let mut c = s.client();
+    let root = c.mounted(s.dir.to_str().unwrap());
+    let (mut set, mut refused) = (0, 0);
+    // Who asks, and what owner is wished for.
+    let mine = (c.cred.uid, c.cred.gid);
+    let callers = if privileged() {
+        let (owner, other) = (Cred::user(1000).groups(&[9]), Cred::user(2000));
+        vec![
+            (Cred::superuser(), (7, 8)),
+            (owner.clone(), (1000, 9)),
+            (owner.clone(), (7, 9)),
+            (owner, (1000, 8)),
+            (other, (2000, 2000)),
+        ]
+    } else {
+        vec![(c.cred.clone(), mine), (c.cred.clone(), (mine.0 + 1, mine.1))]
+    };
+    for kind in ["file", "dir", "symlink", "fifo"] {
+        for (cred, wished) in &callers {
+            for bits in 0..128 {
+                make_anew(kind, &s.dir.join(kind), 1000);
+                let object = c.find(&root, kind);
+                let before = c.attrs(&object);
+                let wish = some_of(bits & 63, *wished, bits & 64 != 0);
+                let answer = c.with(cred.clone(), |c| c.setattr(&object, wish.clone()));
+                let now = c.attrs(&object);
+                if answer.status() == NFS3_OK {
+                    exact_wcc(&answer.ok().obj_wcc, &before, &now);
+                    has_all(&now, &wish);
+                    set += 1;
+                } else {
+                    exact_wcc(&answer.failed().obj_wcc, &before, &now);
+                    same_attrs(&fattr3 { ctime: before.ctime.clone(), ..now }, &before);
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(set > 400 && refused > 200, "{set} were set, {refused} refused");
 }

@@ -1,0 +1,211 @@
+//! Changing attributes: all that is asked for, or nothing.
+//!
+//! Each attribute takes a system call of its own, and any of them may be refused:
+//!
+//! ```text
+//!   check     the kind of file, the size, the right to write: refused before anything is changed
+//!   owner     chown(2), first because it clears set-id bits
+//!   mode      chmod(2)
+//!   times     utimensat(2)
+//!   size      ftruncate(2), the only change that cannot be taken back
+//!   again     mode and times, where truncating has changed them
+//! ```
+//!
+//! When a call fails, what the ones before it changed is restored from the attributes that the file
+//! had. The caller holds the file's lock, so that nobody else's change is undone. What cannot be
+//! restored (the disk fails) shows in the attributes that the reply carries (`wcc_data`).
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
+
+use super::attr::{Attr, Changes, Kind, SetTime};
+use super::identity::Identity;
+use super::node::{Node, proc_path};
+use super::{Fs, Guard};
+use crate::errno::{Errno, Result};
+use crate::sys::Patience;
+
+/// Set-user-id and set-group-id.
+pub(super) const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
+
+impl Fs {
+    /// Changes attributes of `node`, which has `attr` and whose lock is held (`_guard`). The mode of
+    /// a symbolic link, which means nothing, is left as it is.
+    ///
+    /// # Errors
+    /// As chmod(2), chown(2), truncate(2) and utimensat(2) have them. Nothing is changed then, unless
+    /// restoring it fails too.
+    pub fn change(
+        &self,
+        node: &Node,
+        attr: &Attr,
+        caller: &Identity,
+        changes: &Changes,
+        _guard: &Guard<'_>,
+    ) -> Result<()> {
+        if changes.needs_owner() && !self.owns(attr, caller) && changes.size.is_some() {
+            return Err(Errno::PERM);
+        }
+        let resize = self.resize(node, attr, caller, changes.size)?;
+        // Otherwise `Fs::open_own` could put back a mode that is older than the client's.
+        let _modes = (!self.switch.can_switch()).then(|| self.lock_modes());
+        let changed = self.switch.acting_as(caller, || apply(node, changes, resize))?;
+        if changed.is_err() {
+            self.restore(node, attr, changes);
+        }
+        if resize.is_some() {
+            node.recharge();
+        }
+        changed
+    }
+
+    /// The content to be resized, and its new size; checks everything that would refuse it.
+    fn resize<'n>(
+        &self,
+        node: &'n Node,
+        attr: &Attr,
+        caller: &Identity,
+        size: Option<u64>,
+    ) -> Result<Option<(&'n OwnedFd, u64)>> {
+        let Some(size) = size else { return Ok(None) };
+        match attr.kind {
+            Kind::Regular => {}
+            Kind::Directory => return Err(Errno::ISDIR),
+            _ => return Err(Errno::INVAL),
+        }
+        if !self.may_write(node, attr, caller)? {
+            return Err(Errno::ACCES);
+        }
+        if i64::try_from(size).is_err() {
+            return Err(Errno::FBIG);
+        }
+        Ok(Some((self.writable(node, Patience::Blocking)?, size)))
+    }
+
+    /// Gives `node` back the attributes that `changes` may have changed.
+    fn restore(&self, node: &Node, before: &Attr, changes: &Changes) {
+        let restored = self.switch.as_server(|| {
+            let now = Attr::of(node)?;
+            let owner = Changes {
+                uid: (now.uid != before.uid).then_some(before.uid),
+                gid: (now.gid != before.gid).then_some(before.gid),
+                ..Changes::default()
+            };
+            set_owner(node, &owner)?;
+            if Attr::of(node)?.mode != before.mode {
+                set_mode(node, before.mode)?;
+            }
+            let time = |set, time| if set == SetTime::Keep { set } else { SetTime::To(time) };
+            let accessed = time(changes.accessed, before.accessed);
+            set_times(node, accessed, time(changes.modified, before.modified))
+        });
+        if let Err(error) | Ok(Err(error)) = restored {
+            tracing::debug!(%error, "cannot restore the attributes of a refused SETATTR");
+        }
+    }
+}
+
+/// Makes all changes, the one that cannot be undone last.
+fn apply(node: &Node, changes: &Changes, resize: Option<(&OwnedFd, u64)>) -> Result<()> {
+    let mode = changes.mode.filter(|_| node.kind != Kind::Symlink);
+    let (accessed, mut modified) = (changes.accessed, changes.modified);
+    if resize.is_some() && (accessed, modified) == (SetTime::Keep, SetTime::Now) {
+        modified = SetTime::Keep; // truncating does it, and allows it to those who may only write
+    }
+    set_owner(node, changes)?;
+    if let Some(mode) = mode {
+        set_mode(node, mode)?;
+    }
+    set_times(node, accessed, modified)?;
+    let Some((content, size)) = resize else { return Ok(()) };
+    rustix::fs::ftruncate(content, size)?;
+    // The kernel clears set-id bits when anybody but root truncates.
+    if let Some(mode) = mode.filter(|mode| mode & SET_IDS != 0) {
+        set_mode(node, mode)?;
+    }
+    match modified {
+        SetTime::To(_) => set_times(node, SetTime::Keep, modified),
+        SetTime::Keep | SetTime::Now => Ok(()),
+    }
+}
+
+/// Sets the owner and the group, as far as `changes` names them.
+pub(super) fn set_owner(file: impl AsFd, changes: &Changes) -> Result<()> {
+    if changes.uid.is_none() && changes.gid.is_none() {
+        return Ok(());
+    }
+    if changes.uid == Some(u32::MAX) || changes.gid == Some(u32::MAX) {
+        return Err(Errno::INVAL); // chown(2) takes it for "leave it"
+    }
+    let (uid, gid) = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
+    rustix::fs::chownat(file, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+    Ok(())
+}
+
+/// Sets the permissions; never of a symbolic link.
+pub(super) fn set_mode(file: impl AsFd, mode: u32) -> Result<()> {
+    // Through /proc, because a descriptor without access to the content cannot be given to
+    // fchmod(2), and fchmodat2(2) is too young to rely on.
+    let mode = Mode::from_raw_mode(mode & 0o7777);
+    Ok(rustix::fs::chmodat(CWD, proc_path(file), mode, AtFlags::empty())?)
+}
+
+/// Sets the times.
+pub(super) fn set_times(file: impl AsFd, accessed: SetTime, modified: SetTime) -> Result<()> {
+    if (accessed, modified) == (SetTime::Keep, SetTime::Keep) {
+        return Ok(());
+    }
+    let times =
+        Timestamps { last_access: timespec(accessed), last_modification: timespec(modified) };
+    rustix::fs::utimensat(file, c"", &times, AtFlags::EMPTY_PATH)?;
+    Ok(())
+}
+
+fn timespec(time: SetTime) -> Timespec {
+    match time {
+        SetTime::Keep => Timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT },
+        SetTime::Now => Timespec { tv_sec: 0, tv_nsec: libc::UTIME_NOW },
+        SetTime::To(time) => Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::ExportId;
+    use crate::fs::attr::Time;
+    use crate::fs::handle::{KEY_LEN, Key};
+    use crate::fs::testing::Files;
+
+    const EXPORT: ExportId = ExportId(1);
+
+    #[test]
+    fn what_came_before_a_size_that_cannot_be_set_is_restored() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "content").unwrap();
+        rustix::fs::chmod(dir.path().join("file"), 0o6750.into()).unwrap();
+        let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
+        fs.attach(EXPORT, dir.path(), None, None).unwrap();
+        let files = Files::of(&fs, EXPORT);
+        let file = files.find(&files.root(), "file").unwrap();
+        // Stands for a disk that refuses: a pipe has no size.
+        file.write.set(std::io::pipe().unwrap().1.into()).unwrap();
+
+        let before = file.attr().unwrap();
+        let is_root = fs.switch.server().is_root();
+        let changes = Changes {
+            mode: Some(0o600),
+            uid: is_root.then_some(7),
+            gid: is_root.then_some(8),
+            size: Some(3),
+            accessed: SetTime::Now,
+            modified: SetTime::To(Time { seconds: 1, nanoseconds: 2 }),
+        };
+        let guard = fs.lock(&file, Patience::Blocking).unwrap();
+        let changed = fs.change(&file, &before, fs.switch.server(), &changes, &guard);
+        assert_eq!(changed, Err(Errno::INVAL));
+        let after = file.attr().unwrap();
+        assert_eq!(Attr { changed: before.changed, ..after }, before);
+    }
+}
