@@ -41,9 +41,9 @@ impl Volumes {
                 OnDelete::Delete => record.step = Step::Deleting,
                 OnDelete::Archive => record.step = Step::Archiving(self.archive_name(name)),
                 OnDelete::Recycle => {
-                    self.layout.make(&record.spec, &self.layout.renewing(&record.spec.id))?;
                     record.step = Step::Recycling;
                     record.export = registry::fresh_id()?;
+                    self.layout.make(&record, &self.layout.renewing(&record.spec.id))?;
                 }
             }
             self.layout.write(&record)?;
@@ -54,9 +54,8 @@ impl Volumes {
     /// Whether there is what it takes: a volume whose directory is gone can only be deleted.
     fn may_end(&self, volume: &Volume, how: OnDelete) -> Result<()> {
         let spec = volume.record().spec;
-        let there = self.layout.directory(&self.layout.volume(&spec))?.is_some();
         match how {
-            OnDelete::Archive | OnDelete::Recycle if !there => {
+            OnDelete::Archive | OnDelete::Recycle if !self.layout.is_there(&spec) => {
                 let message = "its directory is not there".into();
                 Err(Error::Lost { name: spec.name, message })
             }
@@ -122,23 +121,23 @@ impl Volumes {
                 return Ok(Some(record));
             }
             Step::Deleting => {
-                if !exists(&leaving) && exists(&place) {
+                if !exists(&leaving) && self.layout.is_there(&spec) {
                     self.layout.withdraw(&spec)?;
                 }
             }
             Step::Archiving(to) => {
-                if !exists(&self.layout.dir().join(&to)) && exists(&place) {
+                if !exists(&self.layout.dir().join(&to)) && self.layout.is_there(&spec) {
                     self.layout.archive(&spec, &to)?;
                 }
             }
             Step::Recycling => {
-                if !exists(&leaving) && exists(&place) {
+                if !exists(&leaving) && self.layout.is_there(&spec) {
                     self.layout.withdraw(&spec)?;
                 }
                 if !exists(&place) {
                     let fresh = self.layout.renewing(&spec.id);
                     if !exists(&fresh) {
-                        self.layout.make(&record.spec, &fresh)?;
+                        self.layout.make(&record, &fresh)?;
                     }
                     self.layout.install(&fresh, &spec)?;
                 }
@@ -171,13 +170,12 @@ impl Volumes {
 fn archived(name: &Name, time: &str, n: u32) -> String {
     const NAME_MAX: usize = 255;
     let end = if n == 1 { format!("-{time}") } else { format!("-{time}-{n}") };
-    let start = "archived-";
-    let room = NAME_MAX - start.len() - end.len();
+    let room = NAME_MAX - registry::ARCHIVED.len() - end.len();
     let mut name = name.as_str();
     while name.len() > room {
         name = &name[..name.floor_char_boundary(name.len() - 1)];
     }
-    format!("{start}{name}{end}")
+    format!("{}{name}{end}", registry::ARCHIVED)
 }
 
 /// A moment as a part of a name, in UTC.
