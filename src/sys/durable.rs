@@ -30,6 +30,15 @@ pub fn open(path: &Path) -> io::Result<File> {
     open_regular(OpenOptions::new().read(true), libc::O_NOFOLLOW, path)
 }
 
+/// Opens the file `path`, which is there, for writing over what it has.
+///
+/// # Errors
+/// As [`read`].
+pub fn open_to_write(path: &Path) -> io::Result<File> {
+    is_regular(&fs::symlink_metadata(path)?)?;
+    open_regular(OpenOptions::new().write(true), libc::O_NOFOLLOW, path)
+}
+
 /// Reads a file that an administrator named: as [`read`], but symbolic links are followed.
 ///
 /// # Errors

@@ -214,9 +214,11 @@ impl Error {
                 .into(),
             Self::NothingToAdopt(_) => "there is no directory to adopt".into(),
             Self::NoFolder(_) => "the server's directory is damaged; its log says how".into(),
-            Self::Faulty(_) => "the server has a damaged record that names the volume's directory; \
+            Self::Faulty(_) => {
+                "the server has a damaged record that names the volume's directory; \
                                 its log says which"
-                .into(),
+                    .into()
+            }
             Self::Lost { name, .. } => {
                 format!(
                     "volume {name} is lost; the server's log says why, nothing of it is touched"

@@ -11,6 +11,7 @@
 //!     making/ID~/              one that is going to be a recycled volume's
 //!     leaving/ID/              one that was, on its way to the trash
 //!     trash/ID.NUMBER/         what is being removed
+//!     spare/                   what giving back takes when the disk is full (see super::reserve)
 //! ```
 //!
 //! All of it is on one file system, so that directories move in one step. Each function here is one
@@ -20,6 +21,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, XattrFlags, flock, renameat_with};
 
@@ -37,7 +39,7 @@ const OWN: &str = ".berth";
 const MARK: &str = "user.berth";
 
 /// The folders in it.
-const FOLDERS: [&str; 4] = [REGISTRY, "making", "leaving", "trash"];
+const FOLDERS: [&str; 5] = [REGISTRY, "making", "leaving", "trash", "spare"];
 
 /// The folder without which nothing is known.
 const REGISTRY: &str = "volumes";
@@ -47,6 +49,8 @@ pub(super) struct Layout {
     dir: PathBuf,
     own: PathBuf,
     _lock: File,
+    /// Held while something of the reserve is made or taken.
+    pub(super) spare: Mutex<()>,
     #[cfg(test)]
     pub(super) crash: crash::Point,
 }
@@ -75,6 +79,7 @@ impl Layout {
             dir,
             own,
             _lock,
+            spare: Mutex::default(),
             #[cfg(test)]
             crash: crash::Point::default(),
         })
@@ -100,6 +105,11 @@ impl Layout {
         self.own.join("trash")
     }
 
+    /// The folder with the reserve.
+    pub(super) fn spares(&self) -> PathBuf {
+        self.own.join("spare")
+    }
+
     /// The directory of a volume.
     pub(super) fn volume(&self, spec: &Spec) -> PathBuf {
         self.dir.join(spec.place())
@@ -122,9 +132,14 @@ impl Layout {
 
     /// Makes the empty directory `path` that is going to be a volume's.
     pub(super) fn make(&self, record: &Record, path: &Path) -> Result<()> {
-        let spec = &record.spec;
         self.make_empty(path)?;
         self.step()?;
+        self.dress(record, path)
+    }
+
+    /// Gives an empty directory what a volume's has.
+    pub(super) fn dress(&self, record: &Record, path: &Path) -> Result<()> {
+        let spec = &record.spec;
         self.mark(record, path);
         // First the owner: changing it takes set-id bits away.
         chown(path, spec.uid, spec.gid).map_err(Error::io("give an owner to", path))?;

@@ -43,12 +43,14 @@ impl Volumes {
                 OnDelete::Recycle => {
                     record.step = Step::Recycling;
                     record.export = registry::fresh_id()?;
-                    self.layout.make(&record, &self.layout.renewing(&record.spec.id))?;
+                    self.layout.renew(&record)?;
                 }
             }
             self.layout.write(&record)?;
         }
-        self.end_as_recorded(&volume, record)
+        let ended = self.end_as_recorded(&volume, record);
+        self.layout.stock();
+        ended
     }
 
     /// Whether there is what it takes: a volume whose directory is gone can only be deleted.
@@ -137,7 +139,7 @@ impl Volumes {
                 if !exists(&place) {
                     let fresh = self.layout.renewing(&spec.id);
                     if !exists(&fresh) {
-                        self.layout.make(&record, &fresh)?;
+                        self.layout.renew(&record)?;
                     }
                     self.layout.install(&fresh, &spec)?;
                 }

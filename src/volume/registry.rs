@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{Error, Result};
 use super::layout::{Layout, exists};
 use super::name::{Name, VolumeId};
+use super::reserve::is_full;
 use super::spec::Spec;
 use crate::export::ExportId;
 use crate::sys::durable;
@@ -129,7 +130,11 @@ impl Layout {
         self.step()?;
         let path = self.file(&record.spec.id);
         let json = serde_json::to_vec_pretty(record).map_err(io::Error::from);
-        json.and_then(|json| durable::replace(&path, &json)).map_err(Error::io("write", path))
+        let replace = |json: Vec<u8>| match durable::replace(&path, &json) {
+            Err(error) if is_full(&error) && exists(&path) => self.replace_in_place(&path, &json),
+            replaced => replaced,
+        };
+        json.and_then(replace).map_err(Error::io("write", &path))
     }
 
     /// Whether something is registered under an id, readable or not.

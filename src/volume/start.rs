@@ -39,6 +39,7 @@ impl Volumes {
             counter: OnceLock::new(),
             mounts: OnceLock::new(),
         };
+        volumes.layout.stock(); // before anything takes the room
         volumes.enter_all(records)?;
         volumes.clear_leftovers();
         for fault in &volumes.faults {

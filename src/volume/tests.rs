@@ -815,6 +815,66 @@ fn what_took_the_place_of_a_volume_is_left_alone_at_its_end() {
     assert!(place.path("a").is_symlink() && place.path("team").is_symlink());
 }
 
+/// Takes all that a disk has: the blocks, or the inodes too.
+fn take_all(dir: &Path, inodes: bool) {
+    let mut hog = fs::File::create(dir.join("hog")).unwrap();
+    for size in [65536, 1] {
+        while std::io::Write::write_all(&mut hog, &vec![1; size]).is_ok() {}
+    }
+    if inodes {
+        while fs::File::create(dir.join(format!("{}", rand()))).is_ok() {}
+    }
+}
+
+fn rand() -> u64 {
+    super::registry::fresh_id().unwrap().0
+}
+
+#[test]
+fn volumes_are_given_back_when_the_disk_has_nothing_left() {
+    let disk = |place: &Place| {
+        let options = c"size=20m,nr_inodes=100";
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", place.dir.path(), "tmpfs", flags, options).unwrap();
+    };
+    let full = |inodes: bool| {
+        let place = Place::new();
+        disk(&place);
+        let run = place.open();
+        for of in ["hog", "a", "b", "c", "d", "e", "f"] {
+            run.create(of).unwrap();
+        }
+        fs::write(place.path("a/file"), "content").unwrap();
+        take_all(&place.path("hog"), inodes);
+        assert!(run.create("g").is_err(), "there is room");
+        let end = |run: &Run, of: &str, how| run.volumes.end(&name(of), Some(how)).unwrap();
+        assert!(matches!(end(&run, "a", OnDelete::Archive), Ended::Archived(_)));
+        for of in ["b", "c", "d"] {
+            assert!(matches!(end(&run, of, OnDelete::Recycle), Ended::Recycled(_)));
+            take_all(&place.path("hog"), inodes); // a client that takes what was given back
+        }
+        let less = Growth { capacity: Some(8 * MIB), shrink: true, ..Growth::default() };
+        run.volumes.expand(&name("e"), less).unwrap();
+        drop(run);
+        let run = place.open();
+        assert_eq!(run.names(), names(["b", "c", "d", "e", "f", "hog"]));
+        assert_eq!(run.settled("e").spec.capacity, 8 * MIB);
+        end(&run, "f", OnDelete::Delete);
+        take_all(&place.path("hog"), inodes);
+        end(&run, "b", OnDelete::Recycle);
+        end(&run, "hog", OnDelete::Delete);
+        run.eventually("the trash is emptied", || run.trash_is_empty());
+        run.create("g").unwrap();
+        end(&run, "g", OnDelete::Delete);
+        assert_eq!(place.own("spare").len(), 12, "the reserve is whole again");
+        drop(run);
+    };
+    crate::sys::mounts::with_own(|| {
+        full(false);
+        full(true);
+    });
+}
+
 #[test]
 fn a_directory_has_one_server() {
     let place = Place::new();
