@@ -34,7 +34,7 @@ use crate::rpc::Program;
 use crate::rpc::server::{Limits, Server, Settings};
 use crate::rpc::service::Service;
 use crate::state::State;
-use crate::sys::process;
+use crate::sys::{durable, process};
 use crate::telemetry::bounded::Limiter;
 use crate::telemetry::log::Chain;
 use crate::telemetry::metrics::Metrics;
@@ -426,11 +426,8 @@ pub fn check_exports(path: &Path) -> Result<()> {
 
 fn read_exports(path: &Path) -> Result<Vec<Entry>> {
     let name = path.display().to_string();
-    let size = fs::metadata(path).with_context(|| format!("cannot read {name}"))?.len();
-    if size > EXPORTS_FILE_MAX {
-        bail!("{name} is larger than {EXPORTS_FILE_MAX} bytes");
-    }
-    let text = fs::read(path).with_context(|| format!("cannot read {name}"))?;
+    let text = durable::read_named(path, EXPORTS_FILE_MAX);
+    let text = text.with_context(|| format!("cannot read {name}"))?;
     let mut resolve = |host: &str| -> io::Result<Vec<IpAddr>> {
         Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
     };

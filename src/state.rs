@@ -11,10 +11,10 @@
 //! Files are written to a temporary name, flushed, renamed, and the folder flushed: a crash after
 //! any step leaves the old file or the new one.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +24,12 @@ use serde::{Deserialize, Serialize};
 use crate::export::ExportId;
 use crate::fs::handle::{KEY_LEN, Key};
 use crate::sys::durable;
+
+/// Length of the server's id, in bytes.
+const SERVER_LEN: usize = 16;
+
+/// Largest file with ids of exports that is read.
+const EXPORTS_MAX: u64 = 64 << 20;
 
 /// The folder, locked.
 pub struct State {
@@ -51,7 +57,7 @@ impl State {
             .with_context(|| format!("cannot create the state folder {}", dir.display()))?;
         let dir = dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))?;
         let path = dir.join("lock");
-        let lock = private().append(true).open(&path);
+        let lock = durable::open_lock(&path);
         let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { dir, _lock: lock }),
@@ -75,13 +81,14 @@ impl State {
     /// handles would be lost.
     pub fn key(&self) -> Result<Key> {
         let path = self.dir.join("key");
-        let bytes = match fs::read(&path) {
+        let bytes = match durable::read(&path, KEY_LEN as u64) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let bytes = random::<KEY_LEN>()?;
                 self.write("key", &bytes)?;
                 bytes.to_vec()
             }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Vec::new(),
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
@@ -125,8 +132,10 @@ impl State {
     /// It cannot be read or kept.
     pub fn server(&self) -> Result<String> {
         let path = self.dir.join("server");
-        match fs::read_to_string(&path) {
-            Ok(id) if id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()) => Ok(id),
+        match durable::read(&path, SERVER_LEN as u64).map(String::from_utf8) {
+            Ok(Ok(id)) if id.len() == SERVER_LEN && id.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                Ok(id)
+            }
             Ok(_) => bail!("{} is damaged; remove it", path.display()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let id = format!("{:016x}", u64::from_ne_bytes(random()?));
@@ -139,7 +148,7 @@ impl State {
 
     fn known(&self) -> Result<Vec<Known>> {
         let path = self.dir.join("exports");
-        match fs::read(&path) {
+        match durable::read(&path, EXPORTS_MAX) {
             Ok(json) => serde_json::from_slice(&json)
                 .with_context(|| format!("{} is damaged; restore it", path.display())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -153,13 +162,6 @@ impl State {
     }
 }
 
-/// A file that is made for nobody else's eyes.
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.create(true).mode(0o600);
-    options
-}
-
 fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     // Up to 256 bytes come whole or not at all (getrandom(2)).
@@ -171,6 +173,7 @@ fn random<const N: usize>() -> Result<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use tempfile::tempdir;
 
     #[test]
@@ -197,6 +200,25 @@ mod tests {
         fs::write(dir.path().join("key"), b"short").unwrap();
         assert!(state.key().is_err());
         assert_eq!(fs::read(dir.path().join("key")).unwrap(), b"short");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_neither_waited_for_nor_replaced() {
+        for name in ["lock", "key", "server", "exports"] {
+            let dir = tempdir().unwrap();
+            let path = dir.path().join(name);
+            let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+            let fifo = rustix::fs::FileType::Fifo;
+            rustix::fs::mknodat(rustix::fs::CWD, &path, fifo, mode, 0).unwrap();
+            let used = State::open(dir.path()).and_then(|state| {
+                state.key()?;
+                state.server()?;
+                state.ids([Path::new("/a")]).map(drop)
+            });
+            let error = format!("{:#}", used.unwrap_err());
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+            assert!(!path.metadata().unwrap().is_file());
+        }
     }
 
     #[test]

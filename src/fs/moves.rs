@@ -5,15 +5,15 @@
 //! server, not of the machine, after which clients whose handles are lost look their files up again.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::trail::Trail;
 use crate::errno::Result;
+use crate::sys::durable;
 
 /// Moves that are remembered.
 const MOVES_MAX: usize = 250_000;
@@ -23,6 +23,11 @@ const PLACES_MAX: usize = 8;
 
 /// Bytes of records above which they are written anew, if most are outdated.
 const LOG_MAX: u64 = 32 * 1024 * 1024;
+
+/// Bytes of the file that are read at most, and of one of its lines. Neither is reached by what is
+/// written here: a line has up to [`PLACES_MAX`] names.
+const FILE_MAX: u64 = 1 << 30;
+const LINE_MAX: u64 = 64 * 1024;
 
 /// A file: its export, number and generation.
 pub(super) type Id = (u64, u64, u32);
@@ -73,16 +78,34 @@ impl Table {
     /// Reads the records in the folder `state`.
     pub(super) fn open(state: &Path) -> Result<Self> {
         let mut table = Self { path: state.join("moves"), ..Self::default() };
-        if let Ok(file) = File::open(&table.path) {
-            for line in BufReader::new(file).split(b'\n') {
-                // The last line may be cut short by a crash: then that move was not made.
-                if let Ok(moved) = serde_json::from_slice::<Moved>(&line?) {
-                    table.put(moved);
-                }
+        match durable::open(&table.path) {
+            Ok(file) => {
+                table.read(file)?;
+                table.rewrite()?;
             }
-            table.rewrite()?;
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let aside = durable::set_aside(&table.path)?;
+                tracing::error!(path = %table.path.display(), aside = %aside.display(), %error,
+                    "the record of moved files cannot be used; handles of these files are stale");
+            }
         }
         Ok(table)
+    }
+
+    fn read(&mut self, file: File) -> Result<()> {
+        let mut file = BufReader::new(file.take(FILE_MAX));
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if (&mut file).take(LINE_MAX).read_until(b'\n', &mut line)? == 0 {
+                return Ok(());
+            }
+            // The last line may be cut short by a crash: then that move was not made.
+            if let Ok(moved) = serde_json::from_slice::<Moved>(&line) {
+                self.put(moved);
+            }
+        }
     }
 
     /// The trail that a file has, if it was moved.
@@ -191,8 +214,7 @@ impl Table {
     /// Writes the records anew, without those that are outdated.
     fn rewrite(&mut self) -> Result<()> {
         let fresh = self.path.with_extension("new");
-        let mut options = OpenOptions::new();
-        let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&fresh)?;
+        let mut file = durable::create(&fresh)?;
         let mut lines = Vec::new();
         for moved in self.by_age.values().filter_map(|id| self.files.get(id)) {
             serde_json::to_writer(&mut lines, moved).map_err(io::Error::from)?;
@@ -244,6 +266,22 @@ mod tests {
         assert_eq!(table.places(&moving(1).id), Some(vec![place("c")]));
         assert_eq!(table.places(&moving(2).id), Some(vec![place("b")]));
         assert_eq!(table.trail(&moving(2).id), Some(moving(2).trail));
+    }
+
+    #[test]
+    fn what_is_no_file_is_set_aside_and_a_long_line_is_skipped() {
+        let dir = tempdir().unwrap();
+        let path = dir.path().join("moves");
+        let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, fifo, mode, 0).unwrap();
+        let mut table = Table::open(dir.path()).unwrap();
+        assert!(!path.exists() && dir.path().join("moves.damaged").exists());
+        table.add(&moving(1), &place("a")).unwrap();
+        drop(table);
+        let long = [b"[".repeat(1 << 20), b"\n".to_vec(), std::fs::read(&path).unwrap()].concat();
+        std::fs::write(&path, long).unwrap();
+        let table = Table::open(dir.path()).unwrap();
+        assert_eq!(table.places(&moving(1).id), Some(vec![place("a")]));
     }
 
     #[test]

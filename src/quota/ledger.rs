@@ -15,11 +15,11 @@
 //! it does so there.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,9 @@ use crate::sys::durable;
 
 /// The format of the file.
 const FORMAT: u32 = 1;
+
+/// Largest file that is read: some 100,000 volumes take a sixth of it.
+const FILE_MAX: u64 = 64 << 20;
 
 /// How far the ceiling is above what is used, at least: a changed limit or a burst of all threads
 /// fits in between.
@@ -91,19 +94,17 @@ struct Entry {
 }
 
 impl Ledger {
-    /// Reads the file. One that is damaged is left until the next save, and nothing is known.
-    ///
-    /// # Errors
-    /// It cannot be read, or is of another format.
-    pub fn open(path: PathBuf) -> io::Result<Self> {
-        let known = match fs::read(&path) {
-            Ok(text) => read(&text).inspect_err(|_| set_aside(&path)).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => HashMap::new(),
-            Err(error) => return Err(error),
+    /// Reads the file. One that cannot be read is set aside, and nothing is known then.
+    pub fn open(path: PathBuf) -> Self {
+        let known = match durable::read(&path, FILE_MAX) {
+            Ok(text) => read(&text).map_err(io::Error::from),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(HashMap::new()),
+            Err(error) => Err(error),
         };
+        let known = known.inspect_err(|error| set_aside(&path, error)).unwrap_or_default();
         let (accounts, keeper) = (Mutex::default(), Arc::default());
         let books = Books { path, accounts, known: Mutex::new(known), keeper };
-        Ok(Self { books: Arc::new(books), thread: Mutex::default() })
+        Self { books: Arc::new(books), thread: Mutex::default() }
     }
 
     /// The account of what is called `id`, with what the file said of it, if it did.
@@ -330,10 +331,10 @@ fn read(text: &[u8]) -> serde_json::Result<HashMap<String, Entry>> {
 }
 
 /// Keeps a file that cannot be read, for whoever wants to look at it.
-fn set_aside(path: &std::path::Path) {
-    let aside = path.with_extension("damaged");
-    let kept = fs::rename(path, &aside);
-    tracing::warn!(path = %path.display(), aside = %aside.display(), kept = kept.is_ok(),
+fn set_aside(path: &Path, error: &io::Error) {
+    let aside = durable::set_aside(path);
+    let aside = aside.map_or_else(|error| error.to_string(), |aside| aside.display().to_string());
+    tracing::warn!(path = %path.display(), aside, %error,
         "the ledger is damaged; all volumes are counted anew");
 }
 
@@ -347,12 +348,12 @@ mod tests {
     use super::*;
     use crate::quota::{Change, Rule};
     use crate::sys::Patience;
-    use std::path::Path;
+    use std::fs;
 
     const LIMITS: Limits = Limits { bytes: 1 << 40, inodes: None, rule: Rule::Enforce };
 
     fn opened(dir: &Path) -> (Ledger, Arc<Account>) {
-        let ledger = Ledger::open(dir.join("ledger")).unwrap();
+        let ledger = Ledger::open(dir.join("ledger"));
         let account = ledger.account("a", LIMITS);
         ledger.begin().unwrap();
         (ledger, account)
@@ -361,7 +362,7 @@ mod tests {
     /// A folder with the ledger of an empty account "a".
     fn folder() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(dir.path().join("ledger")).unwrap();
+        let ledger = Ledger::open(dir.path().join("ledger"));
         ledger.fresh("a", LIMITS, Usage { bytes: 0, inodes: 1 });
         ledger.begin().unwrap();
         ledger.close().unwrap();
@@ -422,7 +423,7 @@ mod tests {
     #[test]
     fn without_an_entry_nothing_is_known() {
         let dir = folder();
-        let ledger = Ledger::open(dir.path().join("ledger")).unwrap();
+        let ledger = Ledger::open(dir.path().join("ledger"));
         let other = ledger.account("b", LIMITS);
         ledger.begin().unwrap();
         assert!(!other.is_exact());
@@ -430,6 +431,18 @@ mod tests {
         ledger.close().unwrap();
         let (_, account) = opened(dir.path());
         assert!(!account.is_exact(), "the entry of an account that nobody asked for was kept");
+    }
+
+    #[test]
+    fn a_ledger_that_is_no_file_is_set_aside() {
+        let dir = folder();
+        let path = dir.path().join("ledger");
+        for n in 0..2 {
+            fs::remove_file(&path).unwrap();
+            fs::create_dir_all(path.join("full")).unwrap();
+            let (_ledger, account) = opened(dir.path());
+            assert!(!account.is_exact() && path.is_file(), "round {n}");
+        }
     }
 
     #[test]

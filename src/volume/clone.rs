@@ -137,6 +137,7 @@ impl Volumes {
     fn finish_clone(&self, job: &Job) -> Result<()> {
         let _change = self.lock();
         let record = Record::new(job.spec.clone())?;
+        self.layout.mark(&record, &self.layout.making(&job.spec.id)); // it has its source's
         self.layout.write(&record)?;
         self.install(&record)?;
         // It is counted before long; until then it is taken to be full.

@@ -78,7 +78,10 @@ impl Worker {
         {
             match self.due(&volumes) {
                 Some(volume) => self.count(&volumes, &volume),
-                None => volumes.ledger.wait_for_wish(LOOK),
+                None => {
+                    volumes.layout.stock(); // there may be room again
+                    volumes.ledger.wait_for_wish(LOOK);
+                }
             }
         }
     }

@@ -81,8 +81,8 @@ impl Volumes {
 
     fn make(&self, spec: Spec) -> Result<()> {
         self.has_room_for(&spec)?;
-        self.layout.make(&spec, &self.layout.making(&spec.id))?;
         let record = Record::new(spec)?;
+        self.layout.make(&record, &self.layout.making(&record.spec.id))?;
         self.layout.write(&record)?;
         self.install(&record)?;
         let account = self.fresh_account(&record)?;
@@ -103,6 +103,7 @@ impl Volumes {
         }
         self.is_free(&spec)?;
         let record = Record::new(spec)?;
+        self.layout.mark(&record, &path);
         self.layout.write(&record)?;
         // Nothing is known of it, so that it is counted as soon as somebody needs to know.
         let account = self.ledger.account(&record.account(), record.spec.limits());
@@ -134,14 +135,20 @@ impl Volumes {
         Ok(())
     }
 
-    /// Whether the volume's directory lies in no other one's, and no other one's in it.
+    /// Whether the volume's directory lies in no other one's, and no other one's in it; those that
+    /// a faulty record names included.
     fn overlaps_none(&self, spec: &Spec) -> Result<()> {
         let place = Path::new(spec.place());
+        let overlaps = |there: &Path| place.starts_with(there) || there.starts_with(place);
+        if let Some(fault) =
+            self.faults.iter().find(|fault| fault.place.as_deref().is_some_and(overlaps))
+        {
+            return Err(Error::Faulty(fault.to_string()));
+        }
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         for slot in table.slots.values() {
             let other = slot.spec();
-            let there = Path::new(other.place());
-            if other.name != spec.name && (place.starts_with(there) || there.starts_with(place)) {
+            if other.name != spec.name && overlaps(Path::new(other.place())) {
                 let (directory, theirs) = (spec.place().to_owned(), other.place().to_owned());
                 return Err(Error::Overlaps { directory, name: other.name, theirs });
             }

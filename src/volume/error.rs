@@ -82,6 +82,12 @@ pub enum Error {
         /// Who has it.
         holder: String,
     },
+    /// A record of the registry that cannot be used names the directory.
+    #[error("{0}")]
+    Faulty(String),
+    /// One of Berth's own folders is something else.
+    #[error("{} is not a directory; restore it, or move it away", .0.display())]
+    NoFolder(PathBuf),
     /// There is nothing to adopt.
     #[error("there is no directory {} to adopt", .0.display())]
     NothingToAdopt(PathBuf),
@@ -199,13 +205,16 @@ impl Error {
             | Self::InTheWay(_)
             | Self::Overlaps { .. }
             | Self::Held { .. }
+            | Self::Faulty(_)
             | Self::InUse { .. }
             | Self::Lost { .. }
             | Self::Export { .. } => Kind::Conflict,
             Self::Counting(_) | Self::Cloning(_) | Self::Source { .. } => Kind::Busy,
             Self::TooLarge { .. } => Kind::NoSpace,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Kind::NoSpace,
-            Self::Clone { .. } | Self::Serve { .. } | Self::Io { .. } => Kind::Internal,
+            Self::Clone { .. } | Self::Serve { .. } | Self::Io { .. } | Self::NoFolder(_) => {
+                Kind::Internal
+            }
         }
     }
 
@@ -231,6 +240,12 @@ impl Error {
                                   to be; choose another name, or have it moved away"
                 .into(),
             Self::NothingToAdopt(_) => "there is no directory to adopt".into(),
+            Self::NoFolder(_) => "the server's directory is damaged; its log says how".into(),
+            Self::Faulty(_) => {
+                "the server has a damaged record that names the volume's directory; \
+                                its log says which"
+                    .into()
+            }
             Self::Lost { name, .. } => {
                 format!(
                     "volume {name} is lost; the server's log says why, nothing of it is touched"

@@ -11,6 +11,7 @@
 //!     making/ID~/              one that is going to be a recycled volume's
 //!     leaving/ID/              one that was, on its way to the trash
 //!     trash/ID.NUMBER/         what is being removed
+//!     spare/                   what giving back takes when the disk is full (see super::reserve)
 //! ```
 //!
 //! All of it is on one file system, so that directories move in one step. Each function here is one
@@ -20,25 +21,36 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, XattrFlags, flock, renameat_with};
 
 use super::error::{Error, Result};
 use super::name::VolumeId;
+use super::registry::Record;
 use super::spec::Spec;
 use crate::sys::durable;
 
 /// The folder with all that is Berth's own.
 const OWN: &str = ".berth";
 
+/// The extended attribute with the export that a directory was made for. It is short, so that it
+/// fits into the inode.
+const MARK: &str = "user.berth";
+
 /// The folders in it.
-const FOLDERS: [&str; 4] = ["volumes", "making", "leaving", "trash"];
+const FOLDERS: [&str; 5] = [REGISTRY, "making", "leaving", "trash", "spare"];
+
+/// The folder without which nothing is known.
+const REGISTRY: &str = "volumes";
 
 /// A directory with volumes, locked.
 pub(super) struct Layout {
     dir: PathBuf,
     own: PathBuf,
     _lock: File,
+    /// Held while something of the reserve is made or taken.
+    pub(super) spare: Mutex<()>,
     #[cfg(test)]
     pub(super) crash: crash::Point,
 }
@@ -52,8 +64,14 @@ impl Layout {
         prepare(dir)?;
         let dir = dir.canonicalize().map_err(Error::io("find", dir))?;
         let own = dir.join(OWN);
+        is_folder(&own)?;
         for name in FOLDERS {
-            folder(&own.join(name), 0o700)?;
+            let path = own.join(name);
+            if name != REGISTRY && exists(&path) && is_folder(&path).is_err() {
+                set_aside(&path)?;
+            }
+            folder(&path, 0o700)?;
+            is_folder(&path)?;
         }
         durable::flush_folder(&own).map_err(Error::io("flush", &own))?;
         let _lock = lock(&own.join("lock"))?;
@@ -61,6 +79,7 @@ impl Layout {
             dir,
             own,
             _lock,
+            spare: Mutex::default(),
             #[cfg(test)]
             crash: crash::Point::default(),
         })
@@ -73,7 +92,7 @@ impl Layout {
 
     /// The folder with the registry.
     pub(super) fn registry(&self) -> PathBuf {
-        self.own.join("volumes")
+        self.own.join(REGISTRY)
     }
 
     /// The file with the ledger.
@@ -84,6 +103,11 @@ impl Layout {
     /// The folder that is emptied.
     pub(super) fn trash(&self) -> PathBuf {
         self.own.join("trash")
+    }
+
+    /// The folder with the reserve.
+    pub(super) fn spares(&self) -> PathBuf {
+        self.own.join("spare")
     }
 
     /// The directory of a volume.
@@ -107,15 +131,37 @@ impl Layout {
     }
 
     /// Makes the empty directory `path` that is going to be a volume's.
-    pub(super) fn make(&self, spec: &Spec, path: &Path) -> Result<()> {
+    pub(super) fn make(&self, record: &Record, path: &Path) -> Result<()> {
         self.make_empty(path)?;
         self.step()?;
+        self.dress(record, path)
+    }
+
+    /// Gives an empty directory what a volume's has.
+    pub(super) fn dress(&self, record: &Record, path: &Path) -> Result<()> {
+        let spec = &record.spec;
+        self.mark(record, path);
         // First the owner: changing it takes set-id bits away.
         chown(path, spec.uid, spec.gid).map_err(Error::io("give an owner to", path))?;
         let mode = rustix::fs::Mode::from_raw_mode(spec.mode);
         rustix::fs::chmod(path, mode)
             .map_err(|errno| Error::io("set the mode of", path)(errno.into()))?;
         durable::flush_folder(path).map_err(Error::io("flush", path))
+    }
+
+    /// Notes in a directory whose it is: evidence for the case that two records name it, which no
+    /// client can change, because NFSv3 has no extended attributes. Nothing else depends on it, so
+    /// that a file system may lack them.
+    pub(super) fn mark(&self, record: &Record, path: &Path) {
+        let mark = format!("{:016x}", record.export.0);
+        let _ = rustix::fs::lsetxattr(path, MARK, mark.as_bytes(), XattrFlags::empty());
+    }
+
+    /// Whether a record's directory is known to be its own.
+    pub(super) fn is_marked(&self, record: &Record) -> bool {
+        let mut mark = [0; 16];
+        let read = rustix::fs::lgetxattr(self.volume(&record.spec), MARK, &mut mark);
+        read == Ok(16) && mark == *format!("{:016x}", record.export.0).as_bytes()
     }
 
     /// The same without an owner and a mode, which somebody else sets. What an earlier attempt
@@ -161,6 +207,9 @@ impl Layout {
 
     /// Removes the directories on the way to where a volume was, as far as nothing is in them.
     pub(super) fn prune_parents(&self, spec: &Spec) {
+        if self.way_is_clear(spec).is_err() {
+            return; // they are not those that were made for it
+        }
         // That one stays does no harm: it is found to be there by the next one who wants it.
         let _ = self.parents(spec).iter().try_for_each(fs::remove_dir);
     }
@@ -178,6 +227,13 @@ impl Layout {
     /// [`Error::InTheWay`]
     pub(super) fn way_is_clear(&self, spec: &Spec) -> Result<()> {
         self.parents(spec).iter().try_for_each(|path| self.directory(path).map(drop))
+    }
+
+    /// Whether a volume's directory is where it should be: a directory, and no link on the way to it.
+    /// Whatever else is there was put there by somebody else, and is left alone.
+    pub(super) fn is_there(&self, spec: &Spec) -> bool {
+        let found = self.way_is_clear(spec).and_then(|()| self.directory(&self.volume(spec)));
+        matches!(found, Ok(Some(_)))
     }
 
     /// Moves what is below `own` into the trash.
@@ -267,9 +323,22 @@ fn folder(path: &Path, mode: u32) -> Result<()> {
     made.map_err(Error::io("create", path))
 }
 
+/// Whether there is a directory, and no link to one: what is in it is moved, and removed.
+fn is_folder(path: &Path) -> Result<()> {
+    let found = path.symlink_metadata().map_err(Error::io("look at", path))?;
+    if found.is_dir() { Ok(()) } else { Err(Error::NoFolder(path.to_owned())) }
+}
+
+/// What is no directory and has the name of one with nothing but what is left over.
+fn set_aside(path: &Path) -> Result<()> {
+    let aside = durable::set_aside(path).map_err(Error::io("move", path))?;
+    let (path, aside) = (path.display(), aside.display());
+    tracing::warn!(%path, %aside, "it is not a directory, and was set aside");
+    Ok(())
+}
+
 fn lock(path: &Path) -> Result<File> {
-    let mut options = File::options();
-    let file = options.append(true).create(true).open(path).map_err(Error::io("open", path))?;
+    let file = durable::open_lock(path).map_err(Error::io("open", path))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {

@@ -15,10 +15,13 @@
 //! | archive | - | archiving as NAME | to that name; struck out |
 //! | recycle | empty directory in `making` (as `ID~`) | recycling, other export | old one out, new one in; ready; into the trash |
 //!
+//! Giving back (delete, archive, recycle, a smaller capacity) takes no room on the disk ([`reserve`]).
+//! Of several records that contradict each other, the most credible one is believed ([`contest`]).
 //! What is in `making` or `leaving` without a record that needs it goes into the trash at the next
 //! start. Where things are, [`layout`] says.
 
 mod clone;
+mod contest;
 pub mod copy;
 mod counter;
 mod create;
@@ -29,6 +32,7 @@ pub mod name;
 pub mod progress;
 mod reclaim;
 mod registry;
+mod reserve;
 pub mod spec;
 mod start;
 #[cfg(test)]

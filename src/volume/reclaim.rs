@@ -41,22 +41,23 @@ impl Volumes {
                 OnDelete::Delete => record.step = Step::Deleting,
                 OnDelete::Archive => record.step = Step::Archiving(self.archive_name(&record.spec)),
                 OnDelete::Recycle => {
-                    self.layout.make(&record.spec, &self.layout.renewing(&record.spec.id))?;
                     record.step = Step::Recycling;
                     record.export = registry::fresh_id()?;
+                    self.layout.renew(&record)?;
                 }
             }
             self.layout.write(&record)?;
         }
-        self.end_as_recorded(&volume, record)
+        let ended = self.end_as_recorded(&volume, record);
+        self.layout.stock();
+        ended
     }
 
     /// Whether there is what it takes: a volume whose directory is gone can only be deleted.
     fn may_end(&self, volume: &Volume, how: OnDelete) -> Result<()> {
         let spec = volume.record().spec;
-        let there = self.layout.directory(&self.layout.volume(&spec))?.is_some();
         match how {
-            OnDelete::Archive | OnDelete::Recycle if !there => {
+            OnDelete::Archive | OnDelete::Recycle if !self.layout.is_there(&spec) => {
                 let message = "its directory is not there".into();
                 Err(Error::Lost { name: spec.name, message })
             }
@@ -122,23 +123,23 @@ impl Volumes {
                 return Ok(Some(record));
             }
             Step::Deleting => {
-                if !exists(&leaving) && exists(&place) {
+                if !exists(&leaving) && self.layout.is_there(&spec) {
                     self.layout.withdraw(&spec)?;
                 }
             }
             Step::Archiving(to) => {
-                if !exists(&self.layout.dir().join(&to)) && exists(&place) {
+                if !exists(&self.layout.dir().join(&to)) && self.layout.is_there(&spec) {
                     self.layout.archive(&spec, &to)?;
                 }
             }
             Step::Recycling => {
-                if !exists(&leaving) && exists(&place) {
+                if !exists(&leaving) && self.layout.is_there(&spec) {
                     self.layout.withdraw(&spec)?;
                 }
                 if !exists(&place) {
                     let fresh = self.layout.renewing(&spec.id);
                     if !exists(&fresh) {
-                        self.layout.make(&record.spec, &fresh)?;
+                        self.layout.renew(&record)?;
                     }
                     self.layout.install(&fresh, &spec)?;
                 }
@@ -171,14 +172,13 @@ impl Volumes {
 /// directories on the way stand before its own, which says nothing to people if it is an id's.
 fn archived(spec: &Spec, time: &str, n: u32) -> String {
     const NAME_MAX: usize = 255;
-    const START: &str = "archived-";
     let end = if n == 1 { format!("-{time}") } else { format!("-{time}-{n}") };
-    let room = NAME_MAX - START.len() - end.len();
+    let room = NAME_MAX - registry::ARCHIVED.len() - end.len();
     let name = cut(spec.name.as_str(), room);
     let way = spec.directory.as_ref().map(|way| way.as_str().replace('/', "-"));
     let way = way.as_deref().map_or("", |way| cut(way, room.saturating_sub(name.len() + 1)));
     let between = if way.is_empty() { "" } else { "-" };
-    format!("{START}{way}{between}{name}{end}")
+    format!("{}{way}{between}{name}{end}", registry::ARCHIVED)
 }
 
 /// As much of a text as fits.

@@ -1,11 +1,12 @@
 //! The registry: what volumes there are, on the disk.
 //!
-//! One JSON file for each volume, called by its id and replaced whole. A file that is damaged or of
-//! another format is reported and left alone: neither it nor the directory that it may be about is
-//! touched, and the other volumes go on.
+//! One JSON file for each volume, called by its id and replaced whole. A file that is damaged, is no
+//! regular file or has another format is reported and left alone: neither it nor the directory that
+//! it may be about is touched, and the other volumes go on. So is a record that contradicts a more
+//! credible one ([`super::contest`]).
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -13,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::layout::{Layout, exists};
-use super::name::VolumeId;
+use super::name::{Name, VolumeId};
+use super::reserve::is_full;
 use super::spec::Spec;
 use crate::export::ExportId;
 use crate::sys::durable;
@@ -23,6 +25,9 @@ const FORMAT: u32 = 1;
 
 /// Largest file that is read.
 const FILE_MAX: u64 = 256 * 1024;
+
+/// In front of the names of archived directories.
+pub(super) const ARCHIVED: &str = "archived-";
 
 /// Behind the id in a file's name.
 const EXTENSION: &str = "json";
@@ -65,6 +70,8 @@ pub(super) enum Step {
 pub(super) struct Fault {
     path: PathBuf,
     why: String,
+    /// The directory that it names below that of the volumes, if that can be read.
+    pub(super) place: Option<PathBuf>,
 }
 
 impl Record {
@@ -77,6 +84,23 @@ impl Record {
     pub(super) fn account(&self) -> String {
         format!("{}.{:016x}", self.spec.id, self.export.0)
     }
+
+    /// Whether everything in it can be: a record that leads out of the volumes' directory was not
+    /// written here.
+    fn check(&self) -> std::result::Result<(), String> {
+        match &self.step {
+            Step::Archiving(to) if !is_archive(to) => {
+                Err(format!("the volume cannot be archived as {to:?}"))
+            }
+            _ if self.spec.capacity == 0 => Err("its capacity is 0".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether an archived directory may have this name.
+fn is_archive(name: &str) -> bool {
+    name.starts_with(ARCHIVED) && Name::new(name).is_ok()
 }
 
 impl Layout {
@@ -94,7 +118,7 @@ impl Layout {
             }
             match read(&path) {
                 Ok(record) => records.push(record),
-                Err(why) => faults.push(Fault { path, why }),
+                Err(why) => faults.push(Fault { path, why, place: None }),
             }
         }
         records.sort_by(|a: &Record, b| a.spec.id.cmp(&b.spec.id));
@@ -106,7 +130,11 @@ impl Layout {
         self.step()?;
         let path = self.file(&record.spec.id);
         let json = serde_json::to_vec_pretty(record).map_err(io::Error::from);
-        json.and_then(|json| durable::replace(&path, &json)).map_err(Error::io("write", path))
+        let replace = |json: Vec<u8>| match durable::replace(&path, &json) {
+            Err(error) if is_full(&error) && exists(&path) => self.replace_in_place(&path, &json),
+            replaced => replaced,
+        };
+        json.and_then(replace).map_err(Error::io("write", &path))
     }
 
     /// Whether something is registered under an id, readable or not.
@@ -128,8 +156,8 @@ impl Layout {
 
 impl Fault {
     /// A record that cannot be used, because of another one.
-    pub(super) fn of(layout: &Layout, id: &VolumeId, why: String) -> Self {
-        Self { path: layout.file(id), why }
+    pub(super) fn of(layout: &Layout, spec: &Spec, why: String) -> Self {
+        Self { path: layout.file(&spec.id), why, place: Some(spec.place().into()) }
     }
 }
 
@@ -154,12 +182,7 @@ pub(super) fn now() -> Timestamp {
 }
 
 fn read(path: &Path) -> std::result::Result<Record, String> {
-    let open = || -> io::Result<Vec<u8>> {
-        let mut text = Vec::new();
-        fs::File::open(path)?.take(FILE_MAX).read_to_end(&mut text)?;
-        Ok(text)
-    };
-    let text = open().map_err(|error| error.to_string())?;
+    let text = durable::read(path, FILE_MAX).map_err(|error| error.to_string())?;
     let format: Format = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     if format.format != FORMAT {
         return Err(format!("its format is {}, and only {FORMAT} is known", format.format));
@@ -169,7 +192,7 @@ fn read(path: &Path) -> std::result::Result<Record, String> {
     if id != record.spec.id.as_str() {
         return Err(format!("it is about the volume with the id {}", record.spec.id));
     }
-    Ok(record)
+    record.check().map(|()| record)
 }
 
 /// What all formats have in common.

@@ -4,11 +4,12 @@
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
+use super::contest;
 use super::counter::Counter;
 use super::error::{Error, Result};
 use super::layout::{Layout, exists};
 use super::name::VolumeId;
-use super::registry::{Fault, Record};
+use super::registry::Record;
 use super::trash::Trash;
 use super::{Serving, Settings, Slot, Table, Volume, Volumes};
 use crate::export::table::TableError;
@@ -26,8 +27,7 @@ impl Volumes {
     pub fn open(settings: &Settings, serving: Serving) -> Result<Arc<Self>> {
         let layout = Layout::open(&settings.dir)?;
         let (records, faults) = layout.records()?;
-        let path = layout.ledger();
-        let ledger = Ledger::open(path.clone()).map_err(Error::io("read", path))?;
+        let ledger = Ledger::open(layout.ledger());
         let mut volumes = Self {
             layout,
             serving,
@@ -40,6 +40,7 @@ impl Volumes {
             mounts: OnceLock::new(),
             holders: RwLock::default(),
         };
+        volumes.layout.stock(); // before anything takes the room
         volumes.enter_all(records)?;
         volumes.clear_leftovers();
         for fault in &volumes.faults {
@@ -54,15 +55,11 @@ impl Volumes {
     fn enter_all(&mut self, records: Vec<Record>) -> Result<()> {
         let (mut opened, mut exports) = (Vec::new(), Vec::new());
         let mut table = Table::default();
+        let others: Vec<_> = self.serving.exports.load().iter().map(|export| export.id).collect();
+        let (records, contested) = contest::settle(&self.layout, records, others);
+        self.faults.extend(contested);
         for record in records {
-            let id = record.spec.id.clone();
-            if let Some(Slot::Volume(other)) = table.slots.get(&record.spec.name) {
-                let other = other.record().spec.id;
-                let why = format!("the volume {} has the id {other}", record.spec.name);
-                self.faults.push(Fault::of(&self.layout, &id, why));
-                continue;
-            }
-            let name = record.spec.name.clone();
+            let (id, name) = (record.spec.id.clone(), record.spec.name.clone());
             let Some(volume) = self.restore(record) else { continue };
             match self.reopen(&volume) {
                 Ok(root) => {

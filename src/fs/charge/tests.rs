@@ -35,7 +35,7 @@ struct Volume {
 fn volume(bytes: u64, inodes: Option<u64>) -> Volume {
     let (dir, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let fs = Fs::new(Key::new([1; KEY_LEN]), 4096, state.path()).unwrap();
-    let ledger = Ledger::open(state.path().join("ledger")).unwrap();
+    let ledger = Ledger::open(state.path().join("ledger"));
     let own = fs::metadata(dir.path()).unwrap().blocks() * 512;
     let limits = Limits { bytes, inodes, rule: Rule::Enforce };
     let account = ledger.fresh("a", limits, Usage { bytes: own, inodes: 1 });

@@ -1,0 +1,144 @@
+//! What is kept so that volumes can be given back when the disk has no block and no inode left.
+//!
+//! ```text
+//!   .berth/spare/file.N    blocks for a record, which is written in place and takes its name
+//!   .berth/spare/dir.N     an empty directory for a volume that is recycled
+//! ```
+//!
+//! Deleting and archiving take one record, recycling takes two and a directory. A record that cannot
+//! be written beside the old one is written into a spare file, which then changes places with it
+//! (RENAME_EXCHANGE): nothing is allocated at any point, so that no client that fills the disk can
+//! come in between, and the old record is the spare file from then on. The renaming that follows adds
+//! one name to a folder that is nearly empty.
+//!
+//! Creating volumes uses none of this. What was used is replaced when there is room again. Where the
+//! file system never writes in place (btrfs, ZFS), its own reserve has to do.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::error::{Error, Result};
+use super::layout::{Layout, exists};
+use super::registry::Record;
+use crate::sys::durable;
+
+/// Spare files. One is enough where two files can change places.
+const FILES: usize = 4;
+
+/// What each of them has, in bytes; a record with more in it needs room.
+const FILE_SIZE: u64 = 16 * 1024;
+
+/// Spare directories: volumes that can be recycled before something of them has been removed.
+const DIRECTORIES: usize = 8;
+
+impl Layout {
+    /// Makes what is missing of the reserve, as far as there is room.
+    pub(super) fn stock(&self) {
+        let _spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let stock = || -> io::Result<()> {
+            (0..FILES).try_for_each(|n| fill(&self.spare_file(n)))?;
+            (0..DIRECTORIES)
+                .map(|n| self.spare_directory(n))
+                .filter(|path| !exists(path))
+                .try_for_each(|path| DirBuilder::new().mode(0o700).create(path))
+        };
+        if let Err(error) = stock() {
+            tracing::debug!(%error, "cannot keep a reserve now");
+        }
+    }
+
+    /// Replaces the file `path`, which is there, without taking room.
+    ///
+    /// # Errors
+    /// No spare file has enough blocks; the file system fails. The old content is still there.
+    pub(super) fn replace_in_place(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let _spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failure = io::Error::from(io::ErrorKind::StorageFull);
+        for spare in (0..FILES).map(|n| self.spare_file(n)) {
+            match write_in_place(&spare, content).and_then(|()| change_places(&spare, path)) {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    /// Makes the empty directory that is going to be a recycled volume's. Takes no room if there is
+    /// none.
+    pub(super) fn renew(&self, record: &Record) -> Result<()> {
+        let path = self.renewing(&record.spec.id);
+        match self.make(record, &path) {
+            Err(error) if error.is_full() && self.take_directory(&path) => {
+                self.dress(record, &path)
+            }
+            made => made,
+        }
+    }
+
+    fn take_directory(&self, path: &Path) -> bool {
+        let _spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        (0..DIRECTORIES).any(|n| fs::rename(self.spare_directory(n), path).is_ok())
+    }
+
+    fn spare_file(&self, n: usize) -> PathBuf {
+        self.spares().join(format!("file.{n}"))
+    }
+
+    fn spare_directory(&self, n: usize) -> PathBuf {
+        self.spares().join(format!("dir.{n}"))
+    }
+}
+
+impl Error {
+    /// Whether the disk has no room, or the quota on it is used up.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_full(source))
+    }
+}
+
+/// Whether something failed because there is no room.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Makes a spare file, or gives one the blocks that it lacks.
+fn fill(path: &Path) -> io::Result<()> {
+    let file = if exists(path) { durable::open_to_write(path)? } else { durable::create(path)? };
+    let size = file.metadata()?.len();
+    if size >= FILE_SIZE {
+        return Ok(());
+    }
+    // Written, and not only reserved: that an unwritten block is written may take another one.
+    let missing = usize::try_from(FILE_SIZE - size).unwrap_or_default();
+    file.write_all_at(&vec![0; missing], size)?;
+    file.sync_all()
+}
+
+/// Makes `content` that of a spare file, in blocks that it has.
+fn write_in_place(spare: &Path, content: &[u8]) -> io::Result<()> {
+    let file: File = durable::open_to_write(spare)?;
+    if file.metadata()?.blocks() * 512 < content.len() as u64 {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    file.write_all_at(content, 0)?;
+    file.set_len(content.len() as u64)?;
+    file.sync_all()
+}
+
+/// Gives `path` to the spare file, and its file the spare one's name.
+fn change_places(spare: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, spare, CWD, path, RenameFlags::EXCHANGE) {
+        // The file system cannot do that: the old file goes, with its blocks and its inode.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::rename(spare, path)?,
+        exchanged => exchanged?,
+    }
+    for folder in [path, spare].into_iter().filter_map(Path::parent) {
+        durable::flush_folder(folder)?;
+    }
+    Ok(())
+}
