@@ -11,6 +11,7 @@ mod fault;
 pub mod file;
 pub mod handle;
 pub mod idle;
+pub mod making;
 pub mod memory;
 pub mod mounts;
 pub mod process;
