@@ -61,6 +61,9 @@
 //! - **A thread has an identity.** System calls whose outcome depends on who makes them run inside
 //!   `acting_as` or `as_server` of [`fs::identity`]; the thread stays who it was until the next
 //!   call needs somebody else.
+//! - **A file appears whole.** Its name comes last, after everything that the call asks for, so that
+//!   nobody finds it half made, whatever fails and wherever the server ends ([`fs::make`]); a call that
+//!   changes several attributes changes all of them or none.
 //! - **A change has a lock.** Attributes before and after are taken under the lock of the file or
 //!   directory, together with the change ([`fs::Guard`]).
 //! - **An answer is a promise.** Nothing is answered as stable that is not on the disk; a flush that

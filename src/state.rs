@@ -6,6 +6,7 @@
 //!   STATE/exports   JSON: the id of each directory that was ever exported
 //!   STATE/server    8 random bytes in hexadecimal: which server this is, whatever process runs it
 //!   STATE/moves     see crate::fs (only with handles by path)
+//!   STATE/making    see crate::fs (files that are being made)
 //! ```
 //!
 //! Files are written to a temporary name, flushed, renamed, and the folder flushed: a crash after

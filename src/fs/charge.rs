@@ -282,7 +282,8 @@ impl Fs {
     }
 }
 
-fn exists(dir: &Node, name: &[u8]) -> bool {
+/// Whether `name` is in `dir`.
+pub(super) fn exists(dir: &Node, name: &[u8]) -> bool {
     CString::new(name).is_ok_and(|name| Attr::of_entry(dir, &name).is_ok())
 }
 

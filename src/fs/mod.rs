@@ -7,6 +7,7 @@
 //! Operations that change a file or directory take its [`Guard`]: the attributes before and after
 //! must be read under the same lock as the change, or clients that compare them keep stale caches.
 
+mod aside;
 pub mod attr;
 mod change;
 mod charge;
@@ -19,6 +20,7 @@ pub mod handle;
 pub mod identity;
 pub mod info;
 mod locate;
+pub mod make;
 mod moves;
 pub mod name;
 pub mod node;
@@ -47,6 +49,7 @@ use crate::sys::handle::KernelHandle;
 use crate::sys::mounts::Mounts;
 use crate::sys::{self, Patience};
 use crate::telemetry::bounded::OFTEN;
+use aside::Asides;
 use attr::{Attr, Time};
 use dir::is_over;
 use flush::{Extent, Flusher};
@@ -87,6 +90,8 @@ pub struct Fs {
     modes: Mutex<()>,
     hasher: RandomState,
     moves: Moves,
+    /// Names of files that are being made.
+    asides: Asides,
     /// How many nodes may have unflushed content.
     dirty_max: usize,
     /// Whether it was said what handles risk.
@@ -104,7 +109,7 @@ pub struct Guard<'a> {
 
 impl Fs {
     /// Serves nothing yet. Handles are made with `key`; files are kept open with at most `descriptors`
-    /// of them; what path handles need is kept in the folder `state`.
+    /// of them; what has to survive the server is kept in the folder `state`.
     ///
     /// # Errors
     /// The system has no random numbers, or the folder cannot be used.
@@ -124,6 +129,7 @@ impl Fs {
             modes: Mutex::new(()),
             hasher: RandomState::new(),
             moves: Moves::open(state)?,
+            asides: Asides::open(state),
             // Each has up to three descriptors, which are kept until it is flushed.
             dirty_max: descriptors / 12,
             warned: AtomicBool::new(false),
@@ -162,6 +168,7 @@ impl Fs {
             roots.extend(opened.iter().map(|root| (root.id, Arc::clone(root))));
             roots
         });
+        self.remove_unfinished(&opened.iter().map(|root| root.id).collect::<Vec<_>>());
     }
 
     /// Says once what kernel handles risk where the file system may give them to other files.

@@ -1,4 +1,4 @@
-//! Names in directories: finding, making, removing, moving.
+//! Names in directories: finding, removing, moving. Making is in [`super::make`].
 //!
 //! Each runs as the caller, so that the kernel decides what is allowed and to whom a new file
 //! belongs. Where a change is made, the lock of each directory that it touches is held.
@@ -6,24 +6,17 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 
 use super::attr::{Attr, Kind};
 use super::identity::Identity;
 use super::node::Node;
 use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
-use crate::quota::Hold;
 use crate::sys::{self, Patience};
 
 /// Longest name, in bytes.
 pub const NAME_MAX: usize = 255;
-
-/// What a new directory takes on the disk, at most, on nearly every file system.
-const DIRECTORY: u64 = 4096;
-
-/// The same for a symbolic link that does not fit into its inode.
-const SYMLINK: u64 = 4096;
 
 /// Longest path that is followed upwards to find out whether a directory lies in its export.
 const DEPTH_MAX: usize = 4096;
@@ -62,19 +55,6 @@ impl<'a> Name<'a> {
             Self::Itself | Self::Parent => Err(otherwise),
         }
     }
-}
-
-/// What a file that is not made by opening it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Special {
-    /// A block device with its numbers.
-    Block(u32, u32),
-    /// A character device with its numbers.
-    Character(u32, u32),
-    /// A named pipe.
-    Fifo,
-    /// A socket.
-    Socket,
 }
 
 impl Fs {
@@ -144,113 +124,6 @@ impl Fs {
         Ok(rustix::fs::readlinkat(node, c"", Vec::new())?.into_bytes())
     }
 
-    /// Makes a file that is not there; it is open for writing then.
-    ///
-    /// # Errors
-    /// As open(2) has them with O_CREAT and O_EXCL.
-    pub fn create(
-        &self,
-        dir: &Arc<Node>,
-        name: &[u8],
-        mode: u32,
-        caller: &Identity,
-        guard: &Guard<'_>,
-    ) -> Result<(Arc<Node>, Attr)> {
-        let flags =
-            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(mode & 0o7777);
-        let hold = self.hold_birth(dir, name, 0, guard)?;
-        let open = || rustix::fs::openat(dir, name, flags, mode);
-        let content: OwnedFd = self.switch.acting_as(caller, open)??;
-        // A second descriptor, which opens nothing: it costs a tenth of one without access.
-        let place = rustix::io::fcntl_dupfd_cloexec(&content, 0)?;
-        let (node, attr) = self.adopt(dir, name, place)?;
-        let _ = node.write.set(content); // a handle that is new has no open file yet
-        self.nodes.recount(&node.handle);
-        self.charge_birth(&node, &attr, hold);
-        dir.recharge();
-        Ok((node, attr))
-    }
-
-    /// Makes a directory.
-    ///
-    /// # Errors
-    /// As mkdir(2) has them.
-    pub fn make_directory(
-        &self,
-        dir: &Arc<Node>,
-        name: &[u8],
-        mode: u32,
-        caller: &Identity,
-        guard: &Guard<'_>,
-    ) -> Result<(Arc<Node>, Attr)> {
-        let hold = self.hold_birth(dir, name, DIRECTORY, guard)?;
-        let mode = Mode::from_raw_mode(mode & 0o7777);
-        self.switch.acting_as(caller, || rustix::fs::mkdirat(dir, name, mode))??;
-        self.made(dir, name, hold)
-    }
-
-    /// Makes a symbolic link.
-    ///
-    /// # Errors
-    /// As symlink(2) has them.
-    pub fn make_symlink(
-        &self,
-        dir: &Arc<Node>,
-        name: &[u8],
-        target: &[u8],
-        caller: &Identity,
-        guard: &Guard<'_>,
-    ) -> Result<(Arc<Node>, Attr)> {
-        let hold = self.hold_birth(dir, name, SYMLINK, guard)?;
-        self.switch.acting_as(caller, || rustix::fs::symlinkat(target, dir, name))??;
-        self.made(dir, name, hold)
-    }
-
-    /// Makes a device, a pipe or a socket.
-    ///
-    /// # Errors
-    /// As mknod(2) has them.
-    pub fn make_special(
-        &self,
-        dir: &Arc<Node>,
-        name: &[u8],
-        (special, mode): (Special, u32),
-        caller: &Identity,
-        guard: &Guard<'_>,
-    ) -> Result<(Arc<Node>, Attr)> {
-        let hold = self.hold_birth(dir, name, 0, guard)?;
-        let (kind, device) = match special {
-            Special::Block(major, minor) => {
-                (FileType::BlockDevice, rustix::fs::makedev(major, minor))
-            }
-            Special::Character(major, minor) => {
-                (FileType::CharacterDevice, rustix::fs::makedev(major, minor))
-            }
-            Special::Fifo => (FileType::Fifo, 0),
-            Special::Socket => (FileType::Socket, 0),
-        };
-        let mode = Mode::from_raw_mode(mode & 0o7777);
-        let make = || rustix::fs::mknodat(dir, name, kind, mode, device);
-        self.switch.acting_as(caller, make)??;
-        self.made(dir, name, hold)
-    }
-
-    /// What was just made: the caller may make it, and so needs no permission to find it.
-    fn made(
-        &self,
-        dir: &Arc<Node>,
-        name: &[u8],
-        hold: Option<Hold<'_>>,
-    ) -> Result<(Arc<Node>, Attr)> {
-        let open = || self.open_below(dir, name, OFlags::empty(), Patience::Blocking);
-        let place = self.descriptor(open)?;
-        let (node, attr) = self.adopt(dir, name, place)?;
-        self.charge_birth(&node, &attr, hold);
-        dir.recharge();
-        Ok((node, attr))
-    }
-
     /// Takes away the name of what is no directory.
     ///
     /// # Errors
@@ -279,7 +152,7 @@ impl Fs {
         self.unlink(dir, name, AtFlags::REMOVEDIR, caller, guard)
     }
 
-    fn unlink(
+    pub(super) fn unlink(
         &self,
         dir: &Arc<Node>,
         name: &[u8],

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -50,6 +51,8 @@ pub struct Root {
     pub(super) account: Option<Arc<Account>>,
     /// What flushing means to its file system.
     pub(super) discipline: Discipline,
+    /// Whether its file system may have files without a name; it is found out when one is made.
+    pub(super) has_unnamed: AtomicBool,
     /// Who waits for names and attributes to be flushed.
     pub(super) names: Group<Vec<Arc<Node>>>,
 }
@@ -81,6 +84,7 @@ impl Root {
         };
         let mount = handle::mount(&directory).ok();
         let (discipline, names) = (disk::discipline(&directory), Group::default());
+        let has_unnamed = AtomicBool::new(true);
         Ok(Self {
             id,
             handles,
@@ -91,6 +95,7 @@ impl Root {
             filesystem,
             account,
             discipline,
+            has_unnamed,
             names,
         })
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Fs;
 use super::attr::Changes;
 use super::identity::Identity;
+use super::make::{New, What};
 use super::name::Name;
 use super::node::Node;
 use crate::errno::Result;
@@ -38,18 +39,20 @@ impl<'a> Files<'a> {
     }
 
     pub(crate) fn create(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
-        let guard = self.fs.lock(dir, WAIT)?;
-        Ok(self.fs.create(dir, name.as_bytes(), 0o600, &self.who, &guard)?.0)
+        self.make(dir, name, &New::new(What::File, &Changes::default(), 0o600))
     }
 
     pub(crate) fn mkdir(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
-        let guard = self.fs.lock(dir, WAIT)?;
-        Ok(self.fs.make_directory(dir, name.as_bytes(), 0o700, &self.who, &guard)?.0)
+        self.make(dir, name, &New::new(What::Directory, &Changes::default(), 0o700))
     }
 
     pub(crate) fn symlink(&self, dir: &Arc<Node>, name: &str, target: &[u8]) -> Result<Arc<Node>> {
+        self.make(dir, name, &New::new(What::Symlink(target), &Changes::default(), 0o777))
+    }
+
+    pub(crate) fn make(&self, dir: &Arc<Node>, name: &str, new: &New<'_>) -> Result<Arc<Node>> {
         let guard = self.fs.lock(dir, WAIT)?;
-        Ok(self.fs.make_symlink(dir, name.as_bytes(), target, &self.who, &guard)?.0)
+        Ok(self.fs.make(dir, name.as_bytes(), new, &self.who, &guard)?.node)
     }
 
     pub(crate) fn write(&self, file: &Node, offset: u64, len: usize) -> Result<usize> {

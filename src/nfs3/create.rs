@@ -9,10 +9,11 @@ use super::promise::Promise;
 use super::status::{Reply, Why};
 use super::types::{Decode, DirOp, Fattr, Wcc, path};
 use crate::errno::Errno;
-use crate::fs::Guard;
+use crate::fs;
 use crate::fs::attr::{Attr, Changes, Kind, SetTime, Time};
 use crate::fs::handle::Handle;
-use crate::fs::name::{Name, Special};
+use crate::fs::make::{New, What};
+use crate::fs::name::Name;
 use crate::fs::node::Node;
 use crate::sys::Patience;
 use crate::xdr::{Encode, Error, Reader, Writer};
@@ -46,10 +47,17 @@ impl Encode for Made {
 }
 
 /// A file that was made or found, and how it gets onto the disk.
-struct New {
+struct Found {
     node: Arc<Node>,
     attr: Attr,
     settles: Settles,
+}
+
+impl From<fs::make::Made> for Found {
+    fn from(fs::make::Made { node, attr, at_once }: fs::make::Made) -> Self {
+        let settles = if at_once { Settles::WithItsDirectory } else { Settles::Alone };
+        Self { node, attr, settles }
+    }
 }
 
 /// `createhow3`
@@ -83,16 +91,16 @@ impl<'a> Decode<'a> for CreateArgs<'a> {
 /// CREATE: makes a file, or finds the one that is there.
 pub fn create(cx: &Call<'_>, args: &CreateArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
     let dir = cx.object_to_change(args.at.dir)?;
-    let ((New { node, mut attr, settles }, size), wcc) = cx.change_directory(&dir, |guard| {
+    let ((Found { node, mut attr, settles }, size), wcc) = cx.change_directory(&dir, |guard| {
         let name = Name::new(args.at.name)?.entry(Errno::EXIST)?;
-        let (mode, rest) = match args.how {
-            How::Unchecked(changes) | How::Guarded(changes) => {
-                (changes.mode.unwrap_or(FILE_MODE), Changes { mode: None, ..changes })
+        let new = match args.how {
+            How::Unchecked(wanted) | How::Guarded(wanted) => {
+                New::new(What::File, &wanted, FILE_MODE)
             }
-            How::Exclusive(verifier) => (EXCLUSIVE_MODE, keep(verifier)),
+            How::Exclusive(verifier) => New::new(What::File, &keep(verifier), EXCLUSIVE_MODE),
         };
-        match cx.fs().create(&dir.node, name, mode, &dir.who, guard) {
-            Ok(made) => Ok((finish(cx, &dir, name, made, &rest, guard)?, None)),
+        match cx.fs().make(&dir.node, name, &new, &dir.who, guard) {
+            Ok(made) => Ok((made.into(), None)),
             Err(Errno::EXIST) => existing(cx, &dir, name, args.how),
             Err(errno) => Err(errno.into()),
         }
@@ -111,7 +119,7 @@ fn existing(
     dir: &Object<'_>,
     name: &[u8],
     how: How,
-) -> Result<(New, Option<u64>), Why> {
+) -> Result<(Found, Option<u64>), Why> {
     let name = Name::Entry(name);
     let (node, attr) = cx.fs().find(&dir.node, name, &dir.who, Patience::Blocking)?;
     let size = match how {
@@ -124,7 +132,7 @@ fn existing(
     match size {
         // Truncating takes a lock that may be held by somebody who waits for the disk.
         Some(Some(_)) if cx.patience() == Patience::None => Err(Why::Later),
-        Some(size) => Ok((New { node, attr, settles: Settles::Alone }, size)),
+        Some(size) => Ok((Found { node, attr, settles: Settles::Alone }, size)),
         None => Err(nfsstat3::NFS3ERR_EXIST.into()),
     }
 }
@@ -177,13 +185,7 @@ impl<'a> Decode<'a> for MkdirArgs<'a> {
 
 /// MKDIR: makes a directory.
 pub fn mkdir(cx: &Call<'_>, args: &MkdirArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
-    make(cx, args.at, |dir, name, guard| {
-        let mode = args.changes.mode.unwrap_or(DIRECTORY_MODE);
-        let made = cx.fs().make_directory(&dir.node, name, mode, &dir.who, guard)?;
-        // A directory has no size to set.
-        let rest = Changes { mode: None, size: None, ..args.changes };
-        finish(cx, dir, name, made, &rest, guard)
-    })
+    make(cx, args.at, || Ok(New::new(What::Directory, &args.changes, DIRECTORY_MODE)))
 }
 
 /// `SYMLINK3args`
@@ -202,24 +204,22 @@ impl<'a> Decode<'a> for SymlinkArgs<'a> {
 
 /// SYMLINK: makes a symbolic link. Its target is any bytes but zero, and never looked at.
 pub fn symlink(cx: &Call<'_>, args: &SymlinkArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
-    make(cx, args.at, |dir, name, guard| {
+    make(cx, args.at, || {
         if args.target.len() > TARGET_MAX {
             return Err(Errno::NAMETOOLONG.into());
         }
         if args.target.is_empty() || args.target.contains(&0) {
             return Err(Errno::INVAL.into());
         }
-        let made = cx.fs().make_symlink(&dir.node, name, args.target, &dir.who, guard)?;
         // A symbolic link has no mode of its own on Linux.
-        let rest = Changes { mode: None, size: None, ..args.changes };
-        finish(cx, dir, name, made, &rest, guard)
+        Ok(New::new(What::Symlink(args.target), &args.changes, 0o777))
     })
 }
 
 /// `mknoddata3`
 #[derive(Clone, Copy, Debug)]
-enum What {
-    Special(Special, Changes),
+enum Wanted {
+    Special(What<'static>, Changes),
     /// A kind of file that has a procedure of its own.
     Other,
 }
@@ -228,23 +228,23 @@ enum What {
 #[derive(Clone, Copy, Debug)]
 pub struct MknodArgs<'a> {
     at: DirOp<'a>,
-    what: What,
+    what: Wanted,
 }
 
 impl<'a> Decode<'a> for MknodArgs<'a> {
     fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
         let at = DirOp::decode(r)?;
         let kind = r.u32()?;
-        let device = |r: &mut Reader<'a>, special: fn(u32, u32) -> Special| {
+        let device = |r: &mut Reader<'a>, special: fn(u32, u32) -> What<'static>| {
             let changes = Changes::decode(r)?;
-            Ok(What::Special(special(r.u32()?, r.u32()?), changes))
+            Ok(Wanted::Special(special(r.u32()?, r.u32()?), changes))
         };
         let what = match kind {
-            1 | 2 | 5 => What::Other, // NF3REG, NF3DIR, NF3LNK
-            3 => device(r, Special::Block)?,
-            4 => device(r, Special::Character)?,
-            6 => What::Special(Special::Socket, Changes::decode(r)?),
-            7 => What::Special(Special::Fifo, Changes::decode(r)?),
+            1 | 2 | 5 => Wanted::Other, // NF3REG, NF3DIR, NF3LNK
+            3 => device(r, What::Block)?,
+            4 => device(r, What::Character)?,
+            6 => Wanted::Special(What::Socket, Changes::decode(r)?),
+            7 => Wanted::Special(What::Fifo, Changes::decode(r)?),
             _ => return Err(Error::Unknown),
         };
         Ok(Self { at, what })
@@ -253,62 +253,24 @@ impl<'a> Decode<'a> for MknodArgs<'a> {
 
 /// MKNOD: makes a device, a pipe or a socket.
 pub fn mknod(cx: &Call<'_>, args: &MknodArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
-    make(cx, args.at, |dir, name, guard| {
-        let What::Special(special, changes) = args.what else {
-            return Err(nfsstat3::NFS3ERR_BADTYPE.into());
-        };
-        let mode = changes.mode.unwrap_or(FILE_MODE);
-        let made = cx.fs().make_special(&dir.node, name, (special, mode), &dir.who, guard)?;
-        let rest = Changes { mode: None, size: None, ..changes };
-        finish(cx, dir, name, made, &rest, guard)
+    make(cx, args.at, || match &args.what {
+        Wanted::Special(what, changes) => Ok(New::new(*what, changes, FILE_MODE)),
+        Wanted::Other => Err(nfsstat3::NFS3ERR_BADTYPE.into()),
     })
 }
 
-/// What the four have in common: `work` makes the file in the directory under its lock.
-fn make(
+/// What the three have in common: makes what `new` says in the directory, under its lock.
+fn make<'a>(
     cx: &Call<'_>,
     at: DirOp<'_>,
-    work: impl FnOnce(&Object<'_>, &[u8], &Guard<'_>) -> Result<New, Why>,
+    new: impl FnOnce() -> Result<New<'a>, Why>,
 ) -> Reply<Promise<Made, Wcc>, Wcc> {
     let dir = cx.object_to_change(at.dir)?;
-    let (New { node, attr, settles }, wcc) = cx.change_directory(&dir, |guard| {
+    let (Found { node, attr, settles }, wcc) = cx.change_directory(&dir, |guard| {
         let name = Name::new(at.name)?.entry(Errno::EXIST)?;
-        work(&dir, name, guard)
+        Ok(cx.fs().make(&dir.node, name, &new()?, &dir.who, guard)?.into())
     })?;
     let due = dir.due_with(&node, settles);
     let result = Made { handle: *node.handle(), attr: dir.fattr(attr), dir: wcc };
     Ok(Promise { result, otherwise: wcc, due })
-}
-
-/// Sets the attributes of a new file that its making did not. If they are refused, so is the file.
-fn finish(
-    cx: &Call<'_>,
-    dir: &Object<'_>,
-    name: &[u8],
-    (node, attr): (Arc<Node>, Attr),
-    rest: &Changes,
-    guard: &Guard<'_>,
-) -> Result<New, Why> {
-    if *rest == Changes::default() {
-        return Ok(New { node, attr, settles: Settles::WithItsDirectory });
-    }
-    // A new file has size 0.
-    let rest = Changes { size: rest.size.filter(|size| *size != 0), ..*rest };
-    match cx.fs().change(&node, &attr, &dir.who, &rest, guard) {
-        Ok(()) => {
-            let attr = node.attr()?;
-            Ok(New { node, attr, settles: Settles::Alone })
-        }
-        Err(errno) => {
-            let undone = if node.kind == Kind::Directory {
-                cx.fs().remove_directory(&dir.node, name, &dir.who, guard)
-            } else {
-                cx.fs().remove(&dir.node, name, &dir.who, guard)
-            };
-            if let Err(error) = undone {
-                tracing::debug!(%error, "cannot take back a file whose attributes were refused");
-            }
-            Err(errno.into())
-        }
-    }
 }

@@ -6,7 +6,10 @@
 //!   flushes as the number in it says;
 //! - `stuck`: what is written waits for as long as the file is there;
 //! - `fail`: what is flushed does not get onto the disk;
-//! - `flushes`: grows by a byte with each flush that begins.
+//! - `flushes`: grows by a byte with each flush that begins;
+//! - `crash`: the process ends, as by `kill -9`, at the step of making files whose number is in it;
+//! - `old`: the file system knows neither files without a name nor renaming without replacing;
+//! - `bare`: it does not know links either.
 //!
 //! Conditions and no delays, so that tests can tell "waits" from "takes long on a busy machine".
 
@@ -57,6 +60,32 @@ pub(super) fn is_cold() -> bool {
     false
 }
 
+/// Ends the process, if it is to crash here.
+pub(super) fn step() {
+    #[cfg(debug_assertions)]
+    if let Some(folder) = disk::FOLDER.as_deref() {
+        disk::step(folder);
+    }
+}
+
+/// Whether the file system lacks what not all have.
+pub(super) fn is_old() -> bool {
+    #[cfg(debug_assertions)]
+    if let Some(folder) = disk::FOLDER.as_deref() {
+        return folder.join("old").exists() || is_bare();
+    }
+    false
+}
+
+/// Whether it lacks links besides.
+pub(super) fn is_bare() -> bool {
+    #[cfg(debug_assertions)]
+    if let Some(folder) = disk::FOLDER.as_deref() {
+        return folder.join("bare").exists();
+    }
+    false
+}
+
 #[cfg(debug_assertions)]
 mod disk {
     use std::fs::{self, OpenOptions};
@@ -65,6 +94,8 @@ mod disk {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
+
+    use rustix::process::Signal;
 
     use crate::errno::{Errno, Result};
 
@@ -75,12 +106,23 @@ mod disk {
 
     static FLUSHES: AtomicU64 = AtomicU64::new(0);
 
+    static STEPS: AtomicU64 = AtomicU64::new(0);
+
     pub(super) fn flush(folder: &Path) -> Result<()> {
         let number = FLUSHES.fetch_add(1, Ordering::SeqCst) + 1;
         let mut log = OpenOptions::new().append(true).create(true).open(folder.join("flushes"))?;
         log.write_all(b".")?;
         wait_as(folder, number);
         if folder.join("fail").exists() { Err(Errno::IO) } else { Ok(()) }
+    }
+
+    pub(super) fn step(folder: &Path) {
+        let number = STEPS.fetch_add(1, Ordering::SeqCst) + 1;
+        let here = |text: String| text.trim().parse() == Ok(number);
+        if fs::read_to_string(folder.join("crash")).is_ok_and(here) {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+            wait_while(|| true);
+        }
     }
 
     pub(super) fn is_cold(folder: &Path) -> bool {

@@ -12,6 +12,7 @@ pub mod file;
 pub mod filesystem;
 pub mod handle;
 pub mod idle;
+pub mod making;
 pub mod memory;
 pub mod mounts;
 pub mod process;

@@ -34,3 +34,4 @@ mod slow;
 mod together;
 mod volume_cli;
 mod volumes;
+mod whole;

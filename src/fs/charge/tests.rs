@@ -13,9 +13,10 @@ use tempfile::TempDir;
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::fs::Fs;
-use crate::fs::attr::Attr;
+use crate::fs::attr::{Attr, Changes, SetTime, Time};
 use crate::fs::flush::Extent;
 use crate::fs::handle::{KEY_LEN, Key};
+use crate::fs::make::{New, What};
 use crate::fs::node::Node;
 use crate::fs::testing::{Files, du};
 use crate::quota::ledger::Ledger;
@@ -61,6 +62,13 @@ impl Volume {
                 .files()
                 .symlink(dir(d), &name(n), &vec![b'x'; 1 + usize::from(len) * 4])
                 .map(drop),
+            Op::Make(d, n, directory, uid) => {
+                let what = if directory { What::Directory } else { What::File };
+                let modified = SetTime::To(Time { seconds: 1, nanoseconds: 0 });
+                let changes = Changes { uid, modified, ..Changes::default() };
+                let new = New::new(what, &changes, 0o700);
+                self.files().make(dir(d), &name(n), &new).map(drop)
+            }
             Op::Write(d, n, at, len) => {
                 let file = self.files().find(dir(d), &name(n))?;
                 self.files().write(&file, u64::from(at) * 511, usize::from(len) * 97).map(drop)
@@ -95,6 +103,8 @@ enum Op {
     Create(u8, u8),
     Mkdir(u8, u8),
     Symlink(u8, u8, u8),
+    /// A file or a directory with attributes, which may be refused.
+    Make(u8, u8, bool, Option<u32>),
     Write(u8, u8, u16, u16),
     Truncate(u8, u8, u16),
     Flush(u8, u8),
@@ -109,6 +119,9 @@ fn op() -> impl Strategy<Value = Op> {
         4 => any::<(u8, u8)>().prop_map(|(d, n)| Op::Create(d, n)),
         1 => any::<(u8, u8)>().prop_map(|(d, n)| Op::Mkdir(d, n)),
         1 => any::<(u8, u8, u8)>().prop_map(|(d, n, len)| Op::Symlink(d, n, len)),
+        3 => any::<(u8, u8, bool, bool)>().prop_map(|(d, n, directory, refused)| {
+            Op::Make(d, n, directory, refused.then_some(u32::MAX))
+        }),
         6 => any::<(u8, u8, u16, u16)>().prop_map(|(d, n, at, len)| Op::Write(d, n, at, len % 2000)),
         2 => any::<(u8, u8, u16)>().prop_map(|(d, n, size)| Op::Truncate(d, n, size)),
         1 => any::<(u8, u8)>().prop_map(|(d, n)| Op::Flush(d, n)),

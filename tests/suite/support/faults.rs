@@ -44,6 +44,16 @@ impl Faults {
         }
     }
 
+    /// Ends the server at this step of making files, as counted from its start; 0 is none.
+    pub fn crash(&self, step: u64) {
+        self.set("crash", &step.to_string());
+    }
+
+    /// Has the file system lack something: what an `old` one lacks, or a `bare` one.
+    pub fn lack(&self, what: &str) {
+        self.set(what, "");
+    }
+
     /// Flushes that have begun since the start.
     pub fn flushes(&self) -> u64 {
         fs::metadata(self.0.join("flushes")).map_or(0, |log| log.len())

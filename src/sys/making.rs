@@ -1,0 +1,110 @@
+//! Making files under their name in the last step.
+//!
+//! Not every file system has files without a name (O_TMPFILE) or renames without replacing
+//! (RENAME_NOREPLACE): FUSE, NFS, and overlayfs before Linux 6.1 lack one or both.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+
+use super::fault;
+use crate::errno::{Errno, Result};
+
+/// A point between two steps of making a file: a test can have the process end here.
+pub fn step() {
+    fault::step();
+}
+
+/// Makes a file without a name in `dir`, open for reading and writing: it has all that `dir` hands
+/// down to its files, and is gone with its descriptor unless [`give_name`] gives it a name.
+///
+/// # Errors
+/// As open(2) has them with O_TMPFILE; `EOPNOTSUPP` if the file system has no such files.
+pub fn unnamed(dir: impl AsFd, mode: Mode) -> Result<OwnedFd> {
+    step();
+    if fault::is_old() {
+        return Err(Errno::OPNOTSUPP);
+    }
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, c".", flags, mode)?)
+}
+
+/// Gives what [`unnamed`] made its name in `dir`.
+///
+/// # Errors
+/// As link(2) has them; `EEXIST` if the name is taken.
+pub fn give_name(file: impl AsFd, dir: impl AsFd, name: &[u8]) -> Result<()> {
+    step();
+    // Through /proc: to link a descriptor itself asks for a privilege that the caller lacks.
+    let file = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    rustix::fs::linkat(CWD, file, dir, name, AtFlags::SYMLINK_FOLLOW)?;
+    step();
+    Ok(())
+}
+
+/// Renames `from` to `to` in `dir`, where `to` must not exist.
+///
+/// Where the file system cannot rename without replacing, what is no directory is linked and
+/// unlinked. A directory is renamed after a look at whether the name is taken; if somebody takes it
+/// beside the server in that moment, rename(2) replaces an empty directory at most.
+///
+/// # Errors
+/// As renameat2(2) has them; `EEXIST` if the name is taken; `EOPNOTSUPP` if the file system can do
+/// nothing of all that.
+pub fn rename_new(dir: impl AsFd + Copy, from: &[u8], to: &[u8], is_directory: bool) -> Result<()> {
+    step();
+    let renamed = if fault::is_old() {
+        Err(rustix::io::Errno::INVAL)
+    } else {
+        rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE)
+    };
+    match renamed.map_err(Errno::from) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+        renamed => {
+            step();
+            return renamed;
+        }
+    }
+    if !is_directory {
+        link(dir, from, to)?;
+        step();
+        return Ok(rustix::fs::unlinkat(dir, from, AtFlags::empty())?);
+    }
+    if rustix::fs::statat(dir, to, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        return Err(Errno::EXIST);
+    }
+    rustix::fs::renameat(dir, from, dir, to)?;
+    step();
+    Ok(())
+}
+
+fn link(dir: impl AsFd + Copy, from: &[u8], to: &[u8]) -> Result<()> {
+    if fault::is_bare() {
+        return Err(Errno::OPNOTSUPP);
+    }
+    match rustix::fs::linkat(dir, from, dir, to, AtFlags::empty()).map_err(Errno::from) {
+        Err(Errno::NOSYS | Errno::PERM | Errno::MLINK) => Err(Errno::OPNOTSUPP),
+        linked => linked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+
+    #[test]
+    fn a_name_that_is_taken_is_not_replaced() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = File::open(temp.path()).unwrap();
+        fs::write(temp.path().join("taken"), "content").unwrap();
+        fs::write(temp.path().join("file"), "").unwrap();
+        assert_eq!(rename_new(&dir, b"file", b"taken", false), Err(Errno::EXIST));
+        if let Ok(file) = unnamed(&dir, 0o600.into()) {
+            assert_eq!(give_name(file, &dir, b"taken"), Err(Errno::EXIST));
+        }
+        assert_eq!(fs::read(temp.path().join("taken")).unwrap(), b"content");
+        rename_new(&dir, b"file", b"free", false).unwrap();
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 2);
+    }
+}
