@@ -5,6 +5,7 @@
 
 mod desk;
 mod office;
+mod place;
 mod repeated;
 mod signals;
 
@@ -41,6 +42,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::volume::{self, Volumes};
 use desk::{Desk, Parts};
 use office::Office;
+use place::Place;
 use repeated::Repeated;
 use signals::{Signals, Told};
 
@@ -237,18 +239,23 @@ impl App {
 
     /// Whoever reads the key can forge handles, and whoever writes the registry has all volumes.
     fn keeps_out_of_state(&self, dir: &Path) -> Result<()> {
+        let export = Place::of(dir)?;
         if let Some(volumes) = &self.config.volumes {
-            let volumes = canonical(&volumes.dir)?;
-            if volumes.starts_with(dir) {
-                bail!("the volumes in {} lie in the export {}", volumes.display(), dir.display());
+            let volumes = Place::of(&canonical(&volumes.dir)?)?;
+            if volumes.is_in(&export) {
+                bail!("the volumes in {volumes} lie in the export {export}");
+            }
+            if export.is_in(&volumes) {
+                bail!(
+                    "the export {export} lies among the volumes in {volumes}; \
+                     serve it as one of them (berth volume adopt)"
+                );
             }
         }
-        let state = self.state.dir();
-        if state.starts_with(dir) {
+        let state = Place::of(self.state.dir())?;
+        if state.is_in(&export) {
             bail!(
-                "the state folder {} lies in the export {}; choose another with --state",
-                state.display(),
-                dir.display()
+                "the state folder {state} lies in the export {export}; choose another with --state"
             );
         }
         Ok(())

@@ -1,12 +1,18 @@
-//! Whether anything was mounted or unmounted.
+//! Whether anything was mounted or unmounted, and where directories are, whatever is mounted over what.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
 
 use crate::errno::Result;
+
+/// The list of mounts, as the calling thread sees them.
+const LIST: &str = "/proc/thread-self/mountinfo";
 
 /// Counts the changes of what is mounted, by polling the list of mounts (proc_pid_mounts(5)).
 pub struct Mounts(Mutex<Seen>);
@@ -23,7 +29,7 @@ impl Mounts {
     /// There is no /proc.
     pub fn watch() -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let list = rustix::fs::open("/proc/thread-self/mountinfo", flags, Mode::empty())?;
+        let list = rustix::fs::open(LIST, flags, Mode::empty())?;
         Ok(Self(Mutex::new(Seen { list, changes: 0 })))
     }
 
@@ -38,6 +44,63 @@ impl Mounts {
         seen.changes += u64::from(changed);
         seen.changes
     }
+}
+
+/// Where a directory is in its file system, by whichever mount it was reached (bind mounts show parts of
+/// a file system elsewhere).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The device of the file system, as the list of mounts has it.
+    device: Vec<u8>,
+    /// The path from the root of the file system.
+    path: PathBuf,
+}
+
+impl Location {
+    /// Where the directory at `path` is, which must be absolute and without links. `None` where that cannot
+    /// be found out: there is no /proc, or the kernel is older than 5.8. Blocks.
+    pub fn of(path: &Path) -> Option<Self> {
+        let mount = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+        if mount.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+            return None;
+        }
+        let list = std::fs::read(LIST).ok()?;
+        list.split(|byte| *byte == b'\n').find_map(|line| on(line, mount.stx_mnt_id, path))
+    }
+
+    /// Whether this is the other one, or lies below it.
+    pub fn is_in(&self, other: &Self) -> bool {
+        self.device == other.device && self.path.starts_with(&other.path)
+    }
+}
+
+/// Where `path` is, if `line` is the one of the mount with this number (proc_pid_mountinfo(5)).
+fn on(line: &[u8], mount: u64, path: &Path) -> Option<Location> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let number: u64 = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    let (_parent, device) = (words.next()?, words.next()?);
+    let (root, point) = (unescaped(words.next()?), unescaped(words.next()?));
+    if number != mount {
+        return None;
+    }
+    let below = path.strip_prefix(point).ok()?;
+    Some(Location { device: device.to_vec(), path: root.join(below) })
+}
+
+/// A path without the octal numbers that stand for blanks in the list.
+fn unescaped(word: &[u8]) -> PathBuf {
+    let (mut path, mut rest) = (Vec::new(), word);
+    while let [first, after @ ..] = rest {
+        let (byte, after) = match rest {
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] => {
+                ((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'), after)
+            }
+            _ => (*first, after),
+        };
+        path.push(byte);
+        rest = after;
+    }
+    OsString::from_vec(path).into()
 }
 
 /// Runs a test on a thread that has mounts of its own, which go with it, whatever happens; says so if
@@ -65,6 +128,46 @@ mod tests {
     use rustix::mount::mount_bind;
 
     use super::*;
+
+    #[test]
+    fn a_directory_is_where_it_is_by_whichever_mount() {
+        with_own(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let at = |name: &str| dir.path().join(name);
+            for name in ["a/b/c", "other", "bound here"] {
+                std::fs::create_dir_all(at(name)).unwrap();
+            }
+            let is_in = |a: &str, b: &str| {
+                Location::of(&at(a)).unwrap().is_in(&Location::of(&at(b)).unwrap())
+            };
+            mount_bind(at("a/b"), at("bound here")).unwrap();
+            assert!(is_in("bound here/c", "a") && is_in("a/b/c", "bound here"));
+            assert!(is_in("bound here", "a/b") && is_in("a/b", "bound here"));
+            assert!(!is_in("a", "bound here") && !is_in("other", "bound here"));
+            mount_bind(at("other"), at("a")).unwrap();
+            assert!(is_in("a", "other"), "what is mounted last counts");
+            rustix::mount::mount(
+                "tmpfs",
+                at("other"),
+                "tmpfs",
+                rustix::mount::MountFlags::empty(),
+                None,
+            )
+            .unwrap();
+            assert!(!is_in("other", "a") && !is_in("a", "other"), "another file system");
+        });
+    }
+
+    #[test]
+    fn names_with_blanks_are_read() {
+        let check = |word: &str, expected: &str| {
+            assert_eq!(unescaped(word.as_bytes()), Path::new(expected), "{word}");
+        };
+        check("/a", "/a");
+        check("/a\\040b\\134c\\011", "/a b\\c\t");
+        check("/a\\04", "/a\\04");
+        check("", "");
+    }
 
     #[test]
     fn a_mount_is_seen_once_it_is_made() {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -367,6 +367,49 @@ fn volumes_and_their_registry_are_in_no_other_export() {
     let server = Setup::default();
     let refused = with_volumes_inside(server, &socket).refused(inside);
     assert!(refused.contains("lie in the export"), "{refused}");
+}
+
+#[test]
+fn an_export_by_a_second_path_is_the_same_directory() {
+    if !privileged() {
+        return not_tried("mounting takes privileges");
+    }
+    let temp = TempDir::with_prefix("berth-volumes-").unwrap();
+    let at = |name: &str| temp.path().join(name);
+    for name in ["parent/volumes/inside", "second"] {
+        fs::create_dir_all(at(name)).unwrap();
+    }
+    let text = |name: &str| at(name).into_os_string().into_string().unwrap();
+    let refused = |shown: &str, args: [&str; 4]| {
+        let _bound = Bound::new(&at(shown), &at("second"));
+        let lines = format!("{} *(rw)\n", text("second"));
+        Setup::default().exports(&lines).args(&args).refused(|_| ())
+    };
+    let (volumes, socket) = (text("parent/volumes"), text("socket"));
+    for (shown, why) in [
+        ("parent", "lie in the export"),
+        ("parent/volumes", "lie in the export"),
+        ("parent/volumes/inside", "among the volumes"),
+    ] {
+        let said = refused(shown, ["--volumes", &volumes, "--admin-socket", &socket]);
+        assert!(said.contains(why), "{shown}: {said}");
+    }
+}
+
+/// A directory that is shown under a second path, as long as this lives.
+struct Bound(PathBuf);
+
+impl Bound {
+    fn new(shown: &Path, at: &Path) -> Self {
+        run(Command::new("mount").arg("--bind").arg(shown).arg(at));
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg("--lazy").arg(&self.0));
+    }
 }
 
 /// The volumes are in the directory that is exported as a whole.
