@@ -58,6 +58,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- .Values.provisionerName | default (printf "%s.cluster.local/%s" .Release.Namespace (include "berth.fullname" .)) -}}
 {{- end -}}
 
+{{- /* As Berth itself makes it of the provisioner's name. */ -}}
+{{- define "berth.lease" -}}
+{{- .Values.leaderElection.leaseName | default (include "berth.provisioner" . | replace "/" "-" | replace "_" "-" | lower) -}}
+{{- end -}}
+
 {{- define "berth.dataClaim" -}}
 {{- .Values.persistence.existingClaim | default (printf "%s-data" (include "berth.fullname" .)) -}}
 {{- end -}}

@@ -112,10 +112,18 @@ def rights(run):
         [found] = [thing["rules"] for thing in run.chart.objects() if thing["kind"] == kind]
         same(f"rules of the {kind}", expected, found)
     few = [thing for thing in run.chart.objects(SETS["namespaces"]) if thing["kind"] in ["ClusterRole", "Role"]]
-    same("rights, wherever", grants(wanted), grants(few))
+    same("rights, wherever", {grant[:3] for grant in grants(wanted)}, {grant[:3] for grant in grants(few)})
+    own = [grant for grant in grants(few) if grant[1] in ("leases", "services")]
+    same("leases and services without a name", {("coordination.k8s.io", "leases", "create", ())},
+         {grant for grant in own if not grant[3]})
     everywhere = grants(thing for thing in few if thing["kind"] == "ClusterRole")
     same("what may be done with claims everywhere", set(),
          {grant for grant in everywhere if "claims" in grant[1] or grant[1] == "events"})
+    [lease] = [grant[3] for grant in grants(run.chart.objects("leaderElection: {leaseName: mine}"))
+               if grant[:3] == ("coordination.k8s.io", "leases", "update")]
+    same("the lease that is named", ("mine",), lease)
+    without = grants(run.chart.objects("nfsServer: nas.example.org"))
+    assert not any(grant[1] == "services" for grant in without), without
     for thing in run.chart.objects(SETS["namespaces"]):
         if thing["kind"].endswith("Binding"):
             same("who is bound", [{"kind": "ServiceAccount", "name": "berth", "namespace": NAMESPACE}],
@@ -123,7 +131,8 @@ def rights(run):
 
 
 def grants(roles):
-    return {(group, resource, verb) for role in roles for rule in role["rules"] for group in rule["apiGroups"]
+    return {(group, resource, verb, tuple(rule.get("resourceNames", []))) for role in roles
+            for rule in role.get("rules", []) for group in rule["apiGroups"]
             for resource in rule["resources"] for verb in rule["verbs"]}
 
 

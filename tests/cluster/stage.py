@@ -38,6 +38,14 @@ def same(what, expected, found):
     assert expected == found, f"{what}: expected {expected!r}, found {found!r}"
 
 
+def provisioner_of(scenario):
+    return f"berth.example/{scenario}"
+
+
+def lease_of(scenario):
+    return provisioner_of(scenario).replace("/", "-")
+
+
 class Account:
     """A ServiceAccount with the rights of roles.yaml, in a namespace that is Berth's home."""
 
@@ -45,7 +53,11 @@ class Account:
         self.kube, self.home = kube, home
         kube.create("namespaces", {"metadata": {"name": home}})
         # Under a name of its own: a Berth that is installed there already has the other.
-        kube.apply(re.sub(r"^  name: berth$", f"  name: {home}", roles, flags=re.M), home)
+        roles = re.sub(r"^  name: berth$", f"  name: {home}", roles, flags=re.M)
+        # Each scenario is a provisioner of its own, with a Lease of its own.
+        for named, names in [("storage.cluster.local-berth", [lease_of(name) for name in SCENARIOS]), ("berth", ["nfs"])]:
+            roles = roles.replace(f"resourceNames: [{named}]", f"resourceNames: [{', '.join(names)}]")
+        kube.apply(roles, home)
         subject = {"kind": "ServiceAccount", "name": "berth", "namespace": home}
         kube.create("serviceaccounts", {"metadata": {"name": "berth"}}, home)
         for bindings, role, place in [("clusterrolebindings", "ClusterRole", None), ("rolebindings", "Role", home)]:
@@ -76,7 +88,7 @@ class Stage:
         self.name, self.run, self.kube = name, run, run.kube
         self.folder = run.folder / name
         self.folder.mkdir()
-        self.provisioner = f"berth.example/{name}"
+        self.provisioner = provisioner_of(name)
         self.namespace = f"{name}-{run.id}"
         self.namespaces, self.classes, self.servers, self.notes = [], [], [], []
 

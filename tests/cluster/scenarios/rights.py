@@ -4,7 +4,7 @@ import json
 import time
 
 from kube import until
-from stage import same, scenario
+from stage import lease_of, same, scenario
 
 QUIET = 15
 
@@ -59,6 +59,26 @@ def silence(stage, seconds):
     time.sleep(seconds)
     busy = [call for call in asked(stage, before) if call[1] != "leases"]
     return before if not busy else None
+
+
+@scenario
+def leases_of_others(stage):
+    """Berth may renew the Leases that its role names, and ask for its own Service; of others, only make new ones."""
+    home = stage.run.account.home
+    user = f"system:serviceaccount:{home}:berth"
+
+    def may(verb, group, resource, name):
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {
+            "user": user, "resourceAttributes": {"namespace": home, "verb": verb, "group": group, "resource": resource,
+                                                 "name": name}}}
+        path = "apis/authorization.k8s.io/v1/subjectaccessreviews"
+        return stage.kube.request("POST", path, review)["status"]["allowed"]
+    own = lease_of(stage.name)
+    for verb, name, expected in [("get", own, True), ("update", own, True), ("create", "", True), ("get", "other", False),
+                                 ("update", "other", False), ("delete", own, False), ("list", "", False)]:
+        same(f"{verb} lease {name}", expected, may(verb, "coordination.k8s.io", "leases", name))
+    for name, expected in [("nfs", True), ("other", False)]:
+        same(f"get service {name}", expected, may("get", "", "services", name))
 
 
 @scenario(last=True)
