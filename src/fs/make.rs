@@ -26,7 +26,7 @@ use super::change::{SET_IDS, set_mode, set_owner, set_times};
 use super::charge::exists;
 use super::identity::Identity;
 use super::node::Node;
-use super::{Fs, Guard, NoNode};
+use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::Change;
@@ -329,21 +329,21 @@ impl Fs {
     pub(super) fn remove_unfinished(&self, exports: &[ExportId]) {
         for left in self.asides.left_in(exports) {
             match self.remove_left(&left) {
-                Ok(()) | Err(NoNode::Errno(Errno::NOENT | Errno::STALE)) => left.aside.end(),
-                Err(why) => {
+                Ok(()) | Err(Errno::NOENT | Errno::STALE) => left.aside.end(),
+                Err(error) => {
                     let name = String::from_utf8_lossy(left.aside.name()).into_owned();
-                    tracing::warn!(?why, name, "cannot remove a file that was not completed");
+                    tracing::warn!(%error, name, "cannot remove a file that was not completed");
                 }
             }
         }
     }
 
-    fn remove_left(&self, left: &Left) -> std::result::Result<(), NoNode> {
+    fn remove_left(&self, left: &Left) -> Result<()> {
         let dir = self.node(&left.dir, Patience::Blocking)?;
         let guard = self.lock(&dir, Patience::Blocking)?;
         let name = left.aside.name();
         let path = std::ffi::CString::new(name).map_err(|_| Errno::INVAL)?;
         let attr = Attr::of_entry(&*dir, &path)?;
-        Ok(self.remove_any(&dir, name, &attr, &guard)?)
+        self.remove_any(&dir, name, &attr, &guard)
     }
 }
