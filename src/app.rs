@@ -32,10 +32,11 @@ use crate::portmap::registration::Transport;
 use crate::portmap::{self, Portmap};
 use crate::provisioner::{self, Provisioner};
 use crate::rpc::Program;
+use crate::rpc::connections::Knows;
 use crate::rpc::server::{Limits, Server, Settings};
 use crate::rpc::service::Service;
 use crate::state::State;
-use crate::sys::{durable, process};
+use crate::sys::{durable, memory, process};
 use crate::telemetry::bounded::Limiter;
 use crate::telemetry::log::Chain;
 use crate::telemetry::metrics::Metrics;
@@ -61,11 +62,16 @@ const DESCRIPTORS_MAX: usize = 200_000;
 /// Exports that are listed at the start.
 const SHOWN: usize = 20;
 
+/// The share of the memory limit that clients may make the server hold, and what they may without one.
+const MEMORY_SHARE: u64 = 4;
+const MEMORY: usize = 256 * 1024 * 1024;
+
 /// Serves until the process is told to stop. `limiter` bounds the log.
 ///
 /// # Errors
 /// Something that serving needs is not to be had.
 pub fn serve(config: Config, limiter: Arc<Limiter>) -> Result<()> {
+    memory::free_at_once();
     let descriptors = process::prepare().context("cannot lower the privileges")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -124,6 +130,7 @@ impl App {
             threads: thread::available_parallelism().map_or(2, usize::from).clamp(2, 16),
             pool: POOL,
             connections: config.max_connections,
+            memory: config.memory.unwrap_or_else(memory_for_clients),
             limits: Limits { record: nfs3::CALL_MAX, idle: config.idle, stalled: config.stalled },
         };
         let server = Server::start(settings, Arc::clone(&metrics));
@@ -270,6 +277,7 @@ impl App {
             volumes.set_mounts(Box::new(move || mount.list()));
             volumes.set_holders(Box::new(provisioner::holder::by_labels));
         }
+        self.server.set_knows(knows(&self.exports, &mount));
         let service = self.service(vec![nfs, mount]);
         let mut portmap = Portmap::default();
         for &address in &self.config.listen {
@@ -296,7 +304,8 @@ impl App {
     }
 
     fn service(&self, programs: Vec<Arc<dyn Program>>) -> Arc<Service> {
-        Arc::new(Service::new(programs, Arc::clone(&self.metrics)))
+        let replies = self.server.budget().for_replies();
+        Arc::new(Service::new(programs, Arc::clone(&self.metrics), replies))
     }
 
     fn listen_portmap(&self, address: SocketAddr, portmap: Portmap) -> Result<()> {
@@ -310,8 +319,12 @@ impl App {
     }
 
     async fn run(self: Arc<Self>, desk: &Desk, mut signals: Signals) -> Result<()> {
-        let fs = Arc::clone(&self.fs);
-        let sweeper = Repeated::start("berth-sweep", move || fs.sweep())?;
+        let (fs, server) = (Arc::clone(&self.fs), Arc::clone(&self.server));
+        let sweep = move || {
+            fs.sweep();
+            server.sweep();
+        };
+        let sweeper = Repeated::start("berth-sweep", sweep)?;
         let provisioner = self.provisioner().await?;
         self.greet(desk.address());
         let metrics = provisioner.as_ref().map(|provisioner| Arc::clone(provisioner.metrics()));
@@ -417,6 +430,18 @@ impl App {
         }
         tracing::info!(listen = ?self.bound, portmap = ?self.config.portmap, ?admin, "serving");
     }
+}
+
+/// Which clients are known: those that an export lists by more than `*`, and those that have mounted
+/// something.
+fn knows(exports: &Arc<Exports>, mount: &Arc<Mount>) -> Knows {
+    let (exports, mount) = (Arc::clone(exports), Arc::clone(mount));
+    Box::new(move |ip| exports.load().lists(ip) || mount.has_mounted(ip))
+}
+
+/// What clients may make the server hold if nobody says so, in bytes.
+fn memory_for_clients() -> usize {
+    memory::limit().map_or(MEMORY, |limit| usize::try_from(limit / MEMORY_SHARE).unwrap_or(MEMORY))
 }
 
 /// Reads an exports file and says what it means.

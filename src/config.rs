@@ -15,11 +15,15 @@ use crate::fs::root::HandleKind;
 use crate::label::{is_provisioner, is_subdomain};
 use crate::provisioner;
 use crate::provisioner::server::Where;
+use crate::quantity;
 use crate::telemetry::log;
 use crate::volume;
 
 /// The port of the portmapper (RFC 1833).
 const PORTMAP_PORT: u16 = 111;
+
+/// The least that clients may make the server hold, in bytes: a few of the largest calls.
+const MEMORY_MIN: u64 = 16 * 1024 * 1024;
 
 /// Serves directories and volumes over NFSv3 from user space.
 ///
@@ -119,14 +123,20 @@ pub struct ServeArgs {
     /// and its own addresses; may be given several times
     #[arg(long, value_name = "NAME", env = "BERTH_ADMIN_HOST", value_delimiter = ',')]
     pub admin_host: Vec<String>,
-    /// Connections at a time; more are closed at once
+    /// Connections at a time; beyond that, a new one takes the place of one that is not used, of the
+    /// address that has most
     #[arg(long, value_name = "N", env = "BERTH_MAX_CONNECTIONS", default_value_t = 1024)]
     pub max_connections: usize,
+    /// Memory that clients may make the server hold, like 256Mi: calls that are not complete or not
+    /// carried out, and replies that are not taken. When it is used up, clients wait [default: a quarter
+    /// of the memory limit of the container or control group, else 256Mi]
+    #[arg(long, value_name = "SIZE", env = "BERTH_MEMORY", value_parser = size)]
+    pub memory: Option<u64>,
     /// Close a connection that asked for nothing for so many seconds
     #[arg(long, value_name = "SECONDS", env = "BERTH_IDLE_TIMEOUT", default_value_t = 600)]
     pub idle_timeout: u64,
     /// Close a connection that stopped in the middle of a call, or takes no replies, after so many
-    /// seconds
+    /// seconds, or later by a second for every 8 KiB that came through
     #[arg(long, value_name = "SECONDS", env = "BERTH_STALL_TIMEOUT", default_value_t = 60)]
     pub stall_timeout: u64,
     /// At the end, wait at most so many seconds for calls to be answered
@@ -222,6 +232,8 @@ pub struct Config {
     pub admin_hosts: Vec<String>,
     /// Connections at a time.
     pub max_connections: usize,
+    /// Bytes that clients may make the server hold; `None`: what suits the machine.
+    pub memory: Option<usize>,
     /// When an idle connection is closed.
     pub idle: Duration,
     /// When a stalled one is.
@@ -249,6 +261,9 @@ impl ServeArgs {
         };
         if self.max_connections == 0 {
             bail!("--max-connections must be at least 1");
+        }
+        if self.memory.is_some_and(|memory| memory < MEMORY_MIN) {
+            bail!("--memory must be at least {}", quantity::exact(MEMORY_MIN));
         }
         if self.purge_rate == 0 {
             bail!("--purge-rate must be at least 1");
@@ -279,6 +294,7 @@ impl ServeArgs {
             admin: self.admin,
             admin_hosts: admin_hosts(self.admin_host)?,
             max_connections: self.max_connections,
+            memory: self.memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
             idle: Duration::from_secs(self.idle_timeout),
             stalled: Duration::from_secs(self.stall_timeout),
             grace: Duration::from_secs(self.grace),
@@ -404,6 +420,11 @@ fn default_state(is_root: bool) -> Result<PathBuf> {
     }
 }
 
+/// An amount of bytes.
+fn size(text: &str) -> Result<u64, String> {
+    quantity::parse(text).map_err(|why| format!("it {why}"))
+}
+
 /// An address, with the portmapper's port unless it says another.
 fn portmap_address(text: &str) -> Result<SocketAddr, String> {
     let text = if text.is_empty() { "unspecified" } else { text };
@@ -439,6 +460,15 @@ mod tests {
     fn a_directory_and_an_exports_file_exclude_each_other() {
         assert!(serve(&["./data", "--exports", "exports"]).is_err());
         assert!(serve(&[]).is_err());
+    }
+
+    #[test]
+    fn memory_is_an_amount_that_suffices() {
+        let memory = |text| serve(&["d", "--memory", text]).map(|config| config.memory);
+        assert_eq!(serve(&["d"]).unwrap().memory, None);
+        assert_eq!(memory("64Mi").unwrap(), Some(64 << 20));
+        assert!(memory("1Mi").unwrap_err().to_string().contains("16Mi"));
+        assert!(memory("much").is_err());
     }
 
     #[test]

@@ -119,6 +119,9 @@ impl Source for Parts {
         Gauges {
             connections: self.server.connections(),
             queue: self.server.waiting(),
+            memory: self.server.budget().taken(),
+            memory_limit: self.server.budget().total(),
+            memory_waits: self.server.budget().waits(),
             nodes: nodes.open,
             node_hits: nodes.hits,
             node_misses: nodes.misses,

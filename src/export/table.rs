@@ -4,12 +4,13 @@
 //! stay with the old one.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 use thiserror::Error;
 
-use crate::export::{Export, ExportId, Table, path};
+use crate::export::{Export, ExportId, Table, Who, path};
 
 /// Why exports make no table.
 #[derive(PartialEq, Eq, Error, Debug)]
@@ -123,6 +124,12 @@ impl Table {
         found
     }
 
+    /// Whether an export lists a client by more than `*`. Looks through all of them.
+    pub fn lists(&self, client: IpAddr) -> bool {
+        let lists = |who: &Who| *who != Who::Anyone && who.contains(client);
+        self.exports.iter().any(|export| export.clients.iter().any(|client| lists(&client.who)))
+    }
+
     /// All exports, in the order in which they were given.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Export>> {
         self.exports.iter()
@@ -132,6 +139,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::export::Client;
 
     fn export(id: u64, path: &str) -> Export {
         let sole = Export::sole(ExportId(id), path.into());
@@ -179,6 +187,18 @@ mod tests {
         assert!(Arc::ptr_eq(next.get(ExportId(2)).unwrap(), table.get(ExportId(2)).unwrap()));
         assert_eq!(next.get(ExportId(3)).unwrap().path, b"/c");
         assert_eq!(table.get(ExportId(3)), None);
+    }
+
+    #[test]
+    fn who_is_listed_is_known_and_the_others_are_not() {
+        let mut listed = export(1, "/a");
+        let options = listed.clients[0].options;
+        let net = Who::Net("10.1.0.0/16".parse().unwrap());
+        listed.clients.push(Client { who: net, options });
+        let table = Table::new([listed, export(2, "/b")]).unwrap();
+        let lists = |ip: &str| table.lists(ip.parse().unwrap());
+        assert!(lists("10.1.2.3"));
+        assert!(!lists("10.2.0.1"), "`*` lists nobody");
     }
 
     #[test]

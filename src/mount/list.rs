@@ -47,6 +47,11 @@ impl Mounts {
 }
 
 impl Mounts {
+    /// Whether `client` has mounted anything.
+    pub fn has(&self, client: IpAddr) -> bool {
+        self.0.iter().any(|entry| entry.client == client)
+    }
+
     /// Who has mounted what. For administrators: clients see only their own mounts ([`dump`]).
     pub fn list(&self) -> Vec<(IpAddr, Vec<u8>)> {
         self.0.iter().map(|entry| (entry.client, entry.path.to_vec())).collect()

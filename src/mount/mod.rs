@@ -26,6 +26,9 @@ pub const PROGRAM: u32 = 100_005;
 /// The lowest and the highest version that are served.
 pub const VERSIONS: (u32, u32) = (1, 3);
 
+/// What a list is taken to be as a reply, in bytes: larger than most.
+const LIST_SIZE: usize = 64 * 1024;
+
 /// The program.
 pub struct Mount {
     exports: Arc<Exports>,
@@ -42,6 +45,11 @@ impl Mount {
     /// Who has mounted which path since the start, as far as is known.
     pub fn list(&self) -> Vec<(IpAddr, Vec<u8>)> {
         self.mounts().list()
+    }
+
+    /// Whether a client has mounted something since the start, as far as is known.
+    pub fn has_mounted(&self, client: IpAddr) -> bool {
+        self.mounts().has(client)
     }
 
     fn mounts(&self) -> MutexGuard<'_, Mounts> {
@@ -78,6 +86,11 @@ impl Program for Mount {
 
     fn remembers(&self, _version: u32, _procedure: u32) -> bool {
         false // done twice is done once
+    }
+
+    /// DUMP and EXPORT list as much as there is.
+    fn reply_size(&self, procedure: u32, _args: Reader<'_>) -> usize {
+        if matches!(procedure, 2 | 5) { LIST_SIZE } else { 0 }
     }
 
     /// Only MNT can fail.

@@ -96,6 +96,11 @@ impl Program for Nfs {
         if procedure == 0 { 0 } else { Reader::new(results).u32().unwrap_or(0) }
     }
 
+    /// READ, READDIR and READDIRPLUS: as many bytes as the client asks for.
+    fn reply_size(&self, procedure: u32, args: Reader<'_>) -> usize {
+        asked_for(procedure, args).map_or(0, |bytes| bytes.min(TRANSFER_MAX) as usize)
+    }
+
     /// What changes a file or a directory takes its lock; those who list a directory share a position
     /// in it, and are as many as can make progress. All of them begin with its handle.
     fn lane(&self, procedure: u32, mut args: Reader<'_>) -> Option<Lane> {
@@ -143,6 +148,24 @@ impl Program for Nfs {
             export.traffic.call();
         }
         outcome
+    }
+}
+
+/// How many bytes a call asks for, behind the handle that its arguments begin with.
+fn asked_for(procedure: u32, mut args: Reader<'_>) -> Result<u32, Error> {
+    match procedure {
+        6 => {
+            args.opaque(handle::MAX)?;
+            args.u64()?; // the offset
+            args.u32()
+        }
+        16 | 17 => {
+            args.opaque(handle::MAX)?;
+            args.fixed::<16>()?; // a cookie and its verifier
+            let count = args.u32()?;
+            if procedure == 16 { Ok(count) } else { args.u32() }
+        }
+        _ => Ok(0),
     }
 }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::connection::{SCRATCH, Shared};
-use super::handed::{Bundle, Handed, PutOff, begin_reply, end_reply};
+use super::handed::{Bundle, Handed, OVERHEAD, PutOff, begin_reply, end_reply};
 use super::lanes::Lane;
 use super::link::Link;
 use super::pending::Pending;
-use super::pool::{Job, Place, Stand};
+use super::pool::{Job, Place, Pool, Stand};
 use super::record::Flow;
 use super::replay::Key;
-use super::service::{Carried, Origin, Reply, Service, Verdict};
+use super::service::{Carried, Gate, Origin, Reply, Service, Verdict};
 use crate::telemetry::metrics::{Answered, Local};
 
 /// The records that came together, and what becomes of them.
@@ -37,27 +37,41 @@ pub struct Batch<'a> {
     pub tally: &'a mut Local,
     /// How much may still be done for other threads: at first [`SERVED`](super::pool::SERVED).
     pub budget: usize,
+    /// A call that waits until there is memory for its reply.
+    pub deferred: Option<Vec<u8>>,
 }
+
+/// More than the header and the arguments of a call that asks for a large reply. What follows them in a
+/// record is of no use to anybody, and is not kept while the call waits.
+const DEFERRED_MAX: usize = 4 * 1024;
+
+/// Copied into a buffer of its own size, and not into a large one that is used again.
+const SMALL: usize = 16 * 1024;
 
 impl Batch<'_> {
     /// Answers a record here, or copies it for a thread that may sleep.
     pub fn take(&mut self, record: &[u8]) -> Flow {
-        match self.answer(record) {
+        let (left, reply) = self.answer(record);
+        match left {
             Left::Nothing => {}
+            Left::Deferred => return self.defer(record),
             Left::Later(key, tried) => {
-                let mut own = self.shared.buffers.take();
+                let large = record.len() > SMALL;
+                let mut own = if large { self.shared.buffers.take() } else { Vec::new() };
                 own.extend_from_slice(record);
-                self.hand_on((own, 0), key, tried);
+                self.hand_on((own, 0), (key, reply), tried);
             }
             Left::Pending(call, pending) => self.wait(call, pending, record.len()),
         }
-        self.flow()
+        self.flow(reply)
     }
 
     /// The same for one that fills a buffer of its own, behind its four bytes of mark.
     pub fn take_whole(&mut self, own: Vec<u8>) -> Flow {
-        match self.answer(&own[4..]) {
-            Left::Later(key, tried) => self.hand_on((own, 4), key, tried),
+        let (left, reply) = self.answer(&own[4..]);
+        match left {
+            Left::Deferred => return self.defer(&own[4..]),
+            Left::Later(key, tried) => self.hand_on((own, 4), (key, reply), tried),
             left => {
                 let received = own.len() - 4;
                 self.shared.buffers.give(own);
@@ -66,24 +80,26 @@ impl Batch<'_> {
                 }
             }
         }
-        self.flow()
+        self.flow(reply)
     }
 
-    /// Answers a record, as far as that can be done here, and what stands in line behind it.
-    fn answer(&mut self, record: &[u8]) -> Left {
+    /// Answers a record, as far as that can be done here, and what stands in line behind it. Also answers
+    /// how many bytes were admitted for its reply.
+    fn answer(&mut self, record: &[u8]) -> (Left, usize) {
         let start = begin_reply(self.replies);
         let waiter = || Arc::clone(self.link) as Arc<dyn Reply>;
-        let (pool, mut tried) = (&self.shared.pool, None);
-        let mut enter = |lane| tried.insert(pool.enter(lane)).is_ok();
-        let verdict = self.service.answer(record, self.origin, &waiter, &mut enter, self.replies);
+        let mut way = Way { pool: &self.shared.pool, link: self.link, tried: None, admitted: 0 };
+        let verdict = self.service.answer(record, self.origin, &waiter, &mut way, self.replies);
+        let Way { tried, admitted, .. } = way;
         match verdict {
             Verdict::Answered(..) | Verdict::Replayed => end_reply(self.replies, start),
-            Verdict::Silent | Verdict::Later(_) | Verdict::Pending(..) => {
+            Verdict::Deferred | Verdict::Silent | Verdict::Later(_) | Verdict::Pending(..) => {
                 self.replies.truncate(start);
             }
         }
         let left = match verdict {
-            Verdict::Later(key) => return Left::Later(key, tried),
+            Verdict::Deferred => return (Left::Deferred, 0),
+            Verdict::Later(key) => return (Left::Later(key, tried), admitted),
             Verdict::Pending(call, pending) => Left::Pending(call, pending),
             Verdict::Answered(procedure, status) => {
                 let (received, sent) = (record.len(), self.replies.len() - start - 4);
@@ -95,21 +111,32 @@ impl Batch<'_> {
         if let Some(Ok(place)) = tried {
             self.jobs.extend(place.serve(&mut self.budget, &mut Bundle::default()));
         }
-        left
+        (left, admitted)
     }
 
-    fn hand_on(&mut self, (record, start): (Vec<u8>, usize), key: Option<Key>, tried: Tried) {
+    fn defer(&mut self, record: &[u8]) -> Flow {
+        self.deferred = Some(record[..record.len().min(DEFERRED_MAX)].to_vec());
+        Flow::Pause
+    }
+
+    /// Hands a call on whose reply may have so many bytes.
+    fn hand_on(
+        &mut self,
+        (record, start): (Vec<u8>, usize),
+        (key, reply): (Option<Key>, usize),
+        tried: Tried,
+    ) {
         let (lane, stand) = match tried {
             None => (None, Stand::Nowhere),
             Some(Ok(place)) => (Some(place.lane()), Stand::Begun(place)),
             Some(Err(lane)) => (Some(lane), Stand::InLine(lane)),
         };
-        let handed = self.handed(record.len(), key);
+        let handed = self.handed(OVERHEAD + record.capacity() + reply, key);
         self.jobs.push(Job { stand, work: Box::new(PutOff { handed, record, start, lane }) });
     }
 
     fn wait(&self, call: Carried, pending: Pending, received: usize) {
-        self.handed(0, call.key).wait(call, pending, received);
+        self.handed(OVERHEAD, call.key).wait(call, pending, received);
     }
 
     fn handed(&self, bytes: usize, key: Option<Key>) -> Handed {
@@ -126,11 +153,16 @@ impl Batch<'_> {
         }
     }
 
-    fn flow(&mut self) -> Flow {
+    /// Whether to go on, after a call for whose reply so many bytes were admitted.
+    fn flow(&mut self, admitted: usize) -> Flow {
         if self.replies.len() >= SCRATCH {
             self.push();
         }
-        if self.link.has_room() { Flow::Go } else { Flow::Pause }
+        if admitted > 0 {
+            self.link.account.give(admitted); // what is left of the reply is charged by now
+        }
+        // Nobody hears the answers to what a peer that is gone has sent.
+        if self.link.has_room() && !self.link.is_broken() { Flow::Go } else { Flow::Pause }
     }
 
     /// Hands the jobs on, and sends the replies.
@@ -154,6 +186,8 @@ impl Batch<'_> {
 enum Left {
     /// Nothing: it is answered, or needs no answer.
     Nothing,
+    /// Everything, until there is memory for its reply.
+    Deferred,
     /// It must be tried again, with what is remembered of it.
     Later(Option<Key>, Tried),
     /// It was carried out and waits for its results.
@@ -162,3 +196,24 @@ enum Left {
 
 /// What came of entering the lane of a call, if it has one.
 type Tried = Option<Result<Place, Lane>>;
+
+/// What stands between a call and its being tried.
+struct Way<'a> {
+    pool: &'a Pool,
+    link: &'a Link,
+    tried: Tried,
+    /// Bytes that were admitted for its reply.
+    admitted: usize,
+}
+
+impl Gate for Way<'_> {
+    fn admit(&mut self, bytes: usize) -> bool {
+        let admitted = self.link.account.admit(bytes);
+        self.admitted = if admitted { bytes } else { 0 };
+        admitted
+    }
+
+    fn enter(&mut self, lane: Lane) -> bool {
+        self.tried.insert(self.pool.enter(lane)).is_ok()
+    }
+}

@@ -1,8 +1,12 @@
 //! Large buffers that are used again: for records of WRITEs and for replies of READs.
 //!
-//! A fresh megabyte costs more to map and to clear than to copy, so that buffers go back here.
+//! Mapping and clearing a fresh megabyte costs more than copying one, so that buffers are kept for the
+//! next call: as many as their part of the memory budget allows, and none while memory is short. Those
+//! that are not needed for a while are given back ([`Buffers::trim`]).
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::memory_budget::MemoryBudget;
 
 /// Buffers that are kept.
 const KEPT: usize = 48;
@@ -11,28 +15,105 @@ const KEPT: usize = 48;
 const SMALL: usize = 16 * 1024;
 
 /// Larger ones are not kept: they were a burst.
-const LARGE: usize = 2 * 1024 * 1024;
+pub const LARGE: usize = 2 * 1024 * 1024;
 
 /// A stock of empty buffers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Buffers {
-    kept: Mutex<Vec<Vec<u8>>>,
+    budget: Arc<MemoryBudget>,
+    stock: Mutex<Stock>,
+}
+
+#[derive(Debug, Default)]
+struct Stock {
+    /// The last one given is the first one taken, so that the first ones are those not needed.
+    buffers: Vec<Vec<u8>>,
+    /// The sum of their capacities.
+    bytes: usize,
+    /// The smallest number of them since the last [`Buffers::trim`].
+    least: usize,
 }
 
 impl Buffers {
+    /// No buffers yet.
+    pub fn new(budget: Arc<MemoryBudget>) -> Self {
+        Self { budget, stock: Mutex::default() }
+    }
+
     /// An empty buffer, of some capacity if there is one.
     pub fn take(&self) -> Vec<u8> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+        let mut stock = self.stock();
+        let buffer = stock.buffers.pop().unwrap_or_default();
+        stock.bytes -= buffer.capacity();
+        stock.least = stock.least.min(stock.buffers.len());
+        buffer
     }
 
     /// Gives a buffer back; its content is dropped.
     pub fn give(&self, mut buffer: Vec<u8>) {
-        if (SMALL..=LARGE).contains(&buffer.capacity()) {
-            buffer.clear();
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.len() < KEPT {
-                kept.push(buffer);
-            }
+        let capacity = buffer.capacity();
+        if !(SMALL..=LARGE).contains(&capacity) || self.budget.is_tight() {
+            return;
         }
+        buffer.clear();
+        let mut stock = self.stock();
+        if stock.buffers.len() < KEPT && stock.bytes + capacity <= self.budget.for_buffers() {
+            stock.bytes += capacity;
+            stock.buffers.push(buffer);
+        }
+    }
+
+    /// Gives back the buffers that were not needed since this was last called; answers how many bytes
+    /// that was.
+    pub fn trim(&self) -> usize {
+        let mut stock = self.stock();
+        let unused = stock.least;
+        let gone: Vec<_> = stock.buffers.drain(..unused).collect();
+        let bytes = gone.iter().map(Vec::capacity).sum();
+        stock.bytes -= bytes;
+        stock.least = stock.buffers.len();
+        drop(stock);
+        bytes
+    }
+
+    fn stock(&self) -> MutexGuard<'_, Stock> {
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::memory_budget::{Account, MINIMUM};
+
+    fn buffer() -> Vec<u8> {
+        Vec::with_capacity(1024 * 1024)
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_by_the_budget() {
+        let budget = MemoryBudget::new(MINIMUM);
+        let buffers = Buffers::new(Arc::clone(&budget));
+        (0..100).for_each(|_| buffers.give(buffer()));
+        let bytes = buffers.stock().bytes;
+        assert!((1..=budget.for_buffers()).contains(&bytes), "{bytes}");
+        while buffers.take().capacity() > 0 {}
+        assert_eq!(buffers.stock().bytes, 0);
+        let account = Account::new(&budget.peer(), Arc::default());
+        account.take(MINIMUM / 2);
+        buffers.give(buffer());
+        assert_eq!(buffers.take().capacity(), 0, "nothing is kept while memory is short");
+    }
+
+    #[test]
+    fn what_is_not_needed_is_given_back_and_the_rest_is_not() {
+        let buffers = Buffers::new(MemoryBudget::new(256 << 20));
+        (0..8).for_each(|_| buffers.give(buffer()));
+        assert_eq!(buffers.trim(), 0, "they were just given");
+        let used: Vec<_> = (0..3).map(|_| buffers.take()).collect();
+        used.into_iter().for_each(|buffer| buffers.give(buffer));
+        assert_eq!(buffers.trim(), 5 << 20);
+        assert_eq!(buffers.trim(), 3 << 20);
+        assert_eq!(buffers.take().capacity(), 0);
     }
 }

@@ -14,26 +14,28 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
 use super::buffers::Buffers;
+use super::clock::Clock;
+use super::connections::Seat;
 use super::follow::Follower;
+use super::intake::{Intake, Turn};
 use super::link::Link;
+use super::memory_budget::MemoryBudget;
 use super::pool::{Job, Pool, SERVED};
-use super::record::{Error, Flow, Records};
-use super::room::Room;
+use super::record::Error;
 use super::server::Limits;
 use super::service::{Origin, Service};
-use crate::errno::Errno;
-use crate::sys::socket;
 use crate::telemetry::metrics::{Answered, Local, Metrics};
 
 /// The piece in which sockets are read. Small calls in it are answered together.
 pub const SCRATCH: usize = 256 * 1024;
+
+/// Buffers for replies of a thread that have grown beyond this are not kept.
+const REPLIES_MAX: usize = 2 * 1024 * 1024;
 
 /// What the connections of a server share.
 pub struct Shared {
@@ -41,8 +43,8 @@ pub struct Shared {
     pub pool: Arc<Pool>,
     /// Large buffers.
     pub buffers: Arc<Buffers>,
-    /// Room for calls that are handed on.
-    pub room: Arc<Room>,
+    /// The memory that the connections may hold.
+    pub budget: Arc<MemoryBudget>,
     /// Bounds.
     pub limits: Limits,
     /// Cancelled when the server stops: what is being answered is answered, and no more is read.
@@ -74,45 +76,30 @@ impl Scratch {
     }
 }
 
-/// How a turn ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    /// There is more to do right now.
-    Again,
-    /// All that came is taken.
-    Drained,
-    /// Too much waits to be answered or sent; nothing is read until the link says so.
-    Paused,
-    /// The peer sends no more.
-    Ended,
-}
-
 struct Connection {
     service: Arc<Service>,
     shared: Arc<Shared>,
     link: Arc<Link>,
     origin: Origin,
-    records: Records,
-    paused: bool,
-    /// When the peer last sent or took a byte.
+    intake: Intake,
+    /// The deadline of replies that the peer has not taken, if there were any at the last look.
+    taking: Option<Clock>,
+    /// When the peer last took a reply that had to wait, or was found to wait for us.
     last: Instant,
-    /// When it last sent one: the moment that the records at hand were complete.
-    arrived: Instant,
 }
 
 /// Serves a connection until its end.
 pub async fn run(
-    stream: TcpStream,
+    seat: Seat,
     origin: Origin,
     service: Arc<Service>,
     shared: Arc<Shared>,
     scratch: Arc<Mutex<Scratch>>,
 ) {
-    let link = Arc::new(Link::new(stream, Arc::clone(&shared.buffers), Arc::clone(&shared.room)));
-    let records = Records::new(shared.limits.record);
-    let (paused, last) = (false, Instant::now());
-    let mut connection =
-        Connection { service, shared, link, origin, records, paused, last, arrived: last };
+    let (link, limits) = (Arc::clone(seat.link()), shared.limits);
+    let intake = Intake::new(limits.record, limits.stalled);
+    let last = Instant::now();
+    let mut connection = Connection { service, shared, link, origin, intake, taking: None, last };
     if let Err(why) = connection.serve(&scratch).await {
         tracing::debug!(peer = %origin.peer, error = %why, "connection closed");
     }
@@ -126,11 +113,11 @@ enum Close {
     Read(#[from] io::Error),
     #[error("the stream makes no sense: {0}")]
     Stream(#[from] Error),
-    #[error("the peer is gone")]
+    #[error("the peer is gone, or another has its place")]
     Broken,
     #[error("nothing was asked for {} s", .0.as_secs())]
     Idle(Duration),
-    #[error("the peer neither sent nor took a byte for {} s", .0.as_secs())]
+    #[error("the peer is too slow with a call or with its replies; it had {} s", .0.as_secs())]
     Stalled(Duration),
 }
 
@@ -158,9 +145,9 @@ impl Connection {
                 tokio::task::yield_now().await;
                 continue;
             }
+            let unsent = self.note_unsent();
             self.arm(alarm.as_mut());
             let readable = reading && turn != Turn::Paused;
-            let unsent = self.link.has_unsent();
             tokio::select! {
                 ready = self.link.stream.readable(), if readable => ready?,
                 ready = self.link.stream.writable(), if unsent => {
@@ -179,126 +166,86 @@ impl Connection {
 
     /// Answers what was kept back, or else what comes with one read.
     fn turn(&mut self, scratch: &mut Scratch) -> Result<Turn, Close> {
-        if !self.link.has_room() {
+        if !self.intake.may_go_on(&self.link) {
             return Ok(Turn::Paused);
         }
+        let before = self.intake.before();
         let Scratch { input, replies, jobs, answered, tally, follower } = scratch;
         // A call that panicked may have left something of another connection's.
         replies.clear();
         jobs.clear();
         answered.clear();
+        if replies.capacity() > REPLIES_MAX {
+            *replies = Vec::new();
+        }
         let mut batch = Batch {
             service: &self.service,
             shared: &self.shared,
             link: &self.link,
             origin: self.origin,
-            arrived: self.arrived,
+            arrived: self.intake.arrived(),
             replies,
             jobs,
             answered,
             tally,
             budget: SERVED,
+            deferred: None,
         };
-        let mut turn = Turn::Again;
-        let flow;
-        if self.paused {
-            flow = self.records.resume(|record| batch.take(record));
-        } else if let Some((own, want)) = self.records.room(|| self.shared.buffers.take()) {
-            let got = receive(&self.link, want, |fd| socket::receive(fd, own, want))?;
-            turn = got.turn;
-            batch.arrived = got.note(&mut self.last, &mut self.arrived);
-            match self.records.completed() {
-                Some(record) => flow = Ok(batch.take_whole(record)),
-                None => flow = self.records.resume(|record| batch.take(record)),
-            }
-        } else {
-            let at = self.records.begin(input);
-            let want = self.records.appetite().min(input.len() - at);
-            let free = &mut input[at..at + want];
-            let got = receive(&self.link, want, |fd| socket::read(fd, free))?;
-            turn = got.turn;
-            batch.arrived = got.note(&mut self.last, &mut self.arrived);
-            flow = self.records.feed(&input[..at + got.bytes], |record| batch.take(record));
-        }
+        let (turn, flow) = self.intake.turn(input, &mut batch)?;
         batch.send();
+        let deferred = batch.deferred.take();
         follower.note(&self.link.stream);
-        self.paused = flow? == Flow::Pause;
-        // What was kept back comes before the end of the stream, which is found again then.
-        Ok(if self.paused { Turn::Again } else { turn })
+        Ok(self.intake.after(before, (turn, flow?), deferred, &self.link))
     }
 
-    /// When the peer must have done something: the limit, and why it would be closed.
-    fn limit(&self) -> (Duration, Close) {
-        let Limits { idle, stalled, .. } = self.shared.limits;
-        if self.records.inside() || self.link.has_unsent() {
-            (stalled, Close::Stalled(stalled))
-        } else {
-            (idle, Close::Idle(idle))
+    /// Notes whether replies wait for the peer, and since when.
+    fn note_unsent(&mut self) -> bool {
+        let unsent = self.link.has_unsent();
+        if !unsent {
+            self.taking = None;
+        } else if self.taking.is_none() {
+            let (now, taken) = (Instant::now(), self.link.acknowledged());
+            self.taking = Some(Clock::start(now, taken, self.shared.limits.stalled));
         }
+        unsent
+    }
+
+    /// When a peer that asks for nothing is to be looked at.
+    fn idle_due(&self) -> Instant {
+        self.last.max(self.intake.arrived()) + self.shared.limits.idle
+    }
+
+    /// When the peer must have done something.
+    fn due(&self) -> Instant {
+        let due = [self.intake.due(), self.taking.map(|taking| taking.due())];
+        due.into_iter().flatten().min().unwrap_or_else(|| self.idle_due())
     }
 
     /// Sets the alarm if it would come too late. One that comes too early is set again then, so
     /// that a busy connection touches no timer.
     fn arm(&self, alarm: Pin<&mut Sleep>) {
-        let due = (self.last + self.limit().0).into();
+        let due = self.due().into();
         if due < alarm.deadline() || alarm.is_elapsed() {
             alarm.reset(due);
         }
     }
 
     fn check_time(&mut self) -> Result<(), Close> {
-        let (limit, why) = self.limit();
-        // A call that takes long is ours to answer, and no reason to close; but there may be calls
-        // that wait for the peer to take replies.
-        let ours = !self.link.is_settled() && !self.link.has_unsent();
-        if self.last.elapsed() < limit {
-            return Ok(());
+        let Limits { idle, stalled, .. } = self.shared.limits;
+        let now = Instant::now();
+        let taken = || self.link.acknowledged();
+        let takes =
+            self.taking.as_mut().is_none_or(|taking| taking.is_in_time(now, taken, stalled));
+        if !takes || !self.intake.is_in_time(now) {
+            return Err(Close::Stalled(stalled));
         }
-        if !ours {
-            return Err(why);
+        if self.taking.is_none() && self.intake.due().is_none() && now >= self.idle_due() {
+            // A call that takes long is ours to answer, and no reason to close.
+            if self.link.is_settled() && !self.intake.is_held_up() {
+                return Err(Close::Idle(idle));
+            }
+            self.last = now; // or the alarm would go off again at once
         }
-        self.last = Instant::now(); // or the alarm would go off again at once
         Ok(())
-    }
-}
-
-/// What was received.
-struct Received {
-    bytes: usize,
-    turn: Turn,
-}
-
-impl Received {
-    /// Looks at the clock, once for all that came together, if something did; answers when the
-    /// records at hand were complete.
-    fn note(&self, last: &mut Instant, arrived: &mut Instant) -> Instant {
-        if self.bytes > 0 {
-            *arrived = Instant::now();
-            *last = *arrived;
-        }
-        *arrived
-    }
-}
-
-/// Receives through `read` up to `want` bytes.
-fn receive(
-    link: &Link,
-    want: usize,
-    read: impl FnOnce(&TcpStream) -> Result<usize, Errno>,
-) -> io::Result<Received> {
-    let mut got = None;
-    let result = link.stream.try_io(Interest::READABLE, || {
-        let n = read(&link.stream)?;
-        got = Some(n);
-        // Less than there was room for: the socket is empty. Saying so here saves the read that
-        // would only find that out. The end of the stream is reported again whatever we say.
-        if (1..want).contains(&n) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-    });
-    match (got, result) {
-        (Some(0), _) => Ok(Received { bytes: 0, turn: Turn::Ended }),
-        (Some(bytes), Ok(())) => Ok(Received { bytes, turn: Turn::Again }),
-        (Some(bytes), Err(_)) => Ok(Received { bytes, turn: Turn::Drained }),
-        (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        (None, _) => Ok(Received { bytes: 0, turn: Turn::Drained }),
     }
 }

@@ -12,9 +12,10 @@ use std::time::Instant;
 use tokio::net::UdpSocket;
 
 use super::connection::Shared;
+use super::lanes::Lane;
 use super::message::Reject;
 use super::pool::{Job, Stand};
-use super::service::{Carried, Origin, Reply, Service, Verdict};
+use super::service::{Carried, Gate, Origin, Reply, Service, Verdict};
 use crate::sys::Patience;
 use crate::telemetry::metrics::{Answered, Metrics};
 use crate::xdr::{Reader, Writer};
@@ -52,7 +53,7 @@ impl Sender {
                 self.send(&sent);
             }
             Verdict::Replayed => self.send(reply),
-            Verdict::Silent | Verdict::Later(_) | Verdict::Pending(..) => {}
+            Verdict::Silent | Verdict::Deferred | Verdict::Later(_) | Verdict::Pending(..) => {}
         }
     }
 }
@@ -76,6 +77,19 @@ fn fitting(reply: &[u8], received: usize) -> Cow<'_, [u8]> {
     Cow::Owned(refusal)
 }
 
+/// Every call may begin: what they hold is bounded by their number and their size.
+struct Open;
+
+impl Gate for Open {
+    fn admit(&mut self, _bytes: usize) -> bool {
+        true
+    }
+
+    fn enter(&mut self, _lane: Lane) -> bool {
+        true
+    }
+}
+
 /// Answers the datagrams of `socket` until the server stops.
 pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shared>) {
     let Ok(local) = socket.local_addr() else { return };
@@ -94,7 +108,7 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
         let sender = Arc::new(Sender { socket: Arc::clone(&socket), peer, received: len });
         let waiter = || Arc::clone(&sender) as Arc<dyn Reply>;
         reply.clear();
-        match service.answer(&call[..len], origin, &waiter, &mut |_| true, &mut reply) {
+        match service.answer(&call[..len], origin, &waiter, &mut Open, &mut reply) {
             Verdict::Later(key) if Arc::strong_count(&running) <= CALLS_MAX => {
                 let (service, record) = (Arc::clone(&service), call[..len].to_vec());
                 let (running, metrics) = (Arc::clone(&running), Arc::clone(&shared.metrics));

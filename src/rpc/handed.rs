@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::connection::Shared;
+use super::connection::{SCRATCH, Shared};
 use super::lanes::Lane;
 use super::link::Link;
 use super::pending::{Pending, Ready};
@@ -17,6 +17,9 @@ use crate::xdr::Encode;
 
 /// Longer than the replies of calls that change something.
 const SMALL: usize = 512;
+
+/// What is charged for a call that is not answered yet, besides its record and its reply, in bytes.
+pub const OVERHEAD: usize = 512;
 
 /// A call that another thread has, or that waits for its results. Dropped without an answer, which only a
 /// panic or the end of the connection does, it is forgotten and the connection given up, so that the
@@ -41,9 +44,18 @@ pub struct Handed {
 }
 
 impl Handed {
+    /// Whether nobody can be answered, and nothing is changed by not carrying the call out. A WRITE is
+    /// among these calls: its client sends it again on another connection, and may overwrite it there, so
+    /// that to carry out the old one later would do harm. Calls that are remembered are carried out: a
+    /// copy on another connection may wait for their answer.
+    fn is_pointless(&self) -> bool {
+        self.key.is_none() && self.link.is_broken()
+    }
+
     /// Waits for the results, with nothing kept of the call but where they go.
     pub fn wait(mut self, call: Carried, pending: Pending, received: usize) {
-        self.link.shrank(std::mem::take(&mut self.bytes));
+        self.link.shrank(self.bytes.saturating_sub(OVERHEAD));
+        self.bytes = self.bytes.min(OVERHEAD);
         pending.begin(Ready::new(move |results| self.finish(call, results, received)));
     }
 
@@ -84,8 +96,12 @@ pub struct PutOff {
 }
 
 impl PutOff {
-    /// Keeps the call if its reply may not be sent: it stands in line again then.
+    /// Drops the call if it is pointless. Keeps it if its reply may not be sent: it stands in line again
+    /// then.
     fn unless_parked(self: Box<Self>) -> Option<Box<Self>> {
+        if self.handed.is_pointless() {
+            return None;
+        }
         let link = Arc::clone(&self.handed.link);
         link.park(self, |call| Job {
             stand: call.lane.map_or(Stand::Nowhere, Stand::InLine),
@@ -117,7 +133,9 @@ impl PutOff {
                 buffers.give(reply);
                 return Some(self);
             }
-            Verdict::Pending(..) | Verdict::Replayed | Verdict::Silent => reply.clear(),
+            Verdict::Pending(..) | Verdict::Replayed | Verdict::Silent | Verdict::Deferred => {
+                reply.clear();
+            }
         }
         // Before the reply, so that the buffer is there for the client's next call.
         buffers.give(self.record);
@@ -162,6 +180,9 @@ impl Bundle {
         }
         self.replies.extend_from_slice(reply);
         self.calls.push(call);
+        if self.replies.len() >= SCRATCH {
+            self.send();
+        }
     }
 
     fn send(&mut self) {

@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::net::{SendFlags, send};
 use tokio::io::Interest;
@@ -14,15 +15,17 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::buffers::Buffers;
+use super::memory_budget::{Account, Peer};
 use super::pool::Job;
 use super::record;
-use super::room::Room;
 use super::service::Reply;
+use crate::sys::socket;
 
 /// Unsent bytes above which no further call is started. One reply more may come on top.
 const UNSENT_MAX: usize = 1024 * 1024;
 
-/// Small replies are joined up to this size.
+/// Small replies are joined up to this size, and those up to it are copied rather than kept in the
+/// large buffer that they were written into.
 const TOGETHER: usize = 64 * 1024;
 
 /// Calls of one connection that wait for a thread, run on one, or wait for their results.
@@ -36,9 +39,10 @@ pub struct Link {
     /// The socket; reading it is for the connection's task alone.
     pub stream: TcpStream,
     /// Wakes the task: bytes wait for the socket, or there is room for calls again.
-    pub wake: Notify,
+    pub wake: Arc<Notify>,
+    /// What the connection holds of the memory budget.
+    pub account: Arc<Account>,
     buffers: Arc<Buffers>,
-    room: Arc<Room>,
     outbox: Mutex<Outbox>,
     /// Bytes in the outbox, and whether the peer is gone: changed under its lock, and looked at without,
     /// because whoever sends holds that for as long as the kernel takes.
@@ -48,6 +52,9 @@ pub struct Link {
     bytes: AtomicUsize,
     /// Whether the task waits for calls to end.
     watched: AtomicBool,
+    /// When the connection was accepted, and the microseconds from then to its last complete call.
+    accepted: Instant,
+    called: AtomicU64,
 }
 
 #[derive(Default)]
@@ -55,25 +62,82 @@ struct Outbox {
     queue: VecDeque<Vec<u8>>,
     /// Bytes of the first in the queue that are sent.
     sent: usize,
+    /// The capacities of what is in the queue, which are charged to the account.
+    charged: usize,
+    /// What the socket has taken since the start.
+    written: u64,
     /// Calls that must not run before there is room for their replies.
     parked: Vec<Job>,
 }
 
+impl Outbox {
+    /// Queues `replies`, of which the first bytes are `sent`, and leaves it empty; answers how many
+    /// bytes more the queue holds.
+    fn queue(
+        &mut self,
+        replies: &mut Vec<u8>,
+        sent: usize,
+        fresh: impl FnOnce() -> Vec<u8>,
+    ) -> usize {
+        let rest = replies.len() - sent;
+        let is_first = self.queue.is_empty();
+        let more = match self.queue.back_mut() {
+            Some(last) if last.len() + rest <= TOGETHER => {
+                let before = last.capacity();
+                last.extend_from_slice(&replies[sent..]);
+                last.capacity() - before
+            }
+            _ if rest <= TOGETHER => {
+                self.queue.push_back(replies[sent..].to_vec());
+                rest
+            }
+            _ => {
+                let whole = std::mem::replace(replies, fresh());
+                let capacity = whole.capacity();
+                self.queue.push_back(whole);
+                self.sent = if is_first { sent } else { self.sent };
+                self.charged += capacity;
+                return capacity;
+            }
+        };
+        if is_first {
+            self.sent = 0;
+        }
+        replies.clear();
+        self.charged += more;
+        more
+    }
+}
+
 impl Link {
-    /// Wraps a connected socket.
-    pub fn new(stream: TcpStream, buffers: Arc<Buffers>, room: Arc<Room>) -> Self {
+    /// Wraps a connected socket, whose memory is charged to `peer`.
+    pub fn new(stream: TcpStream, buffers: Arc<Buffers>, peer: &Arc<Peer>) -> Self {
+        let wake = Arc::<Notify>::default();
         Self {
             stream,
-            wake: Notify::new(),
+            account: Account::new(peer, Arc::clone(&wake)),
+            wake,
             buffers,
-            room,
             outbox: Mutex::default(),
             unsent: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             watched: AtomicBool::new(false),
+            accepted: Instant::now(),
+            called: AtomicU64::new(0),
         }
+    }
+
+    /// Notes that a call was complete at this time.
+    pub fn called(&self, at: Instant) {
+        let after = at.saturating_duration_since(self.accepted).as_micros();
+        self.called.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// When the last call was complete; before the first one, when the connection was accepted.
+    pub fn last_call(&self) -> Instant {
+        self.accepted + Duration::from_micros(self.called.load(Ordering::Relaxed))
     }
 
     /// Sends marked replies, and empties `replies`. Does not block: what the socket does not take
@@ -82,19 +146,20 @@ impl Link {
         let mut outbox = self.outbox();
         let mut sent = 0;
         if outbox.queue.is_empty() && !self.is_broken() {
-            sent = self.write(replies);
+            sent = self.write(&mut outbox.written, replies);
         }
         if self.is_broken() || sent == replies.len() {
             replies.clear();
             return;
         }
-        if outbox.queue.is_empty() {
-            outbox.sent = sent;
-        }
-        self.unsent.fetch_add(replies.len() - sent, Ordering::SeqCst);
-        outbox.queue.push_back(std::mem::replace(replies, self.buffers.take()));
+        self.queue(&mut outbox, replies, sent);
         drop(outbox);
         self.wake.notify_one();
+    }
+
+    fn queue(&self, outbox: &mut Outbox, replies: &mut Vec<u8>, sent: usize) {
+        self.unsent.fetch_add(replies.len() - sent, Ordering::SeqCst);
+        self.account.take(outbox.queue(replies, sent, || self.buffers.take()));
     }
 
     /// Queues a marked reply for the connection's task, which sends together what came together;
@@ -107,16 +172,8 @@ impl Link {
         if self.is_broken() {
             return;
         }
-        let (is_first, len) = (outbox.queue.is_empty(), reply.len());
-        match outbox.queue.back_mut() {
-            Some(last) if last.len() + len <= TOGETHER => last.extend_from_slice(reply),
-            _ => outbox.queue.push_back(std::mem::take(reply)),
-        }
-        if is_first {
-            outbox.sent = 0;
-        }
-        self.unsent.fetch_add(len, Ordering::SeqCst);
-        reply.clear();
+        let is_first = outbox.queue.is_empty();
+        self.queue(&mut outbox, reply, 0);
         drop(outbox);
         if is_first {
             self.wake.notify_one(); // otherwise the task knows already
@@ -129,7 +186,7 @@ impl Link {
         let mut written = 0;
         while let Some(first) = outbox.queue.pop_front() {
             let at = outbox.sent;
-            let n = self.write(&first[at..]);
+            let n = self.write(&mut outbox.written, &first[at..]);
             if self.is_broken() {
                 self.break_off(outbox);
                 return 0;
@@ -142,13 +199,15 @@ impl Link {
                 break;
             }
             outbox.sent = 0;
+            outbox.charged -= first.capacity();
+            self.account.give(first.capacity());
             self.buffers.give(first);
         }
         written
     }
 
-    /// Writes to the socket until it takes no more; answers how much it took.
-    fn write(&self, bytes: &[u8]) -> usize {
+    /// Writes to the socket until it takes no more; answers how much it took, and adds that to `total`.
+    fn write(&self, total: &mut u64, bytes: &[u8]) -> usize {
         let mut sent = 0;
         while sent < bytes.len() && !self.is_broken() {
             // Through try_io, because that notes when the socket is full: otherwise the task
@@ -167,7 +226,15 @@ impl Link {
                 }
             }
         }
+        *total += sent as u64;
         sent
+    }
+
+    /// How many bytes of replies the peer has acknowledged since the start. A system call.
+    pub fn acknowledged(&self) -> u64 {
+        let outbox = self.outbox();
+        let in_kernel = socket::unacknowledged(&self.stream).unwrap_or(0);
+        outbox.written.saturating_sub(in_kernel)
     }
 
     /// Keeps a call that is about to run as a job, if the peer does not take the replies that it has: the
@@ -194,7 +261,8 @@ impl Link {
 
     /// Whether so much waits that no further call may be started.
     fn is_full(&self) -> bool {
-        self.unsent.load(Ordering::SeqCst) > UNSENT_MAX
+        let unsent = self.unsent.load(Ordering::SeqCst);
+        unsent > UNSENT_MAX || unsent > TOGETHER && self.account.is_over()
     }
 
     /// Whether the peer is gone.
@@ -216,7 +284,7 @@ impl Link {
     fn fits(&self) -> bool {
         let bytes = self.bytes.load(Ordering::SeqCst);
         self.calls.load(Ordering::SeqCst) < CALLS_MAX
-            && (bytes == 0 || bytes < BYTES_MAX && self.room.is_left())
+            && (bytes == 0 || bytes < BYTES_MAX && !self.account.is_over())
             && !self.is_full()
     }
 
@@ -229,7 +297,7 @@ impl Link {
     pub fn started(&self, bytes: usize) {
         self.calls.fetch_add(1, Ordering::SeqCst);
         self.bytes.fetch_add(bytes, Ordering::SeqCst);
-        self.room.take(bytes);
+        self.account.take(bytes);
     }
 
     /// Gives the connection up: it ended, or a call of it cannot be answered, and the client must
@@ -245,6 +313,7 @@ impl Link {
         self.unsent.store(0, Ordering::SeqCst);
         let left = std::mem::take(&mut *outbox);
         drop(outbox);
+        self.account.give(left.charged);
         drop(left); // not under the lock: parked calls that are dropped come here, too
     }
 
@@ -256,7 +325,7 @@ impl Link {
     /// Notes that a call which is not at its end needs so many bytes no more.
     pub fn shrank(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::SeqCst);
-        self.room.give(bytes);
+        self.account.give(bytes);
         if self.watched.load(Ordering::SeqCst) {
             self.wake.notify_one();
         }
@@ -265,7 +334,7 @@ impl Link {
     /// Notes that a call ended; its reply was pushed before.
     pub fn ended(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::SeqCst);
-        self.room.give(bytes);
+        self.account.give(bytes);
         self.calls.fetch_sub(1, Ordering::SeqCst);
         if self.watched.load(Ordering::SeqCst) {
             self.wake.notify_one();

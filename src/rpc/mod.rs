@@ -15,21 +15,25 @@
 //!                                      whoever calls Ready::write writes the results
 //! ```
 
+mod address;
 pub mod auth;
 mod batch;
 mod buffers;
+mod clock;
 mod connection;
+pub mod connections;
 mod datagram;
 mod follow;
 mod handed;
+mod intake;
 pub mod lanes;
 mod link;
+pub mod memory_budget;
 pub mod message;
 pub mod pending;
 pub mod pool;
 pub mod record;
 pub mod replay;
-mod room;
 pub mod server;
 pub mod service;
 
@@ -56,6 +60,12 @@ pub trait Program: Send + Sync {
     /// The status with which the results of a call begin, 0 for success; those of a procedure that
     /// has none are a success. For the metrics alone.
     fn status(&self, _procedure: u32, _results: &[u8]) -> u32 {
+        0
+    }
+
+    /// About how large the reply to a call may be at most, in bytes, if it may be large: the call waits
+    /// until the memory budget has room for it.
+    fn reply_size(&self, _procedure: u32, _args: Reader<'_>) -> usize {
         0
     }
 

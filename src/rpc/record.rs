@@ -21,6 +21,12 @@ const FRAGMENTS_MAX: usize = 1024;
 /// From this size on an incomplete record is read into a buffer of its own.
 const LARGE: usize = 32 * 1024;
 
+/// From this size on a record needs room in the memory budget before all of it is read.
+const ADMITTED: usize = 8 * 1024;
+
+/// A buffer of this size is kept by a connection that has nothing to keep in it.
+const KEPT: usize = 4 * 1024;
+
 /// The first allocation for a large record; it doubles as bytes arrive.
 const FIRST: usize = 128 * 1024;
 
@@ -78,12 +84,36 @@ pub struct Records {
     fragments: usize,
     /// Whether the last record was a large one.
     large: bool,
+    /// Records that were given out.
+    given: u64,
 }
 
 impl Records {
     /// For records of at most `max` bytes.
     pub const fn new(max: usize) -> Self {
-        Self { max, held: Vec::new(), joined: Vec::new(), fragments: 0, large: false }
+        Self { max, held: Vec::new(), joined: Vec::new(), fragments: 0, large: false, given: 0 }
+    }
+
+    /// How many records were given out.
+    pub const fn given(&self) -> u64 {
+        self.given
+    }
+
+    /// The memory that is held, in bytes.
+    pub const fn capacity(&self) -> usize {
+        self.held.capacity() + self.joined.capacity()
+    }
+
+    /// The memory that the record which has begun may need in the end, if it is large; else 0. Not to be
+    /// asked after a pause, when complete records may be held.
+    pub fn needs(&self) -> usize {
+        let fragment = Header::parse(&self.held).map_or(0, |header| 4 + header.len);
+        let known = self.joined.len() + fragment;
+        match self.fragments {
+            _ if known <= ADMITTED => 0,
+            0 => known,
+            _ => self.max.max(known), // how many fragments follow is not known
+        }
     }
 
     /// Whether a record has begun and is not complete.
@@ -127,6 +157,7 @@ impl Records {
         let header = Header::parse(&self.held)?;
         let complete = self.held.len() >= LARGE && self.held.len() == 4 + header.len;
         self.large = complete && header.last && self.fragments == 0;
+        self.given += u64::from(self.large);
         self.large.then(|| std::mem::take(&mut self.held))
     }
 
@@ -136,6 +167,9 @@ impl Records {
         let len = self.held.len();
         scratch[..len].copy_from_slice(&self.held);
         self.held.clear();
+        if self.held.capacity() > KEPT {
+            self.held = Vec::new();
+        }
         len
     }
 
@@ -186,6 +220,7 @@ impl Records {
     ) -> Result<Flow, Error> {
         self.large = false;
         if last && self.fragments == 0 {
+            self.given += 1;
             return Ok(each(fragment)); // nearly always: the record lies in one piece
         }
         self.fragments += 1;
@@ -197,6 +232,7 @@ impl Records {
             return Ok(Flow::Go);
         }
         self.fragments = 0;
+        self.given += 1;
         Ok(each(&std::mem::take(&mut self.joined)))
     }
 }

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,10 +19,14 @@ use tokio_util::task::TaskTracker;
 
 use super::buffers::Buffers;
 use super::connection::{self, Scratch, Shared};
+use super::connections::{Connections, Entry, Knows};
 use super::datagram;
 use super::follow::{Claims, Follower};
+use super::link::Link;
+use super::memory_budget::MemoryBudget;
 use super::pool::Pool;
 use super::service::{Origin, Service};
+use crate::sys::memory;
 use crate::telemetry::bounded::OFTEN;
 use crate::telemetry::metrics::Metrics;
 
@@ -42,8 +46,10 @@ pub struct Settings {
     pub threads: usize,
     /// Threads on which calls may sleep.
     pub pool: usize,
-    /// Connections at a time; more are closed as soon as they are accepted.
+    /// Connections at a time; beyond that, new ones take the places of others or are closed.
     pub connections: usize,
+    /// Bytes that peers may make the server hold.
+    pub memory: usize,
     /// What bounds each connection.
     pub limits: Limits,
 }
@@ -55,7 +61,8 @@ pub struct Limits {
     pub record: usize,
     /// A connection that asks for nothing is closed after this time.
     pub idle: Duration,
-    /// One that stops in the middle of a call, or takes no replies, after this.
+    /// One that stops in the middle of a call, or takes no replies, or is too slow with that, after
+    /// this.
     pub stalled: Duration,
 }
 
@@ -63,9 +70,9 @@ pub struct Limits {
 pub struct Server {
     workers: Vec<Worker>,
     next: AtomicUsize,
-    open: Arc<AtomicUsize>,
-    connections: usize,
+    connections: Arc<Connections>,
     shared: Arc<Shared>,
+    upkeep: Mutex<Upkeep>,
     tasks: TaskTracker,
     /// Cancelled when everything is bound: only then is anybody answered.
     ready: CancellationToken,
@@ -84,10 +91,11 @@ impl Server {
     /// # Errors
     /// The system refuses a thread, or what a runtime needs.
     pub fn start(settings: Settings, metrics: Arc<Metrics>) -> io::Result<Arc<Self>> {
+        let budget = MemoryBudget::new(settings.memory);
         let shared = Shared {
             pool: Arc::new(Pool::start(settings.pool)?),
-            buffers: Arc::new(Buffers::default()),
-            room: Arc::default(),
+            buffers: Arc::new(Buffers::new(Arc::clone(&budget))),
+            budget: Arc::clone(&budget),
             limits: settings.limits,
             drain: CancellationToken::new(),
             metrics,
@@ -101,9 +109,9 @@ impl Server {
         Ok(Arc::new(Self {
             workers: (0..settings.threads).map(worker).collect::<io::Result<_>>()?,
             next: AtomicUsize::new(0),
-            open: Arc::default(),
-            connections: settings.connections,
+            connections: Connections::new(settings.connections, budget),
             shared: Arc::new(shared),
+            upkeep: Mutex::default(),
             tasks: TaskTracker::new(),
             ready: CancellationToken::new(),
             stop,
@@ -174,7 +182,29 @@ impl Server {
 
     /// How many connections are open.
     pub fn connections(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.connections.count()
+    }
+
+    /// Says which clients are known: they have precedence when there are too many connections. For
+    /// once, before the server is open.
+    pub fn set_knows(&self, knows: Knows) {
+        self.connections.set_knows(knows);
+    }
+
+    /// The memory that peers make the server hold, and its bound.
+    pub fn budget(&self) -> &Arc<MemoryBudget> {
+        &self.shared.budget
+    }
+
+    /// Gives memory back that is not needed any more. To be called every second; blocks for some
+    /// milliseconds at the end of a load.
+    pub fn sweep(&self) {
+        self.connections.sweep();
+        self.upkeep().sweep(&self.shared);
+    }
+
+    fn upkeep(&self) -> MutexGuard<'_, Upkeep> {
+        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many calls wait for a thread on which they may sleep.
@@ -207,28 +237,59 @@ impl Server {
 
     /// Gives a connection to a thread, unless there are too many.
     fn admit(&self, stream: TcpStream, peer: SocketAddr, service: &Arc<Service>) {
-        let place = Place::take(&self.open);
-        if place.number > self.connections {
-            let limit = self.connections;
-            self.shared.metrics.refused.add(1);
-            tracing::warn!(%peer, limit, "connection refused: as many as --max-connections are open");
-            return;
-        }
         let worker = self.worker();
-        match prepare(stream, &worker.handle) {
-            Ok((stream, local)) => {
-                self.shared.metrics.accepted.add(1);
-                tracing::debug!(%peer, "connection accepted");
-                let (service, shared) = (Arc::clone(service), Arc::clone(&self.shared));
-                let scratch = Arc::clone(&worker.scratch);
-                let serve = async move {
-                    let origin = Origin { peer, local };
-                    connection::run(stream, origin, service, shared, scratch).await;
-                    drop(place);
-                };
-                self.tasks.spawn_on(serve, &worker.handle);
+        let (stream, local) = match prepare(stream, &worker.handle) {
+            Ok(prepared) => prepared,
+            Err(error) => return tracing::debug!(%peer, %error, "connection lost"),
+        };
+        let (origin, shared) = (Origin { peer, local }, Arc::clone(&self.shared));
+        let link = |peer: &_| Link::new(stream, Arc::clone(&shared.buffers), peer);
+        let seat = match self.connections.enter(origin, link) {
+            Entry::Free(seat) => seat,
+            Entry::Displaced(seat) => {
+                self.shared.metrics.displaced.add(1);
+                tracing::warn!(%peer, "a connection gave way: as many as --max-connections are open");
+                seat
             }
-            Err(error) => tracing::debug!(%peer, %error, "connection lost"),
+            Entry::Refused => {
+                self.shared.metrics.refused.add(1);
+                tracing::warn!(%peer, "connection refused: as many as --max-connections are in use");
+                return;
+            }
+        };
+        self.shared.metrics.accepted.add(1);
+        tracing::debug!(%peer, "connection accepted");
+        let (service, scratch) = (Arc::clone(service), Arc::clone(&worker.scratch));
+        self.tasks
+            .spawn_on(connection::run(seat, origin, service, shared, scratch), &worker.handle);
+    }
+}
+
+/// Sweeps after which buffers that were not needed are given back.
+const BUFFERS_REST: u32 = 4;
+
+/// A load that made the server hold so much leaves gaps in its memory that are worth closing.
+const WORTH_CLOSING: usize = 8 * 1024 * 1024;
+
+/// What is to be given back when a load ends.
+#[derive(Default)]
+struct Upkeep {
+    sweeps: u32,
+    /// The most that was held since memory was last given back to the kernel.
+    most: usize,
+}
+
+impl Upkeep {
+    fn sweep(&mut self, shared: &Shared) {
+        self.sweeps = self.sweeps.wrapping_add(1);
+        let held = shared.budget.taken();
+        self.most = self.most.max(held);
+        if self.sweeps.is_multiple_of(BUFFERS_REST) {
+            self.most = self.most.max(held + shared.buffers.trim());
+        }
+        if self.most >= WORTH_CLOSING && held < self.most / 4 {
+            memory::give_back();
+            self.most = held;
         }
     }
 }
@@ -244,24 +305,6 @@ impl Worker {
             runtime.block_on(stop.cancelled());
         })?;
         Ok(Self { handle, scratch })
-    }
-}
-
-/// One of the connections that may be open; given back when dropped.
-struct Place {
-    open: Arc<AtomicUsize>,
-    number: usize,
-}
-
-impl Place {
-    fn take(open: &Arc<AtomicUsize>) -> Self {
-        Self { number: open.fetch_add(1, Ordering::SeqCst) + 1, open: Arc::clone(open) }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Knows no socket: a reply is written into a buffer, and whoever waits for the answer of a
 //! repeated call is told through [`Reply`].
 
+use std::array;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +22,18 @@ use crate::xdr::{Encode, Writer};
 
 /// Parts of the reply cache, by client, so that two clients seldom wait for each other.
 const SHARDS: usize = 16;
+
+/// Smaller replies need no room in the memory budget before their call is carried out.
+const LARGE_REPLY: usize = 16 * 1024;
+
+/// What a call needs before it is tried where it was read.
+pub trait Gate {
+    /// Whether there is memory for a large reply of so many bytes.
+    fn admit(&mut self, bytes: usize) -> bool;
+
+    /// Whether a call of this lane may begin.
+    fn enter(&mut self, lane: Lane) -> bool;
+}
 
 /// Where a reply goes.
 pub trait Reply: Send + Sync {
@@ -46,6 +59,8 @@ pub enum Verdict {
     Replayed,
     /// There is nothing to answer: no call, or its answer comes when its first copy is done.
     Silent,
+    /// Nothing was done: there is no memory for its reply.
+    Deferred,
     /// It has to be tried again where it may sleep, with what is remembered of it.
     Later(Option<Key>),
     /// It was carried out, and [`Service::finish`] writes its reply when the results are there.
@@ -71,20 +86,22 @@ pub struct Service {
 }
 
 impl Service {
-    /// Serves `programs`, and counts in `metrics`.
-    pub fn new(programs: Vec<Arc<dyn Program>>, metrics: Arc<Metrics>) -> Self {
-        Self { programs, replay: Default::default(), hasher: RandomState::new(), metrics }
+    /// Serves `programs`, counts in `metrics`, and keeps so many bytes of answers for calls that are
+    /// repeated.
+    pub fn new(programs: Vec<Arc<dyn Program>>, metrics: Arc<Metrics>, replies: usize) -> Self {
+        let replay = array::from_fn(|_| Mutex::new(Replay::new(replies / SHARDS)));
+        Self { programs, replay, hasher: RandomState::new(), metrics }
     }
 
     /// Answers a record, as far as possible without sleeping; appends the reply to `out`.
-    /// `waiter` is where the answer goes if the call is the copy of one that is running. `enter` says
-    /// whether a call of a lane may begin; if not, it is not tried.
+    /// `waiter` is where the answer goes if the call is the copy of one that is running. A call that
+    /// `gate` does not let through is not tried.
     pub fn answer(
         &self,
         record: &[u8],
         origin: Origin,
         waiter: &dyn Fn() -> Arc<dyn Reply>,
-        enter: &mut dyn FnMut(Lane) -> bool,
+        gate: &mut dyn Gate,
         out: &mut Vec<u8>,
     ) -> Verdict {
         let mut w = Writer::new(out);
@@ -103,6 +120,10 @@ impl Service {
                 return Verdict::Answered(Procedure::OTHER, why.status());
             }
         };
+        let size = program.reply_size(header.procedure, header.args);
+        if size > LARGE_REPLY && !gate.admit(size) {
+            return Verdict::Deferred;
+        }
         let mut key = None;
         if program.remembers(header.version, header.procedure) {
             let new = self.key(record, &header, origin);
@@ -117,7 +138,7 @@ impl Service {
             }
         }
         match program.lane(header.procedure, header.args) {
-            Some(lane) if !enter(lane) => Verdict::Later(key),
+            Some(lane) if !gate.enter(lane) => Verdict::Later(key),
             _ => self.run(program, &header, origin, Patience::None, key, out),
         }
     }

@@ -1,4 +1,5 @@
-//! How much can be written before the kernel makes writers wait for the disk.
+//! How much can be written before the kernel makes writers wait for the disk; how much memory the
+//! process may have, and how it is given back.
 
 use std::fs;
 use std::path::Path;
@@ -35,14 +36,85 @@ fn room(vmstat: &str) -> Option<u64> {
 /// Whether the process' control group, or one around it that can be seen, limits memory.
 fn is_limited() -> bool {
     let Ok(groups) = fs::read_to_string("/proc/self/cgroup") else { return true };
-    let Some(own) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else { return false };
-    Path::new(GROUPS).join(own).ancestors().take_while(|group| group.starts_with(GROUPS)).any(
-        |group| {
-            ["memory.max", "memory.high"].iter().any(|limit| {
-                fs::read_to_string(group.join(limit)).is_ok_and(|limit| limit.trim() != "max")
-            })
-        },
-    )
+    unified(&groups)
+        .is_some_and(|own| limits(&Path::new(GROUPS).join(own), &UNIFIED).next().is_some())
+}
+
+/// The memory that the process may have, in bytes: the smallest limit of its control groups, of
+/// version 1 or 2, as far as they can be seen. `None` if there is none below what the machine has.
+///
+/// Reads files of the kernel.
+pub fn limit() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let least = |root, own, files: &[&str]| limits(&Path::new(root).join(own), files).min();
+    let second = unified(&groups).and_then(|own| least(GROUPS, own, &UNIFIED));
+    let first = legacy(&groups).and_then(|own| least(LEGACY, own, &["memory.limit_in_bytes"]));
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
+    let least = [second, first].into_iter().flatten().min()?;
+    (least < machine.unwrap_or(u64::MAX)).then_some(least)
+}
+
+/// Where the memory controller of version 1 is.
+const LEGACY: &str = "/sys/fs/cgroup/memory";
+
+/// The files of version 2 with limits.
+const UNIFIED: [&str; 2] = ["memory.max", "memory.high"];
+
+/// The process' group of version 2, without its first slash, in what /proc/self/cgroup says.
+fn unified(groups: &str) -> Option<&str> {
+    groups.lines().find_map(|line| line.strip_prefix("0::/"))
+}
+
+/// The same for the memory controller of version 1.
+fn legacy(groups: &str) -> Option<&str> {
+    groups.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        controllers.split(',').any(|name| name == "memory").then_some(path.strip_prefix('/')?)
+    })
+}
+
+/// The limits that the files set for a group, and for those around it. In a container the group may
+/// have another name than the process sees, but the root is always there.
+fn limits<'a>(group: &'a Path, files: &'a [&str]) -> impl Iterator<Item = u64> + 'a {
+    let around = group.ancestors().take_while(|group| group.starts_with(GROUPS));
+    around.flat_map(move |group| {
+        files.iter().filter_map(move |file| {
+            fs::read_to_string(group.join(file)).ok()?.trim().parse().ok() // "max" is no number
+        })
+    })
+}
+
+/// The machine's memory, in bytes, after what /proc/meminfo says.
+fn total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Has large blocks of memory be the kernel's again as soon as they are freed. To be called before
+/// other threads are there.
+///
+/// By default the C library moves the threshold up with each large block that is freed, to 32 MiB, and
+/// keeps what is below it: after a load that held a gigabyte in buffers, hundreds of megabytes stayed.
+pub fn free_at_once() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the function takes two numbers, and refuses those that make no sense.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK);
+    }
+}
+
+/// Blocks from this size on have a mapping of their own.
+#[cfg(target_env = "gnu")]
+const LARGE_BLOCK: libc::c_int = 128 * 1024;
+
+/// Gives memory back to the kernel that is free but lies between blocks in use. Other threads that
+/// allocate wait for it; some milliseconds.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the function takes a number, and only gives back what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 #[cfg(test)]
@@ -62,6 +134,21 @@ mod tests {
         assert_eq!(room(&vmstat(9000)), Some(0));
         assert_eq!(room("nr_dirty 1\nnr_writeback 1\n"), None);
         assert_eq!(room(""), None);
+    }
+
+    #[test]
+    fn the_groups_of_both_versions_are_found() {
+        let both = "9:name=systemd:/\n4:memory,hugetlb:/pod/a\n1:cpu:/x\n0::/pod/b\n";
+        assert_eq!((legacy(both), unified(both)), (Some("pod/a"), Some("pod/b")));
+        assert_eq!((legacy("0::/\n"), unified("0::/\n")), (None, Some("")));
+        assert_eq!((legacy(""), unified("")), (None, None));
+    }
+
+    #[test]
+    fn the_limit_is_below_what_the_machine_has() {
+        let machine = total(&fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
+        assert!(limit().is_none_or(|limit| limit < machine));
+        assert_eq!(total("MemTotal:       100 kB\n"), Some(102_400));
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Receiving from a socket.
+//! Receiving from a socket, and what the kernel keeps of what was sent.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::net::{RecvFlags, recv};
 
@@ -28,4 +28,16 @@ pub fn receive(fd: impl AsFd, buffer: &mut Vec<u8>, max: usize) -> Result<usize>
     // they lie within the capacity.
     unsafe { buffer.set_len(len) };
     Ok(received)
+}
+
+/// How many bytes were sent that the peer has not acknowledged (tcp(7), `SIOCOUTQ`).
+///
+/// # Errors
+/// It is no socket of a connection.
+pub fn unacknowledged(fd: impl AsFd) -> Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is borrowed, and the kernel writes one integer.
+    let answer = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    super::check(answer)?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
 }

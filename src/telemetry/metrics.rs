@@ -65,6 +65,8 @@ pub struct Metrics {
     pub accepted: Counter,
     /// Connections that were closed because there were too many.
     pub refused: Counter,
+    /// Connections that were closed because others took their places.
+    pub displaced: Counter,
     /// Calls that got the answer of their first copy.
     pub replayed: Counter,
     common: Arc<Shard>,
@@ -129,6 +131,7 @@ impl Metrics {
             started: SystemTime::now(),
             accepted: Counter::default(),
             refused: Counter::default(),
+            displaced: Counter::default(),
             replayed: Counter::default(),
             shards: Mutex::new(vec![Arc::clone(&common)]),
             common,

@@ -25,6 +25,12 @@ pub struct Gauges {
     pub connections: usize,
     /// Calls that wait for a thread of the pool.
     pub queue: usize,
+    /// Bytes that peers make the server hold.
+    pub memory: usize,
+    /// The most that they may.
+    pub memory_limit: usize,
+    /// How often a connection had to wait for memory.
+    pub memory_waits: u64,
     /// Files that are open.
     pub nodes: usize,
     /// Look-ups that found their file open.
@@ -154,8 +160,20 @@ impl Scrape {
         out.counter("connections_accepted", help, None, self.metrics.accepted.get())?;
         let help = "Connections that were closed at once, because there were too many.";
         out.counter("connections_refused", help, None, self.metrics.refused.get())?;
+        let help = "Connections that were closed because others took their places.";
+        out.counter("connections_displaced", help, None, self.metrics.displaced.get())?;
+        self.memory(out)?;
         let help = "Calls that wait for a thread on which they may sleep.";
         out.gauge("pool_queue", help, None, self.gauges.queue)
+    }
+
+    fn memory(&self, out: &mut Out<'_>) -> fmt::Result {
+        let help = "Records, calls and replies that are held for clients.";
+        out.gauge("memory_held", help, Some(Unit::Bytes), self.gauges.memory)?;
+        let help = "The most that may be held for clients, --memory.";
+        out.gauge("memory_limit", help, Some(Unit::Bytes), self.gauges.memory_limit)?;
+        let help = "How often a connection had to wait until memory was free.";
+        out.counter("memory_waits", help, None, self.gauges.memory_waits)
     }
 
     fn nodes(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -316,8 +334,17 @@ mod tests {
     use std::time::Duration;
 
     fn text_of(metrics: Metrics, volumes: Option<Volumes>) -> String {
-        let gauges =
-            Gauges { connections: 3, queue: 4, nodes: 5, node_hits: 6, node_misses: 7, flushes: 8 };
+        let gauges = Gauges {
+            connections: 3,
+            queue: 4,
+            nodes: 5,
+            node_hits: 6,
+            node_misses: 7,
+            flushes: 8,
+            memory: 10,
+            memory_limit: 11,
+            memory_waits: 12,
+        };
         Scrape { metrics: Arc::new(metrics), gauges, volumes }.text(|_| ()).unwrap()
     }
 
@@ -362,12 +389,17 @@ mod tests {
         let metrics = Metrics::new();
         metrics.accepted.add(9);
         metrics.refused.add(8);
+        metrics.displaced.add(7);
         metrics.replayed.add(2);
         let text = text_of(metrics, None);
         for line in [
             "berth_connections 3",
             "berth_connections_accepted_total 9",
             "berth_connections_refused_total 8",
+            "berth_connections_displaced_total 7",
+            "berth_memory_held_bytes 10",
+            "berth_memory_limit_bytes 11",
+            "berth_memory_waits_total 12",
             "berth_rpc_replayed_total 2",
             "berth_pool_queue 4",
             "berth_open_nodes 5",

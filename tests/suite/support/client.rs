@@ -195,6 +195,13 @@ impl Client {
         }
     }
 
+    /// Whether the server answers.
+    pub fn try_null(&mut self) -> bool {
+        let xid = self.next_xid();
+        let call = record(&message(xid, NFS, 0, &self.cred.encoded(), &[]));
+        self.send(&call).is_ok() && self.receive().is_ok()
+    }
+
     /// Whether the server has closed the connection; waits until it has, or has sent something.
     pub fn is_closed(&mut self) -> bool {
         match self.stream.read(&mut [0; 1]) {

@@ -69,6 +69,7 @@ pub struct Setup {
     args: Vec<String>,
     disk: Option<&'static str>,
     faults: bool,
+    address_space: Option<u64>,
 }
 
 impl Setup {
@@ -88,6 +89,12 @@ impl Setup {
     /// Gives the directory a disk of its own: a tmpfs with these options. Takes privileges.
     pub const fn disk(mut self, options: &'static str) -> Self {
         self.disk = Some(options);
+        self
+    }
+
+    /// Lets the server have so many bytes of addresses, as `ulimit -v` does: beyond that it gets no memory.
+    pub const fn address_space(mut self, bytes: u64) -> Self {
+        self.address_space = Some(bytes);
         self
     }
 
@@ -277,7 +284,15 @@ impl Server {
 
     fn launch(&mut self) {
         let log = File::options().create(true).append(true).open(self.beside("log")).unwrap();
-        let mut command = Command::new(program());
+        let mut command = match self.setup.address_space {
+            Some(bytes) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("ulimit -v {}; exec \"$0\" \"$@\"", bytes / 1024));
+                shell.arg(program());
+                shell
+            }
+            None => Command::new(program()),
+        };
         command.arg("serve").arg("--listen").arg(self.addr.to_string());
         command.arg("--state").arg(self.beside("state"));
         command.arg("--handles").arg(Mode::current().handles());

@@ -1,0 +1,37 @@
+//! By what peers are counted when they share something.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// An IPv4 address, or the network of 64 bits of an IPv6 address: a host has at least one such network's
+/// addresses to choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Address(IpAddr);
+
+impl Address {
+    /// The address by which `ip` is counted.
+    pub fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V6(ip) => Self(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into()),
+            ip @ IpAddr::V4(_) => Self(ip),
+        }
+    }
+
+    /// The address itself, or the first one of the network.
+    pub const fn ip(self) -> IpAddr {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_ipv6_are_counted_by_their_network() {
+        let of = |ip: &str| Address::of(ip.parse().unwrap());
+        assert_eq!(of("fd00::1"), of("fd00::ffff:0:0:1"));
+        assert_ne!(of("fd00::1"), of("fd00:0:0:1::1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+        assert_eq!(of("10.0.0.1"), of("::ffff:10.0.0.1"));
+    }
+}

@@ -1,0 +1,376 @@
+//! Who may have a connection when all of them are taken.
+//!
+//! Up to the limit everybody may. Beyond it, a new connection takes the place of another: of the address
+//! that has most, the one whose last call is the longest ago. A flood from one address so displaces its
+//! own connections, and costs others none. An address is counted a [`CREDIT`]th if it is known: it is
+//! listed in an export by more than `*`, has something mounted, or is this machine, from where health
+//! checks come. So unknown addresses give way to known ones, however many they are.
+//!
+//! If the address of the newcomer is the one that has most, the newcomer is refused while the others are
+//! in use: clients that need more connections than there are would displace each other for ever. This
+//! machine is not refused.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::address::Address;
+use super::link::Link;
+use super::memory_budget::{MemoryBudget, Peer};
+use super::service::Origin;
+
+/// How many connections of a known address count as one of an unknown one.
+const CREDIT: usize = 8;
+
+/// A connection whose last call is longer ago is not in use.
+const UNUSED: Duration = Duration::from_secs(1);
+
+/// One that holds memory gives way to others that wait for it when its last call is longer ago.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// For how long an address is taken to be known, or unknown.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// Whether an address is a client's that is listed, or has something mounted.
+pub type Knows = Box<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
+/// The connections of a server.
+pub struct Connections {
+    limit: usize,
+    budget: Arc<MemoryBudget>,
+    knows: OnceLock<Knows>,
+    open: AtomicUsize,
+    hosts: Mutex<HashMap<Address, Host>>,
+}
+
+/// An address with its connections.
+struct Host {
+    peer: Arc<Peer>,
+    links: Vec<Arc<Link>>,
+    /// Whether it was known, and when that was asked.
+    known: Option<(bool, Instant)>,
+}
+
+/// A connection that may be open. Its place is free again when this is dropped, or when it was
+/// displaced.
+pub struct Seat {
+    connections: Arc<Connections>,
+    address: Address,
+    link: Arc<Link>,
+}
+
+/// How a connection came in.
+pub enum Entry {
+    /// There was room.
+    Free(Seat),
+    /// It took the place of another, which was given up.
+    Displaced(Seat),
+    /// There is no place for it.
+    Refused,
+}
+
+impl Connections {
+    /// At most `limit` connections at a time, whose memory is that of `budget`.
+    pub fn new(limit: usize, budget: Arc<MemoryBudget>) -> Arc<Self> {
+        let (knows, open, hosts) = (OnceLock::new(), AtomicUsize::new(0), Mutex::default());
+        Arc::new(Self { limit, budget, knows, open, hosts })
+    }
+
+    /// Says who is known; for once, before the first connection.
+    pub fn set_knows(&self, knows: Knows) {
+        let _ = self.knows.set(knows);
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Lets a connection in that `link` makes, if there is a place.
+    pub fn enter(self: &Arc<Self>, origin: Origin, link: impl FnOnce(&Arc<Peer>) -> Link) -> Entry {
+        let (ip, address) = (origin.peer.ip().to_canonical(), Address::of(origin.peer.ip()));
+        let is_here = ip.is_loopback() || ip == origin.local.ip().to_canonical();
+        let mut hosts = self.hosts();
+        let host = hosts.entry(address).or_insert_with(|| Host::new(self.budget.peer()));
+        if is_here {
+            host.known = Some((true, Instant::now() + REMEMBERED));
+        }
+        let link = Arc::new(link(&host.peer));
+        let mut displaced = None;
+        if self.count() >= self.limit {
+            displaced = self.displace(&mut hosts, (address, ip), is_here);
+            if displaced.is_none() {
+                drop(link); // which makes use of the address
+                if hosts.get(&address).is_some_and(|host| !host.is_used()) {
+                    hosts.remove(&address);
+                }
+                return Entry::Refused;
+            }
+        }
+        self.open.fetch_add(1, Ordering::Relaxed);
+        if let Some(host) = hosts.get_mut(&address) {
+            host.links.push(Arc::clone(&link));
+        }
+        drop(hosts);
+        let seat = Seat { connections: Arc::clone(self), address, link };
+        match displaced {
+            Some(displaced) => {
+                displaced.give_up();
+                Entry::Displaced(seat)
+            }
+            None => Entry::Free(seat),
+        }
+    }
+
+    /// Takes the place of a connection for one more of `newcomer`; answers whose place it was.
+    fn displace(
+        &self,
+        hosts: &mut HashMap<Address, Host>,
+        (newcomer, ip): (Address, IpAddr),
+        is_here: bool,
+    ) -> Option<Arc<Link>> {
+        let now = Instant::now();
+        let weight = |address: Address, host: &mut Host| {
+            let count = host.links.len() + usize::from(address == newcomer);
+            let ip = if address == newcomer { ip } else { address.ip() };
+            if host.is_known(now, || self.knows(ip)) { count } else { count * CREDIT }
+        };
+        let weights = hosts.iter_mut().map(|(address, host)| (weight(*address, host), *address));
+        let weights: Vec<_> = weights.collect();
+        let most = weights.iter().map(|(weight, _)| *weight).max()?;
+        let own =
+            weights.iter().find(|(_, address)| *address == newcomer).map_or(0, |(own, _)| *own);
+        let greediest = weights.iter().filter(|(weight, _)| *weight == most);
+        // Of those that have most, the one that has been quiet the longest.
+        let (quiet_since, address) = greediest
+            .filter_map(|(_, address)| Some((hosts.get(address)?.quietest()?.0, *address)))
+            .min_by_key(|(since, _)| *since)?;
+        let is_in_use = now.saturating_duration_since(quiet_since) < UNUSED;
+        if own == most && is_in_use && !is_here {
+            return None;
+        }
+        let host = hosts.get_mut(&address)?;
+        let (_, place) = host.quietest()?;
+        let displaced = host.links.swap_remove(place);
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        Some(displaced)
+    }
+
+    fn knows(&self, ip: IpAddr) -> bool {
+        self.knows.get().is_some_and(|knows| knows(ip))
+    }
+
+    /// Forgets addresses that have no connections and hold nothing any more. If an address waits for
+    /// memory of which another holds much more, connections of that one give way that hold some and have
+    /// been quiet for long. To be called every second.
+    pub fn sweep(&self) {
+        let mut hosts = self.hosts();
+        hosts.retain(|_, host| host.is_used());
+        let held = |host: &Host| host.peer.held();
+        let Some(greediest) = hosts.values().max_by_key(|host| held(host)) else { return };
+        let waits = |host: &&Host| host.peer.is_waiting() && held(host) < held(greediest) / 2;
+        let give_way = greediest.stuck(Instant::now(), hosts.values().filter(waits).count());
+        drop(hosts);
+        give_way.iter().for_each(|link| link.give_up());
+    }
+
+    fn leave(&self, address: Address, link: &Arc<Link>) {
+        let mut hosts = self.hosts();
+        let Some(host) = hosts.get_mut(&address) else { return };
+        // It is not there if it was displaced.
+        if let Some(place) = host.links.iter().position(|open| Arc::ptr_eq(open, link)) {
+            drop(host.links.swap_remove(place));
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, HashMap<Address, Host>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host {
+    const fn new(peer: Arc<Peer>) -> Self {
+        Self { peer, links: Vec::new(), known: None }
+    }
+
+    /// Whether it has connections, or its last ones still hold memory.
+    fn is_used(&self) -> bool {
+        !self.links.is_empty() || Arc::strong_count(&self.peer) > 1
+    }
+
+    fn is_known(&mut self, now: Instant, ask: impl FnOnce() -> bool) -> bool {
+        match self.known {
+            Some((known, asked)) if now.saturating_duration_since(asked) < REMEMBERED => known,
+            _ => self.known.insert((ask(), now)).0,
+        }
+    }
+
+    /// Up to `count` connections that hold memory and whose last call is long ago, longest first.
+    fn stuck(&self, now: Instant, count: usize) -> Vec<Arc<Link>> {
+        if count == 0 {
+            return Vec::new();
+        }
+        let is_stuck = |link: &&Arc<Link>| {
+            link.account.is_charged() && now.saturating_duration_since(link.last_call()) > STUCK
+        };
+        let mut stuck: Vec<_> = self.links.iter().filter(is_stuck).cloned().collect();
+        stuck.sort_by_key(|link| link.last_call());
+        stuck.truncate(count);
+        stuck
+    }
+
+    /// When the connection whose last call is the longest ago was quiet since, and its place.
+    fn quietest(&self) -> Option<(Instant, usize)> {
+        self.links.iter().enumerate().map(|(place, link)| (link.last_call(), place)).min()
+    }
+}
+
+impl Seat {
+    /// The connection.
+    pub const fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.connections.leave(self.address, &self.link);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::buffers::Buffers;
+    use crate::rpc::memory_budget::MINIMUM;
+    use std::net::SocketAddr;
+    use tokio::net::{TcpListener, TcpStream};
+
+    const LIMIT: usize = 8;
+
+    /// A server with few places; the links of its connections are of sockets that lead nowhere.
+    struct Places {
+        connections: Arc<Connections>,
+        buffers: Arc<Buffers>,
+        socket: SocketAddr,
+        _listener: TcpListener,
+    }
+
+    impl Places {
+        async fn new(knows: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let budget = MemoryBudget::new(MINIMUM);
+            let connections = Connections::new(LIMIT, Arc::clone(&budget));
+            connections.set_knows(Box::new(knows));
+            let (buffers, socket) =
+                (Arc::new(Buffers::new(budget)), listener.local_addr().unwrap());
+            Self { connections, buffers, socket, _listener: listener }
+        }
+
+        async fn enter(&self, ip: &str) -> Entry {
+            let stream = TcpStream::connect(self.socket).await.unwrap();
+            let peer = SocketAddr::new(ip.parse().unwrap(), 1);
+            let origin = Origin { peer, local: "10.9.9.9:2049".parse().unwrap() };
+            self.connections
+                .enter(origin, |peer| Link::new(stream, Arc::clone(&self.buffers), peer))
+        }
+
+        /// Enters without displacing anybody.
+        async fn free(&self, ip: &str) -> Seat {
+            match self.enter(ip).await {
+                Entry::Free(seat) => seat,
+                Entry::Displaced(_) | Entry::Refused => panic!("{ip} found no free place"),
+            }
+        }
+
+        async fn displaces(&self, ip: &str) -> Seat {
+            match self.enter(ip).await {
+                Entry::Displaced(seat) => seat,
+                Entry::Free(_) | Entry::Refused => panic!("{ip} displaced nobody"),
+            }
+        }
+
+        async fn is_refused(&self, ip: &str) -> bool {
+            matches!(self.enter(ip).await, Entry::Refused)
+        }
+    }
+
+    fn gone(seats: &[Seat]) -> Vec<usize> {
+        let gone = seats.iter().enumerate().filter(|(_, seat)| seat.link().is_broken());
+        gone.map(|(number, _)| number).collect()
+    }
+
+    #[tokio::test]
+    async fn the_quietest_of_the_greediest_gives_way() {
+        let places = Places::new(|_| false).await;
+        let mut seats = Vec::new();
+        for _ in 0..LIMIT - 2 {
+            seats.push(places.free("10.0.0.1").await);
+        }
+        let others = [places.free("10.0.0.2").await, places.free("10.0.0.3").await];
+        let later = Instant::now() + Duration::from_secs(5);
+        seats.iter().enumerate().filter(|(n, _)| *n != 4).for_each(|(_, s)| s.link().called(later));
+        let third = places.displaces("10.0.0.4").await;
+        assert_eq!(gone(&seats), [4]);
+        assert_eq!(places.connections.count(), LIMIT);
+        // A place that was taken is not given back twice.
+        drop(seats.remove(4));
+        assert_eq!(places.connections.count(), LIMIT);
+        assert!(gone(&others).is_empty() && !third.link().is_broken());
+        drop((seats, others, third));
+        assert_eq!(places.connections.count(), 0);
+        places.connections.sweep();
+        assert!(places.connections.hosts().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_greediest_itself_waits_while_its_connections_are_in_use() {
+        let places = Places::new(|_| false).await;
+        let mut seats = Vec::new();
+        for _ in 0..LIMIT {
+            seats.push(places.free("10.0.0.1").await);
+        }
+        let later = Instant::now() + Duration::from_secs(5);
+        seats.iter().for_each(|seat| seat.link().called(later));
+        assert!(places.is_refused("10.0.0.1").await);
+        assert!(gone(&seats).is_empty());
+        assert_eq!(places.connections.count(), LIMIT);
+        // Others are let in, and so is a health check of this machine.
+        let _other = places.displaces("10.0.0.2").await;
+        let _health = places.displaces("127.0.0.1").await;
+        let _address = places.displaces("10.9.9.9").await;
+        assert_eq!(gone(&seats).len(), 3);
+    }
+
+    #[tokio::test]
+    async fn many_unknown_addresses_give_way_to_known_ones() {
+        let places = Places::new(|ip| ip.to_string().starts_with("10.1.")).await;
+        let known = [places.free("10.1.0.1").await, places.free("10.1.0.1").await];
+        let mut seats = Vec::new();
+        for n in 2..LIMIT {
+            seats.push(places.free(&format!("10.0.0.{n}")).await);
+        }
+        let _next = places.displaces("10.1.0.2").await;
+        assert_eq!(gone(&seats).len(), 1);
+        assert!(gone(&known).is_empty());
+    }
+
+    #[tokio::test]
+    async fn memory_is_taken_from_who_has_most_for_who_waits() {
+        let places = Places::new(|_| false).await;
+        let [greedy, other] = [places.free("10.0.0.1").await, places.free("10.0.0.1").await];
+        let busy = places.free("10.0.0.1").await;
+        let newcomer = places.free("10.0.0.2").await;
+        busy.link().called(Instant::now() + STUCK * 3);
+        [&greedy, &busy].iter().for_each(|seat| seat.link().account.take(MINIMUM / 2));
+        assert!(!newcomer.link().account.admit(MINIMUM / 4));
+        let long_ago = |host: &Host| host.stuck(Instant::now() + STUCK * 2, LIMIT);
+        let stuck: Vec<_> = places.connections.hosts().values().flat_map(long_ago).collect();
+        assert!(stuck.len() == 1 && Arc::ptr_eq(&stuck[0], greedy.link()));
+        places.connections.sweep();
+        assert!(gone(&[greedy, other, busy]).is_empty(), "it was not quiet for long");
+    }
+}

@@ -1,0 +1,249 @@
+//! What a connection reads: records that are not complete, and those that must wait for their turn.
+//!
+//! Memory for a large record is admitted before all of the record is read.
+//! The deadline of a record begins with it, and again after it had to wait for us.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use super::batch::Batch;
+use super::clock::Clock;
+use super::link::Link;
+use super::record::{Error, Flow, Records};
+use crate::errno::Errno;
+use crate::sys::socket;
+
+/// As much is read at once while memory is short.
+const SHORT: usize = 8 * 1024;
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// There is more to do right now.
+    Again,
+    /// All that came is taken.
+    Drained,
+    /// Too much waits to be answered or sent, or there is no memory: nothing is read until the link
+    /// says so.
+    Paused,
+    /// The peer sends no more.
+    Ended,
+}
+
+/// What a connection has received.
+pub struct Intake {
+    records: Records,
+    /// Whether complete records are held.
+    paused: bool,
+    /// A call that waits until there is memory for its reply.
+    deferred: Option<Vec<u8>>,
+    /// What was admitted for the record that has begun.
+    admitted: usize,
+    /// What is charged: for a record that was admitted, and for what waits.
+    charged: usize,
+    kept: usize,
+    /// Whether nothing is read because of something that is ours to do.
+    held_up: bool,
+    /// The deadline of the record that has begun.
+    clock: Clock,
+    patience: Duration,
+    /// Bytes since the start.
+    received: u64,
+    /// When the last one came: the moment that the records at hand were complete.
+    arrived: Instant,
+}
+
+impl Intake {
+    /// Of a connection whose records have at most `max` bytes, and whose peer has `patience` with each.
+    pub fn new(max: usize, patience: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            records: Records::new(max),
+            paused: false,
+            deferred: None,
+            admitted: 0,
+            charged: 0,
+            kept: 0,
+            held_up: false,
+            clock: Clock::start(now, 0, patience),
+            patience,
+            received: 0,
+            arrived: now,
+        }
+    }
+
+    /// When the peer last sent something.
+    pub const fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// Whether the turn that is to come may take anything. If not, the link's task is woken when that
+    /// has changed.
+    pub fn may_go_on(&mut self, link: &Link) -> bool {
+        let may = link.has_room() && self.is_admitted(link);
+        self.held_up |= !may;
+        may
+    }
+
+    /// Whether there is memory for the record that has begun.
+    fn is_admitted(&mut self, link: &Link) -> bool {
+        if self.paused || self.deferred.is_some() {
+            return true; // what comes next was read already
+        }
+        let more = self.records.needs().saturating_sub(self.admitted);
+        if more > 0 && !link.account.admit(more) {
+            return false;
+        }
+        self.admitted += more;
+        self.charged += more;
+        true
+    }
+
+    /// Takes what was kept back, or else what comes with one read, to `batch`.
+    ///
+    /// # Errors
+    /// The socket's. The second result says whether the stream makes sense.
+    pub fn turn(
+        &mut self,
+        input: &mut [u8],
+        batch: &mut Batch<'_>,
+    ) -> io::Result<(Turn, Result<Flow, Error>)> {
+        if let Some(call) = self.deferred.take() {
+            // Records may be held behind it: those come next.
+            batch.take(&call);
+            return Ok((Turn::Again, Ok(Flow::Pause)));
+        }
+        if self.paused {
+            return Ok((Turn::Again, self.records.resume(|record| batch.take(record))));
+        }
+        if let Some((own, want)) = self.records.room(|| batch.shared.buffers.take()) {
+            let got = receive(batch.link, want, |fd| socket::receive(fd, own, want))?;
+            batch.arrived = self.note_received(&got);
+            return Ok(match self.records.completed() {
+                Some(record) => (got.turn, Ok(batch.take_whole(record))),
+                None => (got.turn, self.records.resume(|record| batch.take(record))),
+            });
+        }
+        let at = self.records.begin(input);
+        let most = if batch.link.account.is_short() { SHORT } else { usize::MAX };
+        let want = self.records.appetite().min(input.len() - at).min(most);
+        let free = &mut input[at..at + want];
+        let got = receive(batch.link, want, |fd| socket::read(fd, free))?;
+        batch.arrived = self.note_received(&got);
+        let flow = self.records.feed(&input[..at + got.bytes], |record| batch.take(record));
+        Ok((got.turn, flow))
+    }
+
+    /// Looks at the clock, once for all that came together, if something did; answers when the records
+    /// at hand were complete.
+    fn note_received(&mut self, got: &Received) -> Instant {
+        if got.bytes > 0 {
+            self.received += got.bytes as u64;
+            self.arrived = Instant::now();
+        }
+        self.arrived
+    }
+
+    /// What to remember before a turn.
+    pub const fn before(&self) -> Before {
+        Before { given: self.records.given(), is_inside: self.records.inside() }
+    }
+
+    /// Notes what a turn left: what is `deferred`, and whether records are kept back. Charges what is
+    /// held, and says how the turn ended.
+    pub fn after(
+        &mut self,
+        before: Before,
+        (turn, flow): (Turn, Flow),
+        deferred: Option<Vec<u8>>,
+        link: &Link,
+    ) -> Turn {
+        (self.deferred, self.paused) = (deferred, flow == Flow::Pause);
+        let was_given = self.records.given() != before.given;
+        if was_given {
+            link.called(self.arrived);
+            self.admitted = 0; // what it had is charged to its call
+        }
+        if self.records.inside() && (was_given || !before.is_inside || self.held_up) {
+            let now = if self.held_up { Instant::now() } else { self.arrived };
+            self.clock = Clock::start(now, self.received, self.patience);
+        }
+        self.charge(link);
+        self.held_up = self.deferred.is_some();
+        match (self.held_up, self.paused) {
+            (true, _) => Turn::Paused,
+            // What was kept back comes before the end of the stream, which is found again then.
+            (false, true) => Turn::Again,
+            (false, false) => turn,
+        }
+    }
+
+    fn charge(&mut self, link: &Link) {
+        let holds = self.records.capacity();
+        let (charged, kept) =
+            if self.admitted > 0 { (holds.max(self.admitted), 0) } else { (0, holds) };
+        if charged > self.charged {
+            link.account.take(charged - self.charged);
+        } else if charged < self.charged {
+            link.account.give(self.charged - charged);
+        }
+        if kept != self.kept {
+            link.account.keep(kept);
+        }
+        (self.charged, self.kept) = (charged, kept);
+    }
+
+    /// Whether nothing is read because of something that is ours to do.
+    pub const fn is_held_up(&self) -> bool {
+        self.held_up
+    }
+
+    /// When the peer must have gone on with a record, if it must.
+    pub fn due(&self) -> Option<Instant> {
+        (self.records.inside() && !self.held_up).then(|| self.clock.due())
+    }
+
+    /// Whether the peer is in time with its record.
+    pub fn is_in_time(&mut self, now: Instant) -> bool {
+        self.due().is_none() || self.clock.is_in_time(now, || self.received, self.patience)
+    }
+}
+
+/// What is remembered before a turn.
+#[derive(Clone, Copy)]
+pub struct Before {
+    given: u64,
+    is_inside: bool,
+}
+
+/// What was received.
+struct Received {
+    bytes: usize,
+    turn: Turn,
+}
+
+/// Receives through `read` up to `want` bytes.
+fn receive(
+    link: &Link,
+    want: usize,
+    read: impl FnOnce(&TcpStream) -> Result<usize, Errno>,
+) -> io::Result<Received> {
+    let mut got = None;
+    let result = link.stream.try_io(Interest::READABLE, || {
+        let n = read(&link.stream)?;
+        got = Some(n);
+        // Less than there was room for: the socket is empty. Saying so here saves the read that
+        // would only find that out. The end of the stream is reported again whatever we say.
+        if (1..want).contains(&n) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    match (got, result) {
+        (Some(0), _) => Ok(Received { bytes: 0, turn: Turn::Ended }),
+        (Some(bytes), Ok(())) => Ok(Received { bytes, turn: Turn::Again }),
+        (Some(bytes), Err(_)) => Ok(Received { bytes, turn: Turn::Drained }),
+        (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        (None, _) => Ok(Received { bytes: 0, turn: Turn::Drained }),
+    }
+}
