@@ -55,7 +55,7 @@ use holder::Holders;
 use layout::Layout;
 use name::{Name, VolumeId};
 use registry::{Fault, Record};
-use spec::{Phase, Quota, Spec, Status, Traffic};
+use spec::{Phase, Quota, Spec, Status, Traffic, inodes_of};
 use trash::Trash;
 
 use crate::export::ExportId;
@@ -151,7 +151,8 @@ pub struct Growth {
     /// The new capacity, in bytes.
     #[serde(default)]
     pub capacity: Option<u64>,
-    /// The new limit of inodes.
+    /// The new limit of inodes; 0 for none. Without it, one that follows from the capacity
+    /// ([`spec::inodes_of`]) goes on to do so.
     #[serde(default)]
     pub inodes: Option<u64>,
     /// Whether it may be less than before.
@@ -224,7 +225,11 @@ impl Volumes {
         let before = volume.record();
         let mut record = before.clone();
         record.spec.capacity = growth.capacity.unwrap_or(record.spec.capacity);
-        record.spec.inodes = growth.inodes.or(record.spec.inodes);
+        record.spec.inodes = match growth.inodes {
+            Some(0) => None,
+            None if before.spec.has_default_inodes() => Some(inodes_of(record.spec.capacity)),
+            wanted => wanted.or(record.spec.inodes),
+        };
         self.check(&record.spec)?;
         volume.account.set_limits(record.spec.limits());
         let kept = volume
@@ -332,9 +337,6 @@ impl Volumes {
         if spec.capacity == 0 {
             return Err(Error::Invalid("capacity 0 is no capacity".into()));
         }
-        if spec.inodes == Some(0) {
-            return Err(Error::Invalid("a volume has at least one inode, its directory".into()));
-        }
         if spec.clients.is_empty() {
             return Err(Error::Invalid("nobody may use the volume; name a client, or *".into()));
         }
@@ -437,7 +439,10 @@ impl Volume {
         }
         if usage.inodes > most(new.inodes) {
             let used = usage.inodes;
-            return Err(Error::Invalid(format!("{used} inodes are used, more than that")));
+            let limit = most(new.inodes);
+            return Err(Error::Invalid(format!(
+                "{used} inodes are used, more than {limit}; allow more (--inodes)"
+            )));
         }
         Ok(())
     }

@@ -520,9 +520,40 @@ fn wishes_that_make_no_sense_are_refused() {
     };
     refused(|spec| spec.capacity = 0, Kind::Invalid);
     refused(|spec| spec.capacity = u64::MAX, Kind::NoSpace);
-    refused(|spec| spec.inodes = Some(0), Kind::Invalid);
     refused(|spec| spec.clients.clear(), Kind::Invalid);
     assert!(run.names().is_empty() && place.content().is_empty());
+}
+
+#[test]
+fn inodes_are_in_proportion_to_the_capacity_unless_others_are_wanted() {
+    let place = Place::new();
+    let run = place.open();
+    let create = |of: &str, inodes, origin| {
+        let spec = Spec { inodes, capacity: 128 * MIB, ..spec(of) };
+        run.volumes.create(spec, origin).unwrap();
+        run.settled(of).spec.inodes
+    };
+    fs::create_dir(place.path("adopted")).unwrap();
+    assert_eq!(create("a", None, Origin::Fresh), Some(8192));
+    assert_eq!(run.create("small").unwrap().spec.inodes, Some(4096));
+    assert_eq!(create("none", Some(0), Origin::Fresh), None);
+    assert_eq!(create("few", Some(7), Origin::Fresh), Some(7));
+    assert_eq!(create("adopted", None, Origin::Adopt), None);
+    assert_eq!(create("of-a", None, Origin::Clone(name("a"))), Some(8192));
+    assert_eq!(create("of-few", None, Origin::Clone(name("few"))), Some(8192));
+    assert_eq!(create("of-none", None, Origin::Clone(name("none"))), None);
+    let to = |of: &str, mib: u64, inodes| {
+        let growth = Growth { capacity: Some(mib * MIB), inodes, shrink: true };
+        run.volumes.expand(&name(of), growth).unwrap().spec.inodes
+    };
+    assert_eq!((to("a", 256, None), to("a", 128, None)), (Some(16384), Some(8192)));
+    assert_eq!((to("few", 256, None), to("few", 256, Some(9))), (Some(7), Some(9)));
+    assert_eq!((to("none", 256, None), to("a", 256, Some(0))), (None, None));
+    assert_eq!(to("a", 512, None), None, "what was lifted comes back");
+    // A volume of an earlier version has no limit, and none is made up for it.
+    drop(run);
+    let run = place.open();
+    assert_eq!(run.settled("none").spec.inodes, None);
 }
 
 #[test]

@@ -53,6 +53,7 @@ fn fsstat_is_the_volume() {
     port.done("create a --capacity 16Mi --inodes 100");
     port.done("create b --capacity 1Mi --quota off");
     port.done("create c --capacity 16Mi --quota report");
+    port.done("create d --capacity 256Mi");
     let mut client = port.server.client();
     let root = client.mounted("/a");
     let before = client.fsstat(&root).ok();
@@ -64,6 +65,10 @@ fn fsstat_is_the_volume() {
     assert_eq!((before.abytes - after.abytes, before.afiles - after.afiles), (MIB, 1));
     client.remove(&root, "file").ok();
     assert_eq!(client.fsstat(&root).ok().abytes, before.abytes);
+    let usual = client.mounted("/d");
+    assert_eq!(client.fsstat(&usual).ok().tfiles, 16384);
+    port.done("expand d --capacity 512Mi");
+    assert_eq!(client.fsstat(&usual).ok().tfiles, 32768);
     let disk = rustix::fs::statvfs(&port.volumes).unwrap();
     let off = client.mounted("/b");
     assert_eq!(client.fsstat(&off).ok().tbytes, disk.f_blocks * disk.f_frsize);
