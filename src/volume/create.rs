@@ -29,6 +29,7 @@ impl Volumes {
         } else {
             let spec = Spec { inodes: self.inodes(&spec, &origin), ..spec };
             self.check(&spec)?;
+            self.may_promise(&spec, 0)?;
             match origin {
                 Origin::Fresh => self.make(spec)?,
                 Origin::Adopt => self.adopt(spec)?,

@@ -30,6 +30,7 @@ pub mod holder;
 mod layout;
 pub mod name;
 pub mod progress;
+pub mod promise;
 mod reclaim;
 mod registry;
 mod reserve;
@@ -40,6 +41,7 @@ mod tests;
 pub mod trash;
 pub mod tree;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -77,6 +79,7 @@ pub struct Volumes {
     change: Mutex<()>,
     table: RwLock<Table>,
     faults: Vec<Fault>,
+    overcommit: Option<u32>,
     counter: OnceLock<Counter>,
     mounts: OnceLock<Mounts>,
     holders: RwLock<Option<Holders>>,
@@ -105,6 +108,9 @@ pub struct Settings {
     /// How long after it was counted a volume is counted again, because something may have been
     /// changed beside the server; zero: never.
     pub recount: std::time::Duration,
+    /// How large the capacities of all volumes may be together, in percent of the disk; without it,
+    /// as large as they like.
+    pub overcommit: Option<u32>,
 }
 
 /// All volumes, by name and id.
@@ -231,10 +237,15 @@ impl Volumes {
             wanted => wanted.or(record.spec.inodes),
         };
         self.check(&record.spec)?;
+        self.may_promise(&record.spec, before.spec.capacity)?;
         volume.account.set_limits(record.spec.limits());
-        let kept = volume
-            .allows(&before.spec, &record.spec, growth)
-            .and_then(|()| if record == before { Ok(()) } else { self.layout.write(&record) });
+        let kept = volume.allows(&before.spec, &record.spec, growth).and_then(|()| {
+            match record.spec.capacity.cmp(&before.spec.capacity) {
+                Ordering::Equal if record == before => Ok(()),
+                Ordering::Less => self.layout.write_giving_back(&record),
+                Ordering::Equal | Ordering::Greater => self.layout.write(&record),
+            }
+        });
         if let Err(error) = kept {
             volume.account.set_limits(before.spec.limits());
             return Err(error);
