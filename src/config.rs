@@ -90,6 +90,15 @@ pub struct ServeArgs {
     /// beside the server; 0: never
     #[arg(long, value_name = "HOURS", env = "BERTH_RECOUNT", default_value_t = 24)]
     pub recount: u32,
+    /// Refuse volumes and capacities with which all capacities together would be more than so many
+    /// percent of the disk [default: no limit]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        env = "BERTH_OVERCOMMIT",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub overcommit: Option<u32>,
     /// Address and port for NFS and MOUNT; may be given several times
     ///
     /// NFS asks no password: listen to the network only with an exports file that says who may
@@ -289,6 +298,7 @@ impl ServeArgs {
                 dir,
                 purge_rate: self.purge_rate,
                 recount: Duration::from_secs(u64::from(self.recount) * 3600),
+                overcommit: self.overcommit,
             }),
             portmap: self.portmap,
             admin: self.admin,

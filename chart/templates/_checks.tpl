@@ -36,7 +36,7 @@
 
 {{- range .Values.extraArgs -}}
 {{- $option := regexFind "^--[a-z-]+" . -}}
-{{- if has $option (list "--volumes" "--admin" "--admin-host" "--admin-socket" "--exports" "--provisioner" "--nfs-server" "--nfs-service" "--kubeconfig" "--namespaces" "--lease-name" "--lease-namespace" "--purge-rate" "--recount" "--grace" "--log-format") -}}
+{{- if has $option (list "--volumes" "--admin" "--admin-host" "--admin-socket" "--exports" "--provisioner" "--nfs-server" "--nfs-service" "--kubeconfig" "--namespaces" "--lease-name" "--lease-namespace" "--purge-rate" "--recount" "--overcommit" "--grace" "--log-format") -}}
 {{- fail (printf "extraArgs: %s is set by the chart; there is a value for whatever of it can be chosen" $option) -}}
 {{- end -}}
 {{- end -}}

@@ -121,6 +121,9 @@ IPv4
 - --lease-namespace={{ .Release.Namespace }}
 - --purge-rate={{ .Values.purgeRate | int64 }}
 - --recount={{ .Values.recount | int64 }}
+{{- with .Values.overcommit }}
+- --overcommit={{ . | int64 }}
+{{- end }}
 - --grace={{ .Values.grace | int64 }}
 - --log-format={{ .Values.logFormat }}
 {{- with .Values.extraArgs }}

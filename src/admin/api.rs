@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::telemetry::log::Chain;
 use crate::volume::error::{self, Error, Result};
 use crate::volume::name::Name;
+use crate::volume::promise::Promise;
 use crate::volume::spec::{OnDelete, Spec, Status};
 use crate::volume::{Disk, Ended, Growth, Origin, Volumes, trash};
 
@@ -59,6 +60,9 @@ pub struct Force {
 pub struct Listing {
     /// All volumes, by name.
     pub volumes: Vec<Status>,
+    /// Their capacities together, compared with the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promise: Option<Promise>,
 }
 
 /// The answer to what has no other.
@@ -145,6 +149,8 @@ pub trait Admin: Send + Sync + 'static {
     fn faults(&self) -> Vec<String>;
     /// The disk of the volumes.
     fn disk(&self) -> Result<Disk>;
+    /// The capacities of all volumes together, compared with the disk.
+    fn promise(&self) -> Option<Promise>;
 }
 
 impl Admin for Arc<Volumes> {
@@ -185,6 +191,10 @@ impl Admin for Arc<Volumes> {
 
     fn disk(&self) -> Result<Disk> {
         Volumes::disk(self)
+    }
+
+    fn promise(&self) -> Option<Promise> {
+        Some(Volumes::promise(self))
     }
 }
 

@@ -19,6 +19,7 @@ use super::{socket, v1};
 use crate::volume::error::{Error, Result};
 use crate::volume::name::{Name, VolumeId};
 use crate::volume::progress::Snapshot;
+use crate::volume::promise::Promise;
 use crate::volume::spec::{OnDelete, Phase, Spec, Status, Traffic};
 use crate::volume::{Disk, Ended, Growth, Origin, trash};
 
@@ -217,6 +218,10 @@ impl Admin for Double {
             true => Err(Error::NotFound("disk".into())),
             false => Ok(Disk { size: 100, free: 50 }),
         }
+    }
+
+    fn promise(&self) -> Option<Promise> {
+        None
     }
 }
 

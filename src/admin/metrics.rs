@@ -13,6 +13,8 @@ pub fn of_volumes(found: Found) -> scrape::Volumes {
         trash_freed: found.trash.freed,
         faults: found.faults.len(),
         disk: found.disk.map(|disk| (disk.size, disk.free)),
+        promised: found.promise.promised,
+        allowed: found.promise.allowed(),
     }
 }
 

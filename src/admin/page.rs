@@ -183,10 +183,8 @@ fn faults(faults: &[String], out: &mut String) -> Result {
 }
 
 fn space(found: &Found, out: &mut String) -> Result {
-    let sum = |value: fn(&crate::volume::spec::Status) -> u64| {
-        found.volumes.iter().fold(0, |sum: u64, status| sum.saturating_add(value(status)))
-    };
-    let (promised, used) = (sum(|status| status.spec.capacity), sum(|status| status.used));
+    let used = found.volumes.iter().fold(0, |sum: u64, status| sum.saturating_add(status.used));
+    let promised = found.promise.promised;
     out.push_str("<section aria-labelledby=\"space\"><h2 id=\"space\">Space</h2>");
     out.push_str("<dl class=\"space\">\n");
     if let Some(Disk { size, free }) = found.disk {
@@ -195,7 +193,11 @@ fn space(found: &Found, out: &mut String) -> Result {
         out.push_str("</dd></div>\n");
         let share = percent(promised, size);
         write!(out, "<div><dt>Promised</dt><dd>{}", bytes(promised))?;
-        writeln!(out, "<small>{share} % of the disk</small></dd></div>")?;
+        write!(out, "<small>{share} % of the disk")?;
+        if let Some(limit) = found.promise.overcommit {
+            write!(out, ", {limit} % allowed")?;
+        }
+        writeln!(out, "</small></dd></div>")?;
     } else {
         writeln!(out, "<div><dt>Promised</dt><dd>{}</dd></div>", bytes(promised))?;
     }

@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry;
 use crate::telemetry::bounded::OFTEN;
 use crate::telemetry::log::Chain;
 use crate::telemetry::metrics::scrape::Gauges;
+use crate::volume::promise::Promise;
 use crate::volume::spec::Status;
 use crate::volume::{Disk, Volumes, trash};
 
@@ -49,6 +50,8 @@ pub struct Found {
     pub faults: Vec<String>,
     /// The disk that they share, if it could be asked.
     pub disk: Option<Disk>,
+    /// Their capacities together, compared with it.
+    pub promise: Promise,
 }
 
 impl Found {
@@ -62,6 +65,7 @@ impl Found {
             trash: volumes.trash(),
             faults: volumes.faults(),
             disk: volumes.disk().map_err(no_disk).ok(),
+            promise: volumes.promise(),
         }
     }
 }

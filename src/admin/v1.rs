@@ -93,7 +93,7 @@ pub fn router(admin: Arc<dyn Admin>, about: About) -> Router {
 }
 
 async fn list(State(s): Shared) -> Answer {
-    s.run(|admin| Ok(Listing { volumes: admin.list() })).await
+    s.run(|admin| Ok(Listing { volumes: admin.list(), promise: admin.promise() })).await
 }
 
 async fn create(State(s): Shared, Wish(wish): Wish<Create>) -> Answer {

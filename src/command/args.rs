@@ -195,7 +195,8 @@ pub struct Wishes {
     /// Where it is in the folder of the volumes: one directory or several [default: NAME]
     #[arg(long, value_name = "PATH", value_parser = directory)]
     pub directory: Option<Directory>,
-    /// How many files and directories it may hold [default: as many as the disk]
+    /// How many files and directories it may hold; 0: as many as the disk [default: one for each 16
+    /// KiB of its capacity, at least 4096; as many as the disk if it is adopted]
     #[arg(long, value_name = "N")]
     pub inodes: Option<u64>,
     /// Owner of its directory [default: the user of the server]
@@ -270,7 +271,7 @@ pub struct ExpandArgs {
     /// How much it may hold from now on
     #[arg(long, value_name = "SIZE", value_parser = bytes, required_unless_present = "inodes")]
     pub capacity: Option<u64>,
-    /// How many files and directories it may hold from now on
+    /// How many files and directories it may hold from now on; 0: as many as the disk
     #[arg(long, value_name = "N")]
     pub inodes: Option<u64>,
     /// It may be less than before, but not less than is used

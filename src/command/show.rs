@@ -4,6 +4,7 @@
 use super::text::{self, Column, Table};
 use crate::quantity::about;
 use crate::volume::progress::Snapshot;
+use crate::volume::promise::Promise;
 use crate::volume::spec::{OnDelete, Phase, Quota, Spec, Status, squash_name};
 use crate::volume::trash;
 
@@ -37,6 +38,22 @@ pub fn table(volumes: &[Status]) -> String {
         ]);
     }
     table.lines()
+}
+
+/// What all volumes may hold together.
+pub fn promise(promise: &Promise) -> String {
+    let sum = about(promise.promised);
+    let (Some(disk), Some(percent)) = (promise.disk, promise.percent()) else {
+        return format!("All capacities: {sum}");
+    };
+    let limit = match promise.overcommit {
+        Some(limit) => format!("at most {limit}% are allowed"),
+        None => "any share is allowed".to_owned(),
+    };
+    format!(
+        "All capacities: {sum}, {percent}% of the disk ({}); {limit} (--overcommit)",
+        about(disk)
+    )
 }
 
 /// Everything of one volume, a line for each thing.
@@ -240,6 +257,19 @@ Traffic:     5 calls, 1Mi read, 0 written
         assert_eq!(progress(&copy), "1Mi, 5 files");
         copy.bytes_total = 3 << 20;
         assert_eq!(progress(&copy), "1Mi of 3Mi, 5 files");
+    }
+
+    #[test]
+    fn all_capacities_are_compared_with_the_disk() {
+        let told = |disk, overcommit| promise(&Promise { promised: 30 << 30, disk, overcommit });
+        let expected = "All capacities: 30Gi, 150% of the disk (20Gi); ";
+        let disk = Some(20 << 30);
+        assert_eq!(told(disk, None), format!("{expected}any share is allowed (--overcommit)"));
+        assert_eq!(
+            told(disk, Some(200)),
+            format!("{expected}at most 200% are allowed (--overcommit)")
+        );
+        assert_eq!(told(None, Some(200)), "All capacities: 30Gi");
     }
 
     #[test]

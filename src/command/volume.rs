@@ -147,7 +147,12 @@ impl Session<'_> {
         let answer = self.client.list()?;
         let volumes = &answer.value.volumes;
         match args.output {
-            ListOutput::Table => write!(self.out, "{}", show::table(volumes))?,
+            ListOutput::Table => {
+                write!(self.out, "{}", show::table(volumes))?;
+                if let Some(promise) = &answer.value.promise {
+                    writeln!(self.out, "\n{}", show::promise(promise))?;
+                }
+            }
             ListOutput::Json => self.json(&answer)?,
             ListOutput::Name => {
                 // Names have no control characters, and a script wants them as they are.

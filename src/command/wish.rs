@@ -42,6 +42,8 @@ pub fn clone(args: &CloneArgs, source: Spec) -> Result<Create, BadName> {
         name: args.name.clone(),
         id: id(&args.name, &args.wishes)?,
         capacity: args.capacity.unwrap_or(source.capacity),
+        // One that nobody chose is another one if the capacity is.
+        inodes: source.inodes.filter(|_| !source.has_default_inodes()),
         ..source
     };
     // The copy is nobody's yet.
@@ -56,7 +58,13 @@ pub fn differences(wished: &Spec, found: &Spec) -> Vec<String> {
         Ok(Value::Object(fields)) => fields,
         _ => Map::new(),
     };
-    let (wished, found) = (fields(wished), fields(found));
+    let (mut wished, mut found) = (fields(wished), fields(found));
+    match wished.get("inodes").and_then(Value::as_u64) {
+        // What was not said is left to the server, and 0 is no limit.
+        None => drop(found.remove("inodes")),
+        Some(0) => drop(wished.remove("inodes")),
+        Some(_) => {}
+    }
     let all: BTreeSet<&String> = wished.keys().chain(found.keys()).collect();
     let differ = |key: &&String| wished.get(*key) != found.get(*key);
     all.into_iter().filter(differ).cloned().collect()
@@ -232,6 +240,11 @@ mod tests {
         other.uid = Some(5);
         assert_eq!(differences(&plain("data"), &other), ["capacity", "uid"]);
         assert_eq!(differences(&other, &plain("data")), ["capacity", "uid"]);
+        let limited = |inodes| Spec { inodes, ..plain("data") };
+        assert_eq!(differences(&limited(None), &limited(Some(7))), [""; 0]);
+        assert_eq!(differences(&limited(Some(0)), &limited(None)), [""; 0]);
+        assert_eq!(differences(&limited(Some(0)), &limited(Some(7))), ["inodes"]);
+        assert_eq!(differences(&limited(Some(6)), &limited(Some(7))), ["inodes"]);
     }
 
     #[test]

@@ -109,9 +109,6 @@ impl Words {
         like.uid = self.uid.as_deref().map(|text| id("uid", text)).transpose()?;
         like.gid = self.gid.as_deref().map(|text| id("gid", text)).transpose()?;
         like.inodes = self.inodes.as_deref().map(|text| number("inodes", text)).transpose()?;
-        if like.inodes == Some(0) {
-            return Err(value("inodes", "a volume has at least one, its directory"));
-        }
         if let Some(text) = &self.mode {
             like.mode = parse_mode(text).map_err(|why| value("mode", why))?;
         }
@@ -325,7 +322,7 @@ mod tests {
         check("clients", " , ");
         check("sync", "yes");
         check("quota", "some");
-        check("inodes", "0");
+        check("inodes", "-1");
         check("inodes", "many");
         check("labels", "a b=c");
         let error = read(&[("onDelet", "x")]).unwrap_err().to_string();

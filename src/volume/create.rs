@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::error::{Error, Result};
 use super::layout::exists;
 use super::registry::{Record, Step};
-use super::spec::{Spec, Status};
+use super::spec::{Quota, Spec, Status, inodes_of};
 use super::{Origin, Slot, Volume, Volumes};
 use crate::export::table::TableError;
 use crate::export::traffic::Traffic;
@@ -27,7 +27,9 @@ impl Volumes {
         if let Some(there) = self.existing(&spec)? {
             self.revive(&there)?;
         } else {
+            let spec = Spec { inodes: self.inodes(&spec, &origin), ..spec };
             self.check(&spec)?;
+            self.may_promise(&spec, 0)?;
             match origin {
                 Origin::Fresh => self.make(spec)?,
                 Origin::Adopt => self.adopt(spec)?,
@@ -36,6 +38,24 @@ impl Volumes {
         }
         drop(change);
         self.show(&name)
+    }
+
+    /// The limit of inodes that a new volume gets. One that is not asked for is in proportion to the
+    /// capacity; a clone has at least what its source may have, and what is adopted has no limit,
+    /// because nobody has counted yet what is in it.
+    fn inodes(&self, spec: &Spec, origin: &Origin) -> Option<u64> {
+        let usual = inodes_of(spec.capacity);
+        match (spec.inodes, origin) {
+            (Some(0), _) => None,
+            (Some(limit), _) => Some(limit),
+            (None, _) if spec.quota == Quota::Off => None,
+            (None, Origin::Fresh) => Some(usual),
+            (None, Origin::Adopt) => None,
+            (None, Origin::Clone(from)) => {
+                let source = self.volume(from).map(|source| source.record().spec.inodes);
+                source.unwrap_or(Some(usual)).map(|limit| limit.max(usual))
+            }
+        }
     }
 
     /// The volume, if it exists already.

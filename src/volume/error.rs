@@ -99,6 +99,22 @@ pub enum Error {
         /// What there is, in bytes.
         size: u64,
     },
+    /// All capacities together would be more than the administrator allows.
+    #[error(
+        "with capacity {wanted}, all volumes would have {promised} bytes, more than the {allowed} \
+         that are allowed ({percent} % of the disk); delete or shrink volumes, enlarge the disk, or \
+         allow more (--overcommit)"
+    )]
+    Overcommitted {
+        /// What was asked for, in bytes.
+        wanted: u64,
+        /// The sum of all capacities then, in bytes.
+        promised: u64,
+        /// What it may be, in bytes.
+        allowed: u64,
+        /// The same in percent of the disk.
+        percent: u32,
+    },
     /// A smaller capacity was asked for, but not to shrink.
     #[error(
         "capacity {wanted} is less than the present {now}; shrink it by explicit wish (--shrink)"
@@ -210,7 +226,7 @@ impl Error {
             | Self::Lost { .. }
             | Self::Export { .. } => Kind::Conflict,
             Self::Counting(_) | Self::Cloning(_) | Self::Source { .. } => Kind::Busy,
-            Self::TooLarge { .. } => Kind::NoSpace,
+            Self::TooLarge { .. } | Self::Overcommitted { .. } => Kind::NoSpace,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Kind::NoSpace,
             Self::Clone { .. } | Self::Serve { .. } | Self::Io { .. } | Self::NoFolder(_) => {
                 Kind::Internal
@@ -231,6 +247,7 @@ impl Error {
             | Self::Overlaps { .. }
             | Self::Held { .. }
             | Self::TooLarge { .. }
+            | Self::Overcommitted { .. }
             | Self::WouldShrink { .. }
             | Self::InUse { .. }
             | Self::Counting(_)

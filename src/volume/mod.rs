@@ -30,6 +30,7 @@ pub mod holder;
 mod layout;
 pub mod name;
 pub mod progress;
+pub mod promise;
 mod reclaim;
 mod registry;
 mod reserve;
@@ -40,6 +41,7 @@ mod tests;
 pub mod trash;
 pub mod tree;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -55,7 +57,7 @@ use holder::Holders;
 use layout::Layout;
 use name::{Name, VolumeId};
 use registry::{Fault, Record};
-use spec::{Phase, Quota, Spec, Status, Traffic};
+use spec::{Phase, Quota, Spec, Status, Traffic, inodes_of};
 use trash::Trash;
 
 use crate::export::ExportId;
@@ -77,6 +79,7 @@ pub struct Volumes {
     change: Mutex<()>,
     table: RwLock<Table>,
     faults: Vec<Fault>,
+    overcommit: Option<u32>,
     counter: OnceLock<Counter>,
     mounts: OnceLock<Mounts>,
     holders: RwLock<Option<Holders>>,
@@ -105,6 +108,9 @@ pub struct Settings {
     /// How long after it was counted a volume is counted again, because something may have been
     /// changed beside the server; zero: never.
     pub recount: std::time::Duration,
+    /// How large the capacities of all volumes may be together, in percent of the disk; without it,
+    /// as large as they like.
+    pub overcommit: Option<u32>,
 }
 
 /// All volumes, by name and id.
@@ -151,7 +157,8 @@ pub struct Growth {
     /// The new capacity, in bytes.
     #[serde(default)]
     pub capacity: Option<u64>,
-    /// The new limit of inodes.
+    /// The new limit of inodes; 0 for none. Without it, one that follows from the capacity
+    /// ([`spec::inodes_of`]) goes on to do so.
     #[serde(default)]
     pub inodes: Option<u64>,
     /// Whether it may be less than before.
@@ -224,12 +231,21 @@ impl Volumes {
         let before = volume.record();
         let mut record = before.clone();
         record.spec.capacity = growth.capacity.unwrap_or(record.spec.capacity);
-        record.spec.inodes = growth.inodes.or(record.spec.inodes);
+        record.spec.inodes = match growth.inodes {
+            Some(0) => None,
+            None if before.spec.has_default_inodes() => Some(inodes_of(record.spec.capacity)),
+            wanted => wanted.or(record.spec.inodes),
+        };
         self.check(&record.spec)?;
+        self.may_promise(&record.spec, before.spec.capacity)?;
         volume.account.set_limits(record.spec.limits());
-        let kept = volume
-            .allows(&before.spec, &record.spec, growth)
-            .and_then(|()| if record == before { Ok(()) } else { self.layout.write(&record) });
+        let kept = volume.allows(&before.spec, &record.spec, growth).and_then(|()| {
+            match record.spec.capacity.cmp(&before.spec.capacity) {
+                Ordering::Equal if record == before => Ok(()),
+                Ordering::Less => self.layout.write_giving_back(&record),
+                Ordering::Equal | Ordering::Greater => self.layout.write(&record),
+            }
+        });
         if let Err(error) = kept {
             volume.account.set_limits(before.spec.limits());
             return Err(error);
@@ -331,9 +347,6 @@ impl Volumes {
     fn check(&self, spec: &Spec) -> Result<()> {
         if spec.capacity == 0 {
             return Err(Error::Invalid("capacity 0 is no capacity".into()));
-        }
-        if spec.inodes == Some(0) {
-            return Err(Error::Invalid("a volume has at least one inode, its directory".into()));
         }
         if spec.clients.is_empty() {
             return Err(Error::Invalid("nobody may use the volume; name a client, or *".into()));
@@ -437,7 +450,10 @@ impl Volume {
         }
         if usage.inodes > most(new.inodes) {
             let used = usage.inodes;
-            return Err(Error::Invalid(format!("{used} inodes are used, more than that")));
+            let limit = most(new.inodes);
+            return Err(Error::Invalid(format!(
+                "{used} inodes are used, more than {limit}; allow more (--inodes)"
+            )));
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ impl Volumes {
                     self.layout.renew(&record)?;
                 }
             }
-            self.layout.write(&record)?;
+            self.layout.write_giving_back(&record)?;
         }
         let ended = self.end_as_recorded(&volume, record);
         self.layout.stock();
@@ -144,7 +144,7 @@ impl Volumes {
                     self.layout.install(&fresh, &spec)?;
                 }
                 record.step = Step::Ready;
-                self.layout.write(&record)?;
+                self.layout.write_giving_back(&record)?;
                 self.throw_away(&leaving)?;
                 return Ok(Some(record));
             }

@@ -127,14 +127,27 @@ impl Layout {
 
     /// Registers a volume, or what has changed of it.
     pub(super) fn write(&self, record: &Record) -> Result<()> {
+        self.write_by(record, |path, json| durable::replace(path, json))
+    }
+
+    /// The same for a volume that is registered and gives something back: takes no room if there is
+    /// none.
+    pub(super) fn write_giving_back(&self, record: &Record) -> Result<()> {
+        self.write_by(record, |path, json| match durable::replace(path, json) {
+            Err(error) if is_full(&error) && exists(path) => self.replace_in_place(path, json),
+            replaced => replaced,
+        })
+    }
+
+    fn write_by(
+        &self,
+        record: &Record,
+        replace: impl FnOnce(&Path, &[u8]) -> io::Result<()>,
+    ) -> Result<()> {
         self.step()?;
         let path = self.file(&record.spec.id);
         let json = serde_json::to_vec_pretty(record).map_err(io::Error::from);
-        let replace = |json: Vec<u8>| match durable::replace(&path, &json) {
-            Err(error) if is_full(&error) && exists(&path) => self.replace_in_place(&path, &json),
-            replaced => replaced,
-        };
-        json.and_then(replace).map_err(Error::io("write", &path))
+        json.and_then(|json| replace(&path, &json)).map_err(Error::io("write", path))
     }
 
     /// Whether something is registered under an id, readable or not.

@@ -22,6 +22,18 @@ pub const MODE: u32 = 0o777;
 /// volume has them.
 pub const OWN_LABELS: &str = "berth.io/";
 
+/// Bytes of capacity for each inode, as mkfs.ext4(8) has it.
+const BYTES_PER_INODE: u64 = 16 * 1024;
+
+/// Inodes that small volumes have, too.
+const INODES_MIN: u64 = 4096;
+
+/// How many inodes a volume with this capacity has if nobody says otherwise: so many that none runs
+/// out of them first, and so few that no volume takes all that the disk has.
+pub fn inodes_of(capacity: u64) -> u64 {
+    (capacity / BYTES_PER_INODE).max(INODES_MIN)
+}
+
 /// What a volume is to be.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -35,7 +47,9 @@ pub struct Spec {
     pub directory: Option<Directory>,
     /// How much it may hold, in bytes.
     pub capacity: u64,
-    /// How many files, directories and so on it may hold; without it, as many as the disk.
+    /// How many files, directories and so on it may hold. Of a volume that is there: without it, as
+    /// many as the disk. Of one that is asked for: without it [`inodes_of`] its capacity, and 0 for
+    /// no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inodes: Option<u64>,
     /// What becomes of the capacity.
@@ -193,6 +207,11 @@ impl Spec {
 }
 
 impl Spec {
+    /// Whether its limit of inodes is the one that its capacity gives.
+    pub fn has_default_inodes(&self) -> bool {
+        self.inodes == Some(inodes_of(self.capacity))
+    }
+
     /// Where its directory is below the root.
     pub fn place(&self) -> &str {
         self.directory.as_ref().map_or(self.name.as_str(), Directory::as_str)

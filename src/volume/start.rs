@@ -36,6 +36,7 @@ impl Volumes {
             change: Mutex::default(),
             table: RwLock::default(),
             faults,
+            overcommit: settings.overcommit,
             counter: OnceLock::new(),
             mounts: OnceLock::new(),
             holders: RwLock::default(),

@@ -60,12 +60,17 @@ impl Place {
     }
 
     fn try_open(&self) -> Result<Run, Error> {
+        self.try_open_with(None)
+    }
+
+    fn try_open_with(&self, overcommit: Option<u32>) -> Result<Run, Error> {
         let state = TempDir::new().unwrap();
         let fs = Arc::new(Fs::new(Key::new([7; KEY_LEN]), 4096, state.path()).unwrap());
         let exports = Arc::<Exports>::default();
         let serving = Serving { fs: Arc::clone(&fs), exports: Arc::clone(&exports), handles: None };
         let recount = Duration::ZERO;
-        let settings = Settings { dir: self.dir.path().into(), purge_rate: 1_000_000, recount };
+        let dir = self.dir.path().into();
+        let settings = Settings { dir, purge_rate: 1_000_000, recount, overcommit };
         let volumes = Volumes::open(&settings, serving)?;
         Ok(Run { volumes, fs, exports, _state: state })
     }
@@ -520,9 +525,78 @@ fn wishes_that_make_no_sense_are_refused() {
     };
     refused(|spec| spec.capacity = 0, Kind::Invalid);
     refused(|spec| spec.capacity = u64::MAX, Kind::NoSpace);
-    refused(|spec| spec.inodes = Some(0), Kind::Invalid);
     refused(|spec| spec.clients.clear(), Kind::Invalid);
     assert!(run.names().is_empty() && place.content().is_empty());
+}
+
+#[test]
+fn inodes_are_in_proportion_to_the_capacity_unless_others_are_wanted() {
+    let place = Place::new();
+    let run = place.open();
+    let create = |of: &str, inodes, origin| {
+        let spec = Spec { inodes, capacity: 128 * MIB, ..spec(of) };
+        run.volumes.create(spec, origin).unwrap();
+        run.settled(of).spec.inodes
+    };
+    fs::create_dir(place.path("adopted")).unwrap();
+    assert_eq!(create("a", None, Origin::Fresh), Some(8192));
+    assert_eq!(run.create("small").unwrap().spec.inodes, Some(4096));
+    assert_eq!(create("none", Some(0), Origin::Fresh), None);
+    assert_eq!(create("few", Some(7), Origin::Fresh), Some(7));
+    assert_eq!(create("adopted", None, Origin::Adopt), None);
+    assert_eq!(create("of-a", None, Origin::Clone(name("a"))), Some(8192));
+    assert_eq!(create("of-few", None, Origin::Clone(name("few"))), Some(8192));
+    assert_eq!(create("of-none", None, Origin::Clone(name("none"))), None);
+    let to = |of: &str, mib: u64, inodes| {
+        let growth = Growth { capacity: Some(mib * MIB), inodes, shrink: true };
+        run.volumes.expand(&name(of), growth).unwrap().spec.inodes
+    };
+    assert_eq!((to("a", 256, None), to("a", 128, None)), (Some(16384), Some(8192)));
+    assert_eq!((to("few", 256, None), to("few", 256, Some(9))), (Some(7), Some(9)));
+    assert_eq!((to("none", 256, None), to("a", 256, Some(0))), (None, None));
+    assert_eq!(to("a", 512, None), None, "what was lifted comes back");
+    // A volume of an earlier version has no limit, and none is made up for it.
+    drop(run);
+    let run = place.open();
+    assert_eq!(run.settled("none").spec.inodes, None);
+}
+
+#[test]
+fn capacities_are_not_promised_beyond_what_is_allowed() {
+    let place = Place::new();
+    let disk = place.open().volumes.disk().unwrap().size;
+    // Of a disk that others use, too: far from the limit on both sides.
+    let wish = |of: &str, share: u64| Spec { capacity: disk / 10 * share, ..spec(of) };
+    let run = place.try_open_with(Some(150)).unwrap();
+    let create = |of: &str, share, origin| run.volumes.create(wish(of, share), origin);
+    create("a", 9, Origin::Fresh).unwrap();
+    let refused = create("b", 7, Origin::Fresh).unwrap_err();
+    assert!(matches!(refused, Error::Overcommitted { percent: 150, .. }), "{refused}");
+    assert_eq!(refused.kind(), Kind::NoSpace);
+    assert!(refused.to_string().contains("--overcommit"), "{refused}");
+    assert!(create("b", 7, Origin::Clone(name("a"))).is_err() && !place.path("b").exists());
+    create("off", 7, Origin::Fresh).unwrap_err();
+    let off = Spec { quota: Quota::Off, ..wish("off", 9) };
+    run.volumes.create(off, Origin::Fresh).unwrap();
+    create("b", 5, Origin::Fresh).unwrap();
+    let to = |of: &str, share| {
+        let growth =
+            Growth { capacity: Some(disk / 10 * share), shrink: true, ..Growth::default() };
+        run.volumes.expand(&name(of), growth)
+    };
+    assert!(matches!(to("b", 7), Err(Error::Overcommitted { .. })));
+    assert_eq!(run.settled("b").spec.capacity, disk / 10 * 5, "it has changed all the same");
+    to("a", 5).unwrap();
+    to("b", 7).unwrap();
+    drop(run);
+    // A limit that comes later takes nothing away, and less is always allowed.
+    let run = place.try_open_with(Some(10)).unwrap();
+    assert_eq!(run.exported(), ["/a", "/b", "/off"]);
+    assert_eq!(run.volumes.promise().promised, disk / 10 * 5 + disk / 10 * 7);
+    run.settled("b");
+    let less = Growth { capacity: Some(disk / 10), shrink: true, ..Growth::default() };
+    run.volumes.expand(&name("b"), less).unwrap();
+    assert!(run.create("c").is_err());
 }
 
 #[test]

@@ -148,7 +148,8 @@ class Berth(Server):
     def prepare(self):
         disk = os.statvfs(self.data)
         capacity = disk.f_bavail * disk.f_frsize // 2
-        create = ["volume", "create", "load", "--capacity", str(capacity), *self.durability]
+        create = ["volume", "create", "load", "--capacity", str(capacity), "--inodes", "100000000",
+                  *self.durability]
         subprocess.run([self.program, *create, *self.socket], check=True)
         spread_out(self.data / "load")
 

@@ -51,6 +51,7 @@ SCHEMA = [
     ("admin: {port: 2049}", "admin.port"),
     ("purgeRate: 0", "purgeRate"),
     ("recount: -1", "recount"),
+    ("overcommit: 0", "overcommit"),
     ("logFormat: xml", "logFormat json"),
     ("extraArgs: [max-connections=1]", "extraArgs.0"),
     ("networkPolicy: {nfsFrom: [10.0.0.1]}", "networkPolicy.nfsFrom.0"),

@@ -53,6 +53,7 @@ fn fsstat_is_the_volume() {
     port.done("create a --capacity 16Mi --inodes 100");
     port.done("create b --capacity 1Mi --quota off");
     port.done("create c --capacity 16Mi --quota report");
+    port.done("create d --capacity 256Mi");
     let mut client = port.server.client();
     let root = client.mounted("/a");
     let before = client.fsstat(&root).ok();
@@ -64,6 +65,10 @@ fn fsstat_is_the_volume() {
     assert_eq!((before.abytes - after.abytes, before.afiles - after.afiles), (MIB, 1));
     client.remove(&root, "file").ok();
     assert_eq!(client.fsstat(&root).ok().abytes, before.abytes);
+    let usual = client.mounted("/d");
+    assert_eq!(client.fsstat(&usual).ok().tfiles, 16384);
+    port.done("expand d --capacity 512Mi");
+    assert_eq!(client.fsstat(&usual).ok().tfiles, 32768);
     let disk = rustix::fs::statvfs(&port.volumes).unwrap();
     let off = client.mounted("/b");
     assert_eq!(client.fsstat(&off).ok().tbytes, disk.f_blocks * disk.f_frsize);
@@ -321,12 +326,15 @@ fn a_full_disk_makes_no_volumes_and_loses_none() {
     let (socket, volumes) = (temp.path().join("admin.sock"), disk.path().join("volumes"));
     let mut port = Port::start_at(temp, socket, volumes);
     port.done("create before --capacity 1Mi");
+    port.done("create other --capacity 1Mi");
     let full = fs::write(disk.path().join("filler"), vec![1; 4 << 20]);
     assert!(full.is_err(), "the disk is larger than it should be");
     port.failed("create after --capacity 1Mi", 5);
     port.failed("expand before --capacity 2Mi", 5);
-    assert_eq!(port.done("list -o name"), "before\n");
     assert_eq!(port.number("before", "free"), 0);
+    port.done("recycle before --yes");
+    port.done("delete other --yes");
+    assert_eq!(port.done("list -o name"), "before\n");
     port.server.crash_and_restart();
     assert_eq!(port.done("list -o name"), "before\n");
     fs::remove_file(disk.path().join("filler")).unwrap();
@@ -334,6 +342,20 @@ fn a_full_disk_makes_no_volumes_and_loses_none() {
     port.done("expand before --capacity 2Mi");
     drop(port);
     run(Command::new("umount").arg(disk.path()));
+}
+
+#[test]
+fn capacities_are_bounded_together_and_told() {
+    let port = Port::start_with(&["--overcommit", "1"]);
+    let disk = rustix::fs::statvfs(&port.volumes).unwrap();
+    let fifth = disk.f_blocks * disk.f_frsize / 5;
+    let refused = port.failed(&format!("create a --capacity {fifth}"), 5);
+    assert!(refused.contains("--overcommit"), "{refused}");
+    port.done("create a --capacity 1Mi");
+    port.failed(&format!("expand a --capacity {fifth}"), 5);
+    let told = port.done("list");
+    assert!(told.contains("\nAll capacities: 1Mi, 0% of the disk ("), "{told}");
+    assert!(told.ends_with("at most 1% are allowed (--overcommit)\n"), "{told}");
 }
 
 #[test]

@@ -3,6 +3,7 @@ use crate::admin::rates::EVERY;
 use crate::telemetry::metrics::Throughput;
 use crate::volume::name::{Name, VolumeId};
 use crate::volume::progress::Snapshot;
+use crate::volume::promise::Promise;
 use crate::volume::spec::{Phase, Spec, Status, Traffic};
 use std::time::Instant;
 
@@ -92,6 +93,7 @@ fn every_name_is_text_and_nothing_else() {
         trash: trash::Status { current: Some(script.into()), ..Default::default() },
         faults: vec![script.into()],
         disk: None,
+        promise: Promise::default(),
     };
     let exports = vec![Exported {
         path: script.into(),
@@ -154,12 +156,13 @@ fn the_disk_and_the_promises_are_added_up() {
         },
         disk: Some(Disk { size: 8 * GIB, free: GIB }),
         faults: vec!["cannot read registry/x".into()],
+        promise: Promise { promised: 12 * GIB, disk: Some(8 * GIB), overcommit: Some(200) },
     };
     let page = page(&view(), found);
     for part in [
         "<b>7.0 GiB</b> of 8.0 GiB <i>87 %</i>",
         "class=\"bar nearly\"",
-        "<dd>12.0 GiB<small>150 % of the disk</small>",
+        "<dd>12.0 GiB<small>150 % of the disk, 200 % allowed</small>",
         "<dt>In volumes</dt><dd>3.0 GiB</dd>",
         "<dd>2 waiting<small>34 removed, 5.0 GiB freed; removing <bdi>x</bdi></small>",
         "<li>cannot read registry/x</li>",
@@ -292,6 +295,7 @@ fn sample() -> String {
         },
         faults: vec!["cannot read registry/pvc-77.json: it is damaged".into()],
         disk: Some(Disk { size: 960 * GIB, free: 311 * GIB }),
+        promise: Promise { promised: 1_200 * GIB, ..Promise::default() },
     };
     let export = Exported {
         path: "/srv/shared".into(),

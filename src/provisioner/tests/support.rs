@@ -97,7 +97,8 @@ pub fn open_volumes(dir: &Path, state: &Path) -> Arc<Volumes> {
     let fs = Arc::new(Fs::new(HandleKey::new([7; KEY_LEN]), 4096, state).unwrap());
     let serving = Serving { fs, exports: Arc::<Exports>::default(), handles: None };
     let recount = Duration::ZERO;
-    let settings = volume::Settings { dir: dir.into(), purge_rate: 1_000_000, recount };
+    let settings =
+        volume::Settings { dir: dir.into(), purge_rate: 1_000_000, recount, overcommit: None };
     Volumes::open(&settings, serving).unwrap()
 }
 

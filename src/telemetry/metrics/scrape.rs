@@ -56,6 +56,10 @@ pub struct Volumes {
     pub faults: usize,
     /// The disk's size and what is free of it, in bytes.
     pub disk: Option<(u64, u64)>,
+    /// The capacities of all volumes together, in bytes.
+    pub promised: u64,
+    /// What they may be together, in bytes, if that is limited.
+    pub allowed: Option<u64>,
 }
 
 /// Numbers of one volume.
@@ -203,6 +207,12 @@ impl Volumes {
         self.write_trash(out)?;
         let help = "Files of the registry that cannot be read; their volumes are not served.";
         out.gauge("registry_faults", help, None, self.faults)?;
+        let help = "Capacities of all volumes together.";
+        out.gauge("capacity_promised", help, bytes(), self.promised)?;
+        if let Some(allowed) = self.allowed {
+            let help = "What they may be together (--overcommit).";
+            out.gauge("capacity_allowed", help, bytes(), allowed)?;
+        }
         let Some((size, free)) = self.disk else { return Ok(()) };
         out.gauge("disk_size", "Size of the volumes' disk.", bytes(), size)?;
         out.gauge("disk_free", "What is free of it.", bytes(), free)
@@ -445,6 +455,8 @@ mod tests {
             trash_freed: 9,
             faults: 10,
             disk: Some((12, 11)),
+            promised: 13,
+            allowed: Some(14),
         };
         let text = text_of(Metrics::new(), Some(volumes));
         let name = r#"{volume="a \"b\\ <c>"}"#;
@@ -461,6 +473,8 @@ mod tests {
             ("berth_registry_faults".into(), 10),
             ("berth_disk_free_bytes".into(), 11),
             ("berth_disk_size_bytes".into(), 12),
+            ("berth_capacity_promised_bytes".into(), 13),
+            ("berth_capacity_allowed_bytes".into(), 14),
         ] {
             has(&text, &format!("{metric} {value}"));
         }

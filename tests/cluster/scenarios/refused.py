@@ -23,7 +23,7 @@ BAD_PARAMETERS = [
     ("clients", {"clients": "nodes.example.org"}, ["clients", "nodes.example.org"]),
     ("sync", {"sync": "yes"}, ["sync", "yes"]),
     ("quota", {"quota": "some"}, ["quota", "some"]),
-    ("inodes", {"inodes": "0"}, ["inodes"]),
+    ("inodes", {"inodes": "-1"}, ["inodes"]),
     ("labels", {"labels": "a b=c"}, ["labels", "a b=c"]),
     ("pattern", {"pathPattern": "${.PVC.colour}"}, ["pathPattern", ".PVC.colour"]),
     ("no-label", {"pathPattern": "x-${.PVC.labels.absent}"}, ["no label absent"]),

@@ -22,9 +22,15 @@ pub struct Port {
 impl Port {
     /// Starts a server without volumes.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server without volumes, with more arguments.
+    pub fn start_with(args: &[&str]) -> Self {
         let temp = TempDir::with_prefix("berth-volumes-").unwrap();
         let (socket, volumes) = (temp.path().join("admin.sock"), temp.path().join("volumes"));
-        Self::start_at(temp, socket, volumes)
+        let server = with(&socket, &volumes).args(args).start();
+        Self { server, socket, volumes, _temp: temp }
     }
 
     /// Starts it over a directory that may have volumes already.
