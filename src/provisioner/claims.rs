@@ -25,21 +25,26 @@ use kube::api::PostParams;
 use super::error::{Error, Refusal, Result, has_code};
 use super::events::Tone;
 use super::objects::{self, Wanted, annotation};
+use super::ownership::{self, SERVER};
 use super::params::{Parameters, describe};
 use super::pattern::Subject;
 use super::queue::Outcome;
 use super::source::Source;
+use super::unfinished::{Unfinished, cleaned_up};
 use super::watch::Key;
-use super::{Context, call, collision, expand, orphans};
+use super::{Context, bound, call, collision, copy_source, recycled};
 use crate::mount_options;
 use crate::quantity;
 use crate::volume;
-use crate::volume::name::{Name, VolumeId};
-use crate::volume::spec::{OnDelete, Phase, Spec, Status};
+use crate::volume::name::VolumeId;
+use crate::volume::spec::{Phase, Spec, Status};
 use crate::volume::{Origin, Volumes};
 
 /// How often a clone is looked at.
 const CLONE_POLL: Duration = Duration::from_secs(1);
+
+/// When something is looked at again that somebody else has just changed.
+pub const SOON: Duration = Duration::from_millis(200);
 
 /// What NFS volumes can have. Of these, the scheduler enforces ReadWriteOncePod, whatever the volume.
 const ACCESS_MODES: [&str; 4] =
@@ -50,7 +55,7 @@ const ACCESS_MODES: [&str; 4] =
 pub enum Decision {
     /// Nothing: it is not ours, or waits for something else that will change it.
     Nothing,
-    /// It is bound; whether it has grown is another question.
+    /// It names a PV; whether that is bound to it is another question.
     Bound,
     /// Its class is not there.
     Wait(String),
@@ -73,19 +78,15 @@ pub struct Plan {
     pub source: Option<String>,
 }
 
-/// A volume that is given to no PV yet.
-#[derive(Clone)]
-pub enum Unfinished {
-    /// Made since provisioning began: nobody has used it.
-    Made(Name),
-    /// It was there before, and its claim too.
-    Found(Name),
+/// Whether a claim names a PV. Anybody who may make claims can have it name any.
+pub fn names_a_volume(claim: &PersistentVolumeClaim) -> bool {
+    let named = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+    named.is_some_and(|name| !name.is_empty())
 }
 
 /// What is owed to a claim. Pure: no client, no clock, no disk.
 pub fn decide(claim: &PersistentVolumeClaim, class: Option<&StorageClass>, ours: &str) -> Decision {
-    let bound = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
-    if bound.is_some_and(|name| !name.is_empty()) {
+    if names_a_volume(claim) {
         return Decision::Bound;
     }
     let new = annotation(&claim.metadata, objects::PROVISIONER);
@@ -118,7 +119,7 @@ pub fn decide(claim: &PersistentVolumeClaim, class: Option<&StorageClass>, ours:
 }
 
 /// What a claim gets.
-fn plan(
+pub fn plan(
     claim: &PersistentVolumeClaim,
     class: &StorageClass,
     source: Option<String>,
@@ -162,6 +163,8 @@ fn plan(
     spec.directory = directory;
     spec.labels.insert(objects::CLAIM_NAMESPACE.into(), subject.namespace.into());
     spec.labels.insert(objects::CLAIM_NAME.into(), subject.claim.into());
+    let own = |(key, value): (&str, String)| (key.to_owned(), value);
+    spec.labels.extend(ownership::labels_of(claim).map(own));
     let wanted = Wanted {
         class: class.metadata.name.clone().unwrap_or_default(),
         provisioner: class.provisioner.clone(),
@@ -181,12 +184,25 @@ fn plan(
 pub async fn reconcile(cx: &Context, key: &Key) -> Outcome {
     let Some(claim) = cx.stores.claim(key) else { return cleaned_up(cx, key).await };
     let class = objects::class_name(&claim).and_then(|name| cx.stores.class(name));
-    let failed = match decide(&claim, class.as_deref(), &cx.settings.name) {
+    let decision = decide(&claim, class.as_deref(), &cx.settings.name);
+    match decision {
         Decision::Nothing => return Outcome::Done,
         Decision::Bound => {
             cx.forget(key);
-            return expand::reconcile(cx, &claim).await;
+            return bound::look(cx, &claim, class.as_deref()).await;
         }
+        Decision::Wait(_)
+        | Decision::Refuse(_)
+        | Decision::Populated(_)
+        | Decision::Provision(_) => {}
+    }
+    // Whoever leads next looks at all claims. The end of the term waits for what is begun in it.
+    let term = cx.term.read().await;
+    if !*term {
+        return Outcome::Done;
+    }
+    let failed = match decision {
+        Decision::Nothing | Decision::Bound => return Outcome::Done,
         Decision::Wait(why) => Error::Waiting(why),
         Decision::Refuse(refusal) => Error::Refused(refusal),
         Decision::Populated(source) => {
@@ -195,6 +211,7 @@ pub async fn reconcile(cx: &Context, key: &Key) -> Outcome {
         }
         Decision::Provision(plan) => match apply(cx, key, &claim, &plan).await {
             Ok(outcome) => return outcome,
+            Err(error) if error.is_conflict() => return Outcome::Again(SOON),
             Err(error) => error,
         },
     };
@@ -211,22 +228,23 @@ fn leave_to_others(cx: &Context, claim: &PersistentVolumeClaim, source: &str) {
         "{source} is filled by somebody else, who binds the claim: no volume is provisioned for it"
     );
     cx.events.tell(objects::claim_ref(claim), Tone::Normal, "WaitForPopulator", message);
-    let pvc = display(claim);
+    let pvc = full_name(claim);
     tracing::info!(pvc, source, "left to a populator");
 }
 
 /// Says why a claim has no volume yet.
-fn fail(cx: &Context, claim: &PersistentVolumeClaim, error: &Error) -> Outcome {
+pub fn fail(cx: &Context, claim: &PersistentVolumeClaim, error: &Error) -> Outcome {
     let (class, of) = (objects::class_name(claim).unwrap_or_default(), objects::claim_ref(claim));
     let clone = claim.spec.as_ref().is_some_and(|spec| spec.data_source.is_some());
     cx.metrics.provision_failed(class, clone);
-    let pvc = display(claim);
+    let pvc = full_name(claim);
     tracing::warn!(error = error.logged(), pvc, "cannot provision");
     cx.events.failed(of, "ProvisioningFailed", error);
     if error.is_transient() { Outcome::Failed } else { Outcome::Done }
 }
 
-fn display(claim: &PersistentVolumeClaim) -> String {
+/// A claim in the log and in messages.
+pub fn full_name(claim: &PersistentVolumeClaim) -> String {
     let (namespace, name) = (claim.metadata.namespace.as_deref(), claim.metadata.name.as_deref());
     format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default())
 }
@@ -243,6 +261,9 @@ async fn apply(
         cx.forget(key);
         return Ok(Outcome::Done);
     }
+    if cx.is_given(key) {
+        return Ok(Outcome::Done); // the cluster binds it
+    }
     let began = Instant::now();
     let address = cx.server.address(&cx.client).await?;
     mount_options::check_family(&plan.wanted.mount_options, &address.server)
@@ -253,8 +274,13 @@ async fn apply(
             return Ok(Outcome::Done);
         }
         let message =
-            format!("External provisioner is provisioning volume for claim {:?}", display(claim));
+            format!("External provisioner is provisioning volume for claim {:?}", full_name(claim));
         cx.events.tell(objects::claim_ref(claim), Tone::Normal, "Provisioning", message);
+        if let Some(given) = recycled::give(cx, claim, plan).await? {
+            cx.given(key, &given);
+            provisioned(cx, claim, plan, &given, began);
+            return Ok(Outcome::Done);
+        }
     }
     let status = make(cx, claim, plan).await?;
     cx.remember(key, Unfinished::Made(status.spec.name.clone()));
@@ -268,14 +294,24 @@ async fn apply(
         }
     }
     let wanted = Wanted { volume: status.spec.name.clone(), ..plan.wanted.clone() };
-    save(cx, key, &objects::volume(&wanted, &address)).await?;
+    let mut pv = objects::volume(&wanted, &address);
+    let annotations = pv.metadata.annotations.get_or_insert_default();
+    annotations.insert(SERVER.into(), cx.server_id.clone());
+    let saved = save(cx, key, &pv).await?;
+    // Should this fail, it is made up for when the PV is seen.
+    cx.settle(&saved).await?;
     cx.forget(key);
-    cx.metrics.provisioned(&wanted.class, plan.source.is_some(), began.elapsed());
-    let message = format!("Successfully provisioned volume {name}");
-    cx.events.tell(objects::claim_ref(claim), Tone::Normal, "ProvisioningSucceeded", message);
-    let (pvc, like) = (display(claim), describe(&status.spec));
+    let (pvc, like) = (full_name(claim), describe(&status.spec));
     tracing::info!(pvc, pv = name, volume = %wanted.volume, like, "provisioned");
+    provisioned(cx, claim, plan, &name, began);
     Ok(Outcome::Done)
+}
+
+/// Says that a claim has its PV.
+fn provisioned(cx: &Context, claim: &PersistentVolumeClaim, plan: &Plan, pv: &str, since: Instant) {
+    cx.metrics.provisioned(&plan.wanted.class, plan.source.is_some(), since.elapsed());
+    let message = format!("Successfully provisioned volume {pv}");
+    cx.events.tell(objects::claim_ref(claim), Tone::Normal, "ProvisioningSucceeded", message);
 }
 
 /// Whether the API server has the claim, this one, without a volume.
@@ -286,7 +322,7 @@ async fn still_waits(cx: &Context, key: &Key) -> Result<bool> {
 }
 
 /// The claim as the API server has it, unless it is gone.
-async fn live(cx: &Context, key: &Key) -> Result<Option<PersistentVolumeClaim>> {
+pub async fn live(cx: &Context, key: &Key) -> Result<Option<PersistentVolumeClaim>> {
     let namespace = key.namespace.as_deref().unwrap_or_default();
     let api = Api::<PersistentVolumeClaim>::namespaced(cx.client.clone(), namespace);
     let what = format!("get PersistentVolumeClaim {namespace}/{}", key.name);
@@ -304,7 +340,7 @@ async fn make(cx: &Context, claim: &PersistentVolumeClaim, plan: &Plan) -> Resul
             if let Some(begun) = cx.blocking(move |volumes| Ok(begun(volumes, &wanted))).await? {
                 return Ok(begun);
             }
-            Origin::Clone(source_volume(cx, claim, source)?)
+            Origin::Clone(copy_source::source_volume(cx, claim, source).await?)
         }
         None => Origin::Fresh,
     };
@@ -338,40 +374,20 @@ fn begun(volumes: &Volumes, wanted: &Spec) -> Option<Status> {
     (usable && found.spec.id == wanted.id).then_some(found)
 }
 
-/// The volume of the claim that is to be copied.
-fn source_volume(cx: &Context, claim: &PersistentVolumeClaim, source: &str) -> Result<Name> {
-    let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
-    let waiting = |why: &str| Error::Waiting(format!("data source {source} {why}"));
-    let found = cx.stores.claim_named(namespace, source);
-    let found = found.ok_or_else(|| waiting("is not there; create it, or remove dataSource"))?;
-    let ours = objects::class_name(claim).unwrap_or_default();
-    let theirs = objects::class_name(&found).unwrap_or_default();
-    if ours != theirs {
-        let (theirs, ours) = (theirs.to_owned(), ours.to_owned());
-        return Err(Refusal::OtherClass { claim: source.to_owned(), theirs, ours }.into());
-    }
-    let pv = found.spec.as_ref().and_then(|spec| cx.stores.pv(spec.volume_name.as_deref()?));
-    let pv = pv.ok_or_else(|| waiting("has no volume yet"))?;
-    if annotation(&pv.metadata, objects::PROVISIONED_BY) != Some(&cx.settings.name) {
-        return Err(Refusal::DataSource(format!("PersistentVolumeClaim {source}")).into());
-    }
-    let name = annotation(&pv.metadata, objects::VOLUME).unwrap_or_default();
-    Name::new(name).map_err(|_| waiting("has a PersistentVolume without a volume"))
-}
-
 /// Whether a PV is the one that was made for a claim.
 fn is_of(pv: &PersistentVolume, key: &Key, cx: &Context) -> bool {
     annotation(&pv.metadata, objects::PROVISIONED_BY) == Some(&cx.settings.name)
-        && annotation(&pv.metadata, objects::VOLUME_ID) == Some(&key.uid)
+        && pv.metadata.name == Some(objects::pv_name(&key.uid))
 }
 
-/// Saves a PV. One that is there is a success, if it is the claim's and stays.
-async fn save(cx: &Context, key: &Key, pv: &PersistentVolume) -> Result<()> {
+/// Saves a PV, and answers what is saved. One that is there is a success, if it is the claim's and
+/// stays.
+async fn save(cx: &Context, key: &Key, pv: &PersistentVolume) -> Result<PersistentVolume> {
     let api = Api::<PersistentVolume>::all(cx.client.clone());
     let name = pv.metadata.name.clone().unwrap_or_default();
     let what = format!("create PersistentVolume {name}");
     match call(what, api.create(&PostParams::default(), pv)).await {
-        Ok(_) => return Ok(()),
+        Ok(saved) => return Ok(saved),
         Err(Error::Api { source, .. }) if has_code(&source, 409) => {}
         Err(error) => return Err(error),
     }
@@ -380,109 +396,7 @@ async fn save(cx: &Context, key: &Key, pv: &PersistentVolume) -> Result<()> {
         Some(pv) if !is_of(&pv, key, cx) => Err(Error::Foreign(format!(
             "PersistentVolume {name} is there and not ours; nothing of it is touched"
         ))),
-        Some(pv) if pv.metadata.deletion_timestamp.is_none() => Ok(()),
+        Some(pv) if pv.metadata.deletion_timestamp.is_none() => Ok(pv),
         _ => Err(Error::Waiting(format!("PersistentVolume {name} is being deleted"))),
-    }
-}
-
-/// The end of a claim that is gone: what was made for it and not given to a PV is ended again.
-async fn cleaned_up(cx: &Context, key: &Key) -> Outcome {
-    let Some(unfinished) = cx.unfinished(key) else {
-        cx.forget(key);
-        return Outcome::Done;
-    };
-    match clean_up(cx, key, unfinished).await {
-        Ok(()) => {
-            cx.forget(key);
-            Outcome::Done
-        }
-        Err(error) => {
-            let pvc = format!("{}/{}", key.namespace.as_deref().unwrap_or_default(), key.name);
-            tracing::warn!(
-                error = error.logged(),
-                pvc,
-                "cannot clean up after a claim that is gone"
-            );
-            let of = key.claim_ref();
-            let message =
-                format!("Error cleaning provisioned volume for claim {pvc}: {}", error.public());
-            cx.events.tell(of, Tone::Warning, "ProvisioningCleanupFailed", message);
-            Outcome::Failed
-        }
-    }
-}
-
-/// Ends a claim's volume, if the claim is gone and has no PV.
-async fn clean_up(cx: &Context, key: &Key, unfinished: Unfinished) -> Result<()> {
-    if live(cx, key).await?.is_some() {
-        return Ok(());
-    }
-    let name = match unfinished {
-        Unfinished::Made(name) => name,
-        Unfinished::Found(name) => {
-            let shown = name.clone();
-            let found = cx.blocking(move |volumes| Ok(volumes.show(&shown).ok())).await?;
-            let Some(volume) = found else { return Ok(()) };
-            if !orphans::is_a_beginning(cx, &volume).await {
-                orphans::warn(&volume);
-                cx.metrics.orphan();
-                return Ok(());
-            }
-            name
-        }
-    };
-    end_unfinished(cx, key, name).await.map(|_| ())
-}
-
-/// Ends the volume of a claim that is gone, unless there is a PV for it. Says whether it is gone.
-///
-/// # Errors
-/// The API server cannot be asked, or the disk fails. May be repeated.
-pub async fn end_unfinished(cx: &Context, key: &Key, name: Name) -> Result<bool> {
-    let pv = objects::pv_name(&key.uid);
-    let api = Api::<PersistentVolume>::all(cx.client.clone());
-    if call(format!("get PersistentVolume {pv}"), api.get_opt(&pv)).await?.is_some() {
-        return Ok(false); // its own end will come
-    }
-    let (uid, shown) = (key.uid.clone(), name.clone());
-    cx.blocking(move |volumes| match volumes.show(&name) {
-        Ok(status) if status.spec.id.as_str() == uid => {
-            volumes.end(&name, Some(OnDelete::Delete)).map(|_| ())
-        }
-        _ => Ok(()),
-    })
-    .await?;
-    tracing::info!(volume = %shown, "the claim is gone, and so is what was made for it");
-    Ok(true)
-}
-
-impl Context {
-    /// A claim's volume is given to no PV yet. What was said of it first stays.
-    pub(super) fn remember(&self, key: &Key, volume: Unfinished) {
-        let mut all = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(key.uid.clone()).or_insert(volume);
-    }
-
-    fn forget(&self, key: &Key) {
-        self.populated.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.uid);
-        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.uid);
-    }
-
-    fn unfinished(&self, key: &Key) -> Option<Unfinished> {
-        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).get(&key.uid).cloned()
-    }
-}
-
-impl Key {
-    /// The claim, in the way in which events refer to it.
-    fn claim_ref(&self) -> k8s_openapi::api::core::v1::ObjectReference {
-        k8s_openapi::api::core::v1::ObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("PersistentVolumeClaim".into()),
-            name: Some(self.name.clone()),
-            namespace: self.namespace.clone(),
-            uid: Some(self.uid.clone()),
-            ..k8s_openapi::api::core::v1::ObjectReference::default()
-        }
     }
 }

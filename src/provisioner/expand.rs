@@ -19,13 +19,14 @@ use kube::api::{Patch, PatchParams};
 
 use super::error::{Error, Result};
 use super::events::Tone;
-use super::objects::{self, annotation};
+use super::objects;
+use super::ownership;
 use super::queue::Outcome;
 use super::{Context, call};
 use crate::quantity;
 use crate::volume;
 use crate::volume::Growth;
-use crate::volume::name::Name;
+use crate::volume::spec::Spec;
 
 /// When something is looked at again that somebody else has just changed.
 const SOON: Duration = Duration::from_millis(200);
@@ -48,26 +49,20 @@ pub enum Decision {
     },
 }
 
-/// What is owed to a bound claim. Pure.
-pub fn decide(
-    claim: &PersistentVolumeClaim,
-    pv: Option<&PersistentVolume>,
-    ours: &str,
-) -> Decision {
-    let Some(pv) = pv else { return Decision::Nothing };
-    let uid = objects::claim_of(pv).and_then(|claim| claim.uid.as_ref());
-    let is_ours = annotation(&pv.metadata, objects::PROVISIONED_BY) == Some(ours)
-        && annotation(&pv.metadata, objects::VOLUME).is_some();
+/// What is owed to a claim that is bound to a PV which holds this volume. Pure.
+pub fn decide(claim: &PersistentVolumeClaim, pv: &PersistentVolume, volume: &Spec) -> Decision {
     let leaving = claim.metadata.deletion_timestamp.is_some();
-    if !is_ours || leaving || uid != claim.metadata.uid.as_ref() {
+    if leaving || !ownership::is_bound(claim, pv) || !ownership::is_used_by(volume, claim) {
         return Decision::Nothing;
     }
     let (Some(wanted), Some(now)) = (requested(claim), objects::capacity(pv)) else {
         return Decision::Nothing;
     };
-    // Only a PV that was made for the claim has as much as the claim asked for: a recycled one may
-    // always have had more.
-    let made_for_it = uid.is_some_and(|uid| pv.metadata.name == Some(objects::pv_name(uid)));
+    // Whoever may patch the PV may write into it what the volume has not.
+    let now = now.min(volume.capacity);
+    // Only a volume that was made for the claim has as much as the claim asked for: a recycled one
+    // may always have had more.
+    let made_for_it = claim.metadata.uid.as_deref() == Some(volume.id.as_str());
     match told(claim) {
         _ if wanted > now => Decision::Grow(wanted),
         Some(told) if told < wanted => Decision::Tell(now),
@@ -87,11 +82,14 @@ fn told(claim: &PersistentVolumeClaim) -> Option<u64> {
     quantity::parse(&capacity.get("storage")?.0).ok()
 }
 
-/// Looks at a bound claim, and does what is owed to it.
-pub async fn reconcile(cx: &Context, claim: &PersistentVolumeClaim) -> Outcome {
-    let name = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
-    let Some(pv) = name.and_then(|name| cx.stores.pv(name)) else { return Outcome::Done };
-    let failed = match decide(claim, Some(&pv), &cx.settings.name) {
+/// Looks at a claim that is bound to a PV which holds this volume, and does what is owed to it.
+pub async fn reconcile(
+    cx: &Context,
+    claim: &PersistentVolumeClaim,
+    pv: &PersistentVolume,
+    volume: &Spec,
+) -> Outcome {
+    let failed = match decide(claim, pv, volume) {
         Decision::Nothing => return Outcome::Done,
         Decision::Shrink { wanted, now } => {
             let message =
@@ -100,7 +98,7 @@ pub async fn reconcile(cx: &Context, claim: &PersistentVolumeClaim) -> Outcome {
             return Outcome::Done;
         }
         Decision::Tell(now) => tell(cx, claim, now).await,
-        Decision::Grow(wanted) => grow(cx, claim, &pv, wanted).await,
+        Decision::Grow(wanted) => grow(cx, claim, pv, volume, wanted).await,
     };
     match failed {
         Ok(()) => Outcome::Done,
@@ -119,28 +117,26 @@ async fn grow(
     cx: &Context,
     claim: &PersistentVolumeClaim,
     pv: &PersistentVolume,
+    volume: &Spec,
     wanted: u64,
 ) -> Result<()> {
     let pv_name = pv.metadata.name.as_deref().unwrap_or_default();
-    let volume = annotation(&pv.metadata, objects::VOLUME).unwrap_or_default();
-    let id = annotation(&pv.metadata, objects::VOLUME_ID).unwrap_or_default().to_owned();
-    let foreign = || Error::Foreign(format!("PersistentVolume {pv_name} has no volume of ours"));
-    let volume = Name::new(volume).map_err(|_| foreign())?;
-    let is_ours = cx
+    let (name, id) = (volume.name.clone(), volume.id.clone());
+    let is_there = cx
         .blocking(move |volumes| {
-            if volumes.show(&volume)?.spec.id.as_str() != id {
+            if volumes.show(&name)?.spec.id != id {
                 return Ok(false);
             }
             let growth = Growth { capacity: Some(wanted), ..Growth::default() };
-            match volumes.expand(&volume, growth) {
+            match volumes.expand(&name, growth) {
                 // Somebody has given it more already, beside the cluster.
                 Ok(_) | Err(volume::error::Error::WouldShrink { .. }) => Ok(true),
                 Err(error) => Err(error),
             }
         })
         .await?;
-    if !is_ours {
-        return Err(foreign());
+    if !is_there {
+        return Err(Error::Stale);
     }
     let api = Api::<PersistentVolume>::all(cx.client.clone());
     let patch = objects::capacity_patch(pv, wanted);
@@ -171,8 +167,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::volume::name::{Name, VolumeId};
 
-    const OURS: &str = "example.org/berth";
+    const GI: u64 = 1 << 30;
 
     fn claim(wanted: &str, told: &str) -> PersistentVolumeClaim {
         serde_json::from_value(json!({
@@ -183,32 +180,45 @@ mod tests {
         .unwrap()
     }
 
-    fn pv(name: &str, by: &str, uid: &str, capacity: &str) -> PersistentVolume {
+    fn pv(uid: &str, capacity: &str) -> PersistentVolume {
         serde_json::from_value(json!({
-            "metadata": { "name": name, "annotations": {
-                "pv.kubernetes.io/provisioned-by": by, "berth.io/volume": "v",
-            } },
-            "spec": { "capacity": { "storage": capacity }, "claimRef": { "uid": uid } },
+            "metadata": { "name": "pvc-u" },
+            "spec": {
+                "capacity": { "storage": capacity },
+                "claimRef": { "namespace": "ns", "name": "c", "uid": uid },
+            },
+            "status": { "phase": "Bound" },
         }))
         .unwrap()
     }
 
+    fn volume(id: &str, user: &str, capacity: u64) -> Spec {
+        let (name, id) = (Name::new("v").unwrap(), VolumeId::new(id).unwrap());
+        let mut spec = Spec::new(name, id, capacity);
+        spec.labels.insert(ownership::CLAIM_UID.into(), user.into());
+        spec
+    }
+
     #[test]
     fn what_is_owed() {
-        const GI: u64 = 1 << 30;
-        let check = |wanted: &str, told: &str, pv: &PersistentVolume, expected| {
-            assert_eq!(decide(&claim(wanted, told), Some(pv), OURS), expected, "{wanted} {told}");
+        let own = |bytes| volume("u", "u", bytes);
+        let check = |wanted: &str, told: &str, pv: &PersistentVolume, volume: Spec, expected| {
+            assert_eq!(decide(&claim(wanted, told), pv, &volume), expected, "{wanted} {told}");
         };
-        let own = pv("pvc-u", OURS, "u", "1Gi");
-        check("1Gi", "1Gi", &own, Decision::Nothing);
-        check("2Gi", "1Gi", &own, Decision::Grow(2 * GI));
-        check("2Gi", "1Gi", &pv("pvc-u", OURS, "u", "2Gi"), Decision::Tell(2 * GI));
-        check("2Gi", "1Gi", &pv("pvc-u", "other", "u", "1Gi"), Decision::Nothing);
-        check("2Gi", "1Gi", &pv("pvc-u", OURS, "other", "1Gi"), Decision::Nothing);
-        check("512Mi", "1Gi", &own, Decision::Shrink { wanted: GI / 2, now: GI });
-        check("512Mi", "1Gi", &pv("pvc-old", OURS, "u", "1Gi"), Decision::Nothing);
-        check("nonsense", "1Gi", &own, Decision::Nothing);
-        assert_eq!(decide(&claim("2Gi", "1Gi"), None, OURS), Decision::Nothing);
+        check("1Gi", "1Gi", &pv("u", "1Gi"), own(GI), Decision::Nothing);
+        check("2Gi", "1Gi", &pv("u", "1Gi"), own(GI), Decision::Grow(2 * GI));
+        check("2Gi", "1Gi", &pv("u", "1Gi"), own(2 * GI), Decision::Grow(2 * GI));
+        check("2Gi", "1Gi", &pv("u", "2Gi"), own(2 * GI), Decision::Tell(2 * GI));
+        // What the PV says without having it counts for nothing.
+        check("2Gi", "1Gi", &pv("u", "8Ti"), own(GI), Decision::Grow(2 * GI));
+        check("2Gi", "1Gi", &pv("u", "8Ti"), own(2 * GI), Decision::Tell(2 * GI));
+        let shrink = Decision::Shrink { wanted: GI / 2, now: GI };
+        check("512Mi", "1Gi", &pv("u", "1Gi"), own(GI), shrink);
+        check("512Mi", "1Gi", &pv("u", "1Gi"), volume("old", "u", GI), Decision::Nothing);
+        check("nonsense", "1Gi", &pv("u", "1Gi"), own(GI), Decision::Nothing);
+        // The PV names another claim, or the volume is another one's by its record.
+        check("2Gi", "1Gi", &pv("other", "1Gi"), own(GI), Decision::Nothing);
+        check("2Gi", "1Gi", &pv("u", "1Gi"), volume("v", "victim", GI), Decision::Nothing);
     }
 
     #[test]

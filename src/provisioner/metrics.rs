@@ -144,11 +144,6 @@ impl Metrics {
         self.pvs_without_volume.set(i64::try_from(pvs).unwrap_or(i64::MAX));
     }
 
-    /// One more volume has no PV.
-    pub fn orphan(&self) {
-        self.volumes_without_pv.inc();
-    }
-
     /// An event could not be told.
     pub fn event_lost(&self) {
         self.events_lost.fetch_add(1, Ordering::Relaxed);
@@ -174,8 +169,7 @@ mod tests {
         metrics.provision_failed("fast", true);
         metrics.deleted("fast", Duration::from_millis(20));
         metrics.delete_failed("fast");
-        metrics.orphans(1, 1);
-        metrics.orphan();
+        metrics.orphans(2, 1);
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let mut text = String::new();

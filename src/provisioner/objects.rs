@@ -1,8 +1,9 @@
 //! The objects of the cluster, as they are read and as they are made: PVs, patches, references.
 //! Pure.
 //!
-//! A PV says in its annotations which volume it is ([`VOLUME_ID`], [`VOLUME`]) and what is done with
-//! it in the end ([`ON_DELETE`]), so that neither the class nor the claim is needed then. [`ENDING`]
+//! A PV says in its annotations which volume it is ([`VOLUME_ID`], [`VOLUME`]), for people: what counts
+//! is the volume's own record ([`super::ownership`]). [`ON_DELETE`] says what is done with it in the
+//! end, so that neither the class nor the claim is needed then. [`ENDING`]
 //! is the record of an end that has begun: it is written before anything is removed, with the
 //! version that was looked at, so that a PV that changed meanwhile loses nothing, and a volume that
 //! is not there any more is known to be gone by our own doing.
@@ -17,6 +18,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::core::ObjectMeta;
 use serde_json::{Value, json};
 
+use super::ownership::SERVER;
 use super::params::on_delete_name;
 pub use crate::label::{PROVISIONED_BY, VOLUME, VOLUME_ID};
 use crate::mount_options;
@@ -34,7 +36,7 @@ pub const CLASS_BETA: &str = "volume.beta.kubernetes.io/storage-class";
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Keeps a PV until its volume is gone.
 pub const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
-/// What is done with a PV's volume in the end; whoever may patch a PV may change it.
+/// What is done with a PV's volume in the end; whoever may patch a PV may ask for more care.
 pub const ON_DELETE: &str = "berth.io/on-delete";
 /// The end of a PV's volume has begun, for the claim with this uid.
 pub const ENDING: &str = "berth.io/ending";
@@ -195,7 +197,7 @@ pub fn has_finalizer(pv: &PersistentVolume) -> bool {
 }
 
 /// A change of an object as it was looked at: if it has changed since, nothing happens (409).
-fn versioned(meta: &ObjectMeta, mut metadata: Value) -> Value {
+pub fn versioned(meta: &ObjectMeta, mut metadata: Value) -> Value {
     metadata["resourceVersion"] = json!(meta.resource_version);
     metadata["uid"] = json!(meta.uid);
     metadata
@@ -209,17 +211,10 @@ pub fn finalizer_patch(pv: &PersistentVolume, keep: bool) -> Value {
     json!({ "metadata": versioned(&pv.metadata, json!({ "finalizers": all })) })
 }
 
-/// Records that the end has begun.
-pub fn ending_patch(pv: &PersistentVolume, of: &str) -> Value {
-    json!({ "metadata": versioned(&pv.metadata, json!({ "annotations": { ENDING: of } })) })
-}
-
-/// Makes a recycled PV available to every claim.
-pub fn available_patch(pv: &PersistentVolume) -> Value {
-    json!({
-        "metadata": versioned(&pv.metadata, json!({ "annotations": { ENDING: null } })),
-        "spec": { "claimRef": null },
-    })
+/// Records that the end has begun, and by which server.
+pub fn ending_patch(pv: &PersistentVolume, of: &str, server: &str) -> Value {
+    let annotations = json!({ "annotations": { ENDING: of, SERVER: server } });
+    json!({ "metadata": versioned(&pv.metadata, annotations) })
 }
 
 /// Takes a PV over from the recycler of the cluster.
@@ -333,8 +328,8 @@ mod tests {
         pv.metadata.finalizers = Some(vec!["other".into(), FINALIZER.into()]);
         let patches = [
             finalizer_patch(&pv, false),
-            ending_patch(&pv, "u"),
-            available_patch(&pv),
+            ending_patch(&pv, "u", "me"),
+            super::super::recycled::parking_patch(&pv).unwrap(),
             take_over_patch(&pv),
             capacity_patch(&pv, 5),
         ];

@@ -1,93 +1,209 @@
-//! What does not belong together when a server begins to provision: volumes of claims without a PV,
-//! and PVs without a volume.
+//! What does not belong together, looked for again and again: volumes of claims without a PV, and
+//! PVs of this server without a volume.
 //!
-//! They are said in the log and counted, and nothing of them is deleted: somebody may restore the
-//! other half. One kind is no orphan but a beginning: a volume without any content of its own whose
-//! claim is gone and whose PV was never there is what a crash in the middle of provisioning leaves,
-//! and is taken away again. A claim that still waits goes on with the volume that it has; for the
-//! case that it goes before, its volume is kept in mind ([`Unfinished::Found`]).
+//! They are counted, and each is said once (and again with every resync): in the log, and to the claim
+//! whose volume is gone. Nothing of them is deleted: somebody may restore the other half. One kind
+//! is no orphan but a beginning, and is taken away again: what a crash in the middle of provisioning
+//! leaves, which is a volume that no PV ever held ([`super::ownership`]), whose claim is gone or has
+//! another volume, and in which nothing ever was. A claim that still waits goes on with the volume that
+//! it has; for the case that it goes before, its volume is kept in mind ([`Unfinished::Found`]).
+//!
+//! The leader also says which released PVs wait for another server that does not end them.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use tokio::time::Instant;
 
 use super::Context;
-use super::claims::{self, Unfinished};
+use super::claims;
+use super::events::Tone;
 use super::objects::{self, annotation};
+use super::ownership::{CLAIM, PV_UID, Relation, address, names};
+use super::unfinished::{self, Unfinished};
 use super::watch::Key;
-use crate::volume::spec::{Phase, Status};
+use crate::volume::spec::{Phase, Spec, Status};
 
-/// Looks for what does not belong together; says so, and takes beginnings away.
-pub async fn report(cx: &Context) {
-    let volumes = match cx.blocking(|volumes| Ok(volumes.list())).await {
-        Ok(volumes) => volumes,
-        Err(error) => return tracing::warn!(%error, "cannot look for orphans"),
-    };
-    let mut alone = 0;
-    let pvs = cx.stores.pvs();
-    let known: HashSet<_> = pvs.iter().filter_map(|pv| volume_id(pv)).collect();
-    let claims: HashMap<_, _> =
-        cx.stores.claims().filter_map(|claim| Some((claim.metadata.uid.clone()?, claim))).collect();
-    for volume in &volumes {
-        let id = volume.spec.id.as_str();
-        // Volumes that people made have no claim's label, and those of claims will be taken up.
-        let Some(namespace) = volume.spec.labels.get(objects::CLAIM_NAMESPACE) else { continue };
-        if known.contains(id) || !cx.stores.watches(namespace) {
-            continue;
+/// How long another server may take to end a volume before the leader says that it does not.
+const ABANDONED: Duration = Duration::from_secs(45);
+
+/// What was found, and said.
+#[derive(Default)]
+pub struct Found {
+    /// Ids of volumes without a PV.
+    volumes: HashSet<String>,
+    /// Uids of PVs without a volume.
+    pvs: HashSet<String>,
+    /// Since when released PVs of other servers are known, by uid, and whether that was said.
+    abandoned: HashMap<String, (Instant, bool)>,
+}
+
+/// Looks for what does not belong together; says what is new, and takes beginnings away.
+pub async fn look(cx: &Context) {
+    // First the volumes: one that is made meanwhile has its PV later.
+    let volumes = cx.volumes.specs();
+    let (mut held, mut missing, mut waiting) = (HashSet::new(), Vec::new(), Vec::new());
+    for pv in cx.stores.pvs() {
+        // Also written down here: a claim whose predecessor has gone since is seen to use its volume.
+        let relation = match cx.settle(&pv).await {
+            Ok(relation) => relation,
+            Err(error) => {
+                tracing::debug!(
+                    error = error.logged(),
+                    pv = pv.metadata.name,
+                    "cannot write it down"
+                );
+                cx.relation(&pv).await
+            }
+        };
+        match relation {
+            Relation::New(spec) | Relation::Own(spec) | Relation::Stranger(spec) => {
+                held.insert(spec.id.as_str().to_owned());
+            }
+            Relation::Missing => missing.push(pv),
+            Relation::Other => waiting.push(pv),
         }
-        if let Some(claim) = claims.get(id) {
-            cx.remember(&Key::of(&**claim), Unfinished::Found(volume.spec.name.clone()));
-            continue;
-        }
-        if is_a_beginning(cx, volume).await && taken_away(cx, volume, namespace).await {
-            continue;
-        }
-        alone += 1;
-        warn(volume);
     }
-    let there: HashSet<_> = volumes.iter().map(|volume| volume.spec.id.as_str()).collect();
-    let ours = pvs
-        .iter()
-        .filter(|pv| annotation(&pv.metadata, objects::PROVISIONED_BY) == Some(&cx.settings.name));
-    let mut missing = 0;
-    for pv in ours.filter(|pv| volume_id(pv).is_none_or(|id| !there.contains(id))) {
-        missing += 1;
-        tracing::warn!(pv = pv.metadata.name, "the PersistentVolume has no volume here");
-    }
-    cx.metrics.orphans(alone, missing);
-}
-
-fn volume_id(pv: &k8s_openapi::api::core::v1::PersistentVolume) -> Option<&str> {
-    annotation(&pv.metadata, objects::VOLUME_ID)
-}
-
-/// Says that a volume is alone.
-pub fn warn(volume: &Status) {
-    let (volume, id) = (&volume.spec.name, volume.spec.id.as_str());
-    tracing::warn!(%volume, id, "the volume has no PersistentVolume");
-}
-
-/// Whether nobody ever wrote into a volume, or has it mounted. In doubt, somebody did.
-pub async fn is_a_beginning(cx: &Context, volume: &Status) -> bool {
-    let name = volume.spec.name.clone();
-    let untouched = match volume.phase {
-        Phase::Ready | Phase::Counting => {
-            cx.blocking(move |volumes| volumes.is_empty(&name)).await.unwrap_or(false)
+    let mut alone = Vec::new();
+    for spec in volumes.iter().filter(|spec| !held.contains(spec.id.as_str())) {
+        if is_alone(cx, spec).await {
+            alone.push(spec);
         }
-        // A copy is given to nobody before it is whole.
-        Phase::Cloning { .. } | Phase::Failed { .. } => true,
-        Phase::Lost { .. } => false,
-    };
-    untouched && volume.mounted_by.is_empty()
+    }
+    cx.metrics.orphans(alone.len(), missing.len());
+    say_volumes(cx, &alone);
+    say_pvs(cx, &missing);
+    if *cx.term.read().await {
+        say_abandoned(cx, &waiting);
+    }
 }
 
-async fn taken_away(cx: &Context, volume: &Status, namespace: &str) -> bool {
+/// Has everything said again that is found from now on.
+pub fn say_again(cx: &Context) {
+    let mut found = cx.found.lock().unwrap_or_else(PoisonError::into_inner);
+    found.volumes.clear();
+    found.pvs.clear();
+    found.abandoned.values_mut().for_each(|(_, said)| *said = false);
+}
+
+/// Whether a volume of a claim, which no PV points to, stays so.
+async fn is_alone(cx: &Context, spec: &Spec) -> bool {
+    // Volumes that people made have no claim's label.
+    let Some(namespace) = spec.labels.get(objects::CLAIM_NAMESPACE) else { return false };
+    if !cx.stores.watches(namespace) {
+        return false;
+    }
+    let uid = spec.id.as_str();
+    let of = |claim: &Arc<PersistentVolumeClaim>| is_of(claim, uid);
+    let claim = match spec.labels.get(CLAIM).and_then(|c| c.split_once('/')) {
+        Some((namespace, name)) => cx.stores.claim_named(namespace, name).filter(of),
+        None => cx.stores.claims().find(of),
+    };
+    if let Some(claim) = &claim
+        && !claims::names_a_volume(claim)
+    {
+        cx.remember(&Key::of(&**claim), Unfinished::Found(spec.name.clone()));
+        return false;
+    }
+    !(is_a_beginning(cx, spec).await && taken_away(cx, spec, namespace).await)
+}
+
+fn is_of(claim: &PersistentVolumeClaim, uid: &str) -> bool {
+    claim.metadata.uid.as_deref() == Some(uid)
+}
+
+/// Whether no PV ever held a volume, and nobody ever wrote into it or has it mounted. In doubt,
+/// somebody did.
+pub async fn is_a_beginning(cx: &Context, spec: &Spec) -> bool {
+    if spec.labels.contains_key(PV_UID) {
+        return false;
+    }
+    let name = spec.name.clone();
+    let untouched = cx.blocking(move |volumes| {
+        let Status { phase, mounted_by, .. } = volumes.show(&name)?;
+        Ok(match phase {
+            Phase::Ready | Phase::Counting => {
+                mounted_by.is_empty() && volumes.is_untouched(&name)?
+            }
+            // A copy is given to nobody before it is whole.
+            Phase::Cloning { .. } | Phase::Failed { .. } => true,
+            Phase::Lost { .. } => false,
+        })
+    });
+    untouched.await.unwrap_or(false)
+}
+
+async fn taken_away(cx: &Context, spec: &Spec, namespace: &str) -> bool {
     // The claim is known to be gone by its uid alone: its name is not needed any more.
-    let uid = volume.spec.id.as_str().to_owned();
+    let uid = spec.id.as_str().to_owned();
     let key = Key { namespace: Some(namespace.to_owned()), name: String::new(), uid };
-    match claims::end_unfinished(cx, &key, volume.spec.name.clone()).await {
+    match unfinished::end_unfinished(cx, &key, spec.name.clone()).await {
         Ok(ended) => ended,
         Err(error) => {
-            tracing::warn!(%error, volume = %volume.spec.name, "cannot take a beginning away");
+            let error = error.logged();
+            tracing::warn!(error, volume = %spec.name, "cannot take a beginning away");
             false
         }
     }
+}
+
+fn say_volumes(cx: &Context, alone: &[&Spec]) {
+    let mut found = cx.found.lock().unwrap_or_else(PoisonError::into_inner);
+    let now: HashSet<_> = alone.iter().map(|spec| spec.id.as_str().to_owned()).collect();
+    for spec in alone.iter().filter(|spec| !found.volumes.contains(spec.id.as_str())) {
+        let (volume, id) = (&spec.name, spec.id.as_str());
+        tracing::warn!(%volume, id, "the volume has no PersistentVolume");
+    }
+    found.volumes = now;
+}
+
+fn say_pvs(cx: &Context, missing: &[Arc<PersistentVolume>]) {
+    let mut found = cx.found.lock().unwrap_or_else(PoisonError::into_inner);
+    let uid = |pv: &PersistentVolume| pv.metadata.uid.clone().unwrap_or_default();
+    for pv in missing.iter().filter(|pv| !found.pvs.contains(&uid(pv))) {
+        let name = pv.metadata.name.as_deref().unwrap_or_default();
+        tracing::warn!(pv = name, "the PersistentVolume has no volume here");
+        let message = format!(
+            "The volume of PersistentVolume {name} is not on its server any more: it was deleted \
+             there, or the server runs with another directory. Restore it, or delete the claim and \
+             make it anew"
+        );
+        if let Some(of) = objects::claim_of(pv).filter(|of| of.uid.is_some()) {
+            cx.events.tell(of.clone(), Tone::Warning, "VolumeLost", message.clone());
+        }
+        cx.events.tell(objects::pv_ref(pv), Tone::Warning, "VolumeLost", message);
+    }
+    found.pvs = missing.iter().map(|pv| uid(pv)).collect();
+}
+
+/// Says which released PVs wait for a server that does not end them.
+fn say_abandoned(cx: &Context, others: &[Arc<PersistentVolume>]) {
+    let mut found = cx.found.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = std::mem::take(&mut found.abandoned);
+    for pv in others.iter().filter(|pv| waits_for_its_end(cx, pv)) {
+        let uid = pv.metadata.uid.clone().unwrap_or_default();
+        let (since, mut said) = before.get(&uid).copied().unwrap_or((Instant::now(), false));
+        if !said && since.elapsed() >= ABANDONED {
+            said = true;
+            let name = pv.metadata.name.as_deref().unwrap_or_default();
+            let at = address(pv).map(|at| format!("{} port {}", at.server, at.port));
+            let message = format!(
+                "PersistentVolume {name} is of another server, at {}, which does not end it; does \
+                 that server run, and with the right directory?",
+                at.unwrap_or_default()
+            );
+            cx.events.tell(objects::pv_ref(pv), Tone::Warning, "VolumeFailedDelete", message);
+        }
+        found.abandoned.insert(uid, (since, said));
+    }
+}
+
+/// Whether a PV of the provisioner's name is to be ended by some server.
+fn waits_for_its_end(cx: &Context, pv: &PersistentVolume) -> bool {
+    annotation(&pv.metadata, objects::PROVISIONED_BY) == Some(cx.settings.name.as_str())
+        && matches!(objects::phase(pv), "Released" | "Failed")
+        && objects::policy(pv) == "Delete"
+        && !cx.stores.claims().any(|claim| names(&claim, pv))
 }

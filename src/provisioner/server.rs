@@ -37,12 +37,30 @@ pub struct Server {
     /// The port that the server itself listens on.
     port: u16,
     known: Mutex<Option<(Instant, Address)>>,
+    /// When it was last asked for by somebody who can do without.
+    tried: Mutex<Option<Instant>>,
 }
 
 impl Server {
     /// A server that is to be found there.
     pub fn new(at: Where, port: u16) -> Self {
-        Self { at, port, known: Mutex::default() }
+        Self { at, port, known: Mutex::default(), tried: Mutex::default() }
+    }
+
+    /// The address that it has or had, if that is known: to tell PVs of this server from others'.
+    pub async fn known(&self, client: &Client) -> Option<Address> {
+        if let Where::Service { .. } = &self.at {
+            let last = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some((_, address)) = last {
+                return Some(address);
+            }
+            let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+            if tried.is_some_and(|at| at.elapsed() < FRESH) {
+                return None;
+            }
+            *tried = Some(Instant::now());
+        }
+        self.address(client).await.ok()
     }
 
     /// The address of this moment.

@@ -157,8 +157,8 @@ pub fn begin(
             Some(namespace) => Api::namespaced(client.clone(), namespace),
             None => Api::all(client.clone()),
         };
-        let queues = Arc::clone(queues);
-        let changed = move |claim: &PersistentVolumeClaim| queues.claims.add(Key::of(claim));
+        let (kept, queues) = (Arc::clone(stores), Arc::clone(queues));
+        let changed = move |claim: &PersistentVolumeClaim| changed_claim(&kept, &queues, claim);
         tasks.spawn(follow(api, writer, changed));
     }
     let both = Arc::clone(queues);
@@ -167,6 +167,15 @@ pub fn begin(
     let changed = move |class: &StorageClass| changed_class(&kept, &queues, class);
     tasks.spawn(follow(Api::all(client.clone()), writers.classes, changed));
     tasks
+}
+
+/// A claim matters to the PV that it names: as long as it is there, the volume is kept.
+fn changed_claim(stores: &Stores, queues: &Queues, claim: &PersistentVolumeClaim) {
+    queues.claims.add(Key::of(claim));
+    let named = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+    if let Some(pv) = named.and_then(|name| stores.pv(name)) {
+        queues.pvs.add(Key::of(&*pv));
+    }
 }
 
 /// A PV matters to its claim too: for its growth.

@@ -27,6 +27,7 @@ mod counter;
 mod create;
 pub mod error;
 pub mod holder;
+mod labels;
 mod layout;
 pub mod name;
 pub mod progress;

@@ -43,17 +43,25 @@ fn no_pv() -> Step {
 
 async fn begin(scene: &mut Scene, steps: Vec<Step>) {
     let cx = Arc::clone(&scene.cx);
-    scene.talk(async move { orphans::report(&cx).await }, steps).await;
+    scene.talk(async move { orphans::look(&cx).await }, steps).await;
 }
 
 /// How many volumes are said to have no PV.
 fn alone(scene: &Scene) -> String {
+    metric(scene, "volumes_without_pv")
+}
+
+/// How many PVs are said to have no volume.
+fn missing(scene: &Scene) -> String {
+    metric(scene, "pvs_without_volume")
+}
+
+fn metric(scene: &Scene, name: &str) -> String {
     let (mut registry, mut text) = (Registry::default(), String::new());
     scene.cx.metrics.register(&mut registry);
     encode(&mut text, &registry).unwrap();
-    let found =
-        text.lines().find_map(|line| line.strip_prefix("berth_provisioner_volumes_without_pv "));
-    found.unwrap().to_owned()
+    let start = format!("berth_provisioner_{name} ");
+    text.lines().find_map(|line| line.strip_prefix(&start)).unwrap().to_owned()
 }
 
 #[tokio::test]
@@ -117,7 +125,6 @@ async fn content_without_a_pv_is_never_taken_away() {
     scene.claim_gone(&claim("data"));
     assert_eq!(scene.look_at_claim(&key, vec![gone()]).await, Outcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
-    assert_eq!(alone(&scene), "1");
     // Nor if its claim was gone when the server began.
     begin(&mut scene, vec![]).await;
     assert!(scene.has(&volume_of("data"), "file"));
@@ -149,6 +156,7 @@ async fn a_copy_that_nobody_waits_for_is_taken_away() {
     bound["spec"]["volumeName"] = json!("pvc-uid-source");
     scene.claim(&bound);
     scene.pv(&pv("source", "Bound", "delete"));
+    scene.look_at_claim(&source, vec![]).await;
     // More than the copy may hold, so that it comes to nothing.
     let large = scene.dir.path().join(volume_of("source")).join("large");
     std::fs::write(large, vec![1; 17 << 20]).unwrap();
@@ -165,4 +173,78 @@ async fn a_copy_that_nobody_waits_for_is_taken_away() {
     scene.claim_gone(&copy);
     begin(&mut scene, vec![no_pv()]).await;
     assert_eq!((scene.names(), alone(&scene)), (vec![volume_of("source")], "0".into()));
+}
+
+#[tokio::test]
+async fn an_empty_volume_that_a_pv_ever_held_is_never_taken_away() {
+    // Its PV was retained, and is another one after a restore: nothing of the cluster knows it.
+    let mut scene = Scene::new();
+    scene.made("data", &[("berth.io/pv-uid", "pv-before")]);
+    begin(&mut scene, vec![]).await;
+    assert_eq!((scene.names().len(), alone(&scene).as_str()), (1, "1"));
+    // Nor one in which something was, though nobody knows of a PV.
+    let mut scene = Scene::new();
+    scene.made("data", &[]);
+    let dir = scene.dir.path().join(volume_of("data"));
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    std::fs::File::open(&dir).unwrap().set_modified(later).unwrap();
+    begin(&mut scene, vec![]).await;
+    assert_eq!((scene.names().len(), alone(&scene).as_str()), (1, "1"));
+}
+
+#[tokio::test]
+async fn what_another_server_provisioned_meanwhile_leaves_no_beginning_here() {
+    let mut scene = Scene::new();
+    scene.made("data", &[]);
+    let mut bound = claim("data");
+    bound["spec"]["volumeName"] = json!("pvc-uid-data");
+    scene.claim(&bound);
+    let mut theirs = pv("data", "Bound", "delete");
+    theirs["metadata"]["annotations"]["berth.io/server"] = json!("another");
+    theirs["spec"]["nfs"]["server"] = json!("10.0.0.2");
+    scene.pv(&theirs);
+    begin(&mut scene, vec![step("GET", PV, Answer::Json(200, theirs))]).await;
+    assert_eq!(scene.names().len(), 0);
+}
+
+#[tokio::test]
+async fn a_claim_whose_volume_is_gone_is_told_once() {
+    let mut scene = Scene::new();
+    scene.made("data", &[("berth.io/pv-uid", "pv-data")]);
+    scene.pv(&pv("data", "Bound", "delete"));
+    begin(&mut scene, vec![]).await;
+    assert_eq!((missing(&scene).as_str(), scene.told().len()), ("0", 0));
+    // Somebody deletes it beside the cluster.
+    let name = scene.name(&volume_of("data"));
+    scene.volumes.end(&name, None).unwrap();
+    begin(&mut scene, vec![]).await;
+    assert_eq!(missing(&scene), "1");
+    let notes = scene.notes();
+    let kinds: Vec<_> = notes.iter().map(|n| n.of.kind.clone().unwrap_or_default()).collect();
+    assert!(notes.iter().all(|note| note.reason == "VolumeLost"), "{notes:?}");
+    assert_eq!(kinds.len(), 2);
+    assert_eq!(notes[0].of.name.as_deref(), Some("data"));
+    begin(&mut scene, vec![]).await;
+    assert_eq!(scene.told(), [""; 0]);
+    // It is there again.
+    scene.made("data", &[("berth.io/pv-uid", "pv-data")]);
+    begin(&mut scene, vec![]).await;
+    assert_eq!(missing(&scene), "0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_pv_that_its_server_does_not_end_is_said_in_the_end() {
+    let mut scene = Scene::new();
+    let mut theirs = pv("data", "Released", "delete");
+    theirs["metadata"]["annotations"]["berth.io/server"] = json!("another");
+    theirs["spec"]["nfs"]["server"] = json!("10.0.0.2");
+    scene.pv(&theirs);
+    begin(&mut scene, vec![]).await;
+    assert_eq!((missing(&scene).as_str(), scene.told().len()), ("0", 0));
+    tokio::time::advance(std::time::Duration::from_secs(60)).await;
+    begin(&mut scene, vec![]).await;
+    let notes = scene.notes();
+    assert!(notes[0].message.contains("10.0.0.2"), "{notes:?}");
+    begin(&mut scene, vec![]).await;
+    assert_eq!(scene.told(), [""; 0]);
 }

@@ -15,6 +15,7 @@ use kube::client::Body;
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::RwLock;
 use tokio::time::timeout;
 use tower_test::mock::{Handle, pair};
 
@@ -26,11 +27,15 @@ use crate::provisioner::queue::Outcome;
 use crate::provisioner::server::{Server, Where};
 use crate::provisioner::watch::{Key, Writers, stores};
 use crate::provisioner::{Context, Settings, claims, volumes};
-use crate::volume::name::Name;
-use crate::volume::{self, Serving, Volumes};
+use crate::volume::name::{Name, VolumeId};
+use crate::volume::spec::Spec;
+use crate::volume::{self, Origin, Serving, Volumes};
 
 /// The provisioner's name.
 pub const OURS: &str = "example.org/berth";
+
+/// Which server it is.
+pub const SERVER_ID: &str = "me";
 
 /// Longer than any conversation takes: what hangs, fails.
 const LONG: Duration = Duration::from_secs(60);
@@ -134,6 +139,7 @@ impl Scene {
         let cx = Arc::new(Context {
             client,
             settings: settings(),
+            server_id: SERVER_ID.into(),
             volumes: Arc::clone(&volumes),
             server: Server::new(at, 2049),
             stores: Arc::new(stores),
@@ -141,6 +147,8 @@ impl Scene {
             metrics,
             unfinished: Mutex::default(),
             populated: Mutex::default(),
+            term: RwLock::new(true),
+            found: Mutex::default(),
         });
         Self { cx, volumes, server, teller, writers, dir, _state: state }
     }
@@ -205,9 +213,7 @@ impl Scene {
                 }
                 match step.answer {
                     Answer::Json(code, value) => send.send_response(response(code, &value)),
-                    Answer::Echo => {
-                        send.send_response(response(200, &serde_json::from_str(&body).unwrap()));
-                    }
+                    Answer::Echo => send.send_response(response(200, &saved(&body))),
                     Answer::Silence => silent.push(send),
                     Answer::Broken => send.send_error(std::io::Error::other("it is broken")),
                 }
@@ -240,6 +246,27 @@ impl Scene {
         self.volumes.list().iter().map(|status| status.spec.name.to_string()).collect()
     }
 
+    /// Makes the volume of a claim, as provisioning makes it, with more labels.
+    pub fn made(&self, claim: &str, more: &[(&str, &str)]) {
+        let id = VolumeId::new(format!("uid-{claim}")).unwrap();
+        let mut spec = Spec::new(self.name(&volume_of(claim)), id, 16 << 20);
+        let (uid, full) = (format!("uid-{claim}"), format!("ns/{claim}"));
+        let labels = [
+            ("berth.io/claim-namespace", "ns"),
+            ("berth.io/claim-uid", &uid),
+            ("berth.io/claim", &full),
+        ];
+        let own = |(key, value): &(&str, &str)| (key.to_string(), value.to_string());
+        spec.labels = labels.iter().chain(more).map(own).collect();
+        self.volumes.create(spec, Origin::Fresh).unwrap();
+    }
+
+    /// A label of a volume, or nothing.
+    pub fn label(&self, volume: &str, key: &str) -> String {
+        let status = self.volumes.show(&self.name(volume)).unwrap();
+        status.spec.labels.get(key).cloned().unwrap_or_default()
+    }
+
     /// Writes a file into a volume.
     pub fn write(&self, volume: &str, file: &str) {
         std::fs::write(self.dir.path().join(volume).join(file), file).unwrap();
@@ -253,6 +280,20 @@ impl Scene {
     pub fn name(&self, name: &str) -> Name {
         Name::new(name).unwrap()
     }
+}
+
+/// What is sent, as the API server keeps it.
+fn saved(body: &str) -> Value {
+    let mut object: Value = serde_json::from_str(body).unwrap();
+    if let Some(uid) = object["metadata"]["name"].as_str().map(pv_uid) {
+        object["metadata"]["uid"] = json!(uid);
+    }
+    object
+}
+
+/// The uid of the PV of this name.
+pub fn pv_uid(name: &str) -> String {
+    name.replace("pvc-uid-", "pv-")
 }
 
 /// An answer of the API server.
@@ -285,13 +326,16 @@ pub fn pv(claim: &str, phase: &str, on_delete: &str) -> Value {
             "name": format!("pvc-{uid}"), "uid": format!("pv-{claim}"), "resourceVersion": "7",
             "finalizers": ["external-provisioner.volume.kubernetes.io/finalizer"],
             "annotations": {
-                "pv.kubernetes.io/provisioned-by": OURS, "berth.io/volume-id": uid,
-                "berth.io/volume": volume_of(claim), "berth.io/on-delete": on_delete,
+                "pv.kubernetes.io/provisioned-by": OURS, "berth.io/server": SERVER_ID,
+                "berth.io/volume-id": uid, "berth.io/volume": volume_of(claim),
+                "berth.io/on-delete": on_delete,
             },
         },
         "spec": {
             "persistentVolumeReclaimPolicy": "Delete", "storageClassName": "fast",
-            "capacity": { "storage": "16Mi" },
+            "capacity": { "storage": "16Mi" }, "accessModes": ["ReadWriteMany"],
+            "nfs": { "server": "10.0.0.1", "path": format!("/{}", volume_of(claim)) },
+            "mountOptions": ["nfsvers=3", "port=2049"],
             "claimRef": { "namespace": "ns", "name": claim, "uid": uid },
         },
         "status": { "phase": phase },

@@ -4,19 +4,26 @@ use serde_json::{Value, json};
 
 use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
 use crate::provisioner::queue::Outcome;
-use crate::volume::Origin;
-use crate::volume::name::VolumeId;
-use crate::volume::spec::Spec;
 
 const PV: &str = "/api/v1/persistentvolumes/pvc-uid-data";
+const CLAIM: &str = "/api/v1/namespaces/ns/persistentvolumeclaims/data";
 
-/// A volume with a file, whose claim is gone.
+/// A volume with a file, held by the PV of the claim `data`, which is gone.
 fn scene() -> Scene {
+    held_by("pv-data")
+}
+
+/// The same, held by the PV with this uid.
+fn held_by(uid: &str) -> Scene {
     let scene = Scene::new();
-    let (name, id) = (scene.name(&volume_of("data")), VolumeId::new("uid-data").unwrap());
-    scene.volumes.create(Spec::new(name, id, 16 << 20), Origin::Fresh).unwrap();
+    scene.made("data", &[("berth.io/pv-uid", uid)]);
     scene.write(&volume_of("data"), "file");
     scene
+}
+
+/// The claim is looked for again before anything is done.
+fn gone() -> Step {
+    step("GET", CLAIM, refusal(404, "NotFound"))
 }
 
 /// The PV, once its end is recorded.
@@ -50,7 +57,8 @@ async fn delete_takes_the_data_then_the_pv() {
     let mut scene = scene();
     let key = scene.pv(&pv("data", "Released", "delete"));
     let left = Answer::Json(200, recorded("delete"));
-    let steps = vec![record("delete"), delete(left).with(r#""uid":"pv-data""#), let_go(ok())];
+    let steps =
+        vec![gone(), record("delete"), delete(left).with(r#""uid":"pv-data""#), let_go(ok())];
     assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
     assert_eq!(scene.names().len(), 0);
 }
@@ -59,8 +67,8 @@ async fn delete_takes_the_data_then_the_pv() {
 async fn archive_keeps_the_data_beside() {
     let mut scene = scene();
     let key = scene.pv(&pv("data", "Released", "archive"));
-    let gone = Answer::Json(200, recorded("archive"));
-    let steps = vec![record("archive"), delete(gone), let_go(refusal(404, "NotFound"))];
+    let left = Answer::Json(200, recorded("archive"));
+    let steps = vec![gone(), record("archive"), delete(left), let_go(refusal(404, "NotFound"))];
     assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
     let notes = scene.notes();
     assert_eq!(notes[0].reason, "VolumeArchived");
@@ -73,7 +81,7 @@ async fn archive_keeps_the_data_beside() {
 async fn retain_keeps_the_volume() {
     let mut scene = scene();
     let key = scene.pv(&pv("data", "Released", "retain"));
-    let steps = vec![record("retain"), delete(refusal(404, "NotFound"))];
+    let steps = vec![gone(), record("retain"), delete(refusal(404, "NotFound"))];
     assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
     assert_eq!(scene.told(), ["VolumeRetained"]);
@@ -84,7 +92,8 @@ async fn recycle_empties_the_volume_and_frees_the_pv() {
     let mut scene = scene();
     let key = scene.pv(&pv("data", "Released", "recycle"));
     let free = step("PATCH", PV, ok()).with(r#""claimRef":null"#).with(r#""resourceVersion":"8""#);
-    assert_eq!(scene.look_at_pv(&key, vec![record("recycle"), free]).await, Outcome::Done);
+    let free = free.with("volume.beta.kubernetes.io/storage-class").with("berth.io/recycled-");
+    assert_eq!(scene.look_at_pv(&key, vec![gone(), record("recycle"), free]).await, Outcome::Done);
     assert_eq!(scene.told(), ["VolumeRecycled"]);
     assert_eq!(scene.names(), [volume_of("data")]);
     assert!(!scene.has(&volume_of("data"), "file"));
@@ -98,7 +107,7 @@ async fn the_next_tenant_of_a_recycled_pv_loses_nothing() {
     let key = scene.pv(&recorded("recycle"));
     let mut next = pv("data", "Bound", "recycle");
     next["spec"]["claimRef"] = json!({ "namespace": "ns", "name": "next", "uid": "uid-next" });
-    let steps = vec![step("GET", PV, Answer::Json(200, next))];
+    let steps = vec![gone(), step("GET", PV, Answer::Json(200, next))];
     assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
 }
@@ -108,7 +117,7 @@ async fn a_pv_that_changed_since_it_was_looked_at_loses_nothing() {
     for on_delete in ["delete", "archive", "recycle"] {
         let mut scene = scene();
         let key = scene.pv(&pv("data", "Released", on_delete));
-        let steps = vec![step("PATCH", PV, refusal(409, "Conflict"))];
+        let steps = vec![gone(), step("PATCH", PV, refusal(409, "Conflict"))];
         let outcome = scene.look_at_pv(&key, steps).await;
         assert!(matches!(outcome, Outcome::Again(_)), "{outcome:?}");
         assert!(scene.has(&volume_of("data"), "file"));
@@ -122,14 +131,13 @@ async fn whatever_the_server_answers_the_end_is_reached() {
     for trouble in codes.into_iter().chain([Answer::Broken, Answer::Silence]) {
         let mut scene = scene();
         let key = scene.pv(&pv("data", "Released", "delete"));
-        let steps = vec![record("delete"), delete(trouble)];
+        let steps = vec![gone(), record("delete"), delete(trouble)];
         assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Failed);
         assert_eq!(scene.told(), [""; 0]);
         // The volume is gone, which is a success, because the record says that it was us.
         let key = scene.pv(&recorded("delete"));
-        let live = step("GET", PV, Answer::Json(200, recorded("delete")));
         let left = Answer::Json(200, recorded("delete"));
-        let steps = vec![live, delete(left), let_go(ok())];
+        let steps = vec![delete(left), let_go(ok())];
         assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
     }
 }
@@ -139,7 +147,7 @@ async fn nothing_is_removed_before_the_record() {
     for trouble in [refusal(403, "Forbidden"), refusal(500, "Internal"), Answer::Broken] {
         let mut scene = scene();
         let key = scene.pv(&pv("data", "Released", "delete"));
-        let outcome = scene.look_at_pv(&key, vec![step("PATCH", PV, trouble)]).await;
+        let outcome = scene.look_at_pv(&key, vec![gone(), step("PATCH", PV, trouble)]).await;
         assert_eq!(outcome, Outcome::Failed);
         assert!(scene.has(&volume_of("data"), "file"));
     }
@@ -155,14 +163,197 @@ async fn a_volume_that_was_never_here_is_no_success() {
     assert!(notes[0].message.contains("is it the right one"), "{}", notes[0].message);
 }
 
+/// PVs that point to the volume of `data`, or say so, and do not hold it.
+fn forgeries() -> Vec<Value> {
+    let other = |change: &dyn Fn(&mut Value)| {
+        let mut forged = pv("data", "Released", "delete");
+        forged["metadata"]["uid"] = json!("pv-forged");
+        forged["spec"]["claimRef"] = json!({ "namespace": "x", "name": "y", "uid": "uid-y" });
+        change(&mut forged);
+        forged
+    };
+    let named = |forged: &mut Value| forged["metadata"]["name"] = json!("forged");
+    vec![
+        other(&|_| ()),
+        other(&named),
+        // All that annotations can say, and another path.
+        other(&|forged| {
+            named(forged);
+            forged["spec"]["nfs"]["path"] = json!("/of-mine");
+        }),
+        other(&|forged| forged["metadata"]["annotations"]["berth.io/ending"] = json!("uid-y")),
+    ]
+}
+
 #[tokio::test]
-async fn a_volume_of_another_claim_is_left_alone() {
+async fn a_pv_that_names_the_volume_of_another_one_ends_nothing() {
+    for forged in forgeries() {
+        let mut scene = scene();
+        scene.pv(&pv("data", "Bound", "delete"));
+        let key = scene.pv(&forged);
+        // What it says may at most be the end of itself: an end that it says was ours.
+        let steps = vec![];
+        let _ = scene.look_at_pv(&key, steps).await;
+        assert!(scene.has(&volume_of("data"), "file"), "{forged}");
+        assert!(scene.told().iter().all(|reason| *reason != "VolumeRecycled"));
+    }
+}
+
+#[tokio::test]
+async fn a_restored_pv_ends_nothing_until_it_is_bound_again() {
+    let mut scene = held_by("pv-before-the-restore");
+    let restored = pv("data", "Released", "delete");
+    let key = scene.pv(&restored);
+    let mut user = claim("data");
+    user["metadata"]["uid"] = json!("uid-new");
+    user["spec"]["volumeName"] = json!("pvc-uid-data");
+    let user_key = scene.claim(&user);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    // Said to the PV and to the claim, with what to do.
+    let notes = scene.notes();
+    assert_eq!(notes.iter().map(|n| n.reason).collect::<Vec<_>>(), ["VolumeKept", "VolumeKept"]);
+    assert!(notes.iter().all(|n| n.message.contains("kubectl patch pv pvc-uid-data")), "{notes:?}");
+    // Nor without the claim.
+    scene.claim_gone(&user);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.told(), ["VolumeKept"]);
+    assert!(scene.has(&volume_of("data"), "file"));
+    // Whoever does not want it any more deletes it, and the volume stays.
+    let mut leaving = restored.clone();
+    leaving["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
+    let key = scene.pv(&leaving);
+    assert_eq!(scene.look_at_pv(&key, vec![let_go(ok())]).await, Outcome::Done);
+    assert!(scene.has(&volume_of("data"), "file"));
+
+    // Bound to the claim, it has the volume, and ends it with the claim.
+    let mut bound = restored.clone();
+    bound["status"]["phase"] = json!("Bound");
+    bound["spec"]["claimRef"]["uid"] = json!("uid-new");
+    scene.claim(&user);
+    let key = scene.pv(&bound);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&user_key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.label(&volume_of("data"), "berth.io/pv-uid"), "pv-data");
+    assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "uid-new");
+    scene.claim_gone(&user);
+    bound["status"]["phase"] = json!("Released");
+    let key = scene.pv(&bound);
+    let record = step("PATCH", PV, Answer::Json(200, bound.clone())).with("uid-new");
+    let steps = vec![gone(), record, delete(refusal(404, "NotFound"))];
+    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.names().len(), 0);
+}
+
+#[tokio::test]
+async fn a_claim_that_names_the_pv_keeps_its_volume() {
+    let mut user = claim("data");
+    user["metadata"]["uid"] = json!("uid-restored");
+    user["spec"]["volumeName"] = json!("pvc-uid-data");
+    let mut renamed = user.clone();
+    renamed["metadata"]["name"] = json!("renamed");
+    for (known, user) in [(true, user.clone()), (true, renamed), (false, user)] {
+        let mut scene = scene();
+        let mut steps = Vec::new();
+        if known {
+            scene.claim(&user);
+        } else {
+            steps.push(step("GET", CLAIM, Answer::Json(200, user)));
+        }
+        let key = scene.pv(&pv("data", "Released", "delete"));
+        assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+        let notes = scene.notes();
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert!(notes[0].message.contains("kubectl patch pv pvc-uid-data"), "{notes:?}");
+        assert!(scene.has(&volume_of("data"), "file"));
+    }
+}
+
+#[tokio::test]
+async fn a_claim_of_another_namespace_keeps_nothing() {
     let mut scene = scene();
+    let mut other = claim("data");
+    other["metadata"]["namespace"] = json!("elsewhere");
+    other["metadata"]["uid"] = json!("uid-elsewhere");
+    other["spec"]["volumeName"] = json!("pvc-uid-data");
+    scene.claim(&other);
+    let key = scene.pv(&pv("data", "Released", "delete"));
+    let steps = vec![gone(), record("delete"), delete(refusal(404, "NotFound"))];
+    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.names().len(), 0);
+}
+
+#[tokio::test]
+async fn a_claim_ref_that_was_changed_ends_nothing() {
+    // Whoever may patch the PV has it say that its claim is one that is not there.
+    let mut scene = scene();
+    let mut user = claim("data");
+    user["spec"]["volumeName"] = json!("pvc-uid-data");
+    scene.claim(&user);
+    let mut changed = pv("data", "Released", "delete");
+    changed["spec"]["claimRef"] = json!({ "namespace": "x", "name": "y", "uid": "uid-y" });
+    let key = scene.pv(&changed);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert!(scene.has(&volume_of("data"), "file"));
+    assert_eq!(scene.told(), ["VolumeKept", "VolumeKept"]);
+    // Nor does it become the volume of the claim that is named instead.
+    let mut thief = claim("y");
+    thief["metadata"]["namespace"] = json!("x");
+    thief["spec"]["volumeName"] = json!("pvc-uid-data");
+    let thief_key = scene.claim(&thief);
+    changed["status"]["phase"] = json!("Bound");
+    let key = scene.pv(&changed);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&thief_key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "uid-data");
+}
+
+#[tokio::test]
+async fn the_pv_of_another_server_is_not_our_business() {
+    let mut scene = Scene::new();
     let mut other = pv("data", "Released", "delete");
-    other["metadata"]["annotations"]["berth.io/volume-id"] = json!("uid-other");
+    other["metadata"]["annotations"]["berth.io/server"] = json!("another");
+    other["spec"]["nfs"]["server"] = json!("10.0.0.2");
+    let key = scene.pv(&other);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.told(), [""; 0]);
+    // It would be at our address: somebody started this server with another directory.
+    other["spec"]["nfs"]["server"] = json!("10.0.0.1");
     let key = scene.pv(&other);
     assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Failed);
     assert_eq!(scene.told(), ["VolumeFailedDelete"]);
+}
+
+#[tokio::test]
+async fn what_was_bound_is_written_down() {
+    let mut scene = Scene::new();
+    scene.made("data", &[]);
+    let mut user = claim("data");
+    user["spec"]["volumeName"] = json!("pvc-uid-data");
+    let key = scene.pv(&pv("data", "Bound", "delete"));
+    // Saved by us: known before the claim is seen to have it.
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.label(&volume_of("data"), "berth.io/pv-uid"), "pv-data");
+    scene.claim(&user);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "uid-data");
+}
+
+#[tokio::test]
+async fn a_pv_that_died_in_birth_ends_what_was_never_used() {
+    // The process died before it wrote down that the PV was saved; the claim went meanwhile.
+    let mut scene = Scene::new();
+    scene.made("data", &[]);
+    let key = scene.pv(&pv("data", "Released", "delete"));
+    let steps = vec![gone(), record("delete"), delete(refusal(404, "NotFound"))];
+    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.names().len(), 0);
+    // But not what somebody has written.
+    let mut scene = Scene::new();
+    scene.made("data", &[]);
+    scene.write(&volume_of("data"), "file");
+    let key = scene.pv(&pv("data", "Released", "delete"));
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.told(), ["VolumeKept"]);
     assert!(scene.has(&volume_of("data"), "file"));
 }
 
@@ -217,7 +408,7 @@ async fn a_pv_that_is_deleted_first_takes_its_data_along() {
         let key = scene.pv(&leaving(pv("data", "Released", on_delete)));
         let recorded = || Answer::Json(200, leaving(recorded(on_delete)));
         let record = step("PATCH", PV, recorded()).with("berth.io/ending");
-        let steps = vec![record, delete(recorded()), let_go(ok())];
+        let steps = vec![gone(), record, delete(recorded()), let_go(ok())];
         assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
         assert_eq!(scene.names().len(), 0);
     }

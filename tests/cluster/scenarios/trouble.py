@@ -122,7 +122,8 @@ def thousand(stage):
 
 @scenario
 def leader(stage):
-    """Of two Berths one works; when it is killed, or stops, the other one does."""
+    """Of two Berths one provisions; when it is killed, or stops, the other one does. Each ends and grows what is its own,
+    whoever provisions."""
     first = stage.berth()
     storage_class = stage.storage_class()
     old = stage.made("before", storage_class)
@@ -139,12 +140,21 @@ def leader(stage):
     same("volumes of the second", ["after"], [claim_of(v) for v in stage.volumes() if on(v, second)])
     mount(pv).write("file", b"of the second")
 
-    # The one that comes back waits, serves what it has, and keeps it although another one leads.
+    # The one that comes back does not provision, and takes care of what it has.
     first.start()
     same("the first volume", b"of the first", mount(old).read("file"))
+    change = {"spec": {"resources": {"requests": {"storage": "32Mi"}}}}
+    stage.kube.patch("persistentvolumeclaims", "still-0", change, stage.namespace)
+    until("it has grown", lambda: stage.claimed("still-0")["status"]["capacity"]["storage"] == "32Mi")
     stage.delete_claim("before")
-    stage.event(old, "VolumeFailedDelete")
-    assert (first.volumes / old["spec"]["nfs"]["path"][1:] / "file").exists(), "the first volume is gone"
+    stage.gone(old)
+    assert not (first.volumes / old["spec"]["nfs"]["path"][1:]).exists(), "the first volume is there"
+    stage.made("second", storage_class)
+    same("volumes of the second", {"after", "second"}, {claim_of(v) for v in stage.volumes() if on(v, second)})
+    for server in [first, second]:
+        assert "VolumeFailedDelete" not in server.said() and "cannot do what" not in server.said(), server.said()
+    same("events of failure", [], [event for event in stage.events_of(old["metadata"]["uid"])
+                                   if event["reason"] == "VolumeFailedDelete"])
 
     # One that is told to stop hands over at once.
     stopped = time.monotonic()
@@ -153,7 +163,6 @@ def leader(stage):
     took = time.monotonic() - stopped
     stage.note(f"taken over {took:.1f} s after the leader stopped")
     assert took < 10, f"a leader that stops keeps the others waiting for {took:.0f} s"
-    stage.gone(old)
 
 
 def claim_of(pv):

@@ -1,0 +1,76 @@
+//! Labels: words that others keep with a volume, such as whose it is, on the disk with its record.
+//!
+//! Looking them up waits for no disk: a caller may do it for every object that it sees.
+
+use std::os::unix::fs::MetadataExt;
+use std::sync::PoisonError;
+
+use super::error::{Error, Result};
+use super::name::{Name, VolumeId};
+use super::spec::Spec;
+use super::{Slot, Volumes};
+
+/// How much later than its record the clock of a file system may be, in seconds.
+const CLOCK_SLACK: i64 = 2;
+
+impl Volumes {
+    /// What all volumes were asked to be, those that are still being made included. Does not block.
+    pub fn specs(&self) -> Vec<Spec> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.slots.values().map(Slot::spec).collect()
+    }
+
+    /// The volume that clients mount by this path, unless it is still being made. Does not block.
+    pub fn at_path(&self, path: &str) -> Option<Spec> {
+        let name = Name::new(path.strip_prefix('/')?).ok()?;
+        match self.slot(&name).ok()? {
+            Slot::Volume(volume) => Some(volume.record().spec),
+            Slot::Clone(_) => None,
+        }
+    }
+
+    /// Sets labels (`None` takes one away), and returns when that is on the disk. May be repeated;
+    /// what changes nothing writes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]: there is no volume of this name with this id; the registry cannot be
+    /// written, and then nothing has changed.
+    pub fn set_labels(
+        &self,
+        name: &Name,
+        id: &VolumeId,
+        changes: &[(&str, Option<&str>)],
+    ) -> Result<Spec> {
+        let _change = self.lock();
+        let volume = self.volume(name)?;
+        let mut record = volume.record();
+        if record.spec.id != *id {
+            return Err(Error::NotFound(format!("{name} with the id {id}")));
+        }
+        for (key, value) in changes {
+            match value {
+                Some(value) => record.spec.labels.insert((*key).into(), (*value).into()),
+                None => record.spec.labels.remove(*key),
+            };
+        }
+        if record != volume.record() {
+            self.layout.write(&record)?;
+            *volume.record.lock().unwrap_or_else(PoisonError::into_inner) = record.clone();
+        }
+        Ok(record.spec)
+    }
+
+    /// Whether a volume's directory is as it was made: nothing is in it, and nothing ever was.
+    /// Blocks; in doubt, something was.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; the directory cannot be read.
+    pub fn is_untouched(&self, name: &Name) -> Result<bool> {
+        let record = self.volume(name)?.record();
+        let dir = self.layout.volume(&record.spec);
+        let meta = std::fs::symlink_metadata(&dir).map_err(Error::io("look at", &dir))?;
+        // Names that come and go leave the time of the last change.
+        let changed = meta.mtime() > record.created.as_second().saturating_add(CLOCK_SLACK);
+        Ok(!changed && self.is_empty(name)?)
+    }
+}
