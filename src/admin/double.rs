@@ -142,8 +142,8 @@ impl Admin for Double {
             Origin::Fresh | Origin::Adopt => Phase::Ready,
         };
         let status = Status {
-            path: spec.name.export_path(),
-            directory: format!("/srv{}", spec.name.export_path()),
+            path: spec.export_path(),
+            directory: format!("/srv/{}", spec.name),
             created: Timestamp::UNIX_EPOCH,
             phase,
             used: 0,

@@ -44,6 +44,7 @@ pub fn clone(args: &CloneArgs, source: Spec) -> Result<Create, BadName> {
         capacity: args.capacity.unwrap_or(source.capacity),
         // One that nobody chose is another one if the capacity is.
         inodes: source.inodes.filter(|_| !source.has_default_inodes()),
+        token: None, // the server makes another one, if the source has one
         ..source
     };
     // The copy is nobody's yet.
@@ -66,7 +67,8 @@ pub fn differences(wished: &Spec, found: &Spec) -> Vec<String> {
         Some(_) => {}
     }
     let all: BTreeSet<&String> = wished.keys().chain(found.keys()).collect();
-    let differ = |key: &&String| wished.get(*key) != found.get(*key);
+    let is_wished = |key: &str| key != "token" || wished.contains_key(key);
+    let differ = |key: &&String| is_wished(key) && wished.get(*key) != found.get(*key);
     all.into_iter().filter(differ).cloned().collect()
 }
 
@@ -119,6 +121,7 @@ mod tests {
     use super::*;
     use crate::command::args::VolumeCommand;
     use crate::export::Squash;
+    use crate::volume::name::Token;
     use crate::volume::spec::{OnDelete, Quota, parse_client};
 
     #[derive(Parser)]
@@ -165,6 +168,7 @@ mod tests {
         let labels = [("a", "b"), ("c", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         let spec = Spec {
             directory: None,
+            token: None,
             name: name("data"),
             id: VolumeId::new("0f-2").unwrap(),
             capacity: 500_000_000,
@@ -201,7 +205,8 @@ mod tests {
         source.labels.insert("b".into(), "1".into());
         let mut expected = Spec { name: name("copy"), ..source.clone() };
         expected.id = VolumeId::new("copy").unwrap();
-        // Whose the source is, the copy does not say.
+        // Whose the source is, and where it is mounted, the copy does not say.
+        source.token = Token::new("0123456789abcdef").ok();
         source.labels.insert("berth.io/claim-namespace".into(), "ns".into());
         let cloned = |words: &str| match read(words) {
             VolumeCommand::Clone(args) => clone(&args, source.clone()).unwrap(),
@@ -245,6 +250,14 @@ mod tests {
         assert_eq!(differences(&limited(Some(0)), &limited(None)), [""; 0]);
         assert_eq!(differences(&limited(Some(0)), &limited(Some(7))), ["inodes"]);
         assert_eq!(differences(&limited(Some(6)), &limited(Some(7))), ["inodes"]);
+        let token = Token::new("0123456789abcdef").ok();
+        let hidden = Spec { token, ..plain("data") };
+        assert_eq!(
+            differences(&plain("data"), &hidden),
+            [""; 0],
+            "a copy of a hidden volume is hidden"
+        );
+        assert_eq!(differences(&hidden, &plain("data")), ["token"]);
     }
 
     #[test]

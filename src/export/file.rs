@@ -51,7 +51,7 @@ impl Entry {
     pub fn into_export(self, id: ExportId) -> Export {
         let dir = PathBuf::from(OsString::from_vec(self.path.clone()));
         let traffic = Traffic::default();
-        Export { id, path: self.path, dir, clients: self.clients, traffic }
+        Export { id, path: self.path, dir, clients: self.clients, traffic, hidden: false }
     }
 }
 

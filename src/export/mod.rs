@@ -53,6 +53,8 @@ pub struct Export {
     pub clients: Vec<Client>,
     /// What came through it.
     pub traffic: Traffic,
+    /// Whether the last part of the path is a secret, so that no list and no line of the log has it.
+    pub hidden: bool,
 }
 
 /// Some machines, and what they may do.
@@ -192,7 +194,14 @@ impl Export {
             ..Options::default()
         };
         let clients = vec![Client { who: Who::Anyone, options }];
-        Self { id, path: b"/".to_vec(), dir, clients, traffic: Traffic::default() }
+        Self { id, path: b"/".to_vec(), dir, clients, traffic: Traffic::default(), hidden: false }
+    }
+
+    /// The path for people, without what is secret of it.
+    pub fn shown(&self) -> impl fmt::Display {
+        let secret = if self.hidden { self.path.rsplit(|b| *b == b'/').next() } else { None };
+        let public = self.path.len() - secret.map_or(0, <[u8]>::len);
+        self.path[..public].escape_ascii()
     }
 
     /// Says what the client at `peer` may do here.

@@ -7,8 +7,9 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::export::Table;
+use crate::export::{Export, Table};
 use crate::xdr::Writer;
 
 /// Mounts that are remembered, of paths of at most [`super::types::PATH_MAX`].
@@ -19,6 +20,9 @@ const MOUNTS_MAX: usize = 4096;
 struct Entry {
     client: IpAddr,
     path: Box<[u8]>,
+    /// Whether the path is nobody's business but the client's: DUMP leaves it out, because many may
+    /// share the client's address.
+    hidden: bool,
 }
 
 /// The mounts, the latest last, each once.
@@ -27,12 +31,12 @@ pub struct Mounts(VecDeque<Entry>);
 
 impl Mounts {
     /// `client` has mounted `path`.
-    pub fn add(&mut self, client: IpAddr, path: &[u8]) {
+    pub fn add(&mut self, client: IpAddr, path: &[u8], hidden: bool) {
         self.remove(client, path);
         if self.0.len() == MOUNTS_MAX {
             self.0.pop_front();
         }
-        self.0.push_back(Entry { client, path: path.into() });
+        self.0.push_back(Entry { client, path: path.into(), hidden });
     }
 
     /// `client` has unmounted `path`.
@@ -61,7 +65,7 @@ impl Mounts {
 /// DUMP: the mounts of the client that asks. The paths of others are none of its business: where
 /// an export is open to all, whoever knows its path has all of it.
 pub fn dump(mounts: &Mounts, client: IpAddr, w: &mut Writer<'_>) {
-    for entry in mounts.0.iter().filter(|entry| entry.client == client) {
+    for entry in mounts.0.iter().filter(|entry| entry.client == client && !entry.hidden) {
         w.bool(true);
         w.opaque(entry.client.to_string().as_bytes());
         w.opaque(&entry.path);
@@ -70,9 +74,10 @@ pub fn dump(mounts: &Mounts, client: IpAddr, w: &mut Writer<'_>) {
 }
 
 /// EXPORT: the exports that `client` may mount, each with those entries of its list of clients
-/// that include it. The port of the call does not matter: showmount(8) asks from any.
+/// that include it, without those whose paths are secret. The port of the call does not matter: showmount(8) asks from any.
 pub fn export(table: &Table, client: IpAddr, w: &mut Writer<'_>) {
-    for export in table.iter().filter(|export| export.names(client).next().is_some()) {
+    let listed = |export: &&Arc<Export>| !export.hidden && export.names(client).next().is_some();
+    for export in table.iter().filter(listed) {
         w.bool(true);
         w.opaque(&export.path);
         for client in export.names(client) {
@@ -87,6 +92,7 @@ pub fn export(table: &Table, client: IpAddr, w: &mut Writer<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::export::ExportId;
     use crate::xdr::Reader;
     use proptest::prelude::*;
 
@@ -111,13 +117,35 @@ mod tests {
     fn the_oldest_is_forgotten() {
         let mut mounts = Mounts::default();
         let path = |n: usize| format!("/{n}").into_bytes();
-        (0..MOUNTS_MAX).for_each(|n| mounts.add(ip(1), &path(n)));
-        mounts.add(ip(1), &path(0)); // is the latest now
-        mounts.add(ip(1), &path(MOUNTS_MAX));
+        (0..MOUNTS_MAX).for_each(|n| mounts.add(ip(1), &path(n), false));
+        mounts.add(ip(1), &path(0), false); // is the latest now
+        mounts.add(ip(1), &path(MOUNTS_MAX), false);
         let list = listed(&mounts, ip(1));
         assert_eq!(list.len(), MOUNTS_MAX);
         assert_eq!(list[0], "10.0.0.1:/2");
         assert_eq!(list[MOUNTS_MAX - 2..], ["10.0.0.1:/0", "10.0.0.1:/4096"]);
+    }
+
+    #[test]
+    fn what_is_secret_is_in_no_list() {
+        let mut mounts = Mounts::default();
+        mounts.add(ip(1), b"/shown", false);
+        mounts.add(ip(1), b"/a/secret", true);
+        assert_eq!(listed(&mounts, ip(1)), ["10.0.0.1:/shown"]);
+        assert_eq!(mounts.list().len(), 2, "administrators see both");
+        mounts.remove(ip(1), b"/a/secret");
+        assert_eq!(mounts.list().len(), 1);
+        let shown = Export::sole(ExportId(1), "/x".into());
+        let hidden =
+            Export { id: ExportId(2), path: b"/a/secret".to_vec(), hidden: true, ..shown.clone() };
+        assert_eq!(
+            (shown.shown().to_string(), hidden.shown().to_string()),
+            ("/".into(), "/a/".into())
+        );
+        let table = Table::new([shown, hidden]).unwrap();
+        let mut out = Vec::new();
+        export(&table, ip(1), &mut Writer::new(&mut out));
+        assert!(!out.windows(6).any(|part| part == b"secret"), "{}", out.escape_ascii());
     }
 
     /// What a client says: mounted, unmounted, all unmounted.
@@ -147,7 +175,7 @@ mod tests {
             for said in said {
                 match said {
                     Said::Mnt(client, path) => {
-                        mounts.add(ip(client), &[b'/', b'a' + path]);
+                        mounts.add(ip(client), &[b'/', b'a' + path], false);
                         model.insert((client, path));
                     }
                     Said::Umnt(client, path) => {

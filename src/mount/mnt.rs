@@ -39,9 +39,12 @@ pub fn mnt(mount: &Mount, path: &[u8], call: &Call<'_>) -> Option<Result<Handle,
     let (peer, shown) = (call.peer, Cut(path));
     Some(match located {
         Ok((export, handle)) => {
-            let export = export.path.escape_ascii();
-            tracing::info!(%peer, path = %shown, %export, "mount granted");
-            mount.mounts().add(peer.ip().to_canonical(), path);
+            let name = export.shown();
+            match export.hidden {
+                true => tracing::info!(%peer, export = %name, "mount granted"),
+                false => tracing::info!(%peer, path = %shown, export = %name, "mount granted"),
+            }
+            mount.mounts().add(peer.ip().to_canonical(), path, export.hidden);
             Ok(handle)
         }
         Err(error) => {

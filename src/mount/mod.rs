@@ -134,6 +134,7 @@ mod tests {
             dir: dir.path().into(),
             clients: vec![Client { who, options: Options::default() }],
             traffic: Default::default(),
+            hidden: false,
         };
         let fs = Fs::new(Key::new([7; KEY_LEN]), 64, dir.path()).unwrap();
         fs.attach(export.id, &export.dir, None, None).unwrap();

@@ -172,6 +172,7 @@ pub fn plan(
         access_modes,
         policy,
         mount_options,
+        path: spec.export_path(),
         volume,
         capacity,
         on_delete: parameters.on_delete(),
@@ -293,7 +294,8 @@ async fn apply(
             return Err(volume::error::Error::Lost { name, message }.into());
         }
     }
-    let wanted = Wanted { volume: status.spec.name.clone(), ..plan.wanted.clone() };
+    let (volume, path) = (status.spec.name.clone(), status.path.clone());
+    let wanted = Wanted { volume, path, ..plan.wanted.clone() };
     let mut pv = objects::volume(&wanted, &address);
     let annotations = pv.metadata.annotations.get_or_insert_default();
     annotations.insert(SERVER.into(), cx.server_id.clone());
@@ -345,6 +347,8 @@ async fn make(cx: &Context, claim: &PersistentVolumeClaim, plan: &Plan) -> Resul
         None => Origin::Fresh,
     };
     let made = cx.blocking(move |volumes| {
+        // Counts for a new volume only: one that is there keeps its path for ever.
+        let spec = Spec { token: Some(volume::fresh_token()?), ..spec };
         // A clone that failed is begun again by this, and reported as failed now, so that the next
         // look comes later each time.
         let before = volumes.show(&spec.name).ok();

@@ -71,6 +71,8 @@ pub struct Wanted {
     pub mount_options: Vec<String>,
     /// The volume's name.
     pub volume: Name,
+    /// The path that clients mount.
+    pub path: String,
     /// Bytes.
     pub capacity: u64,
     /// What is done in the end.
@@ -122,7 +124,7 @@ pub fn volume(wanted: &Wanted, address: &Address) -> PersistentVolume {
     let capacity = Quantity(quantity::exact(wanted.capacity));
     let nfs = NFSVolumeSource {
         server: address.server.clone(),
-        path: wanted.volume.export_path(),
+        path: wanted.path.clone(),
         read_only: None,
     };
     PersistentVolume {
@@ -268,6 +270,7 @@ mod tests {
             policy: "Delete".into(),
             mount_options: vec!["noatime,soft".into(), "timeo=30".into()],
             volume: Name::new("ns-data").unwrap(),
+            path: "/ns-data/secret".into(),
             capacity: 10 << 30,
             on_delete: OnDelete::Archive,
             claim: claim_ref(&claim),
@@ -305,7 +308,7 @@ mod tests {
                     "noatime,soft", "timeo=30", "nfsvers=3", "proto=tcp", "port=2049",
                     "mountport=2049", "mountproto=tcp", "nolock", "nosuid", "nodev",
                 ],
-                "nfs": { "server": "10.0.0.1", "path": "/ns-data" },
+                "nfs": { "server": "10.0.0.1", "path": "/ns-data/secret" },
                 "persistentVolumeReclaimPolicy": "Delete",
                 "storageClassName": "fast",
                 "volumeMode": "Filesystem",

@@ -68,8 +68,14 @@ impl Job {
 
 impl Volumes {
     /// Begins to make a volume from another one.
-    pub(super) fn begin_clone(self: &Arc<Self>, spec: Spec, from: &Name) -> Result<()> {
+    ///
+    /// The copy of a volume whose path has a token gets one too: those who may not know where the
+    /// content is are not to find it at a path that can be guessed.
+    pub(super) fn begin_clone(self: &Arc<Self>, mut spec: Spec, from: &Name) -> Result<()> {
         let volume = self.volume(from)?;
+        if spec.token.is_none() && volume.record().spec.token.is_some() {
+            spec.token = Some(registry::fresh_token()?);
+        }
         let used = volume.account.usage().bytes;
         let wanted = spec.capacity;
         if wanted < used && spec.quota == Quota::Enforce {

@@ -143,7 +143,7 @@ impl Volumes {
     fn is_free(&self, spec: &Spec) -> Result<()> {
         self.layout.way_is_clear(spec)?;
         self.overlaps_none(spec)?;
-        let path = spec.name.export_path().into_bytes();
+        let path = spec.export_path().into_bytes();
         if self.serving.exports.load().has_path(&path) {
             let source = TableError::SamePath(path);
             return Err(Error::Export { name: spec.name.clone(), source });
@@ -245,7 +245,8 @@ impl Volumes {
         let client = |who| Client { who, options };
         Export {
             id: export,
-            path: spec.name.export_path().into_bytes(),
+            path: spec.export_path().into_bytes(),
+            hidden: spec.token.is_some(),
             dir: self.layout.volume(&spec),
             clients: spec.clients.into_iter().map(client).collect(),
             traffic: volume.traffic.clone(),

@@ -22,11 +22,9 @@ impl Volumes {
 
     /// The volume that clients mount by this path, unless it is still being made. Does not block.
     pub fn at_path(&self, path: &str) -> Option<Spec> {
-        let name = Name::new(path.strip_prefix('/')?).ok()?;
-        match self.slot(&name).ok()? {
-            Slot::Volume(volume) => Some(volume.record().spec),
-            Slot::Clone(_) => None,
-        }
+        let name = path.strip_prefix('/')?.split('/').next()?;
+        let Slot::Volume(volume) = self.slot(&Name::new(name).ok()?).ok()? else { return None };
+        Some(volume.record().spec).filter(|spec| spec.export_path() == path)
     }
 
     /// Sets labels (`None` takes one away), and returns when that is on the disk. May be repeated;

@@ -57,6 +57,7 @@ use error::{Error, Result};
 use holder::Holders;
 use layout::Layout;
 use name::{Name, VolumeId};
+pub use registry::fresh_token;
 use registry::{Fault, Record};
 use spec::{Phase, Quota, Spec, Status, Traffic, inodes_of};
 use trash::Trash;
@@ -360,7 +361,9 @@ impl Volumes {
     fn mounts_by_name(&self) -> HashMap<String, Vec<IpAddr>> {
         let mut found: HashMap<String, Vec<IpAddr>> = HashMap::new();
         for (client, path) in self.mounts.get().map(|mounts| mounts()).unwrap_or_default() {
-            let name = path.split(|byte| *byte == b'/').find(|name| !name.is_empty());
+            // Behind the name there may be a token.
+            let mut names = path.split(|byte| *byte == b'/');
+            let name = names.find(|name| !matches!(*name, b"" | b"."));
             let name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
             let clients = found.entry(name).or_default();
             if !clients.contains(&client) {
@@ -464,7 +467,7 @@ impl Status {
     /// A volume of which only this is known.
     fn of(spec: Spec, layout: &Layout, created: jiff::Timestamp) -> Self {
         Self {
-            path: spec.name.export_path(),
+            path: spec.export_path(),
             directory: layout.volume(&spec).to_string_lossy().into_owned(),
             created,
             phase: Phase::Ready,

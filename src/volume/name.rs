@@ -3,7 +3,10 @@
 //! Both become parts of paths, so that they are checked when they come in, and never again.
 
 use std::fmt;
+use std::io;
+use std::ops::RangeInclusive;
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -12,6 +15,9 @@ const NAME_MAX: usize = 255;
 
 /// Longest path of a directory, in bytes.
 const PATH_MAX: usize = 1024;
+
+/// Lengths of tokens, in bytes: the shortest has 80 bits if it is random.
+const TOKEN_LEN: RangeInclusive<usize> = 16..=64;
 
 /// Longest id, in bytes: it becomes a file's name with something behind it.
 const ID_MAX: usize = 128;
@@ -27,6 +33,11 @@ pub struct Name(String);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct VolumeId(String);
+
+/// The secret part of the path that clients mount: whoever does not know it cannot mount the volume.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Token(String);
 
 /// Where a volume is below the root, if that is not its name: one directory or several.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -51,6 +62,9 @@ pub enum BadName {
     /// It could not be shown.
     #[error("has a control character in it")]
     Control,
+    /// Only in tokens: others could be guessed.
+    #[error("has not 16 to 64 letters and digits")]
+    Token,
     /// Only in ids.
     #[error("has other characters than letters, digits, '-', '_' and '.' in it")]
     Character,
@@ -69,11 +83,6 @@ impl Name {
             _ if !name.chars().all(shown) => Err(BadName::Control),
             _ => Ok(Self(name)),
         }
-    }
-
-    /// The path that clients mount.
-    pub fn export_path(&self) -> String {
-        format!("/{}", self.0)
     }
 
     /// The text.
@@ -116,6 +125,49 @@ impl VolumeId {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl Token {
+    /// Checks a token: 16 to 64 letters and digits.
+    pub fn new(token: impl Into<String>) -> Result<Self, BadName> {
+        let token = token.into();
+        let plain = token.bytes().all(|b| b.is_ascii_alphanumeric());
+        if plain && TOKEN_LEN.contains(&token.len()) {
+            Ok(Self(token))
+        } else {
+            Err(BadName::Token)
+        }
+    }
+
+    /// One that nobody can guess.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn random() -> io::Result<Self> {
+        let mut bytes = [0; 16];
+        getrandom(&mut bytes, GetRandomFlags::empty())?;
+        Ok(Self(format!("{:032x}", u128::from_ne_bytes(bytes))))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Not the token itself: what is shown for debugging ends up in logs.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+impl TryFrom<String> for Token {
+    type Error = BadName;
+
+    fn try_from(token: String) -> Result<Self, BadName> {
+        Self::new(token)
     }
 }
 
@@ -202,6 +254,19 @@ mod tests {
         check("a/b", Some(BadName::Character));
         check("a b", Some(BadName::Character));
         check(&"x".repeat(129), Some(BadName::TooLong(128)));
+    }
+
+    #[test]
+    fn tokens_cannot_be_guessed() {
+        let [one, other] = [(); 2].map(|()| Token::random().unwrap());
+        assert!(one != other && one.as_str().len() == 32);
+        assert_eq!(Token::new(one.as_str()), Ok(one.clone()));
+        assert!(!format!("{one:?}").contains(one.as_str()));
+        for bad in
+            ["", "short", "with-a-dash-and-long-enough", "a/b/c/d/e/f/g/h/i/j/k", &"x".repeat(65)]
+        {
+            assert_eq!(Token::new(bad), Err(BadName::Token), "{bad}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::layout::{Layout, exists};
-use super::name::{Name, VolumeId};
+use super::name::{Name, Token, VolumeId};
 use super::reserve::is_full;
 use super::spec::Spec;
 use crate::export::ExportId;
@@ -186,6 +186,14 @@ pub(super) fn fresh_id() -> Result<ExportId> {
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| Error::io("get random numbers from", "the system")(errno.into()))?;
     Ok(ExportId(u64::from_ne_bytes(bytes)))
+}
+
+/// A token that nobody can guess.
+///
+/// # Errors
+/// The system has no random numbers.
+pub fn fresh_token() -> Result<Token> {
+    Token::random().map_err(Error::io("get random numbers from", "the system"))
 }
 
 /// The present, to the second.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::name::{Directory, Name, VolumeId};
+use super::name::{Directory, Name, Token, VolumeId};
 use super::progress::Snapshot;
 use crate::export::{Anonymous, Squash, Who};
 
@@ -45,6 +45,9 @@ pub struct Spec {
     /// Where it is below the root; without it, its directory is called as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<Directory>,
+    /// A part of the path that clients mount, for those who are to know it only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
     /// How much it may hold, in bytes.
     pub capacity: u64,
     /// How many files, directories and so on it may hold. Of a volume that is there: without it, as
@@ -189,6 +192,7 @@ impl Spec {
             name,
             id,
             directory: None,
+            token: None,
             capacity,
             inodes: None,
             quota: Quota::default(),
@@ -215,6 +219,15 @@ impl Spec {
     /// Where its directory is below the root.
     pub fn place(&self) -> &str {
         self.directory.as_ref().map_or(self.name.as_str(), Directory::as_str)
+    }
+
+    /// The path that clients mount: `/NAME`, or `/NAME/TOKEN`. The name comes first, so that people and
+    /// programs see from it which volume it is.
+    pub fn export_path(&self) -> String {
+        match &self.token {
+            Some(token) => format!("/{}/{}", self.name, token.as_str()),
+            None => format!("/{}", self.name),
+        }
     }
 }
 

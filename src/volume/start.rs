@@ -89,11 +89,11 @@ impl Volumes {
 
     /// Opens the directory of a volume, if it can be served.
     fn reopen(&self, volume: &Volume) -> Result<Root> {
-        let name = volume.record().spec.name;
+        let spec = volume.record().spec;
+        let (name, path) = (spec.name.clone(), spec.export_path().into_bytes());
         if let Some(message) = volume.lost() {
             return Err(Error::Lost { name, message });
         }
-        let path = name.export_path().into_bytes();
         if self.serving.exports.load().has_path(&path) {
             return Err(Error::Export { name, source: TableError::SamePath(path) });
         }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::error::{Error, Kind};
-use super::name::{Directory, Name, VolumeId};
+use super::name::{Directory, Name, Token, VolumeId};
 use super::spec::{OnDelete, Phase, Quota, Spec, Status};
 use super::{Ended, Growth, Origin, Serving, Settings, Volumes};
 use crate::errno::Errno;
@@ -673,6 +673,31 @@ fn a_volume_may_be_deeper_and_no_two_are_in_each_other() {
     assert!(!place.path("team").exists());
     let Ended::Archived(to) = archived else { panic!("{archived:?}") };
     assert!(to.starts_with("archived-team-other-b-"), "{to}");
+}
+
+#[test]
+fn a_secret_path_stays_and_leads_to_its_name() {
+    let place = Place::new();
+    let run = place.open();
+    let token = Some(Token::new("0123456789abcdef").unwrap());
+    let made = run.volumes.create(Spec { token, ..spec("a") }, Origin::Fresh).unwrap();
+    assert_eq!(made.path, "/a/0123456789abcdef");
+    assert!(place.path("a").exists(), "the directory says nothing of it");
+    let mounted = "/a//./0123456789abcdef/";
+    run.volumes.set_mounts(Box::new(|| vec![([10, 0, 0, 1].into(), mounted.into())]));
+    assert_eq!(run.volumes.show(&name("a")).unwrap().mounted_by.len(), 1);
+    run.volumes.end(&name("a"), Some(OnDelete::Recycle)).unwrap();
+    // Asked for again, with another one or none, it is where it was.
+    let again = run.volumes.create(spec("a"), Origin::Fresh).unwrap();
+    assert_eq!(again.path, made.path);
+    // A copy is as hard to find.
+    run.volumes.create(spec("copy"), Origin::Clone(name("a"))).unwrap();
+    let copy = run.settled("copy");
+    assert_eq!(copy.path.len(), "/copy/".len() + 32);
+    drop(run);
+    let run = place.open();
+    assert_eq!(run.exported(), [made.path, copy.path]);
+    assert!(run.exports.load().iter().all(|export| export.hidden));
 }
 
 #[test]

@@ -62,7 +62,7 @@ class InPlaceOfPod(Berth):
         return caller if user == 0 else user
 
     def owner_of(self, pv, name):
-        return (self.volumes / pv["spec"]["nfs"]["path"].lstrip("/") / name).stat().st_uid
+        return (self.volumes / pv["metadata"]["annotations"]["berth.io/volume"] / name).stat().st_uid
 
     def healthy(self):
         """All probes of the chart are answered as they should."""

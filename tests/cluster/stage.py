@@ -261,5 +261,12 @@ class Stage:
             self.kube.delete("namespaces", name)
 
 
+def exported(pv):
+    """The name of a PV's volume, which comes first in the path, and the rest, which nobody can guess."""
+    _, name, *token = pv["spec"]["nfs"]["path"].split("/")
+    assert len(token) == 1 and len(token[0]) == 32, pv["spec"]["nfs"]
+    return name, token[0]
+
+
 def mount(pv, uid=0):
     return Mount(pv, uid)

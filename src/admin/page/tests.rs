@@ -26,7 +26,7 @@ fn view() -> View {
 fn status(name: &str, used: u64, capacity: u64) -> Status {
     let name = Name::new(name).unwrap();
     Status {
-        path: name.export_path(),
+        path: format!("/{name}"),
         spec: Spec::new(name, VolumeId::new("id").unwrap(), capacity),
         directory: "/data".into(),
         created: jiff::Timestamp::UNIX_EPOCH,

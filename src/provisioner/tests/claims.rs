@@ -6,7 +6,9 @@ use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
 use crate::provisioner::events::Tone;
 use crate::provisioner::queue::Outcome;
 use crate::provisioner::server::Where;
-use crate::volume::spec::Phase;
+use crate::volume::Origin;
+use crate::volume::name::VolumeId;
+use crate::volume::spec::{Phase, Spec};
 
 const CLAIM: &str = "/api/v1/namespaces/ns/persistentvolumeclaims/data";
 const PVS: &str = "/api/v1/persistentvolumes";
@@ -35,7 +37,7 @@ async fn a_claim_gets_a_volume_and_a_pv() {
     let key = scene.claim(&claim("data"));
     let saved = make(Answer::Echo)
         .with(r#""name":"pvc-uid-data""#)
-        .with(r#""path":"/ns-data-pvc-uid-data""#)
+        .with(r#""path":"/ns-data-pvc-uid-data/"#)
         .with("external-provisioner.volume.kubernetes.io/finalizer");
     assert_eq!(scene.look_at_claim(&key, vec![read(), saved]).await, Outcome::Done);
     assert_eq!(scene.told(), ["Provisioning", "ProvisioningSucceeded"]);
@@ -44,6 +46,42 @@ async fn a_claim_gets_a_volume_and_a_pv() {
     scene.pv(&pv("data", "Bound", "delete"));
     assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
     assert_eq!(scene.told(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_path_cannot_be_guessed_and_stays() {
+    let mut scene = scene();
+    scene.class("fast", json!({ "pathPattern": "${.PVC.namespace}-${.PVC.name}" }));
+    let key = scene.claim(&claim("data"));
+    let steps = vec![read(), make(refusal(500, "InternalError"))];
+    scene.look_at_claim(&key, steps).await;
+    let name = scene.name("ns-data");
+    let path = scene.volumes.show(&name).unwrap().path;
+    let token = path.strip_prefix("/ns-data/").expect("the name comes first");
+    assert_eq!(token.len(), 32);
+    // The PV has it, whenever it is made.
+    let saved = make(Answer::Echo).with(&format!(r#""path":"{path}""#));
+    assert_eq!(scene.look_at_claim(&key, vec![saved]).await, Outcome::Done);
+    assert!(scene.has("", "ns-data"), "the directory is as the pattern says");
+    let notes = scene.notes();
+    assert!(notes.iter().all(|note| !note.message.contains(token)), "{notes:?}");
+    // Another claim has another one.
+    let other = scene.claim(&claim("more"));
+    let more = "/api/v1/namespaces/ns/persistentvolumeclaims/more";
+    let steps = vec![step("GET", more, Answer::Json(200, claim("more"))), make(Answer::Echo)];
+    scene.look_at_claim(&other, steps).await;
+    assert!(!scene.volumes.show(&scene.name("ns-more")).unwrap().path.ends_with(token));
+}
+
+#[tokio::test]
+async fn a_volume_of_an_older_version_keeps_its_path() {
+    let mut scene = scene();
+    let id = VolumeId::new("uid-data").unwrap();
+    let old = Spec::new(scene.name(&volume_of("data")), id, 16 << 20);
+    scene.volumes.create(old, Origin::Fresh).unwrap();
+    let key = scene.claim(&claim("data"));
+    let saved = make(Answer::Echo).with(r#""path":"/ns-data-pvc-uid-data""#);
+    assert_eq!(scene.look_at_claim(&key, vec![read(), saved]).await, Outcome::Done);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 from berth import ToolFailed
 from kube import until
-from stage import FINALIZER, ON_DELETE, PROVISIONED_BY, mount, same, scenario
+from stage import FINALIZER, ON_DELETE, PROVISIONED_BY, exported, mount, same, scenario
 
 
 @scenario
@@ -26,7 +26,8 @@ def delete(stage):
          (spec["storageClassName"], spec["volumeMode"], spec["persistentVolumeReclaimPolicy"]))
     same("access modes and capacity", (["ReadWriteMany", "ReadOnlyMany"], {"storage": "10Mi"}),
          (spec["accessModes"], spec["capacity"]))
-    same("server and path", {"server": "127.0.0.1", "path": f"/{stage.namespace}-data-pvc-{uid}"}, spec["nfs"])
+    same("server", "127.0.0.1", spec["nfs"]["server"])
+    same("volume", f"{stage.namespace}-data-pvc-{uid}", exported(pv)[0])
     options = {"noatime", "nfsvers=3", "proto=tcp", f"port={berth.port}", f"mountport={berth.port}",
                "mountproto=tcp", "nolock", "hard", "nosuid", "nodev"}
     same("mount options", options, set(spec["mountOptions"]))
@@ -44,6 +45,35 @@ def delete(stage):
     stage.gone(pv)
     same("volumes left", ({}, []), (berth.list(), berth.directories()))
     refused(client.names, "MNT3ERR_NOENT")
+
+
+@scenario
+def unguessable(stage):
+    """Who knows namespace and claim knows the directory on the server, and not what to mount."""
+    berth = stage.berth()
+    storage_class = stage.storage_class(pathPattern="${.PVC.namespace}-${.PVC.name}")
+    pv = stage.made("data", storage_class)
+    mount(pv).write("file", b"mine")
+    name, token = exported(pv)
+    same("directories", [f"{stage.namespace}-data"], berth.directories())
+    for path in [f"/{name}", f"/{name}/", f"/{name}/.", f"/{name}/{'0' * 32}", f"/{name}/{token[:-1]}"]:
+        guess = pv | {"spec": pv["spec"] | {"nfs": {"server": "127.0.0.1", "path": path}}}
+        refused(mount(guess).names, "MNT3ERR_NOENT")
+    same("who has mounted it", ["127.0.0.1"], berth.list()[name]["mountedBy"])
+    for text in [berth.said(), *(event["message"] for event in stage.events_of(pv["spec"]["claimRef"]["uid"]))]:
+        assert token not in text, text
+    # The next claim of the name is found elsewhere, also by those who had the one before.
+    stage.delete_claim("data")
+    stage.gone(pv)
+    assert exported(stage.made("data", storage_class))[1] != token
+    refused(mount(pv).names, "MNT3ERR_NOENT")
+
+    # After a restart it is where it was.
+    again = stage.made("other", storage_class)
+    mount(again).write("file", b"mine")
+    berth.stop()
+    berth.start()
+    same("the file", b"mine", mount(again).read("file"))
 
 
 @scenario
@@ -65,7 +95,7 @@ def archive(stage):
     storage_class = stage.storage_class(onDelete="archive", pathPattern="${.PVC.name}")
     for content in [b"first", b"second"]:
         pv = stage.made("data", storage_class)
-        same("path", "/data", pv["spec"]["nfs"]["path"])
+        same("volume", "data", exported(pv)[0])
         mount(pv).write("file", content)
         stage.delete_claim("data")
         stage.gone(pv)
@@ -274,7 +304,7 @@ def parameters(stage):
     pv = stage.made("data", storage_class, labels={"app": "web"}, annotations={"example.org/part": "ä b"},
                     modes=["ReadWriteOnce"])
     name = f"{stage.namespace}_web_ä b"
-    same("path", f"/{name}", pv["spec"]["nfs"]["path"])
+    same("volume", name, exported(pv)[0])
     same("labels", {"team": "blue", "tier": "gold"}, pv["metadata"]["labels"])
     status = (berth.volumes / name).stat()
     same("owner, group, mode", (1000, 2000, 0o2750), (status.st_uid, status.st_gid, status.st_mode & 0o7777))
@@ -286,7 +316,7 @@ def parameters(stage):
     squashed = stage.made("squashed", stage.storage_class("squashed", squash="all_squash", anonUid="3000",
                                                           anonGid="3001"), modes=["ReadOnlyMany"])
     mount(squashed).write("file", b"1")
-    status = (berth.volumes / squashed["spec"]["nfs"]["path"][1:] / "file").stat()
+    status = (berth.volumes / exported(squashed)[0] / "file").stat()
     same("owner after squashing", (3000, 3001), (status.st_uid, status.st_gid))
 
 
