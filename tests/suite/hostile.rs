@@ -344,7 +344,8 @@ fn what_peers_cause_fills_no_log_and_what_is_left_out_is_told() {
     let mut open: Vec<Client> = (1..LIMIT).map(|_| s.client()).collect();
     open.iter_mut().for_each(Client::null);
     for _ in 0..500 {
-        s.client().null();
+        open.push(s.client());
+        open.last_mut().unwrap().null();
     }
     // How many of a kind of line are there, and how many were left out.
     let lines = |kind: &str| {
