@@ -80,7 +80,7 @@ pub struct Made {
 
 impl<'a> New<'a> {
     /// `what` with the attributes `wanted`, and the permissions `mode` if those name none.
-    pub fn new(what: What<'a>, wanted: &Changes, mode: u32) -> Self {
+    pub fn with(what: What<'a>, wanted: &Changes, mode: u32) -> Self {
         // It is made now, and empty.
         let late = |time| if time == SetTime::Now { SetTime::Keep } else { time };
         let size = wanted.size.filter(|size| *size != 0 && what == What::File);

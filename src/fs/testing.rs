@@ -39,15 +39,15 @@ impl<'a> Files<'a> {
     }
 
     pub(crate) fn create(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
-        self.make(dir, name, &New::new(What::File, &Changes::default(), 0o600))
+        self.make(dir, name, &New::with(What::File, &Changes::default(), 0o600))
     }
 
     pub(crate) fn mkdir(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
-        self.make(dir, name, &New::new(What::Directory, &Changes::default(), 0o700))
+        self.make(dir, name, &New::with(What::Directory, &Changes::default(), 0o700))
     }
 
     pub(crate) fn symlink(&self, dir: &Arc<Node>, name: &str, target: &[u8]) -> Result<Arc<Node>> {
-        self.make(dir, name, &New::new(What::Symlink(target), &Changes::default(), 0o777))
+        self.make(dir, name, &New::with(What::Symlink(target), &Changes::default(), 0o777))
     }
 
     pub(crate) fn make(&self, dir: &Arc<Node>, name: &str, new: &New<'_>) -> Result<Arc<Node>> {

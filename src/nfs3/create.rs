@@ -95,9 +95,9 @@ pub fn create(cx: &Call<'_>, args: &CreateArgs<'_>) -> Reply<Promise<Made, Wcc>,
         let name = Name::new(args.at.name)?.entry(Errno::EXIST)?;
         let new = match args.how {
             How::Unchecked(wanted) | How::Guarded(wanted) => {
-                New::new(What::File, &wanted, FILE_MODE)
+                New::with(What::File, &wanted, FILE_MODE)
             }
-            How::Exclusive(verifier) => New::new(What::File, &keep(verifier), EXCLUSIVE_MODE),
+            How::Exclusive(verifier) => New::with(What::File, &keep(verifier), EXCLUSIVE_MODE),
         };
         match cx.fs().make(&dir.node, name, &new, &dir.who, guard) {
             Ok(made) => Ok((made.into(), None)),
@@ -185,7 +185,7 @@ impl<'a> Decode<'a> for MkdirArgs<'a> {
 
 /// MKDIR: makes a directory.
 pub fn mkdir(cx: &Call<'_>, args: &MkdirArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
-    make(cx, args.at, || Ok(New::new(What::Directory, &args.changes, DIRECTORY_MODE)))
+    make(cx, args.at, || Ok(New::with(What::Directory, &args.changes, DIRECTORY_MODE)))
 }
 
 /// `SYMLINK3args`
@@ -212,7 +212,7 @@ pub fn symlink(cx: &Call<'_>, args: &SymlinkArgs<'_>) -> Reply<Promise<Made, Wcc
             return Err(Errno::INVAL.into());
         }
         // A symbolic link has no mode of its own on Linux.
-        Ok(New::new(What::Symlink(args.target), &args.changes, 0o777))
+        Ok(New::with(What::Symlink(args.target), &args.changes, 0o777))
     })
 }
 
@@ -254,7 +254,7 @@ impl<'a> Decode<'a> for MknodArgs<'a> {
 /// MKNOD: makes a device, a pipe or a socket.
 pub fn mknod(cx: &Call<'_>, args: &MknodArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
     make(cx, args.at, || match &args.what {
-        Wanted::Special(what, changes) => Ok(New::new(*what, changes, FILE_MODE)),
+        Wanted::Special(what, changes) => Ok(New::with(*what, changes, FILE_MODE)),
         Wanted::Other => Err(nfsstat3::NFS3ERR_BADTYPE.into()),
     })
 }

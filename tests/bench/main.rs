@@ -237,7 +237,7 @@ impl<'a> Runner<'a> {
                 self.made = self.made.max(count);
                 self.unmeasured(self.steps(&[Op::Create], missing))
             }
-            [Op::Create] => self.clear(),
+            [Op::Create | Op::CreateExclusively] => self.clear(),
             [Op::GetAttr | Op::Lookup | Op::Access] => {
                 // Each file once, so that no server measures what opening it costs.
                 self.unmeasured(self.steps(pattern, 0..self.args.hot.max(count / 20)))
@@ -249,7 +249,7 @@ impl<'a> Runner<'a> {
     /// Looks at what the calls have left behind.
     fn conclude(&mut self, pattern: &[Op], calls: u64) -> Result<()> {
         match pattern {
-            [Op::Create] => self.made = calls,
+            [Op::Create | Op::CreateExclusively] => self.made = calls,
             [Op::Remove] => {
                 self.made -= calls;
                 self.clear()?;

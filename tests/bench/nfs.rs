@@ -90,6 +90,14 @@ impl Outbox {
         });
     }
 
+    /// EXCLUSIVE, as the Linux client asks for O_EXCL.
+    pub fn create_exclusively(&mut self, dir: &Handle, name: &[u8], verifier: u64) {
+        self.entry(8, dir, name, |args| {
+            args.put_u32(2);
+            args.put_u64(verifier);
+        });
+    }
+
     pub fn mkdir(&mut self, dir: &Handle, name: &[u8]) {
         self.entry(9, dir, name, |args| put_mode(args, 0o777));
     }

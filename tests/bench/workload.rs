@@ -51,6 +51,8 @@ pub enum Op {
     /// Not measured: reads what `Write` wrote.
     ReadBack(Place),
     Create,
+    /// CREATE with a verifier.
+    CreateExclusively,
     Remove,
     /// CREATE, and the next time REMOVE of the same name.
     CreateThenRemove,
@@ -101,6 +103,7 @@ pub const ALL: &[Workload] = &[
     steps("create",        20_000, &[Op::Create]),
     steps("mixed",         40_000, MIXED),
     steps("remove",        20_000, &[Op::Remove]),
+    steps("exclusive",     20_000, &[Op::CreateExclusively]),
 ];
 
 const fn steps(name: &'static str, count: u64, ops: &'static [Op]) -> Workload {
@@ -162,6 +165,9 @@ impl<'t> Steps<'t> {
                 out.read(&tree.written, offset(step.number, place.size), place.size);
             }
             Op::Create => out.create(self.dir, &name(step.number)),
+            Op::CreateExclusively => {
+                out.create_exclusively(self.dir, &name(step.number), step.number);
+            }
             Op::Remove => out.remove(self.dir, &name(step.number)),
             Op::CreateThenRemove => {
                 let number = PASSING + step.made.unwrap_or(step.number);
@@ -190,7 +196,7 @@ impl<'t> Steps<'t> {
                 let data = nfs::read(reply, place.size)?;
                 image.check(offset(number, place.size) + place.shift, data, true)
             }
-            Op::Create => nfs::created("CREATE", reply),
+            Op::Create | Op::CreateExclusively => nfs::created("CREATE", reply),
             Op::Remove => nfs::removed("REMOVE", reply),
             Op::CreateThenRemove if step.made.is_none() => nfs::created("CREATE", reply),
             Op::CreateThenRemove => nfs::removed("REMOVE", reply),

@@ -66,7 +66,7 @@ impl Volume {
                 let what = if directory { What::Directory } else { What::File };
                 let modified = SetTime::To(Time { seconds: 1, nanoseconds: 0 });
                 let changes = Changes { uid, modified, ..Changes::default() };
-                let new = New::new(what, &changes, 0o700);
+                let new = New::with(what, &changes, 0o700);
                 self.files().make(dir(d), &name(n), &new).map(drop)
             }
             Op::Write(d, n, at, len) => {
