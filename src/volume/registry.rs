@@ -127,7 +127,7 @@ impl Layout {
 
     /// Registers a volume, or what has changed of it.
     pub(super) fn write(&self, record: &Record) -> Result<()> {
-        self.write_by(record, |path, json| durable::replace(path, json))
+        self.write_by(record, durable::replace)
     }
 
     /// The same for a volume that is registered and gives something back: takes no room if there is
