@@ -4,6 +4,7 @@
 //! to hear and health checks to answer.
 
 mod desk;
+mod exposure;
 mod office;
 mod place;
 mod repeated;
@@ -193,17 +194,11 @@ impl App {
     /// What is to be exported.
     fn wanted(&self) -> Result<Vec<Arc<Export>>> {
         let exports = match &self.config.source {
-            Source::Directory(dir) => {
-                // With a mode of its own: the process has no umask.
-                let mut folder = fs::DirBuilder::new();
-                folder
-                    .recursive(true)
-                    .mode(0o755)
-                    .create(dir)
-                    .with_context(|| format!("cannot create {}", dir.display()))?;
+            Source::Directory(dir, ports) => {
+                make(dir).with_context(|| format!("cannot create {}", dir.display()))?;
                 let dir = canonical(dir)?;
                 let ids = self.state.ids([dir.as_path()])?;
-                ids.into_iter().map(|id| Export::sole(id, dir.clone())).collect::<Vec<_>>()
+                ids.into_iter().map(|id| Export::sole(id, dir.clone(), *ports)).collect::<Vec<_>>()
             }
             Source::None => Vec::new(),
             Source::File(path) => {
@@ -219,16 +214,26 @@ impl App {
         };
         for export in &exports {
             self.keeps_out_of_state(&export.dir)?;
+            exposure::warn_of(export);
         }
         Ok(exports.into_iter().map(Arc::new).collect())
     }
 
     fn open_volumes(&mut self) -> Result<()> {
         let Some(settings) = &self.config.volumes else { return Ok(()) };
+        let open_to_users = exposure::is_open(&canonical(&settings.dir)?);
+        if open_to_users {
+            tracing::warn!(
+                dir = %settings.dir.display(),
+                "users of this machine can enter the directory of the volumes, so that these have no set-id \
+                 bits and no devices unless they say otherwise; let only root enter it (chmod 700)"
+            );
+        }
         let serving = volume::Serving {
             fs: Arc::clone(&self.fs),
             exports: Arc::clone(&self.exports),
             handles: self.config.handles,
+            open_to_users,
         };
         let opened = Volumes::open(settings, serving);
         self.volumes = Some(opened.context("cannot open the volumes")?);
@@ -477,6 +482,18 @@ fn directory(entry: &Entry) -> Result<PathBuf> {
         bail!("line {}: {} is not a directory", entry.line, dir.display());
     }
     Ok(dir)
+}
+
+/// Makes a directory that is to be exported, if it is not there. With modes of its own, because the
+/// process has no umask: those above it are for the server's user alone, so that nobody of this
+/// machine can enter; its own is what clients see.
+fn make(dir: &Path) -> io::Result<()> {
+    let mut folder = fs::DirBuilder::new();
+    folder.recursive(true);
+    if let Some(above) = dir.parent().filter(|above| !above.as_os_str().is_empty()) {
+        folder.mode(0o700).create(above)?;
+    }
+    folder.mode(0o755).create(dir)
 }
 
 fn canonical(dir: &Path) -> Result<PathBuf> {

@@ -11,6 +11,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::command::args::VolumeArgs;
 use crate::command::health::HealthArgs;
+use crate::export::Ports;
 use crate::fs::root::HandleKind;
 use crate::label::{is_provisioner, is_subdomain};
 use crate::provisioner;
@@ -76,6 +77,10 @@ pub struct ServeArgs {
         conflicts_with = "exports"
     )]
     pub dir: Option<PathBuf>,
+    /// Answer calls to DIR from ports above 1023 too, which every user of a client may use; as root, only
+    /// lower ones are answered otherwise
+    #[arg(long, env = "BERTH_INSECURE")]
+    pub insecure: bool,
     /// Export what this exports(5) file says instead; read again at SIGHUP
     #[arg(long, value_name = "FILE", env = "BERTH_EXPORTS")]
     pub exports: Option<PathBuf>,
@@ -212,8 +217,8 @@ pub enum Handles {
 pub enum Source {
     /// Nothing.
     None,
-    /// This directory, as `/`, to everybody.
-    Directory(PathBuf),
+    /// This directory, as `/`, to everybody who calls from these ports.
+    Directory(PathBuf, Ports),
     /// What this exports file says.
     File(PathBuf),
 }
@@ -260,7 +265,7 @@ impl ServeArgs {
     /// An option that makes no sense, by its name.
     pub fn check(self, is_root: bool) -> Result<Config> {
         let source = match (&self.dir, &self.exports) {
-            (Some(dir), None) => Source::Directory(dir.clone()),
+            (Some(dir), None) => Source::Directory(dir.clone(), self.ports(is_root)),
             (None, Some(file)) => Source::File(file.clone()),
             (None, None) if self.volumes.is_some() => Source::None,
             _ => bail!(
@@ -318,6 +323,12 @@ impl ServeArgs {
 }
 
 impl ServeArgs {
+    /// From which ports DIR may be used. Who is root there acts as root here, if the server is root: so
+    /// nobody else may claim to be. Without privileges, all act as the server's user in any case.
+    const fn ports(&self, is_root: bool) -> Ports {
+        if is_root && !self.insecure { Ports::Privileged } else { Ports::Any }
+    }
+
     /// The options of the provisioner.
     fn provisioning(&self) -> Result<Option<provisioner::Settings>> {
         let Some(name) = self.provisioner.clone().filter(|name| !name.is_empty()) else {
@@ -460,10 +471,25 @@ mod tests {
     #[test]
     fn a_directory_is_all_that_is_needed() {
         let config = serve(&["./data"]).unwrap();
-        assert_eq!(config.source, Source::Directory("./data".into()));
+        assert_eq!(config.source, Source::Directory("./data".into(), Ports::Privileged));
         assert_eq!(config.listen, ["127.0.0.1:2049".parse().unwrap()]);
         assert_eq!((config.portmap, config.admin), (None, None));
         assert_eq!(config.handles, None);
+    }
+
+    #[test]
+    fn only_root_serves_privileged_ports_alone() {
+        let source = |args: &[&str], is_root| {
+            let args = Args::try_parse_from(["berth", "serve", "d"].iter().chain(args)).unwrap();
+            match args.command {
+                Command::Serve(serve) => serve.check(is_root).unwrap().source,
+                _ => unreachable!("serve was asked for"),
+            }
+        };
+        let expected = |ports| Source::Directory("d".into(), ports);
+        assert_eq!(source(&[], true), expected(Ports::Privileged));
+        assert_eq!(source(&["--insecure"], true), expected(Ports::Any));
+        assert_eq!(source(&[], false), expected(Ports::Any));
     }
 
     #[test]

@@ -38,7 +38,7 @@
 //! | [`state`] | what survives a restart, apart from volumes | export fs sys |
 //! | [`admin`] | volumes over a unix socket; health, metrics and the status page over HTTP | telemetry volume |
 //! | [`command`] | `berth volume`, `berth health`: asks a server, tells people and scripts | admin export label mount_options nfs3 quantity rpc telemetry volume xdr |
-//! | [`config`] | command line | command (arguments), label, quantity, fs (kinds of handles), provisioner and volume (settings), telemetry |
+//! | [`config`] | command line | command (arguments), export (ports), label, quantity, fs (kinds of handles), provisioner and volume (settings), telemetry |
 //! | [`telemetry`] | log, with a bound for what peers cause; every metric | - |
 //! | [`app`] | builds, starts and stops the parts | all |
 //!

@@ -221,6 +221,26 @@ pub struct Wishes {
     /// times [default: *]
     #[arg(long, value_name = "CLIENT", value_delimiter = ',', value_parser = parse_client)]
     pub client: Vec<Who>,
+    /// Answer only calls from ports below 1024, which take root on the client; not for clients in
+    /// containers or behind a translation of addresses
+    #[arg(long, conflicts_with = "insecure")]
+    pub secure: bool,
+    /// Answer calls from all ports; the default, unless a clone's source has --secure
+    #[arg(long)]
+    pub insecure: bool,
+    /// Neither set nor show the set-id bits of its files [default: so if users of this machine can enter
+    /// the directory of the volumes]
+    #[arg(long, conflicts_with = "suid")]
+    pub nosuid: bool,
+    /// Let its files have set-id bits
+    #[arg(long)]
+    pub suid: bool,
+    /// Make no devices in it [default: as for --nosuid]
+    #[arg(long, conflicts_with = "dev")]
+    pub nodev: bool,
+    /// Let devices be made in it
+    #[arg(long)]
+    pub dev: bool,
     /// Answer changes of names and attributes before they are on the disk: quicker, and safe from a
     /// crash of the server, but not of the machine
     #[arg(long = "async", conflicts_with = "sync")]

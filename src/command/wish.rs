@@ -94,6 +94,11 @@ fn id(name: &Name, wishes: &Wishes) -> Result<VolumeId, BadName> {
     VolumeId::new(name.as_str().bytes().map(spelt).collect::<String>())
 }
 
+/// Which of two words was said, if any.
+fn chosen(yes: bool, no: bool) -> Option<bool> {
+    (yes || no).then_some(yes)
+}
+
 impl Wishes {
     fn apply(&self, spec: &mut Spec) {
         spec.directory.clone_from(&self.directory);
@@ -107,6 +112,9 @@ impl Wishes {
         if !self.client.is_empty() {
             spec.clients.clone_from(&self.client);
         }
+        spec.secure = self.secure || (spec.secure && !self.insecure);
+        spec.nosuid = chosen(self.nosuid, self.suid).or(spec.nosuid);
+        spec.nodev = chosen(self.nodev, self.dev).or(spec.nodev);
         spec.sync = self.sync || (spec.sync && !self.asynchronous);
         spec.quota = self.quota.unwrap_or(spec.quota);
         spec.on_delete = self.on_delete.unwrap_or(spec.on_delete);
@@ -162,7 +170,7 @@ mod tests {
         let wish = created(
             "create data --capacity 500M --inodes 7 --uid 1 --gid 2 --mode 2770 --squash all_squash \
              --anon-uid 3 --anon-gid 4 --client 10.0.0.0/8,fd00::1 --client 192.0.2.1 --async \
-             --quota report --on-delete archive --label a=b --label c= --id 0f-2 --adopt",
+             --secure --nosuid --dev --quota report --on-delete archive --label a=b --label c= --id 0f-2 --adopt",
         );
         let clients = ["10.0.0.0/8", "fd00::1", "192.0.2.1"].map(|c| parse_client(c).unwrap());
         let labels = [("a", "b"), ("c", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
@@ -181,6 +189,9 @@ mod tests {
             anon_uid: 3,
             anon_gid: 4,
             clients: clients.into(),
+            secure: true,
+            nosuid: Some(true),
+            nodev: Some(false),
             sync: false,
             on_delete: OnDelete::Archive,
             labels: labels.into(),

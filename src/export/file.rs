@@ -216,7 +216,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::export::{Anonymous, Durability, Mode, Options, Ports, Squash};
+    use crate::export::{Anonymous, Devices, Durability, Mode, Options, Ports, SetId, Squash};
 
     const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
 
@@ -344,13 +344,17 @@ mod tests {
         let ports = prop_oneof![Just(Ports::Privileged), Just(Ports::Any)];
         let durability = prop_oneof![Just(Durability::Sync), Just(Durability::Async)];
         let anonymous = (0..u32::MAX, 0..u32::MAX).prop_map(|(uid, gid)| Anonymous { uid, gid });
-        (mode, squash, anonymous, ports, durability).prop_map(
-            |(mode, squash, anonymous, ports, durability)| Options {
+        let set_id = prop_oneof![Just(SetId::Kept), Just(SetId::Refused)];
+        let devices = prop_oneof![Just(Devices::Made), Just(Devices::Refused)];
+        (mode, squash, anonymous, ports, durability, set_id, devices).prop_map(
+            |(mode, squash, anonymous, ports, durability, set_id, devices)| Options {
                 mode,
                 squash,
                 anonymous,
                 ports,
                 durability,
+                set_id,
+                devices,
             },
         )
     }

@@ -95,6 +95,10 @@ pub struct Options {
     pub ports: Ports,
     /// When its changes are answered.
     pub durability: Durability,
+    /// Whether its files can have set-id bits.
+    pub set_id: SetId,
+    /// Whether it can make devices.
+    pub devices: Devices,
 }
 
 /// Whether a client may change anything.
@@ -148,6 +152,28 @@ pub enum Durability {
     Async,
 }
 
+/// Whether files can have set-user-id and set-group-id bits. Those of directories, which only hand
+/// their group down, are not meant.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum SetId {
+    /// `suid`
+    #[default]
+    Kept,
+    /// `nosuid`: they are neither set nor shown, so that no client honours them.
+    Refused,
+}
+
+/// Whether block and character devices can be made.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Devices {
+    /// `dev`
+    #[default]
+    Made,
+    /// `nodev`: they cannot, and those that are there are shown without their numbers, so that no client
+    /// opens them.
+    Refused,
+}
+
 /// Why a client may not use an export.
 #[derive(Clone, Copy, PartialEq, Eq, Error, Debug)]
 pub enum Refused {
@@ -155,7 +181,10 @@ pub enum Refused {
     #[error("client is not listed for the export")]
     NotListed,
     /// It may use the export, but not from this port.
-    #[error("client calls from an unprivileged port; mount with resvport or export with insecure")]
+    #[error(
+        "client calls from a port above 1023, which takes no root there; mount with resvport, export with \
+         insecure, or start with --insecure"
+    )]
     InsecurePort,
 }
 
@@ -180,19 +209,14 @@ pub struct Table {
 
 impl Export {
     /// The one export of a server that was given a directory and no exports file: everything to
-    /// everyone, `/ *(rw,no_root_squash,insecure,sync)`.
+    /// everyone who calls from these ports, `/ *(rw,no_root_squash,sync)`.
     ///
-    /// This is the choice for trying it out and for the machine's own containers: such a server
-    /// listens on loopback unless told otherwise, and whoever reaches it gets a directory that
-    /// works as a local one would, from clients without a privileged port too. Whoever listens on a
+    /// This is the choice for trying it out: such a server listens on loopback unless told otherwise,
+    /// and whoever reaches it gets a directory that works as a local one would. Whoever listens on a
     /// network writes an exports file.
-    pub fn sole(id: ExportId, dir: PathBuf) -> Self {
-        let options = Options {
-            mode: Mode::ReadWrite,
-            squash: Squash::None,
-            ports: Ports::Any,
-            ..Options::default()
-        };
+    pub fn sole(id: ExportId, dir: PathBuf, ports: Ports) -> Self {
+        let options =
+            Options { mode: Mode::ReadWrite, squash: Squash::None, ports, ..Options::default() };
         let clients = vec![Client { who: Who::Anyone, options }];
         Self { id, path: b"/".to_vec(), dir, clients, traffic: Traffic::default(), hidden: false }
     }
@@ -392,9 +416,11 @@ mod tests {
 
     #[test]
     fn the_sole_export_is_open_to_everyone() {
-        let export = Export::sole(ExportId(1), "/srv".into());
+        let export = Export::sole(ExportId(1), "/srv".into(), Ports::Any);
         let expected = "/ *(rw,sync,insecure,no_root_squash,anonuid=65534,anongid=65534)";
         assert_eq!(export.to_string(), expected);
+        let secure = Export::sole(ExportId(1), "/srv".into(), Ports::Privileged);
+        assert!(secure.access("127.0.0.1:50000".parse().unwrap()).is_err());
         assert_eq!(export.clients().map(ToString::to_string).collect::<Vec<_>>(), ["*"]);
         assert!(export.access("192.0.2.1:50000".parse().unwrap()).is_ok());
     }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::export::{Durability, Mode, NO_ID, Options, Ports, Squash};
+use crate::export::{Devices, Durability, Mode, NO_ID, Options, Ports, SetId, Squash};
 
 /// Why an option is not accepted.
 #[derive(PartialEq, Eq, Error, Debug)]
@@ -70,7 +70,15 @@ impl fmt::Display for Options {
             Squash::All => "all_squash",
         };
         let (uid, gid) = (self.anonymous.uid, self.anonymous.gid);
-        write!(f, "{mode},{durability},{ports},{squash},anonuid={uid},anongid={gid}")
+        write!(f, "{mode},{durability},{ports},{squash},anonuid={uid},anongid={gid}")?;
+        // Only where they are not as exports(5) has it, which does not know them.
+        if self.set_id == SetId::Refused {
+            f.write_str(",nosuid")?;
+        }
+        if self.devices == Devices::Refused {
+            f.write_str(",nodev")?;
+        }
+        Ok(())
     }
 }
 
@@ -88,6 +96,11 @@ impl Draft {
             "async" => options.durability = Durability::Async,
             "secure" => options.ports = Ports::Privileged,
             "insecure" => options.ports = Ports::Any,
+            // The words of mount(8).
+            "suid" => options.set_id = SetId::Kept,
+            "nosuid" => options.set_id = SetId::Refused,
+            "dev" => options.devices = Devices::Made,
+            "nodev" => options.devices = Devices::Refused,
             "root_squash" => self.root_squash = true,
             "no_root_squash" => self.root_squash = false,
             "all_squash" => self.all_squash = true,
@@ -191,6 +204,13 @@ mod tests {
         let largest = format!("{DEFAULT},anonuid=4294967294,anongid=65534");
         check("anonuid=4294967294", &largest);
         check("rw,", "rw,sync,secure,root_squash");
+        for (list, found) in
+            [("nosuid", ",nosuid"), ("nodev", ",nodev"), ("nodev,nosuid", ",nosuid,nodev")]
+        {
+            let found_last = Options::parse(list).unwrap().to_string();
+            assert!(found_last.ends_with(&format!("anongid=65534{found}")), "{found_last}");
+        }
+        check("nosuid,nodev,suid,dev", DEFAULT);
     }
 
     #[test]

@@ -139,10 +139,10 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::Client;
+    use crate::export::{Client, Ports};
 
     fn export(id: u64, path: &str) -> Export {
-        let sole = Export::sole(ExportId(id), path.into());
+        let sole = Export::sole(ExportId(id), path.into(), Ports::Any);
         Export { path: path.as_bytes().to_vec(), ..sole }
     }
 

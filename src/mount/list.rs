@@ -92,7 +92,7 @@ pub fn export(table: &Table, client: IpAddr, w: &mut Writer<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::ExportId;
+    use crate::export::{ExportId, Ports};
     use crate::xdr::Reader;
     use proptest::prelude::*;
 
@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(mounts.list().len(), 2, "administrators see both");
         mounts.remove(ip(1), b"/a/secret");
         assert_eq!(mounts.list().len(), 1);
-        let shown = Export::sole(ExportId(1), "/x".into());
+        let shown = Export::sole(ExportId(1), "/x".into(), Ports::Any);
         let hidden =
             Export { id: ExportId(2), path: b"/a/secret".to_vec(), hidden: true, ..shown.clone() };
         assert_eq!(

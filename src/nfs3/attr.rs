@@ -52,7 +52,8 @@ pub fn setattr(cx: &Call<'_>, args: &SetAttrArgs<'_>) -> Reply<Promise<Wcc, Wcc>
         Err(Why::Status(nfsstat3::NFS3ERR_NOT_SYNC))
     } else {
         cx.nfs.pace.watch(cx.patience(), || {
-            let changed = cx.fs().change(&object.node, &before, &object.who, &args.changes, &guard);
+            let changes = object.allowed(object.node.kind, args.changes);
+            let changed = cx.fs().change(&object.node, &before, &object.who, &changes, &guard);
             changed.map_err(Why::from)
         })
     };

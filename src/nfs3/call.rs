@@ -8,8 +8,8 @@ use nfsserve::nfs::nfsstat3;
 use super::Nfs;
 use super::status::{Fail, Why};
 use super::types::{Fattr, Fh, PostOp, Wcc};
-use crate::export::{Durability, Export, Mode, Options, Table};
-use crate::fs::attr::Attr;
+use crate::export::{Devices, Durability, Export, Mode, Options, SetId, Table};
+use crate::fs::attr::{Attr, Changes, Kind};
 use crate::fs::flush::Due;
 use crate::fs::handle::Handle;
 use crate::fs::identity::Identity;
@@ -18,6 +18,9 @@ use crate::fs::{Fs, Guard};
 use crate::rpc;
 use crate::rpc::auth::Credentials;
 use crate::sys::Patience;
+
+/// The set-user-id and the set-group-id bit.
+const SET_IDS: u32 = 0o6000;
 
 /// A call of a procedure.
 pub struct Call<'a> {
@@ -40,6 +43,32 @@ pub struct Object<'a> {
     /// The caller, after the squash.
     pub who: Identity,
     export: &'a Export,
+}
+
+/// How an export shows attributes.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    fsid: u64,
+    set_id: SetId,
+    devices: Devices,
+}
+
+impl View {
+    /// Attributes, as they go into replies.
+    pub const fn of(self, mut attr: Attr) -> Fattr {
+        attr.mode = self.mode(attr.kind, attr.mode);
+        if matches!(self.devices, Devices::Refused) {
+            attr.device = (0, 0); // which no driver has
+        }
+        Fattr { attr, fsid: self.fsid }
+    }
+
+    const fn mode(self, kind: Kind, mode: u32) -> u32 {
+        match (self.set_id, kind) {
+            (SetId::Kept, _) | (_, Kind::Directory) => mode,
+            (SetId::Refused, _) => mode & !SET_IDS,
+        }
+    }
 }
 
 /// How a file in a directory gets onto the disk.
@@ -137,7 +166,19 @@ impl Object<'_> {
 
     /// Attributes, as they go into replies.
     pub const fn fattr(&self, attr: Attr) -> Fattr {
-        Fattr { attr, fsid: self.export.id.0 }
+        self.view().of(attr)
+    }
+
+    /// How the export shows attributes.
+    pub const fn view(&self) -> View {
+        View { fsid: self.export.id.0, set_id: self.options.set_id, devices: self.options.devices }
+    }
+
+    /// What of `changes` the export lets a file of this kind have. The bits that it refuses are left
+    /// out and the rest is done, as Linux does it for those who may not set them.
+    pub fn allowed(&self, kind: Kind, changes: Changes) -> Changes {
+        let mode = changes.mode.map(|mode| self.view().mode(kind, mode));
+        Changes { mode, ..changes }
     }
 
     /// Notes that so many bytes were read through the export.

@@ -9,6 +9,7 @@ use super::promise::Promise;
 use super::status::{Reply, Why};
 use super::types::{Decode, DirOp, Fattr, Wcc, path};
 use crate::errno::Errno;
+use crate::export::Devices;
 use crate::fs;
 use crate::fs::attr::{Attr, Changes, Kind, SetTime, Time};
 use crate::fs::handle::Handle;
@@ -68,6 +69,17 @@ enum How {
     Exclusive([u8; 8]),
 }
 
+impl How {
+    /// What of it the export of `dir` allows.
+    fn allowed(self, dir: &Object<'_>) -> Self {
+        match self {
+            Self::Unchecked(wanted) => Self::Unchecked(dir.allowed(Kind::Regular, wanted)),
+            Self::Guarded(wanted) => Self::Guarded(dir.allowed(Kind::Regular, wanted)),
+            Self::Exclusive(verifier) => Self::Exclusive(verifier),
+        }
+    }
+}
+
 /// `CREATE3args`
 #[derive(Clone, Copy, Debug)]
 pub struct CreateArgs<'a> {
@@ -93,7 +105,7 @@ pub fn create(cx: &Call<'_>, args: &CreateArgs<'_>) -> Reply<Promise<Made, Wcc>,
     let dir = cx.object_to_change(args.at.dir)?;
     let ((Found { node, mut attr, settles }, size), wcc) = cx.change_directory(&dir, |guard| {
         let name = Name::new(args.at.name)?.entry(Errno::EXIST)?;
-        let new = match args.how {
+        let new = match args.how.allowed(&dir) {
             How::Unchecked(wanted) | How::Guarded(wanted) => {
                 New::with(What::File, &wanted, FILE_MODE)
             }
@@ -185,7 +197,7 @@ impl<'a> Decode<'a> for MkdirArgs<'a> {
 
 /// MKDIR: makes a directory.
 pub fn mkdir(cx: &Call<'_>, args: &MkdirArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
-    make(cx, args.at, || Ok(New::with(What::Directory, &args.changes, DIRECTORY_MODE)))
+    make(cx, args.at, |_| Ok(New::with(What::Directory, &args.changes, DIRECTORY_MODE)))
 }
 
 /// `SYMLINK3args`
@@ -204,7 +216,7 @@ impl<'a> Decode<'a> for SymlinkArgs<'a> {
 
 /// SYMLINK: makes a symbolic link. Its target is any bytes but zero, and never looked at.
 pub fn symlink(cx: &Call<'_>, args: &SymlinkArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
-    make(cx, args.at, || {
+    make(cx, args.at, |_| {
         if args.target.len() > TARGET_MAX {
             return Err(Errno::NAMETOOLONG.into());
         }
@@ -222,6 +234,23 @@ enum Wanted {
     Special(What<'static>, Changes),
     /// A kind of file that has a procedure of its own.
     Other,
+}
+
+impl Wanted {
+    /// What of it the export of `dir` allows.
+    fn allowed(self, dir: &Object<'_>) -> Result<Self, Why> {
+        match self {
+            Self::Special(What::Block(..) | What::Character(..), _)
+                if dir.options.devices == Devices::Refused =>
+            {
+                Err(nfsstat3::NFS3ERR_PERM.into())
+            }
+            Self::Special(special, wanted) => {
+                Ok(Self::Special(special, dir.allowed(Kind::Fifo, wanted)))
+            }
+            Self::Other => Ok(Self::Other),
+        }
+    }
 }
 
 /// `MKNOD3args`
@@ -253,7 +282,7 @@ impl<'a> Decode<'a> for MknodArgs<'a> {
 
 /// MKNOD: makes a device, a pipe or a socket.
 pub fn mknod(cx: &Call<'_>, args: &MknodArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
-    make(cx, args.at, || match &args.what {
+    make(cx, args.at, |dir| match &args.what.allowed(dir)? {
         Wanted::Special(what, changes) => Ok(New::with(*what, changes, FILE_MODE)),
         Wanted::Other => Err(nfsstat3::NFS3ERR_BADTYPE.into()),
     })
@@ -263,12 +292,12 @@ pub fn mknod(cx: &Call<'_>, args: &MknodArgs<'_>) -> Reply<Promise<Made, Wcc>, W
 fn make<'a>(
     cx: &Call<'_>,
     at: DirOp<'_>,
-    new: impl FnOnce() -> Result<New<'a>, Why>,
+    new: impl FnOnce(&Object<'_>) -> Result<New<'a>, Why>,
 ) -> Reply<Promise<Made, Wcc>, Wcc> {
     let dir = cx.object_to_change(at.dir)?;
     let (Found { node, attr, settles }, wcc) = cx.change_directory(&dir, |guard| {
         let name = Name::new(at.name)?.entry(Errno::EXIST)?;
-        Ok(cx.fs().make(&dir.node, name, &new()?, &dir.who, guard)?.into())
+        Ok(cx.fs().make(&dir.node, name, &new(&dir)?, &dir.who, guard)?.into())
     })?;
     let due = dir.due_with(&node, settles);
     let result = Made { handle: *node.handle(), attr: dir.fattr(attr), dir: wcc };

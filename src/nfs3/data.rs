@@ -14,10 +14,10 @@ use std::sync::Arc;
 use nfsserve::nfs::nfsstat3;
 
 use super::TRANSFER_MAX;
-use super::call::{Call, Object};
+use super::call::{Call, Object, View};
 use super::promise::Promise;
 use super::status::{Reply, Why};
-use super::types::{Decode, Fattr, Fh, PostOp, Wcc};
+use super::types::{Decode, Fh, PostOp, Wcc};
 use crate::fs::Fs;
 use crate::fs::attr::Attr;
 use crate::fs::flush::{Due, Extent};
@@ -186,13 +186,13 @@ impl<'a> Decode<'a> for CommitArgs<'a> {
 pub struct CommitOk {
     fs: Arc<Fs>,
     node: Arc<Node>,
-    fsid: u64,
+    view: View,
     before: Attr,
 }
 
 impl Encode for CommitOk {
     fn encode(&self, w: &mut Writer<'_>) {
-        let after = self.node.attr().ok().map(|attr| Fattr { attr, fsid: self.fsid });
+        let after = self.node.attr().ok().map(|attr| self.view.of(attr));
         Wcc { before: Some(self.before), after: PostOp(after) }.encode(w);
         // After the flush: one that failed until now has changed it.
         w.u64(self.fs.verifier());
@@ -210,7 +210,6 @@ pub fn commit(cx: &Call<'_>, args: CommitArgs<'_>) -> Reply<Promise<CommitOk, Wc
     let node = Arc::clone(&object.node);
     // A flush that failed before has changed the verifier, by which the client knows.
     let due = Some(Due::Content(Arc::clone(&node), Extent::All, node.failures()));
-    let result =
-        CommitOk { fs: Arc::clone(&cx.nfs.fs), node, fsid: object.fattr(before).fsid, before };
+    let result = CommitOk { fs: Arc::clone(&cx.nfs.fs), node, view: object.view(), before };
     Ok(Promise { result, otherwise, due })
 }

@@ -36,6 +36,9 @@ struct Words {
     anon_uid: Option<String>,
     anon_gid: Option<String>,
     clients: Option<String>,
+    secure: Option<String>,
+    nosuid: Option<String>,
+    nodev: Option<String>,
     sync: Option<String>,
     quota: Option<String>,
     inodes: Option<String>,
@@ -128,6 +131,11 @@ impl Words {
                 return Err(value("clients", "nobody may use the volume; name a client, or *"));
             }
         }
+        if let Some(text) = &self.secure {
+            like.secure = truth("secure", text)?;
+        }
+        like.nosuid = self.nosuid.as_deref().map(|text| truth("nosuid", text)).transpose()?;
+        like.nodev = self.nodev.as_deref().map(|text| truth("nodev", text)).transpose()?;
         if let Some(text) = &self.sync {
             like.sync = truth("sync", text)?;
         }
@@ -274,6 +282,9 @@ mod tests {
             ("anonUid", "3"),
             ("anonGid", "4"),
             ("clients", "10.0.0.0/8, fd00::1"),
+            ("secure", "true"),
+            ("nosuid", "true"),
+            ("nodev", "false"),
             ("sync", "false"),
             ("quota", "report"),
             ("inodes", "7"),
@@ -281,6 +292,7 @@ mod tests {
         assert_eq!((spec.uid, spec.gid, spec.mode), (Some(1), Some(2), 0o2770));
         assert_eq!((spec.squash, spec.anon_uid, spec.anon_gid), (Squash::All, 3, 4));
         assert_eq!((spec.clients.len(), spec.sync, spec.quota), (2, false, Quota::Report));
+        assert_eq!((spec.secure, spec.nosuid, spec.nodev), (true, Some(true), Some(false)));
         assert_eq!((spec.inodes, spec.on_delete), (Some(7), OnDelete::Archive));
         let labels = read(&[("labels", "team=blue, example.org/x=")]).unwrap().labels;
         assert_eq!(labels.len(), 2);
@@ -321,6 +333,7 @@ mod tests {
         check("clients", "example.org");
         check("clients", " , ");
         check("sync", "yes");
+        ["secure", "nosuid", "nodev"].iter().for_each(|key| check(key, "maybe"));
         check("quota", "some");
         check("inodes", "-1");
         check("inodes", "many");

@@ -10,7 +10,9 @@ use super::spec::{Quota, Spec, Status, inodes_of};
 use super::{Origin, Slot, Volume, Volumes};
 use crate::export::table::TableError;
 use crate::export::traffic::Traffic;
-use crate::export::{Anonymous, Client, Durability, Export, ExportId, Mode, Options, Ports};
+use crate::export::{
+    Anonymous, Client, Devices, Durability, Export, ExportId, Mode, Options, Ports, SetId,
+};
 use crate::fs::root::Root;
 use crate::quota::{Account, Usage};
 
@@ -231,6 +233,17 @@ impl Volumes {
         })
     }
 
+    /// Whether clients may make what gives power to users of this machine, who may be able to enter the
+    /// volume's directory: a client that is root in a volume would make them root here.
+    fn powers(&self, spec: &Spec) -> Options {
+        let refused = |said: Option<bool>| said.unwrap_or(self.serving.open_to_users);
+        Options {
+            set_id: if refused(spec.nosuid) { SetId::Refused } else { SetId::Kept },
+            devices: if refused(spec.nodev) { Devices::Refused } else { Devices::Made },
+            ..Options::default()
+        }
+    }
+
     /// How a volume is exported.
     pub(super) fn export(&self, volume: &Volume) -> Export {
         let Record { spec, export, .. } = volume.record();
@@ -238,9 +251,9 @@ impl Volumes {
             mode: Mode::ReadWrite,
             squash: spec.squash,
             anonymous: Anonymous { uid: spec.anon_uid, gid: spec.anon_gid },
-            // Containers and clients in user space have no privileged ones.
-            ports: Ports::Any,
+            ports: if spec.secure { Ports::Privileged } else { Ports::Any },
             durability: if spec.sync { Durability::Sync } else { Durability::Async },
+            ..self.powers(&spec)
         };
         let client = |who| Client { who, options };
         Export {

@@ -197,7 +197,7 @@ impl Layout {
     fn make_parents(&self, spec: &Spec) -> Result<()> {
         for path in self.parents(spec).iter().rev().filter(|path| !exists(path)) {
             self.step()?;
-            let made = DirBuilder::new().mode(0o755).create(path);
+            let made = DirBuilder::new().mode(0o700).create(path);
             made.map_err(Error::io("create", path))?;
             let above = path.parent().unwrap_or(&self.dir);
             durable::flush_folder(above).map_err(Error::io("flush", above))?;

@@ -98,6 +98,8 @@ pub struct Serving {
     pub exports: Arc<Exports>,
     /// The kind of handles, if only one is wanted.
     pub handles: Option<HandleKind>,
+    /// Whether users of this machine can enter the directory of the volumes.
+    pub open_to_users: bool,
 }
 
 /// How volumes are kept.

@@ -79,6 +79,17 @@ pub struct Spec {
     /// Who may use it, as in exports(5): `*`, addresses, networks; no names, which could change.
     #[serde(default = "anyone", with = "clients")]
     pub clients: Vec<Who>,
+    /// Whether only calls from ports below 1024 are answered. Not unless it is asked for: who has a
+    /// container of its own may use any port, and addresses are translated on the way to one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub secure: bool,
+    /// Whether its files can have no set-id bits; without it, that is so where users of the server's
+    /// machine can enter the directory of the volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nosuid: Option<bool>,
+    /// Whether no devices can be made in it; without it, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodev: Option<bool>,
     /// Whether changes of names and attributes are on the disk before they are answered.
     #[serde(default = "yes")]
     pub sync: bool,
@@ -203,6 +214,9 @@ impl Spec {
             anon_uid: nobody(),
             anon_gid: nobody(),
             clients: anyone(),
+            secure: false,
+            nosuid: None,
+            nodev: None,
             sync: yes(),
             on_delete: OnDelete::default(),
             labels: BTreeMap::new(),
@@ -250,6 +264,11 @@ fn anyone() -> Vec<Who> {
 
 fn yes() -> bool {
     true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde wants it so
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Permissions as people write them: `"0775"`.
@@ -352,6 +371,7 @@ mod tests {
         spec.squash = Squash::All;
         spec.clients = ["*", "10.0.0.1", "fd00::/8"].map(|c| parse_client(c).unwrap()).to_vec();
         spec.on_delete = OnDelete::Archive;
+        (spec.secure, spec.nosuid, spec.nodev) = (true, Some(true), Some(false));
         spec.labels.insert("team".into(), "blue".into());
         let text = serde_json::to_string(&spec).unwrap();
         assert!(text.contains(r#""mode":"2770""#) && text.contains("all_squash"), "{text}");

@@ -67,7 +67,12 @@ impl Place {
         let state = TempDir::new().unwrap();
         let fs = Arc::new(Fs::new(Key::new([7; KEY_LEN]), 4096, state.path()).unwrap());
         let exports = Arc::<Exports>::default();
-        let serving = Serving { fs: Arc::clone(&fs), exports: Arc::clone(&exports), handles: None };
+        let serving = Serving {
+            fs: Arc::clone(&fs),
+            exports: Arc::clone(&exports),
+            handles: None,
+            open_to_users: false,
+        };
         let recount = Duration::ZERO;
         let dir = self.dir.path().into();
         let settings = Settings { dir, purge_rate: 1_000_000, recount, overcommit };

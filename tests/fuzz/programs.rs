@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use berth::export::table::Exports;
-use berth::export::{Export, ExportId};
+use berth::export::{Export, ExportId, Ports};
 use berth::fs::Fs;
 use berth::fs::handle::Key;
 use berth::mount::Mount;
@@ -143,7 +143,7 @@ impl Served {
         backing.attach(id, &dir, None, None).unwrap();
         let root = backing.locate(id, b"").unwrap().as_ref().to_vec();
         let exports = Arc::<Exports>::default();
-        exports.change(&[], [Arc::new(Export::sole(id, dir))]).unwrap();
+        exports.change(&[], [Arc::new(Export::sole(id, dir, Ports::Any))]).unwrap();
         let nfs = Nfs::new(Arc::clone(&backing), Arc::clone(&exports));
         let handles = ["dir", "file", "link", "fifo"].map(|name| look_up(&nfs, &root, name));
         Self {

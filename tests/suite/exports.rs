@@ -3,12 +3,14 @@
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
 
 use nfs3_types::mount::mountres3;
 use rustix::process::Signal;
 
 use crate::support::client::{Client, Cred, own_gid};
-use crate::support::server::{Server, Setup};
+use crate::support::server::{Server, Setup, run};
 use crate::support::wire::*;
 use crate::support::{eventually, not_tried, privileged};
 
@@ -276,4 +278,59 @@ fn a_faulty_file_changes_nothing_and_is_told() {
     s.signal(Signal::HUP);
     eventually("the missing file is in the log", || s.log().len() > before);
     c.setattr(&root, mode(0o755)).ok();
+}
+
+#[test]
+fn set_id_bits_and_devices_can_be_refused() {
+    if !privileged() {
+        return not_tried("only the superuser makes devices");
+    }
+    let prepare = |dir: &Path| {
+        fs::write(dir.join("old"), b"program").unwrap();
+        fs::set_permissions(dir.join("old"), fs::Permissions::from_mode(0o6755)).unwrap();
+        run(Command::new("mknod").arg(dir.join("null")).args(["c", "1", "3"]));
+    };
+    let options = "rw,insecure,no_root_squash,nosuid,nodev";
+    let s = Setup::default().exports(&format!("{{}} *({options})\n")).start_over(prepare);
+    let mut c = s.client();
+    let root = mounted(&s, &mut c);
+    let on_disk = |name: &str| fs::metadata(s.dir.join(name)).unwrap().mode() & 0o7777;
+
+    // What is there is shown so that no client honours it.
+    let (old, null) = (c.find(&root, "old"), c.find(&root, "null"));
+    assert_eq!((c.attrs(&old).mode, on_disk("old")), (0o755, 0o6755));
+    let device = c.attrs(&null);
+    assert_eq!(
+        (device.type_, device.rdev.specdata1, device.rdev.specdata2),
+        (ftype3::NF3CHR, 0, 0)
+    );
+    let page = c.readdirplus(&root, (0, cookieverf3::default()), (8192, 8192)).ok();
+    for entry in page.reply.entries.0 {
+        if let post_op_attr::Some(attrs) = &entry.name_attributes {
+            let hidden = attrs.mode & 0o6000 == 0 && attrs.rdev.specdata1 == 0;
+            assert!(hidden, "{}: {attrs:?}", entry.name.0.escape_ascii());
+        }
+    }
+
+    // No way to make one.
+    let made = given_fh(c.create(&root, "guarded", createhow3::GUARDED(mode(0o6755))).ok().obj);
+    c.create(&root, "unchecked", createhow3::UNCHECKED(mode(0o4711))).ok();
+    c.mknod(&root, "fifo", mknoddata3::NF3FIFO(mode(0o2644))).ok();
+    c.setattr(&made, mode(0o4755)).ok();
+    c.write(&made, 0, b"#!/bin/sh", stable_how::FILE_SYNC).ok();
+    assert_eq!(c.commit(&made, 0, 0).status(), NFS3_OK);
+    for (name, expected) in [("guarded", 0o755), ("unchecked", 0o711), ("fifo", 0o644)] {
+        assert_eq!(on_disk(name), expected, "{name}");
+    }
+    let spec = || devicedata3 {
+        dev_attributes: mode(0o666),
+        spec: specdata3 { specdata1: 1, specdata2: 3 },
+    };
+    c.mknod(&root, "char", mknoddata3::NF3CHR(spec())).fails(NFS3ERR_PERM);
+    c.mknod(&root, "block", mknoddata3::NF3BLK(spec())).fails(NFS3ERR_PERM);
+
+    // The bits of a directory hand its group down: they are no power.
+    let dir = given_fh(c.mkdir(&root, "dir", mode(0o2775)).ok().obj);
+    c.setattr(&dir, mode(0o3775)).ok();
+    assert_eq!((c.attrs(&dir).mode, on_disk("dir")), (0o3775, 0o3775));
 }

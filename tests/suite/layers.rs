@@ -25,7 +25,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("config", &["command", "fs", "label", "provisioner", "quantity", "volume", "telemetry"]), // the names of choices, not what they do
+    (
+        "config",
+        &["command", "export", "fs", "label", "provisioner", "quantity", "volume", "telemetry"],
+    ), // the names of choices, not what they do
     ("errno", &[]),
     ("export", &[]),
     ("fs", &["errno", "sys", "telemetry", "export", "quota"]),

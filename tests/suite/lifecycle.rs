@@ -165,6 +165,7 @@ fn two_servers_can_serve_one_directory_with_states_of_their_own() {
     let listen = format!("127.0.0.1:{port}");
     let mut other = Command::new(program())
         .arg("serve")
+        .arg("--insecure")
         .arg(&s.dir)
         .args(["--listen", &listen, "--state"])
         .arg(s.beside("other"))

@@ -19,6 +19,7 @@ mod identity;
 mod info;
 mod layers;
 mod lifecycle;
+mod local;
 mod lookup;
 mod memory;
 mod mount;

@@ -100,7 +100,8 @@ pub fn refusal(code: u16, reason: &str) -> Answer {
 /// Opens volumes in a directory.
 pub fn open_volumes(dir: &Path, state: &Path) -> Arc<Volumes> {
     let fs = Arc::new(Fs::new(HandleKey::new([7; KEY_LEN]), 4096, state).unwrap());
-    let serving = Serving { fs, exports: Arc::<Exports>::default(), handles: None };
+    let serving =
+        Serving { fs, exports: Arc::<Exports>::default(), handles: None, open_to_users: false };
     let recount = Duration::ZERO;
     let settings =
         volume::Settings { dir: dir.into(), purge_rate: 1_000_000, recount, overcommit: None };

@@ -70,6 +70,7 @@ pub struct Setup {
     disk: Option<&'static str>,
     faults: bool,
     address_space: Option<u64>,
+    secure: bool,
 }
 
 impl Setup {
@@ -95,6 +96,13 @@ impl Setup {
     /// Lets the server have so many bytes of addresses, as `ulimit -v` does: beyond that it gets no memory.
     pub const fn address_space(mut self, bytes: u64) -> Self {
         self.address_space = Some(bytes);
+        self
+    }
+
+    /// Leaves it to the server from which ports the directory may be used: here, clients have no
+    /// privileged ones otherwise.
+    pub const fn secure(mut self) -> Self {
+        self.secure = true;
         self
     }
 
@@ -300,6 +308,9 @@ impl Server {
             Some(_) => command.arg("--exports").arg(self.beside("exports")),
             None => command.arg(&self.dir),
         };
+        if !self.setup.secure {
+            command.arg("--insecure");
+        }
         let dir = self.dir.to_str().expect("paths of tests are text");
         if self.setup.faults {
             command.env("BERTH_FAULTS", self.beside("faults"));
