@@ -153,7 +153,7 @@ impl App {
         app.open_volumes()?;
         app.listen()?;
         let socket = &app.config.admin_socket;
-        app.office = Office::open(socket, app.volumes.as_ref(), app.about())?;
+        app.office = Office::open(socket, app.volumes.as_ref(), app.about()?)?;
         app.server.open();
         Ok(app)
     }
@@ -241,12 +241,11 @@ impl App {
     }
 
     /// What the server says of itself over its admin socket.
-    fn about(&self) -> About {
-        About {
-            version: env!("CARGO_PKG_VERSION").into(),
-            listen: self.bound.clone(),
-            provisioner: self.config.provisioner.as_ref().map(|settings| settings.name.clone()),
-        }
+    fn about(&self) -> Result<About> {
+        let provisioner = self.config.provisioner.as_ref().map(|settings| settings.name.clone());
+        let server = provisioner.is_some().then(|| self.state.server()).transpose()?;
+        let (version, listen) = (env!("CARGO_PKG_VERSION").into(), self.bound.clone());
+        Ok(About { version, listen, provisioner, server })
     }
 
     /// Whoever reads the key can forge handles, and whoever writes the registry has all volumes.

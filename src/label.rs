@@ -4,6 +4,9 @@
 
 /// Annotation of a PersistentVolume: its provisioner.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// Annotation of a PersistentVolume: which server of that provisioner it was made by. Anybody who may
+/// patch PersistentVolumes may change it: it only has other servers keep their hands off.
+pub const SERVER: &str = "berth.io/server";
 /// Annotation of a PersistentVolume: the id of its volume.
 pub const VOLUME_ID: &str = "berth.io/volume-id";
 /// Annotation of a PersistentVolume: the name of its volume.

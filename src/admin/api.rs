@@ -79,6 +79,9 @@ pub struct About {
     /// The provisioner that it is in a cluster, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provisioner: Option<String>,
+    /// Which server of that provisioner it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
 }
 
 /// The answer to `GET /v1/server`.

@@ -47,6 +47,7 @@ pub fn about() -> About {
         version: "1.2.3".into(),
         listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 2050))],
         provisioner: Some("example.org/berth".into()),
+        server: Some("00ff".into()),
     }
 }
 

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::args::AccessMode;
 use super::text;
-use crate::label::{PROVISIONED_BY, VOLUME, VOLUME_ID, is_label, is_subdomain};
+use crate::label::{PROVISIONED_BY, SERVER, VOLUME, VOLUME_ID, is_label, is_subdomain};
 use crate::mount_options::{self, Unusable};
 use crate::quantity;
 
@@ -29,6 +29,8 @@ pub struct Manifest {
     pub id: String,
     /// Whose it is, if there is a provisioner that looks after it.
     pub provisioner: Option<String>,
+    /// Which server of that provisioner.
+    pub by: Option<String>,
     /// How much there is, in bytes.
     pub capacity: u64,
     /// Who may use it.
@@ -107,8 +109,9 @@ impl Manifest {
 
     /// What the provisioner knows it by: with these, its claim can grow as any other.
     fn annotations(&self) -> impl Iterator<Item = (&str, &str)> {
-        let by = self.provisioner.iter().map(|name| (PROVISIONED_BY, name.as_str()));
-        by.chain([(VOLUME_ID, self.id.as_str()), (VOLUME, self.volume.as_str())])
+        let whose = self.provisioner.iter().map(|name| (PROVISIONED_BY, name.as_str()));
+        let by = self.by.iter().map(|server| (SERVER, server.as_str()));
+        whose.chain(by).chain([(VOLUME_ID, self.id.as_str()), (VOLUME, self.volume.as_str())])
     }
 
     /// Checks everything, and returns the server without brackets around it.
@@ -155,6 +158,7 @@ mod tests {
             volume: "data".into(),
             id: "id-1".into(),
             provisioner: Some("example.org/berth".into()),
+            by: Some("00ff".into()),
             capacity: 10 << 30,
             access_modes: vec![AccessMode::ReadWriteMany],
             storage_class: String::new(),
@@ -172,7 +176,7 @@ mod tests {
     #[test]
     fn kubernetes_reads_what_is_meant() {
         let annotations = json!({
-            "pv.kubernetes.io/provisioned-by": "example.org/berth",
+            "pv.kubernetes.io/provisioned-by": "example.org/berth", "berth.io/server": "00ff",
             "berth.io/volume-id": "id-1", "berth.io/volume": "data",
         });
         let expected = json!({
@@ -210,6 +214,7 @@ mod tests {
             path: path.into(),
             volume: path.into(),
             provisioner: None,
+            by: None,
             ..manifest()
         };
         let read = read(&strange);

@@ -237,6 +237,9 @@ impl Session<'_> {
         let about = self.client.server()?.value.about;
         let listens = || about.listen.first().map(SocketAddr::port).ok_or(Error::NoPort);
         let port = args.port.map_or_else(listens, Ok)?;
+        let by = about
+            .server
+            .filter(|_| args.provisioner.is_none() || args.provisioner == about.provisioner);
         let provisioner = args.provisioner.clone().or(about.provisioner);
         if provisioner.is_none() && !args.storage_class.is_empty() {
             eprintln!(
@@ -261,6 +264,7 @@ impl Session<'_> {
             volume: volume.spec.name.to_string(),
             id: volume.spec.id.to_string(),
             provisioner,
+            by,
             capacity: volume.spec.capacity,
             access_modes: args.access_mode.clone(),
             storage_class: args.storage_class.clone(),
@@ -511,7 +515,7 @@ mod tests {
         let pv = read("pv data --server nas --label tier=gold");
         let labels = serde_json::json!({ "team": "blue", "tier": "gold" });
         let annotations = serde_json::json!({
-            "pv.kubernetes.io/provisioned-by": "example.org/berth",
+            "pv.kubernetes.io/provisioned-by": "example.org/berth", "berth.io/server": "00ff",
             "berth.io/volume-id": "data", "berth.io/volume": "data",
         });
         let metadata =

@@ -24,12 +24,10 @@ use super::Context;
 use super::error::Result;
 use super::objects::{self, Address, annotation};
 use super::watch::Stores;
+pub use crate::label::SERVER;
 use crate::volume::Volumes;
 use crate::volume::spec::Spec;
 
-/// The server that a PV was made by: an annotation of the PV. Anybody who may patch PVs may change
-/// it; a server without the volume, or with one that this PV does not hold, keeps its hands off.
-pub const SERVER: &str = "berth.io/server";
 /// The uid of the PV that holds a volume: a label of the volume.
 pub const PV_UID: &str = "berth.io/pv-uid";
 /// The uid of the claim that uses a volume, or used it last: a label of the volume. One that is held

@@ -20,8 +20,10 @@ impl Volumes {
         table.slots.values().map(Slot::spec).collect()
     }
 
-    /// The volume that clients mount by this path, unless it is still being made. Does not block.
+    /// The volume that clients mount by exactly this path, unless it is still being made. Does not
+    /// block.
     pub fn at_path(&self, path: &str) -> Option<Spec> {
+        // The name comes first, whatever follows.
         let name = path.strip_prefix('/')?.split('/').next()?;
         let Slot::Volume(volume) = self.slot(&Name::new(name).ok()?).ok()? else { return None };
         Some(volume.record().spec).filter(|spec| spec.export_path() == path)

@@ -39,7 +39,7 @@ def migrated(stage):
     berth.start()
     storage_class = stage.storage_class()
     berth.volume("adopt", name, "--capacity", "16Mi")
-    stage.kube.apply(berth.volume("pv", name, "--server", "127.0.0.1", "--storage-class", storage_class))
+    stage.kube.apply(berth.volume("pv", name, "--server", "localhost", "--storage-class", storage_class))
     pv = stage.made("data", storage_class, volumeName=name)
     client = mount(pv)
     same("the old file", b"of old", client.read("file"))
