@@ -1,20 +1,26 @@
 //! Who has a volume: what is said to those who would end it by hand, or whose own volume it is in the
 //! way of. Only reads what is known of the cluster.
 //!
-//! A PV says by its annotation which volume it is, whoever made it; its phase, which only the
-//! controller-manager sets, says whether a claim has it. Without a cluster there are only the labels
+//! The volume's record says which PV holds it, and a PV may say by its annotation which volume it is, for
+//! both make people think twice; its phase, which only the controller-manager sets, says whether a claim
+//! has it. Without a cluster there are only the labels
 //! that a volume got when it was made for a claim: they are right unless the claim is gone since.
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 
 use super::objects::{self, annotation};
+use super::ownership::PV_UID;
 use super::watch::Stores;
 use crate::volume::spec::Spec;
 
 /// Who has a volume, as the cluster knows it; nobody, if it may be ended by hand.
 pub fn of(stores: &Stores, spec: &Spec) -> Option<String> {
     let id = spec.id.as_str();
-    let is = |pv: &PersistentVolume| annotation(&pv.metadata, objects::VOLUME_ID) == Some(id);
+    let held = spec.labels.get(PV_UID);
+    let is = |pv: &PersistentVolume| {
+        annotation(&pv.metadata, objects::VOLUME_ID) == Some(id)
+            || held.is_some() && held == pv.metadata.uid.as_ref()
+    };
     let pvs = stores.pvs();
     let mut pvs = pvs.iter().filter(|pv| is(pv)).peekable();
     if pvs.peek().is_some() {

@@ -255,7 +255,7 @@ async fn a_claim_that_somebody_else_fills_is_left_alone() {
     let path = "/api/v1/namespaces/ns/persistentvolumeclaims/prime";
     let steps = vec![step("GET", path, Answer::Json(200, claim("prime"))), make(Answer::Echo)];
     scene.look_at_claim(&prime, steps).await;
-    let mut given = pv("prime", "Bound", "delete");
+    let mut given = scene.pv_of("prime", "Bound", "delete");
     given["spec"]["claimRef"] = json!({ "namespace": "ns", "name": "data", "uid": "uid-data" });
     scene.pv(&given);
     filled["spec"]["volumeName"] = json!("pvc-uid-prime");
@@ -406,7 +406,8 @@ async fn a_clone_has_the_content_of_its_source() {
     let mut bound = claim("source");
     bound["spec"]["volumeName"] = json!("pvc-uid-source");
     scene.claim(&bound);
-    scene.pv(&pv("source", "Bound", "delete"));
+    let held = scene.pv_of("source", "Bound", "delete");
+    scene.pv(&held);
     scene.told();
     let going_on = scene.look_at_claim(&key, vec![again()]).await;
     assert!(matches!(going_on, Outcome::Again(_)), "{going_on:?}");
@@ -466,7 +467,8 @@ async fn a_claim_that_has_grown_gets_more() {
     grown["spec"]["resources"]["requests"]["storage"] = json!("32Mi");
     grown["status"] = json!({ "capacity": { "storage": "16Mi" } });
     let key = scene.claim(&grown);
-    scene.pv(&pv("data", "Bound", "delete"));
+    let held = scene.pv_of("data", "Bound", "delete");
+    scene.pv(&held);
     let patch_pv = |answer| step("PATCH", PV, answer).with("32Mi").with(r#""resourceVersion":"7""#);
     let status = format!("{CLAIM}/status");
     let patch_status = |answer| step("PATCH", &status, answer).with("32Mi");

@@ -155,7 +155,8 @@ async fn a_copy_that_nobody_waits_for_is_taken_away() {
     let mut bound = claim("source");
     bound["spec"]["volumeName"] = json!("pvc-uid-source");
     scene.claim(&bound);
-    scene.pv(&pv("source", "Bound", "delete"));
+    let held = scene.pv_of("source", "Bound", "delete");
+    scene.pv(&held);
     scene.look_at_claim(&source, vec![]).await;
     // More than the copy may hold, so that it comes to nothing.
     let large = scene.dir.path().join(volume_of("source")).join("large");

@@ -262,6 +262,14 @@ impl Scene {
         self.volumes.create(spec, Origin::Fresh).unwrap();
     }
 
+    /// The PV of a claim, with the path that its volume has.
+    pub fn pv_of(&self, claim: &str, phase: &str, on_delete: &str) -> Value {
+        let mut pv = pv(claim, phase, on_delete);
+        let status = self.volumes.show(&self.name(&volume_of(claim))).unwrap();
+        pv["spec"]["nfs"]["path"] = json!(status.path);
+        pv
+    }
+
     /// A label of a volume, or nothing.
     pub fn label(&self, volume: &str, key: &str) -> String {
         let status = self.volumes.show(&self.name(volume)).unwrap();
