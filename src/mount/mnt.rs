@@ -1,5 +1,6 @@
 //! MNT (RFC 1813 §5.2.1): the handle with which a client starts.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use super::Mount;
@@ -36,14 +37,10 @@ pub fn mnt(mount: &Mount, path: &[u8], call: &Call<'_>) -> Option<Result<Handle,
         },
         Err(failure) => Err(failure),
     };
-    let (peer, shown) = (call.peer, Cut(path));
+    let (peer, shown) = (call.peer, Shown { table: &table, path });
     Some(match located {
         Ok((export, handle)) => {
-            let name = export.shown();
-            match export.hidden {
-                true => tracing::info!(%peer, export = %name, "mount granted"),
-                false => tracing::info!(%peer, path = %shown, export = %name, "mount granted"),
-            }
+            tracing::info!(%peer, path = %shown, export = %export.shown(), "mount granted");
             mount.mounts().add(peer.ip().to_canonical(), path, export.hidden);
             Ok(handle)
         }
@@ -71,6 +68,22 @@ fn permitted<'t, 'p>(
     Ok((export, below))
 }
 
+/// The path that a peer asks for, as the log may have it: of bounded length, and without the secret part
+/// of an export that it is in, which no line needs.
+struct Shown<'a> {
+    table: &'a Table,
+    path: &'a [u8],
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.table.locate(self.path) {
+            Some((export, _)) if export.hidden => write!(f, "{}...", export.shown()),
+            _ => Cut(self.path).fmt(f),
+        }
+    }
+}
+
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         match failure {
@@ -79,5 +92,28 @@ impl From<Failure> for Status {
             Failure::Client(Refused::NotListed | Refused::InsecurePort) => Self::Acces,
             Failure::Directory(errno) => errno.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::ExportId;
+
+    #[test]
+    fn the_log_has_no_secret_part_of_a_path() {
+        let sole = Export::sole(ExportId(1), "/srv".into());
+        let hidden =
+            Export { id: ExportId(2), path: b"/a/secret".into(), hidden: true, ..sole.clone() };
+        let table = Table::new([sole, hidden]).unwrap();
+        let check = |path: &str, expected: &str| {
+            let shown = Shown { table: &table, path: path.as_bytes() };
+            assert_eq!(shown.to_string(), expected, "{path}");
+        };
+        check("/a/secret", "/a/...");
+        check("//a/./secret/below", "/a/...");
+        check("/a/other", "/a/other");
+        check("/b", "/b");
+        check(&"x".repeat(999), &format!("{}... (999 bytes)", "x".repeat(128)));
     }
 }
