@@ -79,7 +79,9 @@
 //! - **Nothing is removed in place.** What is no longer wanted is renamed into the trash in one step,
 //!   when no client can reach it any more, and removed from there in the background.
 //! - **Peers choose no sizes.** Records, names, counts, queues, caches and connections have bounds,
-//!   and memory grows with what arrives, not with what is announced.
+//!   and memory grows with what arrives, not with what is announced. What all peers make the server hold
+//!   is one budget, shared by address ([`rpc::memory_budget`]); who has no room in it waits, and is not
+//!   read.
 //! - **One file system for each export.** Mount points inside an export are not crossed, so that a
 //!   handle of the file system means one file only.
 

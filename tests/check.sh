@@ -16,6 +16,7 @@ Runs the checks, one line for each with what it took, and fails if one fails.
     suite-root      as root, with the kernel's file handles
     suite-path      as root, with handles found again by inode and path
     suite-rootless  as an unprivileged user
+    suite-release   peers that ask for too much, of the release build
   fuzz            the fuzz targets, two seconds each (or BOLERO_RANDOM_TEST_TIME_MS)
   page            the status page in a browser (tests/admin/page)
   chart           the Helm chart (tests/chart/run); with a control plane as for cluster, installed there too
@@ -36,7 +37,7 @@ What a part says is kept in target/check/PART.log and shown when it fails.
 END
 }
 
-all=(fmt clippy unit suite-root suite-path suite-rootless fuzz page chart guest quickstart image arm64 engine bench)
+all=(fmt clippy unit suite-root suite-path suite-rootless suite-release fuzz page chart guest quickstart image arm64 engine bench)
 on_request=()
 if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then all+=(cluster); else on_request+=(cluster); fi
 logs=target/check
@@ -118,6 +119,14 @@ part_unit() { cargo test --lib; }
 part_suite-root() { suite root; }
 part_suite-path() { suite path; }
 part_suite-rootless() { suite rootless; }
+# Those tests that need no disk with faults, which the release build does not have.
+part_suite-release() {
+    local program
+    cargo build --release
+    program=$(built suite)
+    BERTH_BIN=$PWD/target/release/berth in_own_network "$program" \
+        hostile::budget hostile::crowd hostile::dribble memory::a_thousand
+}
 part_fuzz() { BOLERO_RANDOM_TEST_TIME_MS=${BOLERO_RANDOM_TEST_TIME_MS:-2000} cargo test --test fuzz; }
 
 part_page() {

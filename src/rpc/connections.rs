@@ -208,13 +208,17 @@ impl Host {
         }
     }
 
-    /// Up to `count` connections that hold memory and whose last call is long ago, longest first.
+    /// Up to `count` connections that hold memory and have made no progress for long, longest first.
     fn stuck(&self, now: Instant, count: usize) -> Vec<Arc<Link>> {
         if count == 0 {
             return Vec::new();
         }
+        // What waits for us is not stuck: neither calls that are carried out, nor records that wait for
+        // memory, which hold none that was admitted.
         let is_stuck = |link: &&Arc<Link>| {
-            link.account.is_charged() && now.saturating_duration_since(link.last_call()) > STUCK
+            link.account.is_charged()
+                && link.is_settled()
+                && now.saturating_duration_since(link.last_call()) > STUCK
         };
         let mut stuck: Vec<_> = self.links.iter().filter(is_stuck).cloned().collect();
         stuck.sort_by_key(|link| link.last_call());

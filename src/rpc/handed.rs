@@ -35,8 +35,10 @@ pub struct Handed {
     pub origin: Origin,
     /// When it was complete.
     pub arrived: Instant,
-    /// What it takes of the connection's room.
+    /// What it holds, in bytes.
     pub bytes: usize,
+    /// What was admitted for its reply, in bytes.
+    pub reply: usize,
     /// What is remembered of it.
     pub key: Option<Key>,
     /// Whether its reply is written.
@@ -79,7 +81,7 @@ impl Drop for Handed {
             self.service.forget(self.key);
             self.link.give_up();
         }
-        self.link.ended(self.bytes);
+        self.link.ended(self.bytes, self.reply);
     }
 }
 

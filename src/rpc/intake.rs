@@ -47,6 +47,8 @@ pub struct Intake {
     kept: usize,
     /// Whether nothing is read because of something that is ours to do.
     held_up: bool,
+    /// Whether the kernel may keep only little.
+    is_limited: bool,
     /// The deadline of the record that has begun.
     clock: Clock,
     patience: Duration,
@@ -68,6 +70,7 @@ impl Intake {
             charged: 0,
             kept: 0,
             held_up: false,
+            is_limited: false,
             clock: Clock::start(now, 0, patience),
             patience,
             received: 0,
@@ -94,12 +97,35 @@ impl Intake {
             return true; // what comes next was read already
         }
         let more = self.records.needs().saturating_sub(self.admitted);
-        if more > 0 && !link.account.admit(more) {
-            return false;
+        if more > 0 {
+            let admitted = link.account.admit(more);
+            if !admitted || !self.held_up {
+                self.limit_kernel(!admitted, link); // and not where it was granted after a wait
+            }
+            if !admitted {
+                return false;
+            }
+            if self.held_up {
+                link.called(Instant::now()); // it has not been quiet, but waited
+            }
         }
         self.admitted += more;
         self.charged += more;
         true
+    }
+
+    /// As long as connections have to wait for memory, the kernel must not keep as much in its place: of a
+    /// thousand that had been quick before, it kept a gigabyte.
+    fn limit_kernel(&mut self, limit: bool, link: &Link) {
+        if limit != self.is_limited {
+            self.is_limited = limit;
+            // Without this it keeps more, or less than it could: nothing else depends on it.
+            let _ = if limit {
+                socket::limit_receiving(&link.stream)
+            } else {
+                socket::unlimit_receiving(&link.stream)
+            };
+        }
     }
 
     /// Takes what was kept back, or else what comes with one read, to `batch`.

@@ -129,7 +129,7 @@ impl Link {
         }
     }
 
-    /// Notes that a call was complete at this time.
+    /// Notes that a call was complete at this time, or had waited for memory until then.
     pub fn called(&self, at: Instant) {
         let after = at.saturating_duration_since(self.accepted).as_micros();
         self.called.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -293,11 +293,11 @@ impl Link {
         self.calls.load(Ordering::SeqCst) == 0
     }
 
-    /// Notes that a call of `bytes` was handed to the pool.
-    pub fn started(&self, bytes: usize) {
+    /// Notes that a call of `bytes` was handed to the pool, whose `reply` may have so many.
+    pub fn started(&self, bytes: usize, reply: usize) {
         self.calls.fetch_add(1, Ordering::SeqCst);
         self.bytes.fetch_add(bytes, Ordering::SeqCst);
-        self.account.take(bytes);
+        self.account.take(bytes + reply);
     }
 
     /// Gives the connection up: it ended, or a call of it cannot be answered, and the client must
@@ -332,9 +332,9 @@ impl Link {
     }
 
     /// Notes that a call ended; its reply was pushed before.
-    pub fn ended(&self, bytes: usize) {
+    pub fn ended(&self, bytes: usize, reply: usize) {
         self.bytes.fetch_sub(bytes, Ordering::SeqCst);
-        self.account.give(bytes);
+        self.account.give(bytes + reply);
         self.calls.fetch_sub(1, Ordering::SeqCst);
         if self.watched.load(Ordering::SeqCst) {
             self.wake.notify_one();

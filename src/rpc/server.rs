@@ -199,6 +199,7 @@ impl Server {
     /// Gives memory back that is not needed any more. To be called every second; blocks for some
     /// milliseconds at the end of a load.
     pub fn sweep(&self) {
+        self.shared.budget.sweep();
         self.connections.sweep();
         self.upkeep().sweep(&self.shared);
     }

@@ -1,7 +1,8 @@
-//! Receiving from a socket, and what the kernel keeps of what was sent.
+//! Receiving from a socket, and what the kernel keeps of what was sent or not read.
 
 use std::os::fd::{AsFd, AsRawFd};
 
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::net::{RecvFlags, recv};
 
 use crate::errno::Result;
@@ -30,6 +31,41 @@ pub fn receive(fd: impl AsFd, buffer: &mut Vec<u8>, max: usize) -> Result<usize>
     Ok(received)
 }
 
+/// Has the kernel keep little of what is received and not read, about [`LIMITED`] bytes, and has the peer
+/// told so.
+///
+/// # Errors
+/// It is no socket.
+pub fn limit_receiving(fd: impl AsFd) -> Result<()> {
+    Ok(set_socket_recv_buffer_size(fd, LIMITED / 2)?) // the kernel doubles it (socket(7))
+}
+
+/// What the kernel keeps by default until it knows more of a connection.
+const LIMITED: usize = 128 * 1024;
+
+/// Lets the kernel choose again how much it keeps, as fast as the connection is (since Linux 5.14).
+///
+/// # Errors
+/// It is no socket, or the kernel is older.
+pub fn unlimit_receiving(fd: impl AsFd) -> Result<()> {
+    let nothing: libc::c_int = 0;
+    // SAFETY: the descriptor is borrowed, and the kernel reads one integer.
+    let answer = unsafe {
+        libc::setsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BUF_LOCK,
+            (&raw const nothing).cast(),
+            INT_SIZE,
+        )
+    };
+    super::check(answer)?;
+    Ok(())
+}
+
+#[allow(clippy::cast_possible_truncation)] // it is 4
+const INT_SIZE: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
+
 /// How many bytes were sent that the peer has not acknowledged (tcp(7), `SIOCOUTQ`).
 ///
 /// # Errors
@@ -40,4 +76,30 @@ pub fn unacknowledged(fd: impl AsFd) -> Result<u64> {
     let answer = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     super::check(answer)?;
     Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::sockopt::socket_recv_buffer_size;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn the_kernel_keeps_what_is_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (other, _) = listener.accept().unwrap();
+        limit_receiving(&other).unwrap();
+        assert_eq!(socket_recv_buffer_size(&other).unwrap(), LIMITED);
+        unlimit_receiving(&other).unwrap();
+        one.write_all(&[7; 1000]).unwrap();
+        let mut got = [0; 2000];
+        while read(&other, &mut got).is_err() {
+            std::thread::yield_now();
+        }
+        while unacknowledged(&one).unwrap() > 0 {
+            std::thread::yield_now();
+        }
+    }
 }

@@ -15,8 +15,9 @@ use crate::support::{PATIENCE, eventually};
 const CONNECTIONS: usize = 32;
 
 /// A server, and where its admin listener is.
-struct Watched {
-    server: Server,
+pub struct Watched {
+    /// The server.
+    pub server: Server,
     admin: SocketAddr,
 }
 
@@ -33,11 +34,11 @@ impl Watched {
         Self::with(Setup::default())
     }
 
-    fn with(setup: Setup) -> Self {
+    pub fn with(setup: Setup) -> Self {
         Self::over(setup, |_| ())
     }
 
-    fn over(setup: Setup, prepare: impl FnOnce(&std::path::Path)) -> Self {
+    pub fn over(setup: Setup, prepare: impl FnOnce(&std::path::Path)) -> Self {
         let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let server = setup.args(&["--admin", &admin.to_string()]).start_over(prepare);
         let watched = Self { server, admin };
@@ -71,7 +72,7 @@ impl Watched {
     }
 
     /// Every metric with its labels, and its value.
-    fn metrics(&self) -> Metrics {
+    pub fn metrics(&self) -> Metrics {
         let answer = self.get("/metrics");
         assert_eq!(answer.status, 200, "{answer:?}");
         assert!(answer.body.ends_with("# EOF\n"), "{}", answer.body);
@@ -84,15 +85,17 @@ impl Watched {
     }
 }
 
-struct Metrics(HashMap<String, f64>);
+/// What is counted, at one moment.
+pub struct Metrics(HashMap<String, f64>);
 
 impl Metrics {
     /// What a metric says; those that have not been met are zero.
-    fn get(&self, name: &str) -> f64 {
+    pub fn get(&self, name: &str) -> f64 {
         self.0.get(name).copied().unwrap_or(0.0)
     }
 
-    fn of(&self, metric: &str, procedure: &str) -> f64 {
+    /// The same of a procedure.
+    pub fn of(&self, metric: &str, procedure: &str) -> f64 {
         let program = if procedure == "MNT" { "mount" } else { "nfs" };
         self.get(&format!("berth_rpc_{metric}{{program=\"{program}\",procedure=\"{procedure}\"}}"))
     }

@@ -4,6 +4,7 @@
 mod budget;
 mod crowd;
 mod dribble;
+mod gone;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
