@@ -85,7 +85,8 @@ pub fn serve(config: Config, limiter: Arc<Limiter>) -> Result<()> {
 }
 
 async fn run(config: Config, descriptors: usize, limiter: Arc<Limiter>) -> Result<()> {
-    let log = Repeated::start("berth-log", move || limiter.tell())?;
+    let teller = Arc::clone(&limiter);
+    let log = Repeated::start("berth-log", move || teller.tell())?;
     // Before anybody is answered: from then on the process can be told to stop.
     let signals = Signals::new().context("cannot wait for signals")?;
     let desk = Desk::open(config.admin, &config.admin_hosts).await?;
@@ -95,6 +96,7 @@ async fn run(config: Config, descriptors: usize, limiter: Arc<Limiter>) -> Resul
     Arc::new(app).run(&desk, signals).await?;
     desk.close().await;
     log.stop();
+    limiter.tell_all();
     Ok(())
 }
 

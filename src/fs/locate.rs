@@ -167,8 +167,12 @@ impl Fs {
     pub(super) fn trail_from_root(&self, root: &Root, place: &OwnedFd) -> Result<Trail> {
         let mut way = vec![Attr::of(place)?];
         let mut here = super::name::up(place)?;
-        while way.last().is_some_and(|attr| attr.fileid != root.fileid) {
-            way.push(Attr::of(&here)?);
+        while let Some(below) = way.last().filter(|attr| attr.fileid != root.fileid) {
+            let attr = Attr::of(&here)?;
+            if (attr.fileid, attr.filesystem) == (below.fileid, below.filesystem) {
+                return Err(Errno::STALE); // moved out of the export meanwhile: this is the root of all
+            }
+            way.push(attr);
             here = super::name::up(&here)?;
         }
         let mut trail = way.last().map(Trail::root).ok_or(Errno::STALE)?;

@@ -67,6 +67,9 @@ const LOCKS: usize = 1024;
 /// Sweeps without use after which a node is closed.
 const IDLE_SWEEPS: u32 = 4;
 
+/// How often a path is tried again on which something is renamed.
+const RENAMES: usize = 100;
+
 /// Handles that are remembered: 30 MB of them.
 const HANDLES: usize = 200_000;
 
@@ -202,23 +205,24 @@ impl Fs {
         self.nodes.forget(&root);
     }
 
-    /// The handle of the directory `below` the root of an export: resolved beneath it, through no
-    /// symbolic link and no other file system. Blocks.
+    /// The handle of the directory `below` the root of an export. Symbolic links are followed as if that
+    /// were the root of everything: none leads out of it, and none to another file system. Blocks.
     ///
     /// # Errors
-    /// As openat2(2) has them; `ENOTDIR` if it is no directory.
+    /// As openat2(2) has them; `ENOTDIR` if it is no directory, `EXDEV` on another file system.
     pub fn locate(&self, id: ExportId, below: &[u8]) -> Result<Handle> {
         let root = self.root(id)?;
-        let mut dir = self.root_node(&root)?;
-        for name in below.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            if name == b".." {
-                return Err(Errno::ACCES);
-            }
-            let open = || self.open_below(&dir, name, OFlags::DIRECTORY, Patience::Blocking);
-            let place = self.switch.as_server(open)??;
-            dir = self.adopt(&dir, name, place)?.0;
+        if below.is_empty() {
+            return Ok(*self.root_node(&root)?.handle());
         }
-        Ok(*dir.handle())
+        let place = self.descriptor(|| open_in_root(&root, below))?;
+        let attr = Attr::of(&place)?;
+        if (attr.fileid, attr.filesystem) == (root.fileid, root.filesystem) {
+            return Ok(*self.root_node(&root)?.handle());
+        }
+        let trail = || self.switch.as_server(|| self.trail_from_root(&root, &place))?;
+        let handle = self.seal(&root, &attr, || sys::handle::of(&place), trail)?;
+        Ok(*self.nodes.add(Node::new(&root, handle, place, &attr)).handle())
     }
 
     /// The file of a handle.
@@ -440,6 +444,20 @@ impl Fs {
             );
         }
     }
+}
+
+/// Opens the directory `path` below a root, which no link on the way leaves.
+fn open_in_root(root: &Root, path: &[u8]) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..RENAMES {
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+            // Something was renamed on the way, so that the kernel is not sure of a `..`.
+            Err(rustix::io::Errno::AGAIN) => {}
+            opened => return Ok(opened?),
+        }
+    }
+    Err(Errno::AGAIN)
 }
 
 /// Takes a lock that protects nothing but an order of deeds, so that a panic spoils nothing.

@@ -126,7 +126,9 @@ mod tests {
         let dir = TempDir::new().unwrap();
         std::fs::create_dir_all(dir.path().join("sub/deep")).unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
-        std::os::unix::fs::symlink("sub", dir.path().join("link")).unwrap();
+        for (name, target) in [("link", "sub"), ("lost", "/etc"), ("round", "round")] {
+            std::os::unix::fs::symlink(target, dir.path().join(name)).unwrap();
+        }
         let who = Who::Host { name: None, addresses: vec!["10.0.0.1".parse().unwrap()] };
         let export = Export {
             id: ExportId(7),
@@ -200,7 +202,7 @@ mod tests {
     #[test]
     fn a_listed_client_gets_the_handle_of_a_directory() {
         let served = served();
-        for path in ["/data", "/data/", "/data/sub", "/data/sub/deep"] {
+        for path in ["/data", "/data/", "/data/sub", "/data/sub/deep", "/data/link/deep"] {
             let (status, handle) = served.mnt(path.as_bytes(), LISTED);
             assert!(status == 0 && (10..=64).contains(&handle), "{path}: {status}");
         }
@@ -222,7 +224,8 @@ mod tests {
         served.refused(b"", LISTED, 2);
         served.refused(b"/data/missing", LISTED, 2);
         served.refused(b"/data/file", LISTED, 20);
-        served.refused(b"/data/link", LISTED, 20);
+        served.refused(b"/data/lost", LISTED, 2);
+        served.refused(b"/data/round", LISTED, 20);
         served.refused(&[b"/data/", &[b'n'; 256][..]].concat(), LISTED, 63);
         served.refused(&[b"/data", &[b'/'; 1020][..]].concat(), LISTED, 63);
         assert_eq!(served.mnt(&[b"/data", &[b'/'; 1019][..]].concat(), LISTED).0, 0);

@@ -45,7 +45,7 @@ impl From<Errno> for Status {
             Errno::IO | Errno::NXIO => Self::Io,
             // A way out of the export leads to what is not exported.
             Errno::ACCES | Errno::XDEV => Self::Acces,
-            // Symbolic links are for the client to follow: here they are no directories.
+            // Links that lead to themselves lead to no directory.
             Errno::NOTDIR | Errno::LOOP => Self::NotDir,
             Errno::INVAL => Self::Inval,
             Errno::NAMETOOLONG => Self::NameTooLong,

@@ -107,7 +107,16 @@ struct Report {
 impl Limiter {
     /// Says what was left out in the windows that are over. To be called about once a second.
     pub fn tell(&self) {
-        for Report { message, peer, lines } in self.due(Instant::now()) {
+        self.tell_at(Instant::now());
+    }
+
+    /// Says what was left out until now: the last word.
+    pub fn tell_all(&self) {
+        self.tell_at(Instant::now() + WINDOW);
+    }
+
+    fn tell_at(&self, now: Instant) {
+        for Report { message, peer, lines } in self.due(now) {
             let peer = peer.map_or_else(|| "others".to_owned(), |peer| peer.to_string());
             tracing::warn!(
                 name: LEFT_OUT, left_out = lines, line = message, %peer, "lines were left out of the log"
@@ -394,8 +403,7 @@ mod tests {
                 tracing::debug!(peer = %"10.0.0.1:1", "asked for");
                 tracing::warn!(name: OFTEN, "of whomever");
             }
-            limiter.due(later()).into_iter().for_each(|report| limiter.seen().reports.push(report));
-            limiter.tell();
+            limiter.tell_all();
         });
         assert_eq!(count(&lines, "of our own"), 500);
         assert_eq!(count(&lines, "asked for"), 500);

@@ -134,17 +134,55 @@ fn what_is_no_directory_of_an_export_is_not_mounted() {
         fs::write(dir.join("file"), b"").unwrap();
         fs::create_dir(dir.join("dir")).unwrap();
         symlink("/", dir.join("up")).unwrap();
-        symlink("dir", dir.join("symlink")).unwrap();
+        symlink("round", dir.join("round")).unwrap();
+        symlink("file", dir.join("to-file")).unwrap();
     });
     let mut c = s.client();
     refused(c.mnt("/nothing"), NOENT);
     refused(c.mnt("relative"), &[NOENT, &[mountstat3::MNT3ERR_INVAL as u32]].concat());
     let not_a_directory = [NOENT, &[mountstat3::MNT3ERR_NOTDIR as u32]].concat();
     refused(c.mnt("/file"), &not_a_directory);
-    // Links are for the client to follow: here they could lead out of the export.
-    for path in ["/up", "/up/etc", "/symlink", "/dir/../..", "/../etc"] {
+    for path in ["/up/etc", "/etc", "/round", "/to-file", "/dir/../..", "/../etc"] {
         refused(c.mnt(path), &[&not_a_directory[..], &[22, 1]].concat());
     }
+}
+
+#[test]
+fn links_on_the_way_are_followed_within_the_export() {
+    let s = Setup::default().start_over(|dir| {
+        fs::create_dir_all(dir.join("dir/inner")).unwrap();
+        for (name, target) in [
+            ("plain", "dir"),
+            ("absolute", "/dir/inner"),
+            ("dir/back", "../dir/inner"),
+            ("chain", "plain/back"),
+            ("above", "../../../../dir"),
+            ("root", "/"),
+            ("host", "/tmp"),
+        ] {
+            symlink(target, dir.join(name)).unwrap();
+        }
+    });
+    let mut c = s.client();
+    let root = c.root();
+    let dir = c.find(&root, "dir");
+    let inner = c.find(&dir, "inner");
+    for (path, expected) in [
+        ("/plain", &dir),
+        ("/plain/", &dir),
+        ("/plain/inner", &inner),
+        ("/absolute", &inner),
+        ("/dir/back", &inner),
+        ("/chain", &inner),
+        ("/above", &dir),
+        ("/root", &root),
+        ("/root/dir/inner", &inner),
+    ] {
+        let mounted = c.mounted(path);
+        assert_eq!(mounted, *expected, "{path}");
+        assert_eq!(c.attrs(&mounted).fileid, c.attrs(expected).fileid, "{path}");
+    }
+    refused(c.mnt("/host"), NOENT); // what is meant is the export's own
 }
 
 #[test]
