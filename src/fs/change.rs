@@ -15,13 +15,14 @@
 //! had. The caller holds the file's lock, so that nobody else's change is undone. What cannot be
 //! restored (the disk fails) shows in the attributes that the reply carries (`wcc_data`).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
 
 use super::attr::{Attr, Changes, Kind, SetTime};
 use super::identity::Identity;
 use super::node::{Node, proc_path};
+use super::writing::Content;
 use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
 use crate::sys::Patience;
@@ -50,7 +51,7 @@ impl Fs {
         let resize = self.resize(node, attr, caller, changes.size)?;
         // Otherwise `Fs::open_own` could put back a mode that is older than the client's.
         let _modes = (!self.switch.can_switch()).then(|| self.lock_modes());
-        let changed = self.switch.acting_as(caller, || apply(node, changes, resize))?;
+        let changed = self.switch.acting_as(caller, || apply(node, changes, resize.as_ref()))?;
         if changed.is_err() {
             self.restore(node, attr, changes);
         }
@@ -61,13 +62,13 @@ impl Fs {
     }
 
     /// The content to be resized, and its new size; checks everything that would refuse it.
-    fn resize<'n>(
+    fn resize(
         &self,
-        node: &'n Node,
+        node: &Node,
         attr: &Attr,
         caller: &Identity,
         size: Option<u64>,
-    ) -> Result<Option<(&'n OwnedFd, u64)>> {
+    ) -> Result<Option<(Content<'static>, u64)>> {
         let Some(size) = size else { return Ok(None) };
         match attr.kind {
             Kind::Regular => {}
@@ -107,7 +108,7 @@ impl Fs {
 }
 
 /// Makes all changes, the one that cannot be undone last.
-fn apply(node: &Node, changes: &Changes, resize: Option<(&OwnedFd, u64)>) -> Result<()> {
+fn apply(node: &Node, changes: &Changes, resize: Option<&(Content<'_>, u64)>) -> Result<()> {
     let mode = changes.mode.filter(|_| node.kind != Kind::Symlink);
     let (accessed, mut modified) = (changes.accessed, changes.modified);
     if resize.is_some() && (accessed, modified) == (SetTime::Keep, SetTime::Now) {
@@ -119,7 +120,7 @@ fn apply(node: &Node, changes: &Changes, resize: Option<(&OwnedFd, u64)>) -> Res
     }
     set_times(node, accessed, modified)?;
     let Some((content, size)) = resize else { return Ok(()) };
-    rustix::fs::ftruncate(content, size)?;
+    rustix::fs::ftruncate(content, *size)?;
     // The kernel clears set-id bits when anybody but root truncates.
     if let Some(mode) = mode.filter(|mode| mode & SET_IDS != 0) {
         set_mode(node, mode)?;
@@ -190,7 +191,7 @@ mod tests {
         let files = Files::of(&fs, EXPORT);
         let file = files.find(&files.root(), "file").unwrap();
         // Stands for a disk that refuses: a pipe has no size.
-        file.write.set(std::io::pipe().unwrap().1.into()).unwrap();
+        file.write.set(std::io::pipe().unwrap().1.into(), 0);
 
         let before = file.attr().unwrap();
         let is_root = fs.switch.server().is_root();

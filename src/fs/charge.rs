@@ -52,8 +52,13 @@ impl Charge {
         }
     }
 
+    /// What it was charged with until now.
+    pub(super) fn cost(&self) -> i64 {
+        self.0.load(Ordering::Relaxed).max(0)
+    }
+
     /// It ends; answers what it was charged with until now.
-    fn end(&self) -> i64 {
+    pub(super) fn end(&self) -> i64 {
         self.0.swap(ENDED, Ordering::Relaxed).max(0)
     }
 }
@@ -76,7 +81,7 @@ impl Attr {
 }
 
 impl Node {
-    fn account(&self) -> Option<&Account> {
+    pub(super) fn account(&self) -> Option<&Account> {
         self.root.account.as_deref()
     }
 
@@ -115,6 +120,29 @@ impl Victim<'_> {
 }
 
 impl Fs {
+    /// Keeps room for so many bytes and inodes in the volume of `node`. What lingers there gives way.
+    ///
+    /// # Errors
+    /// As [`Account::hold`]; `EAGAIN` without patience, if something has to give way.
+    fn hold<'n>(
+        &self,
+        node: &'n Node,
+        account: &'n Account,
+        (bytes, inodes): (u64, u64),
+        patience: Patience,
+    ) -> Result<Hold<'n>> {
+        match account.hold(bytes, inodes, patience) {
+            Err(Errno::NOSPC) if account.has_lingering() => {
+                if patience == Patience::None {
+                    return Err(Errno::AGAIN);
+                }
+                self.give_back(&node.root);
+                account.hold(bytes, inodes, patience)
+            }
+            hold => hold,
+        }
+    }
+
     /// Keeps room for a new file in `dir` which takes `bytes` itself.
     ///
     /// # Errors
@@ -128,7 +156,7 @@ impl Fs {
         guard: &Guard<'_>,
     ) -> Result<Option<Hold<'d>>> {
         let Some(account) = dir.account() else { return Ok(None) };
-        match account.hold(bytes + NAME, 1, guard.patience) {
+        match self.hold(dir, account, (bytes + NAME, 1), guard.patience) {
             Err(Errno::NOSPC) if exists(dir, name) => Err(Errno::EXIST),
             hold => hold.map(Some),
         }
@@ -175,7 +203,7 @@ impl Fs {
         if overwrites || len == 0 {
             return Ok((None, len));
         }
-        match account.hold(round_up(end) - round_down(offset), 0, patience) {
+        match self.hold(node, account, (round_up(end) - round_down(offset), 0), patience) {
             Err(Errno::NOSPC) => {}
             hold => return Ok((Some(hold?), len)),
         }
@@ -199,7 +227,7 @@ impl Fs {
         let content = self.writable(node, Patience::Blocking)?;
         let (mut at, mut cost) = (round_down(offset), 0);
         while at < end {
-            let data = match rustix::fs::seek(content, SeekFrom::Data(at)) {
+            let data = match rustix::fs::seek(&content, SeekFrom::Data(at)) {
                 Ok(data) => round_down(data),
                 Err(rustix::io::Errno::NXIO) => round_up(end), // there is none behind
                 Err(errno) => return Err(errno.into()),
@@ -212,7 +240,7 @@ impl Fs {
             }
             (at, cost) = (at + hole, cost + hole);
             if at < end {
-                at = round_up(rustix::fs::seek(content, SeekFrom::Hole(at))?).max(at + BLOCK);
+                at = round_up(rustix::fs::seek(&content, SeekFrom::Hole(at))?).max(at + BLOCK);
             }
         }
         let fits = at.min(end).saturating_sub(offset);
@@ -245,11 +273,16 @@ impl Fs {
         Ok(Some(Victim { attr, node, _link: link }))
     }
 
-    /// Lets go of what lost a name, if that was the last: its space comes back at once.
+    /// Lets go of what lost a name, if that was the last: its space comes back at once, or when it has
+    /// lingered for who reads it.
     pub(super) fn bury(&self, dir: &Node, victim: Option<Victim<'_>>) {
         let Some(Victim { attr, node, .. }) = &victim else { return };
+        let ended = attr.kind == Kind::Directory || attr.links <= 1;
+        if ended && node.as_ref().is_some_and(|node| self.linger(node)) {
+            return;
+        }
         if let Some(account) = dir.account()
-            && (attr.kind == Kind::Directory || attr.links <= 1)
+            && ended
         {
             let cost = node.as_ref().map_or_else(|| attr.cost(), |node| node.charge.end());
             account.book(attr.fileid, Change::Death(cost));
@@ -263,7 +296,7 @@ impl Fs {
 
     /// Keeps others from giving names to a file or taking them away.
     pub(super) fn lock_links(&self, fileid: u64, patience: Patience) -> Result<MutexGuard<'_, ()>> {
-        super::take(&self.links[self.stripe(fileid)], patience)
+        self.links.lock(self.stripe(fileid), patience)
     }
 
     /// Tells a count that is going on that `name` is in `dir` now: it may have passed by there.

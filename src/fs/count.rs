@@ -51,6 +51,7 @@ impl Fs {
         let root = self.root(id)?;
         let Some(account) = root.account.clone() else { return Ok(None) };
         account.begin_count();
+        self.give_back(&root); // what lingers has no name, so that the count would miss it
         let top = self.root_node(&root)?;
         let (pending, turn) = (vec![*top.handle()], Instant::now());
         let mut walk = Walk { fs: self, root, account: &account, pending, turn };
@@ -113,7 +114,7 @@ impl Walk<'_> {
         let list = self.fs.readable(dir, Patience::Blocking)?;
         loop {
             self.rest();
-            let read = sys::dir::read(list, piece)?;
+            let read = sys::dir::read(&list, piece)?;
             if read == 0 {
                 return Ok(());
             }

@@ -1,7 +1,8 @@
 //! The content of files: reading and writing.
 
 use std::os::fd::OwnedFd;
-use std::sync::{MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
 
 use rustix::fs::OFlags;
 
@@ -9,6 +10,7 @@ use super::attr::{Attr, Kind};
 use super::change::set_mode;
 use super::identity::Identity;
 use super::node::Node;
+use super::writing::Content;
 use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
 use crate::sys::{self, Patience};
@@ -51,6 +53,7 @@ impl Fs {
         if !self.may_read(node, attr, caller)? {
             return Err(Errno::ACCES);
         }
+        node.note_read(self.nodes.now());
         if offset >= attr.size {
             // Also for offsets that the kernel does not know: there is nothing, and no error.
             return Ok(Read { count: 0, eof: true });
@@ -95,7 +98,7 @@ impl Fs {
         // in between did not cover what is written now.
         self.mark_dirty(node);
         // As the caller, so that set-id bits go when somebody else than root writes.
-        let count = self.switch.acting_as(caller, || write_all(content, &data[..fits], offset))?;
+        let count = self.switch.acting_as(caller, || write_all(&content, &data[..fits], offset))?;
         self.mark_dirty(node);
         let count = count?;
         let after = Attr::of(node).ok();
@@ -107,11 +110,11 @@ impl Fs {
 
     /// Whether so many files wait to be flushed that one more must not.
     pub fn is_behind(&self) -> bool {
-        self.flusher.dirty() > self.dirty_max
+        self.flusher.unflushed().load(Ordering::Relaxed) > self.dirty_max
     }
 
     /// The content of `node`, open for reading.
-    pub(super) fn readable<'n>(&self, node: &'n Node, patience: Patience) -> Result<&'n OwnedFd> {
+    pub(super) fn readable<'n>(&self, node: &'n Node, patience: Patience) -> Result<Content<'n>> {
         if let Some(content) = node.opened() {
             return Ok(content);
         }
@@ -119,26 +122,26 @@ impl Fs {
             return Err(Errno::AGAIN);
         }
         let opened = self.open_own(node, OFlags::RDONLY, 0o400)?;
-        Ok(self.keep(node, &node.read, opened))
+        // Unless another thread was quicker.
+        let kept = node.read.get_or_init(|| opened);
+        self.nodes.recount(&node.handle);
+        Ok(Content::Reading(kept))
     }
 
-    /// The content of `node`, open for reading and writing.
-    pub(super) fn writable<'n>(&self, node: &'n Node, patience: Patience) -> Result<&'n OwnedFd> {
+    /// The content of `node`, open for reading and writing. Its lock is held.
+    pub(super) fn writable(&self, node: &Node, patience: Patience) -> Result<Content<'static>> {
+        let now = self.nodes.now();
         if let Some(content) = node.write.get() {
+            node.write.touch(now);
             return Ok(content);
         }
         if patience == Patience::None {
             return Err(Errno::AGAIN);
         }
         let opened = self.open_own(node, OFlags::RDWR, 0o600)?;
-        Ok(self.keep(node, &node.write, opened))
-    }
-
-    /// Keeps what was opened, unless another thread was quicker.
-    fn keep<'n>(&self, node: &Node, place: &'n OnceLock<OwnedFd>, opened: OwnedFd) -> &'n OwnedFd {
-        let kept = place.get_or_init(|| opened);
+        node.write.set(opened, now);
         self.nodes.recount(&node.handle);
-        kept
+        node.write.get().ok_or(Errno::BADF)
     }
 
     /// Keeps others from setting or lending a mode.
@@ -174,7 +177,7 @@ fn is_file(kind: Kind) -> Result<()> {
     }
 }
 
-fn write_all(content: &OwnedFd, data: &[u8], offset: u64) -> Result<usize> {
+fn write_all(content: &Content<'_>, data: &[u8], offset: u64) -> Result<usize> {
     let mut written = 0;
     while written < data.len() {
         match sys::file::write_at(content, &data[written..], offset + written as u64) {

@@ -158,8 +158,8 @@ impl Fs {
         if let Some(found) = remembered() {
             return Ok(found); // somebody else read it meanwhile
         }
-        rustix::fs::seek(directory, SeekFrom::Start(start))?;
-        let read = sys::dir::read(directory, &mut buffer)?;
+        rustix::fs::seek(&directory, SeekFrom::Start(start))?;
+        let read = sys::dir::read(&directory, &mut buffer)?;
         let piece = Arc::new(Piece::new(&buffer[..read]));
         if let Some(list) = list {
             self.pieces.keep(list, cookie, &piece);

@@ -34,6 +34,7 @@ use super::attr::Kind;
 use super::group::{Next, Waiter};
 use super::node::Node;
 use super::root::Root;
+use super::stripes::Stripes;
 use crate::errno::{Errno, Result};
 use crate::sys::Patience;
 use crate::sys::disk::{self, Discipline};
@@ -88,7 +89,9 @@ struct Shared {
     queue: Mutex<Queue>,
     verifier: AtomicU64,
     /// Files with content that no flush covers.
-    dirty: AtomicUsize,
+    unflushed: Arc<AtomicUsize>,
+    /// The locks of the files.
+    locks: Arc<Stripes>,
     /// Flushes until now.
     count: AtomicU64,
 }
@@ -190,7 +193,16 @@ impl Fs {
     /// Notes that `node` has content which no flush covers.
     pub(super) fn mark_dirty(&self, node: &Node) {
         if !node.dirty.swap(true, Ordering::SeqCst) {
-            self.flusher.shared.dirty.fetch_add(1, Ordering::Relaxed);
+            node.root.unflushed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Closes the descriptors for writing of files that nobody writes and that are flushed.
+    pub(super) fn close_written(&self, nodes: &[Arc<Node>]) {
+        for node in nodes {
+            if self.flusher.shared.close_written(node) {
+                self.nodes.recount(&node.handle);
+            }
         }
     }
 }
@@ -209,11 +221,12 @@ impl Flusher {
     ///
     /// # Errors
     /// The system has no random numbers, or refuses a thread.
-    pub(super) fn start() -> Result<Self> {
+    pub(super) fn start(locks: Arc<Stripes>) -> Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             verifier: AtomicU64::new(random()?),
-            dirty: AtomicUsize::new(0),
+            unflushed: Arc::default(),
+            locks,
             count: AtomicU64::new(0),
         });
         let start = |n| {
@@ -226,8 +239,8 @@ impl Flusher {
     }
 
     /// Files with content that no flush covers.
-    pub(super) fn dirty(&self) -> usize {
-        self.shared.dirty.load(Ordering::Relaxed)
+    pub(super) fn unflushed(&self) -> &Arc<AtomicUsize> {
+        &self.shared.unflushed
     }
 
     /// How often something was flushed.
@@ -330,19 +343,34 @@ impl Shared {
         let one_at_a_time = node.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the flush: what is written while it runs is not covered.
         if node.dirty.swap(false, Ordering::SeqCst) {
-            self.dirty.fetch_sub(1, Ordering::Relaxed);
+            node.root.unflushed.fetch_sub(1, Ordering::Relaxed);
         }
         let flushed = match extent {
-            Extent::Data => disk::flush_data(content),
-            Extent::All => disk::flush(content),
+            Extent::Data => disk::flush_data(&content),
+            Extent::All => disk::flush(&content),
         };
+        drop(content);
         if flushed.is_err() {
             node.failures.fetch_add(1, Ordering::SeqCst);
         }
         self.flushed(flushed)?;
         drop(one_at_a_time);
         node.recharge(); // blocks may have been allocated only now
+        if node.write.is_seldom_opened() {
+            self.close_written(node);
+        }
         Ok(())
+    }
+
+    /// Closes the descriptor for writing of `node`, unless somebody is writing, or has, without a flush;
+    /// answers whether it did.
+    fn close_written(&self, node: &Node) -> bool {
+        if !node.write.is_open() {
+            return false;
+        }
+        let locked = self.locks.lock(self.locks.index(node.fileid), Patience::None);
+        let is_written = locked.is_err() || node.dirty.load(Ordering::SeqCst);
+        !is_written && node.close_written().unwrap_or(false)
     }
 
     /// Counts a flush. After one that failed, no later answer may carry the old verifier.
@@ -379,7 +407,7 @@ mod tests {
     /// Has the flushes of `node` fail: a pipe stands for a disk that is broken.
     fn broken(node: &Node) {
         let (_, pipe) = std::io::pipe().unwrap();
-        node.write.set(pipe.into()).unwrap();
+        node.write.set(pipe.into(), 0);
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Fs {
         // A second descriptor, which opens nothing: it costs a tenth of one without access.
         let place = rustix::io::fcntl_dupfd_cloexec(&content, 0)?;
         let (node, attr) = self.adopt(dir, name, place)?;
-        let _ = node.write.set(content); // a handle that is new has no open file yet
+        node.write.set(content, self.nodes.now());
         self.nodes.recount(&node.handle);
         Ok((node, attr))
     }

@@ -19,6 +19,7 @@ pub mod group;
 pub mod handle;
 pub mod identity;
 pub mod info;
+mod linger;
 mod locate;
 pub mod make;
 mod moves;
@@ -27,16 +28,17 @@ pub mod node;
 mod pieces;
 mod proof;
 pub mod root;
+mod stripes;
 #[cfg(test)]
 pub(crate) mod testing;
 mod trail;
+mod writing;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
 use quick_cache::sync::Cache;
@@ -55,14 +57,13 @@ use dir::is_over;
 use flush::{Extent, Flusher};
 use handle::{Body, Handle, Key};
 use identity::Switch;
+use linger::Lingering;
 use locate::Moves;
 use node::{Node, Nodes, Stats};
 use pieces::Pieces;
 use root::{HandleKind, Root};
+use stripes::Stripes;
 use trail::Trail;
-
-/// Locks for the files that change; two files may share one.
-const LOCKS: usize = 1024;
 
 /// Sweeps without use after which a node is closed.
 const IDLE_SWEEPS: u32 = 4;
@@ -86,12 +87,14 @@ pub struct Fs {
     /// What is mounted, where there is a /proc.
     mounts: Option<Mounts>,
     flusher: Flusher,
-    locks: Vec<Mutex<()>>,
+    /// For the files that change.
+    locks: Arc<Stripes>,
     /// For the names of a file, and always taken after those (see [`charge`]).
-    links: Vec<Mutex<()>>,
+    links: Stripes,
+    /// Files without a name that can be read for some seconds more.
+    lingering: Lingering,
     /// Held while a mode is set or lent, where that is one user's affair.
     modes: Mutex<()>,
-    hasher: RandomState,
     moves: Moves,
     /// Names of files that are being made.
     asides: Asides,
@@ -118,6 +121,7 @@ impl Fs {
     /// The system has no random numbers, or the folder cannot be used.
     pub fn new(key: Key, descriptors: usize, state: &Path) -> Result<Self> {
         let descriptors = descriptors.max(48);
+        let locks = Arc::new(Stripes::new());
         Ok(Self {
             key,
             switch: Switch::new(),
@@ -126,11 +130,11 @@ impl Fs {
             handles: Cache::new(HANDLES),
             pieces: Pieces::new(),
             mounts: Mounts::watch().ok(),
-            flusher: Flusher::start()?,
-            locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
-            links: (0..LOCKS).map(|_| Mutex::new(())).collect(),
+            flusher: Flusher::start(Arc::clone(&locks))?,
+            locks,
+            links: Stripes::new(),
+            lingering: Lingering::default(),
             modes: Mutex::new(()),
-            hasher: RandomState::new(),
             moves: Moves::open(state)?,
             asides: Asides::open(state),
             // Each has up to three descriptors, which are kept until it is flushed.
@@ -164,7 +168,11 @@ impl Fs {
 
     /// As [`Fs::attach`], for many that were opened before ([`Root::open`]).
     pub fn attach_all(&self, opened: impl IntoIterator<Item = Root>) {
-        let opened: Vec<_> = opened.into_iter().map(Arc::new).collect();
+        let attached = |mut root: Root| {
+            root.unflushed = Arc::clone(self.flusher.unflushed());
+            Arc::new(root)
+        };
+        let opened: Vec<_> = opened.into_iter().map(attached).collect();
         self.warn_of_risks(&opened);
         self.roots.rcu(|roots| {
             let mut roots = HashMap::clone(roots);
@@ -202,6 +210,7 @@ impl Fs {
             roots.remove(&id);
             roots
         });
+        self.give_back(&root);
         self.nodes.forget(&root);
     }
 
@@ -393,23 +402,18 @@ impl Fs {
         Ok(Guard { patience, _first: first, _second: second })
     }
 
-    /// By number alone: the same file reached through two exports must find the same lock.
     fn stripe(&self, fileid: u64) -> usize {
-        #[allow(clippy::cast_possible_truncation)] // below LOCKS
-        let index = (self.hasher.hash_one(fileid) % LOCKS as u64) as usize;
-        index
+        self.locks.index(fileid)
     }
 
     fn lock_at(&self, index: usize, patience: Patience) -> Result<MutexGuard<'_, ()>> {
-        take(&self.locks[index], patience)
+        self.locks.lock(index, patience)
     }
 
     /// Waits until every change that is going on has come to its end. Those that begin meanwhile are
     /// not waited for.
     fn wait_for_changes(&self) {
-        for lock in &self.locks {
-            drop(lock.lock().unwrap_or_else(PoisonError::into_inner));
-        }
+        self.locks.wait_for_all();
     }
 
     /// The files that are open, and how well they are found.
@@ -425,13 +429,18 @@ impl Fs {
     /// Closes what was not used for a while, and flushes what was written then. Blocks; to be
     /// called once a second.
     pub fn sweep(&self) {
-        for node in self.nodes.sweep(IDLE_SWEEPS) {
+        self.nodes.tick();
+        let swept = self.nodes.sweep(IDLE_SWEEPS + 1);
+        self.sweep_lingering();
+        self.close_written(&swept.written);
+        for node in swept.unflushed {
             self.flush_quietly(&node);
         }
     }
 
-    /// Flushes everything that was written. Blocks.
+    /// Flushes everything that was written, and closes what has no name. Blocks.
     pub fn flush_all(&self) {
+        self.give_all_back();
         for node in self.nodes.dirty() {
             self.flush_quietly(&node);
         }
@@ -458,16 +467,4 @@ fn open_in_root(root: &Root, path: &[u8]) -> Result<OwnedFd> {
         }
     }
     Err(Errno::AGAIN)
-}
-
-/// Takes a lock that protects nothing but an order of deeds, so that a panic spoils nothing.
-fn take(lock: &Mutex<()>, patience: Patience) -> Result<MutexGuard<'_, ()>> {
-    match patience {
-        Patience::Blocking => Ok(lock.lock().unwrap_or_else(PoisonError::into_inner)),
-        Patience::None => match lock.try_lock() {
-            Ok(guard) => Ok(guard),
-            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => Err(Errno::AGAIN),
-        },
-    }
 }

@@ -218,7 +218,11 @@ impl Fs {
         let path = node.proc_path();
         let moving = self.linking(node, dir, name)?;
         let link = || rustix::fs::linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW);
-        let linked = self.switch.acting_as(caller, link)?.map_err(Errno::from);
+        let linked = self.switch.acting_as(caller, link)?.map_err(|errno| match errno.into() {
+            // It is the file that is not there.
+            Errno::NOENT if node.attr().is_err() => Errno::STALE,
+            errno => errno,
+        });
         if linked.is_ok() {
             dir.recharge();
             self.tell_count(dir, name);

@@ -4,7 +4,7 @@
 //! attributes and for the names in a directory. The content is opened when it is first read or
 //! written. Nodes are cached by handle, with at most a share of the descriptors that the process may
 //! have, and closed after seconds without use, so that the space of files that are deleted beside
-//! the server comes back. One that was written without a flush stays until that is made up: the
+//! the server comes back. The descriptor for writing goes earlier ([`super::writing`]). One that was written without a flush stays until that is made up: the
 //! kernel reports a failed write-back once to each open description.
 
 use std::cell::RefCell;
@@ -25,7 +25,9 @@ use super::flush::Extent;
 use super::group::Group;
 use super::handle::Handle;
 use super::root::Root;
+use super::writing::{Content, Writing};
 use crate::errno::{Errno, Result};
+use crate::sys;
 
 /// An open file of an export.
 pub struct Node {
@@ -41,7 +43,7 @@ pub struct Node {
     /// The content, for reading; of a directory, its list.
     pub(super) read: OnceLock<OwnedFd>,
     /// The content, for reading and writing.
-    pub(super) write: OnceLock<OwnedFd>,
+    pub(super) write: Writing,
     /// Held while the list of a directory is read through `read`, which has one position.
     pub(super) listing: Mutex<()>,
     /// Whether content was written that no flush covers.
@@ -54,6 +56,12 @@ pub struct Node {
     pub(super) failures: AtomicU64,
     pub(super) charge: Charge,
     used: AtomicU32,
+    /// The sweep at which its content was last read.
+    read_at: AtomicU32,
+    /// Whether it was found to have no name any more.
+    nameless: AtomicBool,
+    /// Whether it can be read although it has no name ([`super::linger`]).
+    lingers: AtomicBool,
 }
 
 impl Node {
@@ -66,7 +74,7 @@ impl Node {
             fileid: attr.fileid,
             place,
             read: OnceLock::new(),
-            write: OnceLock::new(),
+            write: Writing::default(),
             listing: Mutex::new(()),
             dirty: AtomicBool::new(false),
             flush: Group::default(),
@@ -74,6 +82,9 @@ impl Node {
             failures: AtomicU64::new(0),
             charge: Charge::new(attr),
             used: AtomicU32::new(0),
+            read_at: AtomicU32::new(0),
+            nameless: AtomicBool::new(false),
+            lingers: AtomicBool::new(false),
         })
     }
 
@@ -88,7 +99,58 @@ impl Node {
     /// `ESTALE` if the file has no name any more: to the clients it is gone.
     pub fn attr(&self) -> Result<Attr> {
         let attr = Attr::of(self)?;
-        if attr.links == 0 { Err(Errno::STALE) } else { Ok(attr) }
+        if attr.links == 0 { Err(self.gone()) } else { Ok(attr) }
+    }
+
+    /// As [`Node::attr`], for what a client needs to go on reading: for some seconds also of a file that
+    /// just lost its last name.
+    ///
+    /// # Errors
+    /// As [`Node::attr`].
+    pub fn attr_to_read(&self) -> Result<Attr> {
+        let attr = Attr::of(self)?;
+        let is_gone = attr.links == 0 && !self.lingers.load(Ordering::Relaxed);
+        if is_gone { Err(self.gone()) } else { Ok(attr) }
+    }
+
+    /// Has the next sweep close it, whoever asks for it: its space comes back only then.
+    fn gone(&self) -> Errno {
+        self.nameless.store(true, Ordering::Relaxed);
+        Errno::STALE
+    }
+
+    pub(super) fn set_lingers(&self, lingers: bool) {
+        self.lingers.store(lingers, Ordering::Relaxed);
+    }
+
+    /// Notes that its content is read at the sweep `now`.
+    pub(super) fn note_read(&self, now: u32) {
+        if self.read_at.load(Ordering::Relaxed) != now {
+            self.read_at.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether its content was read at most so many sweeps ago.
+    pub(super) fn was_read(&self, now: u32, sweeps: u32) -> bool {
+        now.wrapping_sub(self.read_at.load(Ordering::Relaxed)) <= sweeps
+    }
+
+    /// Whether a sweep leaves it open.
+    fn stays(self: &Arc<Self>, now: u32, idle: u32, swept: &mut Swept) -> bool {
+        if self.nameless.load(Ordering::Relaxed) && !self.lingers.load(Ordering::Relaxed) {
+            return false;
+        }
+        if self.dirty.load(Ordering::Relaxed) {
+            // Not written, that is: others may look at it for ever.
+            if self.write.idle(now) >= idle {
+                swept.unflushed.push(Arc::clone(self));
+            }
+            return true;
+        }
+        if self.write.is_left(now) {
+            swept.written.push(Arc::clone(self));
+        }
+        now.wrapping_sub(self.used.load(Ordering::Relaxed)) < idle
     }
 
     /// A path to the file that works only in this process, and follows no link.
@@ -106,14 +168,40 @@ impl Node {
         Ok(rustix::fs::open(self.proc_path(), flags, Mode::empty())?)
     }
 
+    /// Closes the descriptor for writing, and answers whether there was one. The file's lock is held.
+    ///
+    /// # Errors
+    /// There are no descriptors left; the file can still be written.
+    pub(super) fn close_written(&self) -> Result<bool> {
+        if !self.write.is_open() {
+            return Ok(false);
+        }
+        // A file that was created here has the same descriptor twice (`Fs::create`).
+        if !rustix::fs::fcntl_getfl(&self.place)?.contains(OFlags::PATH) {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let place = rustix::fs::open(self.proc_path(), flags, Mode::empty())?;
+            sys::file::replace(&self.place, &place)?;
+        }
+        Ok(self.write.close())
+    }
+
     /// How many descriptors it has: one to three.
     fn descriptors(&self) -> u64 {
-        1 + u64::from(self.read.get().is_some()) + u64::from(self.write.get().is_some())
+        1 + u64::from(self.read.get().is_some()) + u64::from(self.write.is_open())
     }
 
     /// The content, as far as it is open for reading.
-    pub(super) fn opened(&self) -> Option<&OwnedFd> {
-        self.write.get().or_else(|| self.read.get())
+    pub(super) fn opened(&self) -> Option<Content<'_>> {
+        self.write.get().or_else(|| self.read.get().map(Content::Reading))
+    }
+}
+
+impl Drop for Node {
+    /// What is closed unflushed (its file is gone) waits for no flush any more.
+    fn drop(&mut self) {
+        if *self.dirty.get_mut() {
+            self.root.unflushed.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -131,7 +219,7 @@ impl AsFd for Node {
 /// The nodes in use.
 pub(super) struct Nodes {
     cache: Cache<Handle, Kept, Descriptors, DefaultHashBuilder, KeepDirty>,
-    /// Counts the sweeps: the clock by which nodes are idle.
+    /// Goes on with each sweep: the clock by which nodes are idle.
     now: AtomicU32,
     /// By file, so that threads with different files seldom write the same line of the cache.
     hits: [Hits; HITS],
@@ -145,6 +233,18 @@ const HITS: usize = 16;
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Hits(AtomicU64);
+
+/// What a sweep leaves to be done.
+#[derive(Default)]
+pub(super) struct Swept {
+    /// Would be closed, or lose their descriptors for writing, if they were flushed.
+    pub(super) unflushed: Vec<Arc<Node>>,
+    /// Have descriptors for writing that nothing needs.
+    pub(super) written: Vec<Arc<Node>>,
+}
+
+/// The first sweep: no file was read or written shortly before it.
+const FIRST_SWEEP: u32 = 1000;
 
 /// What there is of nodes, and how well they are found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -208,7 +308,7 @@ impl Nodes {
         let hasher = DefaultHashBuilder::default();
         let cache = Cache::with_options(options, Descriptors, hasher, KeepDirty);
         let (hits, misses) = (Default::default(), AtomicU64::new(0));
-        Self { cache, now: AtomicU32::new(0), hits, misses }
+        Self { cache, now: AtomicU32::new(FIRST_SWEEP), hits, misses }
     }
 
     /// The node of `handle`, if it is open.
@@ -272,23 +372,18 @@ impl Nodes {
         self.cache.retain(|_, kept| !Arc::ptr_eq(&kept.node.root, root));
     }
 
-    /// Closes what was not used for `idle` sweeps; answers what would be closed if it were
-    /// flushed.
-    pub(super) fn sweep(&self, idle: u32) -> Vec<Arc<Node>> {
-        let now = self.now.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let is_idle = |node: &Node| now.wrapping_sub(node.used.load(Ordering::Relaxed)) > idle;
-        let dirty = RefCell::new(Vec::new());
-        self.cache.retain(|_, Kept { node, .. }| {
-            if !is_idle(node) {
-                return true;
-            }
-            let is_dirty = node.dirty.load(Ordering::Relaxed);
-            if is_dirty {
-                dirty.borrow_mut().push(Arc::clone(node));
-            }
-            is_dirty
-        });
-        dirty.into_inner()
+    /// Has the clock go on. To be called once a second.
+    pub(super) fn tick(&self) {
+        self.now.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Closes what was not used since the clock went on `idle` times, and files without a name; answers
+    /// what is left to be done.
+    pub(super) fn sweep(&self, idle: u32) -> Swept {
+        let now = self.now();
+        let swept = RefCell::new(Swept::default());
+        self.cache.retain(|_, Kept { node, .. }| node.stays(now, idle, &mut swept.borrow_mut()));
+        swept.into_inner()
     }
 
     /// Everything that was written and not flushed.

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -53,6 +53,8 @@ pub struct Root {
     pub(super) discipline: Discipline,
     /// Whether its file system may have files without a name; it is found out when one is made.
     pub(super) has_unnamed: AtomicBool,
+    /// Open files with content that no flush covers; those of all exports together, once it is attached.
+    pub(super) unflushed: Arc<AtomicUsize>,
     /// Who waits for names and attributes to be flushed.
     pub(super) names: Group<Vec<Arc<Node>>>,
 }
@@ -96,6 +98,7 @@ impl Root {
             account,
             discipline,
             has_unnamed,
+            unflushed: Arc::default(),
             names,
         })
     }

@@ -23,7 +23,7 @@ const ACCESS_CHANGE: u32 = ACCESS_MODIFY | ACCESS_EXTEND | ACCESS_DELETE;
 /// GETATTR: the attributes of a file.
 pub fn getattr(cx: &Call<'_>, fh: Fh<'_>) -> Reply<Fattr, ()> {
     let object = cx.object(fh)?;
-    Ok(object.fattr(object.node.attr()?))
+    Ok(object.fattr(object.node.attr_to_read()?))
 }
 
 /// `SETATTR3args`
@@ -94,7 +94,7 @@ impl Encode for AccessOk {
 /// left out: a client asks before it opens one.
 pub fn access(cx: &Call<'_>, args: AccessArgs<'_>) -> Reply<AccessOk, PostOp> {
     let object = cx.object(args.object)?;
-    let attr = object.node.attr()?;
+    let attr = object.node.attr_to_read()?;
     let post_op = PostOp(Some(object.fattr(attr)));
     let granted = grant(cx, &object, args.wanted).map_err(|why| why.with(post_op))?;
     Ok(AccessOk { attr: post_op, granted })

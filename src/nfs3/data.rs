@@ -46,7 +46,7 @@ impl<'a> Decode<'a> for ReadArgs<'a> {
 /// more than [`TRANSFER_MAX`] gets that much.
 pub fn read(cx: &Call<'_>, args: ReadArgs<'_>, w: &mut Writer<'_>) -> Reply<(), PostOp> {
     let object = cx.object(args.file)?;
-    let attr = object.node.attr()?;
+    let attr = object.node.attr_to_read()?;
     let post_op = PostOp(Some(object.fattr(attr)));
     w.u32(nfsstat3::NFS3_OK as u32);
     post_op.encode(w);

@@ -88,6 +88,8 @@ pub struct Account {
     count: Mutex<Option<Count>>,
     counted: Condvar,
     keeper: Arc<Keeper>,
+    /// Bytes and inodes of files without a name that are kept open for a while.
+    lingering: (AtomicI64, AtomicI64),
 }
 
 /// One of the two things that are counted.
@@ -149,15 +151,39 @@ impl Account {
             count: Mutex::new(None),
             counted: Condvar::new(),
             keeper,
+            lingering: Default::default(),
         };
         account.set_limits(limits);
         account
     }
 
-    /// What the volume uses, as far as it is known.
+    /// What the volume uses, as far as it is known, apart from what lingers.
     pub fn usage(&self) -> Usage {
-        let shown = |pot: &Pot| pot.used.load(Ordering::Relaxed).max(0).unsigned_abs();
-        Usage { bytes: shown(&self.bytes), inodes: shown(&self.inodes) }
+        let shown = |pot: &Pot, lingering: &AtomicI64| {
+            let used = pot.used.load(Ordering::Relaxed) - lingering.load(Ordering::Relaxed);
+            used.max(0).unsigned_abs()
+        };
+        let (bytes, inodes) = &self.lingering;
+        Usage { bytes: shown(&self.bytes, bytes), inodes: shown(&self.inodes, inodes) }
+    }
+
+    /// A file of so many bytes has lost its last name and is kept open for a while: it takes its room as
+    /// before, but is not shown as used any more. To be followed by [`Account::end_lingering`].
+    pub fn linger(&self, bytes: i64) {
+        self.lingering.0.fetch_add(bytes, Ordering::Relaxed);
+        self.lingering.1.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The file with this number, which lingered with `bytes`, is closed, and took `cost` at last.
+    pub fn end_lingering(&self, fileid: u64, bytes: i64, cost: i64) {
+        self.book(fileid, Change::Death(cost));
+        self.lingering.0.fetch_sub(bytes, Ordering::Relaxed);
+        self.lingering.1.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether room is taken by files that linger.
+    pub fn has_lingering(&self) -> bool {
+        self.lingering.1.load(Ordering::Relaxed) > 0
     }
 
     /// What is used, and held by changes that are going on.

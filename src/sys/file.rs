@@ -1,6 +1,6 @@
 //! Reading into memory that is not initialised, access checks, limits of a file system.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use super::{Patience, check, fault};
 use crate::errno::{Errno, Result};
@@ -42,6 +42,17 @@ pub fn read_at(
     // capacity.
     unsafe { buffer.set_len(len) };
     Ok(read)
+}
+
+/// Puts what `by` refers to into the place of what `kept` referred to, in one step: whoever uses that
+/// number meanwhile uses the one or the other.
+///
+/// # Errors
+/// As dup3(2) has them.
+pub fn replace(kept: &OwnedFd, by: &OwnedFd) -> Result<()> {
+    // SAFETY: both are open, and `kept` stays open and owned; no memory is involved.
+    check(unsafe { libc::dup3(by.as_raw_fd(), kept.as_raw_fd(), libc::O_CLOEXEC) })?;
+    Ok(())
 }
 
 /// Writes what the system takes of `data` at `offset`; answers how much.

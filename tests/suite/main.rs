@@ -14,6 +14,7 @@ mod data;
 mod exports;
 mod getattr;
 mod handles;
+mod held;
 mod hostile;
 mod identity;
 mod info;

@@ -321,3 +321,45 @@ fn what_xfs_keeps_ready_is_not_charged() {
     assert!(attr.used >= 64 << 20);
     assert!(attr.cost() < 1 << 20, "{}", attr.cost());
 }
+
+#[test]
+fn what_is_removed_while_it_is_read_is_not_used_and_gives_way_to_who_needs_the_room() {
+    let volume = volume(1 << 20, None);
+    let files = volume.files();
+    let root = files.root();
+    let file = files.create(&root, "file").unwrap();
+    let written = files.write(&file, 0, 1 << 20).unwrap();
+    volume.fs.flush(&file, Extent::All).unwrap();
+    assert_eq!(files.read(&file), Ok(written));
+    files.remove(&root, "file").unwrap();
+    assert_eq!(files.read(&file), Ok(written), "it is still there");
+    assert_eq!(volume.account.usage(), du(volume.dir.path()));
+    let taken = volume.account.taken();
+    assert!(taken.bytes >= written as u64, "{taken:?}: the disk has less room than it seems");
+    let other = files.create(&root, "other").unwrap();
+    assert!(files.write(&other, 0, written).unwrap() > written - 8192);
+    assert_eq!(files.read(&file), Err(Errno::STALE));
+    volume.fs.flush(&other, Extent::All).unwrap();
+    assert_eq!(volume.account.usage(), du(volume.dir.path()));
+}
+
+#[test]
+fn what_lingers_is_booked_once_whether_files_are_counted_or_not() {
+    let volume = volume(1 << 20, None);
+    let files = volume.files();
+    let root = files.root();
+    for name in ["before", "after"] {
+        let file = files.create(&root, name).unwrap();
+        files.write(&file, 0, 10_000).unwrap();
+        volume.fs.flush(&file, Extent::All).unwrap();
+        files.read(&file).unwrap();
+        files.remove(&root, name).unwrap();
+        if name == "before" {
+            volume.fs.count(EXPORT, &AtomicBool::new(false)).unwrap().unwrap();
+            assert_eq!(files.read(&file), Err(Errno::STALE), "a count would miss it");
+        }
+        volume.fs.flush_all();
+        assert_eq!(volume.account.usage(), du(volume.dir.path()), "{name}");
+        assert_eq!(volume.account.taken(), volume.account.usage(), "{name}");
+    }
+}

@@ -1,0 +1,159 @@
+//! What the server keeps open: no file longer than something needs it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::client::Client;
+use crate::support::eventually;
+use crate::support::server::Server;
+use crate::support::wire::*;
+
+/// The content of a program that does nothing.
+fn program() -> Vec<u8> {
+    fs::read("/bin/true").unwrap()
+}
+
+fn new_program(c: &mut Client, root: &Fh, name: &str) -> Fh {
+    let how = createhow3::UNCHECKED(mode(0o755));
+    let created = c.create(root, name, how).ok();
+    given_handle(&created.obj)
+}
+
+fn given_handle(handle: &Nfs3Option<Fh>) -> Fh {
+    match handle {
+        Nfs3Option::Some(handle) => handle.clone(),
+        Nfs3Option::None => panic!("no handle"),
+    }
+}
+
+/// Runs a program beside the server; whether it could be.
+fn runs(program: &Path) -> bool {
+    match Command::new(program).status() {
+        Ok(status) => status.success(),
+        Err(error) => {
+            assert_eq!(error.raw_os_error(), Some(26), "{error}"); // ETXTBSY
+            false
+        }
+    }
+}
+
+/// Writes a program in pieces; whether it can be run once that is committed.
+#[test]
+fn a_program_can_be_run_as_soon_as_it_is_committed() {
+    let s = Server::start();
+    let mut c = s.client();
+    let root = c.root();
+    for stability in [stable_how::UNSTABLE, stable_how::DATA_SYNC, stable_how::FILE_SYNC] {
+        let name = format!("{stability:?}");
+        let file = new_program(&mut c, &root, &name);
+        for (n, piece) in program().chunks(64 * 1024).enumerate() {
+            c.write(&file, n as u64 * 64 * 1024, piece, stability).ok();
+        }
+        if stability == stable_how::UNSTABLE {
+            c.commit(&file, 0, 0).ok();
+        }
+        assert!(runs(&s.dir.join(&name)), "{name}");
+    }
+}
+
+#[test]
+fn a_program_that_nobody_commits_can_be_run_though_somebody_looks_at_it() {
+    let s = Server::start();
+    let mut c = s.client();
+    let root = c.root();
+    let file = new_program(&mut c, &root, "program");
+    c.write(&file, 0, &program(), stable_how::UNSTABLE).ok();
+    eventually("the program can be run", || {
+        c.getattr(&file).ok();
+        c.read(&file, 0, 100).ok();
+        runs(&s.dir.join("program"))
+    });
+}
+
+#[test]
+fn a_file_that_is_flushed_again_and_again_is_written_to_the_end_and_then_free() {
+    let s = Server::start();
+    let mut c = s.client();
+    let root = c.root();
+    let file = new_program(&mut c, &root, "program");
+    c.write(&file, 0, &program(), stable_how::UNSTABLE).ok();
+    for n in 0..200 {
+        let (byte, at) = (&program()[n..=n], n as u64);
+        c.write(&file, at, byte, stable_how::UNSTABLE).ok();
+        c.commit(&file, 0, 0).ok();
+    }
+    assert_eq!(c.read(&file, 0, 1 << 20).ok().data.as_ref(), program());
+    eventually("the program can be run", || {
+        c.getattr(&file).ok();
+        runs(&s.dir.join("program"))
+    });
+}
+
+/// The files without a name that the server has open in its export.
+fn nameless(s: &Server) -> usize {
+    let open = fs::read_dir(format!("/proc/{}/fd", s.pid().as_raw_nonzero())).unwrap();
+    let links = open.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+    let export = s.dir.to_str().unwrap();
+    let gone = |link: &Path| {
+        let link = link.to_string_lossy();
+        link.starts_with(export) && link.ends_with(" (deleted)")
+    };
+    links.filter(|link| gone(link)).count()
+}
+
+#[test]
+fn a_file_removed_beside_the_server_gives_its_space_back_though_a_client_asks_for_it() {
+    let s = Server::start();
+    let mut c = s.client();
+    let root = c.root();
+    for committed in [true, false] {
+        let name = format!("committed {committed}");
+        let file = c.file_of(&root, &name, b"content");
+        c.write(&file, 0, b"content", stable_how::UNSTABLE).ok();
+        if committed {
+            c.commit(&file, 0, 0).ok();
+        }
+        c.read(&file, 0, 10).ok();
+        fs::remove_file(s.dir.join(&name)).unwrap();
+        eventually("the file is closed", || {
+            c.getattr(&file).fails(NFS3ERR_STALE);
+            c.read(&file, 0, 10).fails(NFS3ERR_STALE);
+            c.write(&file, 0, b"x", stable_how::UNSTABLE).fails(NFS3ERR_STALE);
+            c.commit(&file, 0, 0).fails(NFS3ERR_STALE);
+            nameless(&s) == 0
+        });
+    }
+}
+
+#[test]
+fn who_reads_a_file_that_another_client_replaces_or_removes_reads_on() {
+    let s = Server::start();
+    let (mut reader, mut other) = (s.client(), s.client());
+    let root = reader.root();
+    let (replaced, removed) = (
+        reader.file_of(&root, "replaced", b"the old"),
+        reader.file_of(&root, "removed", b"the old"),
+    );
+    for file in [&replaced, &removed] {
+        assert_eq!(reader.read(file, 0, 3).ok().data.as_ref(), b"the");
+    }
+    other.file_of(&root, "new", b"the new");
+    other.rename((&root, "new"), (&root, "replaced")).ok();
+    other.remove(&root, "removed").ok();
+    for file in [&replaced, &removed] {
+        assert_eq!(reader.read(file, 3, 10).ok().data.as_ref(), b" old");
+        assert_eq!(reader.attrs(file).nlink, 0, "a client that opens it must see that it is gone");
+        assert_eq!(reader.access(file, 1).ok().access, 1);
+        reader.write(file, 0, b"x", stable_how::UNSTABLE).fails(NFS3ERR_STALE);
+        reader.setattr(file, mode(0o777)).fails(NFS3ERR_STALE);
+        reader.link(file, &root, "again").fails(NFS3ERR_STALE);
+    }
+    let found = reader.find(&root, "replaced");
+    assert_eq!(reader.content(&found), b"the new");
+    assert_eq!(reader.names(&root, 4096), [b"replaced"]);
+    eventually("both are closed", || {
+        let status = [&replaced, &removed].map(|file| reader.read(file, 0, 10).status());
+        status == [NFS3ERR_STALE; 2] && nameless(&s) == 0
+    });
+}
