@@ -98,11 +98,11 @@ impl From<Failure> for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::ExportId;
+    use crate::export::{ExportId, Ports};
 
     #[test]
     fn the_log_has_no_secret_part_of_a_path() {
-        let sole = Export::sole(ExportId(1), "/srv".into());
+        let sole = Export::sole(ExportId(1), "/srv".into(), Ports::Any);
         let hidden =
             Export { id: ExportId(2), path: b"/a/secret".into(), hidden: true, ..sole.clone() };
         let table = Table::new([sole, hidden]).unwrap();
