@@ -17,9 +17,11 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep};
 use tower_test::mock::{Handle, pair};
 
-use super::support::{self, OURS, claim, open_volumes, settings};
+use super::support::{self, OURS, claim, open_volumes, pv, settings, volume_of};
 use crate::provisioner::Provisioner;
-use crate::volume::Volumes;
+use crate::volume::name::{Name, VolumeId};
+use crate::volume::spec::Spec;
+use crate::volume::{Origin, Volumes};
 
 const CLAIMS: &str = "persistentvolumeclaims";
 const PVS: &str = "persistentvolumes";
@@ -339,9 +341,6 @@ async fn the_end_of_a_claim_is_the_end_of_its_pv() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_crash_left_of_a_claim_that_is_gone_is_taken_away() {
-    use crate::volume::Origin;
-    use crate::volume::name::{Name, VolumeId};
-    use crate::volume::spec::Spec;
     let cluster = Cluster::start(|_| ());
     let make = |name: &str, of_claim: bool| {
         let id = VolumeId::new(format!("uid-{name}")).unwrap();
@@ -377,6 +376,62 @@ async fn why_a_claim_is_refused_is_said_as_long_as_it_waits() {
     sleep(Duration::from_secs(3600)).await;
     assert!((3..=5).contains(&calls(&cluster, "PATCH")), "counted, and not said anew");
     assert_eq!(calls(&cluster, "POST"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_is_ended_by_hand_is_missed_before_long() {
+    let cluster = Cluster::start(|_| ());
+    cluster.claim("data");
+    cluster.until_bound("data").await;
+    cluster.until("it is held", |cluster| held(cluster).is_some()).await;
+    cluster.volumes.end(&Name::new(volume_of("data")).unwrap(), None).unwrap();
+    let told = |cluster: &Cluster| {
+        let world = cluster.world();
+        let reasons = world.of("events").into_iter().map(|event| event["reason"].clone());
+        reasons.filter(|reason| reason == "VolumeLost").count()
+    };
+    cluster.until("claim and PV are told", |cluster| told(cluster) == 2).await;
+    // And not again and again.
+    sleep(Duration::from_secs(120)).await;
+    assert_eq!(told(&cluster), 2);
+}
+
+/// The PV that holds the only volume.
+fn held(cluster: &Cluster) -> Option<String> {
+    cluster.volumes.specs().first()?.labels.get("berth.io/pv-uid").cloned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_lead_ends_and_grows_what_is_its_own_and_provisions_nothing() {
+    let cluster = Cluster::start(|world| {
+        let spec = json!({ "holderIdentity": "another", "leaseDurationSeconds": 1_000_000 });
+        world.put("leases", "berth", json!({ "metadata": { "name": "berth" }, "spec": spec }));
+    });
+    for name in ["old", "grown"] {
+        let id = VolumeId::new(format!("uid-{name}")).unwrap();
+        let mut spec = Spec::new(Name::new(volume_of(name)).unwrap(), id, 16 << 20);
+        let (uid, pv) = (format!("uid-{name}"), format!("pv-{name}"));
+        let full = format!("ns/{name}");
+        for (key, value) in [("claim-uid", uid), ("pv-uid", pv), ("claim", full)] {
+            spec.labels.insert(format!("berth.io/{key}"), value);
+        }
+        cluster.volumes.create(spec, Origin::Fresh).unwrap();
+    }
+    cluster.claim("new");
+    let mut grown = claim("grown");
+    grown["spec"]["volumeName"] = json!("pvc-uid-grown");
+    grown["spec"]["resources"]["requests"]["storage"] = json!("32Mi");
+    grown["status"] = json!({ "capacity": { "storage": "16Mi" } });
+    cluster.world().put(CLAIMS, "grown", grown);
+    cluster.world().put(PVS, "pvc-uid-grown", pv("grown", "Bound", "delete"));
+    cluster.world().put(PVS, "pvc-uid-old", pv("old", "Released", "delete"));
+    cluster.until("it has ended", |cluster| cluster.world().of(PVS).len() == 1).await;
+    let capacity = |cluster: &Cluster| cluster.volumes.specs()[0].capacity;
+    cluster.until("it has grown", |cluster| capacity(cluster) == 32 << 20).await;
+    sleep(Duration::from_secs(60)).await;
+    assert!(!cluster.provisioner.leads());
+    assert_eq!((cluster.world().of(PVS).len(), cluster.volumes.list().len()), (1, 1));
+    cluster.provisioner.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
