@@ -8,6 +8,9 @@ use super::error::Refusal;
 /// The API group of snapshots.
 const SNAPSHOTS: &str = "snapshot.storage.k8s.io";
 
+/// How much of a source is shown, in bytes: the cluster bounds neither kinds nor names here.
+const SHOWN_MAX: usize = 300;
+
 /// Where a claim's content comes from.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Source {
@@ -41,7 +44,8 @@ impl Source {
         let elsewhere =
             namespace.filter(|n| !n.is_empty() && Some(*n) != claim.metadata.namespace.as_ref());
         let place = elsewhere.map(|namespace| format!("{namespace}/")).unwrap_or_default();
-        let shown = format!("{kind} {place}{name}");
+        let mut shown = format!("{kind} {place}{name}");
+        shown.truncate(shown.floor_char_boundary(SHOWN_MAX));
         match (group.as_deref().unwrap_or_default(), kind.as_str()) {
             ("", "PersistentVolumeClaim") if elsewhere.is_none() => Ok(Self::Claim(name.clone())),
             ("" | SNAPSHOTS, _) => Err(Refusal::DataSource(shown)),

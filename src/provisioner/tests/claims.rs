@@ -3,9 +3,11 @@
 use serde_json::json;
 
 use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
+use crate::provisioner::error::Error;
 use crate::provisioner::events::Tone;
 use crate::provisioner::queue::Outcome;
 use crate::provisioner::server::Where;
+use crate::provisioner::source::Source;
 use crate::volume::Origin;
 use crate::volume::name::VolumeId;
 use crate::volume::spec::{Phase, Spec};
@@ -345,6 +347,17 @@ async fn two_claims_never_share_a_directory() {
     scene.claim_gone(&claim("more"));
     assert_eq!(scene.look_at_claim(&second, vec![]).await, Outcome::Done);
     assert_eq!(scene.names(), ["shared"]);
+}
+
+#[test]
+fn what_claims_say_is_cut_before_it_is_logged() {
+    let mut long = claim("data");
+    let kind = "ü".repeat(100_000);
+    long["spec"]["dataSourceRef"] = json!({ "apiGroup": "x.y", "kind": kind, "name": "n" });
+    let long = serde_json::from_value(long).unwrap();
+    let Ok(Source::Foreign(shown)) = Source::of(&long) else { panic!("{long:?}") };
+    assert!(shown.len() <= 300, "{}", shown.len());
+    assert!(Error::Waiting(kind).logged().len() <= 2048);
 }
 
 #[tokio::test]
