@@ -10,8 +10,8 @@
 //!   STATE/making/HEX    the handle of the directory in which .berth-HEX is
 //! ```
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use super::handle::{self, Handle};
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
+use crate::sys::durable;
 use crate::sys::making::step;
 
 /// What the names begin with.
@@ -145,12 +146,7 @@ fn read(record: &Path) -> Result<Option<Left>> {
     if id.len() != 32 || !id.bytes().all(is_hex) {
         return Err(Errno::INVAL);
     }
-    let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(record)?;
-    if !file.metadata()?.is_file() {
-        return Err(Errno::INVAL);
-    }
-    let content = bounded(&file)?;
+    let content = durable::read(record, handle::MAX as u64)?;
     if content.is_empty() {
         std::fs::remove_file(record)?;
         return Ok(None);
@@ -158,12 +154,6 @@ fn read(record: &Path) -> Result<Option<Left>> {
     let dir = Handle::parse(&content).map_err(|_| Errno::INVAL)?;
     let aside = Aside { name: format!("{PREFIX}{id}"), record: Some(record.to_owned()) };
     Ok(Some(Left { dir, aside }))
-}
-
-fn bounded(file: &File) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    file.take(handle::MAX as u64 + 1).read_to_end(&mut content)?;
-    Ok(content)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Making a volume from another one.
 //!
 //! The copy is made in `making`, without a record, so that one that is cut off is thrown away at
-//! the next start and never looks like a volume. It is no snapshot: what changes in the source
+//! the next start and never looks like a volume; a note ([`super::attempt`]) has it shown as failed
+//! then. It is no snapshot: what changes in the source
 //! meanwhile may be in the copy or not, file by file. The source cannot go away meanwhile.
 
 use std::path::PathBuf;
@@ -11,15 +12,20 @@ use std::thread::{self, JoinHandle};
 
 use jiff::Timestamp;
 
+use super::attempt::Note;
 use super::copy::{self, copy_tree};
 use super::error::{Error, Result};
 use super::layout::{Layout, exists};
-use super::name::Name;
+use super::name::{Name, VolumeId};
 use super::progress::Progress;
 use super::registry::{self, Record};
 use super::spec::{Phase, Quota, Spec, Status};
 use super::{Ended, Slot, Volumes};
 use crate::telemetry::log::Chain;
+
+/// Why a clone has failed of which nothing else is known.
+const CUT_OFF: &str =
+    "the server ended before the copy was complete; create it again, or delete it";
 
 /// A volume that is being made from another one.
 pub(super) struct Job {
@@ -36,6 +42,25 @@ pub(super) struct Job {
 }
 
 impl Job {
+    fn new(note: &Note, source: PathBuf) -> Self {
+        Self {
+            spec: note.spec.clone(),
+            from: note.from.clone(),
+            source,
+            began: note.began,
+            progress: Progress::new(),
+            failed: Mutex::new(note.failed.clone()),
+            thread: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// One that an earlier run did not bring to its end.
+    pub(super) fn cut_off(note: Note) -> Self {
+        let failed = Some(note.failed.unwrap_or_else(|| CUT_OFF.into()));
+        Self::new(&Note { failed, ..note }, PathBuf::new())
+    }
+
     pub(super) fn spec(&self) -> &Spec {
         &self.spec
     }
@@ -82,19 +107,23 @@ impl Volumes {
             return Err(Error::InUse { wanted, used });
         }
         self.has_room_for(&spec)?;
+        let (began, failed) = (registry::now(), None);
+        let note = Note { spec: spec.clone(), from: from.clone(), began, failed };
+        self.layout.note(&note)?;
+        let job = Arc::new(Job::new(&note, self.layout.volume(&volume.record().spec)));
+        self.start_clone(&job).inspect_err(|_| {
+            // It was not acknowledged.
+            if let Err(error) = self.layout.strike_note(&spec.id) {
+                tracing::warn!(%error, "a clone that was not begun may be shown as failed");
+            }
+        })
+    }
+
+    fn start_clone(self: &Arc<Self>, job: &Arc<Job>) -> Result<()> {
+        let spec = &job.spec;
         self.layout.make_empty(&self.layout.making(&spec.id))?;
-        let job = Arc::new(Job {
-            spec: spec.clone(),
-            from: from.clone(),
-            source: self.layout.volume(&volume.record().spec),
-            began: registry::now(),
-            progress: Progress::new(),
-            failed: Mutex::default(),
-            thread: Mutex::default(),
-            stopped: AtomicBool::new(false),
-        });
-        self.enter(&spec.name, &spec.id, Slot::Clone(Arc::clone(&job)));
-        let (volumes, running) = (Arc::clone(self), Arc::clone(&job));
+        self.enter(&spec.name, &spec.id, Slot::Clone(Arc::clone(job)));
+        let (volumes, running) = (Arc::clone(self), Arc::clone(job));
         let thread = thread::Builder::new().name("berth-clone".into());
         let thread = thread.spawn(move || volumes.run_clone(&running)).map_err(|error| {
             self.forget(&spec.name, &spec.id);
@@ -112,6 +141,7 @@ impl Volumes {
         let message = Chain(&error).to_string();
         if !job.stopped.load(Ordering::SeqCst) {
             tracing::error!(volume = %name, %from, error = %message, "cannot clone");
+            self.note_failure(job, &message);
         }
         *job.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
         let making = self.layout.making(&job.spec.id);
@@ -121,6 +151,15 @@ impl Volumes {
             tracing::warn!(%error, "a part of a clone stays until the next start");
         }
         self.nudge_trash();
+    }
+
+    /// Keeps why a clone has failed, for the next start.
+    fn note_failure(&self, job: &Job, message: &str) {
+        let failed = Some(message.to_owned());
+        let (spec, from, began) = (job.spec.clone(), job.from.clone(), job.began);
+        if let Err(error) = self.layout.note(&Note { spec, from, began, failed }) {
+            tracing::warn!(%error, "why a clone has failed is not known after the next start");
+        }
     }
 
     fn copy(&self, job: &Job) -> Result<()> {
@@ -148,9 +187,13 @@ impl Volumes {
         self.install(&record)?;
         // It is counted before long; until then it is taken to be full.
         let account = self.ledger.account(&record.account(), record.spec.limits());
-        self.serve(record, account)?;
+        let served = self.serve(record, account);
+        // It is a volume, whether it can be served or not.
+        if let Err(error) = self.layout.strike_note(&job.spec.id) {
+            tracing::warn!(%error, "the note of a clone that is complete stays until the next start");
+        }
         self.ledger.wake();
-        Ok(())
+        served
     }
 
     /// Whether nothing is being made from a volume.
@@ -171,8 +214,49 @@ impl Volumes {
         if job.failed().is_none() {
             return Err(Error::Cloning(name.clone()));
         }
+        self.layout.strike_note(&job.spec.id)?;
         self.forget(name, &job.spec.id);
         Ok(Ended::Deleted)
+    }
+
+    /// The clone that has this name and has failed.
+    pub(super) fn failed_clone(&self, name: &Name) -> Option<Arc<Job>> {
+        match self.slot(name) {
+            Ok(Slot::Clone(job)) if job.failed().is_some() => Some(job),
+            _ => None,
+        }
+    }
+
+    /// Forgets a failed clone whose name another volume has now.
+    pub(super) fn replaced(&self, failed: &Job, id: &VolumeId) -> Result<()> {
+        let old = &failed.spec.id;
+        if old != id {
+            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            table.names.remove(old);
+        }
+        self.layout.strike_note(old)
+    }
+
+    /// The failed clones of an earlier run; notes of those that are volumes by now are struck out.
+    pub(super) fn enter_cut_off(&self) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        for note in self.layout.notes() {
+            let (id, name) = (note.spec.id.clone(), note.spec.name.clone());
+            if table.slots.contains_key(&name) || table.names.contains_key(&id) {
+                if let Err(error) = self.layout.strike_note(&id) {
+                    tracing::warn!(%error, "cannot strike out the note of a clone");
+                }
+                continue;
+            }
+            if self.layout.is_registered(&id) {
+                continue; // a record that cannot be used, and may be its own
+            }
+            let job = Arc::new(Job::cut_off(note));
+            let why = job.failed().unwrap_or_default();
+            tracing::warn!(volume = %name, from = %job.from, why, "the volume was not cloned");
+            table.names.insert(id, name.clone());
+            table.slots.insert(name, Slot::Clone(job));
+        }
     }
 
     /// Ends all that is being made, and waits for that.

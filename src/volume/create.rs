@@ -32,10 +32,16 @@ impl Volumes {
             let spec = Spec { inodes: self.inodes(&spec, &origin), ..spec };
             self.check(&spec)?;
             self.may_promise(&spec, 0)?;
+            let (failed, id) = (self.failed_clone(&name), spec.id.clone());
+            let clones = matches!(origin, Origin::Clone(_));
             match origin {
                 Origin::Fresh => self.make(spec)?,
                 Origin::Adopt => self.adopt(spec)?,
                 Origin::Clone(from) => self.begin_clone(spec, &from)?,
+            }
+            // The note of one with the same id is the new clone's.
+            if let Some(failed) = failed.filter(|failed| !clones || failed.spec().id != id) {
+                self.replaced(&failed, &id)?;
             }
         }
         drop(change);

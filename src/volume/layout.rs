@@ -7,6 +7,7 @@
 //!     lock                     held by the server that uses DIR
 //!     volumes/ID.json          the registry: what each volume is (see super::registry)
 //!     ledger                   what each volume uses (see crate::quota::ledger)
+//!     cloning/ID.json          clones that are no volumes yet (see super::attempt)
 //!     making/ID/               a directory that is going to be a volume
 //!     making/ID~/              one that is going to be a recycled volume's
 //!     leaving/ID/              one that was, on its way to the trash
@@ -39,7 +40,7 @@ const OWN: &str = ".berth";
 const MARK: &str = "user.berth";
 
 /// The folders in it.
-const FOLDERS: [&str; 5] = [REGISTRY, "making", "leaving", "trash", "spare"];
+const FOLDERS: [&str; 6] = [REGISTRY, "cloning", "making", "leaving", "trash", "spare"];
 
 /// The folder without which nothing is known.
 const REGISTRY: &str = "volumes";
@@ -93,6 +94,11 @@ impl Layout {
     /// The folder with the registry.
     pub(super) fn registry(&self) -> PathBuf {
         self.own.join(REGISTRY)
+    }
+
+    /// The folder with the notes of clones.
+    pub(super) fn cloning(&self) -> PathBuf {
+        self.own.join("cloning")
     }
 
     /// The file with the ledger.
@@ -210,8 +216,12 @@ impl Layout {
         if self.way_is_clear(spec).is_err() {
             return; // they are not those that were made for it
         }
-        // That one stays does no harm: it is found to be there by the next one who wants it.
-        let _ = self.parents(spec).iter().try_for_each(fs::remove_dir);
+        // One that stays does no harm: the next volume that wants it finds it.
+        let remove = |path: &PathBuf| {
+            fs::remove_dir(path)?;
+            durable::flush_folder(path.parent().unwrap_or(&self.dir))
+        };
+        let _ = self.parents(spec).iter().try_for_each(remove);
     }
 
     /// The directories on the way to a volume's, the deepest first.

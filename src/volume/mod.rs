@@ -9,7 +9,7 @@
 //! |---|---|---|---|
 //! | create | directory in `making` | ready | into its place |
 //! | adopt | - | ready | - |
-//! | clone | copy in `making` | ready | into its place |
+//! | clone | a note that it is wanted; copy in `making` | ready | into its place |
 //! | expand | - | ready, other limits | - |
 //! | delete | - | deleting | out of its place; struck out; into the trash |
 //! | archive | - | archiving as NAME | to that name; struck out |
@@ -20,6 +20,7 @@
 //! What is in `making` or `leaving` without a record that needs it goes into the trash at the next
 //! start. Where things are, [`layout`] says.
 
+mod attempt;
 mod clone;
 mod contest;
 pub mod copy;

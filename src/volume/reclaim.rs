@@ -149,9 +149,10 @@ impl Volumes {
                 return Ok(Some(record));
             }
         }
+        // While there is a record, a crash does not leave them behind.
+        self.layout.prune_parents(&spec);
         self.layout.strike(&spec.id)?;
         self.throw_away(&leaving)?;
-        self.layout.prune_parents(&spec);
         Ok(None)
     }
 

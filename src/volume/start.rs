@@ -43,6 +43,7 @@ impl Volumes {
         };
         volumes.layout.stock(); // before anything takes the room
         volumes.enter_all(records)?;
+        volumes.enter_cut_off();
         volumes.clear_leftovers();
         for fault in &volumes.faults {
             tracing::error!(%fault, "a file of the registry cannot be used");
@@ -147,7 +148,7 @@ impl Volumes {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         match table.names.get(id).and_then(|name| table.slots.get(name)) {
             Some(Slot::Volume(volume)) => volume.lost().is_some(),
-            Some(Slot::Clone(_)) => true,
+            Some(Slot::Clone(job)) => job.failed().is_none(),
             None => self.layout.is_registered(id),
         }
     }

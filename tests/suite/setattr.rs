@@ -272,7 +272,7 @@ fn unchanged(c: &mut Client, object: &Fh, to: &sattr3, expected: nfsstat3) {
     let wcc = c.setattr(object, to.clone()).fails(expected).obj_wcc;
     let after = c.attrs(object);
     exact_wcc(&wcc, &before, &after);
-    same_attrs(&fattr3 { ctime: before.ctime.clone(), ..after }, &before);
+    same_attrs(&fattr3 { ctime: before.ctime, ..after }, &before);
 }
 
 /// What a call may set: all of it if every bit is set.
@@ -382,7 +382,7 @@ fn every_combination_is_set_as_a_whole_or_not_at_all() {
                     set += 1;
                 } else {
                     exact_wcc(&answer.failed().obj_wcc, &before, &now);
-                    same_attrs(&fattr3 { ctime: before.ctime.clone(), ..now }, &before);
+                    same_attrs(&fattr3 { ctime: before.ctime, ..now }, &before);
                     refused += 1;
                 }
             }
