@@ -4,6 +4,11 @@
 //! own between two changes (blocks that are allocated when data is written back) is caught up with
 //! at the next change, at the flush, or at the file's end, and nothing is charged twice.
 //!
+//! What finds the blocks of a file (extents, which a file system keeps in blocks of their own when they
+//! are many) is allocated late, when data is written back, and is not in the file's attributes
+//! before. Each WRITE that takes new blocks therefore holds room for it besides, and keeps it held until
+//! the file was flushed and its attributes say what it really took.
+//!
 //! A file has ended when its last name is removed: nobody else may give it another one in
 //! between. So removing and linking hold a lock for the file besides those of the directories;
 //! it is always the last lock that is taken.
@@ -29,37 +34,85 @@ const BLOCK: u64 = 4096;
 /// What a new name may add to its directory.
 const NAME: u64 = BLOCK;
 
+/// What finding a new block may take at most, where blocks lie side by side: an entry of a block of
+/// entries. What lies apart may take a block of its own for that, because an entry in between
+/// splits a block that is full.
+const EXTENT: u64 = 16;
+
 /// How many times a write is cut down to what is left, which others may take meanwhile.
 const ATTEMPTS: usize = 8;
 
 /// What an open file was charged with.
-pub(super) struct Charge(AtomicI64);
+pub(super) struct Charge {
+    cost: AtomicI64,
+    /// What is held for it until it is flushed.
+    late: AtomicI64,
+}
+
+/// Room for a WRITE.
+pub(super) struct Room<'n> {
+    hold: Option<Hold<'n>>,
+    /// How much of the data there is room for.
+    pub(super) fits: usize,
+    /// What of the hold is kept until the file is flushed.
+    late: i64,
+}
 
 /// It has ended, and costs nothing any more.
 const ENDED: i64 = -1;
 
 impl Charge {
     pub(super) fn new(attr: &Attr) -> Self {
-        Self(AtomicI64::new(attr.cost()))
+        Self { cost: AtomicI64::new(attr.cost()), late: AtomicI64::new(0) }
     }
 
     /// It costs so much now; answers how much more that is.
     fn update(&self, cost: i64) -> i64 {
         let update = |before| (before != ENDED).then_some(cost);
-        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update) {
+        match self.cost.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update) {
             Ok(before) => cost - before,
             Err(_) => 0,
         }
     }
 
+    /// It costs what `cost` finds, unless somebody else was charged meanwhile: then it is looked at
+    /// again. Returns how much more that is.
+    fn catch_up(&self, cost: impl Fn() -> Result<i64>) -> i64 {
+        for _ in 0..ATTEMPTS {
+            let before = self.cost.load(Ordering::Relaxed);
+            let Ok(now) = cost() else { return 0 };
+            if before == ENDED {
+                return 0;
+            }
+            let exchange =
+                self.cost.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed);
+            if exchange.is_ok() {
+                return now - before;
+            }
+        }
+        0 // it is written to all the time, and flushed again after that
+    }
+
     /// What it was charged with until now.
     pub(super) fn cost(&self) -> i64 {
-        self.0.load(Ordering::Relaxed).max(0)
+        self.cost.load(Ordering::Relaxed).max(0)
     }
 
     /// It ends; answers what it was charged with until now.
     pub(super) fn end(&self) -> i64 {
-        self.0.swap(ENDED, Ordering::Relaxed).max(0)
+        self.cost.swap(ENDED, Ordering::Relaxed).max(0)
+    }
+
+    /// What is held for it.
+    pub(super) fn late(&self) -> i64 {
+        self.late.load(Ordering::Relaxed)
+    }
+
+    /// Takes up to `most` of what is held for it, to be given back.
+    fn take_late(&self, most: i64) -> i64 {
+        let less = |late: i64| Some(late - late.min(most));
+        let before = self.late.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        before.map_or(0, |before| before.min(most))
     }
 }
 
@@ -92,6 +145,32 @@ impl Node {
             (more, Some(hold)) => hold.settle(self.fileid, Change::By(more)),
             (0, None) => {}
             (more, None) => account.book(self.fileid, Change::By(more)),
+        }
+    }
+
+    /// As [`Node::charge`], after a WRITE for which there was `room`.
+    pub(super) fn charge_write(&self, attr: &Attr, room: Room<'_>) {
+        let Some(hold) = room.hold else { return self.charge(attr, None) };
+        let more = self.charge.update(attr.cost());
+        hold.settle_but(self.fileid, Change::By(more), room.late);
+        if room.late != 0 {
+            self.charge.late.fetch_add(room.late, Ordering::Relaxed);
+        }
+    }
+
+    /// Charges the volume with what the file takes after a flush, which covers what `late` was held
+    /// for. Its lock need not be held.
+    pub(super) fn charge_flushed(&self, late: i64) {
+        let Some(account) = self.account() else { return };
+        let cost = || Attr::of(self).map(|attr| attr.cost());
+        account.book_found(self.fileid, || self.charge.catch_up(cost));
+        self.give_back_late(late);
+    }
+
+    /// Gives back up to `most` of what is held for the file.
+    pub(super) fn give_back_late(&self, most: i64) {
+        if let Some(account) = self.account() {
+            account.give_back(self.charge.take_late(most));
         }
     }
 
@@ -165,27 +244,34 @@ impl Fs {
     /// Charges the volume with a new file.
     pub(super) fn charge_birth(&self, node: &Node, attr: &Attr, hold: Option<Hold<'_>>) {
         let (Some(account), Some(hold)) = (node.account(), hold) else { return };
+        let birth = attr.cost();
         if account.is_counting() {
-            self.tell_birth(account, node);
+            self.charge_seen_birth(account, node, birth, hold);
+        } else {
+            hold.settle(attr.fileid, Change::Birth(birth));
         }
-        hold.settle(attr.fileid, Change::Birth(attr.cost()));
     }
 
-    /// Reports a new file to the count that is going on, as the count itself would see it: somebody
-    /// may have found it and be writing already.
-    fn tell_birth(&self, account: &Account, node: &Node) {
+    /// The same for a count that is going on, to which the file is reported as the count itself
+    /// would see it: somebody may have found it and be writing already.
+    fn charge_seen_birth(&self, account: &Account, node: &Node, birth: i64, hold: Hold<'_>) {
         // The number may be that of a file whose end is not booked yet.
         let _links = self.lock_links(node.fileid, Patience::Blocking);
         // No waiting: the directory's lock is held.
         let locked = self.lock_at(self.stripe(node.fileid), Patience::None);
-        match (locked, Attr::of(node)) {
-            (Ok(_file), Ok(attr)) => account.see(node.fileid, attr.cost()),
-            _ => account.moved(node.fileid, node.handle().as_ref()),
+        match (&locked, Attr::of(node)) {
+            (Ok(_), Ok(attr)) => {
+                hold.settle(node.fileid, Change::Seen { birth, now: attr.cost() });
+            }
+            _ => {
+                account.moved(node.fileid, node.handle().as_ref());
+                hold.settle(node.fileid, Change::Birth(birth));
+            }
         }
     }
 
-    /// Keeps room for `data` at `offset` of a file with `attr`, whose lock is held; answers how much
-    /// of it there is room for, which is all of it, or what just fits.
+    /// Keeps room for `len` bytes at `offset` of a file with `attr`, whose lock is held: for all of
+    /// them, or for what just fits.
     ///
     /// # Errors
     /// `ENOSPC` if nothing fits. `EAGAIN`, see [`Account::hold`]; also without patience, if it has
@@ -196,29 +282,50 @@ impl Fs {
         attr: &Attr,
         (offset, len): (u64, usize),
         patience: Patience,
-    ) -> Result<(Option<Hold<'n>>, usize)> {
-        let Some(account) = node.account() else { return Ok((None, len)) };
+    ) -> Result<Room<'n>> {
+        let free = Room { hold: None, fits: len, late: 0 };
+        let Some(account) = node.account() else { return Ok(free) };
         let end = offset + len as u64;
         let overwrites = round_up(end) <= round_up(attr.size) && attr.used >= attr.size;
         if overwrites || len == 0 {
-            return Ok((None, len));
+            return Ok(free);
         }
-        match self.hold(node, account, (round_up(end) - round_down(offset), 0), patience) {
+        let (data, apart) = (round_up(end) - round_down(offset), lies_apart(attr, offset));
+        let late = apart + data / BLOCK * EXTENT;
+        match self.hold(node, account, (data + late, 0), patience) {
             Err(Errno::NOSPC) => {}
-            hold => return Ok((Some(hold?), len)),
+            hold => return Ok(Room { hold: Some(hold?), late: late.cast_signed(), ..free }),
         }
         if patience == Patience::None {
             return Err(Errno::AGAIN);
         }
+        self.settle_late(node, account);
         for _ in 0..ATTEMPTS {
-            let (fits, cost) = self.fitting(node, (offset, end), account.left())?;
-            match account.hold(cost, 0, patience) {
+            // To the last block: entries of blocks that lie side by side fit where there are some.
+            let left = account.left().saturating_sub(apart);
+            let (fits, cost) = self.fitting(node, (offset, end), left)?;
+            let late = if cost > 0 { apart } else { 0 };
+            match account.hold(cost + late, 0, patience) {
                 Err(Errno::NOSPC) if cost > 0 => {} // somebody was quicker
                 _ if fits == 0 => return Err(Errno::NOSPC),
-                hold => return Ok((Some(hold?), fits)),
+                hold => return Ok(Room { hold: Some(hold?), fits, late: late.cast_signed() }),
             }
         }
         Err(Errno::NOSPC)
+    }
+
+    /// Flushes the files of a full volume for which room is held, so that it is known what they took:
+    /// nobody is told of a full volume for the sake of room that is only held.
+    fn settle_late(&self, node: &Node, account: &Account) {
+        if !account.holds_room() {
+            return;
+        }
+        let of_volume = |other: &Arc<Node>| Arc::ptr_eq(&other.root, &node.root);
+        for other in self.nodes.dirty().into_iter().filter(of_volume) {
+            if other.charge.late() > 0 {
+                self.flush_quietly(&other);
+            }
+        }
     }
 
     /// How many bytes of a write can be made with `left` bytes of new blocks, and how many of those
@@ -285,6 +392,9 @@ impl Fs {
             && ended
         {
             let cost = node.as_ref().map_or_else(|| attr.cost(), |node| node.charge.end());
+            if let Some(node) = node {
+                node.give_back_late(i64::MAX);
+            }
             account.book(attr.fileid, Change::Death(cost));
         }
         if let Some(node) = node
@@ -318,6 +428,13 @@ impl Fs {
 /// Whether `name` is in `dir`.
 pub(super) fn exists(dir: &Node, name: &[u8]) -> bool {
     CString::new(name).is_ok_and(|name| Attr::of_entry(dir, &name).is_ok())
+}
+
+/// The block that the file system may take for finding what is written at `offset`, if that may lie
+/// apart from what is there: it does unless it continues the file at its end.
+fn lies_apart(attr: &Attr, offset: u64) -> u64 {
+    let end = round_down(attr.size)..=round_up(attr.size);
+    if end.contains(&round_down(offset)) { 0 } else { BLOCK }
 }
 
 const fn round_down(bytes: u64) -> u64 {

@@ -93,18 +93,20 @@ impl Fs {
             return Err(Errno::FBIG);
         }
         let content = self.writable(node, patience)?;
-        let (hold, fits) = self.hold_write(node, attr, (offset, data.len()), patience)?;
+        let room = self.hold_write(node, attr, (offset, data.len()), patience)?;
         // Before, so that the node is not closed in between; and after, because a flush that began
         // in between did not cover what is written now.
         self.mark_dirty(node);
         // As the caller, so that set-id bits go when somebody else than root writes.
-        let count = self.switch.acting_as(caller, || write_all(&content, &data[..fits], offset))?;
+        let count =
+            self.switch.acting_as(caller, || write_all(&content, &data[..room.fits], offset))?;
+        let after = count.is_ok().then(|| Attr::of(node).ok()).flatten();
+        if let Some(after) = &after {
+            node.charge_write(after, room);
+        }
+        // Behind the charge: what is held for the file is given back by the flush that this asks for.
         self.mark_dirty(node);
         let count = count?;
-        let after = Attr::of(node).ok();
-        if let Some(after) = &after {
-            node.charge(after, hold);
-        }
         Ok(Written { count, after: after.filter(|attr| attr.links > 0) })
     }
 

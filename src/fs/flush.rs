@@ -345,6 +345,7 @@ impl Shared {
         if node.dirty.swap(false, Ordering::SeqCst) {
             node.root.unflushed.fetch_sub(1, Ordering::Relaxed);
         }
+        let late = node.charge.late();
         let flushed = match extent {
             Extent::Data => disk::flush_data(&content),
             Extent::All => disk::flush(&content),
@@ -353,13 +354,13 @@ impl Shared {
         if flushed.is_err() {
             node.failures.fetch_add(1, Ordering::SeqCst);
         }
-        self.flushed(flushed)?;
+        let flushed = self.flushed(flushed);
         drop(one_at_a_time);
-        node.recharge(); // blocks may have been allocated only now
-        if node.write.is_seldom_opened() {
+        node.charge_flushed(late); // blocks may have been allocated only now
+        if flushed.is_ok() && node.write.is_seldom_opened() {
             self.close_written(node);
         }
-        Ok(())
+        flushed
     }
 
     /// Closes the descriptor for writing of `node`, unless somebody is writing, or has, without a flush;

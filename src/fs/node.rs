@@ -202,6 +202,7 @@ impl Drop for Node {
         if *self.dirty.get_mut() {
             self.root.unflushed.fetch_sub(1, Ordering::Relaxed);
         }
+        self.give_back_late(i64::MAX);
     }
 }
 

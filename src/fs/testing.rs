@@ -22,7 +22,7 @@ const WAIT: Patience = Patience::Blocking;
 pub(crate) struct Files<'a> {
     fs: &'a Fs,
     export: ExportId,
-    who: Identity,
+    pub(crate) who: Identity,
 }
 
 impl<'a> Files<'a> {

@@ -8,7 +8,9 @@
 //! - a file is seen while nobody else can change it (the walk holds its locks);
 //! - before the end, every change that was going on is waited for: a file that was made or removed
 //!   shows that before it is booked;
-//! - a new file is reported by whoever made it, in the same way, before it is booked;
+//! - a new file is booked and reported by its creator in one step ([`Change::Seen`]): a report that came
+//!   before the end of the count and a booking behind it would count the file twice. Where the
+//!   creator cannot report it, the walk looks at it before the end, as at a file that moved;
 //! - a file that is renamed or linked during the walk could be missed by it, or its directory
 //!   could: it is remembered, and looked at before the end ([`Account::moved`], [`Account::next_moved`]).
 
@@ -47,8 +49,9 @@ impl Count {
     pub(super) fn note(&mut self, fileid: u64, change: Change) {
         match change {
             Change::By(bytes) if self.seen.contains(fileid) => self.bytes += bytes,
-            // It is reported as the walk would report it, before it is booked.
+            // The walk comes by, or has been there.
             Change::By(_) | Change::Birth(_) => {}
+            Change::Seen { now, .. } => self.add(fileid, now),
             // Its number may soon be another file's.
             Change::Death(bytes) => {
                 if self.seen.remove(fileid) {
@@ -189,6 +192,31 @@ mod tests {
         account.see(1, 1); // another file with the number
         account.book(1, Change::Birth(1));
         assert_eq!(ended(&account), (17 + 3 + 4 + 1, 4));
+    }
+
+    #[test]
+    fn a_birth_counts_once_whenever_the_count_ends() {
+        let seen = Change::Seen { birth: 10, now: 15 };
+        for (walked, ends_first) in [(false, false), (false, true), (true, false)] {
+            let account = unknown();
+            account.begin_count();
+            if walked {
+                account.see(1, 15);
+            }
+            let hold = account.hold(0, 1, Patience::None).unwrap();
+            if ends_first {
+                // What became more since it was opened is booked by whoever did that.
+                assert_eq!(ended(&account), (0, 0));
+                account.book(1, Change::By(5));
+            }
+            hold.settle(1, seen);
+            if !ends_first {
+                account.end_count().unwrap();
+            }
+            let used = account.usage();
+            assert_eq!((used.bytes, used.inodes), (15, 1), "{walked} {ends_first}");
+            assert_eq!(account.taken(), used);
+        }
     }
 
     #[test]

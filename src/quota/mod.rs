@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!   used        what the files take, as far as we know
-//!   taken       used, and what is held by changes that are going on        taken <= limit
+//!   taken       used, and what is held by changes that are going on,       taken <= limit
+//!               or whose blocks the file system allocates later
 //!   limit       the capacity
 //!   ceiling     what the ledger on the disk says that it takes at most     taken <= ceiling
 //! ```
@@ -128,6 +129,14 @@ pub enum Change {
     By(i64),
     /// It is new, and takes so much.
     Birth(i64),
+    /// It is new, took `birth` when it was opened and takes `now`; nobody can change it before this
+    /// is booked. A count that is going on has seen it then.
+    Seen {
+        /// Bytes that it was charged with.
+        birth: i64,
+        /// Bytes that it takes.
+        now: i64,
+    },
     /// It is gone, and took so much.
     Death(i64),
 }
@@ -287,26 +296,48 @@ impl Account {
         self.settle(fileid, change, (0, 0));
     }
 
+    /// Notes by how many bytes the part of a file changed that others may be changing too. A count
+    /// sees that file either before `find` or after the change is noted, never in between.
+    pub fn book_found(&self, fileid: u64, find: impl FnOnce() -> i64) {
+        let mut count = self.count();
+        let change = Change::By(find());
+        self.apply(change, (0, 0));
+        if let Some(count) = &mut *count {
+            count.note(fileid, change);
+        }
+    }
+
+    /// Gives back what was kept of a hold ([`Hold::settle_but`]).
+    pub fn give_back(&self, bytes: i64) {
+        self.bytes.give_back(bytes);
+    }
+
+    /// Whether something is held that is not used.
+    pub fn holds_room(&self) -> bool {
+        self.taken().bytes > self.usage().bytes
+    }
+
     fn settle(&self, fileid: u64, change: Change, held: (i64, i64)) {
-        let (bytes, inodes) = match change {
-            Change::By(bytes) => (bytes, 0),
-            Change::Birth(bytes) => (bytes, 1),
-            Change::Death(bytes) => (-bytes, -1),
-        };
-        let apply = || {
-            self.bytes.settle(bytes, held.0);
-            self.inodes.settle(inodes, held.1);
-        };
         if self.counting.load(Ordering::Acquire) {
             // Both together, so that the end of the count finds them alike.
             let mut count = self.count();
-            apply();
+            self.apply(change, held);
             if let Some(count) = &mut *count {
                 count.note(fileid, change);
             }
         } else {
-            apply();
+            self.apply(change, held);
         }
+    }
+
+    fn apply(&self, change: Change, held: (i64, i64)) {
+        let (bytes, inodes) = match change {
+            Change::By(bytes) => (bytes, 0),
+            Change::Birth(bytes) | Change::Seen { birth: bytes, .. } => (bytes, 1),
+            Change::Death(bytes) => (-bytes, -1),
+        };
+        self.bytes.settle(bytes, held.0);
+        self.inodes.settle(inodes, held.1);
     }
 
     fn count(&self) -> MutexGuard<'_, Option<Count>> {
@@ -317,7 +348,12 @@ impl Account {
 impl Hold<'_> {
     /// Gives back what is held, and notes what the change really was.
     pub fn settle(self, fileid: u64, change: Change) {
-        self.account.settle(fileid, change, (self.bytes, self.inodes));
+        self.settle_but(fileid, change, 0);
+    }
+
+    /// The same, but `late` bytes stay held until [`Account::give_back`].
+    pub fn settle_but(self, fileid: u64, change: Change, late: i64) {
+        self.account.settle(fileid, change, (self.bytes - late, self.inodes));
         std::mem::forget(self); // it is settled
     }
 }

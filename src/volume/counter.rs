@@ -33,6 +33,8 @@ struct Worker {
     /// When each was last counted, or tried to be; the start, if not yet.
     last: HashMap<ExportId, Instant>,
     failed: HashMap<ExportId, Instant>,
+    /// When the disk was last flushed for a count.
+    flushed: Option<Instant>,
 }
 
 impl Counter {
@@ -49,6 +51,7 @@ impl Counter {
             recount,
             last: HashMap::new(),
             failed: HashMap::new(),
+            flushed: None,
         };
         let thread =
             thread::Builder::new().name("berth-count".into()).spawn(move || worker.run())?;
@@ -119,10 +122,26 @@ impl Worker {
         }
     }
 
+    /// Has everything written back that was written before a crash, or beside the server: some of its
+    /// blocks are allocated, and so can be counted, only then. One flush does for many counts.
+    fn flush(&mut self, volumes: &Volumes) {
+        if self.flushed.is_some_and(|flushed| flushed.elapsed() < LOOK) {
+            return;
+        }
+        let flush = || -> io::Result<()> {
+            Ok(rustix::fs::syncfs(std::fs::File::open(volumes.layout.dir())?)?)
+        };
+        if let Err(error) = flush() {
+            tracing::warn!(%error, "cannot flush the disk; blocks that are allocated later are missed");
+        }
+        self.flushed = Some(Instant::now());
+    }
+
     fn count(&mut self, volumes: &Volumes, volume: &Volume) {
         let (export, name) = (volume.export_id(), volume.record().spec.name);
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&export);
         self.last.insert(export, Instant::now());
+        self.flush(volumes);
         let start = Instant::now();
         match volumes.serving.fs.count(export, &self.stop) {
             Ok(Some(counted)) => {

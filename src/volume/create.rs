@@ -110,8 +110,14 @@ impl Volumes {
     fn make(&self, spec: Spec) -> Result<()> {
         self.has_room_for(&spec)?;
         let record = Record::new(spec)?;
-        self.layout.make(&record, &self.layout.making(&record.spec.id))?;
-        self.layout.write(&record)?;
+        let making = self.layout.making(&record.spec.id);
+        self.layout.make(&record, &making)?;
+        self.layout.write(&record).inspect_err(|_| {
+            // On a full disk it would keep an inode that others need.
+            if !self.layout.is_registered(&record.spec.id) {
+                let _ = self.layout.discard(&making);
+            }
+        })?;
         self.install(&record)?;
         let account = self.fresh_account(&record)?;
         self.serve(record, account)

@@ -186,6 +186,24 @@ fn after_a_crash_the_count_is_right_again() {
 }
 
 #[test]
+fn what_was_written_back_only_after_a_crash_is_counted() {
+    let mut port = Port::start();
+    port.done("create a --capacity 64Mi");
+    let mut client = port.server.client();
+    let root = client.mounted("/a");
+    let file = client.file(&root, "scattered");
+    // Each block lies apart, and the file system has to find them all.
+    for n in 0..1000 {
+        client.write(&file, n * 3 * 4096, &[1; 4096], stable_how::UNSTABLE).ok();
+    }
+    port.server.crash_and_restart();
+    port.wait_until_counted("a");
+    rustix::fs::syncfs(fs::File::open(&port.volumes).unwrap()).unwrap();
+    let counted = (port.number("a", "used"), port.number("a", "inodesUsed"));
+    assert_eq!(counted, du(&port.volumes.join("a")));
+}
+
+#[test]
 fn a_clean_stop_needs_no_count() {
     let mut port = Port::start();
     port.done("create a --capacity 64Mi");

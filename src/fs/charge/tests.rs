@@ -21,6 +21,7 @@ use crate::fs::node::Node;
 use crate::fs::testing::{Files, du};
 use crate::quota::ledger::Ledger;
 use crate::quota::{Account, Limits, Rule, Usage};
+use crate::sys::Patience;
 
 const EXPORT: ExportId = ExportId(1);
 
@@ -258,6 +259,75 @@ fn a_full_volume_can_be_overwritten_and_emptied() {
     volume.files().remove(&root, "renamed").unwrap();
     assert_eq!(volume.account.usage().inodes, 1);
     volume.files().create(&root, "other").unwrap();
+}
+
+#[test]
+fn scattered_blocks_do_not_go_beyond_the_capacity_when_they_are_written_back() {
+    const CAPACITY: u64 = 1 << 20;
+    for flushed_each in [false, true] {
+        let volume = volume(CAPACITY, None);
+        let root = volume.files().root();
+        let files = ["one", "other"].map(|name| volume.files().create(&root, name).unwrap());
+        // Backwards with holes in between, so that each block is an extent of its own.
+        let mut at = 1 << 30;
+        let written = (0..).take_while(|n| {
+            at -= 3 * 4096;
+            let file = &files[n % 2];
+            let written = volume.files().write(file, at, 4096);
+            if flushed_each {
+                volume.fs.flush(file, Extent::Data).unwrap();
+            }
+            written == Ok(4096)
+        });
+        let written = written.count() as u64 * 4096;
+        volume.flush();
+        rustix::fs::syncfs(File::open(volume.dir.path()).unwrap()).unwrap();
+        let used = du(volume.dir.path());
+        assert_eq!((volume.account.usage(), volume.account.taken()), (used, used));
+        assert!(used.bytes <= CAPACITY, "{used:?}");
+        assert!(written > CAPACITY / 10 * 9, "only {written} bytes fit");
+    }
+}
+
+#[test]
+fn what_is_held_for_a_file_that_goes_is_given_back() {
+    let volume = volume(1 << 20, None);
+    let root = volume.files().root();
+    let file = volume.files().create(&root, "file").unwrap();
+    volume.files().write(&file, 1 << 20, 4096).unwrap();
+    assert!(volume.account.holds_room());
+    let attr = file.attr().unwrap();
+    volume.files().remove(&root, "file").unwrap();
+    assert!(!volume.account.holds_room());
+    // As a call that found it before.
+    let guard = volume.fs.lock(&file, Patience::Blocking).unwrap();
+    let (who, data) = (volume.files().who, (2 << 20, &[1; 4096][..]));
+    volume.fs.write(&file, &attr, &who, data, Patience::Blocking, &guard).unwrap();
+    drop((guard, file));
+    assert!(!volume.account.holds_room());
+}
+
+#[test]
+fn births_are_counted_once_however_the_count_ends() {
+    let (volume, never) = (volume(1 << 30, None), AtomicBool::new(false));
+    let dirs = volume.dirs();
+    for round in 0..200 {
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for dir in &dirs {
+                let (files, done) = (volume.files(), &done);
+                scope.spawn(move || {
+                    while !done.load(Ordering::Relaxed) {
+                        files.create(dir, "file").unwrap();
+                        files.remove(dir, "file").unwrap();
+                    }
+                });
+            }
+            volume.fs.count(EXPORT, &never).unwrap().unwrap();
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(volume.account.usage(), du(volume.dir.path()), "round {round}");
+    }
 }
 
 #[test]

@@ -1,0 +1,192 @@
+//! Registries and directories that something else than Berth has changed: nothing but what is faulty
+//! is left alone.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+
+#[test]
+fn a_damaged_registry_file_is_left_alone_and_the_others_go_on() {
+    let place = Place::new();
+    let run = place.open();
+    for of in ["a", "b", "c"] {
+        run.create(of).unwrap();
+        fs::write(place.path(of).join("file"), of).unwrap();
+    }
+    drop(run);
+    let file = |of: &str| place.path(&format!(".berth/volumes/id-{of}.json"));
+    let whole = fs::read(file("a")).unwrap();
+    let half = &whole[..whole.len() / 2];
+    fs::write(file("a"), half).unwrap();
+    let text = fs::read_to_string(file("b")).unwrap();
+    fs::write(file("b"), text.replace("\"format\": 1", "\"format\": 99")).unwrap();
+    let run = place.open();
+    assert_eq!(run.names(), ["c"]);
+    let faults = run.volumes.faults().join("\n");
+    assert!(faults.contains("id-a.json") && faults.contains("format is 99"), "{faults}");
+    assert_eq!(fs::read(file("a")).unwrap(), half);
+    assert!(run.create("a").is_err() && run.create("b").is_err());
+    assert_eq!((&*place.content()["a/file"], &*place.content()["b/file"]), ("a", "b"));
+    drop(run);
+    fs::write(file("a"), whole).unwrap();
+    assert_eq!(place.open().names(), ["a", "c"]);
+}
+
+/// Opens the volumes "a", "b" and "c" after `change` was done to the record of "a".
+fn tampered(change: impl Fn(&Path, &str)) -> (Place, Run) {
+    let place = Place::new();
+    let run = place.open();
+    for of in ["a", "b", "c"] {
+        run.create(of).unwrap();
+        fs::write(place.path(of).join("file"), of).unwrap();
+    }
+    drop(run);
+    let file = place.path(".berth/volumes/id-a.json");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    change(&file, &text);
+    let run = place.open();
+    (place, run)
+}
+
+/// "a" is a fault, "b" and "c" are served, and nothing is lost of any of them.
+fn only_a_is_faulty((place, run): &(Place, Run), why: &str) {
+    let faults = run.volumes.faults().join("\n");
+    assert!(faults.contains("id-a.json") && faults.contains(why), "{why}: {faults}");
+    assert_eq!((run.names(), run.exported()), (names(["b", "c"]), names(["/b", "/c"])), "{why}");
+    assert!(run.volumes.end(&name("a"), Some(OnDelete::Delete)).is_err());
+    assert!(run.create("a").is_err());
+    for of in ["a", "b", "c"] {
+        assert_eq!(place.content()[&format!("{of}/file")], of, "{why}");
+    }
+}
+
+#[test]
+fn of_two_records_with_one_directory_export_or_name_only_the_true_one_is_served() {
+    let edited = |from: &str, to: &str| {
+        tampered(|file, text| {
+            assert!(text.contains(from), "{text}");
+            fs::write(file, text.replace(from, to)).unwrap();
+        })
+    };
+    let directory = |to: &str| {
+        edited("\"name\": \"a\",", &format!("\"name\": \"a\", \"directory\": \"{to}\","))
+    };
+    only_a_is_faulty(&directory("b"), "overlaps");
+    only_a_is_faulty(&directory("b/below"), "overlaps");
+    only_a_is_faulty(&edited("\"name\": \"a\",", "\"name\": \"b\","), "the volume b has");
+    let copied = tampered(|file, text| {
+        let other = fs::read_to_string(file.with_file_name("id-b.json")).unwrap();
+        let export = |text: &str| text.split("\"export\": \"").nth(1).unwrap()[..16].to_owned();
+        fs::write(file, text.replace(&export(text), &export(&other))).unwrap();
+    });
+    only_a_is_faulty(&copied, "its export");
+    // It is not adopted by another name either: its directory stays with its record.
+    let other = Spec { directory: Some(Directory::new("a").unwrap()), ..spec("d") };
+    let adopted = copied.1.volumes.create(other, Origin::Adopt);
+    assert!(matches!(adopted, Err(Error::Faulty(_))), "{adopted:?}");
+    // Those that were made by an earlier version, or where there are no extended attributes.
+    let unmarked = tampered(|file, text| {
+        for of in ["a", "b"] {
+            let dir = file.parent().unwrap().join("../..").join(of);
+            let _ = rustix::fs::lremovexattr(dir, "user.berth");
+        }
+        fs::write(file, text.replace("\"name\": \"a\",", "\"name\": \"a\", \"directory\": \"b\","))
+            .unwrap();
+    });
+    only_a_is_faulty(&unmarked, "overlaps");
+}
+
+#[test]
+fn a_record_that_is_no_file_is_neither_waited_for_nor_followed() {
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let fifo = |file: &Path, _: &str| {
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, file, fifo, mode, 0).unwrap();
+    };
+    only_a_is_faulty(&tampered(fifo), "not a regular file");
+    only_a_is_faulty(&tampered(|file, _| fs::create_dir(file).unwrap()), "not a regular file");
+    let link = |file: &Path, text: &str| {
+        fs::write(file.with_extension("text"), text).unwrap();
+        std::os::unix::fs::symlink("id-a.text", file).unwrap();
+    };
+    only_a_is_faulty(&tampered(link), "not a regular file");
+    let large = |file: &Path, text: &str| {
+        fs::write(file, format!("{text}{}", " ".repeat(300_000))).unwrap();
+    };
+    only_a_is_faulty(&tampered(large), "larger than");
+    let outside = |file: &Path, text: &str| {
+        let text = text.replace("\"ready\"", "{\"archiving\": \"../archived-a\"}");
+        fs::write(file, text).unwrap();
+    };
+    only_a_is_faulty(&tampered(outside), "archived as");
+}
+
+#[test]
+fn what_stands_for_a_folder_of_leftovers_is_set_aside_and_all_volumes_are_served() {
+    for folder in ["making", "leaving", "trash"] {
+        let place = Place::new();
+        let run = place.open();
+        run.create("a").unwrap();
+        drop(run);
+        let path = place.path(".berth").join(folder);
+        fs::remove_dir(&path).unwrap();
+        std::os::unix::fs::symlink("/", &path).unwrap();
+        let run = place.open();
+        assert_eq!(run.exported(), ["/a"]);
+        assert!(path.symlink_metadata().unwrap().is_dir(), "{folder}");
+    }
+}
+
+#[test]
+fn a_volume_without_its_directory_is_lost_and_can_be_deleted() {
+    let place = Place::new();
+    let run = place.open();
+    run.create("a").unwrap();
+    drop(run);
+    fs::rename(place.path("a"), place.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", place.path("a")).unwrap();
+    let run = place.open();
+    assert!(matches!(run.settled("a").phase, Phase::Lost { .. }), "a link was followed");
+    assert!(run.create("a").is_err(), "what cannot be used is no success");
+    fs::remove_file(place.path("a")).unwrap();
+    fs::rename(place.path("elsewhere"), place.path("a")).unwrap();
+    assert!(
+        !matches!(run.create("a").unwrap().phase, Phase::Lost { .. }),
+        "it is not served again"
+    );
+    assert_eq!(run.exported(), ["/a"]);
+    drop(run);
+    fs::rename(place.path("a"), place.path("elsewhere")).unwrap();
+    let run = place.open();
+    assert!(matches!(
+        run.volumes.end(&name("a"), Some(OnDelete::Recycle)),
+        Err(Error::Lost { .. })
+    ));
+    assert_eq!(run.volumes.end(&name("a"), None).unwrap(), Ended::Deleted);
+    assert!(place.path("elsewhere").exists() && run.names().is_empty());
+}
+
+#[test]
+fn what_took_the_place_of_a_volume_is_left_alone_at_its_end() {
+    let place = Place::new();
+    let run = place.open();
+    let deep = Spec { directory: Some(Directory::new("team/b").unwrap()), ..spec("b") };
+    run.create("a").unwrap();
+    run.volumes.create(deep, Origin::Fresh).unwrap();
+    drop(run);
+    fs::create_dir_all(place.path("precious/b")).unwrap();
+    for (of, link) in [("a", "a"), ("team", "team")] {
+        fs::rename(place.path(of), place.path(&format!("kept-{of}"))).unwrap();
+        std::os::unix::fs::symlink("precious", place.path(link)).unwrap();
+    }
+    let run = place.open();
+    for of in ["a", "b"] {
+        let recycled = run.volumes.end(&name(of), Some(OnDelete::Recycle));
+        assert!(matches!(recycled, Err(Error::Lost { .. })), "{recycled:?}");
+        assert_eq!(run.volumes.end(&name(of), Some(OnDelete::Delete)).unwrap(), Ended::Deleted);
+    }
+    assert!(place.path("precious/b").exists() && place.path("kept-team/b").exists());
+    assert!(place.path("a").is_symlink() && place.path("team").is_symlink());
+}

@@ -1,0 +1,152 @@
+//! What volumes may hold, and a disk that has nothing left.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+
+#[test]
+fn inodes_are_in_proportion_to_the_capacity_unless_others_are_wanted() {
+    let place = Place::new();
+    let run = place.open();
+    let create = |of: &str, inodes, origin| {
+        let spec = Spec { inodes, capacity: 128 * MIB, ..spec(of) };
+        run.volumes.create(spec, origin).unwrap();
+        run.settled(of).spec.inodes
+    };
+    fs::create_dir(place.path("adopted")).unwrap();
+    assert_eq!(create("a", None, Origin::Fresh), Some(8192));
+    assert_eq!(run.create("small").unwrap().spec.inodes, Some(4096));
+    assert_eq!(create("none", Some(0), Origin::Fresh), None);
+    assert_eq!(create("few", Some(7), Origin::Fresh), Some(7));
+    assert_eq!(create("adopted", None, Origin::Adopt), None);
+    assert_eq!(create("of-a", None, Origin::Clone(name("a"))), Some(8192));
+    assert_eq!(create("of-few", None, Origin::Clone(name("few"))), Some(8192));
+    assert_eq!(create("of-none", None, Origin::Clone(name("none"))), None);
+    let to = |of: &str, mib: u64, inodes| {
+        let growth = Growth { capacity: Some(mib * MIB), inodes, shrink: true };
+        run.volumes.expand(&name(of), growth).unwrap().spec.inodes
+    };
+    assert_eq!((to("a", 256, None), to("a", 128, None)), (Some(16384), Some(8192)));
+    assert_eq!((to("few", 256, None), to("few", 256, Some(9))), (Some(7), Some(9)));
+    assert_eq!((to("none", 256, None), to("a", 256, Some(0))), (None, None));
+    assert_eq!(to("a", 512, None), None, "what was lifted comes back");
+    // A volume of an earlier version has no limit, and none is made up for it.
+    drop(run);
+    let run = place.open();
+    assert_eq!(run.settled("none").spec.inodes, None);
+}
+
+#[test]
+fn capacities_are_not_promised_beyond_what_is_allowed() {
+    let place = Place::new();
+    let disk = place.open().volumes.disk().unwrap().size;
+    // Of a disk that others use, too: far from the limit on both sides.
+    let wish = |of: &str, share: u64| Spec { capacity: disk / 10 * share, ..spec(of) };
+    let run = place.try_open_with(Some(150)).unwrap();
+    let create = |of: &str, share, origin| run.volumes.create(wish(of, share), origin);
+    create("a", 9, Origin::Fresh).unwrap();
+    let refused = create("b", 7, Origin::Fresh).unwrap_err();
+    assert!(matches!(refused, Error::Overcommitted { percent: 150, .. }), "{refused}");
+    assert_eq!(refused.kind(), Kind::NoSpace);
+    assert!(refused.to_string().contains("--overcommit"), "{refused}");
+    assert!(create("b", 7, Origin::Clone(name("a"))).is_err() && !place.path("b").exists());
+    create("off", 7, Origin::Fresh).unwrap_err();
+    let off = Spec { quota: Quota::Off, ..wish("off", 9) };
+    run.volumes.create(off, Origin::Fresh).unwrap();
+    create("b", 5, Origin::Fresh).unwrap();
+    let to = |of: &str, share| {
+        let growth =
+            Growth { capacity: Some(disk / 10 * share), shrink: true, ..Growth::default() };
+        run.volumes.expand(&name(of), growth)
+    };
+    assert!(matches!(to("b", 7), Err(Error::Overcommitted { .. })));
+    assert_eq!(run.settled("b").spec.capacity, disk / 10 * 5, "it has changed all the same");
+    to("a", 5).unwrap();
+    to("b", 7).unwrap();
+    drop(run);
+    // A limit that comes later takes nothing away, and less is always allowed.
+    let run = place.try_open_with(Some(10)).unwrap();
+    assert_eq!(run.exported(), ["/a", "/b", "/off"]);
+    assert_eq!(run.volumes.promise().promised, disk / 10 * 5 + disk / 10 * 7);
+    run.settled("b");
+    let less = Growth { capacity: Some(disk / 10), shrink: true, ..Growth::default() };
+    run.volumes.expand(&name("b"), less).unwrap();
+    assert!(run.create("c").is_err());
+}
+
+#[test]
+fn a_volume_shrinks_only_by_explicit_wish_and_never_below_what_is_used() {
+    let place = Place::new();
+    let run = place.open();
+    run.create("a").unwrap();
+    let to = |capacity, shrink| {
+        let growth = Growth { capacity: Some(capacity), shrink, ..Growth::default() };
+        run.volumes.expand(&name("a"), growth).map(|status| status.spec.capacity)
+    };
+    assert!(matches!(to(8 * MIB, false), Err(Error::WouldShrink { .. })));
+    assert_eq!(to(8 * MIB, true).unwrap(), 8 * MIB);
+    assert!(matches!(to(1024, true), Err(Error::InUse { .. })), "the directory itself is used");
+    assert_eq!(run.settled("a").spec.capacity, 8 * MIB);
+    assert!(matches!(to(u64::MAX / 2, false), Err(Error::TooLarge { .. })));
+}
+
+/// Takes all that a disk has: the blocks, or the inodes too.
+fn take_all(dir: &Path, inodes: bool) {
+    let mut hog = fs::File::create(dir.join("hog")).unwrap();
+    for size in [65536, 1] {
+        while std::io::Write::write_all(&mut hog, &vec![1; size]).is_ok() {}
+    }
+    if inodes {
+        while fs::File::create(dir.join(format!("{}", rand()))).is_ok() {}
+    }
+}
+
+fn rand() -> u64 {
+    super::super::registry::fresh_id().unwrap().0
+}
+
+#[test]
+fn volumes_are_given_back_when_the_disk_has_nothing_left() {
+    let disk = |place: &Place| {
+        let options = c"size=20m,nr_inodes=100";
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", place.dir.path(), "tmpfs", flags, options).unwrap();
+    };
+    let full = |inodes: bool| {
+        let place = Place::new();
+        disk(&place);
+        let run = place.open();
+        for of in ["hog", "a", "b", "c", "d", "e", "f"] {
+            run.create(of).unwrap();
+        }
+        fs::write(place.path("a/file"), "content").unwrap();
+        take_all(&place.path("hog"), inodes);
+        assert!(run.create("g").is_err(), "there is room");
+        let end = |run: &Run, of: &str, how| run.volumes.end(&name(of), Some(how)).unwrap();
+        assert!(matches!(end(&run, "a", OnDelete::Archive), Ended::Archived(_)));
+        for of in ["b", "c", "d"] {
+            assert!(matches!(end(&run, of, OnDelete::Recycle), Ended::Recycled(_)));
+            take_all(&place.path("hog"), inodes); // a client that takes what was given back
+        }
+        let less = Growth { capacity: Some(8 * MIB), shrink: true, ..Growth::default() };
+        run.volumes.expand(&name("e"), less).unwrap();
+        drop(run);
+        let run = place.open();
+        assert_eq!(run.names(), names(["b", "c", "d", "e", "f", "hog"]));
+        assert_eq!(run.settled("e").spec.capacity, 8 * MIB);
+        end(&run, "f", OnDelete::Delete);
+        take_all(&place.path("hog"), inodes);
+        end(&run, "b", OnDelete::Recycle);
+        end(&run, "hog", OnDelete::Delete);
+        run.eventually("the trash is emptied", || run.trash_is_empty());
+        run.create("g").unwrap();
+        end(&run, "g", OnDelete::Delete);
+        assert_eq!(place.own("spare").len(), 12, "the reserve is whole again");
+        drop(run);
+    };
+    crate::sys::mounts::with_own(|| {
+        full(false);
+        full(true);
+    });
+}
