@@ -50,7 +50,7 @@ impl Fs {
         }
         let resize = self.resize(node, attr, caller, changes.size)?;
         // Otherwise `Fs::open_own` could put back a mode that is older than the client's.
-        let _modes = (!self.switch.can_switch()).then(|| self.lock_modes());
+        let _modes = (!self.switch.can_switch()).then(|| self.lender.lock());
         let changed = self.switch.acting_as(caller, || apply(node, changes, resize.as_ref()))?;
         if changed.is_err() {
             self.restore(node, attr, changes);

@@ -2,12 +2,10 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
 
 use rustix::fs::OFlags;
 
 use super::attr::{Attr, Kind};
-use super::change::set_mode;
 use super::identity::Identity;
 use super::node::Node;
 use super::writing::Content;
@@ -59,7 +57,8 @@ impl Fs {
             return Ok(Read { count: 0, eof: true });
         }
         let content = self.readable(node, patience)?;
-        let count = sys::file::read_at(content, buffer, max, offset, patience)?;
+        let read = sys::file::read_at(content, buffer, max, offset, patience);
+        let count = read.inspect_err(|errno| node.root.note(*errno))?;
         let end = offset + count as u64;
         if count < max && end < attr.size && patience == Patience::None {
             return Err(Errno::AGAIN); // the rest has to come from the disk
@@ -106,7 +105,7 @@ impl Fs {
         }
         // Behind the charge: what is held for the file is given back by the flush that this asks for.
         self.mark_dirty(node);
-        let count = count?;
+        let count = count.inspect_err(|errno| node.root.note(*errno))?;
         Ok(Written { count, after: after.filter(|attr| attr.links > 0) })
     }
 
@@ -146,28 +145,9 @@ impl Fs {
         node.write.get().ok_or(Errno::BADF)
     }
 
-    /// Keeps others from setting or lending a mode.
-    pub(super) fn lock_modes(&self) -> MutexGuard<'_, ()> {
-        self.modes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Opens the content as the server, which decided before that the caller may.
-    ///
-    /// Without privileges, the mode keeps even the owner out, although a client that has the file
-    /// open may go on (a program that creates a file with mode 0444 and fills it). The owner can
-    /// change the mode, so that it is lent the `bits` for this moment.
     fn open_own(&self, node: &Node, flags: OFlags, bits: u32) -> Result<OwnedFd> {
-        match self.descriptor(|| node.open(flags)) {
-            Err(Errno::ACCES) if !self.switch.can_switch() => {
-                let _modes = self.lock_modes();
-                let mode = Attr::of(node)?.mode;
-                set_mode(node, mode | bits)?;
-                let opened = self.descriptor(|| node.open(flags));
-                set_mode(node, mode)?;
-                opened
-            }
-            opened => opened,
-        }
+        self.lender.lend(node, bits, || self.descriptor(|| node.open(flags)))
     }
 }
 

@@ -248,6 +248,11 @@ impl Flusher {
         self.shared.count.load(Ordering::Relaxed)
     }
 
+    /// What was acknowledged without a flush may be lost: has clients send it again.
+    pub(super) fn forget_unflushed(&self) {
+        self.shared.verifier.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn see_to(&self, next: Next, job: impl FnOnce() -> Job) {
         if next == Next::Due {
             self.shared.push(job());
@@ -351,7 +356,8 @@ impl Shared {
             Extent::All => disk::flush(&content),
         };
         drop(content);
-        if flushed.is_err() {
+        if let Err(errno) = flushed {
+            node.root.note(errno);
             node.failures.fetch_add(1, Ordering::SeqCst);
         }
         let flushed = self.flushed(flushed);

@@ -14,7 +14,9 @@
 //! handle that it had: the move is recorded, before it is made, in an append-only file in the
 //! state folder, and looked up first. A record of a move that was not made does no harm: the file
 //! is then found where its trail leads. What is moved beside the server is not found again
-//! (`ESTALE`), and neither are the oldest moves beyond [`super::moves`]' bound.
+//! (`ESTALE`), and neither are the oldest moves beyond [`super::moves`]' bound, and files more than 4,096
+//! directories deep that have not been looked up since the start. Directories that their owner may not
+//! list are searched all the same ([`super::lend`]).
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -28,6 +30,7 @@ use super::Fs;
 use super::attr::{Attr, Kind};
 use super::handle::Body;
 use super::identity::Identity;
+use super::lend::Lender;
 use super::moves::{Id, Moving, Place, Table};
 use super::node::Node;
 use super::root::{HandleKind, Root};
@@ -35,6 +38,12 @@ use super::trail::{HINTS_MAX, Trail, generation, hint};
 use crate::errno::{Errno, Result};
 use crate::sys;
 use crate::telemetry::bounded::OFTEN;
+
+/// Directories one below the other that are searched, each of which takes a descriptor meanwhile.
+const LEVELS_MAX: usize = 4096;
+
+/// What an owner needs to find files in a directory.
+const SEARCH: u32 = 0o500;
 
 /// Names that were seen lately and save a search.
 const RECENT: usize = 200_000;
@@ -72,83 +81,156 @@ impl Moves {
         let place = Place { dir: dir.to_bytes(), name: name.to_vec() };
         self.recent.insert((root.id.0, trail.fileid, trail.generation), Arc::new(place));
     }
+}
 
+/// A search for the file of a handle in an export.
+pub(super) struct Search<'a> {
+    pub(super) moves: &'a Moves,
+    pub(super) root: &'a Root,
+    pub(super) lender: &'a Lender,
+}
+
+/// A directory on the way down, and those below it that are still to be looked into.
+struct Level {
+    dir: OwnedFd,
+    depth: usize,
+    names: Vec<CString>,
+}
+
+impl Search<'_> {
     /// Opens the file of a handle.
     ///
     /// # Errors
-    /// `ESTALE` if it is not to be found.
-    pub(super) fn find(&self, root: &Root, body: &[u8]) -> Result<OwnedFd> {
+    /// `ESTALE` if it is not to be found; others if it cannot be looked for.
+    pub(super) fn find(&self, body: &[u8]) -> Result<OwnedFd> {
         let trail = Trail::parse(body).ok_or(Errno::STALE)?;
-        self.search(root, &trail, 0)
+        self.search(&trail, 0)?.ok_or(Errno::STALE)
     }
 
-    /// As [`Moves::find`]; `turns` bounds how often one moved directory leads to another, so that
+    /// As [`Search::find`]; `turns` bounds how often one moved directory leads to another, so that
     /// records which make no sense lead nowhere.
-    fn search(&self, root: &Root, trail: &Trail, turns: usize) -> Result<OwnedFd> {
-        if trail.fileid == root.fileid {
-            return root.place();
+    fn search(&self, trail: &Trail, turns: usize) -> Result<Option<OwnedFd>> {
+        if trail.fileid == self.root.fileid {
+            return self.root.place().map(Some);
         }
         if turns > 2 * HINTS_MAX {
-            return Err(Errno::STALE);
+            return Ok(None);
         }
-        let id = (root.id.0, trail.fileid, trail.generation);
-        let recent = self.recent.get(&id).map(|place| vec![(*place).clone()]);
-        let moved = self.table().places(&id);
+        let id = (self.root.id.0, trail.fileid, trail.generation);
+        let recent = self.moves.recent.get(&id).map(|place| vec![(*place).clone()]);
+        let moved = self.moves.table().places(&id);
         for place in recent.into_iter().chain(moved).flatten() {
-            let dir = Trail::parse(&place.dir).ok_or(Errno::STALE)?;
-            if let Ok(dir) = self.search(root, &dir, turns + 1)
-                && let Ok(file) = open_as(&dir, &place.name, trail)
+            let Some(dir) = Trail::parse(&place.dir) else { continue };
+            if let Some(dir) = self.search(&dir, turns + 1)?
+                && let Some(file) = self.open_as(&dir, &place.name, trail)?
             {
-                return Ok(file);
+                return Ok(Some(file));
             }
         }
-        self.descend(root, &root.place()?, trail, 0, turns)?.ok_or(Errno::STALE)
+        self.descend(self.root.place()?, trail, 0, turns)
     }
 
-    /// Looks for a file below `dir`, to which the first `depth` bytes of its trail have led.
+    /// Looks for a file below `dir`, to which the first `depth` bytes of its trail have led. Without
+    /// recursion: clients decide how deep directories are.
     fn descend(
         &self,
-        root: &Root,
-        dir: &OwnedFd,
+        dir: OwnedFd,
         trail: &Trail,
         depth: usize,
         turns: usize,
     ) -> Result<Option<OwnedFd>> {
+        let mut way = Vec::new();
+        let mut next = Some((dir, depth));
+        loop {
+            if let Some((dir, depth)) = next.take() {
+                let (found, names) = self.look(&dir, trail, depth)?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+                way.push(Level { dir, depth, names });
+            }
+            let levels = way.len();
+            let Some(level) = way.last_mut() else { return Ok(None) };
+            if let Some(name) = level.names.pop().filter(|_| levels < LEVELS_MAX) {
+                let below = self.open_in(&level.dir, name.as_bytes(), OFlags::DIRECTORY)?;
+                next = below.map(|below| (below, level.depth + 1));
+                continue;
+            }
+            let found = self.look_in_moved(trail, level.depth, turns)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+            way.pop();
+        }
+    }
+
+    /// The file, if it is in `dir`, and otherwise the names of directories in which it may be.
+    fn look(
+        &self,
+        dir: &OwnedFd,
+        trail: &Trail,
+        depth: usize,
+    ) -> Result<(Option<OwnedFd>, Vec<CString>)> {
         let hints = trail.hints();
-        let here = depth >= hints.len();
         let wanted = hints.get(depth).copied();
         // At the end of a trail that is full, the file may lie deeper.
         let deeper = wanted.is_some() || hints.len() == HINTS_MAX;
         let mut directories = Vec::new();
-        for (fileid, kind, name) in entries(dir)? {
-            if here
+        let listed = absent(self.lender.lend(dir, SEARCH, || entries(dir)))?;
+        for (fileid, kind, name) in listed.unwrap_or_default() {
+            if depth >= hints.len()
                 && fileid == trail.fileid
-                && let Ok(found) = open_as(dir, name.as_bytes(), trail)
+                && let Some(found) = self.open_as(dir, name.as_bytes(), trail)?
             {
-                return Ok(Some(found));
+                return Ok((Some(found), Vec::new()));
             }
             let may_be_directory = matches!(kind, libc::DT_DIR | libc::DT_UNKNOWN);
             if deeper && may_be_directory && wanted.is_none_or(|wanted| hint(fileid) == wanted) {
                 directories.push(name);
             }
         }
-        for name in directories {
-            if let Ok(below) = open_in(dir, name.as_bytes(), OFlags::DIRECTORY)
-                && let Some(found) = self.descend(root, &below, trail, depth + 1, turns)?
-            {
-                return Ok(Some(found));
-            }
-        }
-        let prefix = (root.id.0, hints[..depth.min(hints.len())].to_vec());
-        let moved = self.table().moved_directories(&prefix);
-        for moved in moved.into_iter().filter(|moved| wanted == Some(hint(moved.fileid))) {
-            if let Ok(below) = self.search(root, &moved, turns + 1)
-                && let Some(found) = self.descend(root, &below, trail, depth + 1, turns + 1)?
+        Ok((None, directories))
+    }
+
+    /// Looks for a file below the directories that were moved and whose content has trails that go on
+    /// at this depth of its own.
+    fn look_in_moved(&self, trail: &Trail, depth: usize, turns: usize) -> Result<Option<OwnedFd>> {
+        let hints = trail.hints();
+        let Some(wanted) = hints.get(depth).copied() else { return Ok(None) };
+        let prefix = (self.root.id.0, hints[..depth].to_vec());
+        let moved = self.moves.table().moved_directories(&prefix);
+        for moved in moved.into_iter().filter(|moved| hint(moved.fileid) == wanted) {
+            if let Some(below) = self.search(&moved, turns + 1)?
+                && let Some(found) = self.descend(below, trail, depth + 1, turns + 1)?
             {
                 return Ok(Some(found));
             }
         }
         Ok(None)
+    }
+
+    /// Opens what `name` is in `dir`, if it is the file of `trail`.
+    fn open_as(&self, dir: &OwnedFd, name: &[u8], trail: &Trail) -> Result<Option<OwnedFd>> {
+        let Some(file) = self.open_in(dir, name, OFlags::empty())? else { return Ok(None) };
+        Ok(trail.is(&Attr::of(&file)?).then_some(file))
+    }
+
+    fn open_in(&self, dir: &OwnedFd, name: &[u8], flags: OFlags) -> Result<Option<OwnedFd>> {
+        let flags = flags | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::NO_XDEV;
+        let open = || Ok(rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve)?);
+        absent(self.lender.lend(dir, SEARCH, open))
+    }
+}
+
+/// `None` where there is nothing that a file could be found in. Whatever else goes wrong is no reason
+/// to take the file for gone.
+fn absent<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::STALE) => Ok(None),
+        Err(Errno::ACCES | Errno::PERM) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -165,18 +247,20 @@ impl Fs {
 
     /// The trail of the directory `place`, found by going up to the root and down again.
     pub(super) fn trail_from_root(&self, root: &Root, place: &OwnedFd) -> Result<Trail> {
-        let mut way = vec![Attr::of(place)?];
-        let mut here = super::name::up(place)?;
-        while let Some(below) = way.last().filter(|attr| attr.fileid != root.fileid) {
-            let attr = Attr::of(&here)?;
-            if (attr.fileid, attr.filesystem) == (below.fileid, below.filesystem) {
+        let (mut way, mut attr) = (Vec::new(), Attr::of(place)?);
+        let mut above = None;
+        while attr.fileid != root.fileid {
+            way.push(attr);
+            // Not above the root: that may be where its file system is mounted.
+            let here = super::name::up(above.as_ref().unwrap_or(place))?;
+            let next = Attr::of(&here)?;
+            if (next.fileid, next.filesystem) == (attr.fileid, attr.filesystem) {
                 return Err(Errno::STALE); // moved out of the export meanwhile: this is the root of all
             }
-            way.push(attr);
-            here = super::name::up(&here)?;
+            (attr, above) = (next, Some(here));
         }
-        let mut trail = way.last().map(Trail::root).ok_or(Errno::STALE)?;
-        for attr in way.iter().rev().skip(1) {
+        let mut trail = Trail::root(&attr);
+        for attr in way.iter().rev() {
             trail = self.moves.trail_in(root, &trail, attr);
         }
         Ok(trail)
@@ -258,23 +342,10 @@ fn trail_of(node: &Node) -> Result<Trail> {
     }
 }
 
-fn open_in(dir: &OwnedFd, name: &[u8], flags: OFlags) -> Result<OwnedFd> {
-    let flags = flags | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat2(dir, name, flags, Mode::empty(), ResolveFlags::NO_XDEV)?)
-}
-
-/// Opens what `name` is in `dir`, if it is the file of `trail`.
-fn open_as(dir: &OwnedFd, name: &[u8], trail: &Trail) -> Result<OwnedFd> {
-    let file = open_in(dir, name, OFlags::empty())?;
-    if trail.is(&Attr::of(&file)?) { Ok(file) } else { Err(Errno::STALE) }
-}
-
-/// The number, kind and name of each entry of a directory; none if it may not be read.
+/// The number, kind and name of each entry of a directory.
 fn entries(dir: &OwnedFd) -> Result<Vec<(u64, u8, CString)>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(list) = rustix::fs::openat(dir, c".", flags, Mode::empty()) else {
-        return Ok(Vec::new());
-    };
+    let list = rustix::fs::openat(dir, c".", flags, Mode::empty())?;
     let mut buffer = vec![0; 32 * 1024];
     let mut found = Vec::new();
     loop {

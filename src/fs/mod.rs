@@ -9,6 +9,7 @@
 
 mod aside;
 pub mod attr;
+mod away;
 mod change;
 mod charge;
 pub mod count;
@@ -19,6 +20,7 @@ pub mod group;
 pub mod handle;
 pub mod identity;
 pub mod info;
+mod lend;
 mod linger;
 mod locate;
 pub mod make;
@@ -38,7 +40,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, MutexGuard};
 
 use arc_swap::ArcSwap;
 use quick_cache::sync::Cache;
@@ -57,8 +59,9 @@ use dir::is_over;
 use flush::{Extent, Flusher};
 use handle::{Body, Handle, Key};
 use identity::Switch;
+use lend::Lender;
 use linger::Lingering;
-use locate::Moves;
+use locate::{Moves, Search};
 use node::{Node, Nodes, Stats};
 use pieces::Pieces;
 use root::{HandleKind, Root};
@@ -93,8 +96,8 @@ pub struct Fs {
     links: Stripes,
     /// Files without a name that can be read for some seconds more.
     lingering: Lingering,
-    /// Held while a mode is set or lent, where that is one user's affair.
-    modes: Mutex<()>,
+    /// Lends modes, where that is one user's affair.
+    lender: Lender,
     moves: Moves,
     /// Names of files that are being made.
     asides: Asides,
@@ -121,10 +124,9 @@ impl Fs {
     /// The system has no random numbers, or the folder cannot be used.
     pub fn new(key: Key, descriptors: usize, state: &Path) -> Result<Self> {
         let descriptors = descriptors.max(48);
-        let locks = Arc::new(Stripes::new());
+        let (switch, locks) = (Switch::new(), Arc::new(Stripes::new()));
         Ok(Self {
             key,
-            switch: Switch::new(),
             roots: ArcSwap::default(),
             nodes: Nodes::new(descriptors),
             handles: Cache::new(HANDLES),
@@ -134,7 +136,8 @@ impl Fs {
             locks,
             links: Stripes::new(),
             lingering: Lingering::default(),
-            modes: Mutex::new(()),
+            lender: Lender::new(!switch.can_switch()),
+            switch,
             moves: Moves::open(state)?,
             asides: Asides::open(state),
             // Each has up to three descriptors, which are kept until it is flushed.
@@ -168,11 +171,7 @@ impl Fs {
 
     /// As [`Fs::attach`], for many that were opened before ([`Root::open`]).
     pub fn attach_all(&self, opened: impl IntoIterator<Item = Root>) {
-        let attached = |mut root: Root| {
-            root.unflushed = Arc::clone(self.flusher.unflushed());
-            Arc::new(root)
-        };
-        let opened: Vec<_> = opened.into_iter().map(attached).collect();
+        let opened: Vec<_> = opened.into_iter().map(|root| self.attached(root)).collect();
         self.warn_of_risks(&opened);
         self.roots.rcu(|roots| {
             let mut roots = HashMap::clone(roots);
@@ -180,6 +179,12 @@ impl Fs {
             roots
         });
         self.remove_unfinished(&opened.iter().map(|root| root.id).collect::<Vec<_>>());
+    }
+
+    /// A root whose files are counted with those of all others.
+    fn attached(&self, mut root: Root) -> Arc<Root> {
+        root.unflushed = Arc::clone(self.flusher.unflushed());
+        Arc::new(root)
     }
 
     /// Says once what kernel handles risk where the file system may give them to other files.
@@ -262,9 +267,12 @@ impl Fs {
             Body::Kernel(kernel) | Body::Stamped(_, kernel) => {
                 self.descriptor(|| sys::handle::open(root, kernel))
             }
-            Body::Path(path) => self.descriptor(|| self.moves.find(root, path)),
+            Body::Path(path) => {
+                let search = Search { moves: &self.moves, root, lender: &self.lender };
+                self.descriptor(|| search.find(path))
+            }
         };
-        let place = place.map_err(|errno| match errno {
+        let place = place.inspect_err(|errno| root.note(*errno)).map_err(|errno| match errno {
             // What a file system says of a handle whose file is gone differs.
             Errno::NOENT | Errno::INVAL => Errno::STALE,
             errno => errno,
@@ -279,7 +287,7 @@ impl Fs {
 
     fn root_node(&self, root: &Arc<Root>) -> Result<Arc<Node>> {
         let place = root.place()?;
-        let attr = Attr::of(&place)?;
+        let attr = Attr::of(&place).inspect_err(|errno| root.note(*errno))?;
         let kernel = || sys::handle::of(&place);
         let handle = self.seal(root, &attr, kernel, || Ok(Trail::root(&attr)))?;
         Ok(self.nodes.add(Node::new(root, handle, place, &attr)))
@@ -429,6 +437,7 @@ impl Fs {
     /// Closes what was not used for a while, and flushes what was written then. Blocks; to be
     /// called once a second.
     pub fn sweep(&self) {
+        self.renew_roots();
         self.nodes.tick();
         let swept = self.nodes.sweep(IDLE_SWEEPS + 1);
         self.sweep_lingering();

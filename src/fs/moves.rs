@@ -205,10 +205,12 @@ impl Table {
         let mut line = serde_json::to_vec(moved).map_err(io::Error::from)?;
         line.push(b'\n');
         self.logged += line.len() as u64;
-        if let Some(log) = &mut self.log {
-            log.write_all(&line)?;
+        let written = self.log.as_mut().map_or(Ok(()), |log| log.write_all(&line));
+        if written.is_err() {
+            // Its end may be half a line, and its file system may have been mounted anew.
+            self.log = None;
         }
-        Ok(())
+        Ok(written?)
     }
 
     /// Writes the records anew, without those that are outdated.

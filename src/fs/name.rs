@@ -18,9 +18,6 @@ use crate::sys::{self, Patience};
 /// Longest name, in bytes.
 pub const NAME_MAX: usize = 255;
 
-/// Longest path that is followed upwards to find out whether a directory lies in its export.
-const DEPTH_MAX: usize = 4096;
-
 /// A name as a client may write it: bytes, any but `/` and zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name<'a> {
@@ -243,29 +240,33 @@ pub(super) fn up(dir: &impl std::os::fd::AsFd) -> Result<OwnedFd> {
     Ok(rustix::fs::openat2(dir, c"..", flags, Mode::empty(), resolve)?)
 }
 
-/// Whether the directory `place` is the root of the export of `dir`, or lies below it.
+/// Whether the directory `place` is the root of the export of `dir`, or lies below it. However deep:
+/// every step leads upwards, and a file system has an end there.
 fn is_below(place: &OwnedFd, dir: &Node) -> Result<bool> {
     let mut here = rustix::io::fcntl_dupfd_cloexec(place, 0)?;
-    for _ in 0..DEPTH_MAX {
-        let fileid = Attr::of(&here)?.fileid;
-        if fileid == dir.root.fileid {
-            return Ok(true);
-        }
+    let mut fileid = Attr::of(&here)?.fileid;
+    while fileid != dir.root.fileid {
         here = match up(&here) {
             Ok(above) => above,
             Err(Errno::XDEV) => return Ok(false), // the root of the file system
             Err(errno) => return Err(errno),
         };
-        if Attr::of(&here)?.fileid == fileid {
+        let above = Attr::of(&here)?.fileid;
+        if above == fileid {
             return Ok(false); // the root of everything
         }
+        fileid = above;
     }
-    Ok(false)
+    Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::export::ExportId;
+    use crate::fs::handle::{KEY_LEN, Key};
+
+    const EXPORT: ExportId = ExportId(1);
 
     fn check(name: &[u8], expected: Result<Name<'_>>) {
         assert_eq!(Name::new(name), expected, "{name:?}");
@@ -282,5 +283,45 @@ mod tests {
         check(b"a\0b", Err(Errno::ACCES));
         check(&[b'x'; 255], Ok(Name::Entry(&[b'x'; 255])));
         check(&[b'x'; 256], Err(Errno::NAMETOOLONG));
+    }
+
+    /// Directories one in the other, all called `d`, made and removed without ever naming a path.
+    struct Deep(OwnedFd, usize);
+
+    impl Deep {
+        fn new(top: &std::path::Path, depth: usize) -> Self {
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let mut here = rustix::fs::open(top, flags, Mode::empty()).unwrap();
+            for _ in 0..depth {
+                rustix::fs::mkdirat(&here, c"d", Mode::RWXU).unwrap();
+                here = rustix::fs::openat(&here, c"d", flags, Mode::empty()).unwrap();
+            }
+            Self(here, depth)
+        }
+    }
+
+    impl Drop for Deep {
+        fn drop(&mut self) {
+            for _ in 0..self.1 {
+                self.0 = up(&self.0).unwrap();
+                rustix::fs::unlinkat(&self.0, c"d", AtFlags::REMOVEDIR).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn the_directory_above_is_found_at_any_depth() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
+        fs.attach(EXPORT, dir.path(), None, None).unwrap();
+        let deep = Deep::new(dir.path(), 5000);
+        let root = fs.root(EXPORT).unwrap();
+        let attr = Attr::of(&deep.0).unwrap();
+        let trail = || fs.trail_from_root(&root, &deep.0);
+        let handle = fs.seal(&root, &attr, || sys::handle::of(&deep.0), trail).unwrap();
+        let place = rustix::io::fcntl_dupfd_cloexec(&deep.0, 0).unwrap();
+        let node = Node::new(&root, handle, place, &attr);
+        let above = fs.find(&node, Name::Parent, fs.switch.server(), Patience::Blocking).unwrap().1;
+        assert_eq!(above.fileid, Attr::of(up(&deep.0).unwrap()).unwrap().fileid);
     }
 }

@@ -98,7 +98,7 @@ impl Node {
     /// # Errors
     /// `ESTALE` if the file has no name any more: to the clients it is gone.
     pub fn attr(&self) -> Result<Attr> {
-        let attr = Attr::of(self)?;
+        let attr = self.look()?;
         if attr.links == 0 { Err(self.gone()) } else { Ok(attr) }
     }
 
@@ -108,9 +108,13 @@ impl Node {
     /// # Errors
     /// As [`Node::attr`].
     pub fn attr_to_read(&self) -> Result<Attr> {
-        let attr = Attr::of(self)?;
+        let attr = self.look()?;
         let is_gone = attr.links == 0 && !self.lingers.load(Ordering::Relaxed);
         if is_gone { Err(self.gone()) } else { Ok(attr) }
+    }
+
+    fn look(&self) -> Result<Attr> {
+        Attr::of(self).inspect_err(|errno| self.root.note(*errno))
     }
 
     /// Has the next sweep close it, whoever asks for it: its space comes back only then.

@@ -1,7 +1,7 @@
 //! Roots: the directories that are exported, open.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
@@ -37,6 +37,10 @@ pub struct Root {
     pub id: ExportId,
     /// How its files are found.
     pub handles: HandleKind,
+    /// Where the directory is.
+    pub(super) path: PathBuf,
+    /// Whether its file system was found to be away ([`super::away`]).
+    pub(super) away: AtomicBool,
     /// The directory, open for reading: opening by handle asks for such a descriptor.
     directory: OwnedFd,
     /// Where its file system is mounted, if that gives handles.
@@ -45,6 +49,8 @@ pub struct Root {
     kind: FileSystem,
     /// The directory's number.
     pub(super) fileid: u64,
+    /// What tells it from other directories there.
+    stamp: Stamp,
     /// Which file system of that kind, or the subvolume of one; while this is open, no other gets its number.
     pub(super) filesystem: (u32, u32),
     /// What its files are booked to, if anything.
@@ -73,7 +79,7 @@ impl Root {
     ) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory: OwnedFd = rustix::fs::open(dir, flags, Mode::empty())?;
-        let Attr { fileid, filesystem, .. } = Attr::of(&directory)?;
+        let attr = Attr::of(&directory)?;
         let kind = FileSystem::of(&directory)?;
         let handles = match wanted {
             Some(HandleKind::Path) => HandleKind::Path,
@@ -90,17 +96,25 @@ impl Root {
         Ok(Self {
             id,
             handles,
+            path: dir.to_path_buf(),
+            away: AtomicBool::new(false),
             directory,
             mount,
             kind,
-            fileid,
-            filesystem,
+            fileid: attr.fileid,
+            stamp: Stamp::of(&attr),
+            filesystem: attr.filesystem,
             account,
             discipline,
             has_unnamed,
             unflushed: Arc::default(),
             names,
         })
+    }
+
+    /// Whether both are the same directory, though the file system may have been mounted anew.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (self.kind, self.stamp) == (other.kind, other.stamp)
     }
 
     /// Whether the file system never gives a handle to another file.

@@ -112,6 +112,26 @@ fn a_handle_outlives_the_rename_of_its_object_and_of_what_is_above_it() {
 }
 
 #[test]
+fn a_handle_outlives_the_server_where_nobody_may_list_the_directory() {
+    let (mut s, mut c, root) = start();
+    let closed: Vec<_> = [0o311, 0o300, 0o400, 0o000]
+        .map(|bits| {
+            let dir = c.dir(&root, format!("{bits:o}"));
+            let file = c.file_of(&dir, "file", b"content");
+            c.setattr(&dir, mode(bits)).ok();
+            (bits, dir, file)
+        })
+        .into();
+    s.restart();
+    let mut c = s.client();
+    for (bits, dir, file) in &closed {
+        assert_eq!(c.content(file), b"content", "{bits:o}");
+        assert_eq!(c.attrs(dir).mode & 0o7777, *bits);
+        c.setattr(dir, mode(0o700)).ok(); // or nobody could remove it
+    }
+}
+
+#[test]
 fn a_file_replaced_by_rename_is_gone_and_its_name_is_the_others() {
     let (mut s, mut c, root) = start();
     let (old, new) = (c.file_of(&root, "old", b"old"), c.file_of(&root, "new", b"new"));

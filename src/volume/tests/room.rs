@@ -103,7 +103,7 @@ fn take_all(dir: &Path, inodes: bool) {
 }
 
 fn rand() -> u64 {
-    super::super::registry::fresh_id().unwrap().0
+    registry::fresh_id().unwrap().0
 }
 
 #[test]

@@ -1,0 +1,132 @@
+//! File systems whose daemon or server goes away, and comes back.
+//!
+//! While it is away, calls fail with what [`Errno::is_away`] knows, and clients wait. What was open does
+//! not work again where it was mounted anew: a FUSE daemon that ended leaves every descriptor `ENOTCONN`
+//! for ever. So the directory of an export of which a call has said so is opened at each sweep, by its
+//! path, until that is possible and it is the same directory: of the same kind of file system, with the
+//! same number and time of birth. What lies at the path while nothing is mounted there is another one.
+//!
+//! Then everything that was open is closed, to be opened anew by its handle. What was written without a
+//! flush may be lost with the daemon: the write verifier changes first, by which clients send it again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Fs;
+use super::root::Root;
+use crate::errno::{Errno, Result};
+
+impl Root {
+    /// Notes what a system call on its files said.
+    pub(super) fn note(&self, errno: Errno) {
+        if errno.is_away() {
+            self.away.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Opens the same directory once more.
+    ///
+    /// # Errors
+    /// It cannot be opened; `ESTALE` if another one is there.
+    fn reopened(&self) -> Result<Self> {
+        let account = self.account.clone();
+        let fresh = Self::open(self.id, &self.path, Some(self.handles), account)?;
+        if fresh.is_same(self) { Ok(fresh) } else { Err(Errno::STALE) }
+    }
+}
+
+impl Fs {
+    /// Opens the exports anew whose file systems were away and are back. Blocks.
+    pub(super) fn renew_roots(&self) {
+        let roots = self.roots.load();
+        for root in roots.values().filter(|root| root.away.load(Ordering::Relaxed)) {
+            match root.reopened() {
+                Ok(fresh) => self.renew(root, fresh),
+                Err(error) => {
+                    tracing::debug!(%error, path = %root.path.display(), "still away");
+                }
+            }
+        }
+    }
+
+    fn renew(&self, old: &Arc<Root>, fresh: Root) {
+        self.flusher.forget_unflushed();
+        let fresh = self.attached(fresh);
+        self.roots.rcu(|roots| {
+            let mut roots = HashMap::clone(roots);
+            // It may have been detached, or attached anew, meanwhile.
+            if let Some(root) = roots.get_mut(&old.id)
+                && Arc::ptr_eq(root, old)
+            {
+                *root = Arc::clone(&fresh);
+            }
+            roots
+        });
+        self.give_back(old);
+        self.nodes.forget(old);
+        tracing::info!(path = %old.path.display(), "the file system is back");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::ExportId;
+    use crate::fs::handle::{KEY_LEN, Key};
+    use crate::fs::testing::Files;
+    use crate::sys::Patience;
+    use std::fs::{create_dir, rename};
+
+    const EXPORT: ExportId = ExportId(1);
+
+    #[test]
+    fn an_export_is_opened_anew_once_the_same_directory_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let [export, elsewhere, other] =
+            ["export", "elsewhere", "other"].map(|name| dir.path().join(name));
+        create_dir(&export).unwrap();
+        let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
+        fs.attach(EXPORT, &export, None, None).unwrap();
+        let files = Files::of(&fs, EXPORT);
+        let file = files.create(&files.root(), "file").unwrap();
+        let before = (fs.root(EXPORT).unwrap(), fs.verifier());
+        let is_as_before =
+            || Arc::ptr_eq(&fs.root(EXPORT).unwrap(), &before.0) && fs.verifier() == before.1;
+        before.0.note(Errno::IO);
+        fs.sweep();
+        assert!(is_as_before(), "a disk that fails is not away");
+
+        before.0.note(Errno::NOTCONN);
+        rename(&export, &elsewhere).unwrap();
+        fs.sweep();
+        assert!(is_as_before(), "nothing is there");
+        create_dir(&export).unwrap();
+        fs.sweep();
+        assert!(is_as_before(), "what was below the mount is not what was mounted");
+
+        rename(&export, &other).unwrap();
+        rename(&elsewhere, &export).unwrap();
+        fs.sweep();
+        assert!(!is_as_before());
+        assert_ne!(fs.verifier(), before.1, "what was not flushed may be lost");
+        let again = fs.node(file.handle(), Patience::Blocking).unwrap();
+        assert!(!Arc::ptr_eq(&again, &file), "it is opened anew");
+        assert_eq!(again.fileid, file.fileid);
+        let renewed = fs.verifier();
+        fs.sweep();
+        assert_eq!(fs.verifier(), renewed, "once is enough");
+    }
+
+    #[test]
+    fn what_was_detached_while_it_was_away_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
+        fs.attach(EXPORT, dir.path(), None, None).unwrap();
+        let root = fs.root(EXPORT).unwrap();
+        let fresh = root.reopened().unwrap();
+        fs.detach(EXPORT);
+        fs.renew(&root, fresh);
+        assert_eq!(fs.root(EXPORT).err(), Some(Errno::STALE));
+    }
+}
