@@ -29,6 +29,12 @@ impl Volumes {
         Some(volume.record().spec).filter(|spec| spec.export_path() == path)
     }
 
+    /// Whether a volume is there and cannot be served, because its directory is not there or cannot
+    /// be opened. Does not block.
+    pub fn is_lost(&self, name: &Name) -> bool {
+        self.volume(name).is_ok_and(|volume| volume.lost().is_some())
+    }
+
     /// Sets labels (`None` takes one away), and returns when that is on the disk. May be repeated;
     /// what changes nothing writes nothing.
     ///

@@ -233,6 +233,17 @@ async fn a_claim_whose_volume_is_gone_is_told_once() {
     assert_eq!(missing(&scene), "0");
 }
 
+#[tokio::test]
+async fn a_claim_whose_volume_has_lost_its_directory_is_told() {
+    let mut scene = Scene::new();
+    scene.made("data", &[("berth.io/pv-uid", "pv-data")]);
+    scene.pv(&pv("data", "Bound", "delete"));
+    std::fs::remove_dir(scene.dir.path().join(volume_of("data"))).unwrap();
+    scene.restart();
+    begin(&mut scene, vec![]).await;
+    assert_eq!((missing(&scene).as_str(), scene.told()), ("1", vec!["VolumeLost", "VolumeLost"]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_released_pv_that_its_server_does_not_end_is_said_in_the_end() {
     let mut scene = Scene::new();

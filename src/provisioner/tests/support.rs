@@ -51,7 +51,7 @@ pub struct Scene {
     pub teller: Teller,
     pub writers: Writers,
     pub dir: TempDir,
-    _state: TempDir,
+    state_dir: TempDir,
 }
 
 /// One call, and its answer.
@@ -151,7 +151,7 @@ impl Scene {
             term: RwLock::new(true),
             found: Mutex::default(),
         });
-        Self { cx, volumes, server, teller, writers, dir, _state: state }
+        Self { cx, volumes, server, teller, writers, dir, state_dir: state }
     }
 
     /// The cluster has a claim; its key.
@@ -240,6 +240,21 @@ impl Scene {
     /// What was told since the last time.
     pub fn notes(&mut self) -> Vec<Note> {
         self.teller.waiting()
+    }
+
+    /// The server is started again, with the same directory.
+    pub fn restart(&mut self) {
+        let (dir, state) = (self.dir.path().to_owned(), self.state_dir.path().to_owned());
+        let elsewhere = TempDir::new().unwrap();
+        let other = open_volumes(elsewhere.path(), &state);
+        let before = std::mem::replace(&mut self.volumes, Arc::clone(&other));
+        let cx = Arc::get_mut(&mut self.cx).expect("nobody else has it");
+        cx.volumes = other;
+        before.stop();
+        drop(before);
+        let volumes = open_volumes(&dir, &state);
+        cx.volumes = Arc::clone(&volumes);
+        self.volumes = volumes;
     }
 
     /// The volumes that there are.

@@ -150,12 +150,14 @@ fn a_volume_without_its_directory_is_lost_and_can_be_deleted() {
     let run = place.open();
     assert!(matches!(run.settled("a").phase, Phase::Lost { .. }), "a link was followed");
     assert!(run.create("a").is_err(), "what cannot be used is no success");
+    assert!(run.volumes.is_lost(&name("a")) && run.volumes.at_path("/a").is_some());
     fs::remove_file(place.path("a")).unwrap();
     fs::rename(place.path("elsewhere"), place.path("a")).unwrap();
     assert!(
         !matches!(run.create("a").unwrap().phase, Phase::Lost { .. }),
         "it is not served again"
     );
+    assert!(!run.volumes.is_lost(&name("a")) && !run.volumes.is_lost(&name("none")));
     assert_eq!(run.exported(), ["/a"]);
     drop(run);
     fs::rename(place.path("a"), place.path("elsewhere")).unwrap();
