@@ -45,6 +45,9 @@ use crate::volume::spec::{OnDelete, Spec};
 /// When something is looked at again that somebody else has just changed.
 const SOON: Duration = Duration::from_millis(200);
 
+/// When a PV is looked at again that does not hold its volume.
+const LATER: Duration = Duration::from_secs(60);
+
 /// The reason of the event that says why nothing is destroyed.
 const KEPT: &str = "VolumeKept";
 
@@ -52,7 +55,7 @@ const KEPT: &str = "VolumeKept";
 pub async fn reconcile(cx: &Context, key: &Key) -> Outcome {
     let Some(pv) = cx.stores.pv(&key.name) else { return Outcome::Done };
     match act(cx, &pv).await {
-        Ok(()) => Outcome::Done,
+        Ok(outcome) => outcome,
         Err(error) if error.is_conflict() => Outcome::Again(SOON),
         Err(error) => {
             cx.metrics.delete_failed(class(&pv));
@@ -69,22 +72,28 @@ fn class(pv: &PersistentVolume) -> &str {
     class.unwrap_or_default()
 }
 
-async fn act(cx: &Context, pv: &PersistentVolume) -> Result<()> {
+async fn act(cx: &Context, pv: &PersistentVolume) -> Result<Outcome> {
     let relation = cx.settle(pv).await?;
     match decide(pv, &relation) {
-        Decision::Nothing => Ok(()),
-        Decision::Broken(why) => Err(Error::Foreign(why)),
-        Decision::Keep => patch(cx, pv, &objects::finalizer_patch(pv, true)).await.map(|_| ()),
-        Decision::LetGo => let_go(cx, pv).await,
-        Decision::TakeOver => take_over(cx, pv).await,
-        Decision::Park => patch(cx, pv, &recycled::parking_patch(pv)?).await.map(|_| ()),
-        Decision::Remove => remove(cx, pv).await,
-        Decision::Disown { leaves, why } => disowned(cx, pv, leaves, why).await,
-        Decision::End(end) => match &relation {
-            Relation::Own(spec) => apply(cx, pv, spec, &end).await,
-            _ => Ok(()),
-        },
+        Decision::Nothing => {}
+        Decision::Broken(why) => return Err(Error::Foreign(why)),
+        Decision::Keep => drop(patch(cx, pv, &objects::finalizer_patch(pv, true)).await?),
+        Decision::LetGo => let_go(cx, pv).await?,
+        Decision::TakeOver => take_over(cx, pv).await?,
+        Decision::Park => drop(patch(cx, pv, &recycled::parking_patch(pv)?).await?),
+        Decision::Remove => remove(cx, pv).await?,
+        Decision::Disown { leaves, why } => {
+            disowned(cx, pv, leaves, why).await?;
+            // What is written with the volume may change without a change of the PV.
+            return Ok(Outcome::Again(LATER));
+        }
+        Decision::End(end) => {
+            if let Relation::Own(spec) = &relation {
+                apply(cx, pv, spec, &end).await?;
+            }
+        }
     }
+    Ok(Outcome::Done)
 }
 
 /// Says why nothing is ended, and lets a PV go that is to go.

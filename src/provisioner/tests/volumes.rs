@@ -21,6 +21,9 @@ fn held_by(uid: &str) -> Scene {
     scene
 }
 
+/// A PV that does not hold its volume is looked at again.
+const LATER: Outcome = Outcome::Again(std::time::Duration::from_secs(60));
+
 /// The claim is looked for again before anything is done.
 fn gone() -> Step {
     step("GET", CLAIM, refusal(404, "NotFound"))
@@ -208,21 +211,21 @@ async fn a_restored_pv_ends_nothing_until_it_is_bound_again() {
     user["metadata"]["uid"] = json!("uid-new");
     user["spec"]["volumeName"] = json!("pvc-uid-data");
     let user_key = scene.claim(&user);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, LATER);
     // Said to the PV and to the claim, with what to do.
     let notes = scene.notes();
     assert_eq!(notes.iter().map(|n| n.reason).collect::<Vec<_>>(), ["VolumeKept", "VolumeKept"]);
     assert!(notes.iter().all(|n| n.message.contains("kubectl patch pv pvc-uid-data")), "{notes:?}");
     // Nor without the claim.
     scene.claim_gone(&user);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, LATER);
     assert_eq!(scene.told(), ["VolumeKept"]);
     assert!(scene.has(&volume_of("data"), "file"));
     // Whoever does not want it any more deletes it, and the volume stays.
     let mut leaving = restored.clone();
     leaving["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
     let key = scene.pv(&leaving);
-    assert_eq!(scene.look_at_pv(&key, vec![let_go(ok())]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![let_go(ok())]).await, LATER);
     assert!(scene.has(&volume_of("data"), "file"));
 
     // Bound to the claim, it has the volume, and ends it with the claim.
@@ -352,7 +355,7 @@ async fn a_pv_that_died_in_birth_ends_what_was_never_used() {
     scene.made("data", &[]);
     scene.write(&volume_of("data"), "file");
     let key = scene.pv(&pv("data", "Released", "delete"));
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, LATER);
     assert_eq!(scene.told(), ["VolumeKept"]);
     assert!(scene.has(&volume_of("data"), "file"));
 }
