@@ -162,7 +162,6 @@ pub fn plan(
     let mut spec = parameters.spec(volume.clone(), id, capacity);
     spec.directory = directory;
     spec.labels.insert(objects::CLAIM_NAMESPACE.into(), subject.namespace.into());
-    spec.labels.insert(objects::CLAIM_NAME.into(), subject.claim.into());
     let own = |(key, value): (&str, String)| (key.to_owned(), value);
     spec.labels.extend(ownership::labels_of(claim).map(own));
     let wanted = Wanted {

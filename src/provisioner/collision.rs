@@ -21,8 +21,8 @@ pub async fn explained(cx: &Context, wanted: &Spec, error: Error) -> Error {
 async fn taken_by(cx: &Context, name: &Name) -> String {
     let shown = name.clone();
     let found = cx.blocking(move |volumes| volumes.show(&shown)).await;
-    match found.ok().and_then(|status| holder::claim_of(&cx.stores, &status.spec)) {
+    match found.ok().as_ref().and_then(|status| holder::claim_of(&status.spec)) {
         Some(claim) => format!("the volume of the claim {claim}"),
-        None => format!("the volume {name}, which was not made for a claim"),
+        None => format!("the volume {name}, which is no claim's"),
     }
 }

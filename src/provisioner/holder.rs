@@ -1,53 +1,53 @@
-//! Who has a volume: what is said to those who would end it by hand, or whose own volume it is in the
-//! way of. Only reads what is known of the cluster.
+//! Who has a volume: what is said to those who would end it by hand, or in whose way it is. Only reads
+//! what is known of the cluster.
 //!
-//! The volume's record says which PV holds it, and a PV may say by its annotation which volume it is, for
-//! both make people think twice; its phase, which only the controller-manager sets, says whether a claim
-//! has it. Without a cluster there are only the labels
-//! that a volume got when it was made for a claim: they are right unless the claim is gone since.
+//! The record of a volume says which PV holds it ([`super::ownership`]); the phase of that PV, which
+//! only the controller-manager sets, says whether a claim has it. A PV that is not in the record yet, or
+//! that an administrator wrote for another provisioner or none, is known by what it says and where it
+//! points. That could be forged, and would then only have an administrator write `--force`.
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 
 use super::objects::{self, annotation};
-use super::ownership::PV_UID;
+use super::ownership::{CLAIM, PV_UID};
 use super::watch::Stores;
 use crate::volume::spec::Spec;
 
 /// Who has a volume, as the cluster knows it; nobody, if it may be ended by hand.
 pub fn of(stores: &Stores, spec: &Spec) -> Option<String> {
-    let id = spec.id.as_str();
-    let held = spec.labels.get(PV_UID);
-    let is = |pv: &PersistentVolume| {
-        annotation(&pv.metadata, objects::VOLUME_ID) == Some(id)
-            || held.is_some() && held == pv.metadata.uid.as_ref()
-    };
     let pvs = stores.pvs();
-    let mut pvs = pvs.iter().filter(|pv| is(pv)).peekable();
+    let mut pvs = pvs.iter().filter(|pv| holds(pv, spec)).peekable();
     if pvs.peek().is_some() {
         return pvs.find_map(|pv| of_pv(pv));
     }
+    let id = spec.id.as_str();
     let waits = stores.claims().find(|claim| claim.metadata.uid.as_deref() == Some(id))?;
     Some(claim(waits.metadata.namespace.as_deref(), waits.metadata.name.as_deref()))
 }
 
-/// Who has a volume, if the cluster cannot be asked: whom it was made for.
+/// Who has a volume, if the cluster cannot be asked: whom its record names.
 pub fn by_labels(spec: &Spec) -> Option<String> {
-    let namespace = spec.labels.get(objects::CLAIM_NAMESPACE)?;
-    let name = spec.labels.get(objects::CLAIM_NAME).map_or("?", String::as_str);
-    Some(format!(
-        "the claim {namespace}/{name}, as its labels say, for the cluster cannot be asked now"
-    ))
+    let holder = if let Some(claim) = claim_of(spec) {
+        format!("the claim {claim}")
+    } else if spec.labels.contains_key(PV_UID) {
+        "a PersistentVolume that is free for any claim".to_owned()
+    } else {
+        format!("a claim of the namespace {}", spec.labels.get(objects::CLAIM_NAMESPACE)?)
+    };
+    Some(format!("{holder}, as its labels say, for the cluster cannot be asked now"))
 }
 
-/// The claim that a volume is of, or was, as `NAMESPACE/NAME`.
-pub fn claim_of(stores: &Stores, spec: &Spec) -> Option<String> {
-    let id = spec.id.as_str();
-    let known = stores.claims().find(|claim| claim.metadata.uid.as_deref() == Some(id));
-    let now = known
-        .and_then(|claim| Some((claim.metadata.namespace.clone()?, claim.metadata.name.clone()?)));
-    let label = |key| spec.labels.get(key).cloned();
-    let then = || Some((label(objects::CLAIM_NAMESPACE)?, label(objects::CLAIM_NAME)?));
-    now.or_else(then).map(|(namespace, name)| format!("{namespace}/{name}"))
+/// The claim that has a volume by its record, or had it last, as `NAMESPACE/NAME`.
+pub fn claim_of(spec: &Spec) -> Option<&str> {
+    spec.labels.get(CLAIM).map(String::as_str)
+}
+
+fn holds(pv: &PersistentVolume, spec: &Spec) -> bool {
+    let holder = spec.labels.get(PV_UID);
+    let path = pv.spec.as_ref().and_then(|pv| pv.nfs.as_ref()).map(|nfs| nfs.path.as_str());
+    let says_so = annotation(&pv.metadata, objects::VOLUME_ID) == Some(spec.id.as_str());
+    holder.is_some() && holder == pv.metadata.uid.as_ref()
+        || says_so && path == Some(spec.export_path().as_str())
 }
 
 fn of_pv(pv: &PersistentVolume) -> Option<String> {

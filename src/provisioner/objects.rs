@@ -42,8 +42,6 @@ pub const ON_DELETE: &str = "berth.io/on-delete";
 pub const ENDING: &str = "berth.io/ending";
 /// The namespace of the claim that a volume was made for: a label of the volume.
 pub const CLAIM_NAMESPACE: &str = "berth.io/claim-namespace";
-/// The name of that claim: likewise. Volumes of older versions have none.
-pub const CLAIM_NAME: &str = "berth.io/claim-name";
 
 /// Where clients find the server.
 #[derive(Clone, PartialEq, Eq, Debug)]

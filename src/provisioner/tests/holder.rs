@@ -9,11 +9,13 @@ use crate::volume::spec::Spec;
 
 fn volume() -> Spec {
     let id = VolumeId::new("uid-data").unwrap();
-    Spec::new(Name::new("a").unwrap(), id, 1)
+    let mut spec = Spec::new(Name::new("a").unwrap(), id, 1);
+    spec.labels.insert("berth.io/pv-uid".into(), "pv-data".into());
+    spec
 }
 
-fn held(scene: &Scene) -> String {
-    holder::of(&scene.cx.stores, &volume()).unwrap_or_default()
+fn held(scene: &Scene, spec: &Spec) -> String {
+    holder::of(&scene.cx.stores, spec).unwrap_or_default()
 }
 
 #[tokio::test]
@@ -23,7 +25,7 @@ async fn a_volume_is_held_as_long_as_a_claim_has_its_pv() {
         let mut pv = pv("data", phase, "delete");
         change(&mut pv);
         scene.pv(&pv);
-        let found = held(&scene);
+        let found = held(&scene, &volume());
         let fits = if expected.is_empty() { found.is_empty() } else { found.contains(expected) };
         assert!(fits, "{phase}: {found}");
     };
@@ -34,33 +36,47 @@ async fn a_volume_is_held_as_long_as_a_claim_has_its_pv() {
     check("Failed", same, "");
     let free = |pv: &mut Value| pv["spec"]["claimRef"] = json!(null);
     check("Available", free, "PersistentVolume pvc-uid-data");
-    // Made by hand: nobody says who provisioned it.
+    // The record counts, and not what people may write.
+    let silent = |pv: &mut Value| pv["metadata"]["annotations"] = json!({});
+    check("Bound", silent, "the claim ns/data");
+    let another = |pv: &mut Value| pv["metadata"]["uid"] = json!("another");
+    check("Bound", another, "");
+    // Made by hand, and not in the record: it says which volume it is, and points there.
     let by_hand = |pv: &mut Value| {
-        pv["metadata"]["annotations"]["pv.kubernetes.io/provisioned-by"] = json!("");
+        pv["metadata"]["uid"] = json!("another");
+        pv["metadata"]["annotations"] = json!({ "berth.io/volume-id": "uid-data" });
+        pv["spec"]["nfs"]["path"] = json!("/a");
     };
     check("Bound", by_hand, "the claim ns/data");
-    let another = |pv: &mut Value| {
-        pv["metadata"]["annotations"]["berth.io/volume-id"] = json!("another");
+    let elsewhere = |pv: &mut Value| {
+        pv["metadata"]["uid"] = json!("another");
+        pv["spec"]["nfs"]["path"] = json!("/b");
     };
-    check("Bound", another, "");
+    check("Bound", elsewhere, "");
 }
 
 #[tokio::test]
 async fn a_claim_that_waits_for_its_pv_has_the_volume() {
     let mut scene = Scene::new();
-    assert_eq!(held(&scene), "");
+    assert_eq!(held(&scene, &volume()), "");
     scene.claim(&claim("data"));
-    assert!(held(&scene).contains("the claim ns/data"), "{}", held(&scene));
+    assert!(held(&scene, &volume()).contains("the claim ns/data"));
     scene.claim_gone(&claim("data"));
-    assert_eq!(held(&scene), "");
+    assert_eq!(held(&scene, &volume()), "");
 }
 
 #[test]
 fn without_a_cluster_the_labels_say_it() {
-    let mut spec = volume();
-    assert_eq!(holder::by_labels(&spec), None);
-    spec.labels.insert("berth.io/claim-namespace".into(), "ns".into());
-    assert!(holder::by_labels(&spec).unwrap().contains("the claim ns/?"));
-    spec.labels.insert("berth.io/claim-name".into(), "data".into());
-    assert!(holder::by_labels(&spec).unwrap().contains("the claim ns/data"));
+    let check = |labels: &[(&str, &str)], expected: &str| {
+        let mut spec = volume();
+        let own = |(k, v): &(&str, &str)| (k.to_string(), v.to_string());
+        spec.labels = labels.iter().map(own).collect();
+        let found = holder::by_labels(&spec).unwrap_or_default();
+        assert!(found.starts_with(expected) && found.is_empty() == expected.is_empty(), "{found}");
+    };
+    let (namespace, claim) = (("berth.io/claim-namespace", "ns"), ("berth.io/claim", "ns/data"));
+    check(&[("team", "blue")], "");
+    check(&[namespace], "a claim of the namespace ns");
+    check(&[namespace, claim], "the claim ns/data");
+    check(&[namespace, ("berth.io/pv-uid", "p")], "a PersistentVolume that is free");
 }
