@@ -5,12 +5,13 @@
 
 mod desk;
 mod exposure;
+mod greeting;
 mod office;
 mod place;
 mod repeated;
 mod signals;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,9 +60,6 @@ const DESCRIPTORS_SHARE: usize = 2;
 
 /// More are never kept open, however many there may be.
 const DESCRIPTORS_MAX: usize = 200_000;
-
-/// Exports that are listed at the start.
-const SHOWN: usize = 20;
 
 /// The share of the memory limit that clients may make the server hold, and what they may without one.
 const MEMORY_SHARE: u64 = 4;
@@ -332,7 +330,10 @@ impl App {
         };
         let sweeper = Repeated::start("berth-sweep", sweep)?;
         let provisioner = self.provisioner().await?;
-        self.greet(desk.address());
+        greeting::say(&self.bound, &self.exports.load(), desk.address());
+        tracing::info!(
+            listen = ?self.bound, portmap = ?self.config.portmap, admin = ?desk.address(), "serving"
+        );
         let metrics = provisioner.as_ref().map(|provisioner| Arc::clone(provisioner.metrics()));
         desk.serving(self.parts(metrics), &self.bound);
         while signals.next().await == Told::Reload {
@@ -411,31 +412,6 @@ impl App {
             }
         }
     }
-
-    /// Says what is served, and how to mount it.
-    fn greet(&self, admin: Option<SocketAddr>) {
-        println!("berth {} serves NFSv3", env!("CARGO_PKG_VERSION"));
-        for &address in &self.bound {
-            println!("on {address}");
-            for export in self.exports.load().iter().take(SHOWN) {
-                println!("  {export}  [{}]", export.dir.display());
-                println!("    {}", mount_command(address, export));
-            }
-            if let Some(more) = self.exports.load().iter().len().checked_sub(SHOWN + 1) {
-                println!("  and {} more", more + 1);
-            }
-        }
-        if self.bound.iter().all(|address| address.ip().is_loopback()) {
-            println!(
-                "Only this machine can connect. For the network: --listen 0.0.0.0:2049, and with\n\
-                 --exports FILE who may connect, because NFS asks no password."
-            );
-        }
-        if let Some(admin) = admin {
-            println!("Status page: http://{admin}/");
-        }
-        tracing::info!(listen = ?self.bound, portmap = ?self.config.portmap, ?admin, "serving");
-    }
 }
 
 /// Which clients are known: those that an export lists by more than `*`, and those that have mounted
@@ -499,19 +475,4 @@ fn make(dir: &Path) -> io::Result<()> {
 
 fn canonical(dir: &Path) -> Result<PathBuf> {
     dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))
-}
-
-/// The command with which a Linux client mounts an export.
-fn mount_command(address: SocketAddr, export: &Export) -> String {
-    let host = match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => "HOST".into(),
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("[{ip}]"),
-    };
-    let proto = if address.is_ipv6() { "tcp6" } else { "tcp" };
-    let (port, path) = (address.port(), String::from_utf8_lossy(&export.path));
-    format!(
-        "mount -t nfs -o vers=3,proto={proto},nolock,port={port},mountport={port},mountproto={proto} \
-         '{host}:{path}' /mnt"
-    )
 }
