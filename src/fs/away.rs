@@ -16,12 +16,16 @@ use std::sync::atomic::Ordering;
 use super::Fs;
 use super::root::Root;
 use crate::errno::{Errno, Result};
+use crate::telemetry::bounded::OFTEN;
 
 impl Root {
     /// Notes what a system call on its files said.
     pub(super) fn note(&self, errno: Errno) {
-        if errno.is_away() {
-            self.away.store(true, Ordering::Relaxed);
+        if errno.is_away() && !self.away.swap(true, Ordering::Relaxed) {
+            let path = self.path.display();
+            tracing::warn!(
+                name: OFTEN, %path, error = %errno, "the file system is away; clients wait until it is back"
+            );
         }
     }
 
@@ -65,7 +69,7 @@ impl Fs {
         });
         self.give_back(old);
         self.nodes.forget(old);
-        tracing::info!(path = %old.path.display(), "the file system is back");
+        tracing::info!(name: OFTEN, path = %old.path.display(), "the file system is back");
     }
 }
 

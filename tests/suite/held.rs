@@ -5,9 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::client::Client;
-use crate::support::eventually;
-use crate::support::server::Server;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::support::server::{Server, Setup};
 use crate::support::wire::*;
+use crate::support::{eventually, not_tried, privileged};
 
 /// The content of a program that does nothing.
 fn program() -> Vec<u8> {
@@ -156,4 +158,55 @@ fn who_reads_a_file_that_another_client_replaces_or_removes_reads_on() {
         let status = [&replaced, &removed].map(|file| reader.read(file, 0, 10).status());
         status == [NFS3ERR_STALE; 2] && nameless(&s) == 0
     });
+}
+
+/// A program that runs beside the server until the test is over.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn what_is_in_use_is_refused_and_not_put_off() {
+    let s = Server::start();
+    let mut c = s.client();
+    let root = c.root();
+    fs::copy("/bin/sleep", s.dir.join("program")).unwrap();
+    let file = c.find(&root, "program");
+    let _running = Running(Command::new(s.dir.join("program")).arg("1000").spawn().unwrap());
+    c.write(&file, 0, b"x", stable_how::UNSTABLE).fails(NFS3ERR_ACCES);
+    c.setattr(&file, size(0)).fails(NFS3ERR_ACCES);
+    c.read(&file, 0, 10).ok();
+    // Another file may take its name meanwhile, as at an upgrade.
+    c.file_of(&root, "new", b"new");
+    c.rename((&root, "new"), (&root, "program")).ok();
+}
+
+#[test]
+fn a_mount_point_is_refused_and_not_put_off() {
+    if !privileged() {
+        return not_tried("it takes root to mount");
+    }
+    let s = Setup::default().disk("size=1m").start();
+    let mut c = s.client();
+    let root = c.root();
+    for name in ["point", "other"] {
+        c.dir(&root, name);
+    }
+    let point = s.dir.join("point");
+    rustix::mount::mount("tmpfs", &point, "tmpfs", MountFlags::empty(), None).unwrap();
+    let statuses = [
+        c.rmdir(&root, "point").status(),
+        c.rename((&root, "point"), (&root, "moved")).status(),
+        c.rename((&root, "other"), (&root, "point")).status(),
+    ];
+    rustix::mount::unmount(&point, UnmountFlags::DETACH).unwrap();
+    for status in statuses {
+        one_of(status, &[NFS3ERR_ACCES, NFS3ERR_XDEV]);
+    }
+    c.rmdir(&root, "point").ok();
 }

@@ -12,6 +12,7 @@ mod cli;
 mod create;
 mod data;
 mod exports;
+mod fuse;
 mod getattr;
 mod handles;
 mod held;

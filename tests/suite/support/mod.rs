@@ -8,6 +8,7 @@
 mod calls;
 pub mod client;
 pub mod faults;
+pub mod fuse;
 pub mod server;
 pub mod volumes;
 pub mod wire;

@@ -1,0 +1,102 @@
+//! A backing file system in user space, which may give a handle to another file, go away and come back.
+
+use crate::support::client::Client;
+use crate::support::fuse::Fuse;
+use crate::support::server::{Server, Setup};
+use crate::support::wire::*;
+use crate::support::{Mode, eventually, not_tried, privileged};
+
+const ENOTCONN: i32 = 107;
+
+/// What a file system says while it is away.
+const AWAY: [i32; 4] = [ENOTCONN, 108, 77, 110];
+
+/// A server over such a file system.
+fn start() -> Option<(Server, Fuse)> {
+    let mut fuse = None;
+    if privileged() {
+        let server = Setup::default().start_over(|dir| fuse = Fuse::mount(dir));
+        if let Some(fuse) = fuse {
+            return Some((server, fuse));
+        }
+    }
+    not_tried("it takes root and /dev/fuse");
+    None
+}
+
+fn read(c: &mut Client, file: &Fh) -> Result<Vec<u8>, nfsstat3> {
+    let read = c.read(file, 0, 100);
+    match read.status() {
+        NFS3_OK => Ok(read.ok().data.as_ref().to_vec()),
+        status => Err(status),
+    }
+}
+
+#[test]
+fn a_handle_that_is_given_to_another_file_leads_to_neither_of_them_or_to_the_right_one() {
+    let Some((mut s, mut fuse)) = start() else { return };
+    let mut c = s.client();
+    let root = c.root();
+    let mine = c.file_of(&root, "mine", b"mine");
+    c.file_of(&root, "secret", b"secret");
+    assert_eq!(read(&mut c, &mine), Ok(b"mine".to_vec()));
+    s.signal(rustix::process::Signal::KILL);
+    s.wait();
+    fuse.kill();
+    fuse.unmount();
+    assert!(fuse.start());
+    s.launch_again();
+    let mut c = s.client();
+    // The first that is asked for gets the first number, which the other file had.
+    let secret = c.find(&root, "secret");
+    assert_eq!(read(&mut c, &secret), Ok(b"secret".to_vec()));
+    let expected = match Mode::current() {
+        Mode::Path => Ok(b"mine".to_vec()),
+        Mode::Root | Mode::Rootless => Err(NFS3ERR_STALE),
+    };
+    assert_eq!(read(&mut c, &mine), expected);
+    let written = c.write(&mine, 0, b"MINE", stable_how::FILE_SYNC).status();
+    assert_eq!(written == NFS3_OK, expected.is_ok());
+    assert_eq!(read(&mut c, &secret), Ok(b"secret".to_vec()));
+}
+
+#[test]
+fn clients_wait_while_the_file_system_is_away() {
+    let Some((s, fuse)) = start() else { return };
+    let mut c = s.client();
+    let root = c.root();
+    let file = c.file_of(&root, "file", b"content");
+    for errno in AWAY {
+        fuse.away(Some(errno));
+        c.getattr(&file).fails(NFS3ERR_JUKEBOX);
+        c.getattr(&root).fails(NFS3ERR_JUKEBOX);
+        c.lookup(&root, "file").fails(NFS3ERR_JUKEBOX);
+        c.read(&file, 0, 10).fails(NFS3ERR_JUKEBOX);
+        c.write(&file, 0, b"x", stable_how::FILE_SYNC).fails(NFS3ERR_JUKEBOX);
+        c.commit(&file, 0, 0).fails(NFS3ERR_JUKEBOX);
+        fuse.away(None);
+        assert_eq!(read(&mut c, &file), Ok(b"content".to_vec()), "{errno}");
+    }
+}
+
+#[test]
+fn clients_go_on_when_a_daemon_that_ended_is_mounted_anew() {
+    let Some((s, mut fuse)) = start() else { return };
+    let mut c = s.client();
+    let root = c.root();
+    let file = c.file_of(&root, "file", b"content");
+    let before = c.write(&file, 0, b"CONTENT", stable_how::UNSTABLE).ok().verf;
+    fuse.kill();
+    c.getattr(&file).fails(NFS3ERR_JUKEBOX);
+    c.getattr(&root).fails(NFS3ERR_JUKEBOX);
+    fuse.unmount(); // what lies below is another directory
+    c.getattr(&root).fails(NFS3ERR_JUKEBOX);
+    assert!(fuse.start());
+    eventually("the export is opened anew", || c.getattr(&root).status() == NFS3_OK);
+    // A daemon keeps no handles; those that are found by path go on.
+    let file = if Mode::current() == Mode::Path { file } else { c.find(&root, "file") };
+    assert_eq!(read(&mut c, &file), Ok(b"CONTENT".to_vec()));
+    let after = c.write(&file, 0, b"again", stable_how::FILE_SYNC).ok().verf;
+    assert_ne!(after, before, "what was not flushed may be lost");
+    assert_eq!(c.names(&root, 4096), [b"file"]);
+}
