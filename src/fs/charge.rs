@@ -199,7 +199,8 @@ impl Victim<'_> {
 }
 
 impl Fs {
-    /// Keeps room for so many bytes and inodes in the volume of `node`. What lingers there gives way.
+    /// Keeps room for so many bytes and inodes in the volume of `node`. What lingers there gives way, and
+    /// so does what is held for files until they are flushed.
     ///
     /// # Errors
     /// As [`Account::hold`]; `EAGAIN` without patience, if something has to give way.
@@ -211,11 +212,12 @@ impl Fs {
         patience: Patience,
     ) -> Result<Hold<'n>> {
         match account.hold(bytes, inodes, patience) {
-            Err(Errno::NOSPC) if account.has_lingering() => {
+            Err(Errno::NOSPC) if account.has_lingering() || account.holds_room() => {
                 if patience == Patience::None {
                     return Err(Errno::AGAIN);
                 }
                 self.give_back(&node.root);
+                self.settle_late(node);
                 account.hold(bytes, inodes, patience)
             }
             hold => hold,
@@ -299,7 +301,6 @@ impl Fs {
         if patience == Patience::None {
             return Err(Errno::AGAIN);
         }
-        self.settle_late(node, account);
         for _ in 0..ATTEMPTS {
             // To the last block: entries of blocks that lie side by side fit where there are some.
             let left = account.left().saturating_sub(apart);
@@ -316,10 +317,7 @@ impl Fs {
 
     /// Flushes the files of a full volume for which room is held, so that it is known what they took:
     /// nobody is told of a full volume for the sake of room that is only held.
-    fn settle_late(&self, node: &Node, account: &Account) {
-        if !account.holds_room() {
-            return;
-        }
+    fn settle_late(&self, node: &Node) {
         let of_volume = |other: &Arc<Node>| Arc::ptr_eq(&other.root, &node.root);
         for other in self.nodes.dirty().into_iter().filter(of_volume) {
             if other.charge.late() > 0 {

@@ -290,6 +290,20 @@ fn scattered_blocks_do_not_go_beyond_the_capacity_when_they_are_written_back() {
 }
 
 #[test]
+fn what_is_only_held_keeps_nothing_from_being_made() {
+    let volume = volume(72 * 1024, None);
+    let root = volume.files().root();
+    let file = volume.files().create(&root, "file").unwrap();
+    for n in 1..7 {
+        volume.files().write(&file, n << 20, 4096).unwrap();
+    }
+    assert!(volume.account.left() < 5 * 4096 && volume.account.holds_room());
+    let made = (0..4).map(|n| volume.files().mkdir(&root, &n.to_string()).map(drop));
+    made.collect::<Result<()>>().unwrap();
+    assert!(volume.account.taken().bytes <= 72 * 1024);
+}
+
+#[test]
 fn what_is_held_for_a_file_that_goes_is_given_back() {
     let volume = volume(1 << 20, None);
     let root = volume.files().root();
