@@ -131,16 +131,16 @@ impl Batch<'_> {
             Some(Ok(place)) => (Some(place.lane()), Stand::Begun(place)),
             Some(Err(lane)) => (Some(lane), Stand::InLine(lane)),
         };
-        let handed = self.handed((OVERHEAD + record.capacity(), reply), key);
+        let handed = self.handed(OVERHEAD + record.capacity() + reply, key);
         self.jobs.push(Job { stand, work: Box::new(PutOff { handed, record, start, lane }) });
     }
 
     fn wait(&self, call: Carried, pending: Pending, received: usize) {
-        self.handed((OVERHEAD, 0), call.key).wait(call, pending, received);
+        self.handed(OVERHEAD, call.key).wait(call, pending, received);
     }
 
-    fn handed(&self, (bytes, reply): (usize, usize), key: Option<Key>) -> Handed {
-        self.link.started(bytes, reply);
+    fn handed(&self, bytes: usize, key: Option<Key>) -> Handed {
+        self.link.started(bytes);
         Handed {
             service: Arc::clone(self.service),
             shared: Arc::clone(self.shared),
@@ -148,7 +148,6 @@ impl Batch<'_> {
             origin: self.origin,
             arrived: self.arrived,
             bytes,
-            reply,
             key,
             answered: false,
         }

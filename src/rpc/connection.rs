@@ -35,7 +35,7 @@ use crate::telemetry::metrics::{Answered, Local, Metrics};
 pub const SCRATCH: usize = 256 * 1024;
 
 /// Buffers for replies of a thread that have grown beyond this are not kept.
-const REPLIES_MAX: usize = 2 * 1024 * 1024;
+const REPLIES_MAX: usize = 4 * 1024 * 1024;
 
 /// What the connections of a server share.
 pub struct Shared {

@@ -35,10 +35,8 @@ pub struct Handed {
     pub origin: Origin,
     /// When it was complete.
     pub arrived: Instant,
-    /// What it holds, in bytes.
+    /// What it holds, and what its reply may have, in bytes.
     pub bytes: usize,
-    /// What was admitted for its reply, in bytes.
-    pub reply: usize,
     /// What is remembered of it.
     pub key: Option<Key>,
     /// Whether its reply is written.
@@ -81,7 +79,7 @@ impl Drop for Handed {
             self.service.forget(self.key);
             self.link.give_up();
         }
-        self.link.ended(self.bytes, self.reply);
+        self.link.ended(self.bytes);
     }
 }
 

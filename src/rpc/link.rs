@@ -31,8 +31,9 @@ const TOGETHER: usize = 64 * 1024;
 /// Calls of one connection that wait for a thread, run on one, or wait for their results.
 const CALLS_MAX: usize = 256;
 
-/// Bytes of such calls.
-const BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of such calls and of what their replies may have: a connection must not take all that its
+/// address may hold, and 16 of the largest keep a disk busy.
+const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A connection, as its task and the pool's threads share it.
 pub struct Link {
@@ -293,11 +294,11 @@ impl Link {
         self.calls.load(Ordering::SeqCst) == 0
     }
 
-    /// Notes that a call of `bytes` was handed to the pool, whose `reply` may have so many.
-    pub fn started(&self, bytes: usize, reply: usize) {
+    /// Notes that a call of `bytes`, with what its reply may have, was handed to the pool.
+    pub fn started(&self, bytes: usize) {
         self.calls.fetch_add(1, Ordering::SeqCst);
         self.bytes.fetch_add(bytes, Ordering::SeqCst);
-        self.account.take(bytes + reply);
+        self.account.take(bytes);
     }
 
     /// Gives the connection up: it ended, or a call of it cannot be answered, and the client must
@@ -332,9 +333,9 @@ impl Link {
     }
 
     /// Notes that a call ended; its reply was pushed before.
-    pub fn ended(&self, bytes: usize, reply: usize) {
+    pub fn ended(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::SeqCst);
-        self.account.give(bytes + reply);
+        self.account.give(bytes);
         self.calls.fetch_sub(1, Ordering::SeqCst);
         if self.watched.load(Ordering::SeqCst) {
             self.wake.notify_one();
