@@ -131,6 +131,9 @@ fn volumes_are_given_back_when_the_disk_has_nothing_left() {
         }
         let less = Growth { capacity: Some(8 * MIB), shrink: true, ..Growth::default() };
         run.volumes.expand(&name("e"), less).unwrap();
+        // Whose a volume is has to be noted before it ends.
+        let id = run.settled("f").spec.id;
+        run.volumes.set_labels(&name("f"), &id, &[("example.org/whose", Some("x"))]).unwrap();
         drop(run);
         let run = place.open();
         assert_eq!(run.names(), names(["b", "c", "d", "e", "f", "hog"]));
