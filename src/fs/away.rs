@@ -1,13 +1,15 @@
 //! File systems whose daemon or server goes away, and comes back.
 //!
-//! While it is away, calls fail with what [`Errno::is_away`] knows, and clients wait. What was open does
-//! not work again where it was mounted anew: a FUSE daemon that ended leaves every descriptor `ENOTCONN`
-//! for ever. So the directory of an export of which a call has said so is opened at each sweep, by its
-//! path, until that is possible and it is the same directory: of the same kind of file system, with the
-//! same number and time of birth. What lies at the path while nothing is mounted there is another one.
+//! While it is away, calls fail with what [`Errno::is_away`] knows, and clients wait. What was open
+//! does not work again where it was mounted anew: a FUSE daemon that ended leaves every descriptor
+//! `ENOTCONN` for ever. So the directory of an export of which a call has said so is opened at each
+//! sweep, by its path, until that is possible and it is the same directory: of the same kind of
+//! file system, with the same number and time of birth. What lies at the path while nothing is
+//! mounted there is another one.
 //!
-//! Then everything that was open is closed, to be opened anew by its handle. What was written without a
-//! flush may be lost with the daemon: the write verifier changes first, by which clients send it again.
+//! Then everything that was open is closed, to be opened anew by its handle. What was written
+//! without a flush may be lost with the daemon: the write verifier changes first, by which clients
+//! send it again.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! What the owner of a file lacks for a moment, where all files are one user's.
 //!
-//! Without privileges, modes keep even the owner out, although a client that has a file open may go on: a
-//! program that creates a file with mode 0444 and fills it, or one that works in a directory which nobody
-//! may list. The owner can change the mode, so that it is lent the bits for the moment of opening.
+//! Without privileges, modes keep even the owner out, although a client that has a file open may go
+//! on: a program that creates a file with mode 0444 and fills it, or one that works in a directory
+//! which nobody may list. The owner can change the mode, so that it is lent the bits for the moment
+//! of opening.
 
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,13 +1,14 @@
 //! Files that lost their last name while a client read them: readable for some seconds more.
 //!
-//! A file that is replaced by RENAME would be `ESTALE` at the next READ of a client that has it open,
-//! where a local reader goes on. So what was read within the last seconds stays open for as long again,
-//! for READ, and for GETATTR and ACCESS, which a client's READ needs: they say that the file has no links,
-//! by which a client that opens it anew knows that it is gone. For everything else it is gone at once.
+//! A file that is replaced by RENAME would be `ESTALE` at the next READ of a client that has it
+//! open, where a local reader goes on. So what was read within the last seconds stays open for as
+//! long again, for READ, and for GETATTR and ACCESS, which a client's READ needs: they say that the
+//! file has no links, by which a client that opens it anew knows that it is gone. For everything
+//! else it is gone at once.
 //!
-//! The volume pays for the file until it is closed: the room comes back with that. Who needs the room
-//! before gets it ([`Fs::hold`]), so that it is shown as free. Files of which a count is under way
-//! do not linger, because the count could have passed by their names or not.
+//! The volume pays for the file until it is closed: the room comes back with that. Who needs the
+//! room before gets it ([`Fs::hold`]), so that it is shown as free. Files of which a count is under
+//! way do not linger, because the count could have passed by their names or not.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,8 @@ use super::node::Node;
 use super::root::Root;
 use crate::quota::Account;
 
-/// For how many sweeps, which come once a second, a file lingers; and how long ago a READ may be for it.
+/// For how many sweeps, which come once a second, a file lingers; and how long ago a READ may be
+/// for it.
 const SWEEPS: u32 = 5;
 
 /// How many files may linger. The oldest goes first.
@@ -52,8 +54,8 @@ impl Lingering {
 }
 
 impl Fs {
-    /// Keeps a file readable that lost its last name, if it was just read; answers whether it did, and
-    /// its end is booked later.
+    /// Keeps a file readable that lost its last name, if it was just read; answers whether it did,
+    /// and its end is booked later.
     pub(super) fn linger(&self, node: &Arc<Node>) -> bool {
         let now = self.nodes.now();
         if node.kind != Kind::Regular || !node.was_read(now, SWEEPS) {

@@ -10,13 +10,13 @@
 //!   /a/b/file  --handle-->  | number of file | generation | h(a) h(b) |
 //! ```
 //!
-//! A file that comes into another directory through the server, by RENAME or LINK, keeps the
-//! handle that it had: the move is recorded, before it is made, in an append-only file in the
-//! state folder, and looked up first. A record of a move that was not made does no harm: the file
-//! is then found where its trail leads. What is moved beside the server is not found again
-//! (`ESTALE`), and neither are the oldest moves beyond [`super::moves`]' bound, and files more than 4,096
-//! directories deep that have not been looked up since the start. Directories that their owner may not
-//! list are searched all the same ([`super::lend`]).
+//! A file that comes into another directory through the server, by RENAME or LINK, keeps the handle
+//! that it had: the move is recorded, before it is made, in an append-only file in the state
+//! folder, and looked up first. A record of a move that was not made does no harm: the file is then
+//! found where its trail leads. What is moved beside the server is not found again (`ESTALE`), and
+//! neither are the oldest moves beyond [`super::moves`]' bound, and files more than 4,096
+//! directories deep that have not been looked up since the start. Directories that their owner may
+//! not list are searched all the same ([`super::lend`]).
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -130,8 +130,8 @@ impl Search<'_> {
         self.descend(self.root.place()?, trail, 0, turns)
     }
 
-    /// Looks for a file below `dir`, to which the first `depth` bytes of its trail have led. Without
-    /// recursion: clients decide how deep directories are.
+    /// Looks for a file below `dir`, to which the first `depth` bytes of its trail have led.
+    /// Without recursion: clients decide how deep directories are.
     fn descend(
         &self,
         dir: OwnedFd,
@@ -192,8 +192,8 @@ impl Search<'_> {
         Ok((None, directories))
     }
 
-    /// Looks for a file below the directories that were moved and whose content has trails that go on
-    /// at this depth of its own.
+    /// Looks for a file below the directories that were moved and whose content has trails that go
+    /// on at this depth of its own.
     fn look_in_moved(&self, trail: &Trail, depth: usize, turns: usize) -> Result<Option<OwnedFd>> {
         let hints = trail.hints();
         let Some(wanted) = hints.get(depth).copied() else { return Ok(None) };
@@ -223,8 +223,8 @@ impl Search<'_> {
     }
 }
 
-/// `None` where there is nothing that a file could be found in. Whatever else goes wrong is no reason
-/// to take the file for gone.
+/// `None` where there is nothing that a file could be found in. Whatever else goes wrong is no
+/// reason to take the file for gone.
 fn absent<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),

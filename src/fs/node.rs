@@ -2,10 +2,11 @@
 //!
 //! A [`Node`] holds a descriptor that need not have access to the content (O_PATH): enough for
 //! attributes and for the names in a directory. The content is opened when it is first read or
-//! written. Nodes are cached by handle, with at most a share of the descriptors that the process may
-//! have, and closed after seconds without use, so that the space of files that are deleted beside
-//! the server comes back. The descriptor for writing goes earlier ([`super::writing`]). One that was written without a flush stays until that is made up: the
-//! kernel reports a failed write-back once to each open description.
+//! written. Nodes are cached by handle, with at most a share of the descriptors that the process
+//! may have, and closed after seconds without use, so that the space of files that are deleted
+//! beside the server comes back. The descriptor for writing goes earlier ([`super::writing`]). One
+//! that was written without a flush stays until that is made up: the kernel reports a failed
+//! write-back once to each open description.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -102,8 +103,8 @@ impl Node {
         if attr.links == 0 { Err(self.gone()) } else { Ok(attr) }
     }
 
-    /// As [`Node::attr`], for what a client needs to go on reading: for some seconds also of a file that
-    /// just lost its last name.
+    /// As [`Node::attr`], for what a client needs to go on reading: for some seconds also of a file
+    /// that just lost its last name.
     ///
     /// # Errors
     /// As [`Node::attr`].
@@ -172,7 +173,8 @@ impl Node {
         Ok(rustix::fs::open(self.proc_path(), flags, Mode::empty())?)
     }
 
-    /// Closes the descriptor for writing, and answers whether there was one. The file's lock is held.
+    /// Closes the descriptor for writing, and answers whether there was one. The file's lock is
+    /// held.
     ///
     /// # Errors
     /// There are no descriptors left; the file can still be written.
@@ -275,7 +277,8 @@ impl Kept {
     }
 }
 
-/// Counts descriptors, so that three files that are looked at take the place of one that is written.
+/// Counts descriptors, so that three files that are looked at take the place of one that is
+/// written.
 #[derive(Clone)]
 struct Descriptors;
 
@@ -382,8 +385,8 @@ impl Nodes {
         self.now.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Closes what was not used since the clock went on `idle` times, and files without a name; answers
-    /// what is left to be done.
+    /// Closes what was not used since the clock went on `idle` times, and files without a name;
+    /// answers what is left to be done.
     pub(super) fn sweep(&self, idle: u32) -> Swept {
         let now = self.now();
         let swept = RefCell::new(Swept::default());

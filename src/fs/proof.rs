@@ -1,9 +1,10 @@
 //! Trying out whether a file system keeps its handles.
 //!
 //! That a handle never comes to mean another file can only be known of a file system, not tried out
-//! ([`crate::sys::filesystem`]). What can be tried is whether it fails to: the directory has to be found by
-//! its handle, and a file that is gone must not be. For the latter a file without a name is made, where the
-//! file system can do that: nothing is to be seen of it, and the directory does not change.
+//! ([`crate::sys::filesystem`]). What can be tried is whether it fails to: the directory has to be
+//! found by its handle, and a file that is gone must not be. For the latter a file without a name
+//! is made, where the file system can do that: nothing is to be seen of it, and the directory does
+//! not change.
 
 use std::os::fd::OwnedFd;
 
@@ -27,8 +28,9 @@ pub(super) fn keeps(directory: &OwnedFd) -> Result<()> {
     forgets(directory)
 }
 
-/// Whether the handle of a file that is gone leads nowhere. Where no such file can be made (on a full or
-/// read-only disk, or on a file system that has no files without names), there is nothing to say.
+/// Whether the handle of a file that is gone leads nowhere. Where no such file can be made (on a
+/// full or read-only disk, or on a file system that has no files without names), there is nothing
+/// to say.
 fn forgets(directory: &OwnedFd) -> Result<()> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
     let Ok(file) = rustix::fs::openat(directory, c".", flags, Mode::empty()) else {

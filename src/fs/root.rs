@@ -51,7 +51,8 @@ pub struct Root {
     pub(super) fileid: u64,
     /// What tells it from other directories there.
     stamp: Stamp,
-    /// Which file system of that kind, or the subvolume of one; while this is open, no other gets its number.
+    /// Which file system of that kind, or the subvolume of one; while this is open, no other gets
+    /// its number.
     pub(super) filesystem: (u32, u32),
     /// What its files are booked to, if anything.
     pub(super) account: Option<Arc<Account>>,
@@ -59,7 +60,8 @@ pub struct Root {
     pub(super) discipline: Discipline,
     /// Whether its file system may have files without a name; it is found out when one is made.
     pub(super) has_unnamed: AtomicBool,
-    /// Open files with content that no flush covers; those of all exports together, once it is attached.
+    /// Open files with content that no flush covers; those of all exports together, once it is
+    /// attached.
     pub(super) unflushed: Arc<AtomicUsize>,
     /// Who waits for names and attributes to be flushed.
     pub(super) names: Group<Vec<Arc<Node>>>,
@@ -139,8 +141,8 @@ impl Root {
         fits.then_some(Body::Stamped(Stamp::of(attr), kernel)).ok_or(Errno::OVERFLOW)
     }
 
-    /// Whether the file that has `attr`, to which the handle with this body led, is the one that it was
-    /// made for. What is found by path was compared as it was found.
+    /// Whether the file that has `attr`, to which the handle with this body led, is the one that it
+    /// was made for. What is found by path was compared as it was found.
     pub(super) fn is_meant(&self, body: &Body<'_>, attr: &Attr) -> bool {
         match body {
             Body::Kernel(kernel) if self.kind.has_numbers_in_handles() => {
@@ -188,7 +190,8 @@ mod tests {
         Key::new([1; KEY_LEN])
     }
 
-    /// Serves a directory as if a file system of `kind` were there; `None` where there are no handles.
+    /// Serves a directory as if a file system of `kind` were there; `None` where there are no
+    /// handles.
     fn served(dir: &Path, kind: FileSystem) -> Option<Fs> {
         let fs = Fs::new(key(), 64, dir).unwrap();
         let root = Root::open(EXPORT, dir, Some(HandleKind::Kernel), None);

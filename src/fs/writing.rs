@@ -1,18 +1,19 @@
 //! The descriptor with which a file is written: open as long as something needs it.
 //!
-//! While it is, nobody can execute the file on the server's host (`ETXTBSY`), which is what a program
-//! that was copied over NFS is for. So it is closed
+//! While it is, nobody can execute the file on the server's host (`ETXTBSY`), which is what a
+//! program that was copied over NFS is for. So it is closed
 //!
-//! - by the flush after which nothing is left to be flushed (COMMIT, a durable WRITE), before that is
-//!   answered;
-//! - at the second sweep after the last WRITE, where nothing waits for a flush; otherwise that is flushed
-//!   after some more ([`super::node::Nodes::sweep`]), whoever looks at the file meanwhile.
+//! - by the flush after which nothing is left to be flushed (COMMIT, a durable WRITE), before that
+//!   is answered;
+//! - at the second sweep after the last WRITE, where nothing waits for a flush; otherwise that is
+//!   flushed after some more ([`super::node::Nodes::sweep`]), whoever looks at the file meanwhile.
 //!
-//! To open it anew for each WRITE would cost a database, which flushes after each, a turn in the pool.
-//! So a file that was opened often since the last sweep keeps the descriptor until the sweeps find it idle.
+//! To open it anew for each WRITE would cost a database, which flushes after each, a turn in the
+//! pool. So a file that was opened often since the last sweep keeps the descriptor until the sweeps
+//! find it idle.
 //!
-//! It is opened, used for writing and closed under the file's lock. A READ may use it without that, and
-//! then keeps it open until it has read.
+//! It is opened, used for writing and closed under the file's lock. A READ may use it without that,
+//! and then keeps it open until it has read.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The table of errors: which status of the protocol (RFC 1813 §2.6) stands for an errno.
 //!
-//! What a client does with a status decides. To `NFS3ERR_JUKEBOX` it sends the call again, for as long
-//! as it gets that, whatever the mount options say; so it stands for what passes without anybody's doing,
-//! and for nothing else. Every other status reaches the application at once.
+//! What a client does with a status decides. To `NFS3ERR_JUKEBOX` it sends the call again, for as
+//! long as it gets that, whatever the mount options say; so it stands for what passes without
+//! anybody's doing, and for nothing else. Every other status reaches the application at once.
 
 use nfsserve::nfs::nfsstat3;
 

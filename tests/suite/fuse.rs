@@ -1,4 +1,5 @@
-//! A backing file system in user space, which may give a handle to another file, go away and come back.
+//! A backing file system in user space, which may give a handle to another file, go away and come
+//! back.
 
 use crate::support::client::Client;
 use crate::support::fuse::Fuse;

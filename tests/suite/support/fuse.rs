@@ -1,8 +1,10 @@
-//! A file system in user space whose daemon is a thread of the test: files in one directory, in memory.
+//! A file system in user space whose daemon is a thread of the test: files in one directory, in
+//! memory.
 //!
-//! It does what FUSE daemons may do and disks do not: it calls its files by the lowest number that is free,
-//! whoever had it before; it says that what it gets the files from is away; and it ends under those who
-//! have files open. The messages are those of fuse(4), as `linux/fuse.h` lays them out.
+//! It does what FUSE daemons may do and disks do not: it calls its files by the lowest number that
+//! is free, whoever had it before; it says that what it gets the files from is away; and it ends
+//! under those who have files open. The messages are those of fuse(4), as `linux/fuse.h` lays them
+//! out.
 #![allow(clippy::cast_possible_truncation)] // the files are small
 
 use std::collections::BTreeMap;
