@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use super::batch::Batch;
 use super::clock::Clock;
 use super::link::Link;
+use super::memory_budget::ALLOWANCE;
 use super::record::{Error, Flow, Records};
 use crate::errno::Errno;
 use crate::sys::socket;
@@ -209,8 +210,11 @@ impl Intake {
 
     fn charge(&mut self, link: &Link) {
         let holds = self.records.capacity();
-        let (charged, kept) =
-            if self.admitted > 0 { (holds.max(self.admitted), 0) } else { (0, holds) };
+        let (charged, kept) = match self.admitted {
+            0 if holds <= ALLOWANCE => (0, 0),
+            0 => (0, holds),
+            admitted => (holds.max(admitted), 0),
+        };
         if charged > self.charged {
             link.account.take(charged - self.charged);
         } else if charged < self.charged {

@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::Notify;
 
 /// What a connection holds free of charge, in bytes.
-const ALLOWANCE: usize = 16 * 1024;
+pub const ALLOWANCE: usize = 16 * 1024;
 
 /// The unit of charges, in bytes.
 const CHUNK: usize = 16 * 1024;
@@ -262,9 +262,9 @@ impl Account {
         !self.peer.may_take(CHUNK)
     }
 
-    /// Says that the connection holds so many bytes that were read and wait. Does not block.
+    /// Says that the connection holds so many bytes that were read and wait, beyond what is free of
+    /// charge. Does not block.
     pub fn keep(&self, bytes: usize) {
-        let bytes = if bytes > ALLOWANCE { bytes } else { 0 };
         let before = self.kept.swap(bytes, Ordering::SeqCst);
         for kept in [&self.peer.kept, &self.peer.budget.kept] {
             if bytes > before {

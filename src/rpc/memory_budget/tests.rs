@@ -76,7 +76,7 @@ fn what_waits_leaves_room_for_what_is_admitted() {
     let mut accounts = Vec::new();
     for peer in peers.iter().cycle().take(1000) {
         let next = account(peer);
-        next.keep(if next.is_short() { ALLOWANCE } else { 256 * 1024 });
+        next.keep(if next.is_short() { 0 } else { 256 * 1024 });
         accounts.push(next);
     }
     assert!(account(&peers[0]).is_short());
