@@ -68,6 +68,9 @@ pub enum Why {
     /// Only in NFSv4.
     #[error("it needs NFSv4, and Berth speaks NFSv3 only; leave it out")]
     Newer,
+    /// A mount that is reported before it is made.
+    #[error("pods would write to the node's own disk until the mount is made; leave it out")]
+    Background,
     /// A space.
     #[error("the client takes no spaces or control characters; write it without")]
     Space,
@@ -146,6 +149,7 @@ fn fault(option: &str) -> Option<Why> {
         "lock" => Some(Why::Lock),
         "local_lock" => (value == Some("none")).then_some(Why::Lock),
         "migration" => Some(Why::Newer),
+        "bg" => Some(Why::Background),
         _ if NUMBERS.contains(&key) => {
             value.filter(|v| v.parse::<u32>().is_err()).map(|_| Why::Number)
         }
@@ -240,6 +244,7 @@ mod tests {
         check(&["nolock", "local_lock=all", "local_lock=flock"], None);
         check(&["lock", "local_lock=none"], Some(Why::Lock));
         check(&["migration"], Some(Why::Newer));
+        check(&["bg"], Some(Why::Background));
         let spaces = ["nfsvers = 3", " hard", "hard ", "timeo= 5", "a\tb", "a\nb", "a\u{7f}"];
         check(&spaces, Some(Why::Space));
         check(&["port=0", "timeo=600", "nconnect=8"], None);

@@ -1,6 +1,8 @@
 //! By what peers are counted when they share something.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
+
+use crate::telemetry::bounded::network;
 
 /// An IPv4 address, or the network of 64 bits of an IPv6 address: a host has at least one such network's
 /// addresses to choose from.
@@ -9,11 +11,8 @@ pub struct Address(IpAddr);
 
 impl Address {
     /// The address by which `ip` is counted.
-    pub fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V6(ip) => Self(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into()),
-            ip @ IpAddr::V4(_) => Self(ip),
-        }
+    pub const fn of(ip: IpAddr) -> Self {
+        Self(network(ip))
     }
 
     /// The address itself, or the first one of the network.

@@ -135,6 +135,7 @@ impl Volumes {
         if self.layout.directory(&path)?.is_none() {
             return Err(Error::NothingToAdopt(path));
         }
+        self.layout.is_unmounted(&spec)?;
         self.is_free(&spec)?;
         let record = Record::new(spec)?;
         self.layout.mark(&record, &path);

@@ -24,7 +24,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, XattrFlags, flock, renameat_with};
+use rustix::fs::{
+    CWD, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, XattrFlags, flock, openat,
+    openat2, renameat_with,
+};
 
 use super::error::{Error, Result};
 use super::name::VolumeId;
@@ -244,6 +247,26 @@ impl Layout {
     pub(super) fn is_there(&self, spec: &Spec) -> bool {
         let found = self.way_is_clear(spec).and_then(|()| self.directory(&self.volume(spec)));
         matches!(found, Ok(Some(_)))
+    }
+
+    /// Checks that nothing is mounted on a volume's directory or on the way to it. A bind mount may show
+    /// another volume's directory, and a mount point cannot be moved to the trash.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if something is; as openat2(2).
+    pub(super) fn is_unmounted(&self, spec: &Spec) -> Result<()> {
+        let path = self.volume(spec);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let top = openat(CWD, &self.dir, flags, Mode::empty());
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
+        match top.and_then(|top| openat2(top, spec.place(), flags, Mode::empty(), resolve)) {
+            Ok(_) => Ok(()),
+            Err(rustix::io::Errno::XDEV) => Err(Error::Invalid(format!(
+                "something is mounted on {} or above it; adopt the directory itself",
+                path.display()
+            ))),
+            Err(errno) => Err(Error::io("open", path)(errno.into())),
+        }
     }
 
     /// Moves what is below `own` into the trash.

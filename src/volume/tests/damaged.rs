@@ -192,3 +192,17 @@ fn what_took_the_place_of_a_volume_is_left_alone_at_its_end() {
     assert!(place.path("precious/b").exists() && place.path("kept-team/b").exists());
     assert!(place.path("a").is_symlink() && place.path("team").is_symlink());
 }
+
+#[test]
+fn what_is_mounted_among_the_volumes_is_not_adopted() {
+    crate::sys::mounts::with_own(|| {
+        let place = Place::new();
+        let run = place.open();
+        run.create("a").unwrap();
+        fs::create_dir_all(place.path("bound")).unwrap();
+        rustix::mount::mount_bind(place.path("a"), place.path("bound")).unwrap();
+        let adopted = run.volumes.create(spec("bound"), Origin::Adopt);
+        assert!(matches!(adopted, Err(Error::Invalid(_))), "{adopted:?}");
+        assert_eq!(run.names(), ["a"]);
+    });
+}
