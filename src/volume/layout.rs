@@ -33,6 +33,7 @@ use super::error::{Error, Result};
 use super::name::VolumeId;
 use super::registry::Record;
 use super::spec::Spec;
+use crate::export::ExportId;
 use crate::sys::durable;
 
 /// The folder with all that is Berth's own.
@@ -152,7 +153,7 @@ impl Layout {
         self.mark(record, path);
         // First the owner: changing it takes set-id bits away.
         chown(path, spec.uid, spec.gid).map_err(Error::io("give an owner to", path))?;
-        let mode = rustix::fs::Mode::from_raw_mode(spec.mode);
+        let mode = Mode::from_raw_mode(spec.mode);
         rustix::fs::chmod(path, mode)
             .map_err(|errno| Error::io("set the mode of", path)(errno.into()))?;
         durable::flush_folder(path).map_err(Error::io("flush", path))
@@ -168,9 +169,12 @@ impl Layout {
 
     /// Whether a record's directory is known to be its own.
     pub(super) fn is_marked(&self, record: &Record) -> bool {
-        let mut mark = [0; 16];
-        let read = rustix::fs::lgetxattr(self.volume(&record.spec), MARK, &mut mark);
-        read == Ok(16) && mark == *format!("{:016x}", record.export.0).as_bytes()
+        self.marked(&record.spec) == Some(record.export)
+    }
+
+    /// The export that a volume's directory was made for, if it says so.
+    pub(super) fn marked(&self, spec: &Spec) -> Option<ExportId> {
+        mark_of(&self.volume(spec))
     }
 
     /// The same without an owner and a mode, which somebody else sets. What an earlier attempt
@@ -337,6 +341,14 @@ impl Layout {
     pub(super) fn step(&self) -> Result<()> {
         self.crash.step().map_err(Error::io("reach", "this point"))
     }
+}
+
+/// The mark of a directory ([`Layout::mark`]).
+fn mark_of(path: &Path) -> Option<ExportId> {
+    let mut mark = [0; 16];
+    let len = rustix::fs::lgetxattr(path, MARK, &mut mark).ok()?;
+    let mark = std::str::from_utf8(mark.get(..len)?).ok()?;
+    u64::from_str_radix(mark, 16).ok().map(ExportId)
 }
 
 /// Whether there is something, whatever it is.

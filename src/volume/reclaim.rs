@@ -36,8 +36,13 @@ impl Volumes {
         if record.step == Step::Ready {
             let how = how.unwrap_or(record.spec.on_delete);
             self.may_end(&volume, how)?;
+            if how == OnDelete::Retain {
+                return Ok(Ended::Retained(Box::new(self.show(name)?)));
+            }
+            // From the record on, what is there counts as the directory that has left its place.
+            self.throw_away(&self.layout.leaving(&record.spec.id))?;
             match how {
-                OnDelete::Retain => return Ok(Ended::Retained(Box::new(self.show(name)?))),
+                OnDelete::Retain => {}
                 OnDelete::Delete => record.step = Step::Deleting,
                 OnDelete::Archive => record.step = Step::Archiving(self.archive_name(&record.spec)),
                 OnDelete::Recycle => {
@@ -123,8 +128,8 @@ impl Volumes {
                 return Ok(Some(record));
             }
             Step::Deleting => {
-                if !exists(&leaving) && self.layout.is_there(&spec) {
-                    self.layout.withdraw(&spec)?;
+                if !exists(&leaving) || self.layout.is_marked(&record) {
+                    self.withdraw(&spec)?;
                 }
             }
             Step::Archiving(to) => {
@@ -133,8 +138,8 @@ impl Volumes {
                 }
             }
             Step::Recycling => {
-                if !exists(&leaving) && self.layout.is_there(&spec) {
-                    self.layout.withdraw(&spec)?;
+                if self.is_old(&record) {
+                    self.withdraw(&spec)?;
                 }
                 if !exists(&place) {
                     let fresh = self.layout.renewing(&spec.id);
@@ -154,6 +159,25 @@ impl Volumes {
         self.layout.strike(&spec.id)?;
         self.throw_away(&leaving)?;
         Ok(None)
+    }
+
+    /// Whether what is in the place of a volume that is being recycled is not the new directory yet.
+    /// The mark says so; without one, that nothing has left the place.
+    fn is_old(&self, record: &Record) -> bool {
+        match self.layout.marked(&record.spec) {
+            Some(export) => export != record.export,
+            None => !exists(&self.layout.leaving(&record.spec.id)),
+        }
+    }
+
+    /// Takes the directory of a volume out of its place, if it is there, whatever an earlier end has
+    /// left where it goes to.
+    fn withdraw(&self, spec: &Spec) -> Result<()> {
+        if !self.layout.is_there(spec) {
+            return Ok(());
+        }
+        self.throw_away(&self.layout.leaving(&spec.id))?;
+        self.layout.withdraw(spec)
     }
 
     fn throw_away(&self, path: &std::path::Path) -> Result<()> {

@@ -206,3 +206,41 @@ fn what_is_mounted_among_the_volumes_is_not_adopted() {
         assert_eq!(run.names(), ["a"]);
     });
 }
+
+#[test]
+fn what_is_left_of_an_earlier_end_does_not_stand_for_the_next_one() {
+    for how in [OnDelete::Recycle, OnDelete::Delete, OnDelete::Archive] {
+        let place = Place::new();
+        let run = place.open();
+        run.create("a").unwrap();
+        let left = place.path(".berth/leaving/id-a");
+        fs::create_dir(&left).unwrap();
+        fs::write(place.path("a/file"), "content").unwrap();
+        run.volumes.end(&name("a"), Some(how)).unwrap();
+        assert!(!place.path("a/file").exists(), "{how:?} leaves the content to the next claim");
+        assert!(!left.exists(), "{how:?}");
+        assert_eq!(place.path("a").exists(), how == OnDelete::Recycle);
+    }
+}
+
+#[test]
+fn an_end_that_goes_on_tells_the_old_directory_from_the_new_one() {
+    for (how, step) in [(OnDelete::Recycle, 4), (OnDelete::Delete, 2)] {
+        let place = Place::new();
+        let run = place.open();
+        run.create("a").unwrap();
+        fs::write(place.path("a/file"), "content").unwrap();
+        // The record says it, and nothing else has happened.
+        run.volumes.layout.crash.after(step);
+        run.volumes.end(&name("a"), Some(how)).unwrap_err();
+        assert!(place.path("a/file").exists());
+        let record = fs::read_to_string(place.path(".berth/volumes/id-a.json")).unwrap();
+        assert!(!record.contains("ready"), "{record}");
+        drop(run);
+        fs::create_dir(place.path(".berth/leaving/id-a")).unwrap();
+        let run = place.open();
+        assert!(!place.path("a/file").exists(), "{how:?}");
+        assert_eq!(run.exported().is_empty(), how == OnDelete::Delete);
+        assert_eq!(place.path("a").exists(), how == OnDelete::Recycle);
+    }
+}
