@@ -282,7 +282,7 @@ impl Volumes {
 
 impl Volume {
     pub(super) fn new(record: Record, account: Arc<Account>) -> Self {
-        let (record, lost) = (Mutex::new(record), Mutex::new(None));
-        Self { record, account, traffic: Traffic::default(), lost }
+        let (record, before, lost) = (Mutex::new(record), Mutex::default(), Mutex::default());
+        Self { record, before, account, traffic: Traffic::default(), lost }
     }
 }

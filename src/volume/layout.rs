@@ -416,6 +416,11 @@ pub(super) mod crash {
             self.0.store(steps, Ordering::SeqCst);
         }
 
+        /// Fails no more: what failed was no death.
+        pub(crate) fn heal(&self) {
+            self.0.store(usize::MAX, Ordering::SeqCst);
+        }
+
         /// Whether it has died.
         pub(crate) fn reached(&self) -> bool {
             self.0.load(Ordering::SeqCst) == 0

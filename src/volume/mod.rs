@@ -136,6 +136,8 @@ enum Slot {
 /// A volume.
 struct Volume {
     record: Mutex<Record>,
+    /// Its record before its end began: a recycled one's has another export.
+    before: Mutex<Option<Record>>,
     account: Arc<Account>,
     traffic: traffic::Traffic,
     /// Why it is not served.

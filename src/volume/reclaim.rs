@@ -51,6 +51,9 @@ impl Volumes {
                     self.layout.renew(&record)?;
                 }
             }
+        }
+        // Again, too, for one that is recycled: if that could not be served, it was done by the record.
+        if matches!(volume.record().step, Step::Ready | Step::Recycling) {
             self.layout.write_giving_back(&record)?;
         }
         let ended = self.end_as_recorded(&volume, record);
@@ -73,7 +76,7 @@ impl Volumes {
     /// The volume's record says how it ends.
     fn end_as_recorded(&self, volume: &Arc<Volume>, record: Record) -> Result<Ended> {
         let name = record.spec.name.clone();
-        let old = volume.record();
+        let old = volume.served();
         if record.step != Step::Recycling {
             // First the clients: from now on nobody changes what is moved away.
             let gone = self.serving.exports.change(&[old.export], []);
@@ -81,7 +84,7 @@ impl Volumes {
             self.serving.fs.detach(old.export);
         }
         volume.set_lost(Some("it is being put away; ask for that again to go on".into()));
-        *volume.record.lock().unwrap_or_else(PoisonError::into_inner) = record.clone();
+        volume.end_by(&record);
         let step = record.step.clone();
         let record = self.finish(record)?;
         self.ledger.forget(&old.account());
@@ -102,6 +105,7 @@ impl Volumes {
     /// Serves a volume whose directory is a new one.
     fn renew(&self, old: &Record, record: Record) -> Result<Ended> {
         let name = record.spec.name.clone();
+        self.layout.step()?;
         let account = self.fresh_account(&record)?;
         // Until the new one takes its place, the old export answers: nobody's mount is refused.
         let fresh = Volume::new(record.clone(), account);
@@ -190,6 +194,21 @@ impl Volumes {
         let is_free = |to: &String| !exists(&self.layout.dir().join(to));
         let names = (1_u32..).map(|n| archived(spec, &time, n));
         names.into_iter().find(is_free).expect("there are more numbers than directories")
+    }
+}
+
+impl Volume {
+    /// What its clients have: its record, or the one before its end began.
+    fn served(&self) -> Record {
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        before.unwrap_or_else(|| self.record())
+    }
+
+    /// Notes how it ends, and what it was before, which counts until that is done.
+    fn end_by(&self, record: &Record) {
+        let was = self.served();
+        *self.before.lock().unwrap_or_else(PoisonError::into_inner) = Some(was);
+        *self.record.lock().unwrap_or_else(PoisonError::into_inner) = record.clone();
     }
 }
 

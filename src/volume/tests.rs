@@ -290,6 +290,37 @@ fn a_crash_while_recycling_leaves_the_old_content_or_none() {
 }
 
 #[test]
+fn an_end_that_failed_is_asked_for_again_without_a_restart() {
+    for how in [OnDelete::Recycle, OnDelete::Delete, OnDelete::Archive] {
+        for step in 1.. {
+            let place = Place::new();
+            let run = place.open();
+            with_a_file(&run, &place);
+            let old = run.exports.load().locate(b"/a").unwrap().0.id;
+            run.volumes.layout.crash.after(step);
+            let first = run.volumes.end(&name("a"), Some(how));
+            let failed = run.volumes.layout.crash.reached();
+            assert_eq!(first.is_err(), failed, "{how:?} {step}: {first:?}");
+            run.volumes.layout.crash.heal();
+            if !failed {
+                assert!(step > 3, "there was nothing to fail in");
+                break;
+            }
+            let again = run.volumes.end(&name("a"), Some(how));
+            assert!(again.is_ok(), "{how:?} {step}: {again:?}");
+            assert_eq!(run.fs.locate(old, b"").err(), Some(Errno::STALE), "{how:?} {step}");
+            assert!(!place.path("a/file").exists());
+            let there =
+                if how == OnDelete::Recycle { vec!["/a", "/other"] } else { vec!["/other"] };
+            assert_eq!(run.exported(), there, "{how:?} {step}");
+            other_is_whole(&run, &place);
+            drop(run);
+            assert_eq!(place.open().exported(), there, "{how:?} {step}");
+        }
+    }
+}
+
+#[test]
 fn a_crash_while_expanding_leaves_one_of_the_two_capacities() {
     let wish = Growth { capacity: Some(32 * MIB), ..Growth::default() };
     crash_everywhere(
