@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use super::layout::Layout;
+use super::layout::{Layout, folder};
 use super::name::{Name, VolumeId};
 use super::spec::Spec;
 use crate::sys::durable;
@@ -50,6 +50,7 @@ impl Layout {
     /// Writes a note down.
     pub(super) fn note(&self, note: &Note) -> Result<()> {
         self.step()?;
+        folder(&self.cloning(), 0o700)?; // the disk may have been full at the start
         let path = self.note_of(&note.spec.id);
         let json = serde_json::to_vec_pretty(note).map_err(io::Error::from);
         json.and_then(|json| durable::replace(&path, &json)).map_err(Error::io("write", path))

@@ -49,6 +49,10 @@ const FOLDERS: [&str; 6] = [REGISTRY, "cloning", "making", "leaving", "trash", "
 /// The folder without which nothing is known.
 const REGISTRY: &str = "volumes";
 
+/// The folders that are made later if the disk is full: the server of a disk that an earlier version
+/// has filled starts, or nobody could give anything back.
+const LATER: [&str; 2] = ["cloning", "spare"];
+
 /// A directory with volumes, locked.
 pub(super) struct Layout {
     dir: PathBuf,
@@ -75,8 +79,12 @@ impl Layout {
             if name != REGISTRY && exists(&path) && is_folder(&path).is_err() {
                 set_aside(&path)?;
             }
-            folder(&path, 0o700)?;
-            is_folder(&path)?;
+            match folder(&path, 0o700) {
+                Err(error) if error.is_full() && LATER.contains(&name) => {
+                    tracing::warn!(%error, "it is made when there is room");
+                }
+                made => made.and_then(|()| is_folder(&path))?,
+            }
         }
         durable::flush_folder(&own).map_err(Error::io("flush", &own))?;
         let _lock = lock(&own.join("lock"))?;
@@ -363,7 +371,8 @@ pub(super) fn prepare(dir: &Path) -> Result<()> {
     folder(&dir.join(OWN), 0o700)
 }
 
-fn folder(path: &Path, mode: u32) -> Result<()> {
+/// Makes a folder and those above it, as far as they are not there.
+pub(super) fn folder(path: &Path, mode: u32) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(mode).create(path);
     made.map_err(Error::io("create", path))
 }

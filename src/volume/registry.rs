@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{Error, Result};
 use super::layout::{Layout, exists};
 use super::name::{Name, Token, VolumeId};
-use super::reserve::is_full;
+use super::reserve::{is_full, overwrite};
 use super::spec::Spec;
 use crate::export::ExportId;
 use crate::sys::durable;
@@ -134,7 +134,10 @@ impl Layout {
     /// none.
     pub(super) fn write_giving_back(&self, record: &Record) -> Result<()> {
         self.write_by(record, |path, json| match durable::replace(path, json) {
-            Err(error) if is_full(&error) && exists(path) => self.replace_in_place(path, json),
+            Err(error) if is_full(&error) && exists(path) => {
+                let short = serde_json::to_vec(record)?;
+                self.replace_in_place(path, json).or_else(|_| overwrite(path, &short))
+            }
             replaced => replaced,
         })
     }

@@ -11,6 +11,10 @@
 //! come in between, and the old record is the spare file from then on. The renaming that follows adds
 //! one name to a folder that is nearly empty.
 //!
+//! Where there is no reserve, because an earlier version has filled the disk, a record of one block is
+//! written over the old one, which is the least safe of these: a crash that tears it leaves a record
+//! that cannot be read, and is left alone.
+//!
 //! Creating volumes uses none of this. What was used is replaced when there is room again. Where the
 //! file system never writes in place (btrfs, ZFS), its own reserve has to do.
 
@@ -23,7 +27,7 @@ use std::sync::PoisonError;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::error::{Error, Result};
-use super::layout::{Layout, exists};
+use super::layout::{Layout, exists, folder};
 use super::registry::Record;
 use crate::sys::durable;
 
@@ -32,6 +36,9 @@ const FILES: usize = 4;
 
 /// What each of them has, in bytes; a record with more in it needs room.
 const FILE_SIZE: u64 = 16 * 1024;
+
+/// What file systems write as a whole, in bytes.
+const BLOCK: usize = 4096;
 
 /// Spare directories: volumes that can be recycled before something of them has been removed.
 const DIRECTORIES: usize = 8;
@@ -47,7 +54,8 @@ impl Layout {
                 .filter(|path| !exists(path))
                 .try_for_each(|path| DirBuilder::new().mode(0o700).create(path))
         };
-        if let Err(error) = stock() {
+        let made = folder(&self.spares(), 0o700);
+        if let Err(error) = made.and_then(|()| stock().map_err(Error::io("fill", self.spares()))) {
             tracing::debug!(%error, "cannot keep a reserve now");
         }
     }
@@ -127,6 +135,20 @@ fn write_in_place(spare: &Path, content: &[u8]) -> io::Result<()> {
     }
     file.write_all_at(content, 0)?;
     file.set_len(content.len() as u64)?;
+    file.sync_all()
+}
+
+/// Makes `content`, which is JSON, that of the file `path`, in the block and with the length that it
+/// has. A record of more than one block could be left half old and half new.
+pub(super) fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
+    let file: File = durable::open_to_write(path)?;
+    let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    if len > BLOCK || content.len() > len {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    let mut padded = content.to_vec();
+    padded.resize(len, b' ');
+    file.write_all_at(&padded, 0)?;
     file.sync_all()
 }
 

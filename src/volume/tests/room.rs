@@ -106,16 +106,19 @@ fn rand() -> u64 {
     registry::fresh_id().unwrap().0
 }
 
+/// A small disk for volumes.
+fn small_disk() -> Place {
+    let place = Place::new();
+    let options = c"size=20m,nr_inodes=100";
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", place.dir.path(), "tmpfs", flags, options).unwrap();
+    place
+}
+
 #[test]
 fn volumes_are_given_back_when_the_disk_has_nothing_left() {
-    let disk = |place: &Place| {
-        let options = c"size=20m,nr_inodes=100";
-        let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("tmpfs", place.dir.path(), "tmpfs", flags, options).unwrap();
-    };
     let full = |inodes: bool| {
-        let place = Place::new();
-        disk(&place);
+        let place = small_disk();
         let run = place.open();
         for of in ["hog", "a", "b", "c", "d", "e", "f"] {
             run.create(of).unwrap();
@@ -146,6 +149,42 @@ fn volumes_are_given_back_when_the_disk_has_nothing_left() {
         run.create("g").unwrap();
         end(&run, "g", OnDelete::Delete);
         assert_eq!(place.own("spare").len(), 12, "the reserve is whole again");
+        drop(run);
+    };
+    crate::sys::mounts::with_own(|| {
+        full(false);
+        full(true);
+    });
+}
+
+#[test]
+fn a_disk_that_an_earlier_version_has_filled_is_served_and_given_back() {
+    let full = |inodes: bool| {
+        let place = small_disk();
+        let run = place.open();
+        for of in ["hog", "a", "b"] {
+            run.create(of).unwrap();
+        }
+        drop(run);
+        for folder in ["cloning", "spare"] {
+            fs::remove_dir_all(place.path(".berth").join(folder)).unwrap();
+        }
+        take_all(&place.path("hog"), inodes);
+        let run = place.open();
+        assert_eq!(run.exported(), ["/a", "/b", "/hog"]);
+        assert!(!inodes || !place.path(".berth/spare").exists());
+        run.volumes.create(spec("copy"), Origin::Clone(name("a"))).unwrap_err();
+        run.volumes.end(&name("a"), Some(OnDelete::Delete)).unwrap();
+        take_all(&place.path("hog"), inodes);
+        drop(run);
+        let run = place.open();
+        assert_eq!(run.names(), names(["b", "hog"]));
+        run.volumes.end(&name("hog"), Some(OnDelete::Delete)).unwrap();
+        run.eventually("the trash is emptied", || run.trash_is_empty());
+        run.volumes.create(spec("copy"), Origin::Clone(name("b"))).unwrap();
+        assert_eq!(run.settled("copy").phase, Phase::Ready);
+        run.volumes.end(&name("copy"), Some(OnDelete::Delete)).unwrap();
+        assert_eq!(place.own("spare").len(), 12);
         drop(run);
     };
     crate::sys::mounts::with_own(|| {
