@@ -158,6 +158,7 @@ impl Volumes {
     fn is_free(&self, spec: &Spec) -> Result<()> {
         self.layout.way_is_clear(spec)?;
         self.overlaps_none(spec)?;
+        self.layout.is_in_no_other(spec)?;
         let path = spec.export_path().into_bytes();
         if self.serving.exports.load().has_path(&path) {
             let source = TableError::SamePath(path);

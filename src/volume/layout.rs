@@ -254,6 +254,22 @@ impl Layout {
         self.parents(spec).iter().try_for_each(|path| self.directory(path).map(drop))
     }
 
+    /// Whether no directory on the way to a volume's was made for another one. That may be one of which
+    /// nothing else is known, because its record cannot be read.
+    ///
+    /// # Errors
+    /// [`Error::Faulty`]
+    pub(super) fn is_in_no_other(&self, spec: &Spec) -> Result<()> {
+        match self.parents(spec).iter().find(|path| mark_of(path).is_some()) {
+            None => Ok(()),
+            Some(path) => Err(Error::Faulty(format!(
+                "{path} was made for a volume whose record is missing or damaged; choose another \
+                 directory, or if it is a volume's no more: setfattr -x {MARK} {path}",
+                path = path.display(),
+            ))),
+        }
+    }
+
     /// Whether a volume's directory is where it should be: a directory, and no link on the way to it.
     /// Whatever else is there was put there by somebody else, and is left alone.
     pub(super) fn is_there(&self, spec: &Spec) -> bool {
