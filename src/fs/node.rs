@@ -22,7 +22,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::attr::{Attr, Kind};
 use super::charge::Charge;
-use super::flush::Extent;
+use super::flush::Wanted;
 use super::group::Group;
 use super::handle::Handle;
 use super::root::Root;
@@ -50,7 +50,7 @@ pub struct Node {
     /// Whether content was written that no flush covers.
     pub(super) dirty: AtomicBool,
     /// Who waits for the content to be flushed.
-    pub(super) flush: Group<Option<Extent>>,
+    pub(super) flush: Group<Wanted>,
     /// Held while it is flushed.
     pub(super) flushing: Mutex<()>,
     /// Flushes that failed.
