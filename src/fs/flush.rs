@@ -33,7 +33,7 @@ use std::thread::{self, JoinHandle};
 use super::Fs;
 use super::attr::Kind;
 use super::group::{Next, Waiter};
-use super::node::Node;
+use super::node::{Node, Nodes};
 use super::root::Root;
 use super::stripes::Stripes;
 use super::writing::Content;
@@ -111,6 +111,8 @@ struct Shared {
     unflushed: Arc<AtomicUsize>,
     /// The locks of the files.
     locks: Arc<Stripes>,
+    /// The open files, by the descriptors that they have.
+    nodes: Arc<Nodes>,
     /// Flushes until now.
     count: AtomicU64,
 }
@@ -229,9 +231,7 @@ impl Fs {
     /// Closes the descriptors for writing of files that nobody writes and that are flushed.
     pub(super) fn close_written(&self, nodes: &[Arc<Node>]) {
         for node in nodes {
-            if self.flusher.shared.close_written(node) {
-                self.nodes.recount(&node.handle);
-            }
+            self.flusher.shared.close_written(node);
         }
     }
 }
@@ -258,12 +258,13 @@ impl Flusher {
     ///
     /// # Errors
     /// The system has no random numbers, or refuses a thread.
-    pub(super) fn start(locks: Arc<Stripes>) -> Result<Self> {
+    pub(super) fn start(locks: Arc<Stripes>, nodes: Arc<Nodes>) -> Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             verifier: AtomicU64::new(random()?),
             unflushed: Arc::default(),
             locks,
+            nodes,
             count: AtomicU64::new(0),
         });
         let start = |n| {
@@ -409,15 +410,17 @@ impl Shared {
         flushed
     }
 
-    /// Closes the descriptor for writing of `node`, unless somebody is writing, or has, without a flush;
-    /// answers whether it did.
-    fn close_written(&self, node: &Node) -> bool {
+    /// Closes the descriptor for writing of `node`, unless somebody is writing, or has, without a
+    /// flush.
+    fn close_written(&self, node: &Node) {
         if !node.write.is_open() {
-            return false;
+            return;
         }
         let locked = self.locks.lock(self.locks.index(node.fileid), Patience::None);
         let is_written = locked.is_err() || node.dirty.load(Ordering::SeqCst);
-        !is_written && node.close_written().unwrap_or(false)
+        if !is_written && node.close_written().unwrap_or(false) {
+            self.nodes.recount(&node.handle);
+        }
     }
 
     /// Counts a flush. After one that failed, no later answer may carry the old verifier.

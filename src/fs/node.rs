@@ -405,6 +405,7 @@ impl Nodes {
 mod tests {
     use crate::export::ExportId;
     use crate::fs::Fs;
+    use crate::fs::flush::Extent;
     use crate::fs::handle::{KEY_LEN, Key};
     use crate::fs::testing::Files;
     use crate::sys::Patience;
@@ -453,5 +454,20 @@ mod tests {
             fs.writable(&node, Patience::Blocking).unwrap();
         }
         each_has(3);
+    }
+
+    #[test]
+    fn a_descriptor_that_a_flush_closes_is_not_counted_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = Fs::new(Key::new([1; KEY_LEN]), DESCRIPTORS, dir.path()).unwrap();
+        fs.attach(EXPORT, dir.path(), None, None).unwrap();
+        let files = Files::of(&fs, EXPORT);
+        let root = files.root();
+        let file = files.create(&root, "file").unwrap();
+        files.write(&file, 0, 1).unwrap();
+        let (before, _) = open(&fs);
+        fs.flush(&file, Extent::All).unwrap();
+        assert!(!file.write.is_open());
+        assert_eq!(open(&fs).0, before - 1);
     }
 }
