@@ -402,8 +402,10 @@ impl Shared {
             node.failures.fetch_add(1, Ordering::SeqCst);
         }
         let flushed = self.flushed(flushed);
+        // Blocks may have been allocated only now. Before the next flush looks at what is held: it
+        // would give back this part once more, out of what a WRITE holds that it does not cover.
+        node.charge_flushed(late);
         drop(one_at_a_time);
-        node.charge_flushed(late); // blocks may have been allocated only now
         if flushed.is_ok() && node.write.is_seldom_opened() {
             self.close_written(node);
         }
