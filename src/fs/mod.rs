@@ -82,7 +82,7 @@ pub struct Fs {
     key: Key,
     pub(crate) switch: Switch,
     roots: ArcSwap<HashMap<ExportId, Arc<Root>>>,
-    nodes: Nodes,
+    nodes: Arc<Nodes>,
     /// Handles of files that were listed or looked up, by export, number and time of birth.
     handles: Cache<(ExportId, u64, Time), Handle>,
     /// Lists of directories.
@@ -125,14 +125,15 @@ impl Fs {
     pub fn new(key: Key, descriptors: usize, state: &Path) -> Result<Self> {
         let descriptors = descriptors.max(48);
         let (switch, locks) = (Switch::new(), Arc::new(Stripes::new()));
+        let nodes = Arc::new(Nodes::new(descriptors));
         Ok(Self {
             key,
             roots: ArcSwap::default(),
-            nodes: Nodes::new(descriptors),
             handles: Cache::new(HANDLES),
             pieces: Pieces::new(),
             mounts: Mounts::watch().ok(),
-            flusher: Flusher::start(Arc::clone(&locks))?,
+            flusher: Flusher::start(Arc::clone(&locks), Arc::clone(&nodes))?,
+            nodes,
             locks,
             links: Stripes::new(),
             lingering: Lingering::default(),

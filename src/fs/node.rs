@@ -22,7 +22,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::attr::{Attr, Kind};
 use super::charge::Charge;
-use super::flush::Extent;
+use super::flush::Wanted;
 use super::group::Group;
 use super::handle::Handle;
 use super::root::Root;
@@ -50,7 +50,7 @@ pub struct Node {
     /// Whether content was written that no flush covers.
     pub(super) dirty: AtomicBool,
     /// Who waits for the content to be flushed.
-    pub(super) flush: Group<Option<Extent>>,
+    pub(super) flush: Group<Wanted>,
     /// Held while it is flushed.
     pub(super) flushing: Mutex<()>,
     /// Flushes that failed.
@@ -405,6 +405,7 @@ impl Nodes {
 mod tests {
     use crate::export::ExportId;
     use crate::fs::Fs;
+    use crate::fs::flush::Extent;
     use crate::fs::handle::{KEY_LEN, Key};
     use crate::fs::testing::Files;
     use crate::sys::Patience;
@@ -453,5 +454,20 @@ mod tests {
             fs.writable(&node, Patience::Blocking).unwrap();
         }
         each_has(3);
+    }
+
+    #[test]
+    fn a_descriptor_that_a_flush_closes_is_not_counted_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = Fs::new(Key::new([1; KEY_LEN]), DESCRIPTORS, dir.path()).unwrap();
+        fs.attach(EXPORT, dir.path(), None, None).unwrap();
+        let files = Files::of(&fs, EXPORT);
+        let root = files.root();
+        let file = files.create(&root, "file").unwrap();
+        files.write(&file, 0, 1).unwrap();
+        let (before, _) = open(&fs);
+        fs.flush(&file, Extent::All).unwrap();
+        assert!(!file.write.is_open());
+        assert_eq!(open(&fs).0, before - 1);
     }
 }

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use rustix::fs::{Mode, OFlags};
 
 use super::attr::Attr;
+use super::flush::Named;
 use super::group::Group;
 use super::handle::{Body, STAMPED_MAX, Stamp};
-use super::node::Node;
 use super::proof;
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
@@ -64,7 +64,7 @@ pub struct Root {
     /// attached.
     pub(super) unflushed: Arc<AtomicUsize>,
     /// Who waits for names and attributes to be flushed.
-    pub(super) names: Group<Vec<Arc<Node>>>,
+    pub(super) names: Group<Vec<Named>>,
 }
 
 impl Root {
@@ -181,6 +181,7 @@ mod tests {
     use super::*;
     use crate::fs::Fs;
     use crate::fs::handle::{Handle, KEY_LEN, Key};
+    use crate::fs::node::Node;
     use crate::fs::testing::Files;
     use crate::sys::Patience;
 

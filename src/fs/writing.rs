@@ -13,7 +13,8 @@
 //! find it idle.
 //!
 //! It is opened, used for writing and closed under the file's lock. A READ may use it without that,
-//! and then keeps it open until it has read.
+//! and then keeps it open until it has read. Whoever waits for a flush keeps what was open when it
+//! began to wait until that flush has ended.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -52,6 +53,21 @@ impl AsFd for Content<'_> {
             Self::Reading(content) => content.as_fd(),
             Self::Writing(content) => content.as_ref().expect("made of what is open").as_fd(),
         }
+    }
+}
+
+impl Content<'_> {
+    /// What has to be kept for the content to stay open: nothing, if it does as long as the node is.
+    pub(super) fn keep(self) -> Option<Arc<OwnedFd>> {
+        match self {
+            Self::Reading(_) => None,
+            Self::Writing(content) => Guard::into_inner(content),
+        }
+    }
+
+    /// The content, open as what was kept.
+    pub(super) fn kept(content: Arc<OwnedFd>) -> Self {
+        Self::Writing(Guard::from_inner(Some(content)))
     }
 }
 

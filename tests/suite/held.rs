@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::slice;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, unpacked};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::support::server::{Server, Setup};
@@ -90,6 +91,31 @@ fn a_file_that_is_flushed_again_and_again_is_written_to_the_end_and_then_free() 
         c.getattr(&file).ok();
         runs(&s.dir.join("program"))
     });
+}
+
+#[test]
+fn a_commit_that_waits_for_the_one_before_is_not_left_without_the_file() {
+    let s = Setup::default().faults().start();
+    let (mut c, disk) = (s.client(), s.faults());
+    let root = c.root();
+    let file = new_program(&mut c, &root, "program");
+    let verifier = c.write(&file, 0, &program(), stable_how::UNSTABLE).ok().verf;
+    let before = disk.flushes();
+    disk.hold_after(before);
+    let commit = packed(&COMMIT3args { file, offset: 0, count: 0 });
+    let first = c.ask(NFS_PROGRAM::NFSPROC3_COMMIT, slice::from_ref(&commit));
+    eventually("the first flush has begun", || disk.flushes() == before + 1);
+    let second = c.ask(NFS_PROGRAM::NFSPROC3_COMMIT, &[commit]);
+    // Where calls arrive, or in the pool: this one is answered when the second waits.
+    let null = c.ask(NFS_PROGRAM::NFSPROC3_NULL, &[Vec::new()]);
+    c.answers(&null);
+    s.until_calls_rest();
+    disk.release();
+    for answer in c.answers(&[first, second].concat()).into_values() {
+        assert_eq!(unpacked::<COMMIT3res>(&answer).ok().verf, verifier);
+    }
+    assert_eq!(disk.flushes(), before + 2);
+    assert!(runs(&s.dir.join("program")));
 }
 
 /// The files without a name that the server has open in its export.

@@ -2,8 +2,8 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::fs::Fs;
 use crate::fs::attr::{Attr, Changes, SetTime, Time};
-use crate::fs::flush::Extent;
+use crate::fs::flush::{Due, Extent};
 use crate::fs::handle::{KEY_LEN, Key};
 use crate::fs::make::{New, What};
 use crate::fs::node::Node;
@@ -446,4 +446,29 @@ fn what_lingers_is_booked_once_whether_files_are_counted_or_not() {
         assert_eq!(volume.account.usage(), du(volume.dir.path()), "{name}");
         assert_eq!(volume.account.taken(), volume.account.usage(), "{name}");
     }
+}
+
+#[test]
+fn the_next_flush_begins_when_what_was_held_for_the_one_before_is_given_back() {
+    let v = volume(1 << 20, None);
+    let file = v.files().create(&v.files().root(), "file").unwrap();
+    v.files().write(&file, 0, 1 << 16).unwrap();
+    assert!(file.charge.late() > 0);
+    let before = v.fs.flushes();
+    let (told, flushed) = mpsc::channel();
+    let due = Due::Content(Arc::clone(&file), Extent::All, file.failures());
+    // The flush can book nothing until this ends.
+    v.account.book_found(file.fileid, || {
+        v.fs.settle(due, Box::new(move |flushed| told.send(flushed).unwrap()));
+        while v.fs.flushes() == before {
+            thread::yield_now();
+        }
+        for _ in 0..1000 {
+            assert!(file.flushing.try_lock().is_err(), "another could begin");
+            thread::yield_now();
+        }
+        0
+    });
+    flushed.recv().unwrap().unwrap();
+    assert_eq!(file.charge.late(), 0);
 }
