@@ -19,7 +19,7 @@ use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
 
-use super::attr::{Attr, Changes, Kind, SetTime};
+use super::attr::{Attr, Changes, Kind, SetTime, Time};
 use super::identity::Identity;
 use super::node::{Node, proc_path};
 use super::writing::Content;
@@ -97,9 +97,13 @@ impl Fs {
             if Attr::of(node)?.mode != before.mode {
                 set_mode(node, before.mode)?;
             }
-            let time = |set, time| if set == SetTime::Keep { set } else { SetTime::To(time) };
-            let accessed = time(changes.accessed, before.accessed);
-            set_times(node, accessed, time(changes.modified, before.modified))
+            // Only what has changed: setting any time sets that of the last change, too.
+            let time = |set, now: Time, before| match set {
+                SetTime::Now | SetTime::To(_) if now != before => SetTime::To(before),
+                _ => SetTime::Keep,
+            };
+            let accessed = time(changes.accessed, now.accessed, before.accessed);
+            set_times(node, accessed, time(changes.modified, now.modified, before.modified))
         });
         if let Err(error) | Ok(Err(error)) = restored {
             tracing::debug!(%error, "cannot restore the attributes of a refused SETATTR");
@@ -175,7 +179,6 @@ fn timespec(time: SetTime) -> Timespec {
 mod tests {
     use super::*;
     use crate::export::ExportId;
-    use crate::fs::attr::Time;
     use crate::fs::handle::{KEY_LEN, Key};
     use crate::fs::testing::Files;
 
@@ -208,5 +211,39 @@ mod tests {
         assert_eq!(changed, Err(Errno::INVAL));
         let after = file.attr().unwrap();
         assert_eq!(Attr { changed: before.changed, ..after }, before);
+    }
+
+    #[test]
+    fn what_is_refused_at_once_changes_no_time() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "content").unwrap();
+        let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
+        fs.attach(EXPORT, dir.path(), None, None).unwrap();
+        let files = Files::of(&fs, EXPORT);
+        let file = files.find(&files.root(), "file").unwrap();
+        let before = file.attr().unwrap();
+        wait_for_the_clock(dir.path(), before.changed);
+        let changes = Changes {
+            uid: Some(u32::MAX), // stands for an owner that the caller may not set
+            accessed: SetTime::Now,
+            modified: SetTime::To(Time { seconds: 1, nanoseconds: 2 }),
+            ..Changes::default()
+        };
+        let guard = fs.lock(&file, Patience::Blocking).unwrap();
+        let changed = fs.change(&file, &before, fs.switch.server(), &changes, &guard);
+        assert_eq!(changed, Err(Errno::INVAL));
+        assert_eq!(file.attr().unwrap(), before);
+    }
+
+    /// Waits until a change gets another time than `time`: the clock of files is a coarse one.
+    fn wait_for_the_clock(dir: &std::path::Path, time: Time) {
+        let probe = dir.join("probe");
+        loop {
+            std::fs::write(&probe, "").unwrap();
+            let probe = std::fs::File::open(&probe).unwrap();
+            if Attr::of(&probe).unwrap().changed != time {
+                return;
+            }
+        }
     }
 }
