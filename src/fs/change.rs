@@ -19,7 +19,7 @@ use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
 
-use super::attr::{Attr, Changes, Kind, SetTime};
+use super::attr::{Attr, Changes, Kind, SetTime, Time};
 use super::identity::Identity;
 use super::node::{Node, proc_path};
 use super::writing::Content;
@@ -49,9 +49,8 @@ impl Fs {
             return Err(Errno::PERM);
         }
         let resize = self.resize(node, attr, caller, changes.size)?;
-        // Otherwise `Fs::open_own` could put back a mode that is older than the client's.
-        let _modes = (!self.switch.can_switch()).then(|| self.lender.lock());
-        let changed = self.switch.acting_as(caller, || apply(node, changes, resize.as_ref()))?;
+        let apply = || self.apply(node, changes, resize.as_ref());
+        let changed = self.switch.acting_as(caller, apply)?;
         if changed.is_err() {
             self.restore(node, attr, changes);
         }
@@ -84,6 +83,35 @@ impl Fs {
         Ok(Some((self.writable(node, Patience::Blocking)?, size)))
     }
 
+    /// Makes all changes, the one that cannot be undone last.
+    fn apply(
+        &self,
+        node: &Node,
+        changes: &Changes,
+        resize: Option<&(Content<'_>, u64)>,
+    ) -> Result<()> {
+        let mode = changes.mode.filter(|_| node.kind != Kind::Symlink);
+        let (accessed, mut modified) = (changes.accessed, changes.modified);
+        if resize.is_some() && (accessed, modified) == (SetTime::Keep, SetTime::Now) {
+            modified = SetTime::Keep; // truncating does it, and allows it to those who may only write
+        }
+        set_owner(node, changes)?;
+        if let Some(mode) = mode {
+            self.lender.keeping(|| set_mode(node, mode))?;
+        }
+        set_times(node, accessed, modified)?;
+        let Some((content, size)) = resize else { return Ok(()) };
+        rustix::fs::ftruncate(content, *size)?;
+        // The kernel clears set-id bits when anybody but root truncates.
+        if let Some(mode) = mode.filter(|mode| mode & SET_IDS != 0) {
+            self.lender.keeping(|| set_mode(node, mode))?;
+        }
+        match modified {
+            SetTime::To(_) => set_times(node, SetTime::Keep, modified),
+            SetTime::Keep | SetTime::Now => Ok(()),
+        }
+    }
+
     /// Gives `node` back the attributes that `changes` may have changed.
     fn restore(&self, node: &Node, before: &Attr, changes: &Changes) {
         let restored = self.switch.as_server(|| {
@@ -94,40 +122,24 @@ impl Fs {
                 ..Changes::default()
             };
             set_owner(node, &owner)?;
-            if Attr::of(node)?.mode != before.mode {
-                set_mode(node, before.mode)?;
-            }
-            let time = |set, time| if set == SetTime::Keep { set } else { SetTime::To(time) };
-            let accessed = time(changes.accessed, before.accessed);
-            set_times(node, accessed, time(changes.modified, before.modified))
+            self.lender.keeping(|| {
+                if Attr::of(node)?.mode == before.mode {
+                    Ok(())
+                } else {
+                    set_mode(node, before.mode)
+                }
+            })?;
+            // Only what has changed: setting any time sets that of the last change, too.
+            let time = |set, now: Time, before| match set {
+                SetTime::Now | SetTime::To(_) if now != before => SetTime::To(before),
+                _ => SetTime::Keep,
+            };
+            let accessed = time(changes.accessed, now.accessed, before.accessed);
+            set_times(node, accessed, time(changes.modified, now.modified, before.modified))
         });
         if let Err(error) | Ok(Err(error)) = restored {
             tracing::debug!(%error, "cannot restore the attributes of a refused SETATTR");
         }
-    }
-}
-
-/// Makes all changes, the one that cannot be undone last.
-fn apply(node: &Node, changes: &Changes, resize: Option<&(Content<'_>, u64)>) -> Result<()> {
-    let mode = changes.mode.filter(|_| node.kind != Kind::Symlink);
-    let (accessed, mut modified) = (changes.accessed, changes.modified);
-    if resize.is_some() && (accessed, modified) == (SetTime::Keep, SetTime::Now) {
-        modified = SetTime::Keep; // truncating does it, and allows it to those who may only write
-    }
-    set_owner(node, changes)?;
-    if let Some(mode) = mode {
-        set_mode(node, mode)?;
-    }
-    set_times(node, accessed, modified)?;
-    let Some((content, size)) = resize else { return Ok(()) };
-    rustix::fs::ftruncate(content, *size)?;
-    // The kernel clears set-id bits when anybody but root truncates.
-    if let Some(mode) = mode.filter(|mode| mode & SET_IDS != 0) {
-        set_mode(node, mode)?;
-    }
-    match modified {
-        SetTime::To(_) => set_times(node, SetTime::Keep, modified),
-        SetTime::Keep | SetTime::Now => Ok(()),
     }
 }
 
@@ -175,8 +187,8 @@ fn timespec(time: SetTime) -> Timespec {
 mod tests {
     use super::*;
     use crate::export::ExportId;
-    use crate::fs::attr::Time;
     use crate::fs::handle::{KEY_LEN, Key};
+    use crate::fs::lend::Lender;
     use crate::fs::testing::Files;
 
     const EXPORT: ExportId = ExportId(1);
@@ -208,5 +220,59 @@ mod tests {
         assert_eq!(changed, Err(Errno::INVAL));
         let after = file.attr().unwrap();
         assert_eq!(Attr { changed: before.changed, ..after }, before);
+    }
+
+    #[test]
+    fn what_is_refused_at_once_changes_no_time() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "content").unwrap();
+        let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
+        fs.attach(EXPORT, dir.path(), None, None).unwrap();
+        let files = Files::of(&fs, EXPORT);
+        let file = files.find(&files.root(), "file").unwrap();
+        let before = file.attr().unwrap();
+        wait_for_the_clock(dir.path(), before.changed);
+        let changes = Changes {
+            uid: Some(u32::MAX), // stands for an owner that the caller may not set
+            accessed: SetTime::Now,
+            modified: SetTime::To(Time { seconds: 1, nanoseconds: 2 }),
+            ..Changes::default()
+        };
+        let guard = fs.lock(&file, Patience::Blocking).unwrap();
+        let changed = fs.change(&file, &before, fs.switch.server(), &changes, &guard);
+        assert_eq!(changed, Err(Errno::INVAL));
+        assert_eq!(file.attr().unwrap(), before);
+    }
+
+    #[test]
+    fn a_size_is_set_while_a_mode_is_lent() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "content").unwrap();
+        let mut fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
+        fs.lender = Lender::new(true);
+        fs.attach(EXPORT, dir.path(), None, None).unwrap();
+        let files = Files::of(&fs, EXPORT);
+        let file = files.find(&files.root(), "file").unwrap();
+        // Stands for another export, whose disk hangs while a file is opened.
+        let lent = fs.lender.lock();
+        let (told, truncated) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| told.send(files.truncate(&file, 3)).unwrap());
+            let truncated = truncated.recv_timeout(std::time::Duration::from_secs(30));
+            drop(lent);
+            assert_eq!(truncated, Ok(Ok(())));
+        });
+    }
+
+    /// Waits until a change gets another time than `time`: the clock of files is a coarse one.
+    fn wait_for_the_clock(dir: &std::path::Path, time: Time) {
+        let probe = dir.join("probe");
+        loop {
+            std::fs::write(&probe, "").unwrap();
+            let probe = std::fs::File::open(&probe).unwrap();
+            if Attr::of(&probe).unwrap().changed != time {
+                return;
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! which nobody may list. The owner can change the mode, so that it is lent the bits for the moment
 //! of opening.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::attr::Attr;
@@ -29,22 +29,30 @@ impl Lender {
         self.modes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `work`; if it is refused, once more while the mode of `file` has the `bits`.
+    /// Sets a mode by `set`, while nobody lends one: what is older than the client's mode could be put
+    /// back otherwise.
+    pub(super) fn keeping<T>(&self, set: impl FnOnce() -> T) -> T {
+        let _modes = self.lends.then(|| self.lock());
+        set()
+    }
+
+    /// Opens something; if that is refused, once more while the mode of `file` has the `bits`. All
+    /// exports wait for each other here, so that nothing but opening is done meanwhile.
     ///
     /// # Errors
-    /// Those of `work`; `EACCES` too if the mode cannot be set.
-    pub(super) fn lend<T>(
+    /// Those of `open`; `EACCES` too if the mode cannot be set.
+    pub(super) fn lend(
         &self,
         file: impl AsFd,
         bits: u32,
-        work: impl Fn() -> Result<T>,
-    ) -> Result<T> {
-        match work() {
+        open: impl Fn() -> Result<OwnedFd>,
+    ) -> Result<OwnedFd> {
+        match open() {
             Err(Errno::ACCES) if self.lends => {
                 let _modes = self.lock();
                 let mode = Attr::of(&file)?.mode;
                 set_mode(&file, mode | bits).map_err(|_| Errno::ACCES)?;
-                let result = work();
+                let result = open();
                 set_mode(&file, mode)?;
                 result
             }
@@ -71,10 +79,14 @@ mod tests {
         let seen = Cell::new(Vec::new());
         let refused_at_first = || {
             seen.set([seen.take(), vec![mode(dir.path())]].concat());
-            if mode(dir.path()) & 0o400 == 0 { Err(Errno::ACCES) } else { Ok(()) }
+            if mode(dir.path()) & 0o400 == 0 {
+                return Err(Errno::ACCES);
+            }
+            Ok(file.try_clone()?.into())
         };
-        assert_eq!(Lender::new(false).lend(&file, 0o500, refused_at_first), Err(Errno::ACCES));
-        assert_eq!(Lender::new(true).lend(&file, 0o500, refused_at_first), Ok(()));
+        let lend = |lends| Lender::new(lends).lend(&file, 0o500, refused_at_first).map(drop);
+        assert_eq!(lend(false), Err(Errno::ACCES));
+        assert_eq!(lend(true), Ok(()));
         assert_eq!(seen.take(), [0o311, 0o311, 0o711]);
         assert_eq!(mode(dir.path()), 0o311);
     }

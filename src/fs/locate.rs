@@ -176,7 +176,12 @@ impl Search<'_> {
         // At the end of a trail that is full, the file may lie deeper.
         let deeper = wanted.is_some() || hints.len() == HINTS_MAX;
         let mut directories = Vec::new();
-        let listed = absent(self.lender.lend(dir, SEARCH, || entries(dir)))?;
+        let list = || {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            Ok(rustix::fs::openat(dir, c".", flags, Mode::empty())?)
+        };
+        let list = self.lender.lend(dir, SEARCH, list);
+        let listed = absent(list.and_then(|list| entries(&list)))?;
         for (fileid, kind, name) in listed.unwrap_or_default() {
             if depth >= hints.len()
                 && fileid == trail.fileid
@@ -342,14 +347,12 @@ fn trail_of(node: &Node) -> Result<Trail> {
     }
 }
 
-/// The number, kind and name of each entry of a directory.
-fn entries(dir: &OwnedFd) -> Result<Vec<(u64, u8, CString)>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let list = rustix::fs::openat(dir, c".", flags, Mode::empty())?;
+/// The number, kind and name of each entry of a directory that is open for reading.
+fn entries(list: &OwnedFd) -> Result<Vec<(u64, u8, CString)>> {
     let mut buffer = vec![0; 32 * 1024];
     let mut found = Vec::new();
     loop {
-        let read = sys::dir::read(&list, &mut buffer)?;
+        let read = sys::dir::read(list, &mut buffer)?;
         if read == 0 {
             return Ok(found);
         }

@@ -32,6 +32,7 @@ use crate::export::ExportId;
 use crate::quota::Change;
 use crate::sys::Patience;
 use crate::sys::making::{give_name, rename_new, step, unnamed};
+use crate::telemetry::bounded::OFTEN;
 
 /// What a new directory takes on the disk, at most, on nearly every file system.
 const DIRECTORY: u64 = 4096;
@@ -76,6 +77,30 @@ pub struct Made {
     /// Whether one system call made it, so that nothing but its directory needs to be flushed for it
     /// ([`Node::settles_new_names`]).
     pub at_once: bool,
+}
+
+/// Why a file was not made.
+struct Unmade {
+    errno: Errno,
+    /// Whether somebody has put files into it, so that it stays.
+    is_in_use: bool,
+}
+
+impl From<Errno> for Unmade {
+    fn from(errno: Errno) -> Self {
+        Self { errno, is_in_use: false }
+    }
+}
+
+impl From<Unmade> for Errno {
+    fn from(unmade: Unmade) -> Self {
+        unmade.errno
+    }
+}
+
+/// Whether a directory cannot be removed because somebody has put files into it: it is theirs now.
+fn is_in_use(error: Errno) -> bool {
+    matches!(error, Errno::NOTEMPTY | Errno::EXIST)
 }
 
 impl<'a> New<'a> {
@@ -228,19 +253,36 @@ impl Fs {
         if new.what == What::File && self.make_unnamed((dir, name), new, caller)? {
             return Ok(());
         }
-        let aside = self.switch.as_server(|| self.asides.begin(dir.handle()))??;
         let is_directory = new.what == What::Directory;
-        let rename = || rename_new(&**dir, aside.name(), name, is_directory);
-        let made = self.make_steps((dir, aside.name()), new, caller, guard, rename);
+        let rename = |aside: &[u8]| rename_new(&**dir, aside, name, is_directory);
+        match self.make_aside(dir, new, caller, guard, rename) {
+            Err(Errno::OPNOTSUPP) => {
+                Ok(self.make_steps((dir, name), new, caller, guard, || Ok(()))?)
+            }
+            made => made,
+        }
+    }
+
+    /// Makes a file under a name that nobody knows, and does `rename` with that. The record of the name
+    /// stays if there is something that can be removed later.
+    fn make_aside(
+        &self,
+        dir: &Arc<Node>,
+        new: &New<'_>,
+        caller: &Identity,
+        guard: &Guard<'_>,
+        rename: impl FnOnce(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let aside = self.switch.as_server(|| self.asides.begin(dir.handle()))??;
+        let last = || rename(aside.name());
+        let made = self.make_steps((dir, aside.name()), new, caller, guard, last);
+        let is_in_use = made.as_ref().is_err_and(|unmade| unmade.is_in_use);
         self.switch.as_server(|| {
-            if made.is_ok() || !exists(dir, aside.name()) {
+            if is_in_use || !exists(dir, aside.name()) {
                 aside.end();
             }
         })?;
-        match made {
-            Err(Errno::OPNOTSUPP) => self.make_steps((dir, name), new, caller, guard, || Ok(())),
-            made => made,
-        }
+        Ok(made?)
     }
 
     /// Makes a file that gets its name when it is complete; answers `false` if the file system
@@ -280,7 +322,7 @@ impl Fs {
         caller: &Identity,
         guard: &Guard<'_>,
         last: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+    ) -> std::result::Result<(), Unmade> {
         let content = self.switch.acting_as(caller, || new.make(dir, name))??;
         step();
         let open = || self.open_below(dir, name, OFlags::empty(), Patience::Blocking);
@@ -294,12 +336,14 @@ impl Fs {
                 last()
             })?
         });
-        if made.is_err()
-            && let Err(error) = self.take_back(dir, name, guard)
-        {
-            tracing::warn!(%error, "cannot remove a file that could not be completed");
+        let Err(errno) = made else { return Ok(()) };
+        let taken_back = self.take_back(dir, name, guard);
+        if let Err(error) = taken_back {
+            tracing::warn!(
+                name: OFTEN, %error, "cannot remove a file that could not be completed"
+            );
         }
-        made
+        Err(Unmade { errno, is_in_use: taken_back.is_err_and(is_in_use) })
     }
 
     /// Removes what was made and not completed.
@@ -330,9 +374,10 @@ impl Fs {
         for left in self.asides.left_in(exports) {
             match self.remove_left(&left) {
                 Ok(()) | Err(Errno::NOENT | Errno::STALE) => left.aside.end(),
+                Err(error) if is_in_use(error) => left.aside.end(),
                 Err(error) => {
-                    let name = String::from_utf8_lossy(left.aside.name()).into_owned();
-                    tracing::warn!(%error, name, "cannot remove a file that was not completed");
+                    let file = String::from_utf8_lossy(left.aside.name()).into_owned();
+                    tracing::warn!(name: OFTEN, %error, file, "cannot remove a file that was not completed");
                 }
             }
         }
@@ -345,5 +390,70 @@ impl Fs {
         let path = std::ffi::CString::new(name).map_err(|_| Errno::INVAL)?;
         let attr = Attr::of_entry(&*dir, &path)?;
         self.remove_any(&dir, name, &attr, &guard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::handle::{KEY_LEN, Key};
+    use crate::fs::testing::Files;
+    use std::path::Path;
+
+    const EXPORT: ExportId = ExportId(1);
+
+    fn served(dir: &Path, state: &Path) -> Fs {
+        let fs = Fs::new(Key::new([1; KEY_LEN]), 64, state).unwrap();
+        fs.attach(EXPORT, dir, None, None).unwrap();
+        fs
+    }
+
+    fn records(state: &Path) -> usize {
+        std::fs::read_dir(state.join("making")).unwrap().count()
+    }
+
+    #[test]
+    fn a_directory_that_others_use_before_it_is_complete_is_theirs() {
+        let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let fs = served(dir.path(), state.path());
+        let files = Files::of(&fs, EXPORT);
+        let new = New::with(What::Directory, &Changes::default(), 0o700);
+        let root = files.root();
+        let guard = fs.lock(&root, Patience::Blocking).unwrap();
+        let refused_and = |name: &[u8], used: bool| {
+            let name = dir.path().join(std::str::from_utf8(name).unwrap());
+            if used {
+                std::fs::write(name.join("file"), "content").unwrap();
+            }
+            assert_eq!(records(state.path()), 1);
+            Err(Errno::PERM)
+        };
+        for used in [false, true] {
+            let rename = |name: &[u8]| refused_and(name, used);
+            let made = fs.make_aside(&root, &new, &files.who, &guard, rename);
+            assert_eq!(made, Err(Errno::PERM));
+            assert_eq!(records(state.path()), 0);
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), usize::from(used));
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_server_left_is_removed_unless_others_use_it() {
+        let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let fs = served(dir.path(), state.path());
+        let root = Files::of(&fs, EXPORT).root();
+        let begin = || {
+            let aside = fs.asides.begin(root.handle()).unwrap();
+            let path = dir.path().join(std::str::from_utf8(aside.name()).unwrap());
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let (used, left) = (begin(), begin());
+        std::fs::write(used.join("file"), "content").unwrap();
+        assert_eq!(records(state.path()), 2);
+        drop((root, fs));
+        let _fs = served(dir.path(), state.path());
+        assert_eq!(records(state.path()), 0);
+        assert!(used.exists() && !left.exists());
     }
 }

@@ -51,7 +51,7 @@ pub fn give_name(file: impl AsFd, dir: impl AsFd, name: &[u8]) -> Result<()> {
 /// Renames `from` to `to` in `dir`, where `to` must not exist.
 ///
 /// Where the file system cannot rename without replacing, what is no directory is linked and
-/// unlinked. A directory is renamed after a look at whether the name is taken; if somebody takes it
+/// unlinked; if it cannot be unlinked, it keeps both names. A directory is renamed after a look at whether the name is taken; if somebody takes it
 /// beside the server in that moment, rename(2) replaces an empty directory at most.
 ///
 /// # Errors
@@ -72,15 +72,21 @@ pub fn rename_new(dir: impl AsFd + Copy, from: &[u8], to: &[u8], is_directory: b
         }
     }
     if !is_directory {
-        link(dir, from, to)?;
-        step();
-        return Ok(rustix::fs::unlinkat(dir, from, AtFlags::empty())?);
+        return rename_by_link(dir, from, to);
     }
     if rustix::fs::statat(dir, to, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         return Err(Errno::EXIST);
     }
     rustix::fs::renameat(dir, from, dir, to)?;
     step();
+    Ok(())
+}
+
+fn rename_by_link(dir: impl AsFd + Copy, from: &[u8], to: &[u8]) -> Result<()> {
+    link(dir, from, to)?;
+    step();
+    // It is there, whole, and may be in use already: nothing that happens now makes that a failure.
+    let _ = rustix::fs::unlinkat(dir, from, AtFlags::empty());
     Ok(())
 }
 
@@ -97,6 +103,7 @@ fn link(dir: impl AsFd + Copy, from: &[u8], to: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::user;
     use std::fs::{self, File};
 
     #[test]
@@ -112,5 +119,25 @@ mod tests {
         assert_eq!(fs::read(temp.path().join("taken")).unwrap(), b"content");
         rename_new(&dir, b"file", b"free", false).unwrap();
         assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_has_its_name_is_made_though_it_keeps_the_other_one() {
+        if user::fs_ids().0 != 0 {
+            return; // nobody else has a directory in which this user may link and not unlink
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let dir = File::open(temp.path()).unwrap();
+        fs::write(temp.path().join("file"), "content").unwrap();
+        rustix::fs::chmod(temp.path().join("file"), 0o666.into()).unwrap();
+        rustix::fs::chmod(temp.path(), 0o1777.into()).unwrap();
+        let as_another = || {
+            user::set_fsuid(1000)?; // of this thread only, which ends
+            let unlinked = rustix::fs::unlinkat(&dir, "file", AtFlags::empty());
+            assert_eq!(unlinked, Err(rustix::io::Errno::PERM));
+            rename_by_link(&dir, b"file", b"name")
+        };
+        std::thread::scope(|scope| scope.spawn(as_another).join().unwrap()).unwrap();
+        assert_eq!(fs::read(temp.path().join("name")).unwrap(), b"content");
     }
 }
