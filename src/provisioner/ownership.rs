@@ -18,6 +18,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
 use super::Context;
@@ -35,6 +36,12 @@ pub const PV_UID: &str = "berth.io/pv-uid";
 pub const CLAIM_UID: &str = "berth.io/claim-uid";
 /// Namespace and name of that claim, as `NAMESPACE/NAME`.
 pub const CLAIM: &str = "berth.io/claim";
+
+/// How much later than its volume a PV of an earlier version may have been made, in seconds.
+const BIRTH_MAX: i64 = 10 * 60;
+
+/// How far the clocks of this server and of the API server may be apart, in seconds.
+const CLOCK_SLACK: i64 = 60;
 
 /// Who this server is.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +78,8 @@ pub struct Facts {
     pub holder_is_there: bool,
     /// Whether the claim that the record names is there, has this PV, and is another one.
     pub user_is_there: bool,
+    /// Whether the PV was made when its volume was, and not long after or before.
+    pub made_together: bool,
 }
 
 /// What is owed to the record of a volume.
@@ -129,7 +138,8 @@ pub fn owed(pv: &PersistentVolume, relation: &Relation, facts: Facts) -> Owed {
     let Some(uid) = pv.metadata.uid.clone() else { return Owed::Nothing };
     let claim = objects::claim_of(pv);
     let of = claim.and_then(|claim| claim.uid.as_ref());
-    let bound = objects::phase(pv) == "Bound" && of.is_some() && facts.has_claim;
+    let phase = objects::phase(pv);
+    let bound = phase == "Bound" && of.is_some() && facts.has_claim;
     let user = spec.labels.get(CLAIM_UID);
     if bound && !facts.holder_is_there && !facts.user_is_there {
         let mut labels = vec![(PV_UID, uid)];
@@ -142,12 +152,16 @@ pub fn owed(pv: &PersistentVolume, relation: &Relation, facts: Facts) -> Owed {
     // Saved by us, and not bound yet.
     let made = is_named_after(pv, spec) && of.is_some_and(|of| of == spec.id.as_str());
     match relation {
-        Relation::New(_) if made && is_ended(pv) => {
+        Relation::New(_) if made => {
             let labels = vec![(PV_UID, uid)];
-            // Records of earlier versions name no claim: their PVs are known by their names.
-            if user.is_some() { Owed::IfUntouched(labels) } else { Owed::Labels(labels) }
+            // Records of earlier versions name no claim: their PVs are known by their names, and told
+            // from those that were restored from a backup, in another cluster, by their age.
+            let sure = match user {
+                Some(_) => !is_ended(pv),
+                None => phase == "Bound" || facts.made_together,
+            };
+            if sure { Owed::Labels(labels) } else { Owed::IfUntouched(labels) }
         }
-        Relation::New(_) if made => Owed::Labels(vec![(PV_UID, uid)]),
         _ => Owed::Nothing,
     }
 }
@@ -216,7 +230,15 @@ pub fn claimant(
     stores.claims().find(|claim| near(claim) && names(claim, pv))
 }
 
-fn facts(stores: &Stores, pv: &PersistentVolume, spec: &Spec) -> Facts {
+/// Whether a PV was made when its volume was, whose record is of this time. The API server sets the
+/// time of a PV anew when one is restored.
+fn made_together(pv: &PersistentVolume, created: Option<Timestamp>) -> bool {
+    let made = pv.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second());
+    let between = made.zip(created).map(|(made, created)| made - created.as_second());
+    between.is_some_and(|seconds| (-CLOCK_SLACK..=BIRTH_MAX).contains(&seconds))
+}
+
+fn facts(stores: &Stores, pv: &PersistentVolume, spec: &Spec, created: Option<Timestamp>) -> Facts {
     let claim = objects::claim_of(pv);
     let place = claim.and_then(|claim| Some((claim.namespace.as_deref()?, claim.name.as_deref()?)));
     let has_claim = place.is_some_and(|(namespace, name)| {
@@ -237,6 +259,7 @@ fn facts(stores: &Stores, pv: &PersistentVolume, spec: &Spec) -> Facts {
         has_claim,
         holder_is_there: holder.is_some_and(is_there),
         user_is_there: user.is_some(),
+        made_together: made_together(pv, created),
     }
 }
 
@@ -266,7 +289,8 @@ impl Context {
             Relation::Other | Relation::Missing => return Ok(before),
             Relation::New(spec) | Relation::Own(spec) | Relation::Stranger(spec) => spec,
         };
-        let (labels, untouched) = match owed(pv, &before, facts(&self.stores, pv, spec)) {
+        let facts = facts(&self.stores, pv, spec, self.volumes.created(&spec.name));
+        let (labels, untouched) = match owed(pv, &before, facts) {
             Owed::Nothing => return Ok(before),
             Owed::Labels(labels) => (labels, false),
             Owed::IfUntouched(labels) => (labels, true),
