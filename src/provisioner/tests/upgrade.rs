@@ -4,7 +4,10 @@
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use std::sync::Arc;
+
 use super::support::{Answer, Scene, Step, pv, refusal, step, volume_of};
+use crate::provisioner::orphans;
 use crate::provisioner::queue::Outcome;
 
 const PV: &str = "/api/v1/persistentvolumes/pvc-uid-data";
@@ -76,4 +79,13 @@ async fn a_pv_from_a_backup_ends_no_volume_of_an_earlier_version() {
         assert_eq!(scene.label(&volume_of("data"), "berth.io/pv-uid"), "");
         assert!(scene.has(&volume_of("data"), "file"));
     }
+}
+
+#[tokio::test]
+async fn an_empty_volume_of_an_earlier_version_is_no_beginning() {
+    // Its PV was retained and deleted: that a PV held it is written nowhere.
+    let mut scene = scene();
+    let cx = Arc::clone(&scene.cx);
+    scene.talk(async move { orphans::look(&cx).await }, vec![]).await;
+    assert_eq!(scene.names(), [volume_of("data")]);
 }
