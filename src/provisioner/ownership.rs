@@ -82,6 +82,17 @@ pub struct Facts {
     pub made_together: bool,
 }
 
+/// Whether a PV has the path of a volume or one below, on whichever server.
+pub fn points_to(pv: &PersistentVolume, spec: &Spec) -> bool {
+    let path = pv.spec.as_ref().and_then(|pv| pv.nfs.as_ref()).map(|nfs| nfs.path.as_str());
+    let mut parts = components(path.unwrap_or_default());
+    components(&spec.export_path()).all(|part| parts.next() == Some(part))
+}
+
+fn components(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|part| !matches!(*part, "" | "."))
+}
+
 /// What is owed to the record of a volume.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Owed {
