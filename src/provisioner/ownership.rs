@@ -12,14 +12,14 @@
 //!            the one before is gone                         the one before is gone
 //! ```
 //!
-//! A PV that holds its volume, and whose claim is gone, ends it. Another one that points to the
+//! A PV that holds its volume, and names the claim that used it last, ends it when that is gone. Another one that points to the
 //! same volume (restored from a backup, copied, forged) does not, until the cluster has bound it to a
 //! claim: whoever has had a volume mounted could have emptied it anyway.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 
 use super::Context;
 use super::error::Result;
@@ -76,7 +76,8 @@ pub struct Facts {
     pub has_claim: bool,
     /// Whether the PV that the record names is there, and is another one.
     pub holder_is_there: bool,
-    /// Whether the claim that the record names is there, has this PV, and is another one.
+    /// Whether the claim that the record names is there, has this PV, and is another one; true where
+    /// that cannot be known.
     pub user_is_there: bool,
     /// Whether the PV was made when its volume was, and not long after or before.
     pub made_together: bool,
@@ -153,18 +154,13 @@ pub fn owed(pv: &PersistentVolume, relation: &Relation, facts: Facts) -> Owed {
     let bound = phase == "Bound" && of.is_some() && facts.has_claim;
     let user = spec.labels.get(CLAIM_UID);
     if bound && !facts.holder_is_there && !facts.user_is_there {
-        let mut labels = vec![(PV_UID, uid)];
-        if let Some(claim) = claim.filter(|_| user != of) {
-            labels.push((CLAIM_UID, claim.uid.clone().unwrap_or_default()));
-            labels.push((CLAIM, display(claim.namespace.as_ref(), claim.name.as_ref())));
-        }
-        return changes(spec, labels);
+        return changes(spec, labels_for(uid, claim.filter(|_| user != of)));
     }
     // Saved by us, and not bound yet.
     let made = is_named_after(pv, spec) && of.is_some_and(|of| of == spec.id.as_str());
     match relation {
         Relation::New(_) if made => {
-            let labels = vec![(PV_UID, uid)];
+            let labels = labels_for(uid, claim.filter(|_| user.is_none()));
             // Records of earlier versions name no claim: their PVs are known by their names, and told
             // from those that were restored from a backup, in another cluster, by their age.
             let sure = match user {
@@ -175,6 +171,15 @@ pub fn owed(pv: &PersistentVolume, relation: &Relation, facts: Facts) -> Owed {
         }
         _ => Owed::Nothing,
     }
+}
+
+fn labels_for(pv: String, claim: Option<&ObjectReference>) -> Vec<(&'static str, String)> {
+    let mut labels = vec![(PV_UID, pv)];
+    if let Some(claim) = claim {
+        labels.push((CLAIM_UID, claim.uid.clone().unwrap_or_default()));
+        labels.push((CLAIM, display(claim.namespace.as_ref(), claim.name.as_ref())));
+    }
+    labels
 }
 
 fn changes(spec: &Spec, labels: Vec<(&'static str, String)>) -> Owed {
@@ -259,9 +264,12 @@ fn facts(stores: &Stores, pv: &PersistentVolume, spec: &Spec, created: Option<Ti
     let of = claim.and_then(|claim| claim.uid.as_ref());
     let user = spec.labels.get(CLAIM_UID).filter(|user| Some(*user) != of);
     let place = spec.labels.get(CLAIM).and_then(|claim| claim.split_once('/'));
-    let user = user.zip(place).and_then(|(user, (namespace, name))| {
-        let claim = stores.claim_named(namespace, name)?;
-        (claim.metadata.uid.as_ref() == Some(user) && names(&claim, pv)).then_some(claim)
+    let user_is_there = user.zip(place).is_some_and(|(user, (namespace, name))| {
+        let uses = |claim: Arc<PersistentVolumeClaim>| {
+            claim.metadata.uid.as_ref() == Some(user) && names(&claim, pv)
+        };
+        // Of a claim that cannot be seen, nobody knows that it is gone.
+        !stores.watches(namespace) || stores.claim_named(namespace, name).is_some_and(uses)
     });
     let holder = spec.labels.get(PV_UID).filter(|holder| Some(*holder) != pv.metadata.uid.as_ref());
     let is_there =
@@ -269,7 +277,7 @@ fn facts(stores: &Stores, pv: &PersistentVolume, spec: &Spec, created: Option<Ti
     Facts {
         has_claim,
         holder_is_there: holder.is_some_and(is_there),
-        user_is_there: user.is_some(),
+        user_is_there,
         made_together: made_together(pv, created),
     }
 }

@@ -56,6 +56,8 @@ async fn what_was_bound_before_the_upgrade_is_reclaimed_whatever_its_age() {
     scene.write(&volume_of("data"), "file");
     let key = scene.pv(&old_pv("Bound", "delete", 100_000));
     assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    // Not taken to be free, whatever becomes of the claimRef.
+    assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "uid-data");
     let released = old_pv("Released", "delete", 100_000);
     let key = scene.pv(&released);
     let steps = ends(&scene, &released);
