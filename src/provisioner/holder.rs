@@ -3,22 +3,21 @@
 //!
 //! The record of a volume says which PV holds it ([`super::ownership`]); the phase of that PV, which
 //! only the controller-manager sets, says whether a claim has it. A PV that is not in the record yet, or
-//! that an administrator wrote for another provisioner or none, is known by what it says and where it
-//! points. That could be forged, and would then only have an administrator write `--force`.
+//! that an administrator wrote for another provisioner or none, is known by where it points: to the path of
+//! the volume, or below, on whichever server. That could be forged, and would then only have an administrator write `--force`.
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 
-use super::objects::{self, annotation};
-use super::ownership::{CLAIM, PV_UID};
+use super::objects;
+use super::ownership::{self, CLAIM, PV_UID};
 use super::watch::Stores;
 use crate::volume::spec::Spec;
 
 /// Who has a volume, as the cluster knows it; nobody, if it may be ended by hand.
 pub fn of(stores: &Stores, spec: &Spec) -> Option<String> {
     let pvs = stores.pvs();
-    let mut pvs = pvs.iter().filter(|pv| holds(pv, spec)).peekable();
-    if pvs.peek().is_some() {
-        return pvs.find_map(|pv| of_pv(pv));
+    if let Some(holder) = pvs.iter().filter(|pv| holds(pv, spec)).find_map(|pv| of_pv(pv)) {
+        return Some(holder);
     }
     let id = spec.id.as_str();
     let waits = stores.claims().find(|claim| claim.metadata.uid.as_deref() == Some(id))?;
@@ -44,10 +43,7 @@ pub fn claim_of(spec: &Spec) -> Option<&str> {
 
 fn holds(pv: &PersistentVolume, spec: &Spec) -> bool {
     let holder = spec.labels.get(PV_UID);
-    let path = pv.spec.as_ref().and_then(|pv| pv.nfs.as_ref()).map(|nfs| nfs.path.as_str());
-    let says_so = annotation(&pv.metadata, objects::VOLUME_ID) == Some(spec.id.as_str());
-    holder.is_some() && holder == pv.metadata.uid.as_ref()
-        || says_so && path == Some(spec.export_path().as_str())
+    holder.is_some() && holder == pv.metadata.uid.as_ref() || ownership::points_to(pv, spec)
 }
 
 fn of_pv(pv: &PersistentVolume) -> Option<String> {

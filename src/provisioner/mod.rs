@@ -26,7 +26,7 @@
 //! | | `dataSource`, `dataSourceRef` | a claim of the same namespace and class that is bound and uses a volume of ours, by that volume's record; all else is refused |
 //! | | name, namespace, labels, annotations | a directory by the class's `pathPattern`, below the root, that no other volume has or lies in ([`pattern`]) |
 //! | | the annotations `storage-class`, `storage-provisioner`, `selected-node` | which class is meant and that it may begin, as the cluster reads them; the class itself must name us |
-//! | who may patch PVs | `berth.io/volume`, `berth.io/volume-id` | nothing but that a volume is not ended by hand without `--force` ([`holder`]) |
+//! | who may patch PVs | `berth.io/volume`, `berth.io/volume-id` | nothing |
 //! | | `berth.io/server` | that it is another server's: hands off |
 //! | | `berth.io/on-delete` | more care than the volume's record asks for, never less |
 //! | | `berth.io/ending` | that a volume which is not here was ended by us: the PV goes, no data |
@@ -35,6 +35,7 @@
 //! | | capacity | nothing: a volume grows to what its claim asks for |
 //! | | finalizers, labels, mount options, class | nothing about volumes |
 //! | who may make PVs | uid and path, which nobody can change later | which volume it points to; it decides about it once it is bound and no other PV is ([`ownership`]) |
+//! | | path | also that a volume is not ended by hand without `--force` ([`holder`]) |
 //! | this server | labels in the record of a volume | which PV and which claim it belongs to |
 
 mod bound;

@@ -5,7 +5,7 @@
 //! whose volume is gone. Nothing of them is deleted: somebody may restore the other half. One kind
 //! is no orphan but a beginning, and is taken away again: what a crash in the middle of provisioning
 //! leaves, which is a volume that no PV ever held ([`super::ownership`]), whose claim is gone or has
-//! another volume, and in which nothing ever was. A claim that still waits goes on with the volume that
+//! another volume, and in which nothing ever was; what earlier versions left is only counted. A claim that still waits goes on with the volume that
 //! it has; for the case that it goes before, its volume is kept in mind ([`Unfinished::Found`]).
 //!
 //! The leader also says which released PVs wait for another server that does not end them.
@@ -21,7 +21,7 @@ use super::Context;
 use super::claims;
 use super::events::Tone;
 use super::objects::{self, annotation};
-use super::ownership::{CLAIM, PV_UID, Relation, address, names};
+use super::ownership::{CLAIM, CLAIM_UID, PV_UID, Relation, address, names};
 use super::unfinished::{self, Unfinished};
 use super::watch::Key;
 use crate::volume::spec::{Phase, Spec, Status};
@@ -121,7 +121,8 @@ fn is_of(claim: &PersistentVolumeClaim, uid: &str) -> bool {
 /// Whether no PV ever held a volume, and nobody ever wrote into it or has it mounted. In doubt,
 /// somebody did.
 pub async fn is_a_beginning(cx: &Context, spec: &Spec) -> bool {
-    if spec.labels.contains_key(PV_UID) {
+    // Records of earlier versions name neither, whoever had the volume.
+    if spec.labels.contains_key(PV_UID) || !spec.labels.contains_key(CLAIM_UID) {
         return false;
     }
     let name = spec.name.clone();

@@ -12,13 +12,14 @@
 //!            the one before is gone                         the one before is gone
 //! ```
 //!
-//! A PV that holds its volume, and whose claim is gone, ends it. Another one that points to the
+//! A PV that holds its volume, and names the claim that used it last, ends it when that is gone. Another one that points to the
 //! same volume (restored from a backup, copied, forged) does not, until the cluster has bound it to a
 //! claim: whoever has had a volume mounted could have emptied it anyway.
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 
 use super::Context;
 use super::error::Result;
@@ -35,6 +36,12 @@ pub const PV_UID: &str = "berth.io/pv-uid";
 pub const CLAIM_UID: &str = "berth.io/claim-uid";
 /// Namespace and name of that claim, as `NAMESPACE/NAME`.
 pub const CLAIM: &str = "berth.io/claim";
+
+/// How much later than its volume a PV of an earlier version may have been made, in seconds.
+const BIRTH_MAX: i64 = 10 * 60;
+
+/// How far the clocks of this server and of the API server may be apart, in seconds.
+const CLOCK_SLACK: i64 = 60;
 
 /// Who this server is.
 #[derive(Clone, Copy, Debug)]
@@ -69,8 +76,22 @@ pub struct Facts {
     pub has_claim: bool,
     /// Whether the PV that the record names is there, and is another one.
     pub holder_is_there: bool,
-    /// Whether the claim that the record names is there, has this PV, and is another one.
+    /// Whether the claim that the record names is there, has this PV, and is another one; true where
+    /// that cannot be known.
     pub user_is_there: bool,
+    /// Whether the PV was made when its volume was, and not long after or before.
+    pub made_together: bool,
+}
+
+/// Whether a PV has the path of a volume or one below, on whichever server.
+pub fn points_to(pv: &PersistentVolume, spec: &Spec) -> bool {
+    let path = pv.spec.as_ref().and_then(|pv| pv.nfs.as_ref()).map(|nfs| nfs.path.as_str());
+    let mut parts = components(path.unwrap_or_default());
+    components(&spec.export_path()).all(|part| parts.next() == Some(part))
+}
+
+fn components(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|part| !matches!(*part, "" | "."))
 }
 
 /// What is owed to the record of a volume.
@@ -129,27 +150,36 @@ pub fn owed(pv: &PersistentVolume, relation: &Relation, facts: Facts) -> Owed {
     let Some(uid) = pv.metadata.uid.clone() else { return Owed::Nothing };
     let claim = objects::claim_of(pv);
     let of = claim.and_then(|claim| claim.uid.as_ref());
-    let bound = objects::phase(pv) == "Bound" && of.is_some() && facts.has_claim;
+    let phase = objects::phase(pv);
+    let bound = phase == "Bound" && of.is_some() && facts.has_claim;
     let user = spec.labels.get(CLAIM_UID);
     if bound && !facts.holder_is_there && !facts.user_is_there {
-        let mut labels = vec![(PV_UID, uid)];
-        if let Some(claim) = claim.filter(|_| user != of) {
-            labels.push((CLAIM_UID, claim.uid.clone().unwrap_or_default()));
-            labels.push((CLAIM, display(claim.namespace.as_ref(), claim.name.as_ref())));
-        }
-        return changes(spec, labels);
+        return changes(spec, labels_for(uid, claim.filter(|_| user != of)));
     }
     // Saved by us, and not bound yet.
     let made = is_named_after(pv, spec) && of.is_some_and(|of| of == spec.id.as_str());
     match relation {
-        Relation::New(_) if made && is_ended(pv) => {
-            let labels = vec![(PV_UID, uid)];
-            // Records of earlier versions name no claim: their PVs are known by their names.
-            if user.is_some() { Owed::IfUntouched(labels) } else { Owed::Labels(labels) }
+        Relation::New(_) if made => {
+            let labels = labels_for(uid, claim.filter(|_| user.is_none()));
+            // Records of earlier versions name no claim: their PVs are known by their names, and told
+            // from those that were restored from a backup, in another cluster, by their age.
+            let sure = match user {
+                Some(_) => !is_ended(pv),
+                None => phase == "Bound" || facts.made_together,
+            };
+            if sure { Owed::Labels(labels) } else { Owed::IfUntouched(labels) }
         }
-        Relation::New(_) if made => Owed::Labels(vec![(PV_UID, uid)]),
         _ => Owed::Nothing,
     }
+}
+
+fn labels_for(pv: String, claim: Option<&ObjectReference>) -> Vec<(&'static str, String)> {
+    let mut labels = vec![(PV_UID, pv)];
+    if let Some(claim) = claim {
+        labels.push((CLAIM_UID, claim.uid.clone().unwrap_or_default()));
+        labels.push((CLAIM, display(claim.namespace.as_ref(), claim.name.as_ref())));
+    }
+    labels
 }
 
 fn changes(spec: &Spec, labels: Vec<(&'static str, String)>) -> Owed {
@@ -216,7 +246,15 @@ pub fn claimant(
     stores.claims().find(|claim| near(claim) && names(claim, pv))
 }
 
-fn facts(stores: &Stores, pv: &PersistentVolume, spec: &Spec) -> Facts {
+/// Whether a PV was made when its volume was, whose record is of this time. The API server sets the
+/// time of a PV anew when one is restored.
+fn made_together(pv: &PersistentVolume, created: Option<Timestamp>) -> bool {
+    let made = pv.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second());
+    let between = made.zip(created).map(|(made, created)| made - created.as_second());
+    between.is_some_and(|seconds| (-CLOCK_SLACK..=BIRTH_MAX).contains(&seconds))
+}
+
+fn facts(stores: &Stores, pv: &PersistentVolume, spec: &Spec, created: Option<Timestamp>) -> Facts {
     let claim = objects::claim_of(pv);
     let place = claim.and_then(|claim| Some((claim.namespace.as_deref()?, claim.name.as_deref()?)));
     let has_claim = place.is_some_and(|(namespace, name)| {
@@ -226,9 +264,12 @@ fn facts(stores: &Stores, pv: &PersistentVolume, spec: &Spec) -> Facts {
     let of = claim.and_then(|claim| claim.uid.as_ref());
     let user = spec.labels.get(CLAIM_UID).filter(|user| Some(*user) != of);
     let place = spec.labels.get(CLAIM).and_then(|claim| claim.split_once('/'));
-    let user = user.zip(place).and_then(|(user, (namespace, name))| {
-        let claim = stores.claim_named(namespace, name)?;
-        (claim.metadata.uid.as_ref() == Some(user) && names(&claim, pv)).then_some(claim)
+    let user_is_there = user.zip(place).is_some_and(|(user, (namespace, name))| {
+        let uses = |claim: Arc<PersistentVolumeClaim>| {
+            claim.metadata.uid.as_ref() == Some(user) && names(&claim, pv)
+        };
+        // Of a claim that cannot be seen, nobody knows that it is gone.
+        !stores.watches(namespace) || stores.claim_named(namespace, name).is_some_and(uses)
     });
     let holder = spec.labels.get(PV_UID).filter(|holder| Some(*holder) != pv.metadata.uid.as_ref());
     let is_there =
@@ -236,7 +277,8 @@ fn facts(stores: &Stores, pv: &PersistentVolume, spec: &Spec) -> Facts {
     Facts {
         has_claim,
         holder_is_there: holder.is_some_and(is_there),
-        user_is_there: user.is_some(),
+        user_is_there,
+        made_together: made_together(pv, created),
     }
 }
 
@@ -266,7 +308,8 @@ impl Context {
             Relation::Other | Relation::Missing => return Ok(before),
             Relation::New(spec) | Relation::Own(spec) | Relation::Stranger(spec) => spec,
         };
-        let (labels, untouched) = match owed(pv, &before, facts(&self.stores, pv, spec)) {
+        let facts = facts(&self.stores, pv, spec, self.volumes.created(&spec.name));
+        let (labels, untouched) = match owed(pv, &before, facts) {
             Owed::Nothing => return Ok(before),
             Owed::Labels(labels) => (labels, false),
             Owed::IfUntouched(labels) => (labels, true),

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::PersistentVolume;
 
 use super::objects::{self, annotation};
-use super::ownership::Relation;
+use super::ownership::{CLAIM, CLAIM_UID, Relation};
 use super::params::parse_on_delete;
 use super::recycled;
 use crate::volume::name::{Name, VolumeId};
@@ -78,6 +78,7 @@ pub fn decide(pv: &PersistentVolume, relation: &Relation) -> Decision {
     match (relation, without_claim, leaves, objects::has_finalizer(pv)) {
         // It went without us: there is nothing that could be decided any more.
         (_, _, true, false) => Decision::Nothing,
+        (Relation::Own(spec), true, ..) if is_for_another(pv, spec) => mismatch(pv, spec, leaves),
         (Relation::Own(spec), true, ..) => end(pv, spec, leaves),
         (Relation::Missing, true, ..) => missing(pv),
         (Relation::New(spec) | Relation::Stranger(spec), true, ..) => disown(pv, spec, leaves),
@@ -153,6 +154,25 @@ fn disown(pv: &PersistentVolume, spec: &Spec, leaves: bool) -> Decision {
     Decision::Disown { leaves, why }
 }
 
+/// Whether a PV names another claim than the one that used its volume last, or none: the cluster is
+/// as it was before that one, or somebody changed the PV.
+fn is_for_another(pv: &PersistentVolume, spec: &Spec) -> bool {
+    let user = spec.labels.get(CLAIM_UID);
+    user.is_some() && user != objects::claim_of(pv).and_then(|claim| claim.uid.as_ref())
+}
+
+fn mismatch(pv: &PersistentVolume, spec: &Spec, leaves: bool) -> Decision {
+    let (name, volume) = (pv.metadata.name.as_deref().unwrap_or_default(), &spec.name);
+    let why = format!(
+        "PersistentVolume {name} does not name the claim that used the volume {volume} last, {}, so \
+         that nothing of the volume is destroyed. To use it, bind a claim to it: make the claim with \
+         volumeName {name}, and {}. To end it: berth volume delete {volume}",
+        spec.labels.get(CLAIM).map_or("which is not known by name", String::as_str),
+        unbind(name)
+    );
+    Decision::Disown { leaves, why }
+}
+
 /// How people make a restored PV and its restored claim find each other.
 pub fn unbind(pv: &str) -> String {
     format!(
@@ -202,7 +222,7 @@ mod tests {
 
     fn volume(labels: &[&str]) -> Box<Spec> {
         let mut spec = Spec::new(Name::new("v").unwrap(), VolumeId::new("u").unwrap(), 1);
-        spec.labels = labels.iter().map(|key| (key.to_string(), "x".into())).collect();
+        spec.labels = labels.iter().map(|key| (key.to_string(), "c".into())).collect();
         Box::new(spec)
     }
 
@@ -246,6 +266,20 @@ mod tests {
     fn gone(pv: &mut Value) {
         leaving(pv);
         without_finalizer(pv);
+    }
+
+    #[test]
+    fn nothing_is_ended_for_another_claim_than_the_last_one() {
+        let of = |uid: Value| move |pv: &mut Value| pv["spec"]["claimRef"]["uid"] = uid;
+        for uid in [json!("another"), Value::Null] {
+            let found = decide(&pv("Delete", "Released", of(uid)), &own());
+            let Decision::Disown { leaves: false, why } = found else { panic!("{found:?}") };
+            assert!(why.contains("berth volume delete v"), "{why}");
+        }
+        // One that was recycled has none yet, and nor has a record of an earlier version.
+        let free = Relation::Own(volume(&["berth.io/pv-uid"]));
+        let found = decide(&pv("Delete", "Released", of(json!("another"))), &free);
+        assert!(matches!(found, Decision::End(_)), "{found:?}");
     }
 
     #[test]

@@ -5,6 +5,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::sync::PoisonError;
 
+use jiff::Timestamp;
+
 use super::error::{Error, Result};
 use super::name::{Name, VolumeId};
 use super::spec::Spec;
@@ -27,6 +29,11 @@ impl Volumes {
         let name = path.strip_prefix('/')?.split('/').next()?;
         let Slot::Volume(volume) = self.slot(&Name::new(name).ok()?).ok()? else { return None };
         Some(volume.record().spec).filter(|spec| spec.export_path() == path)
+    }
+
+    /// When a volume was made, unless it is not there, or still being made. Does not block.
+    pub fn created(&self, name: &Name) -> Option<Timestamp> {
+        self.volume(name).ok().map(|volume| volume.record().created)
     }
 
     /// Whether a volume is there and cannot be served, because its directory is not there or cannot

@@ -347,6 +347,7 @@ async fn what_a_crash_left_of_a_claim_that_is_gone_is_taken_away() {
         let mut spec = Spec::new(Name::new(name).unwrap(), id, 1 << 20);
         if of_claim {
             spec.labels.insert("berth.io/claim-namespace".into(), "ns".into());
+            spec.labels.insert("berth.io/claim-uid".into(), format!("uid-{name}"));
         }
         cluster.volumes.create(spec, Origin::Fresh).unwrap().directory
     };

@@ -48,9 +48,24 @@ async fn a_volume_is_held_as_long_as_a_claim_has_its_pv() {
         pv["spec"]["nfs"]["path"] = json!("/a");
     };
     check("Bound", by_hand, "the claim ns/data");
+    // Nor does it say so: it points there, or below.
+    for path in ["/a", "/a/", "//a/b"] {
+        let mut scene = Scene::new();
+        let mut other = pv("data", "Bound", "delete");
+        other["metadata"]["uid"] = json!("another");
+        other["metadata"]["annotations"] = json!({});
+        other["spec"]["nfs"]["path"] = json!(path);
+        scene.pv(&other);
+        assert!(held(&scene, &volume()).contains("the claim ns/data"), "{path}");
+        // One that is released beside it changes nothing.
+        let mut released = pv("data", "Released", "delete");
+        released["metadata"]["name"] = json!("released");
+        scene.pv(&released);
+        assert!(held(&scene, &volume()).contains("the claim ns/data"), "{path}");
+    }
     let elsewhere = |pv: &mut Value| {
         pv["metadata"]["uid"] = json!("another");
-        pv["spec"]["nfs"]["path"] = json!("/b");
+        pv["spec"]["nfs"]["path"] = json!("/ab");
     };
     check("Bound", elsewhere, "");
 }

@@ -1,6 +1,6 @@
 //! Conversations with an API server: `claims` and `volumes` one object at a time, `orphans` about
 //! what a crash leaves, `tenants` about what people write into their objects, `holder` about who has a
-//! volume, `election` about the Lease, `cluster` the whole provisioner with one that lives.
+//! volume, `upgrade` about what earlier versions left, `election` about the Lease, `cluster` the whole provisioner with one that lives.
 
 mod claims;
 mod cluster;
@@ -9,4 +9,5 @@ mod holder;
 mod orphans;
 mod support;
 mod tenants;
+mod upgrade;
 mod volumes;

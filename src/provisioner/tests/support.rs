@@ -277,6 +277,15 @@ impl Scene {
         self.volumes.create(spec, Origin::Fresh).unwrap();
     }
 
+    /// Makes the volume of a claim as earlier versions left it: its record names no claim and no PV.
+    pub fn made_by_an_earlier_version(&self, claim: &str) {
+        self.made(claim, &[]);
+        let name = self.name(&volume_of(claim));
+        let id = self.volumes.show(&name).unwrap().spec.id;
+        let none = [("berth.io/claim-uid", None), ("berth.io/claim", None)];
+        self.volumes.set_labels(&name, &id, &none).unwrap();
+    }
+
     /// The PV of a claim, with the path that its volume has.
     pub fn pv_of(&self, claim: &str, phase: &str, on_delete: &str) -> Value {
         let mut pv = pv(claim, phase, on_delete);

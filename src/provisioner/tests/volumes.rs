@@ -295,9 +295,9 @@ async fn a_claim_ref_that_was_changed_ends_nothing() {
     let mut changed = pv("data", "Released", "delete");
     changed["spec"]["claimRef"] = json!({ "namespace": "x", "name": "y", "uid": "uid-y" });
     let key = scene.pv(&changed);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, LATER);
     assert!(scene.has(&volume_of("data"), "file"));
-    assert_eq!(scene.told(), ["VolumeKept", "VolumeKept"]);
+    assert_eq!(scene.told(), ["VolumeKept"]);
     // Nor does it become the volume of the claim that is named instead.
     let mut thief = claim("y");
     thief["metadata"]["namespace"] = json!("x");
@@ -414,5 +414,33 @@ async fn a_pv_that_is_deleted_first_takes_its_data_along() {
         let steps = vec![gone(), record, delete(recorded()), let_go(ok())];
         assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
         assert_eq!(scene.names().len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_pv_that_names_another_claim_than_the_record_ends_nothing() {
+    // The cluster is as it was before the volume was recycled and had its next tenant; or somebody
+    // patched the claimRef.
+    let other_claim = |changed: &mut Value| changed["spec"]["claimRef"]["uid"] = json!("before");
+    let no_claim = |changed: &mut Value| {
+        changed["spec"]["claimRef"] = Value::Null;
+        changed["status"]["phase"] = json!("Available");
+    };
+    for (change, leaves) in
+        [(&other_claim as &dyn Fn(&mut Value), false), (&other_claim, true), (&no_claim, true)]
+    {
+        let mut scene = scene();
+        let mut changed = pv("data", "Released", "delete");
+        change(&mut changed);
+        if leaves {
+            changed["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
+        }
+        let key = scene.pv(&changed);
+        let steps = if leaves { vec![let_go(ok())] } else { vec![] };
+        assert_eq!(scene.look_at_pv(&key, steps).await, LATER);
+        let notes = scene.notes();
+        assert_eq!(notes[0].reason, "VolumeKept");
+        assert!(notes[0].message.contains("ns/data"), "{notes:?}");
+        assert!(scene.has(&volume_of("data"), "file"));
     }
 }

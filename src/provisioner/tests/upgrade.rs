@@ -1,0 +1,93 @@
+//! What earlier versions left: records without the uids of claims and PVs, and PVs without the
+//! server's id.
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use std::sync::Arc;
+
+use super::support::{Answer, Scene, Step, pv, refusal, step, volume_of};
+use crate::provisioner::orphans;
+use crate::provisioner::queue::Outcome;
+
+const PV: &str = "/api/v1/persistentvolumes/pvc-uid-data";
+const CLAIM: &str = "/api/v1/namespaces/ns/persistentvolumeclaims/data";
+
+/// A volume of an earlier version.
+fn scene() -> Scene {
+    let scene = Scene::new();
+    scene.made_by_an_earlier_version("data");
+    scene
+}
+
+/// A PV of an earlier version, made so many seconds after its volume.
+fn old_pv(phase: &str, on_delete: &str, after: i64) -> Value {
+    let mut pv = pv("data", phase, on_delete);
+    pv["metadata"]["annotations"].as_object_mut().unwrap().remove("berth.io/server");
+    let time = Timestamp::now() + SignedDuration::from_secs(after);
+    let time = Timestamp::from_second(time.as_second()).unwrap();
+    pv["metadata"]["creationTimestamp"] = json!(time.to_string());
+    pv
+}
+
+fn ends(scene: &Scene, pv: &Value) -> Vec<Step> {
+    assert_eq!(scene.names().len(), 1);
+    vec![
+        step("GET", CLAIM, refusal(404, "NotFound")),
+        step("PATCH", PV, Answer::Json(200, pv.clone())).with("berth.io/ending"),
+        step("DELETE", PV, refusal(404, "NotFound")),
+    ]
+}
+
+#[tokio::test]
+async fn what_was_released_before_the_upgrade_is_reclaimed() {
+    let mut scene = scene();
+    scene.write(&volume_of("data"), "file");
+    let released = old_pv("Released", "delete", 5);
+    let key = scene.pv(&released);
+    let steps = ends(&scene, &released);
+    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.names().len(), 0);
+}
+
+#[tokio::test]
+async fn what_was_bound_before_the_upgrade_is_reclaimed_whatever_its_age() {
+    let mut scene = scene();
+    scene.write(&volume_of("data"), "file");
+    let key = scene.pv(&old_pv("Bound", "delete", 100_000));
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    // Not taken to be free, whatever becomes of the claimRef.
+    assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "uid-data");
+    let released = old_pv("Released", "delete", 100_000);
+    let key = scene.pv(&released);
+    let steps = ends(&scene, &released);
+    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.names().len(), 0);
+}
+
+#[tokio::test]
+async fn a_pv_from_a_backup_ends_no_volume_of_an_earlier_version() {
+    // The cluster is lost, and the disk is not: PVs come back first, then are seen to be released.
+    let phases: [&[&str]; 3] = [&["", "Released"], &["Pending", "Released"], &["Released"]];
+    for (phases, after) in phases.into_iter().zip([100_000, 100_000, -100_000]) {
+        let mut scene = scene();
+        scene.write(&volume_of("data"), "file");
+        for phase in phases {
+            let key = scene.pv(&old_pv(phase, "delete", after));
+            let outcome = scene.look_at_pv(&key, vec![]).await;
+            assert_eq!(matches!(outcome, Outcome::Again(_)), *phase == "Released", "{phase}");
+        }
+        assert_eq!(scene.told(), ["VolumeKept"]);
+        assert_eq!(scene.label(&volume_of("data"), "berth.io/pv-uid"), "");
+        assert!(scene.has(&volume_of("data"), "file"));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_volume_of_an_earlier_version_is_no_beginning() {
+    // Its PV was retained and deleted: that a PV held it is written nowhere.
+    let mut scene = scene();
+    let cx = Arc::clone(&scene.cx);
+    scene.talk(async move { orphans::look(&cx).await }, vec![]).await;
+    assert_eq!(scene.names(), [volume_of("data")]);
+}
