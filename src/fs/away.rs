@@ -8,14 +8,17 @@
 //! mounted there is another one.
 //!
 //! Then everything that was open is closed, to be opened anew by its handle. What was written
-//! without a flush may be lost with the daemon: the write verifier changes first, by which clients
-//! send it again.
+//! without a flush may be lost with the daemon: the write verifier changes, by which clients send it
+//! again. Nobody may get the new verifier for what is written to the old file system, nor the old
+//! one for a COMMIT on the new one. So the old root is marked first, then the verifier changes, and
+//! then the new root is there to be found; a WRITE asks for the verifier before it looks at the mark.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Fs;
+use super::node::Node;
 use super::root::Root;
 use crate::errno::{Errno, Result};
 use crate::telemetry::bounded::OFTEN;
@@ -29,6 +32,14 @@ impl Root {
                 name: OFTEN, %path, error = %errno, "the file system is away; clients wait until it is back"
             );
         }
+    }
+
+    /// Says so if it was opened anew: the caller has to find its files again.
+    ///
+    /// # Errors
+    /// `ENOTCONN`, which clients wait for.
+    pub(super) fn check_current(&self) -> Result<()> {
+        if self.replaced.load(Ordering::SeqCst) { Err(Errno::NOTCONN) } else { Ok(()) }
     }
 
     /// Opens the same directory once more.
@@ -56,7 +67,20 @@ impl Fs {
         }
     }
 
+    /// Adds a node, unless its export was opened anew since its root was looked up: it would stay,
+    /// and never work, for as long as clients ask for it.
+    ///
+    /// # Errors
+    /// `ENOTCONN`, which clients wait for.
+    pub(super) fn keep(&self, node: Arc<Node>) -> Result<Arc<Node>> {
+        let node = self.nodes.add(node);
+        // Afterwards: what is added before the mark is forgotten with the others.
+        node.root.check_current().inspect_err(|_| self.nodes.forget(&node.root))?;
+        Ok(node)
+    }
+
     fn renew(&self, old: &Arc<Root>, fresh: Root) {
+        old.replaced.store(true, Ordering::SeqCst);
         self.flusher.forget_unflushed();
         let fresh = self.attached(fresh);
         self.roots.rcu(|roots| {
@@ -122,6 +146,27 @@ mod tests {
         let renewed = fs.verifier();
         fs.sweep();
         assert_eq!(fs.verifier(), renewed, "once is enough");
+    }
+
+    #[test]
+    fn nothing_is_written_to_or_found_in_what_was_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
+        fs.attach(EXPORT, dir.path(), None, None).unwrap();
+        let files = Files::of(&fs, EXPORT);
+        let (dir, old) = (files.root(), fs.root(EXPORT).unwrap());
+        let file = files.create(&dir, "file").unwrap();
+        files.write(&file, 0, 1).unwrap();
+        old.note(Errno::NOTCONN);
+        fs.sweep();
+        // Calls that were under way, with what they had found before.
+        assert_eq!(files.write(&file, 0, 1), Err(Errno::NOTCONN), "under the new verifier");
+        assert_eq!(fs.root_node(&old).err(), Some(Errno::NOTCONN));
+        assert_eq!(files.find(&dir, "file").err(), Some(Errno::NOTCONN));
+        for handle in [dir.handle(), file.handle()] {
+            assert!(fs.nodes.peek(handle).is_none(), "it would be found for ever");
+            fs.node(handle, Patience::Blocking).unwrap();
+        }
     }
 
     #[test]

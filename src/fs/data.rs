@@ -72,7 +72,8 @@ impl Fs {
     ///
     /// # Errors
     /// `EACCES`; `EISDIR` and `EINVAL` for what is no file; `EFBIG` beyond the largest offset;
-    /// `ENOSPC` if nothing fits into the volume; `EAGAIN` without patience, if the file is not open
+    /// `ENOSPC` if nothing fits into the volume; `ENOTCONN` if the export was opened anew since the file
+    /// was found; `EAGAIN` without patience, if the file is not open
     /// for writing, or its volume has to be looked at.
     pub fn write(
         &self,
@@ -91,6 +92,8 @@ impl Fs {
         if end.is_none_or(|end| i64::try_from(end).is_err()) {
             return Err(Errno::FBIG);
         }
+        // After the caller asked for the verifier, see `away`.
+        node.root.check_current()?;
         let content = self.writable(node, patience)?;
         let room = self.hold_write(node, attr, (offset, data.len()), patience)?;
         // Before, so that the node is not closed in between; and after, because a flush that began

@@ -216,7 +216,7 @@ impl Fs {
 
     /// What changes whenever data that was acknowledged without a flush may be lost: at every
     /// start, and after every flush that failed. Clients compare it and send again (RFC 1813
-    /// §3.3.7).
+    /// §3.3.7). To be asked before a WRITE is made, and after the flush of a COMMIT.
     pub fn verifier(&self) -> u64 {
         self.flusher.shared.verifier.load(Ordering::SeqCst)
     }

@@ -237,7 +237,7 @@ impl Fs {
         }
         let trail = || self.switch.as_server(|| self.trail_from_root(&root, &place))?;
         let handle = self.seal(&root, &attr, || sys::handle::of(&place), trail)?;
-        Ok(*self.nodes.add(Node::new(&root, handle, place, &attr)).handle())
+        Ok(*self.keep(Node::new(&root, handle, place, &attr))?.handle())
     }
 
     /// The file of a handle.
@@ -255,7 +255,7 @@ impl Fs {
             return Err(Errno::AGAIN); // finding it may read from the disk
         }
         let (place, attr) = self.open_body(&root, &body)?;
-        Ok(self.nodes.add(Node::new(&root, *handle, place, &attr)))
+        self.keep(Node::new(&root, *handle, place, &attr))
     }
 
     /// Opens the file that the handle with this body was made for. Blocks.
@@ -291,7 +291,7 @@ impl Fs {
         let attr = Attr::of(&place).inspect_err(|errno| root.note(*errno))?;
         let kernel = || sys::handle::of(&place);
         let handle = self.seal(root, &attr, kernel, || Ok(Trail::root(&attr)))?;
-        Ok(self.nodes.add(Node::new(root, handle, place, &attr)))
+        self.keep(Node::new(root, handle, place, &attr))
     }
 
     /// Runs `open` as the server; if there are no descriptors left, closes what is not in use and
@@ -341,7 +341,7 @@ impl Fs {
         if let Some(node) = self.nodes.get(&handle) {
             return Ok((node, attr));
         }
-        Ok((self.nodes.add(Node::new(&dir.root, handle, place, &attr)), attr))
+        Ok((self.keep(Node::new(&dir.root, handle, place, &attr))?, attr))
     }
 
     /// The handle of the file that is `name` in `dir` and has `attr`.

@@ -107,7 +107,7 @@ impl Fs {
         }
         let trail = || self.switch.as_server(|| self.trail_from_root(&dir.root, &place))?;
         let handle = self.seal(&dir.root, &attr, || sys::handle::of(&place), trail)?;
-        Ok((self.nodes.add(Node::new(&dir.root, handle, place, &attr)), attr))
+        Ok((self.keep(Node::new(&dir.root, handle, place, &attr))?, attr))
     }
 
     /// Where a symbolic link points.

@@ -41,6 +41,8 @@ pub struct Root {
     pub(super) path: PathBuf,
     /// Whether its file system was found to be away ([`super::away`]).
     pub(super) away: AtomicBool,
+    /// Whether it was opened anew, and nothing is to be done with this one any more.
+    pub(super) replaced: AtomicBool,
     /// The directory, open for reading: opening by handle asks for such a descriptor.
     directory: OwnedFd,
     /// Where its file system is mounted, if that gives handles.
@@ -100,6 +102,7 @@ impl Root {
             handles,
             path: dir.to_path_buf(),
             away: AtomicBool::new(false),
+            replaced: AtomicBool::new(false),
             directory,
             mount,
             kind,
