@@ -324,11 +324,11 @@ impl App {
 
     async fn run(self: Arc<Self>, desk: &Desk, mut signals: Signals) -> Result<()> {
         let (fs, server) = (Arc::clone(&self.fs), Arc::clone(&self.server));
-        let sweep = move || {
-            fs.sweep();
-            server.sweep();
-        };
-        let sweeper = Repeated::start("berth-sweep", sweep)?;
+        // Each on its own: a file system that hangs stops its own sweep, and nothing else.
+        let upkeep = Repeated::start("berth-upkeep", move || server.sweep())?;
+        let sweeper = Repeated::start("berth-sweep", move || fs.sweep())?;
+        let fs = Arc::clone(&self.fs);
+        let renewer = Repeated::start("berth-renew", move || fs.renew_roots())?;
         let provisioner = self.provisioner().await?;
         greeting::say(&self.bound, &self.exports.load(), desk.address());
         tracing::info!(
@@ -362,6 +362,8 @@ impl App {
         }
         let (fs, volumes) = (Arc::clone(&self.fs), self.volumes.clone());
         let finish = move || {
+            upkeep.stop();
+            drop(renewer); // without waiting for what may hang: it has nothing to finish
             sweeper.stop();
             fs.flush_all();
             if let Some(volumes) = volumes {
