@@ -28,7 +28,7 @@ use crate::export::table::Exports;
 use crate::export::{Export, ExportId};
 use crate::fs::Fs;
 use crate::fs::root::HandleKind;
-use crate::mount::{self, Mount};
+use crate::mount::{self, Datagrams, Mount};
 use crate::nfs3::{self, Nfs};
 use crate::portmap::registration::Transport;
 use crate::portmap::{self, Portmap};
@@ -275,7 +275,7 @@ impl App {
     fn listen(&mut self) -> Result<()> {
         let nfs = Arc::new(Nfs::new(Arc::clone(&self.fs), Arc::clone(&self.exports)));
         let mount = Arc::new(Mount::new(Arc::clone(&self.exports), Arc::clone(&self.fs)));
-        let datagrams = self.service(vec![Arc::clone(&mount) as Arc<dyn Program>]);
+        let datagrams = self.service(vec![Arc::new(Datagrams(Arc::clone(&mount)))]);
         if let Some(volumes) = &self.volumes {
             let mount = Arc::clone(&mount);
             volumes.set_mounts(Box::new(move || mount.list()));
