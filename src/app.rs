@@ -28,7 +28,7 @@ use crate::export::table::Exports;
 use crate::export::{Export, ExportId};
 use crate::fs::Fs;
 use crate::fs::root::HandleKind;
-use crate::mount::{self, Mount};
+use crate::mount::{self, Datagrams, Mount};
 use crate::nfs3::{self, Nfs};
 use crate::portmap::registration::Transport;
 use crate::portmap::{self, Portmap};
@@ -275,7 +275,7 @@ impl App {
     fn listen(&mut self) -> Result<()> {
         let nfs = Arc::new(Nfs::new(Arc::clone(&self.fs), Arc::clone(&self.exports)));
         let mount = Arc::new(Mount::new(Arc::clone(&self.exports), Arc::clone(&self.fs)));
-        let datagrams = self.service(vec![Arc::clone(&mount) as Arc<dyn Program>]);
+        let datagrams = self.service(vec![Arc::new(Datagrams(Arc::clone(&mount)))]);
         if let Some(volumes) = &self.volumes {
             let mount = Arc::clone(&mount);
             volumes.set_mounts(Box::new(move || mount.list()));
@@ -324,11 +324,11 @@ impl App {
 
     async fn run(self: Arc<Self>, desk: &Desk, mut signals: Signals) -> Result<()> {
         let (fs, server) = (Arc::clone(&self.fs), Arc::clone(&self.server));
-        let sweep = move || {
-            fs.sweep();
-            server.sweep();
-        };
-        let sweeper = Repeated::start("berth-sweep", sweep)?;
+        // Each on its own: a file system that hangs stops its own sweep, and nothing else.
+        let upkeep = Repeated::start("berth-upkeep", move || server.sweep())?;
+        let sweeper = Repeated::start("berth-sweep", move || fs.sweep())?;
+        let fs = Arc::clone(&self.fs);
+        let renewer = Repeated::start("berth-renew", move || fs.renew_roots())?;
         let provisioner = self.provisioner().await?;
         greeting::say(&self.bound, &self.exports.load(), desk.address());
         tracing::info!(
@@ -362,6 +362,8 @@ impl App {
         }
         let (fs, volumes) = (Arc::clone(&self.fs), self.volumes.clone());
         let finish = move || {
+            upkeep.stop();
+            drop(renewer); // without waiting for what may hang: it has nothing to finish
             sweeper.stop();
             fs.flush_all();
             if let Some(volumes) = volumes {

@@ -2,7 +2,8 @@
 //!
 //! There are [`PLACES`]. When all are taken, a connection that is not being answered is closed for a
 //! new one: the one that has rested longest, of the address that has most. So a health check always
-//! gets in, whoever holds the others. A connection cannot be kept busy for long: pages, which may wait
+//! gets in, whoever holds the others. If none rests, a health check that waits gives way, of an address
+//! with more than [`CHECKS_EACH`] connections. A connection cannot be kept busy for long: pages, which may wait
 //! for a disk, are answered [`PAGES`] at a time and [`PAGES_EACH`] for one address, and others are told
 //! to come again; health checks wait for a second at most.
 
@@ -20,6 +21,10 @@ const PAGES: usize = 8;
 
 /// The same for one address.
 const PAGES_EACH: usize = 4;
+
+/// Connections that an address keeps although all places are taken, as long as health checks on them
+/// are answered.
+const CHECKS_EACH: usize = 4;
 
 const RESTS: u8 = 0;
 const CHECKS: u8 = 1;
@@ -100,11 +105,13 @@ impl Table {
     }
 
     fn victim(&self) -> Option<Arc<Taken>> {
-        let resting = self.taken.iter().filter(|taken| taken.is(RESTS));
         let greed =
             |taken: &Taken| self.taken.iter().filter(|other| other.peer == taken.peer).count();
         let rested = |taken: &Taken| std::cmp::Reverse(taken.since.load(Ordering::Relaxed));
-        resting.max_by_key(|taken| (greed(taken), rested(taken))).cloned()
+        let resting = self.taken.iter().filter(|taken| taken.is(RESTS));
+        let checks = || self.taken.iter().filter(|t| t.is(CHECKS) && greed(t) > CHECKS_EACH);
+        let order = |taken: &&Arc<Taken>| (greed(taken), rested(taken));
+        resting.max_by_key(order).or_else(|| checks().max_by_key(order)).cloned()
     }
 
     /// Whether one more page may be made, for `peer`.
@@ -187,15 +194,30 @@ mod tests {
     #[test]
     fn who_is_being_answered_keeps_its_place() {
         let places = Arc::<Places>::default();
-        let held = all_of(&places, ip(1));
+        let number = |n: usize| ip(u8::try_from(n / CHECKS_EACH).unwrap());
+        let held: Vec<_> = (0..PLACES).map(|n| places.take(number(n)).unwrap()).collect();
         let mut busy: Vec<_> = held.iter().skip(1).map(|place| place.begin(Wish::Health)).collect();
-        let new = places.take(ip(2)).unwrap();
+        let new = places.take(ip(20)).unwrap();
         assert_eq!(lost(&held), [0]);
         let _busy = new.begin(Wish::Health);
-        assert!(places.take(ip(3)).is_none());
+        assert!(places.take(ip(30)).is_none());
         busy.pop();
-        assert!(places.take(ip(3)).is_some());
+        assert!(places.take(ip(30)).is_some());
         assert_eq!(lost(&held), [0, PLACES - 1]);
+    }
+
+    #[test]
+    fn one_address_cannot_hold_all_places_by_health_checks_that_wait() {
+        let places = Arc::<Places>::default();
+        let held = all_of(&places, ip(1));
+        let busy: Vec<_> = held.iter().map(|place| place.begin(Wish::Health)).collect();
+        let new = places.take(ip(2)).unwrap();
+        let _check = new.begin(Wish::Health);
+        assert_eq!(lost(&held), [0], "the one that has waited longest");
+        let _own = places.take(ip(1)).unwrap();
+        assert_eq!(lost(&held), [0, 1], "of itself, too");
+        assert!(!new.taken.closed.is_cancelled());
+        drop(busy);
     }
 
     #[test]

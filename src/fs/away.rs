@@ -2,8 +2,8 @@
 //!
 //! While it is away, calls fail with what [`Errno::is_away`] knows, and clients wait. What was open
 //! does not work again where it was mounted anew: a FUSE daemon that ended leaves every descriptor
-//! `ENOTCONN` for ever. So the directory of an export of which a call has said so is opened at each
-//! sweep, by its path, until that is possible and it is the same directory: of the same kind of
+//! `ENOTCONN` for ever. So the directory of an export of which a call has said so is opened every
+//! second, by its path, until that is possible and it is the same directory: of the same kind of
 //! file system, with the same number and time of birth. What lies at the path while nothing is
 //! mounted there is another one.
 //!
@@ -54,8 +54,9 @@ impl Root {
 }
 
 impl Fs {
-    /// Opens the exports anew whose file systems were away and are back. Blocks.
-    pub(super) fn renew_roots(&self) {
+    /// Opens the exports anew whose file systems were away and are back. Blocks, for as long as one of
+    /// them hangs; to be called once a second, by one thread.
+    pub fn renew_roots(&self) {
         let roots = self.roots.load();
         for root in roots.values().filter(|root| root.away.load(Ordering::Relaxed)) {
             match root.reopened() {
@@ -124,27 +125,27 @@ mod tests {
         let is_as_before =
             || Arc::ptr_eq(&fs.root(EXPORT).unwrap(), &before.0) && fs.verifier() == before.1;
         before.0.note(Errno::IO);
-        fs.sweep();
+        fs.renew_roots();
         assert!(is_as_before(), "a disk that fails is not away");
 
         before.0.note(Errno::NOTCONN);
         rename(&export, &elsewhere).unwrap();
-        fs.sweep();
+        fs.renew_roots();
         assert!(is_as_before(), "nothing is there");
         create_dir(&export).unwrap();
-        fs.sweep();
+        fs.renew_roots();
         assert!(is_as_before(), "what was below the mount is not what was mounted");
 
         rename(&export, &other).unwrap();
         rename(&elsewhere, &export).unwrap();
-        fs.sweep();
+        fs.renew_roots();
         assert!(!is_as_before());
         assert_ne!(fs.verifier(), before.1, "what was not flushed may be lost");
         let again = fs.node(file.handle(), Patience::Blocking).unwrap();
         assert!(!Arc::ptr_eq(&again, &file), "it is opened anew");
         assert_eq!(again.fileid, file.fileid);
         let renewed = fs.verifier();
-        fs.sweep();
+        fs.renew_roots();
         assert_eq!(fs.verifier(), renewed, "once is enough");
     }
 

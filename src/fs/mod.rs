@@ -438,7 +438,6 @@ impl Fs {
     /// Closes what was not used for a while, and flushes what was written then. Blocks; to be
     /// called once a second.
     pub fn sweep(&self) {
-        self.renew_roots();
         self.nodes.tick();
         let swept = self.nodes.sweep(IDLE_SWEEPS + 1);
         self.sweep_lingering();

@@ -2,18 +2,22 @@
 //! whom (EXPORT, §5.2.5).
 //!
 //! The list of mounts is informative only: clients that crash never say UMNT, and no right depends
-//! on it. So it is kept in memory, is empty after a restart, and forgets the oldest when it is
-//! full.
+//! on it. So it is kept in memory, is empty after a restart, and is bounded: each address has
+//! [`MOUNTS_EACH`] entries at most, and when the list is full, the address that has most loses its oldest.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::export::{Export, Table};
+use crate::export::{Export, Table, path};
+use crate::telemetry::bounded::network;
 use crate::xdr::Writer;
 
 /// Mounts that are remembered, of paths of at most [`super::types::PATH_MAX`].
 const MOUNTS_MAX: usize = 4096;
+
+/// The same of one address, or of one network of IPv6: more than the volumes of a busy node.
+const MOUNTS_EACH: usize = 512;
 
 /// A directory, under the name by which a client mounted it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,16 +36,37 @@ pub struct Mounts(VecDeque<Entry>);
 impl Mounts {
     /// `client` has mounted `path`.
     pub fn add(&mut self, client: IpAddr, path: &[u8], hidden: bool) {
-        self.remove(client, path);
-        if self.0.len() == MOUNTS_MAX {
-            self.0.pop_front();
+        let Some(path) = normal(path) else { return };
+        self.0.retain(|entry| entry.client != client || entry.path != path);
+        if self.count(network(client)) >= MOUNTS_EACH {
+            self.forget_oldest(network(client));
+        } else if self.0.len() >= MOUNTS_MAX
+            && let Some(greediest) = self.greediest()
+        {
+            self.forget_oldest(greediest);
         }
-        self.0.push_back(Entry { client, path: path.into(), hidden });
+        self.0.push_back(Entry { client, path, hidden });
+    }
+
+    fn count(&self, address: IpAddr) -> usize {
+        self.0.iter().filter(|entry| network(entry.client) == address).count()
+    }
+
+    fn greediest(&self) -> Option<IpAddr> {
+        let mut counts = HashMap::<_, usize>::new();
+        self.0.iter().for_each(|entry| *counts.entry(network(entry.client)).or_default() += 1);
+        counts.into_iter().max_by_key(|(_, count)| *count).map(|(address, _)| address)
+    }
+
+    fn forget_oldest(&mut self, address: IpAddr) {
+        let oldest = self.0.iter().position(|entry| network(entry.client) == address);
+        oldest.and_then(|place| self.0.remove(place));
     }
 
     /// `client` has unmounted `path`.
     pub fn remove(&mut self, client: IpAddr, path: &[u8]) {
-        self.0.retain(|entry| entry.client != client || *entry.path != *path);
+        let Some(path) = normal(path) else { return };
+        self.0.retain(|entry| entry.client != client || entry.path != path);
     }
 
     /// `client` has nothing mounted.
@@ -60,6 +85,13 @@ impl Mounts {
     pub fn list(&self) -> Vec<(IpAddr, Vec<u8>)> {
         self.0.iter().map(|entry| (entry.client, entry.path.to_vec())).collect()
     }
+}
+
+/// The one form of a path; `None` if it is none of an export.
+fn normal(path: &[u8]) -> Option<Box<[u8]>> {
+    // libnfs asks for nothing where it means the root.
+    let path = if path.is_empty() { b"/" } else { path };
+    path::normalise(path).ok().map(Vec::into_boxed_slice)
 }
 
 /// DUMP: the mounts of the client that asks. The paths of others are none of its business: where
@@ -117,13 +149,37 @@ mod tests {
     fn the_oldest_is_forgotten() {
         let mut mounts = Mounts::default();
         let path = |n: usize| format!("/{n}").into_bytes();
-        (0..MOUNTS_MAX).for_each(|n| mounts.add(ip(1), &path(n), false));
+        (0..MOUNTS_EACH).for_each(|n| mounts.add(ip(1), &path(n), false));
         mounts.add(ip(1), &path(0), false); // is the latest now
-        mounts.add(ip(1), &path(MOUNTS_MAX), false);
+        mounts.add(ip(1), &path(MOUNTS_EACH), false);
         let list = listed(&mounts, ip(1));
-        assert_eq!(list.len(), MOUNTS_MAX);
+        assert_eq!(list.len(), MOUNTS_EACH);
         assert_eq!(list[0], "10.0.0.1:/2");
-        assert_eq!(list[MOUNTS_MAX - 2..], ["10.0.0.1:/0", "10.0.0.1:/4096"]);
+        assert_eq!(list[MOUNTS_EACH - 2..], ["10.0.0.1:/0", "10.0.0.1:/512"]);
+    }
+
+    #[test]
+    fn who_has_many_mounts_does_not_push_out_others() {
+        let mut mounts = Mounts::default();
+        mounts.add(ip(100), b"/other", false);
+        let fill = |mounts: &mut Mounts, client: IpAddr| {
+            (0..=MOUNTS_EACH).for_each(|n| mounts.add(client, format!("/{n}").as_bytes(), false));
+        };
+        fill(&mut mounts, ip(1));
+        assert_eq!(mounts.list().len(), MOUNTS_EACH + 1);
+        (2..10).for_each(|last| fill(&mut mounts, ip(last)));
+        assert_eq!(mounts.list().len(), MOUNTS_MAX);
+        assert_eq!(listed(&mounts, ip(100)), ["10.0.0.100:/other"]);
+    }
+
+    #[test]
+    fn a_path_is_one_however_it_is_written() {
+        let mut mounts = Mounts::default();
+        ["/a/b", "//a/./b/", "/a//b"].iter().for_each(|p| mounts.add(ip(1), p.as_bytes(), false));
+        mounts.add(ip(1), b"", false);
+        assert_eq!(listed(&mounts, ip(1)), ["10.0.0.1:/a/b", "10.0.0.1:/"]);
+        mounts.remove(ip(1), b"/a/b//");
+        assert_eq!(listed(&mounts, ip(1)), ["10.0.0.1:/"]);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::Mount;
 use super::types::{PATH_MAX, Status};
+use super::{Mount, Sender};
 use crate::errno::Errno;
 use crate::export::{Export, Refused, Table};
 use crate::fs::handle::Handle;
@@ -26,8 +26,13 @@ enum Failure {
 }
 
 /// Gives the handle of the directory `path` to a client for which it is exported, and remembers
-/// that the client has it. `None`: the disk has to be asked, for which the call has no patience.
-pub fn mnt(mount: &Mount, path: &[u8], call: &Call<'_>) -> Option<Result<Handle, Status>> {
+/// that the client has it if the client is the `sender`. `None`: the disk has to be asked, for which the call has no patience.
+pub fn mnt(
+    mount: &Mount,
+    path: &[u8],
+    call: &Call<'_>,
+    sender: Sender,
+) -> Option<Result<Handle, Status>> {
     let table = mount.exports.load();
     let located = match permitted(&table, path, call.peer) {
         Ok(_) if call.patience == Patience::None => return None,
@@ -41,7 +46,9 @@ pub fn mnt(mount: &Mount, path: &[u8], call: &Call<'_>) -> Option<Result<Handle,
     Some(match located {
         Ok((export, handle)) => {
             tracing::info!(%peer, path = %shown, export = %export.shown(), "mount granted");
-            mount.mounts().add(peer.ip().to_canonical(), path, export.hidden);
+            if sender == Sender::Sure {
+                mount.mounts().add(peer.ip().to_canonical(), path, export.hidden);
+            }
             Ok(handle)
         }
         Err(error) => {

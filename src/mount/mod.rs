@@ -29,6 +29,19 @@ pub const VERSIONS: (u32, u32) = (1, 3);
 /// What a list is taken to be as a reply, in bytes: larger than most.
 const LIST_SIZE: usize = 64 * 1024;
 
+/// Whether the address of a call is its sender's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    /// It came on a connection.
+    Sure,
+    /// It is whatever the datagram says.
+    Claimed,
+}
+
+/// The program over UDP. The list of mounts stays as it is: by it the server knows its clients, and who
+/// sends a datagram is not known.
+pub struct Datagrams(pub Arc<Mount>);
+
 /// The program.
 pub struct Mount {
     exports: Arc<Exports>,
@@ -57,17 +70,28 @@ impl Mount {
         self.mounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Result<Outcome, Error> {
+    fn answer(
+        &self,
+        call: &Call<'_>,
+        sender: Sender,
+        out: &mut Writer<'_>,
+    ) -> Result<Outcome, Error> {
         let (mut args, client) = (call.args, call.peer.ip().to_canonical());
         match (call.version, call.procedure) {
             (_, 0) => {}
-            (3, 1) => match mnt::mnt(self, types::any_path(&mut args)?, call) {
+            (3, 1) => match mnt::mnt(self, types::any_path(&mut args)?, call, sender) {
                 Some(mounted) => Mounted(mounted).encode(out),
                 None => return Ok(Outcome::Later),
             },
             (_, 2) => list::dump(&self.mounts(), client, out),
-            (_, 3) => self.mounts().remove(client, args.opaque(PATH_MAX)?), // UMNT
-            (_, 4) => self.mounts().remove_all(client),                     // UMNTALL
+            (_, 3) => {
+                let path = args.opaque(PATH_MAX)?;
+                if sender == Sender::Sure {
+                    self.mounts().remove(client, path);
+                }
+            }
+            (_, 4) if sender == Sender::Sure => self.mounts().remove_all(client),
+            (_, 4) => {}
             (_, 5) => list::export(&self.exports.load(), client, out),
             _ => return Ok(Outcome::Unavailable),
         }
@@ -99,7 +123,33 @@ impl Program for Mount {
     }
 
     fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome {
-        self.answer(call, out).unwrap_or_else(Outcome::from)
+        self.answer(call, Sender::Sure, out).unwrap_or_else(Outcome::from)
+    }
+}
+
+impl Program for Datagrams {
+    fn number(&self) -> u32 {
+        self.0.number()
+    }
+
+    fn versions(&self) -> (u32, u32) {
+        self.0.versions()
+    }
+
+    fn remembers(&self, version: u32, procedure: u32) -> bool {
+        self.0.remembers(version, procedure)
+    }
+
+    fn reply_size(&self, procedure: u32, args: Reader<'_>) -> usize {
+        self.0.reply_size(procedure, args)
+    }
+
+    fn status(&self, procedure: u32, results: &[u8]) -> u32 {
+        self.0.status(procedure, results)
+    }
+
+    fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome {
+        self.0.answer(call, Sender::Claimed, out).unwrap_or_else(Outcome::from)
     }
 }
 

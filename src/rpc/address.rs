@@ -14,11 +14,6 @@ impl Address {
     pub const fn of(ip: IpAddr) -> Self {
         Self(network(ip))
     }
-
-    /// The address itself, or the first one of the network.
-    pub const fn ip(self) -> IpAddr {
-        self.0
-    }
 }
 
 #[cfg(test)]

@@ -48,6 +48,9 @@ pub struct Connections {
 /// An address with its connections.
 struct Host {
     peer: Arc<Peer>,
+    /// Who is asked for when it is asked whether the address is known: the IP address that was found
+    /// known, or the latest one. An [`Address`] may be a whole network, whose own address nobody has.
+    ip: IpAddr,
     links: Vec<Arc<Link>>,
     /// Whether it was known, and when that was asked.
     known: Option<(bool, Instant)>,
@@ -93,7 +96,8 @@ impl Connections {
         let (ip, address) = (origin.peer.ip().to_canonical(), Address::of(origin.peer.ip()));
         let is_here = ip.is_loopback() || ip == origin.local.ip().to_canonical();
         let mut hosts = self.hosts();
-        let host = hosts.entry(address).or_insert_with(|| Host::new(self.budget.peer()));
+        let host = hosts.entry(address).or_insert_with(|| Host::new(self.budget.peer(), ip));
+        host.came_from(ip);
         if is_here {
             host.known = Some((true, Instant::now() + REMEMBERED));
         }
@@ -134,8 +138,8 @@ impl Connections {
         let now = Instant::now();
         let weight = |address: Address, host: &mut Host| {
             let count = host.links.len() + usize::from(address == newcomer);
-            let ip = if address == newcomer { ip } else { address.ip() };
-            if host.is_known(now, || self.knows(ip)) { count } else { count * CREDIT }
+            let latest = if address == newcomer { ip } else { host.ip };
+            if host.is_known(now, latest, |ip| self.knows(ip)) { count } else { count * CREDIT }
         };
         let weights = hosts.iter_mut().map(|(address, host)| (weight(*address, host), *address));
         let weights: Vec<_> = weights.collect();
@@ -192,8 +196,15 @@ impl Connections {
 }
 
 impl Host {
-    const fn new(peer: Arc<Peer>) -> Self {
-        Self { peer, links: Vec::new(), known: None }
+    const fn new(peer: Arc<Peer>, ip: IpAddr) -> Self {
+        Self { peer, ip, links: Vec::new(), known: None }
+    }
+
+    /// Notes that `ip` makes a connection. A neighbour does not take the place of one that is known.
+    const fn came_from(&mut self, ip: IpAddr) {
+        if !matches!(self.known, Some((true, _))) {
+            self.ip = ip;
+        }
     }
 
     /// Whether it has connections, or its last ones still hold memory.
@@ -201,10 +212,15 @@ impl Host {
         !self.links.is_empty() || Arc::strong_count(&self.peer) > 1
     }
 
-    fn is_known(&mut self, now: Instant, ask: impl FnOnce() -> bool) -> bool {
+    /// Whether its own IP address, or the `latest` one, is known.
+    fn is_known(&mut self, now: Instant, latest: IpAddr, ask: impl Fn(IpAddr) -> bool) -> bool {
         match self.known {
             Some((known, asked)) if now.saturating_duration_since(asked) < REMEMBERED => known,
-            _ => self.known.insert((ask(), now)).0,
+            _ => {
+                let known = [self.ip, latest].into_iter().find(|ip| ask(*ip));
+                self.ip = known.unwrap_or(latest);
+                self.known.insert((known.is_some(), now)).0
+            }
         }
     }
 
@@ -360,6 +376,32 @@ mod tests {
         let _next = places.displaces("10.1.0.2").await;
         assert_eq!(gone(&seats).len(), 1);
         assert!(gone(&known).is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_address_of_a_network_of_ipv6_that_is_known_stays_so() {
+        let places = Places::new(|ip| {
+            let ip = ip.to_string();
+            ip == "2001:db8::5" || ip.starts_with("10.1.")
+        })
+        .await;
+        let mut known = Vec::new();
+        for _ in 0..3 {
+            known.push(places.free("2001:db8::5").await);
+        }
+        let mut seats = Vec::new();
+        for n in 0..LIMIT - known.len() {
+            seats.push(places.free(&format!("10.0.0.{n}")).await);
+        }
+        let _next = places.displaces("10.1.0.1").await;
+        // A neighbour comes, and what was asked is too old.
+        seats.push(places.displaces("2001:db8::6").await);
+        places.connections.hosts().values_mut().for_each(|host| {
+            host.known = host.known.map(|(known, _)| (known, Instant::now() - REMEMBERED));
+        });
+        let _last = places.displaces("10.1.0.2").await;
+        assert!(gone(&known).is_empty(), "{:?}", gone(&known));
+        assert_eq!(gone(&seats).len(), 3);
     }
 
     #[tokio::test]

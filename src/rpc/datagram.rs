@@ -63,6 +63,9 @@ impl Reply for Sender {
         // A lost datagram is the client's to ask for again, whoever lost it.
         let _ = self.socket.try_send_to(&fitting(reply, self.received), self.peer);
     }
+
+    /// The client asks again when it hears nothing.
+    fn lost(&self) {}
 }
 
 /// What is sent instead of `reply` to a call of `received` bytes: itself, or that it is refused.

@@ -355,4 +355,10 @@ impl Reply for Link {
         self.push(&mut marked);
         self.buffers.give(marked);
     }
+    /// The client must ask again. The connection's task does the rest: parked calls that are dropped may
+    /// have others who wait for them, and so on.
+    fn lost(&self) {
+        self.broken.store(true, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
 }

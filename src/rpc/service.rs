@@ -39,6 +39,10 @@ pub trait Gate {
 pub trait Reply: Send + Sync {
     /// Sends a whole reply, without its record mark.
     fn send(&self, reply: &[u8]);
+
+    /// There will be no reply: whoever waits for it has to ask again. Only takes note, so that it may be
+    /// called wherever a call ends.
+    fn lost(&self);
 }
 
 /// Where a call came from and arrived.
@@ -172,10 +176,12 @@ impl Service {
         Verdict::Answered(Procedure::of(call.program, call.procedure), Status::of(status))
     }
 
-    /// Forgets a call that was given up: it will not be tried again, or its results do not come.
+    /// Forgets a call that was given up: it will not be tried again, or its results do not come. Those
+    /// who wait for its answer are told.
     pub fn forget(&self, key: Option<Key>) {
         if let Some(key) = key {
-            self.shard(key.client).abandon(key);
+            let waiting = self.shard(key.client).abandon(key);
+            waiting.iter().for_each(|waiter| waiter.lost());
         }
     }
 
@@ -262,7 +268,8 @@ impl Service {
 }
 
 /// A remembered call that is being carried out. Dropped without an answer, which only a panic
-/// does, it is forgotten, so that a copy of it is carried out instead of waiting for ever.
+/// does, it is forgotten, so that a copy of it is carried out instead of waiting for ever, and those that
+/// wait are told.
 struct Running<'a> {
     service: &'a Service,
     key: Key,
@@ -282,6 +289,91 @@ impl Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.service.shard(self.key.client).abandon(self.key);
+        self.service.forget(Some(self.key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Procedure 1 has to wait, and then panics.
+    struct Unlucky;
+
+    impl Program for Unlucky {
+        fn number(&self) -> u32 {
+            7
+        }
+
+        fn versions(&self) -> (u32, u32) {
+            (1, 1)
+        }
+
+        fn remembers(&self, _version: u32, _procedure: u32) -> bool {
+            true
+        }
+
+        fn call(&self, call: &Call<'_>, _out: &mut Writer<'_>) -> Outcome {
+            assert_eq!(call.patience, Patience::None, "it panics");
+            Outcome::Later
+        }
+    }
+
+    struct Open;
+
+    impl Gate for Open {
+        fn admit(&mut self, _bytes: usize) -> bool {
+            true
+        }
+
+        fn enter(&mut self, _lane: Lane) -> bool {
+            true
+        }
+    }
+
+    #[derive(Default)]
+    struct Waiter(AtomicUsize);
+
+    impl Reply for Waiter {
+        fn send(&self, _reply: &[u8]) {}
+
+        fn lost(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn check(end: impl FnOnce(&Service, &[u8], Origin, Option<Key>)) {
+        let service = Service::new(vec![Arc::new(Unlucky)], Arc::default(), 1 << 20);
+        let mut record = Vec::new();
+        let mut w = Writer::new(&mut record);
+        [1, 0, 2, 7, 1, 1, 0, 0, 0, 0].into_iter().for_each(|word| w.u32(word));
+        let here = SocketAddr::from(([127, 0, 0, 1], 700));
+        let origin = Origin { peer: here, local: here };
+        let waiter = Arc::<Waiter>::default();
+        let answer = || {
+            let waiter = || Arc::clone(&waiter) as Arc<dyn Reply>;
+            service.answer(&record, origin, &waiter, &mut Open, &mut Vec::new())
+        };
+        let Verdict::Later(key) = answer() else { panic!("the first copy is put off") };
+        assert!(matches!(answer(), Verdict::Silent), "the second waits for the first");
+        end(&service, &record, origin, key);
+        assert_eq!(waiter.0.load(Ordering::Relaxed), 1);
+        assert!(matches!(answer(), Verdict::Later(Some(_))), "the third is carried out");
+    }
+
+    #[test]
+    fn who_waits_for_a_call_that_is_forgotten_is_told() {
+        check(|service, _, _, key| service.forget(key));
+    }
+
+    #[test]
+    fn who_waits_for_a_call_that_panics_is_told() {
+        check(|service, record, origin, key| {
+            let how = (origin, Patience::Blocking);
+            let call = || service.answer_again(record, how, key, &mut Vec::new());
+            catch_unwind(AssertUnwindSafe(call)).unwrap_err();
+        });
     }
 }

@@ -37,8 +37,13 @@ fn mnt_gives_the_roots_handle_and_the_flavors() {
 }
 
 #[test]
-fn the_same_is_said_over_udp() {
+fn the_same_is_said_over_udp_and_changes_no_list() {
     let s = Server::start();
+    fs::create_dir(s.dir.join("dir")).unwrap();
+    let mut c = s.client();
+    c.mounted("/dir");
+    let before = c.dump();
+    assert_eq!(before.len(), 1);
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.connect(s.addr).unwrap();
@@ -51,6 +56,12 @@ fn the_same_is_said_over_udp() {
     let mountres3::Ok(ok) = unpacked::<mountres3<'static>>(&reply.results()) else {
         panic!("not mounted")
     };
+    // The address of a datagram may be forged.
+    for (procedure, args) in [(3, packed_path("/dir")), (4, Vec::new())] {
+        socket.send(&message(8, MOUNT, procedure, &Cred::superuser().encoded(), &args)).unwrap();
+        socket.recv(&mut answer).unwrap();
+    }
+    assert_eq!(c.dump(), before);
     assert_eq!(fh(&ok.fhandle.0), s.client().root());
 }
 
