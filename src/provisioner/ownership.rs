@@ -91,6 +91,23 @@ pub fn points_to(pv: &PersistentVolume, spec: &Spec) -> bool {
     components(&spec.export_path()).all(|part| parts.next() == Some(part))
 }
 
+/// Another PV that points to the same volume and is bound to a claim. One that says that it is of
+/// another server is not meant.
+pub fn other_in_use(
+    stores: &Stores,
+    pv: &PersistentVolume,
+    spec: &Spec,
+) -> Option<Arc<PersistentVolume>> {
+    let server = annotation(&pv.metadata, SERVER);
+    stores.pvs().into_iter().find(|other| {
+        let theirs = annotation(&other.metadata, SERVER);
+        other.metadata.uid != pv.metadata.uid
+            && objects::phase(other) == "Bound"
+            && points_to(other, spec)
+            && (theirs.is_none() || server.is_none() || theirs == server)
+    })
+}
+
 fn components(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|part| !matches!(*part, "" | "."))
 }
