@@ -182,6 +182,7 @@ pub fn plan(
 
 /// Looks at a claim, and does what is owed to it.
 pub async fn reconcile(cx: &Context, key: &Key) -> Outcome {
+    let _busy = cx.busy_with(key);
     let Some(claim) = cx.stores.claim(key) else { return cleaned_up(cx, key).await };
     let class = objects::class_name(&claim).and_then(|name| cx.stores.class(name));
     let decision = decide(&claim, class.as_deref(), &cx.settings.name);
@@ -261,8 +262,8 @@ async fn apply(
         cx.forget(key);
         return Ok(Outcome::Done);
     }
-    if cx.is_given(key) {
-        return Ok(Outcome::Done); // the cluster binds it
+    if let Some(outcome) = cx.is_given(key) {
+        return Ok(outcome); // the cluster binds it
     }
     let began = Instant::now();
     let address = cx.server.address(&cx.client).await?;

@@ -172,6 +172,8 @@ struct Context {
     term: RwLock<bool>,
     /// What was found that does not belong together.
     found: Mutex<orphans::Found>,
+    /// Uids of the claims that are looked at in this moment.
+    busy: Mutex<HashSet<String>>,
 }
 
 impl Provisioner {
@@ -226,6 +228,7 @@ impl Provisioner {
             populated: Mutex::default(),
             term: RwLock::new(false),
             found: Mutex::default(),
+            busy: Mutex::default(),
         };
         let (stop, ready) = (started.stop.clone(), Arc::clone(&started.ready));
         started.tasks.spawn(run(Arc::new(cx), election, writers, teller, ready, stop));

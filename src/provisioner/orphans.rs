@@ -111,6 +111,10 @@ async fn is_alone(cx: &Context, spec: &Spec) -> bool {
         cx.remember(&Key::of(&**claim), Unfinished::Found(spec.name.clone()));
         return false;
     }
+    // Its PV may be about to be saved. Once the claim is seen to be gone or to have a volume, none is.
+    if cx.is_busy_with(uid) {
+        return false;
+    }
     !(is_a_beginning(cx, spec).await && taken_away(cx, spec, namespace).await)
 }
 

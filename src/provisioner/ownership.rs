@@ -26,8 +26,9 @@ use super::error::Result;
 use super::objects::{self, Address, annotation};
 use super::watch::Stores;
 pub use crate::label::SERVER;
-use crate::volume::Volumes;
+use crate::volume::name::Name;
 use crate::volume::spec::Spec;
+use crate::volume::{self, Volumes};
 
 /// The uid of the PV that holds a volume: a label of the volume.
 pub const PV_UID: &str = "berth.io/pv-uid";
@@ -90,6 +91,23 @@ pub fn points_to(pv: &PersistentVolume, spec: &Spec) -> bool {
     components(&spec.export_path()).all(|part| parts.next() == Some(part))
 }
 
+/// Another PV that points to the same volume and is bound to a claim. One that says that it is of
+/// another server is not meant.
+pub fn other_in_use(
+    stores: &Stores,
+    pv: &PersistentVolume,
+    spec: &Spec,
+) -> Option<Arc<PersistentVolume>> {
+    let server = annotation(&pv.metadata, SERVER);
+    stores.pvs().into_iter().find(|other| {
+        let theirs = annotation(&other.metadata, SERVER);
+        other.metadata.uid != pv.metadata.uid
+            && objects::phase(other) == "Bound"
+            && points_to(other, spec)
+            && (theirs.is_none() || server.is_none() || theirs == server)
+    })
+}
+
 fn components(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|part| !matches!(*part, "" | "."))
 }
@@ -103,6 +121,8 @@ pub enum Owed {
     Labels(Vec<(&'static str, String)>),
     /// The same, if nothing was ever in the volume.
     IfUntouched(Vec<(&'static str, String)>),
+    /// The same, if nothing is in the volume now.
+    IfEmpty(Vec<(&'static str, String)>),
 }
 
 /// What a PV is to us. Pure. `found` is the volume here that has the PV's path.
@@ -169,8 +189,19 @@ pub fn owed(pv: &PersistentVolume, relation: &Relation, facts: Facts) -> Owed {
             };
             if sure { Owed::Labels(labels) } else { Owed::IfUntouched(labels) }
         }
+        Relation::New(_) if user.is_none() && was_recycled(pv, spec) => {
+            Owed::IfEmpty(vec![(PV_UID, uid)])
+        }
         _ => Owed::Nothing,
     }
+}
+
+/// Whether a PV looks like one that an earlier version recycled: free, and of this server by its name.
+fn was_recycled(pv: &PersistentVolume, spec: &Spec) -> bool {
+    is_named_after(pv, spec)
+        && objects::phase(pv) == "Available"
+        && objects::claim_of(pv).is_none()
+        && annotation(&pv.metadata, SERVER).is_none()
 }
 
 fn labels_for(pv: String, claim: Option<&ObjectReference>) -> Vec<(&'static str, String)> {
@@ -309,14 +340,16 @@ impl Context {
             Relation::New(spec) | Relation::Own(spec) | Relation::Stranger(spec) => spec,
         };
         let facts = facts(&self.stores, pv, spec, self.volumes.created(&spec.name));
-        let (labels, untouched) = match owed(pv, &before, facts) {
+        type Check = fn(&Volumes, &Name) -> volume::error::Result<bool>;
+        let (labels, check): (_, Check) = match owed(pv, &before, facts) {
             Owed::Nothing => return Ok(before),
-            Owed::Labels(labels) => (labels, false),
-            Owed::IfUntouched(labels) => (labels, true),
+            Owed::Labels(labels) => (labels, |_, _| Ok(true)),
+            Owed::IfUntouched(labels) => (labels, Volumes::is_untouched),
+            Owed::IfEmpty(labels) => (labels, Volumes::is_empty),
         };
         let (name, id) = (spec.name.clone(), spec.id.clone());
         let write = move |volumes: &Arc<Volumes>| {
-            let write = !untouched || volumes.is_untouched(&name)?;
+            let write = check(volumes, &name)?;
             let changes: Vec<_> = labels.iter().map(|(k, v)| (*k, Some(v.as_str()))).collect();
             if write { volumes.set_labels(&name, &id, &changes).map(drop) } else { Ok(()) }
         };

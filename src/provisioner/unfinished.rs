@@ -2,9 +2,11 @@
 //! cluster has still to bind. It is kept in mind, so that it comes to its end if the claim goes before.
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume};
 use kube::Api;
+use tokio::time::Instant;
 
 use super::error::Result;
 use super::events::Tone;
@@ -15,6 +17,9 @@ use super::{Context, call, claims, objects, orphans};
 use crate::volume::name::Name;
 use crate::volume::spec::OnDelete;
 
+/// How long a PV that a claim was given may not be seen to be for it.
+const SEEN: Duration = Duration::from_secs(15);
+
 /// A volume that is given to no PV yet.
 #[derive(Clone)]
 pub enum Unfinished {
@@ -22,8 +27,8 @@ pub enum Unfinished {
     Made(Name),
     /// It was there before, and its claim too.
     Found(Name),
-    /// None was made: the claim was given this PV, and is not seen to be bound yet.
-    Given(String),
+    /// None was made: the claim was given this PV then, and is not seen to be bound yet.
+    Given(String, Instant),
 }
 
 /// The end of a claim that is gone: what was made for it and not given to a PV is ended again.
@@ -59,7 +64,7 @@ async fn clean_up(cx: &Context, key: &Key, unfinished: Unfinished) -> Result<()>
         return Ok(());
     }
     let name = match unfinished {
-        Unfinished::Given(_) => return Ok(()), // its PV is released, and its end comes
+        Unfinished::Given(..) => return Ok(()), // its PV is released, and its end comes
         Unfinished::Made(name) => name,
         Unfinished::Found(name) => {
             let spec = cx.volumes.specs().into_iter().find(|spec| spec.name == name);
@@ -100,7 +105,32 @@ pub async fn end_unfinished(cx: &Context, key: &Key, name: Name) -> Result<bool>
     Ok(ended)
 }
 
+/// A claim is looked at as long as this is there.
+pub struct Busy<'a> {
+    cx: &'a Context,
+    uid: String,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.cx.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.uid);
+    }
+}
+
 impl Context {
+    /// A claim is looked at from now on: nobody else takes its volume away until that is over. To be
+    /// called before what is known of the claim is read.
+    pub(super) fn busy_with(&self, key: &Key) -> Busy<'_> {
+        let uid = key.uid.clone();
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.clone());
+        Busy { cx: self, uid }
+    }
+
+    /// Whether the claim with this uid is looked at.
+    pub(super) fn is_busy_with(&self, uid: &str) -> bool {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
+    }
+
     /// A claim's volume is given to no PV yet. What was said of it first stays.
     pub(super) fn remember(&self, key: &Key, volume: Unfinished) {
         let mut all = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,19 +145,24 @@ impl Context {
     /// A claim was given a PV.
     pub(super) fn given(&self, key: &Key, pv: &str) {
         let mut all = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(key.uid.clone(), Unfinished::Given(pv.to_owned()));
+        all.insert(key.uid.clone(), Unfinished::Given(pv.to_owned(), Instant::now()));
     }
 
-    /// Whether the PV that a claim was given is still for it, or not known to be yet.
-    pub(super) fn is_given(&self, key: &Key) -> bool {
-        let Some(Unfinished::Given(pv)) = self.unfinished(key) else { return false };
+    /// What is to be done about a claim that was given a PV: nothing until the cluster binds it, as long
+    /// as the PV is still for it, or not known to be yet. `None`: it was not, or has lost it.
+    pub(super) fn is_given(&self, key: &Key) -> Option<Outcome> {
+        let Some(Unfinished::Given(pv, since)) = self.unfinished(key) else { return None };
         let pv = self.stores.pv(&pv);
-        let of = pv.as_ref().and_then(|pv| objects::claim_of(pv));
-        let kept = pv.is_some() && of.is_none_or(|of| of.uid.as_ref() == Some(&key.uid));
-        if !kept {
+        let outcome = match pv.as_ref().map(|pv| objects::claim_of(pv)) {
+            Some(Some(of)) if of.uid.as_ref() == Some(&key.uid) => Some(Outcome::Done),
+            // What is known of the PV may be old; after a while, it is free again.
+            Some(None) if since.elapsed() < SEEN => Some(Outcome::Again(SEEN)),
+            _ => None,
+        };
+        if outcome.is_none() {
             self.forget(key);
         }
-        kept
+        outcome
     }
 
     pub(super) fn unfinished(&self, key: &Key) -> Option<Unfinished> {

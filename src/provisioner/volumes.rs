@@ -11,7 +11,7 @@
 //!
 //! **Guarantees.** Policy Retain: hands off, always. Only the PV that holds a volume by the volume's
 //! own record ([`super::ownership`]) ends it, and only if neither the claim in that record nor
-//! another one of its namespace names the PV: then an event says what to do. Nothing of a PV is touched
+//! another one of its namespace names the PV, and no other PV that points there is bound: then an event says what to do. Nothing of a PV is touched
 //! that changed since it was looked at, so that a recycled PV which has its next tenant already loses
 //! nothing: the record of the end names the claim that is gone, and once it is there the PV is read
 //! again before anything is done. A volume that is not there without such a record is an error, and
@@ -89,7 +89,7 @@ async fn act(cx: &Context, pv: &PersistentVolume) -> Result<Outcome> {
         }
         Decision::End(end) => {
             if let Relation::Own(spec) = &relation {
-                apply(cx, pv, spec, &end).await?;
+                return apply(cx, pv, spec, &end).await;
             }
         }
     }
@@ -127,12 +127,16 @@ async fn take_over(cx: &Context, pv: &PersistentVolume) -> Result<()> {
 }
 
 /// Ends a PV's volume.
-async fn apply(cx: &Context, pv: &PersistentVolume, spec: &Spec, end: &End) -> Result<()> {
+async fn apply(cx: &Context, pv: &PersistentVolume, spec: &Spec, end: &End) -> Result<Outcome> {
     let began = Instant::now();
     if let Some(claim) = claimant(cx, pv, spec).await? {
-        return kept(cx, pv, &claim);
+        return kept(cx, pv, &claim).map(|()| Outcome::Done);
     }
-    let Some(pv) = record(cx, pv, end).await? else { return Ok(()) };
+    if let Some(other) = ownership::other_in_use(&cx.stores, pv, spec) {
+        shared(cx, pv, &other);
+        return Ok(Outcome::Again(LATER));
+    }
+    let Some(pv) = record(cx, pv, end).await? else { return Ok(Outcome::Done) };
     let (volume, how) = (end.volume.clone(), end.clone());
     let ended = cx.blocking(move |volumes| ended(volumes, &volume, &how)).await?;
     let of = objects::pv_ref(&pv);
@@ -156,7 +160,7 @@ async fn apply(cx: &Context, pv: &PersistentVolume, spec: &Spec, end: &End) -> R
     }
     cx.metrics.deleted(class(&pv), began.elapsed());
     tracing::info!(pv = pv.metadata.name, volume = %end.volume, how = ?end.how, "the claim is gone");
-    Ok(())
+    Ok(Outcome::Done)
 }
 
 /// The claim for which a volume is kept although its PV is released, as the cluster has it now.
@@ -197,6 +201,22 @@ fn kept(cx: &Context, pv: &PersistentVolume, claim: &PersistentVolumeClaim) -> R
     cx.events.tell(objects::pv_ref(pv), Tone::Warning, KEPT, message.clone());
     cx.events.tell(objects::claim_ref(claim), Tone::Warning, KEPT, message);
     Ok(())
+}
+
+/// Says that a volume is kept because a claim uses it through another PV.
+fn shared(cx: &Context, pv: &PersistentVolume, other: &PersistentVolume) {
+    let text = |name: &Option<String>| name.clone().unwrap_or_default();
+    let (name, other_name) = (text(&pv.metadata.name), text(&other.metadata.name));
+    let message = format!(
+        "The volume of PersistentVolume {name} is also that of PersistentVolume {other_name}, which \
+         is bound to a claim, so that nothing of it is destroyed. It ends when that claim is deleted"
+    );
+    tracing::info!(
+        pv = name,
+        other = other_name,
+        "kept for a claim that uses it through another PV"
+    );
+    cx.events.tell(objects::pv_ref(pv), Tone::Warning, KEPT, message);
 }
 
 /// Records the end on the PV, as it was looked at. One that is recorded is read again: it may have

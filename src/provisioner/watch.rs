@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
 use super::objects;
+use super::ownership;
 use super::queue::Queue;
 use crate::telemetry::log::Chain;
 
@@ -161,8 +162,9 @@ pub fn begin(
         let changed = move |claim: &PersistentVolumeClaim| changed_claim(&kept, &queues, claim);
         tasks.spawn(follow(api, writer, changed));
     }
-    let both = Arc::clone(queues);
-    tasks.spawn(follow(Api::all(client.clone()), writers.pvs, move |pv| changed_pv(&both, pv)));
+    let (kept, both) = (Arc::clone(stores), Arc::clone(queues));
+    let changed = move |pv: &PersistentVolume| changed_pv(&kept, &both, pv);
+    tasks.spawn(follow(Api::all(client.clone()), writers.pvs, changed));
     let (kept, queues) = (Arc::clone(stores), Arc::clone(queues));
     let changed = move |class: &StorageClass| changed_class(&kept, &queues, class);
     tasks.spawn(follow(Api::all(client.clone()), writers.classes, changed));
@@ -178,10 +180,13 @@ fn changed_claim(stores: &Stores, queues: &Queues, claim: &PersistentVolumeClaim
     }
 }
 
-/// A PV matters to its claim too: for its growth.
-fn changed_pv(queues: &Queues, pv: &PersistentVolume) {
+/// A PV matters to its claim too: for its growth. One that is free matters to the claims that name it.
+fn changed_pv(stores: &Stores, queues: &Queues, pv: &PersistentVolume) {
     queues.pvs.add(Key::of(pv));
-    let Some(claim) = objects::claim_of(pv) else { return };
+    let Some(claim) = objects::claim_of(pv) else {
+        let named = stores.claims().filter(|claim| ownership::names(claim, pv));
+        return named.for_each(|claim| queues.claims.add(Key::of(&*claim)));
+    };
     if let (Some(name), Some(uid)) = (&claim.name, &claim.uid) {
         let (name, uid) = (name.clone(), uid.clone());
         queues.claims.add(Key { namespace: claim.namespace.clone(), name, uid });
@@ -223,6 +228,38 @@ where
                 let (error, what) = (Chain(&error).to_string(), <K as Resource>::kind(&()));
                 tracing::warn!(error, %what, "cannot watch; it is tried again");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pv_matters_to_the_claim_that_it_is_for_or_that_names_it() {
+        let claim = |name: &str, volume: &str| {
+            let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+                "metadata": { "name": name, "namespace": "ns", "uid": name },
+                "spec": { "volumeName": volume },
+            }))
+            .unwrap();
+            Event::Apply(claim)
+        };
+        let (stores, mut writers) = stores(&[]);
+        writers.claims[0].1.apply_watcher_event(&claim("names", "v"));
+        writers.claims[0].1.apply_watcher_event(&claim("other", "w"));
+        let of = json!({ "name": "of", "namespace": "ns", "uid": "of" });
+        for (claim_ref, expected) in [(of, "of"), (Value::Null, "names")] {
+            let pv = json!({ "metadata": { "name": "v" }, "spec": { "claimRef": claim_ref } });
+            let queues = Queues::default();
+            changed_pv(&stores, &queues, &serde_json::from_value(pv).unwrap());
+            // Only one is queued, so that the next is this one.
+            queues.claims.add(Key { namespace: None, name: "last".into(), uid: String::new() });
+            assert_eq!(queues.claims.next().await.name, expected);
+            assert_eq!(queues.claims.next().await.name, "last");
         }
     }
 }

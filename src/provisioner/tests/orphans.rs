@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
 use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
+use crate::provisioner::claims;
 use crate::provisioner::orphans;
 use crate::provisioner::queue::Outcome;
 use crate::provisioner::watch::Key;
@@ -259,4 +260,35 @@ async fn a_released_pv_that_its_server_does_not_end_is_said_in_the_end() {
     assert!(notes[0].message.contains("10.0.0.2"), "{notes:?}");
     begin(&mut scene, vec![]).await;
     assert_eq!(scene.told(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_being_given_to_a_pv_is_not_taken_away() {
+    // The claim goes, by what is known of the cluster, while its PV is being saved.
+    let (mut scene, key) = died_half_way(&claim("data")).await;
+    scene.claim_gone(&claim("data"));
+    let cx = Arc::clone(&scene.cx);
+    let busy = cx.busy_with(&key);
+    begin(&mut scene, vec![]).await;
+    assert_eq!(scene.names(), [volume_of("data")]);
+    drop(busy);
+    begin(&mut scene, vec![no_pv()]).await;
+    assert_eq!(scene.names().len(), 0);
+}
+
+#[tokio::test]
+async fn who_looks_at_a_claim_is_known_to_be_busy_with_it() {
+    let mut scene = Scene::new();
+    scene.class("fast", json!({}));
+    let key = scene.claim(&claim("data"));
+    let cx = Arc::clone(&scene.cx);
+    let look = async {
+        let mut looking = Box::pin(claims::reconcile(&cx, &key));
+        // It has asked, and nobody answers.
+        assert!(futures_util::poll!(&mut looking).is_pending());
+        let busy = cx.is_busy_with(&key.uid);
+        drop(looking);
+        (busy, cx.is_busy_with(&key.uid))
+    };
+    assert_eq!(look.await, (true, false));
 }

@@ -150,6 +150,7 @@ impl Scene {
             populated: Mutex::default(),
             term: RwLock::new(true),
             found: Mutex::default(),
+            busy: Mutex::default(),
         });
         Self { cx, volumes, server, teller, writers, dir, state_dir: state }
     }

@@ -141,7 +141,8 @@ async fn a_recycled_volume_is_given_to_the_next_claim() {
     assert_eq!(scene.look_at_claim(&key, vec![read(&waits), given()]).await, Outcome::Done);
     assert_eq!(scene.told(), ["Provisioning", "ProvisioningSucceeded"]);
     // Until the cluster has bound it, nothing else is given or made.
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    let outcome = scene.look_at_claim(&key, vec![]).await;
+    assert!(matches!(outcome, Outcome::Again(_)), "{outcome:?}");
     assert_eq!(scene.names(), [volume_of("before")]);
     // Unless the PV went to somebody else.
     let mut taken = free.clone();
@@ -235,4 +236,16 @@ async fn a_claim_that_was_bound_without_its_content_is_told_so() {
     scene.pv(&pv("copy", "Bound", "delete"));
     assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
     assert_eq!(scene.told(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recycled_volume_that_was_given_and_is_free_again_is_given_anew() {
+    let (mut scene, _) = recycled();
+    let waits = mine("data");
+    let key = scene.claim(&waits);
+    let steps = || vec![read(&waits), step("PATCH", FREE, Answer::Json(200, json!({})))];
+    assert_eq!(scene.look_at_claim(&key, steps()).await, Outcome::Done);
+    // Somebody took the claim out of the PV again.
+    tokio::time::advance(std::time::Duration::from_secs(60)).await;
+    assert_eq!(scene.look_at_claim(&key, steps()).await, Outcome::Done);
 }

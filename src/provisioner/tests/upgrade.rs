@@ -91,3 +91,34 @@ async fn an_empty_volume_of_an_earlier_version_is_no_beginning() {
     scene.talk(async move { orphans::look(&cx).await }, vec![]).await;
     assert_eq!(scene.names(), [volume_of("data")]);
 }
+
+/// A PV of an earlier version that was recycled.
+fn recycled() -> Value {
+    let mut free = old_pv("Available", "recycle", 5);
+    free["spec"]["claimRef"] = Value::Null;
+    free
+}
+
+#[tokio::test]
+async fn what_an_earlier_version_recycled_is_parked() {
+    let mut scene = scene();
+    let key = scene.pv(&recycled());
+    let park = step("PATCH", PV, Answer::Json(200, json!({}))).with("berth.io/recycled-");
+    assert_eq!(scene.look_at_pv(&key, vec![park]).await, Outcome::Done);
+    assert_eq!(scene.label(&volume_of("data"), "berth.io/pv-uid"), "pv-data");
+    assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "");
+}
+
+#[tokio::test]
+async fn what_is_not_empty_is_not_taken_to_be_recycled() {
+    let mut scene = scene();
+    scene.write(&volume_of("data"), "file");
+    let key = scene.pv(&recycled());
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    let mut elsewhere = recycled();
+    elsewhere["metadata"]["annotations"]["berth.io/server"] = json!("another");
+    let key = scene.pv(&elsewhere);
+    std::fs::remove_file(scene.dir.path().join(volume_of("data")).join("file")).unwrap();
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.label(&volume_of("data"), "berth.io/pv-uid"), "");
+}

@@ -444,3 +444,40 @@ async fn a_pv_that_names_another_claim_than_the_record_ends_nothing() {
         assert!(scene.has(&volume_of("data"), "file"));
     }
 }
+
+#[tokio::test]
+async fn a_volume_that_is_used_through_another_pv_is_kept() {
+    let other = |path: &str, phase: &str, server: Option<&str>| {
+        let mut other = pv("other", phase, "delete");
+        other["spec"]["nfs"] = json!({ "server": "berth.example.org", "path": path });
+        other["metadata"]["annotations"] = json!({});
+        if let Some(server) = server {
+            other["metadata"]["annotations"]["berth.io/server"] = json!(server);
+        }
+        other
+    };
+    let (at, below) = (format!("/{}", volume_of("data")), format!("/{}/x", volume_of("data")));
+    for path in [&at, &below] {
+        let mut scene = scene();
+        scene.pv(&other(path, "Bound", None));
+        let key = scene.pv(&pv("data", "Released", "delete"));
+        assert_eq!(scene.look_at_pv(&key, vec![gone()]).await, LATER);
+        let notes = scene.notes();
+        assert_eq!(notes[0].reason, "VolumeKept");
+        assert!(notes[0].message.contains("pvc-uid-other"), "{notes:?}");
+        assert!(scene.has(&volume_of("data"), "file"));
+    }
+    let others = [
+        other(&at, "Released", None),
+        other("/another", "Bound", None),
+        other(&at, "Bound", Some("another")),
+    ];
+    for other in others {
+        let mut scene = scene();
+        scene.pv(&other);
+        let key = scene.pv(&pv("data", "Released", "delete"));
+        let steps = vec![gone(), record("delete"), delete(refusal(404, "NotFound"))];
+        assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+        assert_eq!(scene.names().len(), 0);
+    }
+}
