@@ -159,7 +159,7 @@ mod tests {
         let file = files.create(&dir, "file").unwrap();
         files.write(&file, 0, 1).unwrap();
         old.note(Errno::NOTCONN);
-        fs.sweep();
+        fs.renew_roots();
         // Calls that were under way, with what they had found before.
         assert_eq!(files.write(&file, 0, 1), Err(Errno::NOTCONN), "under the new verifier");
         assert_eq!(fs.root_node(&old).err(), Some(Errno::NOTCONN));

@@ -315,17 +315,6 @@ impl Fs {
         Err(Errno::NOSPC)
     }
 
-    /// Flushes the files of a full volume for which room is held, so that it is known what they took:
-    /// nobody is told of a full volume for the sake of room that is only held.
-    fn settle_late(&self, node: &Node) {
-        let of_volume = |other: &Arc<Node>| Arc::ptr_eq(&other.root, &node.root);
-        for other in self.nodes.dirty().into_iter().filter(of_volume) {
-            if other.charge.late() > 0 {
-                self.flush_quietly(&other);
-            }
-        }
-    }
-
     /// How many bytes of a write can be made with `left` bytes of new blocks, and how many of those
     /// they take. Holes in the file cost, what is there already does not.
     fn fitting(&self, node: &Node, (offset, end): (u64, u64), left: u64) -> Result<(usize, u64)> {

@@ -30,6 +30,7 @@ pub mod node;
 mod pieces;
 mod proof;
 pub mod root;
+mod settling;
 mod stripes;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -65,6 +66,7 @@ use locate::{Moves, Search};
 use node::{Node, Nodes, Stats};
 use pieces::Pieces;
 use root::{HandleKind, Root};
+use settling::Settling;
 use stripes::Stripes;
 use trail::Trail;
 
@@ -99,6 +101,8 @@ pub struct Fs {
     /// Lends modes, where that is one user's affair.
     lender: Lender,
     moves: Moves,
+    /// Full volumes whose files are being flushed.
+    settling: Settling,
     /// Names of files that are being made.
     asides: Asides,
     /// How many nodes may have unflushed content.
@@ -140,6 +144,7 @@ impl Fs {
             lender: Lender::new(!switch.can_switch()),
             switch,
             moves: Moves::open(state)?,
+            settling: Settling::default(),
             asides: Asides::open(state),
             // Each has up to three descriptors, which are kept until it is flushed.
             dirty_max: descriptors / 12,
@@ -450,7 +455,7 @@ impl Fs {
     /// Flushes everything that was written, and closes what has no name. Blocks.
     pub fn flush_all(&self) {
         self.give_all_back();
-        for node in self.nodes.dirty() {
+        for node in self.nodes.dirty(|_| true) {
             self.flush_quietly(&node);
         }
     }

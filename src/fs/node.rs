@@ -394,10 +394,16 @@ impl Nodes {
         swept.into_inner()
     }
 
-    /// Everything that was written and not flushed.
-    pub(super) fn dirty(&self) -> Vec<Arc<Node>> {
-        let dirty = |node: &Arc<Node>| node.dirty.load(Ordering::Relaxed);
-        self.cache.iter().map(|(_, kept)| kept.node).filter(dirty).collect()
+    /// What was written and not flushed, and is `wanted`.
+    pub(super) fn dirty(&self, wanted: impl Fn(&Arc<Node>) -> bool) -> Vec<Arc<Node>> {
+        let dirty = RefCell::new(Vec::new());
+        self.cache.retain(|_, Kept { node, .. }| {
+            if node.dirty.load(Ordering::Relaxed) && wanted(node) {
+                dirty.borrow_mut().push(Arc::clone(node));
+            }
+            true
+        });
+        dirty.into_inner()
     }
 }
 

@@ -304,6 +304,21 @@ fn what_is_only_held_keeps_nothing_from_being_made() {
 }
 
 #[test]
+fn a_call_waits_for_no_flush_that_another_one_asked_for() {
+    let volume = volume(72 * 1024, None);
+    let root = volume.files().root();
+    let file = volume.files().create(&root, "file").unwrap();
+    for n in 1..7 {
+        volume.files().write(&file, n << 20, 4096).unwrap();
+    }
+    let (late, turn) = (file.charge.late(), volume.fs.settling.begin(EXPORT));
+    assert!(late > 0 && turn.is_some());
+    let made = (0..4).map(|n| volume.files().mkdir(&root, &n.to_string()).map(drop));
+    assert_eq!(made.collect::<Result<()>>(), Err(Errno::NOSPC));
+    assert_eq!(file.charge.late(), late, "nothing was flushed");
+}
+
+#[test]
 fn what_is_held_for_a_file_that_goes_is_given_back() {
     let volume = volume(1 << 20, None);
     let root = volume.files().root();
