@@ -11,6 +11,9 @@ use super::node::Node;
 use crate::errno::{Errno, Result};
 use crate::sys;
 
+/// The set-user-id and the set-group-id bit of a mode.
+pub const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
+
 /// The kinds of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {

@@ -19,16 +19,13 @@ use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
 
-use super::attr::{Attr, Changes, Kind, SetTime, Time};
+use super::attr::{Attr, Changes, Kind, SET_IDS, SetTime, Time};
 use super::identity::Identity;
 use super::node::{Node, proc_path};
 use super::writing::Content;
 use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
 use crate::sys::Patience;
-
-/// Set-user-id and set-group-id.
-pub(super) const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
 
 impl Fs {
     /// Changes attributes of `node`, which has `attr` and whose lock is held (`_guard`). The mode of

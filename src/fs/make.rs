@@ -21,8 +21,8 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::aside::Left;
-use super::attr::{Attr, Changes, Kind, SetTime};
-use super::change::{SET_IDS, set_mode, set_owner, set_times};
+use super::attr::{Attr, Changes, Kind, SET_IDS, SetTime};
+use super::change::{set_mode, set_owner, set_times};
 use super::charge::exists;
 use super::identity::Identity;
 use super::node::Node;

@@ -9,7 +9,7 @@ use super::Nfs;
 use super::status::{Fail, Why};
 use super::types::{Fattr, Fh, PostOp, Wcc};
 use crate::export::{Devices, Durability, Export, Mode, Options, SetId, Table};
-use crate::fs::attr::{Attr, Changes, Kind};
+use crate::fs::attr::{Attr, Changes, Kind, SET_IDS};
 use crate::fs::flush::Due;
 use crate::fs::handle::Handle;
 use crate::fs::identity::Identity;
@@ -18,9 +18,6 @@ use crate::fs::{Fs, Guard};
 use crate::rpc;
 use crate::rpc::auth::Credentials;
 use crate::sys::Patience;
-
-/// The set-user-id and the set-group-id bit.
-const SET_IDS: u32 = 0o6000;
 
 /// A call of a procedure.
 pub struct Call<'a> {
