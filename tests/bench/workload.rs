@@ -101,9 +101,9 @@ pub const ALL: &[Workload] = &[
     // Files are removed last: ext4 without a journal passes over an inode for minutes after it has
     // been freed, and a CREATE that meets thousands of them is slow, whoever serves it.
     steps("create",        20_000, &[Op::Create]),
+    steps("exclusive",     20_000, &[Op::CreateExclusively]),
     steps("mixed",         40_000, MIXED),
     steps("remove",        20_000, &[Op::Remove]),
-    steps("exclusive",     20_000, &[Op::CreateExclusively]),
 ];
 
 const fn steps(name: &'static str, count: u64, ops: &'static [Op]) -> Workload {
