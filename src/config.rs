@@ -11,6 +11,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::command::args::VolumeArgs;
 use crate::command::health::HealthArgs;
+use crate::command::manual::ManualArgs;
 use crate::export::Ports;
 use crate::fs::root::HandleKind;
 use crate::label::{is_provisioner, is_subdomain};
@@ -52,6 +53,8 @@ pub enum Command {
     /// Ask whether a server answers: exit code 0 if it does, 1 with a reason if not
     #[command(after_help = help::HEALTH_HELP)]
     Health(HealthArgs),
+    /// Print a page of the manual, or list the pages
+    Manual(ManualArgs),
 }
 
 /// Work with exports files.

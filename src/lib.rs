@@ -37,7 +37,8 @@
 //! | [`provisioner`] | Kubernetes: claims to volumes, by the contract of external provisioners | label mount_options quantity volume telemetry |
 //! | [`state`] | what survives a restart, apart from volumes | export fs sys |
 //! | [`admin`] | volumes over a unix socket; health, metrics and the status page over HTTP | telemetry volume |
-//! | [`command`] | `berth volume`, `berth health`: asks a server, tells people and scripts | admin export label mount_options nfs3 quantity rpc telemetry volume xdr |
+//! | [`manual`] | the pages of the manual | - |
+//! | [`command`] | `berth volume`, `berth health`, `berth manual`: asks a server, tells people and scripts | admin export label manual mount_options nfs3 quantity rpc telemetry volume xdr |
 //! | [`config`] | command line | command (arguments), export (ports), label, quantity, fs (kinds of handles), provisioner and volume (settings), telemetry |
 //! | [`telemetry`] | log, with a bound for what peers cause; every metric | - |
 //! | [`app`] | builds, starts and stops the parts | all |
@@ -93,6 +94,7 @@ pub mod errno;
 pub mod export;
 pub mod fs;
 pub mod label;
+pub mod manual;
 pub mod mount;
 pub mod mount_options;
 pub mod nfs3;

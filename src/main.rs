@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use berth::app;
-use berth::command::{health, volume};
+use berth::command::{health, manual, volume};
 use berth::config::{self, Args, Command, ExportsCommand};
 use berth::telemetry::log;
 use clap::Parser;
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         Command::Health(args) => health::check(&args).map_err(Into::into),
+        Command::Manual(args) => manual::print(&args).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

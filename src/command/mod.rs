@@ -1,4 +1,4 @@
-//! The command line's side of Berth: volumes of a running server, and its health.
+//! The command line's side of Berth: volumes of a running server, its health, and the manual.
 //!
 //! ```text
 //!   args ---> wish ---> admin::client ~~~~> server
@@ -13,6 +13,7 @@
 
 pub mod args;
 pub mod health;
+pub mod manual;
 pub mod progress;
 pub mod pv;
 pub mod show;

@@ -7,7 +7,7 @@ Try it:
   berth serve --volumes ./volumes           in another terminal then:
   berth volume create demo --capacity 1Gi   df on a client shows 1 GiB
 
-`berth serve --help` has the options for networks and for Kubernetes.";
+`berth serve --help` has the options for networks and for Kubernetes, `berth manual` the manual.";
 
 /// Below `berth serve --help`.
 pub const SERVE_HELP: &str = "\

@@ -173,10 +173,10 @@ def one_writer(run):
 
 @check
 def privileges(run):
-    """As root, the capabilities that the README names and no others; as a user, none."""
-    readme = (PROJECT / "README.md").read_text()
-    needed = sorted(re.findall(r"CAP_([A-Z_]+)", readme[readme.index("| root (or with"):].split("|")[1]))
-    assert len(needed) == 8, f"the README names {needed}"
+    """As root, the capabilities that the manual names and no others; as a user, none."""
+    page = (PROJECT / "src/manual/serve.md").read_text()
+    needed = sorted(re.findall(r"CAP_([A-Z_]+)", page[page.index("| root (or with"):].split("|")[1]))
+    assert len(needed) == 8, f"the manual names {needed}"
     same("as root", {"drop": ["ALL"], "add": needed},
          container(run.chart.objects())["securityContext"]["capabilities"])
     objects = run.chart.objects(SETS["rootless"])
@@ -233,15 +233,15 @@ def table(run):
 
 @check
 def readme(run):
-    """The README's table is what the values say; UPDATE_GOLDEN=1 writes it."""
-    place = PROJECT / "README.md"
+    """The table of chart/README.md is what the values say; UPDATE_GOLDEN=1 writes it."""
+    place = CHART / "README.md"
     before, rest = place.read_text().split("<!-- values: tests/chart/values-table -->\n")
     _, after = rest.split("<!-- /values -->\n")
     table = values_table().table((CHART / "values.yaml").read_text())
     text = f"{before}<!-- values: tests/chart/values-table -->\n{table}<!-- /values -->\n{after}"
     if os.environ.get("UPDATE_GOLDEN") == "1":
         place.write_text(text)
-    assert text == place.read_text(), "the README's table of values is old: UPDATE_GOLDEN=1 tests/chart/run readme"
+    assert text == place.read_text(), "the table of chart/README.md is old: UPDATE_GOLDEN=1 tests/chart/run readme"
 
 
 def values_table():

@@ -341,6 +341,7 @@ mod tests {
     use super::*;
     use crate::telemetry::metrics::Answered;
     use crate::telemetry::metrics::names::{Procedure, Status};
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     fn text_of(metrics: Metrics, volumes: Option<Volumes>) -> String {
@@ -435,6 +436,18 @@ mod tests {
         types.sort_unstable();
         types.dedup();
         assert_eq!(helps, types.len());
+    }
+
+    #[test]
+    fn every_metric_stands_in_the_manual() {
+        let volumes = Volumes { disk: Some((2, 1)), allowed: Some(1), ..Volumes::default() };
+        let text = text_of(Metrics::new(), Some(volumes));
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let told: BTreeSet<_> = types.filter_map(|line| line.split(' ').next()).collect();
+        let page = crate::manual::PAGES.iter().find(|page| page.topic == "metrics").unwrap();
+        let rows = page.text.lines().filter_map(|line| line.strip_prefix("| `"));
+        let listed: BTreeSet<_> = rows.filter_map(|row| row.split('`').next()).collect();
+        assert_eq!(listed, told);
     }
 
     #[test]

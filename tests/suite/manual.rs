@@ -1,13 +1,21 @@
-//! The tables of the README are those of the program: a new option, command or parameter that is not
-//! in them fails here, and so does one that is gone.
+//! The tables of the manual are those of the program: a new option, command or parameter that is not
+//! in them fails here, and so does one that no longer exists.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
+use berth::command::Exit;
+use berth::manual::PAGES;
 use berth::provisioner::params::Parameters;
 
 use crate::support::server::berth;
 
 const README: &str = include_str!("../../README.md");
+
+/// A page, by its topic.
+fn page(topic: &str) -> &'static str {
+    PAGES.iter().find(|page| page.topic == topic).unwrap().text
+}
 
 /// The cells of a line of a table.
 fn cells(line: &'static str) -> Option<Vec<&'static str>> {
@@ -23,16 +31,21 @@ fn cells(line: &'static str) -> Option<Vec<&'static str>> {
     Some(cells)
 }
 
-/// The rows of all tables.
-fn rows() -> Vec<Vec<&'static str>> {
-    README.lines().filter_map(cells).collect()
+/// The rows of a page's table that has these cells as its head.
+fn table(topic: &str, head: &[&str]) -> Vec<Vec<&'static str>> {
+    table_of(page(topic), head)
 }
 
-/// The rows below a headline of these cells.
-fn table(head: &[&str]) -> Vec<Vec<&'static str>> {
-    let mut lines = README.lines().map(cells);
-    assert!(lines.any(|row| row.as_deref() == Some(head)), "the README has no table {head:?}");
+fn table_of(text: &'static str, head: &[&str]) -> Vec<Vec<&'static str>> {
+    let mut lines = text.lines().map(cells);
+    assert!(lines.any(|row| row.as_deref() == Some(head)), "there is no table {head:?}");
     lines.map_while(|row| row).skip(1).collect()
+}
+
+/// The rows of the options of `berth serve`.
+fn rows_of_options() -> Vec<Vec<&'static str>> {
+    let head = ["option", "default", "meaning"];
+    [table("serve", &head), table("kubernetes", &head)].concat()
 }
 
 /// The words in backquotes of a text.
@@ -70,7 +83,7 @@ fn options() -> BTreeMap<String, String> {
 
 #[test]
 fn every_option_stands_in_a_table_with_its_default() {
-    let rows = rows();
+    let rows = rows_of_options();
     for (name, text) in options() {
         let flag = format!("--{name}");
         let of = |row: &&Vec<&str>| {
@@ -92,12 +105,10 @@ fn every_option_stands_in_a_table_with_its_default() {
 #[test]
 fn no_table_has_an_option_that_is_gone() {
     let known = options();
-    for head in [["option", "default", "meaning"], ["option", "", "meaning"]] {
-        for row in table(&head) {
-            for flag in words(row[0]).filter_map(|word| word.strip_prefix("--")) {
-                let name = flag.split(' ').next().unwrap();
-                assert!(known.contains_key(name), "--{name} is no option of serve");
-            }
+    for row in rows_of_options() {
+        for flag in words(row[0]).filter_map(|word| word.strip_prefix("--")) {
+            let name = flag.split(' ').next().unwrap();
+            assert!(known.contains_key(name), "--{name} is no option of serve");
         }
     }
 }
@@ -109,7 +120,7 @@ fn every_command_on_volumes_stands_in_the_table() {
     let (commands, _) = commands.split_once("\n\n").unwrap();
     let commands: BTreeSet<_> =
         commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    let table = table(&["command of `berth volume`", "what it does"]);
+    let table = table("volumes", &["command of `berth volume`", "what it does"]);
     let first = |word: &'static str| word.split(' ').next().unwrap();
     let listed: BTreeSet<_> = table.iter().flat_map(|row| words(row[0])).map(first).collect();
     let commands: BTreeSet<_> = commands.into_iter().filter(|name| *name != "help").collect();
@@ -123,7 +134,65 @@ fn every_parameter_of_a_class_stands_in_the_table() {
     let (_, expected) = error.split_once("expected one of").unwrap();
     let known: BTreeSet<_> = words(expected).collect();
     assert!(known.contains("pathPattern"), "{error}");
-    let table = table(&["parameter of a class", "default", "meaning"]);
+    let table = table("kubernetes", &["parameter of a class", "default", "meaning"]);
     let listed: BTreeSet<_> = table.iter().flat_map(|row| words(row[0])).collect();
     assert_eq!(listed, known);
+}
+
+#[test]
+fn every_page_can_be_printed_and_stands_in_the_list_and_the_readme() {
+    let list = help(&["manual"]);
+    let readme = table_of(README, &["topic", ""]);
+    assert_eq!(readme.len(), PAGES.len());
+    for (page, row) in PAGES.iter().zip(readme) {
+        assert_eq!(help(&["manual", page.topic]), page.text);
+        assert!(list.contains(&format!("  {:<16} {}\n", page.topic, page.about)), "{list}");
+        let link = format!("[{0}](src/manual/{0}.md)", page.topic);
+        assert_eq!(row, [&link, page.about]);
+    }
+    let unknown = berth(&["manual", "nonsense"]);
+    assert_eq!(unknown.status.code(), Some(Exit::Usage as i32));
+    let error = String::from_utf8(unknown.stderr).unwrap();
+    assert!(PAGES.iter().all(|page| error.contains(page.topic)), "{error}");
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_headline() {
+    let pages = ["README.md", "chart/README.md", "docker/README.md", "tests/README.md"];
+    let pages = pages.map(str::to_owned).into_iter();
+    let manual = PAGES.iter().map(|page| format!("src/manual/{}.md", page.topic));
+    for file in pages.chain(manual).chain(["tests/bench/README.md".to_owned()]) {
+        for link in links(&read(Path::new(&file))) {
+            let (path, headline) = link.split_once('#').unwrap_or((&link, ""));
+            let target = match path {
+                "" => PathBuf::from(&file),
+                _ => Path::new(&file).parent().unwrap().join(path),
+            };
+            let text = read(&target);
+            let found = headline.is_empty() || headlines(&text).any(|found| found == headline);
+            assert!(found, "{file}: {link}");
+        }
+    }
+}
+
+fn read(path: &Path) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path:?}: {error}"))
+}
+
+/// Where a text links to in this project.
+fn links(text: &str) -> Vec<String> {
+    let targets = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+    targets.filter(|target| !target.contains("://")).map(str::to_owned).collect()
+}
+
+/// The names by which the headlines of a text are linked to.
+fn headlines(text: &str) -> impl Iterator<Item = String> {
+    text.lines().filter(|line| line.starts_with('#')).map(|line| {
+        let kept = line.trim_start_matches('#').trim().to_lowercase();
+        kept.chars()
+            .filter(|c| c.is_alphanumeric() || " -".contains(*c))
+            .map(|c| if c == ' ' { '-' } else { c })
+            .collect()
+    })
 }
