@@ -2,7 +2,7 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* Pods get a label of the StatefulSet's name and ten characters more, which together may have 63. */ -}}
+{{- /* At most 52 characters: a label of the pods appends 11 to the StatefulSet's name, and labels have at most 63. */ -}}
 {{- define "berth.fullname" -}}
 {{- $name := include "berth.name" . -}}
 {{- if .Values.fullnameOverride -}}
@@ -14,7 +14,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* For what has no namespace, or another one. A namespace has no dot: no two releases have the same name. */ -}}
+{{- /* The name of objects outside the release's namespace. It is unique, because namespaces contain no dot. */ -}}
 {{- define "berth.clusterName" -}}
 {{- printf "%s.%s" .Release.Namespace (include "berth.fullname" .) -}}
 {{- end -}}
@@ -32,7 +32,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- merge $ours .Values.commonLabels | toYaml -}}
 {{- end -}}
 
-{{- /* Without versions: those of the chart are no reason to start the server anew. */ -}}
+{{- /* Without version labels: a new version of the chart alone must not restart the server. */ -}}
 {{- define "berth.podLabels" -}}
 {{- merge (include "berth.selector" . | fromYaml) .Values.podLabels .Values.commonLabels | toYaml -}}
 {{- end -}}
@@ -53,12 +53,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end -}}
 
-{{- /* Like that, no two releases have the same. */ -}}
+{{- /* The default contains the namespace, which makes it unique in the cluster. */ -}}
 {{- define "berth.provisioner" -}}
 {{- .Values.provisionerName | default (printf "%s.cluster.local/%s" .Release.Namespace (include "berth.fullname" .)) -}}
 {{- end -}}
 
-{{- /* As Berth itself makes it of the provisioner's name. */ -}}
+{{- /* The default must equal the name that Berth derives from the provisioner's name. */ -}}
 {{- define "berth.lease" -}}
 {{- .Values.leaderElection.leaseName | default (include "berth.provisioner" . | replace "/" "-" | replace "_" "-" | lower) -}}
 {{- end -}}
@@ -67,7 +67,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- .Values.persistence.existingClaim | default (printf "%s-data" (include "berth.fullname" .)) -}}
 {{- end -}}
 
-{{- /* What the pod can be reached by; without a word about it, what the cluster's own Service has. */ -}}
+{{- /* The IP families on which the server listens; by default that of the Service `kubernetes` of the cluster. */ -}}
 {{- define "berth.families" -}}
 {{- if .Values.service.ipFamilies -}}
 {{- join "," .Values.service.ipFamilies -}}
@@ -80,7 +80,7 @@ IPv4
 {{- end -}}
 {{- end -}}
 
-{{- /* By which names the pages are called, besides the pod's own: those of the Service, whose address is not known here. */ -}}
+{{- /* Values of --admin-host: the names of the admin Service, whose address is unknown here, and admin.hosts. */ -}}
 {{- define "berth.adminHosts" -}}
 {{- $hosts := list -}}
 {{- if .Values.admin.service.enabled -}}
@@ -91,7 +91,7 @@ IPv4
 {{- concat $hosts .Values.admin.hosts | join "," -}}
 {{- end -}}
 
-{{- /* The command line, an option on each line. */ -}}
+{{- /* The command line, one option per line. */ -}}
 {{- define "berth.args" -}}
 {{- $families := include "berth.families" . -}}
 - serve
