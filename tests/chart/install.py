@@ -1,7 +1,7 @@
-"""The chart in a genuine control plane: installed, changed, taken away and installed again.
+"""The chart in a real control plane: installed, upgraded, rolled back, uninstalled and installed again.
 
-There are no nodes, so that pods stay Pending; in place of the pod, Berth itself runs here with the options that the
-pod has (only paths and addresses are others), with its privileges, logged in as its ServiceAccount.
+There are no nodes, so pods stay Pending. In place of the pod, Berth runs on this machine with the pod's options (apart
+from paths and addresses), user, capabilities and ServiceAccount.
 """
 
 import copy
@@ -20,7 +20,7 @@ from stand import OTHER, STRANGERS, TEAM, Stand
 
 
 def install(run):
-    """It gives claims volumes; no upgrade and no reinstalling takes away what volumes live on."""
+    """Claims get volumes; upgrading and reinstalling keep the Service and the disk that volumes depend on."""
     stand = Stand(run)
     try:
         stand.open()
@@ -37,7 +37,7 @@ def story(stand):
     notes = stand.helm("install", "berth", CHART, "--create-namespace")
     before = stand.lasting()
     with stand.berth("berth", healthy=True) as berth:
-        # As it is printed, so as a person would paste it.
+        # The command that the notes print, as a person would paste it.
         stand.kube.apply(pasted(notes), NAMESPACE)
         pv = stand.bound("my-data")
         same("server of the volume", before["address"], pv["spec"]["nfs"]["server"])
@@ -50,36 +50,36 @@ def story(stand):
         helm_test(stand)
 
         stand.helm("upgrade", "berth", CHART, "--set", "grace=7", "--set", "image.tag=next")
-        same("what lasts, after an upgrade", before, stand.lasting())
+        same("what is kept after an upgrade", before, stand.lasting())
         assert "--grace=7" in stand.pod("berth")["containers"][0]["args"]
         stand.helm("rollback", "berth", "1")
-        same("what lasts, after rolling back", before, stand.lasting())
+        same("what is kept after a rollback", before, stand.lasting())
     refusals(stand, before)
 
     stand.helm("uninstall", "berth")
-    same("what lasts, after uninstalling", before, stand.lasting())
+    same("what is kept after uninstalling", before, stand.lasting())
     for kind in ["statefulsets", "serviceaccounts", "clusterroles", "storageclasses"]:
         left = [thing["metadata"]["name"] for thing in stand.kube.list(kind, stand.place(kind))]
         assert not {"berth", "storage.berth"} & set(left), f"uninstalling leaves {kind} {left}"
     stand.claim("in-between")
 
     stand.helm("install", "berth", CHART)
-    same("what lasts, after installing again", before, stand.lasting())
+    same("what is kept after installing again", before, stand.lasting())
     with stand.berth("berth") as berth:
         same("server of a claim from in between", before["address"], stand.bound("in-between")["spec"]["nfs"]["server"])
         same("a file from before", b"from before", here(stand.bound("my-data"), berth).read("file"))
         second(stand)
         for name in ["my-data", "in-between"]:
             gone(stand, name)
-        same("what is left of the volumes", [], berth.directories())
+        same("directories after deleting all claims", [], berth.directories())
     dry_runs(stand)
-    same("refused for lack of a right", [], stand.forbidden())
+    same("requests refused for lack of a permission", [], stand.forbidden())
     stand.helm("uninstall", "berth")
     quick_start(stand)
 
 
 def quick_start(stand):
-    """The README's commands, word for word, in whatever namespace kubectl has."""
+    """The README's commands, word for word, in kubectl's default namespace."""
     stand.disk("quick-start")
     install, *others = commands("tests/chart/run")
     shell(stand, install)
@@ -87,12 +87,12 @@ def quick_start(stand):
         said = [shell(stand, command) for command in others]
         stand.bound("shared", "default")
         assert "shared" in said[-1], said
-        # As it is bound, which a person sees a second later.
+        # Again, now that the claim is bound.
         assert " Bound " in shell(stand, others[-1]), others[-1]
 
 
 def shell(stand, command):
-    """What a command prints, with Helm and kubectl at hand."""
+    """Runs a command with Helm and kubectl in PATH, and returns what it prints."""
     tools = f"{Path(stand.helms.program).parent}:{stand.plane.binaries}:{os.environ['PATH']}"
     done = subprocess.run(["bash", "-c", command], cwd=PROJECT, env=stand.helms.environment | {"PATH": tools},
                           capture_output=True, text=True, check=False)
@@ -100,11 +100,10 @@ def shell(stand, command):
     return done.stdout
 
 
-
 def pasted(notes):
-    """What the shell would give to kubectl."""
+    """The manifest that the command in the notes passes to kubectl."""
     found = re.search(r"^kubectl apply -f - <<EOF\n(.*?)^EOF$", notes, re.M | re.S)
-    assert found, f"nothing to paste in the notes:\n{notes}"
+    assert found, f"the notes contain no kubectl command:\n{notes}"
     return found[1]
 
 
@@ -124,7 +123,7 @@ def gone(stand, name):
 
 
 def helm_test(stand):
-    """`helm test` makes a claim and a pod, and passes when the pod does; here somebody has to say that it did."""
+    """`helm test` creates a claim and a pod, and waits for the pod, whose status is set by hand: there is no node."""
     process = stand.begin("test", "berth", "--timeout", "300s")
     try:
         until("the pod of helm test", lambda: stand.kube.get("pods", "berth-test", NAMESPACE))
@@ -140,16 +139,16 @@ def helm_test(stand):
 
 
 def refusals(stand, before):
-    """What can only be seen in the cluster, and what would break its volumes."""
+    """Upgrades that would break volumes are refused by the checks that look at the cluster."""
     for words, settings in [
             (["service.clusterIP", "10.0.0.99", before["address"]], ["service.clusterIP=10.0.0.99"]),
             (["persistence.existingClaim", "my-data", "Berth itself"], ["persistence.existingClaim=my-data"])]:
         more = [word for setting in settings for word in ["--set", setting]]
         refused(words, lambda more=more: stand.helm("upgrade", "berth", CHART, *more))
-    # Another release with the same class, for which there would be two provisioners.
+    # Another release with a StorageClass of the same name.
     refused(["StorageClass", '"berth"', "release-namespace"],
             lambda: stand.helm("install", "berth", CHART, namespace=OTHER))
-    same("what lasts, after refusals", before, stand.lasting())
+    same("what is kept after refusals", before, stand.lasting())
 
 
 def refused(words, attempt):
@@ -159,11 +158,11 @@ def refused(words, attempt):
         missing = [word for word in words if word not in str(refusal)]
         assert not missing, f"the refusal lacks {missing}: {refusal}"
     else:
-        raise AssertionError(f"nothing was refused, which should have named {words}")
+        raise AssertionError(f"accepted, instead of an error that names {words}")
 
 
 def second(stand):
-    """A second release beside the first: a class of its own, only the claims of one namespace, an ordinary user."""
+    """A second release beside the first: with a class of its own, for one namespace, as an ordinary user."""
     stand.helm("install", "berth", CHART, "--set", f"namespaces={{{TEAM}}}", "--set", "storageClasses[0].name=second",
               "--set", "storageClasses[0].onDelete=archive", "--set", "rootless=true", namespace=OTHER)
     with stand.berth("berth", namespace=OTHER) as berth:
@@ -178,29 +177,29 @@ def second(stand):
         stand.kube.delete("persistentvolumeclaims", "ours", TEAM)
         name = pv["metadata"]["name"]
         until("its PV is gone", lambda: not stand.kube.get("persistentvolumes", name))
-        # For which it needs a right in a namespace that is none of those.
+        # Its event is in `default`, which is not among `namespaces`.
         until("an event of the PV", lambda: [event for event in stand.kube.list("events", "default")
                                              if event["involvedObject"]["name"] == name])
         [kept] = berth.directories()
-        assert kept.startswith("archived-"), f"what is left is {kept}"
+        assert kept.startswith("archived-"), f"the archived directory is {kept}"
 
 
 def dry_runs(stand):
-    """The API server itself takes every rendering, apart from kinds that it does not have."""
+    """The API server accepts every rendering, apart from kinds that it does not have."""
     unknown = {"ServiceMonitor"} | (set() if stand.has("policy/v1") else {"PodDisruptionBudget"})
     for name, values in SETS.items():
         objects = [thing for thing in parse(stand.chart.text(values, "dry", "dry")) if thing["kind"] not in unknown]
         for thing in objects:
             if thing["kind"] == "StorageClass":
-                thing["metadata"]["name"] += "-dry"  # that of the release is there, and cannot be changed
+                thing["metadata"]["name"] += "-dry"  # the class of the release exists and cannot be changed
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
         done = subprocess.run([stand.kube.kubectl, "--kubeconfig", stand.kube.kubeconfig, "apply", "--dry-run=server",
                                "-f", "-"], input=text, capture_output=True, text=True, check=False)
-        same(f"{name}: what the API server says ({done.stderr})", 0, done.returncode)
+        same(f"{name}: exit code of kubectl apply ({done.stderr})", 0, done.returncode)
 
 
 def here(pv, berth, uid=0):
-    """The volume, where the Service would lead to, as somebody."""
+    """Mounts the volume at the server in place of the pod, since the Service leads nowhere, as a user."""
     pv = copy.deepcopy(pv)
     pv["spec"]["nfs"]["server"] = "127.0.0.1"
     ours = [f"port={berth.port}", f"mountport={berth.port}"]

@@ -1,4 +1,4 @@
-"""Berth in place of a pod: with the pod's options, user and capabilities, on a disk as the kubelet prepares it."""
+"""Runs Berth in place of a pod: with the pod's options, user and capabilities, on a disk prepared as by the kubelet."""
 
 import os
 import shlex
@@ -11,7 +11,7 @@ from plane import free_port
 
 
 class InPlaceOfPod(Berth):
-    """Berth as a pod would run it; volumes are those that it finds."""
+    """Berth as a pod would run it, on the given directory of volumes."""
 
     def __init__(self, program, folder, pod, volumes, login):
         super().__init__(program, folder, [], volumes)
@@ -21,7 +21,8 @@ class InPlaceOfPod(Berth):
                  "--listen=0.0.0.0:2049": f"--listen=127.0.0.1:{self.port}",
                  "--admin=0.0.0.0:8080": f"--admin=127.0.0.1:{self.admin}"}
         command, *options = self.container["args"]
-        assert command == "serve" and set(place) <= set(options), f"serve with {list(place)}, not {command} {options}"
+        assert command == "serve" and set(place) <= set(options), (
+            f"expected serve with {list(place)}, found {command} {options}")
         self.options = [place.get(option, option) for option in options] + [
             f"--admin-socket={self.socket}", f"--kubeconfig={login}"]
         if os.geteuid() == 0:
@@ -30,10 +31,10 @@ class InPlaceOfPod(Berth):
             shutil.chown(login, self.context["runAsUser"])
             self.program = self.confined()
         else:
-            print("not tried: the chart's user and capabilities: that takes root")
+            print("not tried: the chart's user and capabilities: this needs root")
 
     def prepare_disk(self):
-        """Root's, and with an fsGroup that group's as well."""
+        """Creates the disk, owned by root and, if there is an fsGroup, by that group."""
         self.volumes.mkdir(exist_ok=True)
         group = self.context.get("fsGroup")
         if group is not None:
@@ -41,8 +42,8 @@ class InPlaceOfPod(Berth):
             self.volumes.chmod(0o2775)
 
     def confined(self):
-        """A script that runs the program as the container's user, with what the container is left with."""
-        # A folder that others may not enter could hold the one that was built.
+        """Returns a script that runs the program as the container's user with the container's capabilities."""
+        # A copy, because the container's user may be unable to reach the build directory.
         program = shutil.copy(self.program, self.folder / "program")
         capabilities = self.container["securityContext"]["capabilities"]
         assert capabilities["drop"] == ["ALL"], capabilities
@@ -57,7 +58,7 @@ class InPlaceOfPod(Berth):
         return str(script)
 
     def owner(self, caller):
-        """Whose a caller's files are to be: the caller's if it can be, else all are its own."""
+        """The expected owner of a caller's files: the caller, or the server's user if that is not root."""
         user = self.context["runAsUser"] if os.geteuid() == 0 else os.geteuid()
         return caller if user == 0 else user
 
@@ -65,7 +66,7 @@ class InPlaceOfPod(Berth):
         return (self.volumes / pv["metadata"]["annotations"]["berth.io/volume"] / name).stat().st_uid
 
     def healthy(self):
-        """All probes of the chart are answered as they should."""
+        """Waits until all probes of the chart succeed."""
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         for name in ["startupProbe", "livenessProbe", "readinessProbe"]:
             path = self.container[name]["httpGet"]["path"]

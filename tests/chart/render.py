@@ -1,4 +1,4 @@
-"""The chart, rendered: its manifests for a set of values, as Helm has them without a cluster."""
+"""Renders the chart with `helm template`, without a cluster."""
 
 import os
 import subprocess
@@ -6,22 +6,22 @@ import subprocess
 from tools import PROJECT
 
 CHART = PROJECT / "chart"
-# Each has a rendering in tests/golden/chart.
+# Sets of values by name; each has a rendering in tests/golden/chart.
 SETS = {"default": None} | {path.stem: path for path in sorted((PROJECT / "tests/chart/values").glob("*.yaml"))}
 RELEASE, NAMESPACE = "berth", "storage"
 
 
 class Refused(Exception):
-    """Helm said no; the message is what it said."""
+    """Helm failed; the message is its output."""
 
 
 class Chart:
-    """Renders with this Helm, which keeps its own files in `folder`."""
+    """Renders the chart with the program `helm`, which keeps its own files in `folder`."""
 
     def __init__(self, helm, folder, place=CHART):
         self.program, self.place = str(helm), str(place)
         homes = {f"HELM_{what}_HOME": str(folder / what.lower()) for what in ["CACHE", "CONFIG", "DATA"]}
-        # No cluster that happens to be at hand.
+        # An empty configuration, so that Helm cannot reach a cluster of the user.
         self.environment = os.environ | homes | {"KUBECONFIG": os.devnull}
 
     def helm(self, *arguments, stdin=None):
@@ -32,7 +32,7 @@ class Chart:
         return done.stdout
 
     def text(self, values=None, namespace=NAMESPACE, release=RELEASE):
-        """The manifests. `values` is a file, or YAML."""
+        """The manifests as text. `values` is a Path to a file, YAML as a str, or None."""
         is_text = isinstance(values, str)
         more = [] if values is None else ["--values", "-" if is_text else values]
         return self.helm("template", release, self.place, "--namespace", namespace, *more,
@@ -43,12 +43,12 @@ class Chart:
 
 
 def parse(text):
-    import yaml  # which is there once the tools have been fetched
+    import yaml  # importable only after tools.python_packages()
     return [thing for thing in yaml.safe_load_all(text) if thing]
 
 
 def container(objects):
-    """The one container of the StatefulSet."""
+    """The only container of the StatefulSet."""
     [one] = [thing for thing in objects if thing["kind"] == "StatefulSet"]
     [only] = one["spec"]["template"]["spec"]["containers"]
     return only

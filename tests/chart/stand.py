@@ -1,4 +1,4 @@
-"""What the story of the chart is played with: a control plane of its own, Helm, claims, and Berth in place of pods."""
+"""The environment of the installation test: its own control plane, Helm, claims, and Berth in place of pods."""
 
 import json
 import subprocess
@@ -15,16 +15,16 @@ TOKEN_SECONDS = 7200
 
 
 class Stand:
-    """The control plane, Helm, and what runs in place of pods."""
+    """The control plane, Helm, and the servers that run in place of pods."""
 
     def __init__(self, run):
         self.run, self.folder, self.chart = run, run.folder, run.chart
         self.servers, self.kube = [], None
         place = self.folder / "plane"
-        place.mkdir(mode=0o700)  # keys and tokens lie in it
-        self.folder.chmod(0o711)  # one of the servers is another user's
+        place.mkdir(mode=0o700)  # it contains keys and tokens
+        self.folder.chmod(0o711)  # one of the servers runs as another user
         self.plane = Plane(run.binaries, place, NAMESPACE)
-        # Both releases are watched.
+        # The audit log covers both releases.
         self.plane.policy["rules"][0]["userGroups"].append(f"system:serviceaccounts:{OTHER}")
 
     def open(self):
@@ -47,7 +47,7 @@ class Stand:
         return self.helms.helm(*words, "--namespace", namespace)
 
     def begin(self, *words):
-        """Helm, without waiting for its end."""
+        """Starts Helm in the background."""
         return subprocess.Popen([self.helms.program, *words, "--namespace", NAMESPACE], env=self.helms.environment,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -58,17 +58,17 @@ class Stand:
     def place(self, kind):
         return NAMESPACE if kind in ["statefulsets", "serviceaccounts"] else None
 
-    # What volumes live on
+    # What volumes depend on
 
     def disk(self, name):
-        """A PV for Berth's own claim, since nobody else makes one here."""
+        """Creates a PV for Berth's own claim, because this cluster has no other provisioner."""
         self.kube.create("persistentvolumes", {
             "metadata": {"name": name}, "spec": {
                 "capacity": {"storage": "10Gi"}, "accessModes": ["ReadWriteOnce"],
                 "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": "/nowhere"}}})
 
     def lasting(self):
-        """The Service and the claim that outlive everything: these ones, not others of their names."""
+        """Identifies the Service and the claim that must be kept: by UID, so that a replacement is noticed."""
         service = self.kube.get("services", "berth", NAMESPACE)
         assert service, "the Service is gone"
         disk = until("Berth's own claim is bound", lambda: self.bound_to("berth-data"))
@@ -92,18 +92,18 @@ class Stand:
         return claim["spec"]["volumeName"]
 
     def bound(self, name, namespace=NAMESPACE):
-        """Waits until a claim is bound, and answers its PV."""
+        """Waits until a claim is bound, and returns its PV."""
         return self.kube.get("persistentvolumes", until(f"claim {name}", lambda: self.bound_to(name, namespace)))
 
     # Berth
 
     def pod(self, name, namespace=NAMESPACE):
-        """The spec of a StatefulSet's pod, which is there."""
+        """Waits for a StatefulSet's pod, and returns the pod's spec."""
         until(f"pod {name}-0", lambda: self.kube.get("pods", f"{name}-0", namespace))
         return self.kube.get("statefulsets", name, namespace)["spec"]["template"]["spec"]
 
     def server(self, name, namespace):
-        """Berth, not started yet, with the volumes of the one before."""
+        """A server that is not started yet, on the same volumes as its predecessor."""
         pod = self.pod(name, namespace)
         login = self.login(pod["serviceAccountName"], namespace)
         volumes = self.folder / f"volumes-{namespace}-{name}"
@@ -111,17 +111,17 @@ class Stand:
 
     @contextmanager
     def berth(self, name, namespace=NAMESPACE, healthy=False):
-        """Berth as the pod would run it."""
+        """Runs Berth as the pod would."""
         server = self.server(name, namespace)
         self.servers.append(server)
         server.start()
         if healthy:
             server.healthy()
         yield server
-        same("its end", 0, server.stop())
+        same("exit code of the server", 0, server.stop())
 
     def login(self, account, namespace):
-        """A kubeconfig of a ServiceAccount."""
+        """Writes a kubeconfig that logs in as a ServiceAccount."""
         path = self.folder / f"{namespace}-{account}.kubeconfig"
         path.touch(mode=0o600)
         token = self.kube.request("POST", path_of("serviceaccounts", namespace, account) + "/token", {
@@ -132,17 +132,17 @@ class Stand:
         return path
 
     def forbidden(self):
-        """What the ServiceAccounts of the releases asked for in vain."""
+        """The requests of the releases' ServiceAccounts that were refused with 403."""
         with open(self.plane.audit, encoding="utf-8") as log:
             entries = [json.loads(line) for line in log]
-        assert entries, "nothing was asked at all"
+        assert entries, "the audit log is empty"
         return [f"{entry['verb']} {entry['requestURI']}" for entry in entries
                 if (entry.get("responseStatus") or {}).get("code") == 403]
 
     def report(self):
-        """What one wants to see when something is wrong."""
+        """Prints the logs and objects, for finding the cause of a failure."""
         for server in self.servers:
-            print("--- log of Berth", *server.said().splitlines()[-40:], sep="\n")
+            print("--- log of Berth", *server.log_text().splitlines()[-40:], sep="\n")
         if self.kube:
             words = ["get", "pvc,pv,svc,statefulset,pod,storageclass", "--all-namespaces"]
             subprocess.run([self.kube.kubectl, "--kubeconfig", self.kube.kubeconfig, *words], check=False)

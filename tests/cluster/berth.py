@@ -1,4 +1,4 @@
-"""A Berth that runs, and its clients: libnfs, at the server, the path and the port that a PV names."""
+"""A running Berth, and clients of its volumes: libnfs, with the server, path and options of a PV."""
 
 import json
 import os
@@ -15,11 +15,11 @@ STOP_LIMIT = 40
 
 
 class ToolFailed(Exception):
-    """A program ended with an error; the message is what it said."""
+    """A program failed; the message contains its output."""
 
 
 class Berth:
-    """One server with its volumes. Starting it again goes on with the same volumes, on the same port."""
+    """One server with its volumes. After a restart it has the same volumes and the same port."""
 
     def __init__(self, program, folder, options, volumes=None):
         self.program, self.process = program, None
@@ -37,12 +37,12 @@ class Berth:
                 [self.program, "serve", *self.options], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=environment | {"RUST_LOG": os.environ.get("RUST_LOG", "info,berth::provisioner=debug")},
                 start_new_session=True)
-        until("Berth answers at its admin socket", self.answers)
+        until("Berth responds on its admin socket", self.responds)
         return self
 
-    def answers(self):
+    def responds(self):
         if self.process.poll() is not None:
-            raise ToolFailed(f"berth serve ended with status {self.process.returncode}")
+            raise ToolFailed(f"berth serve exited with status {self.process.returncode}")
         done = self.run("volume", "list", "-o", "json")
         return done.returncode == 0
 
@@ -51,46 +51,46 @@ class Berth:
                               capture_output=True, text=True, timeout=TOOL_LIMIT, check=False)
 
     def volume(self, *words):
-        """`berth volume ...`, and what it prints."""
+        """Runs `berth volume ...`, and returns what it prints."""
         done = self.run("volume", *words)
         if done.returncode != 0:
             raise ToolFailed(f"berth volume {' '.join(words)}: {done.stderr.strip()}")
         return done.stdout
 
     def list(self):
-        """The volumes, by name."""
+        """The volumes as a dictionary by name."""
         volumes = json.loads(self.volume("list", "-o", "json"))["volumes"]
         return {volume["spec"]["name"]: volume for volume in volumes}
 
     def directories(self):
-        """What lies in the folder of the volumes, besides Berth's own."""
+        """The names in the directory of the volumes, without `.berth`."""
         return sorted(entry.name for entry in self.volumes.iterdir() if entry.name != ".berth")
 
     def kill(self):
-        """As by a power cut: nothing is tidied up."""
+        """Kills the server without any cleanup."""
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
             self.process = None
 
     def stop(self):
-        """As Kubernetes does it. The exit status."""
+        """Stops the server as Kubernetes does, with SIGTERM, and returns its exit status."""
         self.process.terminate()
         status = self.process.wait(STOP_LIMIT)
         self.process = None
         return status
 
     def memory(self):
-        """What it has in memory, in bytes."""
+        """The resident memory of the server, in bytes."""
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
             return int(re.search(r"^VmRSS:\s+(\d+) kB", status.read(), re.M)[1]) * 1024
 
-    def said(self):
+    def log_text(self):
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
 class Mount:
-    """A PV as a client sees it, who knows nothing but the PV."""
+    """A client of a volume that knows nothing but its PV."""
 
     def __init__(self, pv, uid=0):
         nfs, options = pv["spec"]["nfs"], dict(option.partition("=")[::2] for option in options_of(pv))
@@ -103,7 +103,7 @@ class Mount:
         return f"{self.base}{'/' + path if path else ''}?{self.query}"
 
     def write(self, path, content):
-        """Copies to a new file; libnfs needs a file to copy from."""
+        """Writes a new file. libnfs copies from a local file, so the content goes through a memfd."""
         local = os.memfd_create("content")
         try:
             with open(local, "wb", closefd=False) as file:
@@ -116,12 +116,12 @@ class Mount:
         return tool(["nfs-cat", self.url(path)])
 
     def names(self):
-        """What is in its root, without `.` and `..`."""
+        """The names in the root directory, without `.` and `..`."""
         lines = tool(["nfs-ls", self.url()]).decode().splitlines()
         return sorted(name for name in (line.split()[-1] for line in lines if line) if name not in (".", ".."))
 
     def size(self):
-        """The size of its file system in bytes, as `df` has it."""
+        """The size of the file system in bytes, as `df` shows it."""
         summary = tool(["nfs-ls", "-s", self.url()]).decode()
         return int(re.search(r"of\s+(\d+) bytes free", summary)[1])
 
@@ -134,7 +134,7 @@ def tool(command, **more):
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TOOL_LIMIT,
                           check=False, **more)
     said = (done.stderr or done.stdout).decode(errors="replace").strip()
-    # These tools end with status 0 after some errors, which they only print.
+    # These tools only print some errors, and exit with status 0.
     if done.returncode != 0 or b"Failed" in done.stderr:
         raise ToolFailed(f"{' '.join(command)}: {said}")
     return done.stdout

@@ -1,6 +1,6 @@
-"""A client of the API server, for any kubeconfig: `kubectl proxy` logs in, and this speaks plain HTTP to it.
+"""A client of the API server for any kubeconfig: `kubectl proxy` authenticates, and this client speaks HTTP to it.
 
-Objects are dictionaries, as the API has them. Waiting always has an end, and says what it saw last.
+Objects are dictionaries in the form of the API. Every wait has a limit, and its error says what was seen last.
 """
 
 import http.client
@@ -10,9 +10,9 @@ import subprocess
 import threading
 import time
 
-# How long is waited for one thing. Long, because the machine may be busy; a run that passes waits for nothing.
+# Limit for one wait. It is generous, because the machine may be busy; a passing run returns much earlier.
 PATIENCE = {"seconds": 90}
-# Nothing is waited for any more: somebody wants the run to end.
+# Set when the run is interrupted; ends all waits.
 ENDED = threading.Event()
 GROUPS = {
     "storageclasses": "apis/storage.k8s.io/v1", "statefulsets": "apis/apps/v1",
@@ -24,19 +24,19 @@ MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-
 
 
 class Refused(Exception):
-    """The API server said no."""
+    """The API server refused a request."""
 
     def __init__(self, code, message):
         super().__init__(f"{code}: {message}")
         self.code = code
 
 
-class Never(Exception):
-    """What was waited for did not come."""
+class Timeout(Exception):
+    """A condition was not met within its limit."""
 
 
 def until(what, probe, limit=None, longest_pause=0.5):
-    """Waits until `probe` answers something true, which is returned. An AssertionError of it means: not yet."""
+    """Waits until `probe` returns something true, and returns that. An AssertionError from `probe` means: not yet."""
     limit = limit or PATIENCE["seconds"]
     deadline, pause = time.monotonic() + limit, 0.02
     while True:
@@ -47,14 +47,14 @@ def until(what, probe, limit=None, longest_pause=0.5):
         if found:
             return found
         if time.monotonic() > deadline:
-            raise Never(f"{what}: not within {limit} s{why}")
+            raise Timeout(f"{what}: not within {limit} s{why}")
         if ENDED.wait(pause):
-            raise Never(f"{what}: the run was ended{why}")
+            raise Timeout(f"{what}: the run was interrupted{why}")
         pause = min(pause * 1.5, longest_pause)
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a socket in the file system."""
+    """HTTP over a unix socket."""
 
     def __init__(self, path):
         super().__init__("localhost", timeout=60)
@@ -67,7 +67,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class Kube:
-    """Asks the API server, as whoever the kubeconfig says. May be used by several threads."""
+    """A client of the API server with the identity of a kubeconfig. May be used by several threads."""
 
     def __init__(self, kubectl, kubeconfig, folder):
         self.kubectl, self.kubeconfig, self.place = str(kubectl), str(kubeconfig), folder / "proxy.sock"
@@ -77,7 +77,7 @@ class Kube:
                 [self.kubectl, "--kubeconfig", self.kubeconfig, "proxy", f"--unix-socket={self.place}"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         until("kubectl proxy", self.place.exists)
-        # The socket is in a folder that nobody else enters.
+        # Nobody can connect before this: the directory is closed to other users.
         self.place.chmod(0o600)
 
     def stop(self):
@@ -85,7 +85,7 @@ class Kube:
         self.process.wait()
 
     def request(self, method, path, body=None, kind="application/json"):
-        """The answer, or Refused. GET is tried again when the connection was closed in between."""
+        """Returns the response, or raises Refused. Retries a GET whose connection was closed."""
         text = None if body is None else json.dumps(body)
         for attempt in range(3):
             connection = getattr(self.connections, "one", None) or UnixConnection(self.place)
@@ -123,7 +123,7 @@ class Kube:
         return self.request("PATCH", path_of(kind, namespace, name), change, how)
 
     def delete(self, kind, name, namespace=None):
-        """Asks for its end; that it is gone already is as good."""
+        """Requests deletion. An object that does not exist is no error."""
         try:
             self.request("DELETE", path_of(kind, namespace, name))
         except Refused as refused:
@@ -131,7 +131,7 @@ class Kube:
                 raise
 
     def apply(self, yaml, namespace=None):
-        """Gives YAML to kubectl, which is how people do it."""
+        """Passes YAML to `kubectl apply`, as a person would."""
         place = ["-n", namespace] if namespace else []
         done = subprocess.run([self.kubectl, "--kubeconfig", self.kubeconfig, *place, "apply", "-f", "-"],
                               input=yaml, capture_output=True, text=True, check=False)

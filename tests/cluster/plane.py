@@ -1,8 +1,8 @@
-"""A control plane of its own for one run: etcd, kube-apiserver and kube-controller-manager on loopback.
+"""A control plane for one run: etcd, kube-apiserver and kube-controller-manager on loopback.
 
-RBAC is on and the tokens of ServiceAccounts are real. There are no nodes, so that pods stay Pending; but claims
-bind, classes are checked, and StatefulSets make their claims. Everything lies in one folder and ends with the run.
-The API server writes down who asked it for what, for the scenarios that look at that.
+RBAC is on and the tokens of ServiceAccounts are real. There are no nodes: pods stay Pending, but claims are bound,
+classes are checked, and StatefulSets create their claims. Everything is in one directory and ends with the run. An
+audit log records the requests of the server for the scenarios that check them.
 """
 
 import base64
@@ -25,7 +25,7 @@ STOP_LIMIT = 20
 
 
 class NotStarted(Exception):
-    """The control plane cannot be had; the message says why."""
+    """The control plane could not be started; the message says why."""
 
 
 def free_port():
@@ -35,11 +35,11 @@ def free_port():
 
 
 class Plane:
-    """The three programs. `kubeconfig` is an administrator's; `audit` is about the namespace `watched`."""
+    """The three programs. `kubeconfig` is an administrator's; `audit` covers the ServiceAccounts of `watched`."""
 
     def __init__(self, binaries, folder, watched):
         self.binaries, self.folder, self.processes = Path(binaries), folder, {}
-        # What the ServiceAccounts of this namespace ask for, without what they say.
+        # The requests of the ServiceAccounts of this namespace, without their bodies.
         self.policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [
             {"level": "Metadata", "userGroups": [f"system:serviceaccounts:{watched}"]}, {"level": "None"}]}
         self.kubeconfig = folder / "admin.kubeconfig"
@@ -62,10 +62,10 @@ class Plane:
                     "--authentication-kubeconfig", manager, "--authorization-kubeconfig", manager,
                     "--service-account-private-key-file", self.folder / "accounts.key",
                     "--use-service-account-credentials=true",
-                    # How often it looks again at what it could not bind; 15 s by default.
+                    # The interval at which it retries to bind claims; 15 s by default.
                     "--pvclaimbinder-sync-period=2s",
-                    # By default it asks 20 times a second, and has several questions for each claim: what is
-                    # to be measured is Berth.
+                    # The default, 20 requests per second, would limit the rate of claims, and Berth is what
+                    # is measured.
                     "--kube-api-qps=1000", "--kube-api-burst=2000")
         self.until("the default ServiceAccount", "kube-controller-manager",
                    lambda: self.get("/api/v1/namespaces/default/serviceaccounts/default"))
@@ -88,13 +88,13 @@ class Plane:
                     "--audit-log-path", self.audit)
         self.until("the API server", "kube-apiserver", lambda: self.get("/readyz"))
         chain = (self.folder / "server" / "apiserver.crt").read_text()
-        # Its own certificate comes first, then the authority's.
+        # The server's own certificate comes first, then the authority's.
         authority = "-----BEGIN" + chain.split("-----BEGIN")[-1]
         (self.folder / "ca.crt").write_text(authority)
         self.write_kubeconfig(self.kubeconfig, "admin")
 
     def without_open_port(self):
-        """Before 1.24 it also listens on every address, unless told not to."""
+        """Before 1.24, kube-controller-manager also listens on an insecure port by default."""
         version = subprocess.run([self.binaries / "kube-controller-manager", "--version"], check=True,
                                  capture_output=True, text=True).stdout
         minor = int(version.split(".")[1])
@@ -111,16 +111,16 @@ class Plane:
         deadline = time.monotonic() + START_LIMIT
         while not attempt():
             if self.processes[program].poll() is not None:
-                raise NotStarted(f"{program} ended:\n{self.end_of_log(program)}")
+                raise NotStarted(f"{program} exited:\n{self.end_of_log(program)}")
             if time.monotonic() > deadline:
-                raise NotStarted(f"{what} is not there after {START_LIMIT} s:\n{self.end_of_log(program)}")
+                raise NotStarted(f"{what} is not ready after {START_LIMIT} s:\n{self.end_of_log(program)}")
             time.sleep(0.1)
 
     def end_of_log(self, program):
         return "\n".join((self.folder / f"{program}.log").read_text(errors="replace").splitlines()[-30:])
 
     def get(self, path):
-        """Whether a GET succeeds; before anything else is known of the server."""
+        """Whether a GET succeeds. It does not verify the certificate, whose authority is not known yet."""
         anyone = ssl.create_default_context()
         anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
         request = urllib.request.Request(f"https://127.0.0.1:{self.port}{path}",
@@ -145,7 +145,7 @@ class Plane:
 
     @contextmanager
     def frozen(self, program):
-        """It neither answers nor refuses nor does anything, as behind a broken network."""
+        """Stops a program with SIGSTOP: connections to it hang, as behind a broken network."""
         self.processes[program].send_signal(signal.SIGSTOP)
         try:
             yield
@@ -167,7 +167,7 @@ class Plane:
 
 
 def kubeconfig(server, authority, token):
-    """A kubeconfig with a token, as JSON, which is YAML."""
+    """A kubeconfig with a token. It is JSON, which is valid YAML."""
     return {
         "apiVersion": "v1", "kind": "Config", "current-context": "test",
         "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority-data": authority}}],

@@ -1,7 +1,7 @@
-"""What a scenario has: a namespace, classes and claims, servers, and words for what it expects.
+"""The environment of a scenario: a namespace, classes, claims, servers, and functions that wait and compare.
 
-Each scenario has a provisioner's name and a namespace of its own, so that scenarios can run beside each other and
-none sees what another does. All servers log in as one ServiceAccount with exactly the rights of roles.yaml.
+Each scenario has its own provisioner name and namespace, so scenarios run concurrently without effect on each other.
+All servers log in as one ServiceAccount with exactly the permissions of roles.yaml.
 """
 
 import json
@@ -21,11 +21,11 @@ SCENARIOS = {}
 
 
 class Skip(Exception):
-    """The scenario cannot be tried here; the message says why."""
+    """The scenario cannot run here; the message says why."""
 
 
 def scenario(function=None, *, alone=False, last=False):
-    """Makes a function a scenario. `alone`: it disturbs others, or measures. `last`: it looks back at all others."""
+    """Registers a scenario. `alone`: it disturbs others, or measures. `last`: it checks what all others did."""
     def enter(function):
         function.alone, function.last = alone or last, last
         SCENARIOS[function.__name__.replace("_", "-")] = function
@@ -34,7 +34,7 @@ def scenario(function=None, *, alone=False, last=False):
 
 
 def same(what, expected, found):
-    """The way to expect something: it says both sides."""
+    """Asserts that two values are equal; the error shows both."""
     assert expected == found, f"{what}: expected {expected!r}, found {found!r}"
 
 
@@ -47,14 +47,14 @@ def lease_of(scenario):
 
 
 class Account:
-    """A ServiceAccount with the rights of roles.yaml, in a namespace that is Berth's home."""
+    """A ServiceAccount with the permissions of roles.yaml, in the namespace of the servers."""
 
     def __init__(self, kube, home, roles, folder):
         self.kube, self.home = kube, home
         kube.create("namespaces", {"metadata": {"name": home}})
-        # Under a name of its own: a Berth that is installed there already has the other.
+        # Renamed, because an installed Berth has objects of the original name.
         roles = re.sub(r"^  name: berth$", f"  name: {home}", roles, flags=re.M)
-        # Each scenario is a provisioner of its own, with a Lease of its own.
+        # Each scenario has its own provisioner and Lease.
         for named, names in [("storage.cluster.local-berth", [lease_of(name) for name in SCENARIOS]), ("berth", ["nfs"])]:
             roles = roles.replace(f"resourceNames: [{named}]", f"resourceNames: [{', '.join(names)}]")
         kube.apply(roles, home)
@@ -82,7 +82,7 @@ class Account:
 
 
 class Stage:
-    """One scenario's world."""
+    """The environment of one scenario."""
 
     def __init__(self, name, run):
         self.name, self.run, self.kube = name, run, run.kube
@@ -96,19 +96,19 @@ class Stage:
         self.namespaced(self.namespace)
 
     def note(self, text):
-        """Something to be read although nothing is wrong."""
+        """Adds a line to the output of the scenario."""
         self.notes.append(text)
 
     def plane(self):
-        """The control plane, if it is ours."""
+        """The control plane, if this run started it."""
         if self.run.plane is None:
-            raise Skip("the control plane is not ours")
+            raise Skip("the cluster was not started by this run")
         return self.run.plane
 
     # Servers
 
     def server(self, *options, volumes=None, provisioner=True):
-        """A Berth, not started yet."""
+        """A server that is not started yet."""
         if provisioner:
             options = ["--provisioner", self.provisioner, "--nfs-server", "127.0.0.1",
                        "--kubeconfig", str(self.run.account.kubeconfig),
@@ -118,7 +118,7 @@ class Stage:
         return server
 
     def berth(self, *options, **more):
-        """A Berth that runs."""
+        """A running server."""
         return self.server(*options, **more).start()
 
     # Objects
@@ -131,7 +131,7 @@ class Stage:
 
     def storage_class(self, suffix="standard", *, policy="Delete", binding="Immediate", mount_options=None,
                       **parameters):
-        """Makes a class of this scenario, and answers its name."""
+        """Creates a class of this scenario, and returns its name."""
         name = f"{self.namespace}-{suffix}"
         self.kube.create("storageclasses", {
             "metadata": {"name": name}, "provisioner": self.provisioner, "parameters": parameters,
@@ -142,7 +142,7 @@ class Stage:
 
     def claim(self, name, storage_class, size="10Mi", modes=("ReadWriteMany",), namespace=None, labels=None,
               annotations=None, **spec):
-        """Makes a claim, and answers it."""
+        """Creates a claim, and returns it."""
         return self.kube.create("persistentvolumeclaims", {
             "metadata": {"name": name, "labels": labels, "annotations": annotations},
             "spec": {"storageClassName": storage_class, "accessModes": list(modes),
@@ -158,7 +158,7 @@ class Stage:
         return self.kube.get("persistentvolumes", name)
 
     def volumes(self):
-        """The PVs of this scenario: of its classes, or with its name."""
+        """The PVs of this scenario: of its classes, or named after its namespace."""
         return [pv for pv in self.kube.list("persistentvolumes")
                 if pv["spec"].get("storageClassName") in self.classes
                 or pv["metadata"]["name"].startswith(self.namespace)]
@@ -166,7 +166,7 @@ class Stage:
     # Waiting
 
     def bound(self, name, namespace=None, limit=None):
-        """Waits until a claim is bound, and answers its PV."""
+        """Waits until a claim is bound, and returns its PV."""
         def probe():
             claim = self.claimed(name, namespace)
             same(f"claim {name}", "Bound", claim and claim["status"].get("phase"))
@@ -174,12 +174,12 @@ class Stage:
         return until(f"claim {name} is bound", probe, limit)
 
     def made(self, name, storage_class, *arguments, **more):
-        """A claim that is bound: its PV."""
+        """Creates a claim, waits until it is bound, and returns its PV."""
         self.claim(name, storage_class, *arguments, **more)
         return self.bound(name, more.get("namespace"))
 
     def gone(self, pv):
-        """Waits until a PV is no more."""
+        """Waits until a PV no longer exists."""
         name = pv["metadata"]["name"]
 
         def probe():
@@ -189,7 +189,7 @@ class Stage:
         until(f"PV {name} is gone", probe)
 
     def phase(self, pv, expected):
-        """Waits for the phase of a PV, and answers it as it is then."""
+        """Waits until a PV has a phase, and returns the PV."""
         name = pv["metadata"]["name"]
 
         def probe():
@@ -199,7 +199,7 @@ class Stage:
         return until(f"PV {name} is {expected}", probe)
 
     def event(self, thing, reason, *words):
-        """Waits for an event of an object with this reason, in whose message all the words are; its message."""
+        """Waits for an event of an object with this reason and all these words, and returns its message."""
         name, uid = thing["metadata"]["name"], thing["metadata"]["uid"]
 
         def probe():
@@ -214,14 +214,14 @@ class Stage:
         return [event for event in self.events() if event["involvedObject"].get("uid") == uid]
 
     def events(self):
-        # Those of PVs, which have no namespace, are in `default`.
+        # Events of PVs, which have no namespace, are in `default`.
         found = [event for place in [*self.namespaces, "default"] for event in self.kube.list("events", place)]
         return sorted(found, key=lambda event: event["metadata"]["creationTimestamp"])
 
     # The end
 
     def report(self):
-        """What one wants to see when something is wrong."""
+        """Claims, volumes and events, for finding the cause of a failure."""
         lines = ["claims:"]
         for place in self.namespaces:
             for claim in self.kube.list("persistentvolumeclaims", place)[:TAIL]:
@@ -244,14 +244,14 @@ class Stage:
 
     def logs(self):
         for number, server in enumerate(self.servers):
-            yield f"log of Berth {number}", server.said().splitlines()[-TAIL:]
+            yield f"log of Berth {number}", server.log_text().splitlines()[-TAIL:]
 
     def stop_servers(self):
         for server in self.servers:
             server.kill()
 
     def remove(self):
-        """Takes everything away that the scenario made in the cluster, whatever state it is in."""
+        """Removes everything that the scenario created in the cluster, in whatever state it is."""
         for pv in self.volumes():
             self.kube.patch("persistentvolumes", pv["metadata"]["name"], {"metadata": {"finalizers": None}})
             self.kube.delete("persistentvolumes", pv["metadata"]["name"])
@@ -262,7 +262,7 @@ class Stage:
 
 
 def exported(pv):
-    """The name of a PV's volume, which comes first in the path, and the rest, which nobody can guess."""
+    """The two parts of a PV's path: the name of the volume and the secret token."""
     _, name, *token = pv["spec"]["nfs"]["path"].split("/")
     assert len(token) == 1 and len(token[0]) == 32, pv["spec"]["nfs"]
     return name, token[0]

@@ -1,5 +1,5 @@
-"""The examples that users copy (chart/examples): each is applied as it is, but for the names of classes, which are
-shared by a whole cluster, and their claims are bound. There are no nodes here, so the pods stay where they are."""
+"""The examples in chart/examples: each is applied, with other names of classes only, because those are cluster-wide,
+and its claims are bound. There are no nodes, so the pods stay Pending."""
 
 import re
 import shlex
@@ -21,21 +21,21 @@ CLAIMS = {
 
 
 def text_of(name, stage):
-    """An example, with classes of this scenario."""
+    """The text of an example, with the provisioner and classes of this scenario."""
     text = (EXAMPLES / f"{name}.yaml").read_text()
     text = re.sub(r"^provisioner: .*", f"provisioner: {stage.provisioner}", text, flags=re.M)
     return re.sub(r"\b(storageClassName|name): berth\b", rf"\1: {stage.namespace}-berth", text)
 
 
 def commands(text, program):
-    """The commands of this program in the head of an example, each as words."""
+    """The commands that run this program in the header of an example, split into words."""
     lines = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
     return [shlex.split(line.split("|")[0])[1:] for line in lines if line.startswith(f"{program} ")]
 
 
 @scenario
 def examples(stage):
-    """Every example is applied, and every claim in it bound; a new one has to be entered here."""
+    """The claims of every example are bound. A new example must be added to CLAIMS."""
     same("the examples", sorted(CLAIMS), sorted(path.stem for path in EXAMPLES.glob("*.yaml")))
     berth = stage.berth()
     stage.storage_class("berth")
@@ -55,7 +55,7 @@ def examples(stage):
 
 @scenario
 def recycling_example(stage):
-    """What its head promises: the claim goes, and its volume is there for the next one, empty."""
+    """As its header promises, the volume of a deleted claim is empty and available to the next one."""
     stage.berth()
     stage.classes.append(f"{stage.namespace}-berth-recycled")
     stage.kube.apply(text_of("recycling", stage), stage.namespace)

@@ -1,4 +1,4 @@
-"""A claim from its beginning to its end, with every end that there is."""
+"""The life cycle of a claim, with every way to reclaim its volume."""
 
 from berth import ToolFailed
 from kube import until
@@ -7,7 +7,7 @@ from stage import FINALIZER, ON_DELETE, PROVISIONED_BY, exported, mount, same, s
 
 @scenario
 def delete(stage):
-    """All that a PV must say; files through NFS; a capacity that is enforced; nothing left in the end."""
+    """All fields of a PV, files over NFS, the enforced capacity, and deletion without remains."""
     berth = stage.berth()
     storage_class = stage.storage_class(mount_options=["noatime"])
     claim = stage.claim("data", storage_class, "10Mi", modes=["ReadWriteMany", "ReadOnlyMany"])
@@ -49,7 +49,7 @@ def delete(stage):
 
 @scenario
 def unguessable(stage):
-    """Who knows namespace and claim knows the directory on the server, and not what to mount."""
+    """Namespace and name of a claim reveal the directory on the server, but not the path to mount."""
     berth = stage.berth()
     storage_class = stage.storage_class(pathPattern="${.PVC.namespace}-${.PVC.name}")
     pv = stage.made("data", storage_class)
@@ -59,16 +59,16 @@ def unguessable(stage):
     for path in [f"/{name}", f"/{name}/", f"/{name}/.", f"/{name}/{'0' * 32}", f"/{name}/{token[:-1]}"]:
         guess = pv | {"spec": pv["spec"] | {"nfs": {"server": "127.0.0.1", "path": path}}}
         refused(mount(guess).names, "MNT3ERR_NOENT")
-    same("who has mounted it", ["127.0.0.1"], berth.list()[name]["mountedBy"])
-    for text in [berth.said(), *(event["message"] for event in stage.events_of(pv["spec"]["claimRef"]["uid"]))]:
+    same("clients that mounted it", ["127.0.0.1"], berth.list()[name]["mountedBy"])
+    for text in [berth.log_text(), *(event["message"] for event in stage.events_of(pv["spec"]["claimRef"]["uid"]))]:
         assert token not in text, text
-    # The next claim of the name is found elsewhere, also by those who had the one before.
+    # The next claim of this name has another token, so the old path leads nowhere.
     stage.delete_claim("data")
     stage.gone(pv)
     assert exported(stage.made("data", storage_class))[1] != token
     refused(mount(pv).names, "MNT3ERR_NOENT")
 
-    # After a restart it is where it was.
+    # A restart does not change the path.
     again = stage.made("other", storage_class)
     mount(again).write("file", b"mine")
     berth.stop()
@@ -78,19 +78,19 @@ def unguessable(stage):
 
 @scenario
 def mount_options(stage):
-    """What a class says of suid and dev counts; what it does not say is the safe one."""
+    """A class decides about suid and dev; nosuid and nodev are the defaults."""
     stage.berth()
-    for number, (said, expected) in enumerate([
+    for number, (given, expected) in enumerate([
             ([], {"nosuid", "nodev"}), (["suid"], {"suid", "nodev"}), (["noatime,dev"], {"nosuid", "dev"}),
             (["suid", "dev"], {"suid", "dev"})]):
-        pv = stage.made(f"data-{number}", stage.storage_class(f"said-{number}", mount_options=said))
+        pv = stage.made(f"data-{number}", stage.storage_class(f"given-{number}", mount_options=given))
         options = {option for entry in pv["spec"]["mountOptions"] for option in entry.split(",")}
-        same(f"options with {said}", expected, options & {"suid", "nosuid", "dev", "nodev"})
+        same(f"options with {given}", expected, options & {"suid", "nosuid", "dev", "nodev"})
 
 
 @scenario
 def archive(stage):
-    """Twice a claim of the same name, and the content of both is kept."""
+    """Two successive claims of the same name: the content of both is archived."""
     berth = stage.berth()
     storage_class = stage.storage_class(onDelete="archive", pathPattern="${.PVC.name}")
     for content in [b"first", b"second"]:
@@ -107,8 +107,8 @@ def archive(stage):
 
 
 @scenario
-def archive_in_the_older_words(stage):
-    """nfs-subdir's archiveOnDelete does the same."""
+def archive_on_delete(stage):
+    """The parameter archiveOnDelete of nfs-subdir-external-provisioner archives, too."""
     berth = stage.berth()
     pv = stage.made("data", stage.storage_class(archiveOnDelete="true"))
     mount(pv).write("file", b"kept")
@@ -119,7 +119,7 @@ def archive_in_the_older_words(stage):
 
 @scenario
 def recycle(stage):
-    """The PV is free for a claim of another namespace, which finds nothing of the claim before it."""
+    """A recycled PV is bound to a claim of another namespace, which finds it empty."""
     berth = stage.berth()
     pv = stage.made("before", stage.storage_class(onDelete="recycle"), "20Mi")
     mount(pv).write("secret", b"of the first tenant")
@@ -130,30 +130,30 @@ def recycle(stage):
     other = stage.namespaced(f"{stage.namespace}-other")
     again = stage.made("after", stage.classes[0], "5Mi", namespace=other)
     same("volume of the next claim", pv["metadata"]["name"], again["metadata"]["name"])
-    same("what the next claim finds", [], mount(again).names())
+    same("names in the recycled volume", [], mount(again).names())
     mount(again).write("file", b"of the second tenant")
     same("volumes", 1, len(berth.list()))
 
-    # And once more, to the end: policy Retain keeps what is in it.
+    # The policy Retain keeps the content of a recycled volume like that of any other.
     stage.kube.patch("persistentvolumes", pv["metadata"]["name"],
                      {"spec": {"persistentVolumeReclaimPolicy": "Retain"}})
     stage.delete_claim("after", other)
     stage.phase(pv, "Released")
-    same("what was retained", b"of the second tenant", mount(again).read("file"))
+    same("the retained file", b"of the second tenant", mount(again).read("file"))
 
 
 @scenario
 def recycle_by_policy(stage):
-    """Somebody sets the policy Recycle: Berth does it, and not a pod of the cluster."""
+    """With the policy Recycle, Berth recycles the volume, and not a recycler pod of the cluster."""
     stage.berth()
     pv = stage.made("data", stage.storage_class())
     mount(pv).write("secret", b"of the first tenant")
     name = pv["metadata"]["name"]
     stage.kube.patch("persistentvolumes", name, {"spec": {"persistentVolumeReclaimPolicy": "Recycle"}})
     taken = until("the policy is Delete again", lambda: policy_is(stage, name, "Delete"))
-    same("what is noted", "recycle", taken["metadata"]["annotations"][ON_DELETE])
+    same("the annotation", "recycle", taken["metadata"]["annotations"][ON_DELETE])
     free = recycled(stage, pv, "data")
-    same("what is left", [], mount(free).names())
+    same("names in the recycled volume", [], mount(free).names())
     pods = [pod["metadata"]["name"] for pod in stage.kube.list("pods", "default")]
     assert f"recycler-for-{name}" not in pods, pods
 
@@ -172,8 +172,8 @@ def policy_is(stage, name, policy):
 
 
 @scenario
-def not_by_hand(stage):
-    """A volume that a claim has is not ended beside the cluster, unless it is forced; one that none has is."""
+def claimed_needs_force(stage):
+    """`berth volume` deletes, archives and recycles a volume that a claim uses only with --force."""
     berth = stage.berth()
     storage_class = stage.storage_class(pathPattern="${.PVC.name}")
     pv = stage.made("data", storage_class)
@@ -185,20 +185,20 @@ def not_by_hand(stage):
             assert word in done.stderr, done.stderr
     same("the file", b"kept", mount(pv).read("file"))
 
-    # Beside the cluster, the labels of the volume say whose it is.
+    # Without the provisioner, the record of the volume still names the claim.
     berth.stop()
     alone = stage.server(volumes=berth.volumes, provisioner=False).start()
     done = alone.run("volume", "delete", "data", "--yes")
-    same("exit status beside the cluster", 4, done.returncode)
+    same("exit status without the provisioner", 4, done.returncode)
     assert f"{stage.namespace}/data" in done.stderr, done.stderr
     alone.stop()
     berth.start()
 
-    # What is retained is nobody's any more.
+    # A retained volume no longer belongs to a claim.
     stage.kube.patch("persistentvolumes", pv["metadata"]["name"], {"spec": {"persistentVolumeReclaimPolicy": "Retain"}})
     stage.delete_claim("data")
     stage.phase(pv, "Released")
-    until("it may be deleted", lambda: berth.run("volume", "delete", "data", "--yes").returncode == 0)
+    until("it can be deleted", lambda: berth.run("volume", "delete", "data", "--yes").returncode == 0)
     same("volumes", {}, berth.list())
 
     forced = stage.made("forced", storage_class)
@@ -209,7 +209,7 @@ def not_by_hand(stage):
 
 @scenario
 def retain(stage):
-    """Policy Retain, of the class or by hand: hands off. onDelete: retain keeps the volume without its PV."""
+    """The policy Retain, of the class or set by hand, keeps PV and volume; `onDelete: retain` keeps the volume."""
     berth = stage.berth()
     by_class = stage.made("by-class", stage.storage_class(policy="Retain"))
     by_hand = stage.made("by-hand", stage.storage_class("deleted"))
@@ -226,10 +226,10 @@ def retain(stage):
     for pv in [by_class, by_hand]:
         stage.phase(pv, "Released")
     for pv in [by_class, by_hand, without_pv]:
-        same("what is kept", b"kept", mount(pv).read("file"))
+        same("the retained file", b"kept", mount(pv).read("file"))
     same("volumes", 3, len(berth.list()))
 
-    # A retained PV can be let go by hand, and its data stays.
+    # Deleting a retained PV by hand keeps its data.
     stage.kube.delete("persistentvolumes", by_hand["metadata"]["name"])
     stage.gone(by_hand)
     same("volumes", 3, len(berth.list()))
@@ -237,14 +237,14 @@ def retain(stage):
 
 @scenario
 def expand(stage):
-    """A claim grows while it is used; one that outgrows the disk is told so, and goes on."""
+    """A claim grows while it is used; growing beyond the disk fails with an event and changes nothing."""
     stage.berth()
     storage_class = stage.storage_class()
     pv = stage.made("data", storage_class, "8Mi")
     client = mount(pv)
     refused(lambda: client.write("too-early", b"x" * (9 << 20)), "write")
     grow(stage, "data", "32Mi")
-    claim = until("the claim is told", lambda: has_capacity(stage.claimed("data"), "32Mi"))
+    claim = until("the claim has the new capacity", lambda: has_capacity(stage.claimed("data"), "32Mi"))
     same("conditions", [], claim["status"].get("conditions") or [])
     same("capacity of the PV", "32Mi", stage.volume(pv["metadata"]["name"])["spec"]["capacity"]["storage"])
     stage.event(claim, "VolumeExpanded", "32Mi")
@@ -254,7 +254,7 @@ def expand(stage):
     grow(stage, "data", "1Ei")
     stage.event(claim, "VolumeResizeFailed")
     same("capacity after a failure", "32Mi", stage.claimed("data")["status"]["capacity"]["storage"])
-    # Another claim is not held up by it.
+    # Other claims are not delayed by the failure.
     stage.made("other", storage_class)
 
 
@@ -271,7 +271,7 @@ def has_capacity(claim, size):
 
 @scenario
 def clone(stage):
-    """A claim whose source is another one has its content, and a life of its own."""
+    """A claim with a dataSource gets a copy of its content, which is independent of the source."""
     berth = stage.berth()
     storage_class = stage.storage_class()
     source = stage.made("source", storage_class)
@@ -285,7 +285,7 @@ def clone(stage):
     stage.gone(source)
     same("the copy without its source", b"of the copy", mount(copy).read("other"))
 
-    # A claim may be made before its source.
+    # A claim may be created before its source.
     early = stage.claim("early", storage_class, dataSource={"kind": "PersistentVolumeClaim", "name": "late"})
     stage.event(early, "ProvisioningFailed", "late")
     late = stage.made("late", storage_class)
@@ -296,7 +296,7 @@ def clone(stage):
 
 @scenario
 def parameters(stage):
-    """What a class says of its volumes is so on the disk, for clients and in the PV."""
+    """The parameters of a class take effect on the disk, for clients and in the PV."""
     berth = stage.berth()
     storage_class = stage.storage_class(
         uid="1000", gid="2000", mode="2750", inodes="3", labels="team=blue, tier=gold",
@@ -321,18 +321,18 @@ def parameters(stage):
 
 
 def refused(attempt, word):
-    """Whether a client is refused, in these words."""
+    """Asserts that a client's attempt fails with an error that contains `word`."""
     try:
         attempt()
     except ToolFailed as why:
         assert word in str(why), why
         return
-    assert False, f"nobody refuses what ends in {word}"
+    assert False, f"succeeded, instead of failing with {word}"
 
 
 @scenario
 def deep_path(stage):
-    """A pattern of several parts: the volume lies there, is archived beside itself, and takes nothing else along."""
+    """A pathPattern of several levels: archiving moves this volume only, to the top of the directory of volumes."""
     berth = stage.berth()
     storage_class = stage.storage_class(pathPattern="${.PVC.namespace}/${.PVC.name}", onDelete="archive")
     pv = stage.made("data", storage_class)
@@ -349,4 +349,4 @@ def deep_path(stage):
     same("the neighbour", b"beside", mount(neighbour).read("file"))
     archived = [path for path in left if str(path).startswith(f"archived-{stage.namespace}-data-")]
     same("archived", 1, len(archived))
-    same("what is archived", b"deep", (berth.volumes / archived[0]).read_bytes())
+    same("the archived file", b"deep", (berth.volumes / archived[0]).read_bytes())

@@ -1,9 +1,9 @@
-"""What a claim cannot have: it is told why, and no other claim notices."""
+"""Claims that cannot be provisioned get an event with the reason, and do not delay other claims."""
 
 from kube import until
 from stage import Skip, mount, same, scenario
 
-# The name of the claim, what the class says, what the claim says, words of the message.
+# Name of the claim, parameters of the class, fields of the claim, words of the message.
 BAD_CLAIMS = [
     ("block", {}, {"volumeMode": "Block"}, ["does not support block volume provisioning", "Filesystem"]),
     ("selector", {}, {"selector": {"matchLabels": {"a": "b"}}}, ["claim.spec.selector is not supported"]),
@@ -28,11 +28,11 @@ BAD_PARAMETERS = [
     ("pattern", {"pathPattern": "${.PVC.colour}"}, ["pathPattern", ".PVC.colour"]),
     ("no-label", {"pathPattern": "x-${.PVC.labels.absent}"}, ["no label absent"]),
 ]
-# Mount options with which no node can mount, and words of the message.
+# Mount options with which no node can mount, and a word of the message.
 BAD_OPTIONS = [("nfsvers=4.1", "NFSv3"), ("nfsvers = 4", "space"), ("sec=krb5p", "sec=sys"), ("proto=rdma", "TCP"),
                ("proto=udp6", "TCP"), ("udp", "TCP"), ("xprtsec=tls", "TLS"), ("lock", "nolock"), ("mountvers=2", "MOUNT"),
                ("proto=tcp6", "127.0.0.1"), ("noatime, hard", "space")]
-# What people write in annotations to get out.
+# Paths in annotations that try to leave the directory of the volumes.
 ESCAPES = ["..", ".", "../../etc", "/etc", "a/../../b", ".berth", ".berth/volumes", "", "a//b", "x" * 300, "a\nb",
            "\u2028"]
 
@@ -44,7 +44,7 @@ def refused_claim(stage, name, storage_class, words, **spec):
 
 @scenario
 def refused(stage):
-    """Every kind of it, at once; a good claim before, between and after is bound."""
+    """All kinds of bad claims at once; good claims before, between and after them are bound."""
     berth = stage.berth()
     good = stage.storage_class()
     stage.made("before", good)
@@ -63,7 +63,7 @@ def refused(stage):
     same("volumes", 3, len(berth.list()))
     same("claims without a volume", len(asked), pending(stage))
 
-    # They can be deleted as any other.
+    # Refused claims can be deleted like any other.
     for claim, _ in asked:
         stage.delete_claim(claim["metadata"]["name"])
     until("all refused claims are gone", lambda: pending(stage) == 0)
@@ -76,7 +76,7 @@ def pending(stage):
 
 @scenario
 def escapes(stage):
-    """No value of a claim leads out of the folder of the volumes, or into what is Berth's own."""
+    """No value of a claim leads out of the directory of the volumes or into `.berth`."""
     berth = stage.berth()
     storage_class = stage.storage_class(pathPattern="${.PVC.annotations.path}")
     beside = sorted(path.name for path in berth.volumes.parent.iterdir())
@@ -87,20 +87,20 @@ def escapes(stage):
     pv = stage.made("good", storage_class, annotations={"path": "good"})
     mount(pv).write("file", b"1")
     same("directories", ["good"], berth.directories())
-    same("beside the folder", beside, sorted(path.name for path in berth.volumes.parent.iterdir()))
+    same("names beside the directory of the volumes", beside, sorted(path.name for path in berth.volumes.parent.iterdir()))
 
 
 @scenario
 def shared_path(stage):
-    """Two claims of one path: the second is told so, has no part in the first, and gets it when that is gone."""
+    """Of two claims with one path, the second gets an event, and its volume when the first is deleted."""
     stage.berth()
     storage_class = stage.storage_class(pathPattern="shared")
     first = stage.made("first", storage_class)
     mount(first).write("file", b"of the first")
     second = stage.claim("second", storage_class)
-    told = stage.event(second, "ProvisioningFailed", "shared", f"{stage.namespace}/first")
-    assert first["metadata"]["name"][4:] not in told, told
-    # Its end must not touch the volume of the other.
+    message = stage.event(second, "ProvisioningFailed", "shared", f"{stage.namespace}/first")
+    assert first["metadata"]["name"][4:] not in message, message
+    # Deleting a refused claim must not touch the volume of the first.
     third = stage.claim("third", storage_class)
     stage.event(third, "ProvisioningFailed", "shared")
     stage.delete_claim("third")
@@ -109,25 +109,25 @@ def shared_path(stage):
     same("the first", b"of the first", mount(first).read("file"))
     stage.delete_claim("first")
     stage.gone(first)
-    same("what the second finds", [], mount(stage.bound("second")).names())
+    same("names in the second's volume", [], mount(stage.bound("second")).names())
 
 
 @scenario
-def one_pod_only(stage):
-    """ReadWriteOncePod is the scheduler's to enforce, for every kind of volume. Old clusters do not know it."""
+def read_write_once_pod(stage):
+    """ReadWriteOncePod is accepted; the scheduler enforces it. Old clusters refuse it."""
     stage.berth()
     try:
         pv = stage.made("data", stage.storage_class(), modes=["ReadWriteOncePod"])
     except Exception as error:
         if "supported values" in str(error):
-            raise Skip("this version of Kubernetes refuses ReadWriteOncePod by itself") from None
+            raise Skip("this version of Kubernetes does not support ReadWriteOncePod") from None
         raise
     same("access modes", ["ReadWriteOncePod"], pv["spec"]["accessModes"])
 
 
 @scenario
 def too_large(stage):
-    """A claim larger than the disk is told so, or is bound; either way the next one goes on."""
+    """A claim larger than the disk gets an event, and does not delay other claims."""
     berth = stage.berth()
     storage_class = stage.storage_class()
     claim = stage.claim("large", storage_class, "8000Pi")

@@ -1,4 +1,4 @@
-"""What Berth asks of the API server: nothing that it may not, little when nothing happens."""
+"""The requests to the API server: none without permission, and few when nothing happens."""
 
 import json
 import time
@@ -10,7 +10,7 @@ QUIET = 15
 
 
 def asked(stage, since=0):
-    """What the ServiceAccount asked for: (verb, resource, status), from a byte of the audit log on."""
+    """Yields (verb, resource, status, URI) of the ServiceAccount's requests, from an offset of the audit log on."""
     with open(stage.plane().audit, "rb") as log:
         log.seek(since)
         for line in log:
@@ -22,7 +22,7 @@ def asked(stage, since=0):
 
 @scenario
 def service(stage):
-    """--nfs-service: a claim waits until the Service has an address, and its PV has that one for ever."""
+    """With --nfs-service, a claim waits until the Service exists, and its PV has the Service's address and port."""
     home, name = stage.run.account.home, "nfs"
     server = stage.server()
     place = server.options.index("--nfs-server")
@@ -39,7 +39,7 @@ def service(stage):
 
 @scenario(alone=True)
 def idle(stage):
-    """When nothing happens, nothing is asked but watches, and the lease is kept."""
+    """An idle server only watches and renews its Lease."""
     stage.berth()
     storage_class = stage.storage_class()
     for number in range(10):
@@ -50,11 +50,11 @@ def idle(stage):
     quiet = until("a moment of quiet", lambda: silence(stage, 2))
     time.sleep(QUIET)
     calls = [call for call in asked(stage, quiet) if call[0] != "watch" and call[1] != "leases"]
-    same("calls of an idle Berth", [], calls)
+    same("requests of an idle server", [], calls)
 
 
 def silence(stage, seconds):
-    """The end of the audit log, when nothing but leases came for a while."""
+    """The size of the audit log if nothing but Lease requests arrived for a while, else None."""
     before = stage.plane().audit.stat().st_size
     time.sleep(seconds)
     busy = [call for call in asked(stage, before) if call[1] != "leases"]
@@ -63,7 +63,7 @@ def silence(stage, seconds):
 
 @scenario
 def leases_of_others(stage):
-    """Berth may renew the Leases that its role names, and ask for its own Service; of others, only make new ones."""
+    """The role allows to renew the named Leases, to get the named Service, and otherwise only to create Leases."""
     home = stage.run.account.home
     user = f"system:serviceaccount:{home}:berth"
 
@@ -83,11 +83,11 @@ def leases_of_others(stage):
 
 @scenario(last=True)
 def rights(stage):
-    """Nobody was refused for lack of a right, and no right was never used."""
+    """No request was refused for lack of a permission, and every permission was used."""
     calls = list(asked(stage))
-    assert calls, "nothing was asked at all"
+    assert calls, "the audit log is empty"
     forbidden = {call for call in calls if call[2] == 403}
-    same("refused for lack of a right", set(), forbidden)
+    same("requests refused for lack of a permission", set(), forbidden)
     if not stage.run.complete:
         return
     home = stage.run.account.home
@@ -95,4 +95,4 @@ def rights(stage):
              for rule in stage.kube.get(kind, home, place)["rules"]]
     granted = {(verb, resource) for rule in rules for verb in rule["verbs"] for resource in rule["resources"]}
     used = {call[:2] for call in calls}
-    same("rights that were never used", set(), granted - used)
+    same("unused permissions", set(), granted - used)

@@ -1,4 +1,4 @@
-"""What tenants and backups write into claims and PVs: nobody reaches, grows or destroys another's volume with it."""
+"""Claims and PVs written by tenants or restored from backups cannot reach, expand or destroy another's volume."""
 
 from kube import until
 from stage import FINALIZER, mount, same, scenario
@@ -9,7 +9,7 @@ GROWN = {"spec": {"resources": {"requests": {"storage": "64Mi"}}}}
 
 
 def unmade(thing, **spec):
-    """An object as a backup has it: what the server keeps for itself is left out."""
+    """An object as a backup contains it, without the fields that the API server sets."""
     metadata = {key: thing["metadata"].get(key) for key in ("name", "namespace", "labels", "annotations", "finalizers")}
     annotations = {key: value for key, value in (metadata["annotations"] or {}).items() if "bind-completed" not in key}
     return {"metadata": metadata | {"annotations": annotations}, "spec": thing["spec"] | spec}
@@ -17,7 +17,7 @@ def unmade(thing, **spec):
 
 @scenario
 def foreign_source(stage):
-    """A claim of another namespace that only names the PV of a victim is no source of a copy, and grows nothing."""
+    """A claim of another namespace that names a victim's PV can neither be copied from nor expand the volume."""
     berth = stage.berth()
     storage_class = stage.storage_class()
     victim = stage.made("victim", storage_class)
@@ -26,7 +26,7 @@ def foreign_source(stage):
     named = stage.claim("x", storage_class, namespace=attacker, volumeName=victim["metadata"]["name"])
     copy = stage.claim("copy", storage_class, namespace=attacker, dataSource=SOURCE)
     stage.event(copy, "ProvisioningFailed", "data source x", "not bound")
-    # Nor if somebody who may patch PVs writes it into the PV: the volume's own record has the victim.
+    # Nor if somebody patches the PV's claimRef: the record of the volume names the victim's claim.
     reference = {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": attacker, "name": "x",
                  "uid": named["metadata"]["uid"]}
     stage.kube.patch("persistentvolumes", victim["metadata"]["name"], {"spec": {"claimRef": reference}})
@@ -43,7 +43,7 @@ def foreign_source(stage):
 
 @scenario
 def forged_volume(stage):
-    """A PV that says that it is another one's volume: its end is not the end of that."""
+    """Deleting a forged PV that names another PV's volume does not delete the volume."""
     berth = stage.berth()
     storage_class = stage.storage_class()
     victim = stage.made("victim", storage_class)
@@ -60,7 +60,7 @@ def forged_volume(stage):
     stage.made("bystander", storage_class)
     same("the victim's file", b"of the victim", mount(victim).read("file"))
     same("capacities", {10 << 20}, {volume["spec"]["capacity"] for volume in berth.list().values()})
-    # It can be deleted, and takes nothing along.
+    # The forged PV can be deleted, which changes nothing else.
     stage.kube.delete("persistentvolumes", name)
     stage.gone(pv)
     same("the victim's file", b"of the victim", mount(victim).read("file"))
@@ -69,7 +69,7 @@ def forged_volume(stage):
 
 
 def torn_down(stage, berth, name, pv):
-    """The claim and the PV vanish without Berth, as with a cluster that is lost."""
+    """Deletes a claim and its PV while Berth is down, as if the cluster had been lost."""
     berth.kill()
     pv_name = pv["metadata"]["name"]
     stage.kube.delete("persistentvolumes", pv_name)
@@ -81,8 +81,7 @@ def torn_down(stage, berth, name, pv):
 
 @scenario
 def restored(stage):
-    """A claim and its PV are restored with `kubectl apply`: nothing is destroyed, whatever comes first, an event says
-    what to do, and what it says works."""
+    """A claim and its PV are restored from a backup: nothing is destroyed, an event says what to do, and it works."""
     berth = stage.berth()
     storage_class = stage.storage_class()
     pv = stage.made("data", storage_class)
@@ -115,7 +114,7 @@ def restored(stage):
 
 @scenario
 def claim_restored(stage):
-    """Only the claim is made anew, and names its old PV: the volume is kept while it is there, and ends with it."""
+    """Only the claim is restored and names its old PV: the volume is kept until the restored claim is deleted."""
     berth = stage.berth()
     pv = stage.made("data", stage.storage_class())
     mount(pv).write("file", b"precious")
@@ -137,7 +136,7 @@ def claim_restored(stage):
 
 @scenario
 def retained_and_empty(stage):
-    """A volume that is empty now and was bound once is there after a restart, whatever became of its PV."""
+    """An empty volume that was bound before survives a restart without its PV."""
     berth = stage.berth()
     storage_class = stage.storage_class(policy="Retain")
     pv = stage.made("spool", storage_class)
@@ -147,10 +146,10 @@ def retained_and_empty(stage):
     stage.gone(pv)
     berth.kill()
     berth.start()
-    # Whoever provisions has looked for what was left behind.
+    # The removal of unfinished volumes has run when the next claim is bound.
     stage.made("bystander", storage_class)
     same("names in the volume", [], mount(pv).names())
-    # The same folder for a claim of another name, as a restore makes it.
+    # A restored PV of another name uses the same directory.
     renamed = unmade(pv, claimRef=None, persistentVolumeReclaimPolicy="Delete")
     renamed["metadata"]["name"] = f"{stage.namespace}-renamed"
     stage.kube.create("persistentvolumes", renamed)
@@ -162,7 +161,7 @@ def retained_and_empty(stage):
 
 @scenario
 def recycled_is_no_copy(stage):
-    """A claim that asks for content never gets a volume that was emptied; the next one that asks for none does."""
+    """A claim with a dataSource never gets a recycled volume; the next claim without one does."""
     berth = stage.berth()
     storage_class = stage.storage_class(onDelete="recycle")
     source = stage.made("x", storage_class)
@@ -185,8 +184,8 @@ def recycled_is_no_copy(stage):
 
 
 @scenario
-def recycled_for_who_waits(stage):
-    """A claim that waits for its first pod, and one that names the PV, are given a volume that was emptied."""
+def recycled_for_waiting_claims(stage):
+    """A claim that waits for its first pod, and one that names the PV, get a recycled volume."""
     stage.berth()
     for suffix, binding in [("waiting", "WaitForFirstConsumer"), ("immediate", "Immediate")]:
         storage_class = stage.storage_class(suffix, binding=binding, onDelete="recycle")
@@ -203,7 +202,7 @@ def recycled_for_who_waits(stage):
 
 @scenario
 def volume_gone(stage):
-    """Somebody deletes the volume of a claim by hand: claim and PV are told while the server runs."""
+    """When the volume of a claim is deleted by hand, the claim and the PV get an event."""
     berth = stage.berth()
     pv = stage.made("data", stage.storage_class())
     claim = stage.claimed("data")

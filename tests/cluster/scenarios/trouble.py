@@ -1,4 +1,4 @@
-"""Crashes, several Berths, and an API server that does not answer."""
+"""Crashes, several servers, and an API server that does not respond."""
 
 import time
 
@@ -23,12 +23,12 @@ def phases(stage):
 
 
 def all_bound(stage, count):
-    same("claims that are bound", count, phases(stage).count("Bound"))
+    same("bound claims", count, phases(stage).count("Bound"))
     return True
 
 
 def one_each(stage, berth, count):
-    """Each claim has one PV, each PV one volume, each volume one directory; and there is nothing else."""
+    """Asserts that each claim has one PV, one volume and one directory, and that there are no others."""
     claims = stage.kube.list("persistentvolumeclaims", stage.namespace)
     uids = {claim["metadata"]["uid"] for claim in claims}
     pvs = stage.volumes()
@@ -42,7 +42,7 @@ def one_each(stage, berth, count):
 
 
 def all_gone(stage, berth, count):
-    """Deletes all claims, and waits until nothing is left anywhere."""
+    """Deletes all claims, and waits until no PV, volume or directory is left."""
     for number in range(count):
         stage.delete_claim(f"claim-{number}")
     until("all PVs are gone", lambda: not stage.volumes(), MANY_LIMIT)
@@ -51,17 +51,17 @@ def all_gone(stage, berth, count):
 
 @scenario
 def killed(stage):
-    """kill -9 in the middle of many claims, three times, and in the middle of their end."""
+    """kill -9 while many claims are provisioned, three times, and while they are deleted."""
     berth = stage.berth()
     storage_class = stage.storage_class()
     claim_many(stage, CROWD, storage_class)
     made = 0
     for _ in range(3):
-        until("it goes on", lambda made=made: len(stage.volumes()) > made + 5, longest_pause=0.02)
+        until("more PVs are created", lambda made=made: len(stage.volumes()) > made + 5, longest_pause=0.02)
         berth.kill()
         made = len(stage.volumes())
         stage.note(f"killed with {made} PVs of {CROWD}")
-        assert made < CROWD, "it was over before it could be killed"
+        assert made < CROWD, "all PVs existed before the server could be killed"
         berth.start()
     until("all are bound", lambda: all_bound(stage, CROWD), MANY_LIMIT)
     one_each(stage, berth, CROWD)
@@ -76,15 +76,15 @@ def killed(stage):
 
 
 @scenario
-def many_deleted_at_once_while_killed(stage):
-    """Claims come and go while Berth dies again and again: nothing leaks."""
+def deleted_while_killed(stage):
+    """Claims are created and deleted around several crashes: nothing is left over."""
     berth = stage.berth()
     storage_class = stage.storage_class()
     for step in range(3):
         name = f"round-{step}"
         claim_many(stage, 25, storage_class, name)
-        # One that is not first, so that this moment is in the middle.
-        until("some of this round are made", lambda name=name: any(v.startswith(f"{stage.namespace}-{name}-7-")
+        # Not the first claim, so that the server is killed in the middle.
+        until("some of this round have a volume", lambda name=name: any(v.startswith(f"{stage.namespace}-{name}-7-")
                                                                    for v in berth.list()), longest_pause=0.02)
         berth.kill()
         for number in range(0, 25, 2):
@@ -96,7 +96,7 @@ def many_deleted_at_once_while_killed(stage):
 
 @scenario(alone=True)
 def thousand(stage):
-    """1,000 claims at once: how long it takes, and what it costs."""
+    """1,000 claims at once: their PVs are created within a minute, and memory stays bounded."""
     berth = stage.berth()
     storage_class = stage.storage_class()
     stage.made("warm", storage_class)
@@ -117,13 +117,13 @@ def thousand(stage):
     stage.note(f"{THOUSAND} claims: created within {asked:.1f} s, all PVs after {made:.1f} s, all bound after "
                f"{bound:.1f} s; gone {ended:.1f} s after the first was deleted; memory +{grown >> 20} MiB")
     assert made < MINUTE, f"{made:.0f} s for the PVs of {THOUSAND} claims"
-    assert grown < GROWTH, f"memory has grown by {grown >> 20} MiB"
+    assert grown < GROWTH, f"memory grew by {grown >> 20} MiB"
 
 
 @scenario
 def leader(stage):
-    """Of two Berths one provisions; when it is killed, or stops, the other one does. Each ends and grows what is its own,
-    whoever provisions."""
+    """Of two servers, one provisions; when it is killed or stops, the other takes over. Each expands and reclaims its own
+    volumes, whichever provisions."""
     first = stage.berth()
     storage_class = stage.storage_class()
     old = stage.made("before", storage_class)
@@ -132,15 +132,15 @@ def leader(stage):
     second.start()
     for number in range(6):
         stage.made(f"still-{number}", storage_class)
-    same("volumes of the one that waits", {}, second.list())
+    same("volumes of the server without the Lease", {}, second.list())
     first.kill()
     killed = time.monotonic()
     pv = stage.made("after", storage_class)
-    stage.note(f"taken over {time.monotonic() - killed:.1f} s after the leader was killed")
+    stage.note(f"takeover {time.monotonic() - killed:.1f} s after the leader was killed")
     same("volumes of the second", ["after"], [claim_of(v) for v in stage.volumes() if on(v, second)])
     mount(pv).write("file", b"of the second")
 
-    # The one that comes back does not provision, and takes care of what it has.
+    # The restarted server does not provision, but expands and reclaims its own volumes.
     first.start()
     same("the first volume", b"of the first", mount(old).read("file"))
     change = {"spec": {"resources": {"requests": {"storage": "32Mi"}}}}
@@ -148,21 +148,21 @@ def leader(stage):
     until("it has grown", lambda: stage.claimed("still-0")["status"]["capacity"]["storage"] == "32Mi")
     stage.delete_claim("before")
     stage.gone(old)
-    assert not (first.volumes / exported(old)[0]).exists(), "the first volume is there"
+    assert not (first.volumes / exported(old)[0]).exists(), "the directory of the first volume still exists"
     stage.made("second", storage_class)
     same("volumes of the second", {"after", "second"}, {claim_of(v) for v in stage.volumes() if on(v, second)})
     for server in [first, second]:
-        assert "VolumeFailedDelete" not in server.said() and "cannot do what" not in server.said(), server.said()
+        assert "VolumeFailedDelete" not in server.log_text() and "cannot do what" not in server.log_text(), server.log_text()
     same("events of failure", [], [event for event in stage.events_of(old["metadata"]["uid"])
                                    if event["reason"] == "VolumeFailedDelete"])
 
-    # One that is told to stop hands over at once.
+    # A server that stops releases the Lease at once.
     stopped = time.monotonic()
     same("exit status", 0, second.stop())
     stage.made("last", storage_class)
     took = time.monotonic() - stopped
-    stage.note(f"taken over {took:.1f} s after the leader stopped")
-    assert took < 10, f"a leader that stops keeps the others waiting for {took:.0f} s"
+    stage.note(f"takeover {took:.1f} s after the leader stopped")
+    assert took < 10, f"takeover {took:.0f} s after the leader stopped, longer than 10 s"
 
 
 def claim_of(pv):
@@ -175,32 +175,32 @@ def on(pv, berth):
 
 @scenario(alone=True)
 def api_server_stopped(stage):
-    """The API server answers nothing for a while: clients notice nothing, and then everything goes on."""
+    """While the API server hangs, clients are served; afterwards provisioning continues."""
     plane, berth = stage.plane(), stage.berth()
     storage_class = stage.storage_class()
     pv = stage.made("before", storage_class)
     client = mount(pv)
     claim_many(stage, 20, storage_class)
     with plane.frozen("kube-apiserver"):
-        # Longer than a lease lasts and than a call may take.
+        # Longer than the duration of the Lease and the timeout of a request.
         began, number = time.monotonic(), 0
         while time.monotonic() - began < FROZEN:
             client.write(f"file-{number}", b"1")
-            same("files meanwhile", b"1", client.read(f"file-{number}"))
+            same("the file", b"1", client.read(f"file-{number}"))
             number += 1
             berth.list()
             time.sleep(1)
     thawed = time.monotonic()
     until("all are bound", lambda: all_bound(stage, 21))
     stage.made("after", storage_class)
-    stage.note(f"a claim after the pause is bound {time.monotonic() - thawed:.1f} s after its end")
+    stage.note(f"a new claim is bound {time.monotonic() - thawed:.1f} s after the API server continues")
     one_each(stage, berth, 22)
-    same("still the same process", None, berth.process.poll())
+    same("exit code of the server, which still runs", None, berth.process.poll())
 
 
 @scenario
 def wrong_directory(stage):
-    """Berth starts with an empty directory: a claim that ends is not quietly forgotten, and its data stays."""
+    """A server with the wrong, empty directory fails to reclaim a volume, and leaves its PV in place."""
     right = stage.berth()
     storage_class = stage.storage_class()
     pv = stage.made("data", storage_class)
@@ -209,7 +209,7 @@ def wrong_directory(stage):
     wrong = stage.berth()
     stage.delete_claim("data")
     stage.event(pv, "VolumeFailedDelete", pv["metadata"]["name"])
-    assert stage.volume(pv["metadata"]["name"]), "the PV is gone, and its volume is not"
+    assert stage.volume(pv["metadata"]["name"]), "the PV is gone while its volume still exists"
     stage.made("other", storage_class)
     wrong.stop()
     right.start()

@@ -1,18 +1,18 @@
-"""Claims that wait for a pod, and claims that the cluster makes itself."""
+"""Claims that wait for a pod or for another provisioner, and claims that the cluster creates."""
 
 from stage import mount, same, scenario
 
 
 @scenario
 def wait_for_first_consumer(stage):
-    """Nothing happens before a node is chosen. There are no nodes here: the scheduler's word is written by hand."""
+    """Nothing is provisioned before a node is selected. There are no nodes: the scheduler's annotation is set by hand."""
     berth = stage.berth()
     waiting = stage.storage_class("waiting", binding="WaitForFirstConsumer")
-    # The controller manager itself asks for a volume only when there is a node. Others may have asked before.
+    # The controller manager sets these only after a node is selected, but other components may set them earlier.
     claim = stage.claim("data", waiting, annotations={
         "volume.kubernetes.io/storage-provisioner": stage.provisioner,
         "volume.beta.kubernetes.io/storage-provisioner": stage.provisioner})
-    # What comes later, and is done, shows that the first one was looked at.
+    # Once a later claim is bound, the first one has been examined.
     stage.made("other", stage.storage_class())
     same("volumes before there is a pod", 1, len(berth.list()))
     same("events", [], [event for event in stage.events_of(claim["metadata"]["uid"])
@@ -23,12 +23,12 @@ def wait_for_first_consumer(stage):
 
 @scenario(alone=True)
 def annotations(stage):
-    """Clusters of today say who provisions in another annotation than those of yesterday; each is enough."""
+    """The annotation that names the provisioner is recognized in its current and its older form."""
     plane = stage.plane()
     stage.berth()
     storage_class = stage.storage_class()
     names = ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"]
-    # The controller manager would write what its version writes.
+    # Stopped, because the controller manager would add the annotation of its own version.
     with plane.frozen("kube-controller-manager"):
         for number, name in enumerate(names):
             claim = stage.claim(f"data-{number}", storage_class, annotations={name: stage.provisioner})
@@ -38,8 +38,8 @@ def annotations(stage):
 
 
 @scenario
-def of_another_provisioner(stage):
-    """A claim that waits for somebody else is left alone."""
+def another_provisioner(stage):
+    """A claim of another provisioner's class is left alone."""
     berth = stage.berth()
     theirs = stage.kube.create("storageclasses", {"metadata": {"name": f"{stage.namespace}-theirs"},
                                                   "provisioner": f"{stage.provisioner}-two"})
@@ -53,7 +53,7 @@ def of_another_provisioner(stage):
 
 @scenario
 def stateful_set(stage):
-    """The claims of a StatefulSet, which the controller manager makes."""
+    """The claims of a StatefulSet, which the controller manager creates, are bound."""
     berth = stage.berth()
     labels = {"app": "db"}
     stage.kube.create("statefulsets", {
@@ -75,7 +75,7 @@ def stateful_set(stage):
 
 @scenario
 def namespaces(stage):
-    """--namespaces: claims of other namespaces are not ours."""
+    """With --namespaces, claims of other namespaces are left alone."""
     other = stage.namespaced(f"{stage.namespace}-other")
     berth = stage.berth("--namespaces", stage.namespace)
     storage_class = stage.storage_class()
