@@ -1,5 +1,5 @@
 #!/bin/bash
-# Everything that must hold before a change goes in; `.ci/run` calls this with every part required.
+# All checks that a change must pass. `.ci/run` calls this with every part required.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,33 +7,33 @@ usage() {
     cat <<'END'
 usage: tests/check.sh [PART]...
 
-Runs the checks, one line for each with what it took, and fails if one fails.
+Runs the checks, prints one line with result and duration for each, and fails if one fails.
 
-  fmt             the code is formatted
-  clippy          the compiler and clippy have nothing to say
-  unit            the tests beside the code
-  suite           conversations with a running server, in three modes:
-    suite-root      as root, with the kernel's file handles
-    suite-path      as root, with handles found again by inode and path
+  fmt             rustfmt finds nothing to change
+  clippy          no warnings of the compiler and clippy
+  unit            unit tests
+  suite           conversations with a running server, in four modes:
+    suite-root      as root, with handles of the file system
+    suite-path      as root, with handles by path
     suite-rootless  as an unprivileged user
-    suite-release   peers that ask for too much, of the release build
+    suite-release   the release build, with clients that exceed its limits
   fuzz            the fuzz targets, two seconds each (or BOLERO_RANDOM_TEST_TIME_MS)
   page            the status page in a browser (tests/admin/page)
-  chart           the Helm chart (tests/chart/run); with a control plane as for cluster, installed there too
+  chart           the Helm chart (tests/chart/run); also installed, if there is a control plane as for cluster
   guest           a real kernel client in a virtual machine (tests/guest/run)
-  image           the container image, built and lived with (tests/image/run)
-  arm64           the same for arm64, compiled here and run in a virtual machine (tests/image/arm64/run)
-  engine          the commands for Docker of the README and of docker/, word for word, with Docker's engine in a
-                  virtual machine (tests/engine/run)
+  image           the container image, built and used (tests/image/run)
+  arm64           the image for arm64, compiled here and used in a virtual machine (tests/image/arm64/run)
+  engine          the Docker commands in the README and in docker/, word for word, in a virtual machine with Docker
+                  (tests/engine/run)
   quickstart      the first commands of the README, word for word (tests/quickstart/run)
-  bench           the bar against NFS-Ganesha (tests/bench/compare --quick --bar)
+  bench           CPU time per call is at most NFS-Ganesha's (tests/bench/compare --quick --bar)
   cluster         claims in a real Kubernetes control plane (tests/cluster/run): with etcd,
                   kube-apiserver, kube-controller-manager and kubectl in KUBEBUILDER_ASSETS; without
                   it only on request, in the cluster of KUBECONFIG
 
-Without a PART, all but those on request. As root on Debian, packages that a part needs are installed; elsewhere a part
-that lacks something says so and is left out. With REQUIRE_E2E=1 that is a failure.
-What a part says is kept in target/check/PART.log and shown when it fails.
+Without a PART, runs all but those on request. As root on Debian, missing packages are installed; elsewhere, a part that
+lacks something is left out and says why. With REQUIRE_E2E=1 that is a failure. The output of a part is kept in
+target/check/PART.log, and printed if the part fails.
 END
 }
 
@@ -41,11 +41,11 @@ all=(fmt clippy unit suite-root suite-path suite-rootless suite-release fuzz pag
 on_request=()
 if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then all+=(cluster); else on_request+=(cluster); fi
 logs=target/check
-left_out=77 # the exit status of a part that cannot be tried here
+left_out=77 # the exit status of a part that cannot run here
 
 say() { echo "$*" >&2; }
 
-# needs PROGRAM=PACKAGE...: makes sure that the programs are there, or leaves the part out.
+# needs PROGRAM=PACKAGE...: installs missing programs, or leaves the part out.
 needs() {
     local pair missing=()
     for pair in "$@"; do
@@ -53,26 +53,26 @@ needs() {
     done
     [ ${#missing[@]} -eq 0 ] && return
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        say "not tried: missing ${missing[*]}"
+        say "not tried: missing packages: ${missing[*]}"
         exit $left_out
     fi
     apt-get -qq update
     DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}"
 }
 
-takes_root() {
+needs_root() {
     [ "$(id -u)" = 0 ] && return
-    say "not tried: it takes root"
+    say "not tried: this needs root"
     exit $left_out
 }
 
-# built TARGET: builds a test target and prints the program's path.
+# built TARGET: builds a test target and prints the path of the program.
 built() {
     cargo test --test "$1" --no-run --message-format=json |
         sed -n 's/.*"executable":"\([^"]*\/'"$1"'-[^"]*\)".*/\1/p'
 }
 
-# Runs a command with a network of its own, where port 111 is free and nobody else connects.
+# Runs a command in its own network namespace, where port 111 is free and no other program connects.
 in_own_network() {
     if [ "$(id -u)" = 0 ] && unshare --net true 2>/dev/null; then
         unshare --net -- bash -c 'ip link set lo up && exec "$@"' - "$@"
@@ -87,9 +87,9 @@ suite() {
         needs mount=mount ip=iproute2 unshare=util-linux nfs-ls=libnfs-utils showmount=nfs-common \
             rpcinfo=rpcbind
     elif [ "$mode" != rootless ]; then
-        say "not tried: the mode $mode takes root"
+        say "not tried: the mode $mode needs root"
         exit $left_out
-    fi # else the tests themselves say what is missing
+    fi # otherwise the tests say what is missing
     program=$(built suite)
     if [ "$mode" = rootless ] && [ "$(id -u)" = 0 ]; then
         as_nobody "$program"
@@ -98,12 +98,12 @@ suite() {
     fi
 }
 
-# The user may not be able to reach this folder, so that the programs are copied; the layers are
-# those of the source, which have been read in the other modes.
+# Copies the programs, because the user may be unable to enter this directory. Skips the test of the
+# layers, which reads the source and has run in the other modes.
 as_nobody() {
     local place
     place=$(mktemp -d)
-    trap "rm -rf '$place'" EXIT # now, while the name means something
+    trap "rm -rf '$place'" EXIT # expanded now: the variable is local
     cp "$1" "$place/suite"
     cp target/debug/berth "$place/berth"
     mkdir "$place/tmp"
@@ -119,7 +119,7 @@ part_unit() { cargo test --lib; }
 part_suite-root() { suite root; }
 part_suite-path() { suite path; }
 part_suite-rootless() { suite rootless; }
-# Those tests that need no disk with faults, which the release build does not have.
+# Only tests that need no fault injection, which the release build lacks.
 part_suite-release() {
     local program
     cargo build --release
@@ -148,12 +148,12 @@ part_guest() {
     needs python3=python3 ip=iproute2 qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod mke2fs=e2fsprogs
     cargo build --release
     tests/guest/run
-    # What depends on how files are found again, with the other kind of handles.
+    # The scenarios that depend on the kind of file handles, with the other kind.
     BERTH_HANDLES=path tests/guest/run exerciser git restart special
 }
 
 part_quickstart() {
-    takes_root
+    needs_root
     needs python3=python3 ip=iproute2 unshare=util-linux qemu-system-x86_64=qemu-system-x86 cpio=cpio \
         depmod=kmod mke2fs=e2fsprogs
     cargo build --release
@@ -161,16 +161,16 @@ part_quickstart() {
 }
 
 part_image() {
-    takes_root
+    needs_root
     needs apt-get=apt dpkg-deb=dpkg buildah=buildah nfs-cp=libnfs-utils capsh=libcap2-bin ip=iproute2 \
         pgrep=procps unshare=util-linux
     tests/image/run
 }
 
 part_arm64() {
-    takes_root
+    needs_root
     if [ "$(uname -m)" != x86_64 ]; then
-        say "not tried: it compiles on amd64 for arm64"
+        say "not tried: this cross-compiles from amd64 only"
         exit $left_out
     fi
     needs apt-get=apt dpkg-deb=dpkg buildah=buildah nfs-cp=libnfs-utils ip=iproute2 unshare=util-linux \
@@ -179,7 +179,7 @@ part_arm64() {
 }
 
 part_engine() {
-    takes_root
+    needs_root
     needs python3=python3 qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod mke2fs=e2fsprogs strip=binutils
     cargo build --release
     tests/engine/run
@@ -197,18 +197,18 @@ part_cluster() {
         needs kubectl=kubernetes-client
         tests/cluster/run --kubeconfig "$KUBECONFIG"
     else
-        say "not tried: no control plane: KUBEBUILDER_ASSETS names no folder with" \
-            "kube-controller-manager in it, and KUBECONFIG is not set"
+        say "not tried: no control plane: KUBEBUILDER_ASSETS names no directory with" \
+            "kube-controller-manager, and KUBECONFIG is not set"
         exit $left_out
     fi
 }
 
 part_bench() {
-    needs python3=python3 # and NFS-Ganesha, for which the script sees by itself
+    needs python3=python3 # the script installs NFS-Ganesha
     tests/bench/compare --quick --bar
 }
 
-# chosen [ARGUMENT]...: the parts that the arguments name.
+# chosen [ARGUMENT]...: prints the parts that the arguments name.
 chosen() {
     local part argument found
     [ $# -gt 0 ] || printf '%s\n' "${all[@]}"
@@ -220,14 +220,14 @@ chosen() {
                 found=1
             fi
         done
-        [ -n "$found" ] || { say "there is no part $argument; see tests/check.sh --help"; exit 2; }
+        [ -n "$found" ] || { say "there is no part $argument; tests/check.sh --help lists them"; exit 2; }
     done
 }
 
-# Runs a part with its output in a file, and says how it ended and what it did not try.
+# Runs a part with its output in a file; prints its result, and which of its tests could not run.
 run_part() {
     local part=$1 log=$logs/$1.log start=$SECONDS status
-    # Not `|| status=$?`: that would let the part go on after a failure.
+    # Not `|| status=$?`, which would disable `set -e` inside the part.
     set +e
     (set -e; "part_$part") >"$log" 2>&1 </dev/null
     status=$?
