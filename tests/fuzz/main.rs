@@ -1,11 +1,11 @@
-//! Fuzz targets: whatever a peer sends, nothing panics, hangs or grows beyond its bound, and nothing
+//! Fuzz targets: whatever a peer sends, no code panics, hangs or exceeds its bounds, and no file
 //! outside the exported directory is touched.
 //!
-//! Under `cargo test --test fuzz` each runs on random input for a second, or for
-//! `BOLERO_RANDOM_TEST_TIME_MS`; a failure prints its input, shrunk, and the seed to repeat it. With
-//! coverage to guide it, for hours: `cargo install cargo-bolero`, then
+//! Under `cargo test --test fuzz` each target runs on random input for a second, or for
+//! `BOLERO_RANDOM_TEST_TIME_MS`; a failure prints the shrunk input and the seed that repeats it.
+//! For long runs guided by coverage: `cargo install cargo-bolero`, then
 //! `cargo +nightly bolero test --test fuzz TARGET` (libFuzzer; keeps a corpus beside this file).
-#![allow(clippy::unwrap_used)] // in a test's helpers, as in the test: to panic is to fail
+#![allow(clippy::unwrap_used)] // clippy allows it in tests only, and these are helpers of tests
 
 mod programs;
 

@@ -1,7 +1,8 @@
-//! The arguments of every procedure of every program.
+//! Calls every procedure of every program with fuzzed arguments.
 //!
-//! Input makes arguments of the form that a procedure expects, with any values; then a word of them
-//! is overwritten, or they are cut short. With bytes alone hardly any call would get past its handle.
+//! The arguments have the form that the procedure expects, with arbitrary values; then a word is
+//! overwritten, or they are truncated. With random bytes alone, hardly any call would get past its
+//! handle.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -23,20 +24,20 @@ use berth::xdr::{Reader, Writer};
 use bolero::{TypeGenerator, check};
 use tempfile::TempDir;
 
-/// A reply is not larger than the largest READ and what goes with it.
+/// Upper bound of a reply: the largest READ with its header and attributes.
 const REPLY_MAX: usize = (1 << 20) + 4096;
 
-/// What the arguments of each NFS procedure are made of: a handle, a name, attributes, words, a
-/// choice out of few, a file's type, data.
+/// The form of the arguments of each NFS procedure. `h`: handle, `n`: name, `a`: attributes, `w`:
+/// word, `c`: discriminant, `t`: file type, `d`: data.
 const NFS: &[&str] = &[
     "", "h", "haw", "hn", "hw", "h", "hwww", "hwwwcd", "hnca", "hna", "hnan", "hntaww", "hn", "hn",
     "hnhn", "hhn", "hwwwww", "hwwwwww", "h", "h", "h", "hwww", "",
 ];
 
-/// The same of each MOUNT procedure, whose paths are names.
+/// The form of the arguments of each MOUNT procedure; paths are encoded like names.
 const MOUNT: &[&str] = &["", "n", "", "n", "", "", ""];
 
-/// The same of each procedure of all versions of portmap.
+/// The form of the arguments of each portmap procedure, all versions together.
 const PORTMAP: &[&str] =
     &["", "wwcw", "wwcw", "wwcw", "", "wwwd", "d", "nnn", "wwnnn", "wwnnn", "wwnnn", "", ""];
 
@@ -44,16 +45,16 @@ const PORTMAP: &[&str] =
 #[derive(Debug, TypeGenerator)]
 struct Input {
     procedure: u8,
-    /// What the values of the arguments are taken from.
+    /// The values of the arguments.
     choices: Vec<u32>,
-    /// Overwrites a word.
+    /// Overwrites a word: position and value.
     spoil: Option<(u16, u32)>,
-    /// Cuts the arguments short.
+    /// Truncates the arguments to this length.
     cut: Option<u16>,
 }
 
 impl Input {
-    /// The arguments, in the form that the procedure expects.
+    /// Encodes arguments of the given form.
     fn args(&self, form: &str, handles: &[Vec<u8>]) -> Vec<u8> {
         let mut out = Vec::new();
         let mut w = Writer::new(&mut out);
@@ -80,7 +81,7 @@ impl Input {
     }
 }
 
-/// A name out of few, so that calls meet; some of them no entry can have.
+/// One of a few names, so that calls act on the same files; some are invalid.
 fn name(choice: u32) -> Vec<u8> {
     match choice % 32 {
         0 => vec![],
@@ -96,7 +97,7 @@ fn name(choice: u32) -> Vec<u8> {
     }
 }
 
-/// Some attributes; of each it is chosen whether it is to be set.
+/// Encodes a `sattr3` in which each attribute may be set or not.
 fn attributes(w: &mut Writer<'_>, choice: &mut impl FnMut() -> u32) {
     let set = choice();
     for bit in 0..3 {
@@ -119,7 +120,7 @@ fn attributes(w: &mut Writer<'_>, choice: &mut impl FnMut() -> u32) {
     }
 }
 
-/// The programs over a temporary directory.
+/// The programs, serving a temporary directory.
 struct Served {
     programs: [Box<dyn Program>; 3],
     handles: Vec<Vec<u8>>,
@@ -171,7 +172,7 @@ fn call(program: &dyn Program, version: u32, procedure: u32, args: &[u8]) -> (Ou
         program.call(&call, &mut Writer::new(out))
     };
     let mut out = Vec::new();
-    // As the server does it: what would sleep is called again where it may.
+    // As in the server: a call that would block runs again with blocking allowed.
     let mut outcome = call(Patience::None, &mut out);
     if outcome == Outcome::Later {
         out.clear();
@@ -193,13 +194,14 @@ fn look_up(nfs: &Nfs, dir: &[u8], name: &str) -> Vec<u8> {
     r.opaque(64).unwrap().to_vec()
 }
 
-/// Calls a program with whatever comes, over one directory that lives on from call to call.
+/// Calls a program with fuzzed input; the directory keeps its content from call to call.
 fn fuzz(which: usize, version: u32, forms: &[&str]) {
     let temp = TempDir::with_prefix("berth-fuzz-").unwrap();
-    // A thread of its own, which stays the last caller: this one must remove the directory.
+    // In its own thread, which keeps the identity of the last caller: this thread must be able to
+    // remove the directory.
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // After a panic nothing is called again, except to shrink its input.
+            // After a panic, the programs are called only to shrink the input.
             let served = AssertUnwindSafe(Served::over(temp.path()));
             check!().with_type().for_each(|input: &Input| {
                 let procedure = usize::from(input.procedure) % forms.len();

@@ -1,12 +1,12 @@
-"""The commands of the README's quick starts, and who plays them."""
+"""The commands in the quick starts of the README, and the test that runs each of them."""
 
 import re
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
-# How a command begins, and who plays it: a command that the README gets and nobody plays is an error.
-PLAYED = {
+# Prefix of a command, and the test that runs it. A command in the README that no test runs is an error.
+RUN_BY = {
     "cargo run ": "tests/quickstart/run",
     "sudo mount ": "tests/quickstart/run",
     "docker build ": "tests/engine/run",
@@ -17,13 +17,13 @@ PLAYED = {
 }
 
 
-def commands(player):
-    """The commands that are played by this one, each a line, in their order."""
+def commands(test):
+    """The commands that a test runs, one per line, in the order of the README."""
     readme = (PROJECT / "README.md").read_text()
     section = re.search(r"^## Quick start\n(.*?)^## ", readme, re.M | re.S)[1]
     blocks = re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S)
     lines = [line for block in blocks for line in block.splitlines() if line]
-    unknown = [line for line in lines if not any(line.startswith(start) for start in PLAYED)]
-    assert not unknown, f"the README has commands that nobody plays: {unknown}"
-    ours = tuple(start for start, who in PLAYED.items() if who == player)
+    unknown = [line for line in lines if not any(line.startswith(start) for start in RUN_BY)]
+    assert not unknown, f"the README has commands that no test runs: {unknown}"
+    ours = tuple(start for start, runner in RUN_BY.items() if runner == test)
     return [line for line in lines if line.startswith(ours)]

@@ -1,5 +1,5 @@
 #!/bin/bash
-# healthcheck.sh TEST...: whether the database is as the tests ask, which are those that the demo uses.
+# healthcheck.sh TEST...: substitute for the health check of the MariaDB image, with the tests that the demo uses.
 set -euo pipefail
 
 sql() { mariadb --user=root --protocol=tcp --host=127.0.0.1 --skip-column-names --batch --execute="$1"; }
