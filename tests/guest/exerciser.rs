@@ -1,10 +1,11 @@
-//! Random operations on one file, each checked against a copy in memory: `exerciser FILE SEED COUNT MODEL`.
+//! Random operations on one file, each checked against a copy in memory.
 //!
-//! Reads, writes, truncations both ways, memory maps, flushes and reopening in an order that only the
-//! seed decides, so a failure can be repeated. The first wrong byte ends the run with the
-//! operations that led there; otherwise the expected content is left in MODEL, to be compared elsewhere.
+//! `exerciser FILE SEED COUNT MODEL` reads, writes, truncates, extends, maps, flushes and reopens
+//! FILE in an order that only the seed decides, so a failure can be repeated. The first wrong byte
+//! ends the run and prints the last operations; otherwise the expected content is written to MODEL.
 //!
-//! A single file for rustc, without crates: the four calls that std lacks are declared here.
+//! Compiled by rustc as a single file without crates: the four calls that std lacks are declared
+//! here.
 
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_long, c_void};
@@ -39,7 +40,7 @@ unsafe extern "C" {
     fn posix_fadvise(fd: c_int, offset: c_long, len: c_long, advice: c_int) -> c_int;
 }
 
-/// The whole file, shared with the kernel until dropped; never longer than the file is.
+/// A shared mapping of the whole file, unmapped on drop. It is never longer than the file.
 struct Mapping {
     start: *mut c_void,
     len: usize,
@@ -47,7 +48,7 @@ struct Mapping {
 
 impl Mapping {
     fn of(file: &File, len: usize) -> Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        // SAFETY: a new mapping at an address chosen by the kernel overlaps no memory in use.
         let start = unsafe {
             mmap(
                 std::ptr::null_mut(),
@@ -66,7 +67,8 @@ impl Mapping {
     }
 
     fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping is `len` bytes long and lives as long as self; nobody else changes the file.
+        // SAFETY: the mapping has `len` bytes and lives as long as self; no other process changes
+        // the file.
         unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.len) }
     }
 
@@ -83,15 +85,15 @@ impl Drop for Mapping {
     }
 }
 
-fn check(answer: c_int) -> Result<()> {
-    if answer == 0 {
+fn check(result: c_int) -> Result<()> {
+    if result == 0 {
         Ok(())
     } else {
         Err(Error::last_os_error())
     }
 }
 
-/// xorshift64*: all that repeatable test data needs.
+/// xorshift64*, which is good enough for test data.
 struct Random(u64);
 
 impl Random {
@@ -116,7 +118,8 @@ impl Random {
         }
     }
 
-    /// A position up to `limit`; one in three lies within a byte of a page's edge, where mistakes live.
+    /// A position up to `limit`. One in three lies within a byte of a page boundary, where bugs are
+    /// likely.
     fn position(&mut self, limit: u64) -> u64 {
         let any = self.below(limit + 1);
         if self.below(3) > 0 {
@@ -224,7 +227,7 @@ impl Exerciser {
     }
 
     fn write(&mut self) -> Result<()> {
-        // Up to a page beyond the end: leaves a hole.
+        // Up to a page beyond the end, which leaves a hole.
         let offset = self.random.position((self.size() + PAGE).min(MAX_SIZE - 1));
         let len = 1 + self.random.below(MAX_PIECE.min(MAX_SIZE - offset));
         self.note(format!("write {len} at {offset}"));
@@ -302,11 +305,11 @@ impl Exerciser {
         Ok(())
     }
 
-    /// Throws the cached pages away, so that what is compared comes from the server.
+    /// Drops the cached pages and compares the whole file, as the server returns it.
     fn read_from_server(&mut self) -> Result<()> {
         self.note(format!("fsync, drop cache, read all {}", self.size()));
         self.file.sync_all()?;
-        // SAFETY: takes no memory of ours.
+        // SAFETY: the call passes no pointers.
         check(unsafe { posix_fadvise(self.file.as_raw_fd(), 0, 0, POSIX_FADV_DONTNEED) })?;
         let found = std::fs::read(&self.path)?;
         self.compare("read from the server", 0, self.size(), &found);
