@@ -1,8 +1,8 @@
 //! Connections with many calls outstanding, each driven by one thread.
 //!
-//! Each of the `outstanding` slots has one call under way at a time: when its answer has come and
-//! has been checked, the slot makes its next call. All answers that one `recv` brings are handled
-//! before the calls that follow from them leave in one `sendmsg`.
+//! Each of the `outstanding` slots has one outstanding call: when its reply has arrived and has
+//! been checked, the slot makes its next call. All replies of one `recv` are handled before the
+//! calls that follow are sent by one `sendmsg`.
 
 use std::io::{ErrorKind, IoSlice};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -19,22 +19,22 @@ use crate::inbox::Inbox;
 use crate::outbox::{Caller, Outbox, Program};
 use crate::wire::Reader;
 
-/// A server that is silent for this long has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// An xid is the number of the call and, in its lowest bits, the slot that made it.
+/// Timeout for connecting, receiving and sending.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// An xid consists of the number of the call and, in its lowest bits, the slot.
 const SLOT_BITS: u32 = 8;
 pub const SLOTS_MAX: usize = 1 << SLOT_BITS;
 
-/// What to ask for, and what a right answer is.
+/// The calls of a workload, and the check of their replies.
 pub trait Work {
-    /// Writes the next call of this slot; false when the slot has none left.
+    /// Writes the next call of this slot. Returns false if the slot has none left.
     fn call(&mut self, slot: usize, out: &mut Outbox) -> bool;
 
-    /// Checks the answer to the slot's call and says how much was done: calls, bytes or entries.
+    /// Checks the reply to the slot's call and returns the work done, in the workload's unit.
     fn reply(&mut self, slot: usize, reply: &mut Reader<'_>) -> Result<u64>;
 }
 
-/// What came of some work.
+/// The measurements of a workload.
 pub struct Outcome {
     pub calls: u64,
     pub units: u64,
@@ -43,8 +43,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Both, done at the same time.
-    fn and(mut self, other: Self) -> Result<Self> {
+    /// Merges the measurements of two connections that ran concurrently.
+    fn merge(mut self, other: Self) -> Result<Self> {
         self.calls += other.calls;
         self.units += other.units;
         self.elapsed = self.elapsed.max(other.elapsed);
@@ -53,7 +53,7 @@ impl Outcome {
     }
 }
 
-/// Has each connection do its share of some work, all at the same time: `share` says what that is.
+/// Runs a workload on all connections concurrently; `share` returns the part of each.
 pub fn drive_all<W: Work + Send>(
     clients: &mut [Client],
     mut share: impl FnMut(usize) -> W,
@@ -72,7 +72,7 @@ pub fn drive_all<W: Work + Send>(
             })
             .collect();
         let outcomes = threads.into_iter().map(|thread| thread.join().expect("it does not panic"));
-        outcomes.reduce(|one, other| one?.and(other?)).context("no connection")?
+        outcomes.reduce(|one, other| one?.merge(other?)).context("no connection")?
     })
 }
 
@@ -81,9 +81,9 @@ pub struct Client {
     inbox: Inbox,
     outbox: Outbox,
     calls: u32,
-    /// How many users take turns, from this one on.
+    /// The first user, and the number of users that calls alternate between.
     users: (Caller, u32),
-    /// Where the thread that drives it has to run, if that matters.
+    /// The processor that the driving thread is pinned to, if any.
     processor: Option<usize>,
 }
 
@@ -102,26 +102,27 @@ impl Client {
             .with_context(what)?
             .next()
             .with_context(what)?;
-        let socket = TcpStream::connect_timeout(&address, PATIENCE).with_context(what)?;
+        let socket = TcpStream::connect_timeout(&address, TIMEOUT).with_context(what)?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
         Ok(Self {
             socket,
             inbox: Inbox::new(),
             outbox: Outbox::new(program, caller),
-            // A repeated run must not be taken for retransmissions of the one before it.
+            // Different in each run: the server must not take calls for retransmissions of an
+            // earlier run.
             calls: std::process::id().wrapping_mul(2_654_435_761),
             users: (caller, 1),
             processor: None,
         })
     }
 
-    /// Has so many users take turns in what is driven, from `first` on.
+    /// Makes calls alternate between `users` consecutive users, starting with `first`.
     pub fn take_turns(&mut self, first: Caller, users: u32) {
         self.users = (first, users);
     }
 
-    /// Has the thread that drives it run on one of the processors that there are, by turns.
+    /// Pins the driving thread to a processor; connections are distributed over the available ones.
     pub fn pin(&mut self, number: usize) -> Result<()> {
         let allowed = sched_getaffinity(None)?;
         let allowed: Vec<_> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
@@ -129,30 +130,31 @@ impl Client {
         Ok(())
     }
 
-    /// Makes one call and waits for its answer.
+    /// Makes one call and waits for its reply.
     pub fn one<T>(
         &mut self,
         call: impl FnOnce(&mut Outbox),
         reply: impl FnOnce(&mut Reader<'_>) -> Result<T>,
     ) -> Result<T> {
         let xid = self.next_xid(0);
-        self.outbox.number(xid);
+        self.outbox.set_xid(xid);
         call(&mut self.outbox);
         self.flush()?;
         loop {
             self.inbox.receive(&self.socket)?;
             if let Some(record) = self.inbox.record()? {
                 let mut record = Reader::new(record);
-                ensure!(record.u32()? == xid, "an answer to a call never made");
+                ensure!(record.u32()? == xid, "a reply to a call that was not made");
                 accepted(&mut record)?;
-                let answer = reply(&mut record)?;
+                let result = reply(&mut record)?;
                 record.end()?;
-                return Ok(answer);
+                return Ok(result);
             }
         }
     }
 
-    /// Keeps `outstanding` slots busy until they have no more calls or the time is over.
+    /// Runs a workload with `outstanding` slots until they have no calls left or `limit` has
+    /// passed.
     pub fn drive(
         &mut self,
         work: &mut dyn Work,
@@ -175,7 +177,7 @@ impl Client {
         self.flush()?;
         while waiting > 0 {
             self.inbox.receive(&self.socket)?;
-            // One look at the clock for the batch: what it brought has arrived by now.
+            // The clock is read once for the batch, because all of it has arrived by now.
             let now = Instant::now();
             while let Some(record) = self.inbox.record()? {
                 let mut record = Reader::new(record);
@@ -197,7 +199,7 @@ impl Client {
 
     fn issue(&mut self, work: &mut dyn Work, slot: usize, at: Instant) -> Option<Sent> {
         let xid = self.next_xid(slot);
-        self.outbox.number(xid);
+        self.outbox.set_xid(xid);
         if let (first, users @ 2..) = self.users {
             let turn = self.calls % users;
             self.outbox.call_as(Caller { uid: first.uid + turn, gid: first.gid + turn });
@@ -211,8 +213,8 @@ impl Client {
         self.calls << SLOT_BITS | slot
     }
 
-    /// Sends what is in the outbox, and goes on receiving while the server takes no more:
-    /// it may be waiting for us to take its answers.
+    /// Sends the outbox. Receives while the socket is full, because the server may be blocked until
+    /// its replies are read.
     fn flush(&mut self) -> Result<()> {
         let mut slices = self.outbox.slices();
         let mut rest = &mut slices[..];
@@ -231,15 +233,15 @@ impl Client {
     }
 }
 
-/// Waits until the socket takes more, and receives meanwhile.
+/// Waits until the socket is writable or has data, and receives that.
 fn wait(socket: &TcpStream, inbox: &mut Inbox) -> Result<()> {
     let mut events = PollFlags::OUT;
     if !inbox.is_full() {
         events |= PollFlags::IN;
     }
     let mut polled = [PollFd::new(socket, events)];
-    if poll(&mut polled, Some(&Timespec::try_from(PATIENCE)?))? == 0 {
-        bail!("the server takes no calls and gives no answers");
+    if poll(&mut polled, Some(&Timespec::try_from(TIMEOUT)?))? == 0 {
+        bail!("the server neither reads calls nor sends replies");
     }
     if polled[0].revents().contains(PollFlags::IN) {
         inbox.receive(socket)?;
@@ -247,26 +249,26 @@ fn wait(socket: &TcpStream, inbox: &mut Inbox) -> Result<()> {
     Ok(())
 }
 
-/// Which slot waits for this answer; it waits no longer.
+/// Finds the slot that waits for this reply, and takes its call.
 fn asked(slots: &mut [Option<Sent>], xid: u32) -> Result<(usize, Sent)> {
     let slot = xid as usize % SLOTS_MAX;
     match slots.get_mut(slot) {
         Some(waiting) if waiting.is_some_and(|sent| sent.xid == xid) => {
-            let sent = waiting.take().expect("just looked at");
+            let sent = waiting.take().expect("it was matched above");
             Ok((slot, sent))
         }
-        _ => bail!("an answer to a call never made (xid {xid:#x})"),
+        _ => bail!("a reply to a call that was not made (xid {xid:#x})"),
     }
 }
 
-/// Reads the header of an answer behind its xid (RFC 5531 section 9).
+/// Reads the header of a reply after its xid (RFC 5531 section 9).
 fn accepted(reply: &mut Reader<'_>) -> Result<()> {
-    ensure!(reply.u32()? == 1, "the server sent something not a reply");
+    ensure!(reply.u32()? == 1, "the server sent a record that is not a reply");
     let denied = reply.u32()?;
-    ensure!(denied == 0, "the server refused the call: {}", reply.u32()?);
-    reply.u32()?; // the verifier's flavour: AUTH_NONE has nothing to verify
+    ensure!(denied == 0, "the server denied the call: {}", reply.u32()?);
+    reply.u32()?; // the flavor of the verifier, which is not checked
     reply.opaque(400)?;
     let status = reply.u32()?;
-    ensure!(status == 0, "the server did not do the call: {status}");
+    ensure!(status == 0, "the server did not accept the call: accept_stat {status}");
     Ok(())
 }

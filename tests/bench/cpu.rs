@@ -1,9 +1,8 @@
-//! How much CPU time a server has used, its threads together.
+//! The CPU time of a server process, all threads together.
 //!
-//! `/proc/PID/task/*/schedstat` counts nanoseconds, but forgets a thread when it ends.
-//! `/proc/PID/stat` forgets nothing, but counts in ticks of 10 ms. So the first is believed unless
-//! the second knows of more. Both leave out what the kernel's own threads do on a server's behalf,
-//! such as writing back pages.
+//! `/proc/PID/task/*/schedstat` counts nanoseconds, but loses a thread when it exits.
+//! `/proc/PID/stat` loses none, but counts ticks of 10 ms. The first is used unless the second is
+//! larger. Neither includes the work of kernel threads for the server, such as write-back.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,13 +12,15 @@ use anyhow::{Context, Result};
 
 const TICK: Duration = Duration::from_millis(10);
 
-pub struct Used {
+/// The CPU time of a process at one moment.
+pub struct CpuTime {
     threads: HashMap<String, u64>,
     process: Duration,
 }
 
-impl Used {
-    pub fn until_now(pid: u32) -> Result<Self> {
+impl CpuTime {
+    /// Reads the CPU time that a process has used until now.
+    pub fn of(pid: u32) -> Result<Self> {
         Self::read(pid).with_context(|| format!("cannot read the CPU time of process {pid}"))
     }
 
@@ -27,7 +28,7 @@ impl Used {
         let mut threads = HashMap::new();
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
             let thread = thread?;
-            // A thread that ends just now has no file any more: the process' own count has it.
+            // A thread that has just exited has no file; the count of the process includes it.
             if let Ok(text) = fs::read_to_string(thread.path().join("schedstat")) {
                 let on_cpu = text.split(' ').next().context("schedstat is empty")?.parse()?;
                 threads.insert(thread.file_name().to_string_lossy().into_owned(), on_cpu);
@@ -37,6 +38,7 @@ impl Used {
         Ok(Self { threads, process })
     }
 
+    /// The CPU time used between two readings.
     pub fn since(&self, before: &Self) -> Duration {
         let grown = self.threads.iter().map(|(thread, now)| {
             let then = before.threads.get(thread).copied().unwrap_or(0);
@@ -49,7 +51,7 @@ impl Used {
     }
 }
 
-/// utime and stime, the 14th and 15th field; the second, the name, may contain blanks.
+/// Returns utime + stime, the 14th and 15th field. The 2nd field, the name, may contain spaces.
 fn process(stat: &str) -> Result<Duration> {
     let (_, fields) = stat.rsplit_once(')').context("stat has no name")?;
     let mut fields = fields.split_ascii_whitespace().skip(11);

@@ -1,5 +1,5 @@
-//! Replies on their way in: as many bytes as the socket has are taken at once, and whole records
-//! are handed out where they lie.
+//! The receive buffer: reads as many bytes as the socket has, and returns complete records without
+//! copying them.
 
 use std::io::Read;
 use std::ops::Range;
@@ -8,14 +8,14 @@ use anyhow::{Context, Result, ensure};
 
 use crate::outbox::LAST_FRAGMENT;
 
-/// Longest reply accepted: READ of 1 MiB and its header, with room to spare.
+/// Maximum length of a reply: a READ of 1 MiB and its header, generously.
 const RECORD_MAX: usize = 2 << 20;
-/// Several of the longest replies, so that the unfinished last one is seldom moved.
+/// Several times the longest reply, so that an incomplete record is seldom moved.
 const CAPACITY: usize = 8 << 20;
 
 pub struct Inbox {
     bytes: Vec<u8>,
-    /// What has been received and not handed out.
+    /// The bytes that have been received and not returned yet.
     filled: Range<usize>,
 }
 
@@ -28,7 +28,7 @@ impl Inbox {
         self.filled.len() == CAPACITY
     }
 
-    /// Takes what the socket has; waits for the first byte.
+    /// Reads what the socket has. Blocks until there is at least one byte.
     pub fn receive(&mut self, mut socket: impl Read) -> Result<()> {
         if self.filled.is_empty() {
             self.filled = 0..0;
@@ -43,12 +43,12 @@ impl Inbox {
         Ok(())
     }
 
-    /// Hands out the next reply without its record marks, if all of it is here.
+    /// Returns the next reply without its record marks, or `None` if it is incomplete.
     pub fn record(&mut self) -> Result<Option<&[u8]>> {
         let Some(fragments) = self.fragments()? else {
             return Ok(None);
         };
-        // A record of one fragment, which is nearly every one, stays where it is.
+        // A record of one fragment, the usual case, is not moved.
         let mut whole = fragments[0].clone();
         for fragment in &fragments[1..] {
             self.bytes.copy_within(fragment.clone(), whole.end);
@@ -58,7 +58,7 @@ impl Inbox {
         Ok(Some(&self.bytes[whole]))
     }
 
-    /// Where the parts of the next record lie; none if some of it is still to come.
+    /// The positions of the fragments of the next record, or `None` if it is incomplete.
     fn fragments(&self) -> Result<Option<Vec<Range<usize>>>> {
         let mut found = Vec::new();
         let mut length = 0;

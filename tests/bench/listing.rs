@@ -1,6 +1,7 @@
-//! READDIRPLUS: the large directory from front to back, again and again.
+//! The READDIRPLUS workload: lists the large directory repeatedly.
 //!
-//! The pages of one listing follow from each other, so each slot has a listing of its own.
+//! Each page of a listing needs the cookie of the one before, so each slot has a listing of its
+//! own.
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,10 +12,10 @@ use crate::outbox::Outbox;
 use crate::tree::Tree;
 use crate::wire::Reader;
 
-/// How much a READDIRPLUS may answer.
+/// Maximum size of a READDIRPLUS reply.
 pub const PAGE: u32 = 64 << 10;
 
-/// As many whole listings as asked for, by all slots together.
+/// A number of complete listings, shared by all slots.
 pub struct Listings<'t> {
     tree: &'t Tree,
     left: u64,
@@ -27,7 +28,7 @@ struct Listing {
     cookie: u64,
     verifier: u64,
     names: u64,
-    /// The sum of all names' numbers, mixed: a name given twice does not make up for a missing one.
+    /// The sum of the mixed numbers of all names, which detects duplicates and missing names.
     sum: u64,
 }
 
@@ -61,7 +62,7 @@ impl Work for Listings<'_> {
             let right = (0..self.tree.entries).map(mixed).fold(0, u64::wrapping_add);
             ensure!(
                 listing.names == self.tree.entries && listing.sum == right,
-                "a listing of {} names is not the {} that are there, each once",
+                "a listing of {} names does not have each of the {} entries once",
                 listing.names,
                 self.tree.entries
             );
@@ -83,7 +84,7 @@ impl Listing {
         let number = name
             .strip_prefix(b"file")
             .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
-            .context("a listing has a name that nobody made")?;
+            .context("a listing has a name that was never created")?;
         self.names += 1;
         self.sum = self.sum.wrapping_add(mixed(number));
         Ok(())

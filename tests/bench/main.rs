@@ -1,14 +1,15 @@
-//! A load generator for any NFSv3 server: many calls outstanding on one connection or several.
+//! A load generator for any NFSv3 server, with many calls outstanding on one or more connections.
 //!
 //! `cargo bench --bench load -- --server 127.0.0.1:2049 --export /srv/data --pid 1234`
 //!
-//! It prepares its own files through the server (`tree`), drives one workload after the other
-//! (`workload` over `client`), checks every answer, and removes its files. A wrong answer ends the
-//! run with exit code 1. The wire is encoded here (`wire`, `outbox`, `inbox`, `nfs`) and not by
-//! the server's code, so both have to agree with the RFCs and not with each other. One thread for each
-//! connection does all: it costs a server's machine as little as possible, a few microseconds a call at most.
+//! It creates its own files through the server (`tree`), runs one workload after the other
+//! (`workload` over `client`), checks every reply, and removes its files. A wrong reply ends the
+//! run with exit code 1. It has its own encoding of the protocol (`wire`, `outbox`, `inbox`,
+//! `nfs`), so a mistake in the server's encoding is not repeated here. Each connection has one
+//! thread, which uses a few microseconds per call, because the load usually shares the machine with
+//! the server.
 //!
-//! What is said about CPU is the server's, by its process id (`cpu`), for each call or each entry.
+//! CPU time is that of the server process (`cpu`), per call or per directory entry.
 
 mod client;
 mod cpu;
@@ -34,28 +35,29 @@ use rustix::process::{getgid, getuid};
 use serde_json::json;
 
 use crate::client::{Client, Outcome, SLOTS_MAX, Work, drive_all};
-use crate::cpu::Used;
+use crate::cpu::CpuTime;
 use crate::listing::Listings;
 use crate::outbox::Caller;
 use crate::report::Line;
 use crate::tree::{Site, Tree};
 use crate::workload::{Kind, Op, Steps, Workload};
 
-/// How many places are read back after writing.
+/// Number of blocks that are read back after writing.
 const READ_BACK: u64 = 64;
 
-/// Loads an NFSv3 server over one connection, or several, and says how fast it answers and what that costs it.
+/// Loads an NFSv3 server over one or more connections, and measures rates, latencies and the
+/// server's CPU time.
 ///
-/// Works in a directory of its own below the export and removes it at the end. Every answer is
+/// Works in a directory of its own below the export and removes it at the end. Every reply is
 /// checked; a wrong one ends the run with an error.
 #[derive(Parser)]
 #[command(name = "load")]
 struct Args {
-    /// Where the server listens
+    /// Address of the server
     #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     server: (String, u16),
 
-    /// Port of the MOUNT program, if it is not the server's
+    /// Port of the MOUNT program [default: the port of the server]
     #[arg(long, value_name = "PORT")]
     mount_port: Option<u16>,
 
@@ -63,37 +65,37 @@ struct Args {
     #[arg(long, value_name = "PATH")]
     export: String,
 
-    /// Process of the server on this machine, to report its CPU time
+    /// Process id of the server on this machine, to measure its CPU time
     #[arg(long)]
     pid: Option<u32>,
 
-    /// Workloads to run, in this order; all if not given
+    /// Workloads to run, in this order [default: all]
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = workload)]
     workloads: Vec<&'static Workload>,
 
-    /// Calls under way at a time
+    /// Calls outstanding at a time
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = outstanding)]
     outstanding: usize,
 
-    /// Connections that share the calls; each has as many outstanding
+    /// Connections that share the calls; each has this many calls outstanding
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
 
-    /// Keep the thread of each connection on one processor, as a network card does with the packets of
-    /// a client elsewhere
+    /// Pin the thread of each connection to one processor, like the packets of a remote client,
+    /// which the interrupt of the network card pins
     #[arg(long)]
     pinned: bool,
 
-    /// Users who take turns from call to call, numbered from the one to call as; if more than one,
-    /// from 1000
+    /// Number of users that calls alternate between, with consecutive ids from --uid and --gid; if
+    /// more than one and without --uid, from 1000
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     users: u32,
 
-    /// Share of the usual number of calls, which takes about half a minute altogether
+    /// Share of the usual number of calls, which takes about half a minute in total
     #[arg(long, value_name = "PERCENT", default_value_t = 100)]
     scale: u64,
 
-    /// Longest time for one workload; what has not been asked by then is left out
+    /// Time limit for a workload; calls not made by then are left out
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     seconds: u64,
 
@@ -101,23 +103,23 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     entries: u64,
 
-    /// How many of them GETATTR, LOOKUP and ACCESS go round
+    /// Number of those files that GETATTR, LOOKUP and ACCESS use in turn
     #[arg(long, value_name = "N", default_value_t = 1000)]
     hot: u64,
 
-    /// User to call as [default: the one who runs this]
+    /// User id of the calls [default: the current user]
     #[arg(long)]
     uid: Option<u32>,
 
-    /// Group to call as [default: the one who runs this]
+    /// Group id of the calls [default: the current group]
     #[arg(long)]
     gid: Option<u32>,
 
-    /// Also write the result to this file
+    /// Also write the result to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// What cargo adds to the arguments of every benchmark
+    /// Ignored; cargo passes it to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -161,7 +163,7 @@ fn load(args: &Args) -> Result<()> {
     let mut client = args.connect()?;
     let site = Site::make(&mut client, root)?;
     let lines = run(args, client, &site);
-    // On a connection of its own: the other may have answers under way that nobody waits for.
+    // On a new connection: after an error, replies may still be arriving on the other.
     let removed = args.connect().and_then(|mut client| site.remove(&mut client));
     let lines = lines?;
     removed.context("cannot remove the test files")?;
@@ -200,7 +202,7 @@ struct Runner<'a> {
     args: &'a Args,
     clients: Vec<Client>,
     tree: &'a Tree,
-    /// Files that CREATE has left for REMOVE.
+    /// Number of files that CREATE has made and REMOVE has not removed.
     made: u64,
 }
 
@@ -229,7 +231,7 @@ impl<'a> Runner<'a> {
         (workload.count * self.args.scale).div_ceil(100).max(1)
     }
 
-    /// Brings the files into the state that the calls expect, and the server into its stride.
+    /// Brings the files into the state that the calls expect, and warms up the server.
     fn prepare(&mut self, pattern: &[Op], count: u64) -> Result<()> {
         match pattern {
             [Op::Remove] => {
@@ -239,14 +241,14 @@ impl<'a> Runner<'a> {
             }
             [Op::Create | Op::CreateExclusively] => self.clear(),
             [Op::GetAttr | Op::Lookup | Op::Access] => {
-                // Each file once, so that no server measures what opening it costs.
+                // At least once for each file, so that opening files is not measured.
                 self.unmeasured(self.steps(pattern, 0..self.args.hot.max(count / 20)))
             }
             _ => self.unmeasured(self.steps(pattern, 0..count / 20)),
         }
     }
 
-    /// Looks at what the calls have left behind.
+    /// Checks what the calls have written, and tracks the files that exist.
     fn conclude(&mut self, pattern: &[Op], calls: u64) -> Result<()> {
         match pattern {
             [Op::Create | Op::CreateExclusively] => self.made = calls,
@@ -254,8 +256,8 @@ impl<'a> Runner<'a> {
                 self.made -= calls;
                 self.clear()?;
             }
-            [Op::Write(place, _)] => {
-                let back = [Op::ReadBack(*place)];
+            [Op::Write(blocks, _)] => {
+                let back = [Op::ReadBack(*blocks)];
                 self.unmeasured(self.steps(&back, 0..calls.min(READ_BACK)))?;
             }
             _ => {}
@@ -280,14 +282,14 @@ impl<'a> Runner<'a> {
         share: impl FnMut(usize) -> W,
     ) -> Result<(Outcome, Option<Duration>)> {
         let limit = Duration::from_secs(self.args.seconds);
-        let before = self.args.pid.map(Used::until_now).transpose()?;
+        let before = self.args.pid.map(CpuTime::of).transpose()?;
         let outcome = drive_all(&mut self.clients, share, self.args.outstanding, limit)?;
-        let after = self.args.pid.map(Used::until_now).transpose()?;
+        let after = self.args.pid.map(CpuTime::of).transpose()?;
         let cpu = after.zip(before).map(|(after, before)| after.since(&before));
         Ok((outcome, cpu))
     }
 
-    /// What each connection does of `numbers`: a part of them that follow each other.
+    /// Divides `numbers` into consecutive parts, one for each connection.
     fn steps<'s>(
         &self,
         pattern: &'s [Op],

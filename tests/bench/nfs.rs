@@ -1,5 +1,5 @@
-//! The calls of NFSv3 and MOUNTv3 (RFC 1813) that the load is made of, and what is read of their
-//! answers: all of it, so that one which is too short or too long is noticed.
+//! The calls of NFSv3 and MOUNTv3 (RFC 1813) that the load uses, and their replies. Replies are
+//! decoded completely, so one that is too short or too long is detected.
 
 use anyhow::{Result, bail, ensure};
 
@@ -9,7 +9,7 @@ use crate::wire::{Put, Reader, wire_length};
 pub const NFS: Program = Program { number: 100_003, version: 3 };
 pub const MOUNT: Program = Program { number: 100_005, version: 3 };
 
-/// READ, LOOKUP, MODIFY, EXTEND, DELETE, EXECUTE: what ACCESS is asked for.
+/// All bits of ACCESS: READ, LOOKUP, MODIFY, EXTEND, DELETE, EXECUTE.
 const ACCESS_ALL: u32 = 0x3f;
 const ACCESS_READ: u32 = 0x01;
 const HANDLE_MAX: usize = 64;
@@ -21,7 +21,7 @@ pub const DIRECTORY: u32 = 2;
 #[derive(Clone)]
 pub struct Handle(Vec<u8>);
 
-/// The attributes that are looked at.
+/// The attributes that are checked.
 #[derive(Clone, Copy)]
 pub struct Attributes {
     pub kind: u32,
@@ -82,15 +82,15 @@ impl Outbox {
         });
     }
 
-    /// GUARDED: a file that is there already is an error.
+    /// GUARDED: an existing file is an error.
     pub fn create(&mut self, dir: &Handle, name: &[u8]) {
         self.entry(8, dir, name, |args| {
             args.put_u32(1);
-            put_mode(args, 0o666); // whoever calls next
+            put_mode(args, 0o666); // for calls by other users
         });
     }
 
-    /// EXCLUSIVE, as the Linux client asks for O_EXCL.
+    /// EXCLUSIVE, as the Linux client sends it for O_EXCL.
     pub fn create_exclusively(&mut self, dir: &Handle, name: &[u8], verifier: u64) {
         self.entry(8, dir, name, |args| {
             args.put_u32(2);
@@ -115,7 +115,7 @@ impl Outbox {
             args.put_opaque(&dir.0);
             args.put_u64(cookie);
             args.put_u64(verifier);
-            args.put_u32(max); // of names and cookies: as the Linux client, no extra limit
+            args.put_u32(max); // dircount: like the Linux client, no separate limit
             args.put_u32(max);
         });
     }
@@ -143,14 +143,14 @@ impl Outbox {
     }
 }
 
-/// sattr3 with nothing but a mode.
+/// A sattr3 that sets only the mode.
 fn put_mode(args: &mut Vec<u8>, mode: u32) {
     for word in [1, mode, 0, 0, 0, 0, 0] {
         args.put_u32(word);
     }
 }
 
-/// MNT: the handle; the flavours that the server offers are read and left.
+/// MNT: returns the handle, and ignores the flavors that the server offers.
 pub fn mounted(reply: &mut Reader<'_>) -> Result<Handle> {
     succeeded("MNT", reply)?;
     let root = handle(reply)?;
@@ -160,8 +160,8 @@ pub fn mounted(reply: &mut Reader<'_>) -> Result<Handle> {
     Ok(root)
 }
 
-/// A result without any content: NULL, UMNT.
-#[expect(clippy::unnecessary_wraps, reason = "stands where readers stand")]
+/// An empty result: NULL, UMNT.
+#[expect(clippy::unnecessary_wraps, reason = "has the signature of the other decoders")]
 pub fn nothing(_: &mut Reader<'_>) -> Result<()> {
     Ok(())
 }
@@ -185,43 +185,43 @@ pub fn access_granted(reply: &mut Reader<'_>) -> Result<()> {
     let granted = reply.u32()?;
     ensure!(
         granted & ACCESS_READ != 0 && granted & !ACCESS_ALL == 0,
-        "ACCESS granted {granted:#x}: no reading, or what was not asked for"
+        "ACCESS granted {granted:#x}: READ is missing, or a bit was not requested"
     );
     Ok(())
 }
 
-/// READ: data, which must be as much as was asked for.
-pub fn read<'a>(reply: &mut Reader<'a>, asked: usize) -> Result<&'a [u8]> {
+/// READ: returns the data, which must have the requested length.
+pub fn read<'a>(reply: &mut Reader<'a>, requested: usize) -> Result<&'a [u8]> {
     succeeded("READ", reply)?;
     maybe_attributes(reply)?;
     let count = reply.u32()? as usize;
-    reply.flag()?; // at the end of the file, or not
-    let data = reply.opaque(asked)?;
+    reply.flag()?; // eof
+    let data = reply.opaque(requested)?;
     ensure!(
-        count == asked && data.len() == asked,
-        "READ of {asked} bytes answered a count of {count} and {} bytes",
+        count == requested && data.len() == requested,
+        "READ of {requested} bytes returned a count of {count} and {} bytes",
         data.len()
     );
     Ok(data)
 }
 
-/// WRITE: all that was asked for, at least as durable as was asked for.
-pub fn written(reply: &mut Reader<'_>, asked: usize, stable: Stable) -> Result<()> {
+/// WRITE: all data must be written, at least as stable as requested.
+pub fn written(reply: &mut Reader<'_>, requested: usize, stable: Stable) -> Result<()> {
     succeeded("WRITE", reply)?;
     changes(reply)?;
     let count = reply.u32()? as usize;
     let committed = reply.u32()?;
     reply.u64()?; // the verifier
-    ensure!(count == asked, "WRITE of {asked} bytes wrote {count} of them");
+    ensure!(count == requested, "WRITE of {requested} bytes wrote {count} of them");
     ensure!(
         (stable as u32..=2).contains(&committed),
-        "WRITE asked for stability {}, got {committed}",
+        "WRITE requested stability {}, got {committed}",
         stable as u32
     );
     Ok(())
 }
 
-/// CREATE and MKDIR: a handle is optional in the answer, so whoever needs one looks it up.
+/// CREATE and MKDIR. The handle is optional in the reply, so callers that need it use LOOKUP.
 pub fn created(what: &str, reply: &mut Reader<'_>) -> Result<()> {
     succeeded(what, reply)?;
     if reply.flag()? {
@@ -244,7 +244,7 @@ pub fn committed(reply: &mut Reader<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What is behind the entries of a page.
+/// The fields of a READDIRPLUS reply around its entries.
 pub struct Page {
     pub verifier: u64,
     pub end: bool,
@@ -275,7 +275,7 @@ pub fn listed<'a>(
 fn succeeded(what: &str, reply: &mut Reader<'_>) -> Result<()> {
     match reply.u32()? {
         0 => Ok(()),
-        status => bail!("{what} answered status {status}"),
+        status => bail!("{what} returned status {status}"),
     }
 }
 
@@ -299,7 +299,7 @@ fn maybe_attributes(reply: &mut Reader<'_>) -> Result<Option<Attributes>> {
     Ok(if reply.flag()? { Some(attributes(reply)?) } else { None })
 }
 
-/// wcc_data: size and two times from before, attributes from after.
+/// wcc_data: size and two times before the operation, attributes after it.
 fn changes(reply: &mut Reader<'_>) -> Result<()> {
     if reply.flag()? {
         reply.bytes(24)?;

@@ -1,16 +1,16 @@
-//! Calls on their way to the server: many records gathered, then sent by one system call.
+//! The send buffer: collects records, which are then sent by one system call.
 //!
-//! A record is written once and never moved: its header is copied from a template (the same for
-//! all calls of a program), and the data of a WRITE stays where it is and is only pointed to.
+//! A record is written once and never moved. Its header is copied from a template, the same for all
+//! calls of a program; the data of a WRITE is not copied, only referenced.
 
 use std::io::IoSlice;
 
 use crate::wire::{Put, wire_length};
 
-/// The set bit of a record mark: this fragment is the last one, as every one of ours is.
+/// The bit of a record mark that marks the last fragment of a record.
 pub const LAST_FRAGMENT: u32 = 1 << 31;
 
-/// Who calls: AUTH_SYS (RFC 5531 appendix A).
+/// The AUTH_SYS identity of calls (RFC 5531 appendix A).
 #[derive(Clone, Copy)]
 pub struct Caller {
     pub uid: u32,
@@ -26,16 +26,17 @@ pub struct Program {
 
 pub struct Outbox {
     bytes: Vec<u8>,
-    /// Data that belongs between the bytes: before which byte, and what.
+    /// Referenced data, each with the position in `bytes` where it belongs.
     data: Vec<(usize, &'static [u8])>,
-    /// Program, version, a place for the procedure, credential, verifier.
+    /// The header after the xid: CALL, RPC version, program, version, procedure, credential,
+    /// verifier.
     template: Vec<u8>,
     xid: u32,
 }
 
-/// Where the procedure is in the template: behind call, RPC version, program and version.
+/// Position of the procedure in the template: after CALL, RPC version, program and version.
 const PROCEDURE_AT: usize = 16;
-/// Where user and group are: behind procedure, flavour, length, stamp and name of the machine.
+/// Position of uid and gid: after procedure, flavor, length, stamp and machine name.
 const CALLER_AT: usize = 40;
 
 impl Outbox {
@@ -56,7 +57,7 @@ impl Outbox {
         Self { bytes: Vec::new(), data: Vec::new(), template, xid: 0 }
     }
 
-    /// The calls that follow are this user's.
+    /// Makes the following calls as this user.
     pub fn call_as(&mut self, caller: Caller) {
         for (word, id) in [caller.uid, caller.gid].into_iter().enumerate() {
             let at = CALLER_AT + 4 * word;
@@ -64,17 +65,17 @@ impl Outbox {
         }
     }
 
-    /// Gives the next record its number.
-    pub fn number(&mut self, xid: u32) {
+    /// Sets the xid of the next call.
+    pub fn set_xid(&mut self, xid: u32) {
         self.xid = xid;
     }
 
-    /// Adds one call without bulk data.
+    /// Appends a call.
     pub fn call(&mut self, procedure: u32, args: impl FnOnce(&mut Vec<u8>)) {
         self.call_with_data(procedure, &[], args);
     }
 
-    /// Adds one call whose arguments end in `data`, whose length is a multiple of four.
+    /// Appends a call whose arguments end with `data`, whose length is a multiple of four.
     pub fn call_with_data(
         &mut self,
         procedure: u32,
@@ -99,7 +100,7 @@ impl Outbox {
         self.bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
     }
 
-    /// Everything gathered so far, in the order of the wire.
+    /// All records, in the order of the wire.
     pub fn slices(&self) -> Vec<IoSlice<'_>> {
         let mut slices = Vec::with_capacity(2 * self.data.len() + 1);
         let mut from = 0;

@@ -1,4 +1,4 @@
-//! The result, as a table for people and as JSON for programs.
+//! The result as a table and as JSON.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::client::Outcome;
 use crate::image::MIB;
 use crate::workload::{Unit, Workload};
 
-/// One workload's outcome and what the server spent on it.
+/// The measurements of one workload, and the server's CPU time for it.
 pub struct Line {
     pub workload: &'static Workload,
     pub outcome: Outcome,
@@ -16,7 +16,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Of what the server's CPU time is said: an entry of READDIRPLUS, else a call.
+    /// The number that CPU time is divided by: entries for READDIRPLUS, otherwise calls.
     fn divisor(&self) -> u64 {
         match self.workload.unit {
             Unit::Entries => self.outcome.units,
@@ -77,7 +77,7 @@ impl Line {
     }
 }
 
-/// The head of the table that `Line::text` fills.
+/// The header of the table that `Line::text` fills.
 pub fn head() -> String {
     format!(
         "{:14} {:>8} {:>11} {:9} {:>9} {:>9} {:>9}",

@@ -1,4 +1,4 @@
-"""The servers that are measured, and what starting them takes."""
+"""The servers that are measured: prerequisites, start and stop."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ PLUGINS = pathlib.Path("/usr/lib/x86_64-linux-gnu/ganesha")
 
 
 def prerequisites():
-    """Installs Ganesha where that is possible, and says what is missing where not."""
+    """Installs Ganesha if it is missing; where that is impossible, skips with the reason."""
     if os.geteuid() != 0:
         skip("NFS-Ganesha needs root")
     missing = sorted({package for program, package in PACKAGES.items() if not shutil.which(program)})
@@ -29,7 +29,7 @@ def prerequisites():
     if not missing:
         return
     if not shutil.which("apt-get"):
-        skip(f"there is no {' '.join(missing)}, and no apt-get to install it")
+        skip(f"missing packages: {' '.join(missing)}; there is no apt-get to install them")
     for command in ["update"], ["install", "-y", "--no-install-recommends", *missing]:
         environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
         if subprocess.run(["apt-get", "-qq", *command], env=environment, stdout=subprocess.DEVNULL).returncode != 0:
@@ -50,7 +50,7 @@ def berth_program():
 
 
 def cargo(name, *arguments):
-    """Builds a program and says where it is."""
+    """Builds a program and returns its path."""
     command = ["cargo", *arguments, "--message-format=json-render-diagnostics"]
     built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     messages = map(json.loads, built.stdout.splitlines())
@@ -60,21 +60,21 @@ def cargo(name, *arguments):
 
 @contextlib.contextmanager
 def portmapper():
-    """Ganesha does not start without one."""
+    """Runs rpcbind unless a portmapper runs already: Ganesha does not start without one."""
     if accepts(111):
         yield
         return
     os.makedirs("/run/rpcbind", exist_ok=True)
     process = subprocess.Popen(["rpcbind", "-f", "-w"])
     try:
-        wait_until(lambda: accepts(111), "rpcbind does not answer", process)
+        wait_until(lambda: accepts(111), "rpcbind does not listen", process)
         yield
     finally:
         stop(process)
 
 
 class Server:
-    """A server that runs while it is entered, on an empty directory."""
+    """A context manager that runs a server on an empty file system."""
 
     def __init__(self, work):
         self.disk = work / "disk"
@@ -92,7 +92,7 @@ class Server:
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
         try:
-            wait_until(lambda: answers(self.port, 100003), f"{self.name} does not answer", self.process)
+            wait_until(lambda: responds(self.port, 100003), f"{self.name} does not respond", self.process)
             self.prepare()
         except Exception:
             self.__exit__()
@@ -101,7 +101,7 @@ class Server:
         return self
 
     def prepare(self):
-        """What is to be done once it answers."""
+        """Called once the server responds."""
 
     def __exit__(self, *_):
         stop(self.process)
@@ -170,16 +170,16 @@ def stop(process):
 
 
 def new_disk(folder):
-    """Mounts a new and empty ext4 at `folder`, for one run. On a file system that is used by several
-    runs in turn, the files that one has just removed decide how long creating takes in the next:
-    ext4 without a journal passes over their inodes for minutes. Without root, it is a plain folder."""
+    """Mounts a new, empty ext4 at `folder`, for one run. Runs must not share a file system: ext4 without a
+    journal does not reuse freed inodes for minutes, so removals in one run would slow down creation in
+    the next. Without root, it is a plain directory."""
     folder.mkdir()
     if os.geteuid() != 0:
         return
     image = folder.with_suffix(".img")
     with open(image, "wb") as file:
         file.truncate(DISK_BYTES)
-    # Tables of inodes that are zeroed in the background would take time from whoever is measured.
+    # noinit_itable: zeroing inode tables in the background would disturb the measurement.
     subprocess.run(["mkfs.ext4", "-q", "-F", "-i", "8192", image], check=True)
     subprocess.run(["mount", "-o", "loop,noinit_itable", image, folder], check=True)
 
@@ -192,7 +192,7 @@ def remove_disk(folder):
 
 
 def free_ports(count):
-    """Ports that nobody uses now; all are held until the last is known, so they differ."""
+    """Free ports. All are bound until the last is known, so they differ."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -204,7 +204,7 @@ def wait_until(ready, complaint, process, limit=60):
     end = time.monotonic() + limit
     while not ready():
         if process.poll() is not None:
-            raise RuntimeError(f"{complaint}: it has ended with {process.returncode}")
+            raise RuntimeError(f"{complaint}: it exited with status {process.returncode}")
         if time.monotonic() > end:
             raise RuntimeError(f"{complaint} within {limit} s")
         time.sleep(0.05)
@@ -218,7 +218,7 @@ def accepts(port):
         return False
 
 
-def answers(port, program):
+def responds(port, program):
     """Whether a NULL call succeeds: a server may listen before it is ready."""
     call = struct.pack(">11I", 1 << 31 | 40, 1, 0, 2, program, 3, 0, 0, 0, 0, 0)
     try:
@@ -231,7 +231,7 @@ def answers(port, program):
 
 
 def measure(load, server, *options):
-    """Runs the load on a server; for each workload what it found."""
+    """Runs the load on a server, and returns its results for each workload."""
     result = server.state / "result.json"
     command = [
         load, "--server", f"127.0.0.1:{server.port}", "--mount-port", server.mount_port,
@@ -257,13 +257,13 @@ def machine():
 
 
 def disk(folder):
-    """The kind and the device of a folder's file system, which must be on a disk."""
+    """The type and device of a directory's file system, which must not be tmpfs."""
     kind, device = first_line("df", "--output=fstype,source", folder, line=1).split()
     if kind == "tmpfs":
-        sys.exit(f"{folder} is on tmpfs; choose a folder on a disk with --dir")
+        sys.exit(f"{folder} is on tmpfs; choose a directory on a disk with --dir")
     return f"{kind} ({device})"
 
 
 def first_line(*command, line=0):
-    answer = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return (answer.stdout.splitlines() or ["?"])[line]
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return (done.stdout.splitlines() or ["?"])[line]

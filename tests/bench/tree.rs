@@ -1,12 +1,12 @@
-//! The files that the load works on: made through the server under one fresh directory, and
-//! removed through it afterwards.
+//! The files that the load works on, created through the server in a new directory and removed
+//! afterwards.
 //!
 //! ```text
 //! EXPORT/load-PID-TIME/
-//!     many/    a large directory; the first of its files are looked up and asked about
-//!     names/   empty: CREATE and REMOVE
-//!     data     read only, holds the image
-//!     written  holds the image at first, then what the writes put there
+//!     many/    a large directory, for READDIRPLUS; its first files are for GETATTR, LOOKUP, ACCESS
+//!     names/   initially empty, for CREATE and REMOVE
+//!     data     the image, for READ
+//!     written  initially the image, for WRITE
 //! ```
 
 use std::collections::VecDeque;
@@ -22,9 +22,9 @@ use crate::outbox::Outbox;
 use crate::wire::Reader;
 use crate::workload::{Op, Steps};
 
-/// Calls under way at once while the tree is made and removed.
-const HURRY: usize = 16;
-/// Preparing takes as long as it takes, within reason.
+/// Calls outstanding while the tree is created and removed.
+const OUTSTANDING: usize = 16;
+/// Time limit for preparation, which is not measured.
 pub const LIMIT: Duration = Duration::from_secs(300);
 
 pub struct Tree {
@@ -47,7 +47,7 @@ pub fn name(mut number: u64) -> [u8; 16] {
     name
 }
 
-/// The fresh directory that everything else is in.
+/// The directory that contains all files of the load.
 pub struct Site {
     root: Handle,
     name: String,
@@ -69,18 +69,18 @@ impl Site {
         let data = file_with(client, &self.top, b"data", image)?;
         let written = file_with(client, &self.top, b"written", image)?;
         let mut tree = Tree { image, many, entries, names, data, written, hot: Vec::new() };
-        let create = Steps::new(&tree, &tree.many, &[Op::Create], 0..entries, HURRY);
+        let create = Steps::new(&tree, &tree.many, &[Op::Create], 0..entries, OUTSTANDING);
         finish(client, create, entries).context("cannot fill the large directory")?;
         for number in 0..hot.min(entries) {
             let file = client.one(|out| out.lookup(&tree.many, &name(number)), nfs::looked_up)?.0;
             let attributes = client.one(|out| out.getattr(&file), nfs::got_attributes)?;
-            ensure!(attributes.kind == nfs::REGULAR, "CREATE made no regular file");
+            ensure!(attributes.kind == nfs::REGULAR, "CREATE did not create a regular file");
             tree.hot.push((file, attributes));
         }
         Ok(tree)
     }
 
-    /// Removes whatever is there, also after a run that failed half way.
+    /// Removes the directory with whatever it contains, also after a failed run.
     pub fn remove(&self, client: &mut Client) -> Result<()> {
         for name in names(client, &self.top)? {
             let file = client.one(|out| out.lookup(&self.top, &name), nfs::looked_up)?.0;
@@ -106,9 +106,9 @@ pub fn empty(client: &mut Client, dir: &Handle) -> Result<()> {
     finish(client, Sweep { dir, names }, count).context("cannot empty a directory")
 }
 
-/// Drives work that is not measured to its end.
+/// Runs work that is not measured to its end.
 pub fn finish(client: &mut Client, mut work: impl Work, calls: u64) -> Result<()> {
-    let outcome = client.drive(&mut work, HURRY, LIMIT)?;
+    let outcome = client.drive(&mut work, OUTSTANDING, LIMIT)?;
     ensure!(outcome.calls == calls, "not done within {LIMIT:?}");
     Ok(())
 }
@@ -166,8 +166,8 @@ fn rmdir(client: &mut Client, dir: &Handle, name: &[u8]) -> Result<()> {
     client.one(|out| out.rmdir(dir, name), |reply| nfs::removed("RMDIR", reply))
 }
 
-/// Makes a file that holds the image and is on the disk: what is measured later must not pay for
-/// allocating it.
+/// Creates a file with the image and commits it, so that allocating its blocks is not measured
+/// later.
 fn file_with(client: &mut Client, dir: &Handle, name: &[u8], image: Image) -> Result<Handle> {
     client.one(|out| out.create(dir, name), |reply| nfs::created("CREATE", reply))?;
     let file = client.one(|out| out.lookup(dir, name), nfs::looked_up)?.0;

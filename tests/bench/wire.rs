@@ -1,7 +1,7 @@
-//! XDR as this program needs it: big-endian words, opaque data padded to four bytes.
+//! XDR, as far as this program needs it: big-endian words, opaque data padded to four bytes.
 //!
-//! Written apart from the server's own encoding, so that a mistake in one is not repeated in the
-//! other. Every length that a server sends is bounded before it is used.
+//! It is independent of the server's encoding, so a mistake there is not repeated here. Every
+//! length from the server is bounded before it is used.
 
 use anyhow::{Result, bail, ensure};
 
@@ -40,14 +40,14 @@ impl<'a> Reader<'a> {
         match self.u32()? {
             0 => Ok(false),
             1 => Ok(true),
-            other => bail!("a reply has {other} where a boolean belongs"),
+            other => bail!("a reply has {other} in place of a boolean"),
         }
     }
 
-    /// Takes counted data of at most `max` bytes and its padding.
+    /// Takes variable-length data of at most `max` bytes, and its padding.
     pub fn opaque(&mut self, max: usize) -> Result<&'a [u8]> {
         let length = self.u32()? as usize;
-        ensure!(length <= max, "a reply has {length} bytes where at most {max} may be");
+        ensure!(length <= max, "a reply has {length} bytes where at most {max} are allowed");
         let data = self.bytes(length)?;
         self.bytes(length.next_multiple_of(4) - length)?;
         Ok(data)
@@ -60,7 +60,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The other direction: what the arguments of a call are made of.
+/// Encodes the arguments of a call.
 pub trait Put {
     fn put_u32(&mut self, value: u32);
     fn put_u64(&mut self, value: u64);
@@ -83,7 +83,7 @@ impl Put for Vec<u8> {
     }
 }
 
-/// A length as the wire has it; nothing that this program sends comes near the limit.
+/// A length as a 32-bit word; this program sends nothing that exceeds it.
 pub fn wire_length(length: usize) -> u32 {
     u32::try_from(length).expect("what this program sends is far below 4 GiB")
 }

@@ -1,5 +1,5 @@
-//! The workloads: which calls, how many, and what a right answer to each is (for READDIRPLUS, whose
-//! calls depend on each other, see `listing`).
+//! The workloads: their calls, the number of calls, and the check of each reply. For READDIRPLUS,
+//! whose calls depend on each other, see `listing`.
 
 use std::ops::Range;
 
@@ -12,13 +12,13 @@ use crate::outbox::Outbox;
 use crate::tree::{Tree, name};
 use crate::wire::Reader;
 
-/// Names that are soon removed again are numbered from here, apart from those that stay.
-const PASSING: u64 = 500_000_000_000;
+/// Numbers of names that a mix creates and removes; they differ from those of lasting files.
+const TRANSIENT: u64 = 500_000_000_000;
 
 /// One line of the table.
 pub struct Workload {
     pub name: &'static str,
-    /// How many at `--scale 100`: enough for about a second of a server's CPU time.
+    /// Number of calls at `--scale 100`: enough for about a second of the server's CPU time.
     pub count: u64,
     pub kind: Kind,
     pub unit: Unit,
@@ -26,13 +26,13 @@ pub struct Workload {
 
 #[derive(Clone, Copy)]
 pub enum Kind {
-    /// These calls, again and again.
+    /// These calls, in turn.
     Steps(&'static [Op]),
-    /// The large directory from front to back, by each slot; the count is of listings.
+    /// Listings of the large directory; the count is the number of listings.
     Listings,
 }
 
-/// What is counted in a second.
+/// The unit of the rate.
 #[derive(Clone, Copy)]
 pub enum Unit {
     Calls,
@@ -47,37 +47,38 @@ pub enum Op {
     Lookup,
     Access,
     Read(usize),
-    Write(Place, Stable),
-    /// Not measured: reads what `Write` wrote.
-    ReadBack(Place),
+    Write(Blocks, Stable),
+    /// Reads what `Write` wrote; not measured.
+    ReadBack(Blocks),
     Create,
     /// CREATE with a verifier.
     CreateExclusively,
     Remove,
-    /// CREATE, and the next time REMOVE of the same name.
+    /// CREATE, and at the next use REMOVE of the same name.
     CreateThenRemove,
 }
 
-/// What is written where: in pieces of `size`, the image moved by `shift`, so that what is
-/// written differs from what was there.
+/// What WRITE writes: blocks of `size` bytes of the image, shifted by `shift` bytes, so that the
+/// data differs from the previous content.
 #[derive(Clone, Copy)]
-pub struct Place {
+pub struct Blocks {
     pub size: usize,
     pub shift: u64,
 }
 
-const fn place(size: usize, megabytes: usize) -> Place {
+const fn blocks(size: usize, megabytes: usize) -> Blocks {
     let shift = (megabytes * MIB) as u64;
-    Place { size, shift }
+    Blocks { size, shift }
 }
 
-/// Of each kind of writing; no two with the same shift.
-const SMALL: Place = place(4 * KIB, 1);
-const LARGE: Place = place(MIB, 2);
-const DURABLE: Place = place(4 * KIB, 3);
-const SOME: Place = place(4 * KIB, 4);
+/// The data of each workload that writes; all shifts differ.
+const SMALL: Blocks = blocks(4 * KIB, 1);
+const LARGE: Blocks = blocks(MIB, 2);
+const DURABLE: Blocks = blocks(4 * KIB, 3);
+const SOME: Blocks = blocks(4 * KIB, 4);
 
-/// What a file server sees of programs that build and run: mostly questions, some data, few names.
+/// A mix like that of builds and applications: 65 % attributes and names, 25 % data, 10 % changes
+/// of names.
 #[rustfmt::skip] // four lines, not twenty
 const MIXED: &[Op] = &[
     Op::GetAttr, Op::Lookup, Op::Access, Op::Read(4 * KIB), Op::GetAttr,
@@ -98,8 +99,8 @@ pub const ALL: &[Workload] = &[
     bytes("write_1m",       3_000, &[Op::Write(LARGE, Stable::Unstable)]),
     steps("write_4k_sync",  8_000, &[Op::Write(DURABLE, Stable::FileSync)]),
     Workload { name: "readdirplus", count: 160, kind: Kind::Listings, unit: Unit::Entries },
-    // Files are removed last: ext4 without a journal passes over an inode for minutes after it has
-    // been freed, and a CREATE that meets thousands of them is slow, whoever serves it.
+    // REMOVE comes last: ext4 without a journal does not reuse an inode for minutes after it has
+    // been freed, and CREATE is slow when it has to skip thousands of such inodes.
     steps("create",        20_000, &[Op::Create]),
     steps("exclusive",     20_000, &[Op::CreateExclusively]),
     steps("mixed",         40_000, MIXED),
@@ -116,7 +117,7 @@ const fn bytes(name: &'static str, count: u64, ops: &'static [Op]) -> Workload {
     Workload { name, count, kind, unit: Unit::Bytes }
 }
 
-/// Calls after a pattern; the number of the call decides which file or which place it is about.
+/// Calls that follow a pattern; the number of a call determines its file or offset.
 pub struct Steps<'t> {
     tree: &'t Tree,
     dir: &'t Handle,
@@ -125,17 +126,17 @@ pub struct Steps<'t> {
     slots: Vec<Step>,
 }
 
-/// What a slot has asked for.
+/// The outstanding call of a slot.
 #[derive(Clone, Copy)]
 struct Step {
     op: Op,
     number: u64,
-    /// The name to remove next, where the pattern makes and removes.
+    /// The number of the name to remove next, for `CreateThenRemove`.
     made: Option<u64>,
 }
 
 impl<'t> Steps<'t> {
-    /// `dir` is where names are made and removed.
+    /// `dir` is the directory of CREATE and REMOVE.
     pub fn new(
         tree: &'t Tree,
         dir: &'t Handle,
@@ -156,13 +157,13 @@ impl<'t> Steps<'t> {
             Op::Lookup => out.lookup(&tree.many, &name(self.hot(step.number) as u64)),
             Op::Access => out.access(&tree.hot[self.hot(step.number)].0),
             Op::Read(size) => out.read(&tree.data, offset(step.number, size), size),
-            Op::Write(place, stable) => {
-                let offset = offset(step.number, place.size);
-                let data = tree.image.at(offset + place.shift, place.size);
+            Op::Write(blocks, stable) => {
+                let offset = offset(step.number, blocks.size);
+                let data = tree.image.at(offset + blocks.shift, blocks.size);
                 out.write(&tree.written, offset, data, stable);
             }
-            Op::ReadBack(place) => {
-                out.read(&tree.written, offset(step.number, place.size), place.size);
+            Op::ReadBack(blocks) => {
+                out.read(&tree.written, offset(step.number, blocks.size), blocks.size);
             }
             Op::Create => out.create(self.dir, &name(step.number)),
             Op::CreateExclusively => {
@@ -170,7 +171,7 @@ impl<'t> Steps<'t> {
             }
             Op::Remove => out.remove(self.dir, &name(step.number)),
             Op::CreateThenRemove => {
-                let number = PASSING + step.made.unwrap_or(step.number);
+                let number = TRANSIENT + step.made.unwrap_or(step.number);
                 match step.made {
                     None => out.create(self.dir, &name(number)),
                     Some(_) => out.remove(self.dir, &name(number)),
@@ -191,10 +192,10 @@ impl<'t> Steps<'t> {
                 let data = nfs::read(reply, size)?;
                 image.check(offset(number, size), data, number.is_multiple_of(16))
             }
-            Op::Write(place, stable) => nfs::written(reply, place.size, stable),
-            Op::ReadBack(place) => {
-                let data = nfs::read(reply, place.size)?;
-                image.check(offset(number, place.size) + place.shift, data, true)
+            Op::Write(blocks, stable) => nfs::written(reply, blocks.size, stable),
+            Op::ReadBack(blocks) => {
+                let data = nfs::read(reply, blocks.size)?;
+                image.check(offset(number, blocks.size) + blocks.shift, data, true)
             }
             Op::Create | Op::CreateExclusively => nfs::created("CREATE", reply),
             Op::Remove => nfs::removed("REMOVE", reply),
@@ -207,19 +208,19 @@ impl<'t> Steps<'t> {
         index(number * 7919, self.tree.hot.len())
     }
 
-    /// The answer is about the file that was asked for. LOOKUP may leave attributes out.
+    /// Checks that a reply is about the requested file. LOOKUP may omit the attributes.
     fn is_hot(&self, number: u64, found: Option<nfs::Attributes>) -> Result<()> {
         let asked = self.tree.hot[self.hot(number)].1;
         match found {
             Some(found) if found.fileid != asked.fileid || found.kind != asked.kind => {
-                bail!("an answer is about file {}, not {}", found.fileid, asked.fileid)
+                bail!("a reply is about file {}, not {}", found.fileid, asked.fileid)
             }
             _ => Ok(()),
         }
     }
 }
 
-/// Goes round all places of a file in an order that is not the file's.
+/// The offset of a numbered call: cycles through all blocks of the file in a scattered order.
 fn offset(number: u64, size: usize) -> u64 {
     let places = (Image::SIZE / size) as u64;
     number * 40_503 % places * size as u64
@@ -230,7 +231,7 @@ impl Work for Steps<'_> {
         let made = self.slots[slot].made;
         let (op, number) = match self.numbers.next() {
             Some(number) => (self.pattern[index(number, self.pattern.len())], number),
-            // A name made is a name removed, also at the end.
+            // Every created name is removed, also at the end.
             None if made.is_some() => (Op::CreateThenRemove, 0),
             None => return false,
         };
@@ -246,7 +247,7 @@ impl Work for Steps<'_> {
             self.slots[slot].made = step.made.is_none().then_some(step.number);
         }
         Ok(match step.op {
-            Op::Read(size) | Op::Write(Place { size, .. }, _) => size as u64,
+            Op::Read(size) | Op::Write(Blocks { size, .. }, _) => size as u64,
             _ => 1,
         })
     }
