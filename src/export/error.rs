@@ -54,7 +54,7 @@ pub enum Problem {
     /// A client or an option is not UTF-8.
     #[error("\"{}\" is not UTF-8", .0.escape_ascii())]
     NotText(Vec<u8>),
-    /// A word exceeds [`WORD_MAX`].
+    /// A word is too long.
     #[error("a word is longer than {WORD_MAX} bytes")]
     LongWord,
     /// An export has more than [`CLIENTS_MAX`] clients.
