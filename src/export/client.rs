@@ -1,8 +1,9 @@
-//! One client as text: `*`, an address, a network, a host name.
+//! A client as text: `*`, an address, a network or a host name.
 //!
-//! Names are resolved once, when they are read, by whoever asked: a look-up in the middle of a call
-//! would make each call wait for a name server, and would let that server decide who may in. That
-//! is also why what needs the client's name at every call (wildcards, netgroups) is refused.
+//! A host name is resolved once, when it is parsed, by the caller's resolver. A look-up during an
+//! NFS call would make the call wait for a name server, and would let that server decide who has
+//! access. Wildcards and netgroups are therefore refused: they need the client's name at every
+//! call.
 
 use std::fmt;
 use std::io;
@@ -14,41 +15,44 @@ use thiserror::Error;
 use crate::export::Who;
 use crate::export::options::number;
 
-/// The longest host name (RFC 1035).
+/// Longest host name (RFC 1035).
 const NAME_MAX: usize = 255;
 
-/// Finds the addresses of a host.
+/// Resolves a host name to its addresses.
 pub type Resolve<'r> = &'r mut dyn FnMut(&str) -> io::Result<Vec<IpAddr>>;
 
-/// Why a text names no client.
+/// Why a text is not a client.
 #[derive(Error, Debug)]
 pub enum ClientError {
-    /// exports(5) knows it, Berth does not.
+    /// A form of exports(5) that Berth does not support.
     #[error("client {client:?} is not supported: {reason}")]
     Unsupported {
         /// The text.
         client: String,
-        /// Why not, and what to write.
+        /// Why it is not supported, and what to write instead.
         reason: &'static str,
     },
-    /// It is none of the forms.
+    /// None of the known forms.
     #[error("client {0:?} is not an address, a network or a host name")]
     Malformed(String),
-    /// The host's addresses could not be found.
+    /// The resolver failed.
     #[error("cannot resolve client {name}")]
     Resolve {
-        /// The host.
+        /// The host name.
         name: String,
-        /// Why not.
+        /// The resolver's error.
         source: io::Error,
     },
-    /// The host exists, without an address.
+    /// The host has no address.
     #[error("client {0} has no address")]
     NoAddress(String),
 }
 
 impl Who {
-    /// Reads a client.
+    /// Parses a client. Blocks while `resolve` resolves a host name.
+    ///
+    /// # Errors
+    /// The text has none of the forms, or its host name does not resolve.
     pub fn parse(text: &str, resolve: Resolve<'_>) -> Result<Self, ClientError> {
         if text == "*" {
             return Ok(Self::Anyone);
@@ -86,7 +90,7 @@ impl fmt::Display for Who {
     }
 }
 
-/// Reads an address; one of IPv6 may stand in brackets, as in most other places.
+/// Parses an address. An IPv6 address may stand in brackets.
 fn address(text: &str) -> Option<IpAddr> {
     match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
         Some(inner) => inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
@@ -94,7 +98,7 @@ fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Reads a network. Bits below the mask are taken off, as nfs-utils does.
+/// Parses a network. Host bits are cleared, as nfs-utils does.
 fn net(address_text: &str, mask: &str) -> Option<IpNet> {
     let net = match (address(address_text)?, mask.parse()) {
         (IpAddr::V4(address), Ok(mask)) => Ipv4Net::with_netmask(address, mask).ok()?.into(),
@@ -103,7 +107,8 @@ fn net(address_text: &str, mask: &str) -> Option<IpNet> {
     Some(unmapped(net.trunc()))
 }
 
-/// Makes a network of mapped IPv4 addresses one of IPv4 addresses, as which clients are compared.
+/// Converts a network of IPv4-mapped addresses to the IPv4 network: client addresses are compared
+/// in their canonical form.
 fn unmapped(net: IpNet) -> IpNet {
     match (net.addr().to_canonical(), net.prefix_len().checked_sub(96)) {
         (IpAddr::V4(address), Some(length)) if net.addr().is_ipv6() => {
@@ -115,11 +120,11 @@ fn unmapped(net: IpNet) -> IpNet {
 
 fn unsupported(text: &str) -> Option<&'static str> {
     if text.starts_with('@') {
-        Some("netgroups are not read; name the hosts or their network")
+        Some("it is a netgroup; list the hosts or their network")
     } else if text.starts_with("gss/") {
-        Some("there is no Kerberos, only sec=sys")
+        Some("Kerberos is not implemented; list the hosts and use sec=sys")
     } else if text.contains(['*', '?', '[']) {
-        Some("only * alone is a wildcard; name the hosts or their network")
+        Some("the only wildcard is * by itself; list the hosts or their network")
     } else {
         None
     }
@@ -133,8 +138,8 @@ fn is_name(text: &str) -> bool {
         && !ends_in_a_number(text)
 }
 
-/// Says whether a resolver might take the text for an address: getaddrinfo(3) reads `10.1` as
-/// 10.0.0.1 and `0x7f.1` as 127.0.0.1. No top-level domain is a number.
+/// Whether a resolver might read the text as an address: getaddrinfo(3) takes `10.1` for 10.0.0.1
+/// and `0x7f.1` for 127.0.0.1. No top-level domain is a number.
 fn ends_in_a_number(text: &str) -> bool {
     let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
@@ -170,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_in_every_form() {
+    fn every_form_of_client_parses() {
         let check = |text: &str, expected: &str| {
             assert_eq!(parse(text).unwrap().to_string(), expected, "{text}");
         };
@@ -192,24 +197,24 @@ mod tests {
     }
 
     #[test]
-    fn a_name_stands_for_all_its_addresses() {
+    fn a_host_name_matches_all_its_addresses() {
         let addresses = vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
         let expected = Who::Host { name: Some("pc1".to_owned()), addresses };
         assert_eq!(parse("pc1").unwrap(), expected);
     }
 
     #[test]
-    fn what_is_no_client_is_refused() {
+    fn other_texts_are_refused() {
         let check = |text: &str, expected: &str| {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         };
-        check("@trusted", "netgroups");
+        check("@trusted", "netgroup");
         check("gss/krb5i", "Kerberos");
-        check("*.example.org", "only * alone");
-        check("build[0-9].example.org", "only * alone");
-        check("pc?", "only * alone");
-        check("10.0.*", "only * alone");
+        check("*.example.org", "the only wildcard");
+        check("build[0-9].example.org", "the only wildcard");
+        check("pc?", "the only wildcard");
+        check("10.0.*", "the only wildcard");
         check("pc2", "cannot resolve client pc2");
         check("empty", "client empty has no address");
         let malformed = ";.;-pc1;a b;a/b;pc1/24;pc\u{e9};a:b;host);fe80::1%eth0;10.1;10.0.0.256;\

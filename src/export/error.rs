@@ -1,4 +1,4 @@
-//! What is wrong with an exports file, and where.
+//! Errors in an exports file, with their line.
 
 use std::error;
 use std::fmt;
@@ -10,57 +10,57 @@ use crate::export::file::{CLIENTS_MAX, EXPORTS_MAX, WORD_MAX};
 use crate::export::options::OptionError;
 use crate::export::path::PathError;
 
-/// One error of a file: `/etc/exports:3: unknown option "rww"`.
+/// One error: `/etc/exports:3: unknown option "rww"`.
 #[derive(Debug)]
 pub struct Error {
-    /// The file's name, as it was given.
+    /// The file's name, as the caller gave it.
     pub file: String,
-    /// The line, from 1.
+    /// The line number, from 1.
     pub line: usize,
-    /// What is wrong there.
+    /// The problem in that line.
     pub problem: Problem,
 }
 
-/// What can be wrong in a line.
+/// A problem in a line.
 #[derive(Error, Debug)]
 pub enum Problem {
     /// The path cannot be exported.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// A client is not understood or not found.
+    /// A client does not parse or does not resolve.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// An option is not understood or not supported.
+    /// An option is unknown or not supported.
     #[error(transparent)]
     Option(#[from] OptionError),
-    /// The path was exported by an earlier line.
-    #[error("path is exported already, in line {0}")]
+    /// An earlier line exports the path.
+    #[error("path is already exported in line {0}; list all its clients there")]
     SamePath(usize),
-    /// The line has the client already.
-    #[error("client {0} is listed twice")]
+    /// The line lists the client twice.
+    #[error("client {0} is listed twice; give all its options in one word")]
     SameClient(String),
-    /// A path alone.
-    #[error("no client; write * for everyone")]
+    /// A path without clients.
+    #[error("no client; write * to export to every client")]
     NoClient,
-    /// Options that white space parts from their client, or that never had one.
-    #[error("options {0:?} without a client; write client(options) in one word, * for everyone")]
+    /// Options separated from their client by white space, or without one.
+    #[error("options {0:?} have no client; write client(options) without white space between them")]
     NobodysOptions(String),
     /// A client's options do not end with the word.
-    #[error("options of {0:?} do not end in one ')'; no white space may be in them")]
+    #[error("options of {0:?} do not end in one ')'; remove white space and text after the ')'")]
     Parentheses(String),
-    /// A quoted text has no end in its line.
-    #[error("a quote is not closed")]
+    /// A quote is not closed in its line.
+    #[error("a quote is not closed in its line")]
     Quote,
-    /// A client or an option is not text.
+    /// A client or an option is not UTF-8.
     #[error("\"{}\" is not UTF-8", .0.escape_ascii())]
     NotText(Vec<u8>),
-    /// A word is longer than any that makes sense.
+    /// A word is too long.
     #[error("a word is longer than {WORD_MAX} bytes")]
     LongWord,
-    /// More clients than are allowed.
-    #[error("more than {CLIENTS_MAX} clients of one export; name their networks")]
+    /// An export has more than [`CLIENTS_MAX`] clients.
+    #[error("more than {CLIENTS_MAX} clients of one export; list networks instead of hosts")]
     TooManyClients,
-    /// More lines than are allowed.
+    /// The file has more than [`EXPORTS_MAX`] exports.
     #[error("more than {EXPORTS_MAX} exports in one file")]
     TooManyExports,
 }
@@ -71,7 +71,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// The problem is in the message already, so what follows it in the chain is its own cause.
+/// The message includes the problem, so the source is the problem's own cause.
 impl error::Error for Error {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         self.problem.source()

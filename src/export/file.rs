@@ -1,16 +1,16 @@
-//! An exports file, as exports(5) has it: on each line a path, then its clients.
+//! The exports file, in the format of exports(5): on each line a path, then its clients.
 //!
 //! ```text
 //! /srv/data     -sync  10.0.0.0/8(rw)  backup.example.org(ro,no_root_squash)   # a comment
 //! "/srv/a b"    *(ro,all_squash)
 //! ```
 //!
-//! The same as nfs-utils reads it, except that what exports more than its writer meant is an error
-//! here and not a warning: a line without a client, and options that white space parts from theirs
-//! (`host (rw)`), both of which mean everyone to nfs-utils. Nothing of a file with an error is
-//! used, and all errors are told at once.
+//! The parser follows nfs-utils, with one exception: a line that exports more than its writer
+//! meant is an error, not a warning. These are a line without a client, and options separated from
+//! their client by white space (`host (rw)`); nfs-utils takes both to mean every client. A file
+//! with an error is rejected as a whole, and all its errors are reported at once.
 //!
-//! The size of the text is the caller's to limit; what is made of it is bounded here.
+//! The caller limits the size of the text. The size of the result is limited here.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -26,28 +26,28 @@ use crate::export::traffic::Traffic;
 use crate::export::words::{Line, Lines, Word};
 use crate::export::{Client, Export, ExportId, Who};
 
-/// The most errors that are told of one file.
+/// Most errors that are reported for one file.
 pub const ERRORS_MAX: usize = 50;
-/// The most exports in one file.
+/// Most exports in one file.
 pub const EXPORTS_MAX: usize = 10_000;
-/// The most clients of one export: each call compares its client with all of them.
+/// Most clients of one export: each call compares its client with all of them.
 pub const CLIENTS_MAX: usize = 1_000;
-/// The longest word, and so the longest text in a message: the longest path, escaped throughout.
+/// Longest word, in bytes: the longest path with every byte escaped. It bounds error messages.
 pub(super) const WORD_MAX: usize = 4 * path::MAX;
 
 /// One line of the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// Where it begins, from 1.
+    /// The number of its first line, from 1.
     pub line: usize,
-    /// The path, in the form of [`path::normalise`].
+    /// The path, as [`path::normalise`] returns it.
     pub path: Vec<u8>,
     /// Its clients, at least one, in the order of the line.
     pub clients: Vec<Client>,
 }
 
 impl Entry {
-    /// Makes it the export of the directory of the same path.
+    /// Returns the export of the directory at this path.
     pub fn into_export(self, id: ExportId) -> Export {
         let dir = PathBuf::from(OsString::from_vec(self.path.clone()));
         let traffic = Traffic::default();
@@ -55,17 +55,18 @@ impl Entry {
     }
 }
 
-/// The line again, with every option in effect.
+/// Writes the line with every option in effect.
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_line(f, &self.path, &self.clients)
     }
 }
 
-/// Reads a file's text; `name` is for messages.
+/// Parses the text of an exports file; `name` is the file's name in messages. Blocks while
+/// `resolve` resolves host names.
 ///
-/// Each host name is given to `resolve`, which may fail; so may the file then. Gives up after
-/// [`ERRORS_MAX`] errors.
+/// # Errors
+/// Returns every error of the file, at most [`ERRORS_MAX`] of them.
 pub fn parse(text: &[u8], name: &str, resolve: Resolve<'_>) -> Result<Vec<Entry>, Vec<Error>> {
     let mut parser = Parser { name, resolve, seen: HashMap::new(), errors: Vec::new() };
     let mut entries = Vec::new();
@@ -85,7 +86,7 @@ pub fn parse(text: &[u8], name: &str, resolve: Resolve<'_>) -> Result<Vec<Entry>
     if parser.errors.is_empty() { Ok(entries) } else { Err(parser.errors) }
 }
 
-/// Writes a line that [`parse`] reads.
+/// Writes a line that [`parse`] accepts.
 pub(super) fn write_line(
     f: &mut fmt::Formatter<'_>,
     path: &[u8],
@@ -98,13 +99,13 @@ pub(super) fn write_line(
 struct Parser<'a> {
     name: &'a str,
     resolve: Resolve<'a>,
-    /// The paths so far, and their lines.
+    /// The paths so far, with their lines.
     seen: HashMap<Vec<u8>, usize>,
     errors: Vec<Error>,
 }
 
 impl Parser<'_> {
-    /// Reads a line to its end, whatever is wrong with it; it counts only if nothing was.
+    /// Parses a whole line and reports all its errors.
     fn entry(&mut self, line: &Line) -> Option<Entry> {
         let (first, words) = line.words.split_first()?;
         if line.unclosed {
@@ -161,7 +162,7 @@ impl Parser<'_> {
         let (who, list) = self.check(word, split_options(text))?;
         let mut draft = defaults;
         self.options(word, &mut draft, list);
-        // A full list of errors ends the reading; no more names are looked up for it.
+        // Parsing ends when the list of errors is full; do not resolve another name for it.
         if self.errors.len() == ERRORS_MAX {
             return None;
         }
@@ -193,7 +194,7 @@ fn text(word: &Word) -> Result<&str, Problem> {
     std::str::from_utf8(&word.bytes).map_err(|_| Problem::NotText(word.bytes.clone()))
 }
 
-/// Splits `client(options)`; the options may be missing.
+/// Splits `client(options)`. The options may be missing.
 fn split_options(text: &str) -> Result<(&str, &str), Problem> {
     let Some((who, options)) = text.split_once('(') else {
         return Ok((text, ""));
@@ -227,7 +228,7 @@ mod tests {
         })
     }
 
-    /// Lines are parted by `;`; options that have their default are left out.
+    /// Entries are separated by `;`. Options with their default value are left out.
     fn check(text: &str, expected: &str) {
         let entries = read(text.as_bytes()).unwrap();
         let mut shown: Vec<_> = entries.iter().map(ToString::to_string).collect();
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_all_kinds() {
+    fn valid_lines_parse() {
         check("", "");
         check("# nothing\n\n", "");
         check("/a *", "/a *()");
@@ -267,7 +268,7 @@ mod tests {
         check("/a *(rw,sync,no_subtree_check,fsid=0)", "/a *(rw)");
     }
 
-    /// Every error as `line: message`, parted by `;`.
+    /// Every error as `line: message`, separated by `;`.
     fn check_errors(text: &[u8], expected: &str) {
         let errors = read(text).unwrap_err();
         let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
@@ -276,47 +277,53 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_line_and_the_word() {
+    fn errors_name_the_line_and_the_problem() {
         let check = |text: &str, expected: &str| check_errors(text.as_bytes(), expected);
-        check("a *", "1: path is not absolute");
-        check("\n\n/a/.. *", "3: path has a .. in it");
-        check("/a\\000 *", "1: path has a NUL in it");
-        check("/a", "1: no client; write * for everyone");
-        check("/a -rw", "1: no client; write * for everyone");
-        check("/a # *", "1: no client; write * for everyone");
-        let nobodys =
-            "options \"(rw)\" without a client; write client(options) in one word, * for everyone";
-        check("/a pc1 (rw)", &format!("1: {nobodys}"));
-        check("/a \\\n(rw)", &format!("2: {nobodys}"));
-        let open = "options of \"pc1\" do not end in one ')'; no white space may be in them";
+        check("a *", "1: path is not absolute; begin it with a slash");
+        check("\n\n/a/.. *", "3: path contains ..; write the directory itself");
+        check("/a\\000 *", "1: path contains a NUL byte");
+        check("/a", "1: no client; write * to export to every client");
+        check("/a -rw", "1: no client; write * to export to every client");
+        check("/a # *", "1: no client; write * to export to every client");
+        let separated = "options \"(rw)\" have no client; \
+            write client(options) without white space between them";
+        check("/a pc1 (rw)", &format!("1: {separated}"));
+        check("/a \\\n(rw)", &format!("2: {separated}"));
+        let open =
+            "options of \"pc1\" do not end in one ')'; remove white space and text after the ')'";
         check("/a pc1(rw", &format!("1: {open}"));
         check("/a pc1(rw)(ro)", &format!("1: {open}"));
         check("/a pc1(rw)x", &format!("1: {open}"));
-        check("/a \"pc1(rw)", "1: a quote is not closed");
+        check("/a \"pc1(rw)", "1: a quote is not closed in its line");
         check("/a *(rww)", "1: unknown option \"rww\"");
         check("/a -rww *", "1: unknown option \"rww\"");
         check("/a *(rw,,ro)", "1: unknown option \"\"");
-        check("/a *\n/b pc1 *\n/a/ *", "3: path is exported already, in line 1");
-        check("/a pc1 PC1(rw)", "1: client pc1 is listed twice");
-        check("/a 10.0.0.1/8 10.0.0.0/255.0.0.0", "1: client 10.0.0.0/8 is listed twice");
+        check(
+            "/a *\n/b pc1 *\n/a/ *",
+            "3: path is already exported in line 1; list all its clients there",
+        );
+        let twice = "is listed twice; give all its options in one word";
+        check("/a pc1 PC1(rw)", &format!("1: client pc1 {twice}"));
+        check("/a 10.0.0.1/8 10.0.0.0/255.0.0.0", &format!("1: client 10.0.0.0/8 {twice}"));
         check("/a lost", "1: cannot resolve client lost");
         check_errors(b"/a \xff(rw)", r#"1: "\xff(rw)" is not UTF-8"#);
         check(&format!("/a {}", "x".repeat(WORD_MAX + 1)), "1: a word is longer than 4096 bytes");
     }
 
     #[test]
-    fn all_errors_are_told() {
+    fn all_errors_are_reported() {
         let text = b"/a *(x,ro,y)\n/b *\nc lost(z)\n\n/d -v \\\n @g\n";
         let expected = "1: unknown option \"x\";1: unknown option \"y\";\
-            3: path is not absolute;3: unknown option \"z\";3: cannot resolve client lost;\
-            5: unknown option \"v\";6: client \"@g\" is not supported: netgroups are not read; \
-            name the hosts or their network";
+            3: path is not absolute; begin it with a slash;3: unknown option \"z\";\
+            3: cannot resolve client lost;\
+            5: unknown option \"v\";6: client \"@g\" is not supported: it is a netgroup; list the \
+            hosts or their network";
         check_errors(text, expected);
         assert_eq!(read("b *\n".repeat(1000).as_bytes()).unwrap_err().len(), ERRORS_MAX);
     }
 
     #[test]
-    fn the_cause_is_told_once() {
+    fn the_error_chain_names_the_cause_once() {
         let error = read(b"/a lost").unwrap_err().remove(0);
         let cause = std::error::Error::source(&error).unwrap();
         assert_eq!(cause.to_string(), "no such host");
@@ -324,13 +331,13 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_limited() {
+    fn clients_and_exports_are_limited() {
         let clients = |n: usize| {
             let list: Vec<_> = (0..n).map(|i| format!("h{i}")).collect();
             format!("/a {}", list.join(" "))
         };
         assert!(read(clients(CLIENTS_MAX).as_bytes()).is_ok());
-        let more = "1: more than 1000 clients of one export; name their networks";
+        let more = "1: more than 1000 clients of one export; list networks instead of hosts";
         check_errors(clients(CLIENTS_MAX + 2).as_bytes(), more);
         let exports = |n: usize| (0..n).map(|i| format!("/{i} *\n")).collect::<String>();
         assert!(read(exports(EXPORTS_MAX).as_bytes()).is_ok());
@@ -388,27 +395,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_as_the_same(entry in entry()) {
+        fn written_entries_parse_to_the_same_entry(entry in entry()) {
             let text = entry.to_string();
             prop_assert!(!text.contains(char::is_control), "{}", text);
             prop_assert_eq!(read(text.as_bytes()).unwrap(), vec![entry]);
         }
 
         #[test]
-        fn any_bytes_are_read(bytes: Vec<u8>) {
+        fn arbitrary_bytes_do_not_panic(bytes: Vec<u8>) {
             let _ = read(&bytes);
         }
 
         #[test]
-        fn any_words_are_read(words in prop::collection::vec(
+        fn arbitrary_words_parse_or_fail_within_bounds(words in prop::collection::vec(
             prop::sample::select(vec![
                 "\n/", "/", "a", " ", " *", " pc1", " 10.0.0.0", "/8", "::", " -", "(", ")", "(rw)",
-                "(async,", "anonuid=", "9", ",", "=", "\n", "\\", "\\\n", "\"", " #", "@", "\0", "\u{e9}",
+                "(async,", "anonuid=", "9", ",", "=", "\n", "\\", "\\\n", "\"", " #", "@", "\0",
+                "\u{e9}",
             ]), 0..12))
         {
             let text = format!("/{}", words.concat());
             match read(text.as_bytes()) {
-                // What was read says what it means: written again, it reads as the same.
+                // A parsed entry, written again, parses to the same entry.
                 Ok(entries) => for entry in entries {
                     let again = read(entry.to_string().as_bytes()).unwrap();
                     prop_assert_eq!(again, vec![Entry { line: 1, ..entry }]);

@@ -1,14 +1,14 @@
-//! What is exported, to whom, with which squash.
+//! Exports: which directories are exported, to which clients, with which squash.
 //!
-//! Here are the types, and what the data plane asks of them: [`Table`] finds an export by its id or
-//! by the path that a client mounts (`table`), [`Export::access`] says what one client may do in
-//! it, [`Options::squash`] whom a call acts as. All of it is pure, and `get`, `access` and `squash`
-//! run on every call: they take no lock and allocate nothing. A table never changes; whoever adds
-//! or removes an export makes a new one and swaps it in.
+//! This file has the types and what the data plane asks of them. [`Table`] finds an export by id or
+//! by mount path (`table`), [`Export::access`] returns the options of one client, and
+//! [`Options::squash`] maps the ids of a call. All of it is pure. `get`, `access` and `squash` run
+//! on every call: they take no lock and allocate nothing. A table is immutable; to add or remove an
+//! export, build a new table and swap it in.
 //!
-//! The other files are the same things as text, in the words of exports(5) (nfs-utils 2.6.2):
-//! `client` and `options` read and write one client and one list of options, `path` the path,
-//! `words` cuts a file into words, `file` reads a whole one, `error` says what is wrong with it.
+//! The other files have the text form, in the syntax of exports(5) (nfs-utils 2.6.2): `client` and
+//! `options` parse and write a client and a list of options, `path` a path; `words` splits a file
+//! into words, `file` parses a whole file, and `error` reports what is wrong with it.
 
 pub mod client;
 pub mod error;
@@ -30,100 +30,101 @@ use thiserror::Error;
 
 use traffic::Traffic;
 
-/// Ports below this one are privileged on every system that has an NFS client (`IPPORT_RESERVED`).
+/// Ports below this are privileged on every system that has an NFS client (`IPPORT_RESERVED`).
 const UNPRIVILEGED: u16 = 1024;
 
-/// No uid and no gid: chown(2) reads it as "leave it", setfsuid(2) as "tell me mine".
+/// Neither a uid nor a gid: chown(2) takes it as "do not change", setfsuid(2) as a query.
 const NO_ID: u32 = u32::MAX;
 
-/// An export's name in file handles: random, given once, kept for the export's life.
+/// The id of an export in file handles: random, assigned once, kept for the export's life.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ExportId(pub u64);
 
 /// One exported directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Export {
-    /// What its file handles carry.
+    /// The id that its file handles carry.
     pub id: ExportId,
-    /// As clients name it: absolute and in the form of [`path::normalise`].
+    /// The path that clients mount, as [`path::normalise`] returns it.
     pub path: Vec<u8>,
-    /// The directory on this machine.
+    /// The exported directory on this machine.
     pub dir: PathBuf,
-    /// Who may use it. Their order matters only between clients of the same kind.
+    /// The clients that may use it. Order matters only between clients of the same kind.
     pub clients: Vec<Client>,
-    /// What came through it.
+    /// Counters of its calls and bytes.
     pub traffic: Traffic,
-    /// Whether the last part of the path is a secret, so that no list and no line of the log has it.
+    /// Whether the last component of the path is a secret, which must not appear in lists or in the
+    /// log.
     pub hidden: bool,
 }
 
-/// Some machines, and what they may do.
+/// A set of hosts and their options.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Client {
-    /// The machines.
+    /// The hosts.
     pub who: Who,
-    /// What they may do.
+    /// Their options.
     pub options: Options,
 }
 
-/// A set of machines.
+/// Which hosts an entry of the client list matches.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Who {
-    /// Every machine (`*`).
+    /// Every host (`*`).
     Anyone,
-    /// One machine.
+    /// One host.
     Host {
-        /// The name it was given by; without one it was given by its address.
+        /// Its name, or `None` if it is listed by address.
         name: Option<String>,
-        /// Its addresses; none of them IPv4-mapped IPv6.
+        /// Its addresses, none of them IPv4-mapped IPv6.
         addresses: Vec<IpAddr>,
     },
-    /// The machines of a network.
+    /// The hosts of a network.
     Net(IpNet),
 }
 
-/// What a client may do in an export. The default is that of exports(5).
+/// The options of a client of an export. The defaults are those of exports(5).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Options {
-    /// Whether it may change anything.
+    /// Read-only or read-write.
     pub mode: Mode,
-    /// Which identities are replaced by the anonymous one.
+    /// Which ids are replaced by the anonymous ids.
     pub squash: Squash,
-    /// The anonymous identity.
+    /// The anonymous ids.
     pub anonymous: Anonymous,
-    /// Which ports its calls may come from.
+    /// The source ports that are accepted.
     pub ports: Ports,
-    /// When its changes are answered.
+    /// When the reply to a change is sent.
     pub durability: Durability,
-    /// Whether its files can have set-id bits.
+    /// Whether files may have set-user-id and set-group-id bits.
     pub set_id: SetId,
-    /// Whether it can make devices.
+    /// Whether devices may be made.
     pub devices: Devices,
 }
 
-/// Whether a client may change anything.
+/// Whether a client may make changes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Mode {
-    /// `ro`: every change is refused.
+    /// `ro`: every change fails with `NFS3ERR_ROFS`.
     #[default]
     ReadOnly,
     /// `rw`
     ReadWrite,
 }
 
-/// Which identities are replaced by the anonymous one.
+/// Which ids are replaced by the anonymous ids.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Squash {
     /// `no_root_squash`: none.
     None,
-    /// `root_squash`: uid 0, gid 0, and 0 among the supplementary groups.
+    /// `root_squash`: uid 0, gid 0, and group 0 among the supplementary groups.
     #[default]
     Root,
-    /// `all_squash`: every one, and the supplementary groups are dropped.
+    /// `all_squash`: all ids, and the supplementary groups are dropped.
     All,
 }
 
-/// Whom squashed callers act as.
+/// The ids of squashed callers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Anonymous {
     /// `anonuid=`
@@ -132,63 +133,63 @@ pub struct Anonymous {
     pub gid: u32,
 }
 
-/// Which ports calls may come from.
+/// Which source ports are accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Ports {
     /// `secure`: below 1024, which only root can bind on the client.
     #[default]
     Privileged,
-    /// `insecure`: all.
+    /// `insecure`: every port.
     Any,
 }
 
-/// When changes are answered.
+/// When the reply to a change is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Durability {
-    /// `sync`: once they are on the disk.
+    /// `sync`: after the change is on stable storage.
     #[default]
     Sync,
-    /// `async`: at once.
+    /// `async`: as soon as the change is made.
     Async,
 }
 
-/// Whether files can have set-user-id and set-group-id bits. Those of directories, which only hand
-/// their group down, are not meant.
+/// Whether files may have set-user-id and set-group-id bits. Directories are exempt: there the bits
+/// only pass the group on to new entries.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum SetId {
     /// `suid`
     #[default]
     Kept,
-    /// `nosuid`: they are neither set nor shown, so that no client honours them.
+    /// `nosuid`: the bits are neither set nor shown, so clients do not honour them.
     Refused,
 }
 
-/// Whether block and character devices can be made.
+/// Whether block and character devices may be made and opened.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Devices {
     /// `dev`
     #[default]
     Made,
-    /// `nodev`: they cannot, and those that are there are shown without their numbers, so that no client
-    /// opens them.
+    /// `nodev`: MKNOD of a device fails, and existing devices are shown without their numbers, so
+    /// clients cannot open them.
     Refused,
 }
 
-/// Why a client may not use an export.
+/// Why a client has no access to an export.
 #[derive(Clone, Copy, PartialEq, Eq, Error, Debug)]
 pub enum Refused {
-    /// It matches no client of the export.
-    #[error("client is not listed for the export")]
+    /// No entry of the client list matches it.
+    #[error("client is not listed for the export; add it to the export's clients")]
     NotListed,
-    /// It may use the export, but not from this port.
+    /// It is listed, but its calls come from an unprivileged port.
     #[error(
-        "client calls from a port above 1023, which takes no root there; mount with resvport, export with \
-         insecure, or start with --insecure"
+        "client calls from a port above 1023, which the export does not accept; mount with \
+         resvport, export with insecure, or start with --insecure"
     )]
     InsecurePort,
 }
 
-/// Whom a call acts as, after the squash.
+/// The ids that a call acts with, after the squash.
 #[derive(Clone, Copy, Debug)]
 pub struct Squashed<'g> {
     /// The uid.
@@ -199,7 +200,7 @@ pub struct Squashed<'g> {
     options: Options,
 }
 
-/// The exports at one moment.
+/// A snapshot of all exports.
 #[derive(Clone, Default, Debug)]
 pub struct Table {
     exports: Vec<Arc<Export>>,
@@ -208,12 +209,11 @@ pub struct Table {
 }
 
 impl Export {
-    /// The one export of a server that was given a directory and no exports file: everything to
-    /// everyone who calls from these ports, `/ *(rw,no_root_squash,sync)`.
+    /// The only export of a server that was given a directory and no exports file: `dir` at `/`, to
+    /// every client that calls from `ports`, with `rw,no_root_squash,sync`.
     ///
-    /// This is the choice for trying it out: such a server listens on loopback unless told otherwise,
-    /// and whoever reaches it gets a directory that works as a local one would. Whoever listens on a
-    /// network writes an exports file.
+    /// It is meant for trying the server out: such a server listens on loopback by default, and its
+    /// directory behaves as a local one. A server that listens on a network needs an exports file.
     pub fn sole(id: ExportId, dir: PathBuf, ports: Ports) -> Self {
         let options =
             Options { mode: Mode::ReadWrite, squash: Squash::None, ports, ..Options::default() };
@@ -221,17 +221,20 @@ impl Export {
         Self { id, path: b"/".to_vec(), dir, clients, traffic: Traffic::default(), hidden: false }
     }
 
-    /// The path for people, without what is secret of it.
+    /// The path for display, without its secret component.
     pub fn shown(&self) -> impl fmt::Display {
         let secret = if self.hidden { self.path.rsplit(|b| *b == b'/').next() } else { None };
         let public = self.path.len() - secret.map_or(0, <[u8]>::len);
         self.path[..public].escape_ascii()
     }
 
-    /// Says what the client at `peer` may do here.
+    /// Returns the options of the client at `peer`.
     ///
-    /// When more than one client matches, a host comes before a network and a network before `*`,
-    /// wherever they stand; among several of one kind the first one counts (exports(5)).
+    /// If several entries match, a host takes precedence over a network and a network over `*`,
+    /// wherever they stand; among entries of one kind the first applies (exports(5)).
+    ///
+    /// # Errors
+    /// No entry matches, or the entry that applies does not accept the port.
     pub fn access(&self, peer: SocketAddr) -> Result<Options, Refused> {
         // A socket that listens on IPv6 sees IPv4 clients at mapped addresses.
         let ip = peer.ip().to_canonical();
@@ -245,19 +248,20 @@ impl Export {
         }
     }
 
-    /// All entries of the list of clients, in its order.
+    /// All entries of the client list, in order.
     pub fn clients(&self) -> impl ExactSizeIterator<Item = &Who> {
         self.clients.iter().map(|client| &client.who)
     }
 
-    /// The entries of the list of clients that include `ip`, as MOUNT's EXPORT procedure shows them to
-    /// it (`showmount -e`). None: it may not mount this export from any port.
+    /// The entries of the client list that match `ip`, as MOUNT's EXPORT procedure lists them
+    /// (`showmount -e`). If there are none, the client has no access from any port.
     pub fn names(&self, ip: IpAddr) -> impl Iterator<Item = &Who> {
         self.clients().filter(move |who| who.contains(ip.to_canonical()))
     }
 }
 
-/// A line of exports(5) with every option in effect, on which a reader gets this export again.
+/// Writes the export as a line of exports(5) with every option in effect. Parsing the line yields
+/// the same path and clients.
 impl fmt::Display for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         file::write_line(f, &self.path, &self.clients)
@@ -279,7 +283,7 @@ impl Who {
         }
     }
 
-    /// The smaller, the more does it count.
+    /// The precedence of the entry: the lowest rank applies.
     fn rank(&self) -> u8 {
         match self {
             Self::Host { .. } => 0,
@@ -290,10 +294,10 @@ impl Who {
 }
 
 impl Options {
-    /// Says whom a call with these credentials acts as.
+    /// Maps the ids of a call's credentials.
     ///
-    /// An id of 2^32-1 becomes the anonymous one even with `no_root_squash`: given to setfsuid(2)
-    /// it would leave the thread whoever it was before.
+    /// An id of 2^32-1 becomes the anonymous id even with `no_root_squash`: setfsuid(2) ignores it
+    /// and would leave the thread with the identity of an earlier call.
     pub fn squash<'g>(&self, uid: u32, gid: u32, groups: &'g [u32]) -> Squashed<'g> {
         Squashed {
             uid: self.replace(uid, self.anonymous.uid),
@@ -336,8 +340,8 @@ mod tests {
     }
 
     #[test]
-    fn the_closest_kind_of_client_counts() {
-        // Each client has another anonuid, which says who matched; 0 is nobody.
+    fn a_host_precedes_a_network_and_a_network_the_wildcard() {
+        // Each entry has its own anonuid, which tells which one applied; 0 stands for none.
         let check = |clients: &str, peer: &str, expected: u32| {
             let peer = SocketAddr::new(peer.parse().unwrap(), 700);
             let found = export(&format!("/a -secure {clients}")).access(peer);
@@ -367,7 +371,7 @@ mod tests {
             check(&clients, "10.0.0.2", 2);
             check(&clients, "192.0.2.1", 1);
         }
-        // A network of one address is a network; of two networks the first one counts.
+        // A network of one address ranks as a network; of two networks the first applies.
         check("10.0.0.9/32(anonuid=5) pc9(anonuid=4)", "10.0.0.9", 4);
         check("10.0.0.0/8(anonuid=2) 10.0.0.0/24(anonuid=5)", "10.0.0.1", 2);
         check("10.0.0.0/24(anonuid=5) 10.0.0.0/8(anonuid=2)", "10.0.0.1", 5);
@@ -377,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn secure_wants_a_privileged_port() {
+    fn secure_requires_a_privileged_port() {
         let check = |clients: &str, port: u16, expected: Result<(), Refused>| {
             let peer = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
             assert_eq!(export(&format!("/a {clients}")).access(peer).map(|_| ()), expected);
@@ -387,13 +391,13 @@ mod tests {
         check("*", 1024, Err(Refused::InsecurePort));
         check("*(insecure)", 1024, Ok(()));
         check("*(insecure)", 65535, Ok(()));
-        // The client that counts is chosen first: a laxer one does not help.
+        // The entry is chosen before its port is checked: an entry with laxer ports does not apply.
         check("*(insecure) 10.0.0.1", 1024, Err(Refused::InsecurePort));
         check("192.0.2.1", 1024, Err(Refused::NotListed));
     }
 
     #[test]
-    fn squash_replaces_ids() {
+    fn squash_replaces_ids_and_groups() {
         const ANON: (u32, u32) = (7, 8);
         let check = |squash, (uid, gid), groups: &[u32], expected: (u32, u32), kept: &[u32]| {
             let anonymous = Anonymous { uid: ANON.0, gid: ANON.1 };
@@ -415,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sole_export_is_open_to_everyone() {
+    fn the_sole_export_is_open_to_every_client() {
         let export = Export::sole(ExportId(1), "/srv".into(), Ports::Any);
         let expected = "/ *(rw,sync,insecure,no_root_squash,anonuid=65534,anongid=65534)";
         assert_eq!(export.to_string(), expected);

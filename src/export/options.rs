@@ -1,8 +1,8 @@
-//! A list of options as text: `rw,no_root_squash,anonuid=1000`.
+//! A list of export options as text: `rw,no_root_squash,anonuid=1000`.
 //!
-//! An option is accepted only if Berth does what it asks for. Some ask for what Berth does anyway
-//! (each says why, below); what Berth does not do is refused with the reason, because an option
-//! that is quietly ignored is a promise that nobody keeps.
+//! An option is accepted only if Berth does what it asks for. Options that ask for what Berth
+//! always does are accepted without effect, each with its reason below. Other options of exports(5)
+//! are rejected with a reason: an ignored option would promise something that does not happen.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,37 +11,40 @@ use thiserror::Error;
 
 use crate::export::{Devices, Durability, Mode, NO_ID, Options, Ports, SetId, Squash};
 
-/// Why an option is not accepted.
+/// Why an option is rejected.
 #[derive(PartialEq, Eq, Error, Debug)]
 pub enum OptionError {
     /// No such option.
     #[error("unknown option {0:?}")]
     Unknown(String),
-    /// exports(5) knows it, Berth does not do it.
+    /// An option of exports(5) that Berth does not support.
     #[error("option {option:?} is not supported: {reason}")]
     Unsupported {
         /// The option.
         option: String,
-        /// Why not, and what to write.
+        /// Why it is not supported, and what to write instead.
         reason: &'static str,
     },
-    /// The value is no id.
-    #[error("option {0:?} does not give a number from 0 to 4294967294")]
+    /// The value is not an id.
+    #[error("option {0:?} needs a number from 0 to 4294967294")]
     Id(String),
 }
 
-/// Options while they are read, one after the other; the later one counts.
+/// Options while they are being parsed. A later option overrides an earlier one.
 #[derive(Clone, Copy)]
 pub(super) struct Draft {
     options: Options,
-    // Two switches, of which the second hides the first: after `all_squash,no_all_squash` root is
-    // squashed or not as it was before.
+    // `all_squash` hides `root_squash` without changing it: after `all_squash,no_all_squash` root
+    // is squashed or not, as before.
     root_squash: bool,
     all_squash: bool,
 }
 
 impl Options {
-    /// Reads options; what is not named has its default.
+    /// Parses a list of options. Options that are not named keep their defaults.
+    ///
+    /// # Errors
+    /// The first option that is unknown, unsupported or malformed.
     pub fn parse(list: &str) -> Result<Self, OptionError> {
         let mut draft = Draft::new();
         words(list).try_for_each(|word| draft.set(word))?;
@@ -49,7 +52,7 @@ impl Options {
     }
 }
 
-/// The options in the words of exports(5), all of them.
+/// Writes all options in the syntax of exports(5).
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mode = match self.mode {
@@ -71,7 +74,7 @@ impl fmt::Display for Options {
         };
         let (uid, gid) = (self.anonymous.uid, self.anonymous.gid);
         write!(f, "{mode},{durability},{ports},{squash},anonuid={uid},anongid={gid}")?;
-        // Only where they are not as exports(5) has it, which does not know them.
+        // exports(5) has no such options: write them only where they differ from its behaviour.
         if self.set_id == SetId::Refused {
             f.write_str(",nosuid")?;
         }
@@ -96,7 +99,7 @@ impl Draft {
             "async" => options.durability = Durability::Async,
             "secure" => options.ports = Ports::Privileged,
             "insecure" => options.ports = Ports::Any,
-            // The words of mount(8).
+            // These have the names of mount(8)'s options.
             "suid" => options.set_id = SetId::Kept,
             "nosuid" => options.set_id = SetId::Refused,
             "dev" => options.devices = Devices::Made,
@@ -125,12 +128,12 @@ impl Draft {
     }
 }
 
-/// Cuts a list into options; it may end with a comma.
+/// Splits a list into options. The list may end with a comma.
 pub(super) fn words(list: &str) -> impl Iterator<Item = &str> {
     list.split_terminator(',')
 }
 
-/// Reads a number of digits only: `str::parse` takes a sign too.
+/// Parses a number of digits only; `str::parse` alone accepts a sign.
 pub(super) fn number<T: FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -140,22 +143,23 @@ fn parse_id(word: &str, id: &str) -> Result<u32, OptionError> {
     id.ok_or_else(|| OptionError::Id(word.to_owned()))
 }
 
-/// Says whether an option asks for what Berth does in any case.
+/// Whether an option asks for what Berth always does.
 fn is_done_anyway(word: &str) -> bool {
     match word {
-        // The only flavor there is; `unix` is its old name.
+        // The only flavor that is supported; `unix` is its old name.
         "sec=sys" | "sec=unix" => true,
-        // A handle is not looked for in the tree: it is good in the export that it was made for.
+        // A handle is not checked against the tree: it is valid in the export that it was made for.
         "no_subtree_check" => true,
-        // Calls that wait for the disk at the same time share a flush, and none is held back in
-        // the hope of another: what the one allows and what the other demands.
+        // Calls that wait for the disk at the same time share a flush, as `wdelay` allows. No flush
+        // is delayed to wait for more calls, as `no_wdelay` demands.
         "wdelay" | "no_wdelay" => true,
-        // What is mounted below an export is not part of it.
+        // File systems mounted below an export are not part of it.
         "hide" | "nocrossmnt" => true,
-        // No lock without a credential, no ACL and no pNFS protocol.
+        // There are no locks without credentials, no ACL protocol and no pNFS.
         "auth_nlm" | "secure_locks" | "no_acl" | "no_pnfs" => true,
-        // The number makes handles outlive a restart where the device has no name of its own;
-        // Berth's carry a persistent id in any case. The root that `fsid=0` makes is NFSv4's.
+        // The number makes handles survive a restart where the device has no persistent name;
+        // Berth's handles carry a persistent id in any case. The root that `fsid=0` makes belongs
+        // to NFSv4.
         _ => word.strip_prefix("fsid=").is_some_and(|id| !id.is_empty()),
     }
 }
@@ -163,15 +167,19 @@ fn is_done_anyway(word: &str) -> bool {
 fn refusal(word: &str) -> OptionError {
     let name = word.split_once('=').map_or(word, |(name, _)| name);
     let reason = match name {
-        "sec" => "there is no Kerberos, only sec=sys",
-        "xprtsec" => "there is no TLS",
-        "subtree_check" => "a handle stays good when a file is moved; use no_subtree_check",
-        "crossmnt" | "nohide" => "what is mounted below is not shown; export it by itself",
+        "sec" => "Kerberos is not implemented; use sec=sys",
+        "xprtsec" => "TLS is not implemented; remove the option",
+        "subtree_check" => "a handle stays valid when its file moves; use no_subtree_check",
+        "crossmnt" | "nohide" => {
+            "file systems mounted below are not exported; export each by itself"
+        }
         "mountpoint" | "mp" => "mounts are not checked; start the server after the mount",
-        "refer" | "replicas" | "pnfs" | "security_label" => "it belongs to NFSv4",
-        "nordirplus" => "READDIRPLUS is always answered; mount with nordirplus",
-        "no_auth_nlm" | "insecure_locks" => "locks need a credential as all calls do",
-        "acl" => "the ACL protocol is not served",
+        "refer" | "replicas" | "pnfs" | "security_label" => {
+            "it belongs to NFSv4; remove the option"
+        }
+        "nordirplus" => "READDIRPLUS cannot be disabled here; mount with nordirplus on the client",
+        "no_auth_nlm" | "insecure_locks" => "every call needs credentials; remove the option",
+        "acl" => "the ACL protocol is not served; remove the option",
         "squash_uids" | "squash_gids" => "use root_squash or all_squash",
         _ => return OptionError::Unknown(word.to_owned()),
     };
@@ -184,7 +192,7 @@ mod tests {
 
     const DEFAULT: &str = "ro,sync,secure,root_squash";
 
-    /// The ids may be left out of what is expected.
+    /// `expected` leaves out ids with their default value.
     fn check(list: &str, expected: &str) {
         let found = Options::parse(list).unwrap().to_string();
         let found = found.replace(",anonuid=65534,anongid=65534", "");
@@ -192,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn options_and_their_effect() {
+    fn each_option_has_its_effect() {
         check("", DEFAULT);
         check("ro,sync,secure,root_squash,no_all_squash", DEFAULT);
         check("rw", "rw,sync,secure,root_squash");
@@ -214,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_later_option_counts() {
+    fn a_later_option_overrides_an_earlier_one() {
         check("rw,ro", DEFAULT);
         check("async,sync,insecure,secure", DEFAULT);
         check("no_root_squash,root_squash", DEFAULT);
@@ -225,14 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_anyway_changes_nothing() {
+    fn options_for_what_is_always_done_change_nothing() {
         check("no_subtree_check,wdelay,no_wdelay,hide,nocrossmnt", DEFAULT);
         check("sec=sys,sec=unix,fsid=0,fsid=root,fsid=12345", DEFAULT);
         check("auth_nlm,secure_locks,no_acl,no_pnfs", DEFAULT);
     }
 
     #[test]
-    fn what_is_not_done_is_refused() {
+    fn unsupported_and_malformed_options_are_rejected() {
         let check = |word: &str, expected: &str| {
             let error = Options::parse(&format!("rw,{word},sync")).unwrap_err();
             let error = error.to_string();
@@ -241,11 +249,11 @@ mod tests {
         };
         check("sec=krb5", "Kerberos");
         check("sec=sys:krb5p", "Kerberos");
-        check("sec=none", "only sec=sys");
+        check("sec=none", "use sec=sys");
         check("xprtsec=mtls", "TLS");
         check("subtree_check", "use no_subtree_check");
-        check("crossmnt", "export it by itself");
-        check("nohide", "export it by itself");
+        check("crossmnt", "export each by itself");
+        check("nohide", "export each by itself");
         check("mountpoint", "not checked");
         check("mp=/mnt", "not checked");
         check("refer=/a@b", "NFSv4");

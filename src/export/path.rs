@@ -1,33 +1,36 @@
-//! The path by which clients name an export.
+//! The path by which clients mount an export.
 //!
-//! Bytes, as MOUNT carries them: no encoding is assumed. Kept in one form, so that equal paths are
-//! equal bytes: `/` alone, or every component behind one slash.
+//! Paths are bytes, as in MOUNT; no encoding is assumed. They are kept in a normal form, so equal
+//! paths are equal bytes: `/` alone, or one slash before each component.
 
 use std::fmt::{self, Write};
 
 use thiserror::Error;
 
-/// The longest path that a client can mount (RFC 1813 appendix I, `MNTPATHLEN`).
+/// Longest path that a client can mount, in bytes (`MNTPATHLEN`, RFC 1813 appendix I).
 pub const MAX: usize = 1024;
 
 /// Why a path cannot be exported.
 #[derive(Clone, Copy, PartialEq, Eq, Error, Debug)]
 pub enum PathError {
     /// It does not begin with a slash.
-    #[error("path is not absolute")]
+    #[error("path is not absolute; begin it with a slash")]
     Relative,
-    /// It has a `..` in it.
-    #[error("path has a .. in it")]
+    /// It contains a `..`.
+    #[error("path contains ..; write the directory itself")]
     Parent,
-    /// It has a NUL in it.
-    #[error("path has a NUL in it")]
+    /// It contains a NUL byte.
+    #[error("path contains a NUL byte")]
     Nul,
-    /// No client could mount it.
-    #[error("path is longer than {MAX} bytes, the most that a client can mount")]
+    /// It exceeds [`MAX`].
+    #[error("path is longer than {MAX} bytes, the longest that a client can mount")]
     TooLong,
 }
 
-/// Brings a path into the one form: takes out `//`, `/./` and slashes at the end.
+/// Returns the normal form of a path, without `//`, `/./` and trailing slashes.
+///
+/// # Errors
+/// The path is relative, contains `..` or a NUL byte, or exceeds [`MAX`].
 pub fn normalise(path: &[u8]) -> Result<Vec<u8>, PathError> {
     if !path.starts_with(b"/") {
         return Err(PathError::Relative);
@@ -56,7 +59,7 @@ pub fn normalise(path: &[u8]) -> Result<Vec<u8>, PathError> {
     }
 }
 
-/// Takes the slashes off both ends.
+/// Removes slashes from both ends.
 pub(super) fn trim(mut path: &[u8]) -> &[u8] {
     while let [b'/', inner @ ..] | [inner @ .., b'/'] = path {
         path = inner;
@@ -64,14 +67,15 @@ pub(super) fn trim(mut path: &[u8]) -> &[u8] {
     path
 }
 
-/// Splits a trimmed path after its first component; what is left is trimmed again.
+/// Splits a trimmed path after its first component. The rest is trimmed again.
 pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     let end = path.iter().position(|&byte| byte == b'/').unwrap_or(path.len());
     let (name, below) = path.split_at(end);
     (name, trim(below))
 }
 
-/// Writes a path as a word of exports(5): what would end the word, or would not print, as `\040`.
+/// Writes a path as a word of exports(5). Bytes that would end the word or do not print are escaped
+/// as `\040`.
 pub(super) fn write_escaped(f: &mut fmt::Formatter<'_>, path: &[u8]) -> fmt::Result {
     for chunk in path.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -95,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_has_one_form() {
+    fn a_path_has_one_normal_form() {
         let check = |path: &str, expected: Result<&str, PathError>| {
             let expected = expected.map(|path| path.as_bytes().to_vec());
             assert_eq!(normalise(path.as_bytes()), expected, "{path:?}");

@@ -1,7 +1,7 @@
-//! The exports at one moment, found by id and by path.
+//! A snapshot of the exports, indexed by id and by path.
 //!
-//! Nothing in a table changes, so it can be read without a lock; a new one shares the exports that
-//! stay with the old one.
+//! A table is immutable and read without a lock. A new table shares the unchanged exports with the
+//! old one.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -12,13 +12,13 @@ use thiserror::Error;
 
 use crate::export::{Export, ExportId, Table, Who, path};
 
-/// Why exports make no table.
+/// Why exports cannot form a table.
 #[derive(PartialEq, Eq, Error, Debug)]
 pub enum TableError {
     /// Two exports have one id.
     #[error("exports {} and {} have the same id", first.escape_ascii(), second.escape_ascii())]
     SameId {
-        /// The path of the one.
+        /// The path of one.
         first: Vec<u8>,
         /// The path of the other.
         second: Vec<u8>,
@@ -26,12 +26,12 @@ pub enum TableError {
     /// Two exports have one path.
     #[error("path {} is exported twice", .0.escape_ascii())]
     SamePath(Vec<u8>),
-    /// A path is not in the form of [`path::normalise`], so no client could mount it.
+    /// A path is not in the form of [`path::normalise`], so clients could not mount it.
     #[error("export path {} is not absolute and normalised", .0.escape_ascii())]
     Path(Vec<u8>),
 }
 
-/// The exports as they are now: read without a lock, changed by one after the other.
+/// The current exports. Readers take no lock; changes are serialized.
 #[derive(Debug, Default)]
 pub struct Exports {
     now: ArcSwap<Table>,
@@ -39,15 +39,16 @@ pub struct Exports {
 }
 
 impl Exports {
-    /// The exports of this moment.
+    /// Returns the current table.
     pub fn load(&self) -> Guard<Arc<Table>> {
         self.now.load()
     }
 
-    /// Takes exports away and adds others, in one step. What is not there need not be taken away.
+    /// Removes the exports `gone` and adds `new` in one atomic step. Ids that are not exported are
+    /// ignored. Blocks while another change is in progress.
     ///
     /// # Errors
-    /// They make no table; nothing has changed.
+    /// The resulting exports cannot form a table. Nothing has changed.
     pub fn change(
         &self,
         gone: &[ExportId],
@@ -63,7 +64,10 @@ impl Exports {
 }
 
 impl Table {
-    /// Makes a table. Exports that stay are passed on as they are (`old.iter().cloned()`).
+    /// Builds a table. To keep exports of another table, pass `old.iter().cloned()`.
+    ///
+    /// # Errors
+    /// Two exports share an id or a path, or a path is not normal.
     pub fn new<E: Into<Arc<Export>>>(
         exports: impl IntoIterator<Item = E>,
     ) -> Result<Self, TableError> {
@@ -89,20 +93,20 @@ impl Table {
         Ok(())
     }
 
-    /// Finds the export of a file handle.
+    /// Returns the export that a file handle names.
     pub fn get(&self, id: ExportId) -> Option<&Arc<Export>> {
         self.by_id.get(&id)
     }
 
-    /// Whether something is exported under exactly this path.
+    /// Whether an export has exactly this path.
     pub fn has_path(&self, path: &[u8]) -> bool {
         self.by_path.contains_key(path)
     }
 
-    /// Finds the export which a client means that mounts `path`, the innermost one if it is in
-    /// several, and the rest of the path inside it, without slashes around it.
+    /// Returns the export that contains the mount path `path`, the innermost if several do, and the
+    /// rest of the path inside it, without slashes at its ends.
     ///
-    /// A path with `..` is nowhere: which export it is in would depend on symbolic links.
+    /// A path with `..` is in no export: which one it is in would depend on symbolic links.
     pub fn locate<'p>(&self, path: &'p [u8]) -> Option<(&Arc<Export>, &'p [u8])> {
         if !path.starts_with(b"/") || path.len() > path::MAX {
             return None;
@@ -124,13 +128,13 @@ impl Table {
         found
     }
 
-    /// Whether an export lists a client by more than `*`. Looks through all of them.
+    /// Whether an export lists a client by more than `*`. Searches all exports.
     pub fn lists(&self, client: IpAddr) -> bool {
         let lists = |who: &Who| *who != Who::Anyone && who.contains(client);
         self.exports.iter().any(|export| export.clients.iter().any(|client| lists(&client.who)))
     }
 
-    /// All exports, in the order in which they were given.
+    /// All exports, in the order in which they were added.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Export>> {
         self.exports.iter()
     }
@@ -180,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_finds_its_export() {
+    fn an_export_is_found_by_id() {
         let table = Table::new([export(1, "/a"), export(2, "/b")]).unwrap();
         let next = Table::new(table.iter().cloned().chain([export(3, "/c").into()])).unwrap();
         assert_eq!(next.iter().len(), 3);
@@ -190,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_listed_is_known_and_the_others_are_not() {
+    fn a_client_listed_by_host_or_network_is_listed_and_others_are_not() {
         let mut listed = export(1, "/a");
         let options = listed.clients[0].options;
         let net = Who::Net("10.1.0.0/16".parse().unwrap());
@@ -202,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn exports_that_cannot_be_told_apart_make_no_table() {
+    fn exports_with_the_same_id_or_path_make_no_table() {
         let check = |exports: [Export; 2], expected: &str| {
             assert_eq!(Table::new(exports).unwrap_err().to_string(), expected);
         };

@@ -1,10 +1,10 @@
-//! What came through an export: counters that every call moves.
+//! Traffic counters of an export, updated by every call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters of an export, shared by all copies of it. They say nothing of what the export is, so
-/// that all are equal.
+/// The counters of an export, shared by all its clones. They compare equal, because they are not
+/// part of what the export is.
 #[derive(Clone, Debug, Default)]
 pub struct Traffic(Arc<Counters>);
 
@@ -15,34 +15,34 @@ struct Counters {
     written: AtomicU64,
 }
 
-/// The counters at one moment.
+/// A snapshot of the counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sums {
     /// Calls.
     pub calls: u64,
     /// Bytes that clients read.
     pub read: u64,
-    /// Bytes that they wrote.
+    /// Bytes that clients wrote.
     pub written: u64,
 }
 
 impl Traffic {
-    /// Notes a call.
+    /// Counts a call.
     pub fn call(&self) {
         self.0.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes that so many bytes were read.
+    /// Counts bytes that a client read.
     pub fn read(&self, bytes: usize) {
         self.0.read.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Notes that so many bytes were written.
+    /// Counts bytes that a client wrote.
     pub fn written(&self, bytes: usize) {
         self.0.written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// What came through until now.
+    /// Returns the totals so far.
     pub fn sums(&self) -> Sums {
         let Counters { calls, read, written } = &*self.0;
         let [calls, read, written] = [calls, read, written].map(|n| n.load(Ordering::Relaxed));

@@ -1,28 +1,31 @@
-//! Cuts an exports file into lines of words.
+//! Splits an exports file into lines and words.
 //!
-//! As nfs-utils does it: blanks part words; `"` switches to and from text in which blanks are
-//! themselves; `\040` is the byte with that octal number, never a blank or a quote; a backslash at
-//! the end of a line, with the blanks that begin the next one, is a blank; a word that begins with
-//! `#` begins a comment, which ends with the line even behind a backslash. Other backslashes, and
-//! a `#` inside a word, are themselves.
+//! The syntax is that of nfs-utils:
+//! - White space separates words.
+//! - `"` begins and ends text in which white space is literal.
+//! - `\040` is the byte with that octal number; it never acts as white space or as a quote.
+//! - A backslash at the end of a line, with the white space that begins the next line, is a blank.
+//! - A word that begins with `#` begins a comment. A comment ends with its line, even if a
+//!   backslash precedes the end of the line.
+//! - Other backslashes, and a `#` inside a word, are literal.
 
-/// The lines that have words.
+/// An iterator over the lines that have words.
 pub(super) struct Lines<'t> {
     rest: &'t [u8],
     number: usize,
 }
 
-/// One line, with those that continue it.
+/// A line, with its continuation lines.
 #[derive(Default)]
 pub(super) struct Line {
     pub words: Vec<Word>,
-    /// A quote was opened and not closed.
+    /// A quote was opened but not closed.
     pub unclosed: bool,
 }
 
-/// One word, without quotes and escapes.
+/// A word, without quotes and escapes.
 pub(super) struct Word {
-    /// Where it begins, from 1.
+    /// The number of the line in which it begins, from 1.
     pub line: usize,
     pub bytes: Vec<u8>,
 }
@@ -49,7 +52,7 @@ impl<'t> Lines<'t> {
             match self.token() {
                 Token::End => break,
                 Token::Quote => {
-                    // A word even if nothing follows: "" is an empty one.
+                    // A quote begins a word even if nothing follows: "" is an empty word.
                     word.get_or_insert_with(begin);
                     line.unclosed = !line.unclosed;
                 }
@@ -113,7 +116,7 @@ impl Iterator for Lines<'_> {
 mod tests {
     use super::*;
 
-    /// Words as `line:text`, lines parted by `;`, `!` behind a line whose quote is open.
+    /// Words as `line:text`, lines separated by `;`; `!` marks a line whose quote is open.
     fn check(text: &str, expected: &str) {
         let show = |word: &Word| format!("{}:{}", word.line, word.bytes.escape_ascii());
         let lines = Lines::new(text.as_bytes()).map(|line| {
@@ -124,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_and_words() {
+    fn lines_are_split_into_words() {
         check("", "");
         check("\n \n\t\n", "");
         check("/a b\n/c", "1:/a 1:b;2:/c");

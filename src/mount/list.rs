@@ -1,9 +1,10 @@
-//! The lists for `showmount`: who has mounted what (DUMP, RFC 1813 §5.2.2), and what is exported to
-//! whom (EXPORT, §5.2.5).
+//! The lists for `showmount`: current mounts (DUMP, RFC 1813 §5.2.2), and exports with their
+//! clients (EXPORT, §5.2.5).
 //!
-//! The list of mounts is informative only: clients that crash never say UMNT, and no right depends
-//! on it. So it is kept in memory, is empty after a restart, and is bounded: each address has
-//! [`MOUNTS_EACH`] entries at most, and when the list is full, the address that has most loses its oldest.
+//! The list of mounts is informative: clients that crash never send UMNT, and no access depends on
+//! it. It is kept in memory and is empty after a restart. It is bounded: each client has at most
+//! [`MOUNTS_EACH`] entries, and when the list is full, the client with most entries loses its
+//! oldest.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -13,37 +14,36 @@ use crate::export::{Export, Table, path};
 use crate::telemetry::bounded::network;
 use crate::xdr::Writer;
 
-/// Mounts that are remembered, of paths of at most [`super::types::PATH_MAX`].
+/// Most entries of the list, with paths of at most [`super::types::PATH_MAX`] bytes.
 const MOUNTS_MAX: usize = 4096;
 
-/// The same of one address, or of one network of IPv6: more than the volumes of a busy node.
+/// Most entries of one IPv4 address or IPv6 network: more than the volumes of a busy node.
 const MOUNTS_EACH: usize = 512;
 
-/// A directory, under the name by which a client mounted it.
+/// A mounted directory, under the path that the client asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     client: IpAddr,
     path: Box<[u8]>,
-    /// Whether the path is nobody's business but the client's: DUMP leaves it out, because many may
-    /// share the client's address.
+    /// Whether the path is secret. DUMP omits it, because clients may share an address.
     hidden: bool,
 }
 
-/// The mounts, the latest last, each once.
+/// The mounts, oldest first, without duplicates.
 #[derive(Debug, Default)]
 pub struct Mounts(VecDeque<Entry>);
 
 impl Mounts {
-    /// `client` has mounted `path`.
+    /// Adds the mount of `path` by `client`. Repeating a mount makes it the latest.
     pub fn add(&mut self, client: IpAddr, path: &[u8], hidden: bool) {
-        let Some(path) = normal(path) else { return };
+        let Some(path) = normalise(path) else { return };
         self.0.retain(|entry| entry.client != client || entry.path != path);
         if self.count(network(client)) >= MOUNTS_EACH {
-            self.forget_oldest(network(client));
+            self.remove_oldest(network(client));
         } else if self.0.len() >= MOUNTS_MAX
-            && let Some(greediest) = self.greediest()
+            && let Some(largest_client) = self.largest_client()
         {
-            self.forget_oldest(greediest);
+            self.remove_oldest(largest_client);
         }
         self.0.push_back(Entry { client, path, hidden });
     }
@@ -52,50 +52,50 @@ impl Mounts {
         self.0.iter().filter(|entry| network(entry.client) == address).count()
     }
 
-    fn greediest(&self) -> Option<IpAddr> {
+    fn largest_client(&self) -> Option<IpAddr> {
         let mut counts = HashMap::<_, usize>::new();
         self.0.iter().for_each(|entry| *counts.entry(network(entry.client)).or_default() += 1);
         counts.into_iter().max_by_key(|(_, count)| *count).map(|(address, _)| address)
     }
 
-    fn forget_oldest(&mut self, address: IpAddr) {
+    fn remove_oldest(&mut self, address: IpAddr) {
         let oldest = self.0.iter().position(|entry| network(entry.client) == address);
-        oldest.and_then(|place| self.0.remove(place));
+        oldest.and_then(|index| self.0.remove(index));
     }
 
-    /// `client` has unmounted `path`.
+    /// Removes the mount of `path` by `client`, if it is listed.
     pub fn remove(&mut self, client: IpAddr, path: &[u8]) {
-        let Some(path) = normal(path) else { return };
+        let Some(path) = normalise(path) else { return };
         self.0.retain(|entry| entry.client != client || entry.path != path);
     }
 
-    /// `client` has nothing mounted.
+    /// Removes all mounts of `client`.
     pub fn remove_all(&mut self, client: IpAddr) {
         self.0.retain(|entry| entry.client != client);
     }
 }
 
 impl Mounts {
-    /// Whether `client` has mounted anything.
+    /// Whether `client` has a mount.
     pub fn has(&self, client: IpAddr) -> bool {
         self.0.iter().any(|entry| entry.client == client)
     }
 
-    /// Who has mounted what. For administrators: clients see only their own mounts ([`dump`]).
+    /// All mounts, for administrators. Clients see only their own ([`dump`]).
     pub fn list(&self) -> Vec<(IpAddr, Vec<u8>)> {
         self.0.iter().map(|entry| (entry.client, entry.path.to_vec())).collect()
     }
 }
 
-/// The one form of a path; `None` if it is none of an export.
-fn normal(path: &[u8]) -> Option<Box<[u8]>> {
-    // libnfs asks for nothing where it means the root.
+/// The normal form of a path, or `None` if it cannot be the path of an export.
+fn normalise(path: &[u8]) -> Option<Box<[u8]>> {
+    // libnfs sends an empty path for the root.
     let path = if path.is_empty() { b"/" } else { path };
     path::normalise(path).ok().map(Vec::into_boxed_slice)
 }
 
-/// DUMP: the mounts of the client that asks. The paths of others are none of its business: where
-/// an export is open to all, whoever knows its path has all of it.
+/// DUMP: the mounts of the calling client. Other clients' paths are omitted: whoever knows the path
+/// of an export that is open to all can mount it.
 pub fn dump(mounts: &Mounts, client: IpAddr, w: &mut Writer<'_>) {
     for entry in mounts.0.iter().filter(|entry| entry.client == client && !entry.hidden) {
         w.bool(true);
@@ -105,8 +105,9 @@ pub fn dump(mounts: &Mounts, client: IpAddr, w: &mut Writer<'_>) {
     w.bool(false);
 }
 
-/// EXPORT: the exports that `client` may mount, each with those entries of its list of clients
-/// that include it, without those whose paths are secret. The port of the call does not matter: showmount(8) asks from any.
+/// EXPORT: the exports that `client` may mount, each with the entries of its client list that
+/// match. Exports with secret paths are omitted. The port of the call does not matter: showmount(8)
+/// uses any.
 pub fn export(table: &Table, client: IpAddr, w: &mut Writer<'_>) {
     let listed = |export: &&Arc<Export>| !export.hidden && export.names(client).next().is_some();
     for export in table.iter().filter(listed) {
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_is_forgotten() {
+    fn the_oldest_mount_of_a_client_is_dropped() {
         let mut mounts = Mounts::default();
         let path = |n: usize| format!("/{n}").into_bytes();
         (0..MOUNTS_EACH).for_each(|n| mounts.add(ip(1), &path(n), false));
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_many_mounts_does_not_push_out_others() {
+    fn many_mounts_of_a_client_do_not_displace_those_of_others() {
         let mut mounts = Mounts::default();
         mounts.add(ip(100), b"/other", false);
         let fill = |mounts: &mut Mounts, client: IpAddr| {
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_one_however_it_is_written() {
+    fn spellings_of_a_path_are_one_mount() {
         let mut mounts = Mounts::default();
         ["/a/b", "//a/./b/", "/a//b"].iter().for_each(|p| mounts.add(ip(1), p.as_bytes(), false));
         mounts.add(ip(1), b"", false);
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_secret_is_in_no_list() {
+    fn secret_paths_are_in_no_list() {
         let mut mounts = Mounts::default();
         mounts.add(ip(1), b"/shown", false);
         mounts.add(ip(1), b"/a/secret", true);
@@ -204,41 +205,41 @@ mod tests {
         assert!(!out.windows(6).any(|part| part == b"secret"), "{}", out.escape_ascii());
     }
 
-    /// What a client says: mounted, unmounted, all unmounted.
+    /// A call of a client.
     #[derive(Clone, Copy, Debug)]
-    enum Said {
+    enum Operation {
         Mnt(u8, u8),
         Umnt(u8, u8),
         UmntAll(u8),
     }
 
-    fn said() -> impl Strategy<Value = Said> {
+    fn operation() -> impl Strategy<Value = Operation> {
         let client_and_path = || (0u8..3, 0u8..4);
         prop_oneof![
-            4 => client_and_path().prop_map(|(client, path)| Said::Mnt(client, path)),
-            2 => client_and_path().prop_map(|(client, path)| Said::Umnt(client, path)),
-            1 => (0u8..3).prop_map(Said::UmntAll),
+            4 => client_and_path().prop_map(|(client, path)| Operation::Mnt(client, path)),
+            2 => client_and_path().prop_map(|(client, path)| Operation::Umnt(client, path)),
+            1 => (0u8..3).prop_map(Operation::UmntAll),
         ]
     }
 
     proptest! {
         #[test]
-        fn each_mount_is_listed_once_until_it_is_undone(
-            said in prop::collection::vec(said(), 0..40),
+        fn each_mount_is_listed_once_until_it_is_removed(
+            operations in prop::collection::vec(operation(), 0..40),
         ) {
             let mut mounts = Mounts::default();
             let mut model = std::collections::BTreeSet::new();
-            for said in said {
-                match said {
-                    Said::Mnt(client, path) => {
+            for operation in operations {
+                match operation {
+                    Operation::Mnt(client, path) => {
                         mounts.add(ip(client), &[b'/', b'a' + path], false);
                         model.insert((client, path));
                     }
-                    Said::Umnt(client, path) => {
+                    Operation::Umnt(client, path) => {
                         mounts.remove(ip(client), &[b'/', b'a' + path]);
                         model.remove(&(client, path));
                     }
-                    Said::UmntAll(client) => {
+                    Operation::UmntAll(client) => {
                         mounts.remove_all(ip(client));
                         model.retain(|&(of, _)| of != client);
                     }

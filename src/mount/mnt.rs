@@ -1,4 +1,4 @@
-//! MNT (RFC 1813 §5.2.1): the handle with which a client starts.
+//! MNT (RFC 1813 §5.2.1): the file handle of a directory to mount.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use crate::rpc::Call;
 use crate::sys::Patience;
 use crate::telemetry::bounded::Cut;
 
-/// Why a client gets no handle.
+/// Why MNT fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Failure {
     #[error("the path is longer than {PATH_MAX} bytes")]
@@ -25,8 +25,10 @@ enum Failure {
     Directory(Errno),
 }
 
-/// Gives the handle of the directory `path` to a client for which it is exported, and remembers
-/// that the client has it if the client is the `sender`. `None`: the disk has to be asked, for which the call has no patience.
+/// Returns the file handle of the directory `path`, if `call`'s client has access to its export.
+/// Adds a verified `sender` to the list of mounts.
+///
+/// Returns `None` if it would have to access the disk, but the call must not block.
 pub fn mnt(
     mount: &Mount,
     path: &[u8],
@@ -42,11 +44,11 @@ pub fn mnt(
         },
         Err(failure) => Err(failure),
     };
-    let (peer, shown) = (call.peer, Shown { table: &table, path });
+    let (peer, shown) = (call.peer, LogPath { table: &table, path });
     Some(match located {
         Ok((export, handle)) => {
             tracing::info!(%peer, path = %shown, export = %export.shown(), "mount granted");
-            if sender == Sender::Sure {
+            if sender == Sender::Verified {
                 mount.mounts().add(peer.ip().to_canonical(), path, export.hidden);
             }
             Ok(handle)
@@ -58,8 +60,8 @@ pub fn mnt(
     })
 }
 
-/// The export that `path` is in, and the path below it. The client is looked at before the
-/// directory, so that one that is refused learns nothing of what is there.
+/// The export that contains `path`, and the path below it. The client is checked before the
+/// directory, so a client without access learns nothing about what exists.
 fn permitted<'t, 'p>(
     table: &'t Table,
     path: &'p [u8],
@@ -68,21 +70,21 @@ fn permitted<'t, 'p>(
     if path.len() > PATH_MAX {
         return Err(Failure::TooLong);
     }
-    // libnfs asks for nothing where it means the root.
+    // libnfs sends an empty path for the root.
     let path = if path.is_empty() { b"/" } else { path };
     let (export, below) = table.locate(path).ok_or(Failure::NoExport)?;
     export.access(peer)?;
     Ok((export, below))
 }
 
-/// The path that a peer asks for, as the log may have it: of bounded length, and without the secret part
-/// of an export that it is in, which no line needs.
-struct Shown<'a> {
+/// A requested path for the log: truncated, and without the secret component of the export that
+/// contains it.
+struct LogPath<'a> {
     table: &'a Table,
     path: &'a [u8],
 }
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for LogPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.table.locate(self.path) {
             Some((export, _)) if export.hidden => write!(f, "{}...", export.shown()),
@@ -108,13 +110,13 @@ mod tests {
     use crate::export::{ExportId, Ports};
 
     #[test]
-    fn the_log_has_no_secret_part_of_a_path() {
+    fn secret_components_are_not_logged() {
         let sole = Export::sole(ExportId(1), "/srv".into(), Ports::Any);
         let hidden =
             Export { id: ExportId(2), path: b"/a/secret".into(), hidden: true, ..sole.clone() };
         let table = Table::new([sole, hidden]).unwrap();
         let check = |path: &str, expected: &str| {
-            let shown = Shown { table: &table, path: path.as_bytes() };
+            let shown = LogPath { table: &table, path: path.as_bytes() };
             assert_eq!(shown.to_string(), expected, "{path}");
         };
         check("/a/secret", "/a/...");

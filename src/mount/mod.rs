@@ -1,10 +1,10 @@
-//! MOUNT version 3, program 100005 (RFC 1813 §5): from the path of an export to its handle.
+//! MOUNT version 3, program 100005 (RFC 1813 §5): from the path of an export to its file handle.
 //!
-//! Gives no right that a handle does not need again: the client list is asked here so that a
-//! client which is refused is told so at once, and asked again at every call of NFS.
+//! MNT grants no access by itself. It checks the client list to refuse a client early; every NFS
+//! call checks the list again.
 //!
-//! Versions 1 and 2 are those of NFS version 2, which is not served, and so they have no MNT. All
-//! else is the same in them, and `showmount` of the BSDs asks by version 1.
+//! Versions 1 and 2 belong to NFS version 2, which is not served, so they have no MNT. Their other
+//! procedures are the same, and `showmount` of the BSDs uses version 1.
 
 mod list;
 mod mnt;
@@ -18,31 +18,31 @@ use crate::fs::Fs;
 use crate::rpc::{Call, Outcome, Program};
 use crate::xdr::{Encode, Error, Reader, Writer};
 use list::Mounts;
-use types::{Mounted, PATH_MAX};
+use types::{MountReply, PATH_MAX};
 
-/// The program's number.
+/// The program number.
 pub const PROGRAM: u32 = 100_005;
 
-/// The lowest and the highest version that are served.
+/// The lowest and highest version served.
 pub const VERSIONS: (u32, u32) = (1, 3);
 
-/// What a list is taken to be as a reply, in bytes: larger than most.
+/// Assumed size of a DUMP or EXPORT reply, in bytes; most lists are shorter.
 const LIST_SIZE: usize = 64 * 1024;
 
-/// Whether the address of a call is its sender's.
+/// Whether the source address of a call is known to be the client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sender {
-    /// It came on a connection.
-    Sure,
-    /// It is whatever the datagram says.
-    Claimed,
+    /// The call arrived on a connection.
+    Verified,
+    /// The call arrived in a datagram, whose source address may be forged.
+    Unverified,
 }
 
-/// The program over UDP. The list of mounts stays as it is: by it the server knows its clients, and who
-/// sends a datagram is not known.
+/// The program over UDP. It leaves the list of mounts unchanged: the server recognises known
+/// clients by that list, and a datagram's sender is not verified.
 pub struct Datagrams(pub Arc<Mount>);
 
-/// The program.
+/// The MOUNT program.
 pub struct Mount {
     exports: Arc<Exports>,
     fs: Arc<Fs>,
@@ -50,27 +50,28 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Gives handles of the directories that are exported at the time of each call.
+    /// Serves the directories that are exported at the time of each call.
     pub fn new(exports: Arc<Exports>, fs: Arc<Fs>) -> Self {
         Self { exports, fs, mounts: Mutex::default() }
     }
 
-    /// Who has mounted which path since the start, as far as is known.
+    /// The listed mounts: client addresses and paths. The list may have mounts that no longer
+    /// exist, and lacks those that were dropped when it was full.
     pub fn list(&self) -> Vec<(IpAddr, Vec<u8>)> {
         self.mounts().list()
     }
 
-    /// Whether a client has mounted something since the start, as far as is known.
+    /// Whether `client` has a mount in the list.
     pub fn has_mounted(&self, client: IpAddr) -> bool {
         self.mounts().has(client)
     }
 
     fn mounts(&self) -> MutexGuard<'_, Mounts> {
-        // Whatever a panic has left of the list, it only informs.
+        // The list is informative: a state left by a panic does no harm.
         self.mounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(
+    fn dispatch(
         &self,
         call: &Call<'_>,
         sender: Sender,
@@ -80,17 +81,17 @@ impl Mount {
         match (call.version, call.procedure) {
             (_, 0) => {}
             (3, 1) => match mnt::mnt(self, types::any_path(&mut args)?, call, sender) {
-                Some(mounted) => Mounted(mounted).encode(out),
+                Some(mounted) => MountReply(mounted).encode(out),
                 None => return Ok(Outcome::Later),
             },
             (_, 2) => list::dump(&self.mounts(), client, out),
             (_, 3) => {
                 let path = args.opaque(PATH_MAX)?;
-                if sender == Sender::Sure {
+                if sender == Sender::Verified {
                     self.mounts().remove(client, path);
                 }
             }
-            (_, 4) if sender == Sender::Sure => self.mounts().remove_all(client),
+            (_, 4) if sender == Sender::Verified => self.mounts().remove_all(client),
             (_, 4) => {}
             (_, 5) => list::export(&self.exports.load(), client, out),
             _ => return Ok(Outcome::Unavailable),
@@ -109,21 +110,21 @@ impl Program for Mount {
     }
 
     fn remembers(&self, _version: u32, _procedure: u32) -> bool {
-        false // done twice is done once
+        false // every procedure is idempotent
     }
 
-    /// DUMP and EXPORT list as much as there is.
+    /// Only DUMP and EXPORT have large replies.
     fn reply_size(&self, procedure: u32, _args: Reader<'_>) -> usize {
         if matches!(procedure, 2 | 5) { LIST_SIZE } else { 0 }
     }
 
-    /// Only MNT can fail.
+    /// Only MNT returns a status.
     fn status(&self, procedure: u32, results: &[u8]) -> u32 {
         if procedure == 1 { Reader::new(results).u32().unwrap_or(0) } else { 0 }
     }
 
     fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome {
-        self.answer(call, Sender::Sure, out).unwrap_or_else(Outcome::from)
+        self.dispatch(call, Sender::Verified, out).unwrap_or_else(Outcome::from)
     }
 }
 
@@ -149,7 +150,7 @@ impl Program for Datagrams {
     }
 
     fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome {
-        self.0.answer(call, Sender::Claimed, out).unwrap_or_else(Outcome::from)
+        self.0.dispatch(call, Sender::Unverified, out).unwrap_or_else(Outcome::from)
     }
 }
 
@@ -166,7 +167,7 @@ mod tests {
 
     const LISTED: &str = "10.0.0.1:700";
 
-    /// One export, `/data`, for 10.0.0.1 and ports below 1024.
+    /// A server with one export, `/data`, for 10.0.0.1 and ports below 1024.
     struct Served {
         mount: Mount,
         _dir: TempDir,
@@ -218,7 +219,7 @@ mod tests {
             (outcome, out)
         }
 
-        /// The results of a call that is carried out at once.
+        /// The results of a call that does not block.
         #[track_caller]
         fn results(&self, procedure: u32, args: &[u8], peer: &str) -> Vec<u8> {
             let (outcome, results) = self.call((3, procedure), args, peer, Patience::None);
@@ -226,7 +227,7 @@ mod tests {
             results
         }
 
-        /// What MNT answers: the status and the handle's length.
+        /// The status and the handle length that MNT returns.
         fn mnt(&self, path: &[u8], peer: &str) -> (u32, usize) {
             let (outcome, results) = self.call((3, 1), &opaque(path), peer, Patience::Blocking);
             assert_eq!(outcome, Outcome::Done);
@@ -239,7 +240,7 @@ mod tests {
         #[track_caller]
         fn refused(&self, path: &[u8], peer: &str, status: u32) {
             assert_eq!(self.mnt(path, peer), (status, 0));
-            assert_eq!(self.results(2, &[], peer), [0; 4], "a refused mount is remembered");
+            assert_eq!(self.results(2, &[], peer), [0; 4], "a refused mount is listed");
         }
     }
 
@@ -263,12 +264,12 @@ mod tests {
     fn other_clients_and_ports_have_no_access() {
         served().refused(b"/data", "10.0.0.2:700", 13);
         served().refused(b"/data", "10.0.0.1:1024", 13);
-        // Not even to the knowledge of what there is.
+        // The status does not tell whether the directory exists.
         served().refused(b"/data/missing", "10.0.0.2:700", 13);
     }
 
     #[test]
-    fn what_is_no_directory_of_an_export_is_told_by_its_status() {
+    fn a_path_that_is_no_directory_of_an_export_fails() {
         let served = served();
         served.refused(b"/other", LISTED, 2);
         served.refused(b"", LISTED, 2);
@@ -282,17 +283,17 @@ mod tests {
     }
 
     #[test]
-    fn only_what_asks_the_disk_has_to_wait() {
+    fn only_calls_that_access_the_disk_are_deferred() {
         let served = served();
         let mnt = |path: &[u8], peer| served.call((3, 1), &opaque(path), peer, Patience::None);
         assert_eq!(mnt(b"/data", LISTED), (Outcome::Later, Vec::new()));
-        assert_eq!(served.results(2, &[], LISTED), [0; 4], "nothing was done yet");
+        assert_eq!(served.results(2, &[], LISTED), [0; 4], "a deferred mount is listed");
         assert_eq!(mnt(b"/data", "10.0.0.2:700").0, Outcome::Done);
         assert_eq!(mnt(b"/other", LISTED).0, Outcome::Done);
     }
 
     #[test]
-    fn mounts_are_listed_until_they_are_undone() {
+    fn mounts_are_listed_until_they_are_removed() {
         let served = served();
         served.mnt(b"/data", LISTED);
         served.mnt(b"/data/sub", LISTED);
@@ -302,9 +303,9 @@ mod tests {
         let sub = b"\0\0\0\x01\0\0\0\x0810.0.0.1\0\0\0\x09/data/sub\0\0\0";
         let root = b"\0\0\0\x01\0\0\0\x0810.0.0.1\0\0\0\x05/data\0\0\0";
         assert_eq!(dump(), [&sub[..], root, &[0; 4]].concat());
-        assert_eq!(others(), [0; 4], "another client learns of it");
+        assert_eq!(others(), [0; 4], "another client sees the mounts");
         assert_eq!(served.results(3, &opaque(b"/data"), "10.0.0.2:700"), [0_u8; 0]);
-        assert_eq!(dump(), [&sub[..], root, &[0; 4]].concat(), "another client's mount is gone");
+        assert_eq!(dump(), [&sub[..], root, &[0; 4]].concat(), "another client removed a mount");
         assert_eq!(served.results(3, &opaque(b"/data"), LISTED), [0_u8; 0]);
         assert_eq!(dump(), [&sub[..], &[0; 4]].concat());
         assert_eq!(served.results(4, &[], LISTED), [0_u8; 0]);
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn exports_are_listed_for_their_clients_alone() {
+    fn exports_are_listed_for_their_clients_only() {
         let list = b"\0\0\0\x01\0\0\0\x05/data\0\0\0\0\0\0\x01\0\0\0\x0810.0.0.1\0\0\0\0\0\0\0\0";
         let served = served();
         assert_eq!(served.results(5, &[], "10.0.0.1:5000"), list);
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn older_versions_have_all_but_mnt() {
+    fn older_versions_have_all_procedures_but_mnt() {
         let served = served();
         for version in [1, 2] {
             for procedure in 0..8 {
@@ -348,12 +349,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_calls_do_no_harm(version in 1u32..4, procedure in 0u32..8, args: Vec<u8>) {
+        fn arbitrary_calls_do_not_panic(version in 1u32..4, procedure in 0u32..8, args: Vec<u8>) {
             served().call((version, procedure), &args, LISTED, Patience::Blocking);
         }
 
         #[test]
-        fn arbitrary_paths_do_no_harm(path: Vec<u8>) {
+        fn arbitrary_paths_do_not_panic(path: Vec<u8>) {
             let path = [b"/data/", &path[..]].concat();
             served().mnt(&path, LISTED);
         }

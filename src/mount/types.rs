@@ -1,39 +1,39 @@
-//! What MOUNT has on the wire (RFC 1813 §5.1).
+//! The wire format of MOUNT (RFC 1813 §5.1).
 
 use crate::errno::Errno;
 use crate::xdr::{Encode, Error, Reader, Writer};
 
-/// A path may not be longer (`MNTPATHLEN`).
+/// Longest path, in bytes (`MNTPATHLEN`).
 pub const PATH_MAX: usize = 1024;
 
-/// The kinds of credentials by which an export is used.
+/// The authentication flavors that MNT announces.
 ///
-/// AUTH_NONE is not among them although its calls are answered, as nobody's: clients take it for
-/// the word that credentials are ignored, and that whichever they prefer will do.
+/// AUTH_NONE is served, as the anonymous user, but not announced: clients take it to mean that
+/// credentials are ignored and any flavor works.
 const FLAVORS: [u32; 1] = [AUTH_SYS];
 const AUTH_SYS: u32 = 1;
 
-/// Why MNT gives no handle (`mountstat3`).
+/// The status of a failed MNT (`mountstat3`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Status {
-    /// Not the owner.
+    /// The operation is not permitted.
     Perm = 1,
     /// No such export, or no such directory in it.
     NoEnt = 2,
-    /// The disk failed.
+    /// An I/O error.
     Io = 5,
-    /// The export is not for this client.
+    /// The client has no access to the export.
     Acces = 13,
     /// Not a directory.
     NotDir = 20,
-    /// The path makes no sense.
+    /// The path is invalid.
     Inval = 22,
-    /// The path, or a name in it, is too long.
+    /// The path, or a component, is too long.
     NameTooLong = 63,
-    /// The server cannot give handles of this directory.
+    /// The server cannot make handles of this directory.
     NotSupp = 10004,
-    /// The server failed.
+    /// The server failed for another reason.
     ServerFault = 10006,
 }
 
@@ -43,9 +43,9 @@ impl From<Errno> for Status {
             Errno::PERM => Self::Perm,
             Errno::NOENT | Errno::STALE => Self::NoEnt,
             Errno::IO | Errno::NXIO => Self::Io,
-            // A way out of the export leads to what is not exported.
+            // A mount point inside the export leads to another file system, which is not exported.
             Errno::ACCES | Errno::XDEV => Self::Acces,
-            // Links that lead to themselves lead to no directory.
+            // A symbolic link loop leads to no directory.
             Errno::NOTDIR | Errno::LOOP => Self::NotDir,
             Errno::INVAL => Self::Inval,
             Errno::NAMETOOLONG => Self::NameTooLong,
@@ -55,15 +55,16 @@ impl From<Errno> for Status {
     }
 }
 
-/// Takes the path of MNT, of any length that has arrived: for too long a path there is a status.
+/// Decodes the path of MNT without a bound other than the record's: a path that is too long gets a
+/// status, not GARBAGE_ARGS.
 pub fn any_path<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], Error> {
     r.opaque(r.rest().len())
 }
 
-/// What MNT answers (`mountres3`).
-pub struct Mounted<H>(pub Result<H, Status>);
+/// The results of MNT (`mountres3`).
+pub struct MountReply<H>(pub Result<H, Status>);
 
-impl<H: AsRef<[u8]>> Encode for Mounted<H> {
+impl<H: AsRef<[u8]>> Encode for MountReply<H> {
     fn encode(&self, w: &mut Writer<'_>) {
         match &self.0 {
             Ok(handle) => {
@@ -82,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_become_the_status_that_says_the_same() {
+    fn each_errno_has_its_status() {
         let check = |errno: Errno, number: u32| {
             assert_eq!(Status::from(errno) as u32, number, "{errno:?}");
         };
@@ -102,10 +103,10 @@ mod tests {
     }
 
     #[test]
-    fn answers_have_the_form_of_the_standard() {
+    fn results_are_encoded_as_in_the_rfc() {
         let check = |mounted: Result<&[u8], Status>, expected: &[u8]| {
             let mut out = Vec::new();
-            Mounted(mounted).encode(&mut Writer::new(&mut out));
+            MountReply(mounted).encode(&mut Writer::new(&mut out));
             assert_eq!(out, expected);
         };
         check(Ok(b"abcde"), b"\0\0\0\0\0\0\0\x05abcde\0\0\0\0\0\0\x01\0\0\0\x01");

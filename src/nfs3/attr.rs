@@ -2,9 +2,9 @@
 
 use nfsserve::nfs::nfsstat3;
 
-use super::call::{Call, Object};
-use super::promise::{Promise, alike};
-use super::status::{Reply, Why};
+use super::context::{CallContext, Object};
+use super::durable::{Durable, same_body};
+use super::status::{Cause, Reply};
 use super::types::{Decode, Fattr, Fh, PostOp, Wcc, time, wire_seconds};
 use crate::export::Mode;
 use crate::fs::attr::{Access, Changes, Kind, Time};
@@ -17,11 +17,11 @@ const ACCESS_EXTEND: u32 = 0x08;
 const ACCESS_DELETE: u32 = 0x10;
 const ACCESS_EXECUTE: u32 = 0x20;
 
-/// What a read-only export never grants.
+/// The rights that a read-only export never grants.
 const ACCESS_CHANGE: u32 = ACCESS_MODIFY | ACCESS_EXTEND | ACCESS_DELETE;
 
-/// GETATTR: the attributes of a file.
-pub fn getattr(cx: &Call<'_>, fh: Fh<'_>) -> Reply<Fattr, ()> {
+/// GETATTR: returns the attributes of a file.
+pub fn getattr(cx: &CallContext<'_>, fh: Fh<'_>) -> Reply<Fattr, ()> {
     let object = cx.object(fh)?;
     Ok(object.fattr(object.node.attr_to_read()?))
 }
@@ -31,7 +31,7 @@ pub fn getattr(cx: &Call<'_>, fh: Fh<'_>) -> Reply<Fattr, ()> {
 pub struct SetAttrArgs<'a> {
     object: Fh<'a>,
     changes: Changes,
-    /// Only if the file was last changed at this time.
+    /// Change the attributes only if the file's ctime is this.
     guard: Option<Time>,
 }
 
@@ -41,26 +41,27 @@ impl<'a> Decode<'a> for SetAttrArgs<'a> {
     }
 }
 
-/// SETATTR: changes attributes, if nobody else did since the client looked.
-pub fn setattr(cx: &Call<'_>, args: &SetAttrArgs<'_>) -> Reply<Promise<Wcc, Wcc>, Wcc> {
+/// SETATTR: changes attributes. With a guard, it fails with `NFS3ERR_NOT_SYNC` if the file has
+/// changed since the client read its attributes.
+pub fn setattr(cx: &CallContext<'_>, args: &SetAttrArgs<'_>) -> Reply<Durable<Wcc, Wcc>, Wcc> {
     let object = cx.object_to_change(args.object)?;
-    cx.may_change_now(&object)?;
+    cx.defer_if_slow(&object)?;
     let guard = cx.fs().lock(&object.node, cx.patience())?;
     let before = object.node.attr()?;
     let wire = |time: Time| (wire_seconds(time), time.nanoseconds);
     let result = if args.guard.is_some_and(|guard| wire(guard) != wire(before.changed)) {
-        Err(Why::Status(nfsstat3::NFS3ERR_NOT_SYNC))
+        Err(Cause::Status(nfsstat3::NFS3ERR_NOT_SYNC))
     } else {
-        cx.nfs.pace.watch(cx.patience(), || {
+        cx.nfs.pace.measure(cx.patience(), || {
             let changes = object.allowed(object.node.kind, args.changes);
-            let changed = cx.fs().change(&object.node, &before, &object.who, &changes, &guard);
-            changed.map_err(Why::from)
+            let changed = cx.fs().change(&object.node, &before, &object.caller, &changes, &guard);
+            changed.map_err(Cause::from)
         })
     };
     let wcc = object.wcc(&before);
     drop(guard);
-    result.map_err(|why| why.with(wcc))?;
-    alike(wcc, object.due([&object.node]))
+    result.map_err(|cause| cause.with(wcc))?;
+    same_body(wcc, object.due([&object.node]))
 }
 
 /// `ACCESS3args`
@@ -90,17 +91,17 @@ impl Encode for AccessOk {
     }
 }
 
-/// ACCESS: what the caller may do with a file. The owner's rights to go on with an open file are
-/// left out: a client asks before it opens one.
-pub fn access(cx: &Call<'_>, args: AccessArgs<'_>) -> Reply<AccessOk, PostOp> {
+/// ACCESS: returns what the caller may do with a file. The owner's right to continue reading and
+/// writing despite the mode is not included: clients call ACCESS before they open a file.
+pub fn access(cx: &CallContext<'_>, args: AccessArgs<'_>) -> Reply<AccessOk, PostOp> {
     let object = cx.object(args.object)?;
     let attr = object.node.attr_to_read()?;
     let post_op = PostOp(Some(object.fattr(attr)));
-    let granted = grant(cx, &object, args.wanted).map_err(|why| why.with(post_op))?;
+    let granted = grant(cx, &object, args.wanted).map_err(|cause| cause.with(post_op))?;
     Ok(AccessOk { attr: post_op, granted })
 }
 
-fn grant(cx: &Call<'_>, object: &Object<'_>, wanted: u32) -> Result<u32, Why> {
+fn grant(cx: &CallContext<'_>, object: &Object<'_>, wanted: u32) -> Result<u32, Cause> {
     let writable = object.options.mode == Mode::ReadWrite;
     let mut left = if writable { wanted } else { wanted & !ACCESS_CHANGE };
     let mut granted = 0;
@@ -117,10 +118,10 @@ fn grant(cx: &Call<'_>, object: &Object<'_>, wanted: u32) -> Result<u32, Why> {
             (Access::Write, ACCESS_MODIFY | ACCESS_EXTEND),
         ]
     };
-    // What means nothing for this kind of file is not granted.
+    // Bits that do not apply to this type of file are not granted.
     left &= rights.iter().fold(0, |all, (_, bits)| all | bits);
     for (access, bits) in rights {
-        if left & bits != 0 && cx.fs().may(&object.node, &object.who, access)? {
+        if left & bits != 0 && cx.fs().may(&object.node, &object.caller, access)? {
             granted |= left & bits;
         }
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use nfsserve::nfs::nfsstat3;
 
-use super::call::{Call, Object, Settles};
-use super::promise::Promise;
-use super::status::{Reply, Why};
+use super::context::{CallContext, FlushScope, Object};
+use super::durable::Durable;
+use super::status::{Cause, Reply};
 use super::types::{Decode, DirOp, Fattr, Wcc, path};
 use crate::errno::Errno;
 use crate::export::Devices;
@@ -19,27 +19,27 @@ use crate::fs::node::Node;
 use crate::sys::Patience;
 use crate::xdr::{Encode, Error, Reader, Writer};
 
-/// The mode of a file for which the client asked for none.
+/// The mode of a new file, if the client specifies none.
 const FILE_MODE: u32 = 0o644;
 
-/// The same for a directory.
+/// The mode of a new directory, if the client specifies none.
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// The mode of a file that is made exclusively, until its maker sets another.
+/// The mode of a file from an exclusive CREATE, until the client sets another.
 const EXCLUSIVE_MODE: u32 = 0o600;
 
-/// Longest target of a symbolic link (PATH_MAX of Linux, less the zero).
+/// Longest target of a symbolic link, in bytes (Linux `PATH_MAX` without the terminating NUL).
 const TARGET_MAX: usize = 4095;
 
-/// `CREATE3resok`, `MKDIR3resok`, `SYMLINK3resok`, `MKNOD3resok`: the new file.
+/// `CREATE3resok`, `MKDIR3resok`, `SYMLINK3resok`, `MKNOD3resok`.
 #[derive(Clone, Copy, Debug)]
-pub struct Made {
+pub struct CreateOk {
     handle: Handle,
     attr: Fattr,
     dir: Wcc,
 }
 
-impl Encode for Made {
+impl Encode for CreateOk {
     fn encode(&self, w: &mut Writer<'_>) {
         w.option(Some(&self.handle));
         w.option(Some(&self.attr));
@@ -47,17 +47,17 @@ impl Encode for Made {
     }
 }
 
-/// A file that was made or found, and how it gets onto the disk.
-struct Found {
+/// A file that was made, or that CREATE found, and how to flush it.
+struct MadeOrFound {
     node: Arc<Node>,
     attr: Attr,
-    settles: Settles,
+    scope: FlushScope,
 }
 
-impl From<fs::make::Made> for Found {
+impl From<fs::make::Made> for MadeOrFound {
     fn from(fs::make::Made { node, attr, at_once }: fs::make::Made) -> Self {
-        let settles = if at_once { Settles::WithItsDirectory } else { Settles::Alone };
-        Self { node, attr, settles }
+        let scope = if at_once { FlushScope::WithDirectory } else { FlushScope::Separate };
+        Self { node, attr, scope }
     }
 }
 
@@ -70,7 +70,7 @@ enum How {
 }
 
 impl How {
-    /// What of it the export of `dir` allows.
+    /// Removes the attributes that the export of `dir` does not allow.
     fn allowed(self, dir: &Object<'_>) -> Self {
         match self {
             Self::Unchecked(wanted) => Self::Unchecked(dir.allowed(Kind::Regular, wanted)),
@@ -100,69 +100,76 @@ impl<'a> Decode<'a> for CreateArgs<'a> {
     }
 }
 
-/// CREATE: makes a file, or finds the one that is there.
-pub fn create(cx: &Call<'_>, args: &CreateArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
+/// CREATE: makes a file, or opens the existing one, depending on `createhow3`.
+pub fn create(cx: &CallContext<'_>, args: &CreateArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
     let dir = cx.object_to_change(args.at.dir)?;
-    let ((Found { node, mut attr, settles }, size), wcc) = cx.change_directory(&dir, |guard| {
-        let name = Name::new(args.at.name)?.entry(Errno::EXIST)?;
-        let new = match args.how.allowed(&dir) {
-            How::Unchecked(wanted) | How::Guarded(wanted) => {
-                New::with(What::File, &wanted, FILE_MODE)
+    let ((MadeOrFound { node, mut attr, scope }, size), wcc) =
+        cx.change_directory(&dir, |guard| {
+            let name = Name::new(args.at.name)?.entry(Errno::EXIST)?;
+            let new = match args.how.allowed(&dir) {
+                How::Unchecked(wanted) | How::Guarded(wanted) => {
+                    New::with(What::File, &wanted, FILE_MODE)
+                }
+                How::Exclusive(verifier) => {
+                    New::with(What::File, &verifier_as_times(verifier), EXCLUSIVE_MODE)
+                }
+            };
+            match cx.fs().make(&dir.node, name, &new, &dir.caller, guard) {
+                Ok(made) => Ok((made.into(), None)),
+                Err(Errno::EXIST) => existing(cx, &dir, name, args.how),
+                Err(errno) => Err(errno.into()),
             }
-            How::Exclusive(verifier) => New::with(What::File, &keep(verifier), EXCLUSIVE_MODE),
-        };
-        match cx.fs().make(&dir.node, name, &new, &dir.who, guard) {
-            Ok(made) => Ok((made.into(), None)),
-            Err(Errno::EXIST) => existing(cx, &dir, name, args.how),
-            Err(errno) => Err(errno.into()),
-        }
-    })?;
+        })?;
     if let Some(size) = size {
-        attr = resize(cx, &dir, &node, size).map_err(|why| why.with(wcc))?;
+        attr = resize(cx, &dir, &node, size).map_err(|cause| cause.with(wcc))?;
     }
-    let due = dir.due_with(&node, settles);
-    let result = Made { handle: *node.handle(), attr: dir.fattr(attr), dir: wcc };
-    Ok(Promise { result, otherwise: wcc, due })
+    let due = dir.due_with(&node, scope);
+    let result = CreateOk { handle: *node.handle(), attr: dir.fattr(attr), dir: wcc };
+    Ok(Durable { result, failure_body: wcc, due })
 }
 
-/// What CREATE finds under a name that is there, and the size that it is asked to give it.
+/// Returns the existing file of a CREATE, and the size to set, if any.
+///
+/// # Errors
+/// `NFS3ERR_EXIST` unless the CREATE is unchecked, or exclusive with the same verifier, and the
+/// file is a regular file.
 fn existing(
-    cx: &Call<'_>,
+    cx: &CallContext<'_>,
     dir: &Object<'_>,
     name: &[u8],
     how: How,
-) -> Result<(Found, Option<u64>), Why> {
+) -> Result<(MadeOrFound, Option<u64>), Cause> {
     let name = Name::Entry(name);
-    let (node, attr) = cx.fs().find(&dir.node, name, &dir.who, Patience::Blocking)?;
+    let (node, attr) = cx.fs().find(&dir.node, name, &dir.caller, Patience::Blocking)?;
     let size = match how {
         _ if node.kind != Kind::Regular => None,
         How::Unchecked(changes) => Some(changes.size),
-        // The maker asks again, because it did not hear our answer, maybe from before a restart.
-        How::Exclusive(verifier) if is_kept(&attr, verifier) => Some(None),
+        // A retransmission: the client did not receive the reply, perhaps before a restart.
+        How::Exclusive(verifier) if holds_verifier(&attr, verifier) => Some(None),
         How::Guarded(_) | How::Exclusive(_) => None,
     };
     match size {
-        // Truncating takes a lock that may be held by somebody who waits for the disk.
-        Some(Some(_)) if cx.patience() == Patience::None => Err(Why::Later),
-        Some(size) => Ok((Found { node, attr, settles: Settles::Alone }, size)),
+        // Setting the size takes the file's lock, which may be held by a call that waits for the disk.
+        Some(Some(_)) if cx.patience() == Patience::None => Err(Cause::WouldBlock),
+        Some(size) => Ok((MadeOrFound { node, attr, scope: FlushScope::Separate }, size)),
         None => Err(nfsstat3::NFS3ERR_EXIST.into()),
     }
 }
 
-/// Truncates a file that CREATE found; apart from the directory's lock, because two locks taken
-/// one after the other could wait for each other.
-fn resize(cx: &Call<'_>, dir: &Object<'_>, node: &Node, size: u64) -> Result<Attr, Why> {
+/// Sets the size of an existing file. Runs after the directory's lock is released: two calls that
+/// take these locks one after the other could deadlock.
+fn resize(cx: &CallContext<'_>, dir: &Object<'_>, node: &Node, size: u64) -> Result<Attr, Cause> {
     let guard = cx.fs().lock(node, Patience::Blocking)?;
     let changes = Changes { size: Some(size), ..Changes::default() };
-    cx.fs().change(node, &node.attr()?, &dir.who, &changes, &guard)?;
+    cx.fs().change(node, &node.attr()?, &dir.caller, &changes, &guard)?;
     let attr = node.attr();
     drop(guard);
     Ok(attr?)
 }
 
-/// The verifier of an exclusive CREATE is kept in the file's times, where it survives a restart:
-/// 31 bits of seconds in each, which every file system can hold.
-fn keep(verifier: [u8; 8]) -> Changes {
+/// The verifier of an exclusive CREATE is stored in the file's atime and mtime, where it survives a
+/// restart. Each holds 31 bits, as seconds, which every file system can store.
+fn verifier_as_times(verifier: [u8; 8]) -> Changes {
     let (accessed, modified) = times(verifier);
     Changes {
         accessed: SetTime::To(accessed),
@@ -171,7 +178,7 @@ fn keep(verifier: [u8; 8]) -> Changes {
     }
 }
 
-fn is_kept(attr: &Attr, verifier: [u8; 8]) -> bool {
+fn holds_verifier(attr: &Attr, verifier: [u8; 8]) -> bool {
     let (accessed, modified) = times(verifier);
     attr.accessed.seconds == accessed.seconds && attr.modified.seconds == modified.seconds
 }
@@ -196,7 +203,7 @@ impl<'a> Decode<'a> for MkdirArgs<'a> {
 }
 
 /// MKDIR: makes a directory.
-pub fn mkdir(cx: &Call<'_>, args: &MkdirArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
+pub fn mkdir(cx: &CallContext<'_>, args: &MkdirArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
     make(cx, args.at, |_| Ok(New::with(What::Directory, &args.changes, DIRECTORY_MODE)))
 }
 
@@ -214,8 +221,8 @@ impl<'a> Decode<'a> for SymlinkArgs<'a> {
     }
 }
 
-/// SYMLINK: makes a symbolic link. Its target is any bytes but zero, and never looked at.
-pub fn symlink(cx: &Call<'_>, args: &SymlinkArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
+/// SYMLINK: makes a symbolic link. The target may be any bytes but NUL, and is not interpreted.
+pub fn symlink(cx: &CallContext<'_>, args: &SymlinkArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
     make(cx, args.at, |_| {
         if args.target.len() > TARGET_MAX {
             return Err(Errno::NAMETOOLONG.into());
@@ -223,22 +230,25 @@ pub fn symlink(cx: &Call<'_>, args: &SymlinkArgs<'_>) -> Reply<Promise<Made, Wcc
         if args.target.is_empty() || args.target.contains(&0) {
             return Err(Errno::INVAL.into());
         }
-        // A symbolic link has no mode of its own on Linux.
+        // On Linux a symbolic link has no mode of its own.
         Ok(New::with(What::Symlink(args.target), &args.changes, 0o777))
     })
 }
 
 /// `mknoddata3`
 #[derive(Clone, Copy, Debug)]
-enum Wanted {
+enum NodeSpec {
     Special(What<'static>, Changes),
-    /// A kind of file that has a procedure of its own.
+    /// A type of file that has its own procedure.
     Other,
 }
 
-impl Wanted {
-    /// What of it the export of `dir` allows.
-    fn allowed(self, dir: &Object<'_>) -> Result<Self, Why> {
+impl NodeSpec {
+    /// Removes the attributes that the export of `dir` does not allow.
+    ///
+    /// # Errors
+    /// `NFS3ERR_PERM` for a device, if the export refuses devices.
+    fn allowed(self, dir: &Object<'_>) -> Result<Self, Cause> {
         match self {
             Self::Special(What::Block(..) | What::Character(..), _)
                 if dir.options.devices == Devices::Refused =>
@@ -257,7 +267,7 @@ impl Wanted {
 #[derive(Clone, Copy, Debug)]
 pub struct MknodArgs<'a> {
     at: DirOp<'a>,
-    what: Wanted,
+    what: NodeSpec,
 }
 
 impl<'a> Decode<'a> for MknodArgs<'a> {
@@ -266,40 +276,40 @@ impl<'a> Decode<'a> for MknodArgs<'a> {
         let kind = r.u32()?;
         let device = |r: &mut Reader<'a>, special: fn(u32, u32) -> What<'static>| {
             let changes = Changes::decode(r)?;
-            Ok(Wanted::Special(special(r.u32()?, r.u32()?), changes))
+            Ok(NodeSpec::Special(special(r.u32()?, r.u32()?), changes))
         };
         let what = match kind {
-            1 | 2 | 5 => Wanted::Other, // NF3REG, NF3DIR, NF3LNK
+            1 | 2 | 5 => NodeSpec::Other, // NF3REG, NF3DIR, NF3LNK
             3 => device(r, What::Block)?,
             4 => device(r, What::Character)?,
-            6 => Wanted::Special(What::Socket, Changes::decode(r)?),
-            7 => Wanted::Special(What::Fifo, Changes::decode(r)?),
+            6 => NodeSpec::Special(What::Socket, Changes::decode(r)?),
+            7 => NodeSpec::Special(What::Fifo, Changes::decode(r)?),
             _ => return Err(Error::Unknown),
         };
         Ok(Self { at, what })
     }
 }
 
-/// MKNOD: makes a device, a pipe or a socket.
-pub fn mknod(cx: &Call<'_>, args: &MknodArgs<'_>) -> Reply<Promise<Made, Wcc>, Wcc> {
+/// MKNOD: makes a device, a FIFO or a socket.
+pub fn mknod(cx: &CallContext<'_>, args: &MknodArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
     make(cx, args.at, |dir| match &args.what.allowed(dir)? {
-        Wanted::Special(what, changes) => Ok(New::with(*what, changes, FILE_MODE)),
-        Wanted::Other => Err(nfsstat3::NFS3ERR_BADTYPE.into()),
+        NodeSpec::Special(what, changes) => Ok(New::with(*what, changes, FILE_MODE)),
+        NodeSpec::Other => Err(nfsstat3::NFS3ERR_BADTYPE.into()),
     })
 }
 
-/// What the three have in common: makes what `new` says in the directory, under its lock.
+/// Makes the file that `new` describes, under the directory's lock: MKDIR, SYMLINK and MKNOD.
 fn make<'a>(
-    cx: &Call<'_>,
+    cx: &CallContext<'_>,
     at: DirOp<'_>,
-    new: impl FnOnce(&Object<'_>) -> Result<New<'a>, Why>,
-) -> Reply<Promise<Made, Wcc>, Wcc> {
+    new: impl FnOnce(&Object<'_>) -> Result<New<'a>, Cause>,
+) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
     let dir = cx.object_to_change(at.dir)?;
-    let (Found { node, attr, settles }, wcc) = cx.change_directory(&dir, |guard| {
+    let (MadeOrFound { node, attr, scope }, wcc) = cx.change_directory(&dir, |guard| {
         let name = Name::new(at.name)?.entry(Errno::EXIST)?;
-        Ok(cx.fs().make(&dir.node, name, &new(&dir)?, &dir.who, guard)?.into())
+        Ok(cx.fs().make(&dir.node, name, &new(&dir)?, &dir.caller, guard)?.into())
     })?;
-    let due = dir.due_with(&node, settles);
-    let result = Made { handle: *node.handle(), attr: dir.fattr(attr), dir: wcc };
-    Ok(Promise { result, otherwise: wcc, due })
+    let due = dir.due_with(&node, scope);
+    let result = CreateOk { handle: *node.handle(), attr: dir.fattr(attr), dir: wcc };
+    Ok(Durable { result, failure_body: wcc, due })
 }

@@ -1,22 +1,22 @@
-//! The table of errors: which status of the protocol (RFC 1813 §2.6) stands for an errno.
+//! The status (RFC 1813 §2.6) of each errno.
 //!
-//! What a client does with a status decides. To `NFS3ERR_JUKEBOX` it sends the call again, for as
-//! long as it gets that, whatever the mount options say; so it stands for what passes without
-//! anybody's doing, and for nothing else. Every other status reaches the application at once.
+//! The reaction of clients decides the mapping. On `NFS3ERR_JUKEBOX` a client retries, without
+//! limit and whatever its mount options say. That status therefore stands only for conditions that
+//! end without anybody's action. Every other status is returned to the application.
 
 use nfsserve::nfs::nfsstat3;
 
 use crate::errno::Errno;
 use crate::telemetry::bounded::OFTEN;
 
-/// What the kernel says within itself and no system call should: some file systems let it out.
+/// ENOTSUPP: internal to the kernel, but some file systems return it to user space.
 const NOTSUPP: Errno = Errno::new(524);
 
-/// The status of an error.
+/// Returns the status for an errno.
 pub fn status(errno: Errno) -> nfsstat3 {
     use nfsstat3 as s;
     match errno {
-        // The protocol has these by the same name.
+        // The protocol has a status of the same name.
         Errno::PERM => s::NFS3ERR_PERM,
         Errno::NOENT => s::NFS3ERR_NOENT,
         Errno::IO => s::NFS3ERR_IO,
@@ -37,18 +37,19 @@ pub fn status(errno: Errno) -> nfsstat3 {
         Errno::DQUOT => s::NFS3ERR_DQUOT,
         Errno::STALE => s::NFS3ERR_STALE,
         Errno::OPNOTSUPP | Errno::NOSYS | NOTSUPP => s::NFS3ERR_NOTSUPP,
-        // In use: a mount point, a program that runs, a swap file. That ends when somebody ends it,
-        // so an application has to learn of it. Linux' server says the same of a mount point.
+        // In use: a mount point, a running program, a swap file. This ends only by someone's
+        // action, so the application has to see an error. Linux' server returns the same for a
+        // mount point.
         Errno::BUSY | Errno::TXTBSY => s::NFS3ERR_ACCES,
         // An encrypted directory without its key.
         Errno::NOKEY | Errno::KEYEXPIRED | Errno::KEYREVOKED | Errno::KEYREJECTED => {
             s::NFS3ERR_PERM
         }
-        // A name or a number that the file system does not take.
+        // A name or a number that the file system rejects.
         Errno::LOOP | Errno::ILSEQ | Errno::TOOBIG | Errno::DOM | Errno::RANGE => s::NFS3ERR_INVAL,
         Errno::OVERFLOW => s::NFS3ERR_FBIG,
         Errno::NOMEDIUM => s::NFS3ERR_NXIO,
-        // Damage: of the disk, of what is on it, or on the way to it.
+        // Damage of the disk, of its contents, or of the path to it.
         Errno::UCLEAN
         | Errno::BADMSG
         | Errno::NODATA
@@ -60,7 +61,7 @@ pub fn status(errno: Errno) -> nfsstat3 {
         | Errno::PIPE
         | Errno::CANCELED
         | Errno::HWPOISON => s::NFS3ERR_IO,
-        // The server lacks memory or descriptors for the moment, or was interrupted.
+        // The server temporarily lacks memory or descriptors, or was interrupted.
         Errno::AGAIN
         | Errno::INTR
         | Errno::RESTART
@@ -69,11 +70,11 @@ pub fn status(errno: Errno) -> nfsstat3 {
         | Errno::NOBUFS
         | Errno::MFILE
         | Errno::NFILE => s::NFS3ERR_JUKEBOX,
-        // The file system will be back: who mounted it with `hard` waits, as for the server itself.
+        // The file system is temporarily unreachable. Clients retry, as if the server itself were.
         errno if errno.is_away() => s::NFS3ERR_JUKEBOX,
-        // What no file system says of a file: a mistake of this server, or a gap in this table.
+        // No file system call should return these: a bug of this server, or a gap in this table.
         errno => {
-            tracing::warn!(name: OFTEN, error = %errno, "an error without a status of its own");
+            tracing::warn!(name: OFTEN, error = %errno, "errno without an NFS status");
             s::NFS3ERR_SERVERFAULT
         }
     }
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
     use nfsstat3 as s;
 
-    /// The errors with each status, by their numbers on this machine.
+    /// The errnos of each status, by their numbers on this platform.
     const EXPECTED: &[(nfsstat3, &[i32])] = &[
         (s::NFS3ERR_PERM, &[libc::EPERM, libc::ENOKEY, libc::EKEYEXPIRED, libc::EKEYREVOKED]),
         (s::NFS3ERR_PERM, &[libc::EKEYREJECTED]),
@@ -110,10 +111,10 @@ mod tests {
         (s::NFS3ERR_DQUOT, &[libc::EDQUOT]),
         (s::NFS3ERR_STALE, &[libc::ESTALE]),
         (s::NFS3ERR_NOTSUPP, &[libc::EOPNOTSUPP, libc::ENOSYS, 524]),
-        // What passes by itself...
+        // These conditions end by themselves.
         (s::NFS3ERR_JUKEBOX, &[libc::EAGAIN, libc::EINTR, libc::ERESTART, libc::EDEADLK]),
         (s::NFS3ERR_JUKEBOX, &[libc::ENOMEM, libc::ENOBUFS, libc::EMFILE, libc::ENFILE]),
-        // ... and what does when the file system is back.
+        // These end when the file system is reachable again.
         (s::NFS3ERR_JUKEBOX, &[libc::ENOTCONN, libc::ESHUTDOWN, libc::EBADFD, libc::ETIMEDOUT]),
         (s::NFS3ERR_JUKEBOX, &[libc::ECONNREFUSED, libc::ECONNRESET, libc::ECONNABORTED]),
         (s::NFS3ERR_JUKEBOX, &[libc::EHOSTDOWN, libc::EHOSTUNREACH, libc::ENETDOWN]),
@@ -121,7 +122,7 @@ mod tests {
     ];
 
     #[test]
-    fn every_errno_has_the_status_that_the_table_gives_it_and_no_other() {
+    fn every_errno_has_the_status_in_the_table() {
         for number in 1..1024 {
             let named = EXPECTED.iter().find(|(_, numbers)| numbers.contains(&number));
             let expected = named.map_or(s::NFS3ERR_SERVERFAULT, |(status, _)| *status);
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn no_errno_is_named_twice() {
+    fn no_errno_is_listed_twice() {
         let mut all: Vec<_> = EXPECTED.iter().flat_map(|(_, numbers)| *numbers).collect();
         let named = all.len();
         all.sort_unstable();

@@ -4,17 +4,17 @@ use nfsserve::nfs;
 use nfsserve::xdr::XDR;
 
 use super::TRANSFER_MAX;
-use super::call::Call;
-use super::status::{Reply, Why};
+use super::context::CallContext;
+use super::status::{Cause, Reply};
 use super::types::{Fattr, Fh, PostOp};
 use crate::fs::info::{Limits, Space};
 use crate::sys::Patience;
 use crate::xdr::{Encode, Writer};
 
-/// What READ and WRITE should be a multiple of: a page.
+/// The multiple of which READ and WRITE sizes should be: a page.
 const TRANSFER_UNIT: u32 = 4096;
 
-/// A good size for READDIR.
+/// The preferred READDIR size, in bytes.
 const LIST_PREFERRED: u32 = 64 * 1024;
 
 /// `FSSTAT3resok`
@@ -33,19 +33,19 @@ impl Encode for FsStatOk {
             w.u64(amount.free);
             w.u64(amount.available);
         }
-        w.u32(0); // invarsec: it may be another the next moment
+        w.u32(0); // invarsec: the values may change at any time
     }
 }
 
-/// FSSTAT: how much room there is.
-pub fn fsstat(cx: &Call<'_>, fh: Fh<'_>) -> Reply<FsStatOk, PostOp> {
+/// FSSTAT: returns the total, free and available space.
+pub fn fsstat(cx: &CallContext<'_>, fh: Fh<'_>) -> Reply<FsStatOk, PostOp> {
     let object = cx.object(fh)?;
     if cx.patience() == Patience::None {
-        return Err(Why::Later.into()); // a file system of several machines has to ask them
+        return Err(Cause::WouldBlock.into()); // a distributed file system has to query its servers
     }
     let space = cx.fs().space(&object.node);
     let attr = object.post_op();
-    Ok(FsStatOk { attr, space: space.map_err(|errno| Why::from(errno).with(attr))? })
+    Ok(FsStatOk { attr, space: space.map_err(|errno| Cause::from(errno).with(attr))? })
 }
 
 /// `FSINFO3resok`
@@ -75,12 +75,12 @@ impl Encode for FsInfoOk {
         };
         let mut encoded = Vec::new();
         info.serialize(&mut encoded).expect("a Vec takes everything");
-        w.fixed(&encoded[4..]); // behind the empty attributes: ours are there already
+        w.fixed(&encoded[4..]); // skip the empty attributes; ours are already encoded
     }
 }
 
-/// FSINFO: how to talk to this server.
-pub fn fsinfo(cx: &Call<'_>, fh: Fh<'_>) -> Reply<FsInfoOk, PostOp> {
+/// FSINFO: returns transfer sizes and capabilities.
+pub fn fsinfo(cx: &CallContext<'_>, fh: Fh<'_>) -> Reply<FsInfoOk, PostOp> {
     let object = cx.object(fh)?;
     Ok(FsInfoOk { attr: object.fattr(object.node.attr()?) })
 }
@@ -97,20 +97,20 @@ impl Encode for PathConfOk {
         self.attr.encode(w);
         w.u32(self.limits.links);
         w.u32(self.limits.name);
-        w.bool(true); // no_trunc: a name that is too long is refused
-        w.bool(true); // chown_restricted: only root gives files away
+        w.bool(true); // no_trunc: a name that is too long is an error
+        w.bool(true); // chown_restricted: only root changes a file's owner
         w.bool(false); // case_insensitive
         w.bool(true); // case_preserving
     }
 }
 
-/// PATHCONF: the limits of the file system.
-pub fn pathconf(cx: &Call<'_>, fh: Fh<'_>) -> Reply<PathConfOk, PostOp> {
+/// PATHCONF: returns the limits of the file system.
+pub fn pathconf(cx: &CallContext<'_>, fh: Fh<'_>) -> Reply<PathConfOk, PostOp> {
     let object = cx.object(fh)?;
     if cx.patience() == Patience::None {
-        return Err(Why::Later.into());
+        return Err(Cause::WouldBlock.into());
     }
     let limits = cx.fs().limits(&object.node);
     let attr = object.post_op();
-    Ok(PathConfOk { attr, limits: limits.map_err(|errno| Why::from(errno).with(attr))? })
+    Ok(PathConfOk { attr, limits: limits.map_err(|errno| Cause::from(errno).with(attr))? })
 }

@@ -1,7 +1,7 @@
 //! LOOKUP, READLINK (RFC 1813 §3.3.3, §3.3.5).
 
-use super::call::Call;
-use super::status::{Reply, Why};
+use super::context::CallContext;
+use super::status::{Cause, Reply};
 use super::types::{DirOp, Fattr, Fh, PostOp};
 use crate::fs::handle::Handle;
 use crate::fs::name::Name;
@@ -23,16 +23,16 @@ impl Encode for LookupOk {
     }
 }
 
-/// LOOKUP: finds a name in a directory.
-pub fn lookup(cx: &Call<'_>, args: DirOp<'_>) -> Reply<LookupOk, PostOp> {
+/// LOOKUP: looks up a name in a directory.
+pub fn lookup(cx: &CallContext<'_>, args: DirOp<'_>) -> Reply<LookupOk, PostOp> {
     let dir = cx.object(args.dir)?;
     let found = Name::new(args.name)
-        .and_then(|name| cx.fs().find(&dir.node, name, &dir.who, cx.patience()));
+        .and_then(|name| cx.fs().find(&dir.node, name, &dir.caller, cx.patience()));
     match found {
         Ok((node, attr)) => {
             Ok(LookupOk { handle: *node.handle(), attr: dir.fattr(attr), dir: dir.post_op() })
         }
-        Err(errno) => Err(Why::from(errno).with(dir.post_op())),
+        Err(errno) => Err(Cause::from(errno).with(dir.post_op())),
     }
 }
 
@@ -50,11 +50,11 @@ impl Encode for ReadLinkOk {
     }
 }
 
-/// READLINK: where a symbolic link points. Following it is the client's work.
-pub fn readlink(cx: &Call<'_>, fh: Fh<'_>) -> Reply<ReadLinkOk, PostOp> {
+/// READLINK: returns the target of a symbolic link. Clients resolve it themselves.
+pub fn readlink(cx: &CallContext<'_>, fh: Fh<'_>) -> Reply<ReadLinkOk, PostOp> {
     let object = cx.object(fh)?;
     match cx.fs().target(&object.node) {
         Ok(target) => Ok(ReadLinkOk { attr: object.post_op(), target }),
-        Err(errno) => Err(Why::from(errno).with(object.post_op())),
+        Err(errno) => Err(Cause::from(errno).with(object.post_op())),
     }
 }

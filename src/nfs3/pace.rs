@@ -1,9 +1,8 @@
-//! Whether changes are quick at the moment.
+//! Detects slow changes.
 //!
-//! A change in the page cache takes microseconds, and is best made on the thread that read the
-//! call. When the disk is behind, the kernel makes writers wait, for as long as it takes; then
-//! changes go to the pool, and nobody else's calls wait with them, until none there has been slow
-//! for a while.
+//! A change in the page cache takes microseconds and is best made on the thread that read the call.
+//! When the disk falls behind, the kernel blocks writers for as long as it needs. Changes then run
+//! in the pool, where they delay no other calls, until none has been slow for a while.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,41 +10,41 @@ use std::time::{Duration, Instant};
 use crate::sys::{Patience, process};
 
 /// A change that takes longer has waited for something.
-const LONG: Duration = Duration::from_millis(2);
+const SLOW: Duration = Duration::from_millis(2);
 
-/// How long changes are put off after the last such one.
-const RESPITE: Duration = Duration::from_millis(250);
+/// How long changes run in the pool after the last slow one.
+const BACKOFF: Duration = Duration::from_millis(250);
 
-/// Watches how long changes take.
+/// Tracks how long changes take.
 #[derive(Debug)]
 pub struct Pace {
     start: Instant,
-    /// Milliseconds after `start` until which changes are put off.
+    /// When changes count as quick again, in milliseconds after `start`.
     slow_until: AtomicU64,
 }
 
 impl Pace {
-    /// Takes changes to be quick until one is not.
+    /// Assumes that changes are quick.
     pub fn new() -> Self {
         Self { start: Instant::now(), slow_until: AtomicU64::new(0) }
     }
 
-    /// Whether a change may be tried where nobody should have to wait.
+    /// Whether a change may run on a thread that must not block.
     pub fn is_quick(&self) -> bool {
         let until = self.slow_until.load(Ordering::Relaxed);
         until == 0 || millis(self.start.elapsed()) >= until
     }
 
-    /// Runs `change`, with an eye on the clock.
-    pub fn watch<T>(&self, patience: Patience, change: impl FnOnce() -> T) -> T {
-        // In the pool a change may also take long because other threads had their turn, which must
-        // not keep changes there. Elsewhere it is not worth asking.
+    /// Runs `change` and measures it.
+    pub fn measure<T>(&self, patience: Patience, change: impl FnOnce() -> T) -> T {
+        // A pool thread may also have been preempted, which must not keep changes in the pool:
+        // there, only a change that slept is slow. On other threads every slow change counts.
         let slept_before = (patience == Patience::Blocking).then(process::sleeps);
         let begin = Instant::now();
         let result = change();
-        let is_long = begin.elapsed() > LONG;
-        if is_long && slept_before.is_none_or(|before| process::sleeps() > before) {
-            let until = millis(self.start.elapsed() + RESPITE);
+        let is_slow = begin.elapsed() > SLOW;
+        if is_slow && slept_before.is_none_or(|before| process::sleeps() > before) {
+            let until = millis(self.start.elapsed() + BACKOFF);
             self.slow_until.store(until, Ordering::Relaxed);
         }
         result
@@ -67,30 +66,30 @@ mod tests {
     use super::*;
     use std::thread;
 
-    const ENOUGH: Duration = LONG.saturating_mul(2);
+    const SLOWER: Duration = SLOW.saturating_mul(2);
 
     fn work() {
         let begin = Instant::now();
-        while begin.elapsed() < ENOUGH {}
+        while begin.elapsed() < SLOWER {}
     }
 
     #[test]
-    fn what_waited_puts_changes_off_wherever_it_ran() {
+    fn a_change_that_slept_is_slow_on_any_thread() {
         for patience in [Patience::None, Patience::Blocking] {
             let pace = Pace::new();
-            pace.watch(patience, || ());
+            pace.measure(patience, || ());
             assert!(pace.is_quick());
-            pace.watch(patience, || thread::sleep(ENOUGH));
+            pace.measure(patience, || thread::sleep(SLOWER));
             assert!(!pace.is_quick(), "{patience:?}");
         }
     }
 
     #[test]
-    fn work_in_the_pool_is_no_reason() {
+    fn a_busy_change_in_the_pool_is_not_slow() {
         let pace = Pace::new();
-        pace.watch(Patience::Blocking, work);
+        pace.measure(Patience::Blocking, work);
         assert!(pace.is_quick());
-        pace.watch(Patience::None, work);
-        assert!(!pace.is_quick(), "somebody waited for this one, whatever the reason");
+        pace.measure(Patience::None, work);
+        assert!(!pace.is_quick(), "other calls of the thread waited for this one");
     }
 }

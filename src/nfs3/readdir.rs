@@ -1,12 +1,12 @@
 //! READDIR, READDIRPLUS (RFC 1813 §3.3.16, §3.3.17).
 //!
-//! Cookies are the directory's own offsets, good however the directory changes; the cookie
-//! verifier is therefore 0 and never looked at.
+//! Cookies are the directory's own offsets and stay valid when the directory changes. The cookie
+//! verifier is therefore always 0 and not checked.
 
 use nfsserve::nfs::nfsstat3;
 
-use super::call::{Call, Object};
-use super::status::{Fail, Reply, Why};
+use super::context::{CallContext, Object};
+use super::status::{Cause, Fail, Reply};
 use super::types::{Decode, Fh, PostOp};
 use crate::errno::Errno;
 use crate::fs::dir::Step;
@@ -14,7 +14,7 @@ use crate::sys::Patience;
 use crate::sys::dir::Entry;
 use crate::xdr::{Encode, Error, Mark, Reader, Writer};
 
-/// Larger pages are not made, whatever a client asks for: a reply must fit into memory.
+/// Largest page, in bytes, whatever a client requests: a reply must fit into memory.
 const PAGE_MAX: u32 = 256 * 1024;
 
 /// `READDIR3args`
@@ -33,12 +33,17 @@ impl<'a> Decode<'a> for ReadDirArgs<'a> {
     }
 }
 
-/// READDIR: the names in a directory, a page at a time.
-pub fn readdir(cx: &Call<'_>, args: ReadDirArgs<'_>, w: &mut Writer<'_>) -> Reply<(), PostOp> {
+/// READDIR: lists the names in a directory, one page per call.
+pub fn readdir(
+    cx: &CallContext<'_>,
+    args: ReadDirArgs<'_>,
+    w: &mut Writer<'_>,
+) -> Reply<(), PostOp> {
     let dir = open(cx, args.dir)?;
     let mut page = Page::begin(w, &dir, args.count);
-    let range = (args.cookie, args.count as usize); // entries are as long here as there
-    let listed = cx.fs().list(&dir.node, &dir.who, range, |listed| page.add(&listed.entry, |_| ()));
+    let range = (args.cookie, args.count as usize); // an entry is about as long as in the directory
+    let listed =
+        cx.fs().list(&dir.node, &dir.caller, range, |listed| page.add(&listed.entry, |_| ()));
     page.end(&dir, listed)
 }
 
@@ -59,22 +64,22 @@ impl<'a> Decode<'a> for ReadDirPlusArgs<'a> {
     }
 }
 
-/// READDIRPLUS: the same with attributes and handles.
+/// READDIRPLUS: as READDIR, with attributes and file handles.
 pub fn readdirplus(
-    cx: &Call<'_>,
+    cx: &CallContext<'_>,
     args: ReadDirPlusArgs<'_>,
     w: &mut Writer<'_>,
 ) -> Reply<(), PostOp> {
     let dir = open(cx, args.dir)?;
     let mut page = Page::begin(w, &dir, args.max_count);
     page.names_max = args.dir_count as usize;
-    // With attributes and handle an entry is about five times as long as in the directory.
+    // With attributes and handle, an entry is about five times as long as in the directory.
     let range = (args.cookie, args.max_count as usize / 5);
-    let listed = cx.fs().list(&dir.node, &dir.who, range, |listed| {
+    let listed = cx.fs().list(&dir.node, &dir.caller, range, |listed| {
         page.add(&listed.entry, |w| {
             let seen = match listed.entry.name.to_bytes() {
                 b"." => dir.node.attr().ok().map(|attr| (attr, *dir.node.handle())),
-                b".." => None, // for LOOKUP, which knows where the export ends
+                b".." => None, // LOOKUP knows where the export ends
                 _ => cx.fs().look(&dir.node, &listed),
             };
             PostOp(seen.map(|(attr, _)| dir.fattr(attr))).encode(w);
@@ -84,27 +89,27 @@ pub fn readdirplus(
     page.end(&dir, listed)
 }
 
-fn open<'a>(cx: &Call<'a>, fh: Fh<'_>) -> Reply<Object<'a>, PostOp> {
+fn open<'a>(cx: &CallContext<'a>, fh: Fh<'_>) -> Reply<Object<'a>, PostOp> {
     if cx.patience() == Patience::None {
-        return Err(Why::Later.into());
+        return Err(Cause::WouldBlock.into());
     }
     Ok(cx.object(fh)?)
 }
 
-/// A reply that is being filled with entries.
+/// A reply under construction.
 struct Page<'w, 'b> {
     w: &'w mut Writer<'b>,
-    /// Where what counts against the client's bound begins: behind the status.
+    /// The start of the data that counts against the client's limit: after the status.
     start: Mark,
-    /// The bound, less the end of the list.
+    /// The client's limit, without the end of the list.
     max: usize,
-    /// Bytes of names, numbers and cookies, and their bound.
+    /// Bytes of names, file ids and cookies, and their limit.
     names: usize,
     names_max: usize,
     is_empty: bool,
 }
 
-/// What follows the last entry: that no other follows, and whether the directory ends.
+/// Bytes after the last entry: the end of the list, and whether the directory ends.
 const END: usize = 8;
 
 impl<'w, 'b> Page<'w, 'b> {
@@ -112,12 +117,12 @@ impl<'w, 'b> Page<'w, 'b> {
         w.u32(nfsstat3::NFS3_OK as u32);
         let start = w.mark();
         dir.post_op().encode(w);
-        w.u64(0); // the verifier
+        w.u64(0); // cookie verifier
         let max = (max.min(PAGE_MAX) as usize).saturating_sub(END);
         Self { w, start, max, names: 0, names_max: usize::MAX, is_empty: true }
     }
 
-    /// Adds an entry and what `rest` writes behind it, if there is room for all of that.
+    /// Adds an entry and what `rest` appends to it, if both fit.
     fn add(&mut self, entry: &Entry<'_>, rest: impl FnOnce(&mut Writer<'_>)) -> Step {
         let before = self.w.mark();
         self.w.bool(true);
@@ -125,7 +130,7 @@ impl<'w, 'b> Page<'w, 'b> {
         self.w.opaque(entry.name.to_bytes());
         self.w.u64(entry.cookie);
         let names = self.names + self.w.since(before);
-        // One entry is always given if the reply can hold it, or the client would never go on.
+        // The first entry may exceed `names_max`, or the client would make no progress.
         if names <= self.names_max || self.is_empty {
             rest(self.w);
             if self.w.since(self.start) <= self.max {
@@ -139,9 +144,9 @@ impl<'w, 'b> Page<'w, 'b> {
     }
 
     fn end(self, dir: &Object<'_>, listed: Result<bool, Errno>) -> Reply<(), PostOp> {
-        let fail = |why: Why| -> Fail<PostOp> { why.with(dir.post_op()) };
+        let fail = |cause: Cause| -> Fail<PostOp> { cause.with(dir.post_op()) };
         let ended = match listed {
-            // The only argument that could make no sense is the cookie.
+            // The cookie is the only argument that can be invalid.
             Err(Errno::INVAL) => return Err(fail(nfsstat3::NFS3ERR_BAD_COOKIE.into())),
             Err(errno) => return Err(fail(errno.into())),
             Ok(ended) => ended,

@@ -1,25 +1,25 @@
 //! REMOVE, RMDIR (RFC 1813 §3.3.12, §3.3.13).
 
-use super::call::Call;
-use super::promise::{Promise, alike};
+use super::context::CallContext;
+use super::durable::{Durable, same_body};
 use super::status::Reply;
 use super::types::{DirOp, Wcc};
 use crate::errno::Errno;
 use crate::fs::name::Name;
 
-/// REMOVE: takes a name away; a directory needs RMDIR.
-pub fn remove(cx: &Call<'_>, args: DirOp<'_>) -> Reply<Promise<Wcc, Wcc>, Wcc> {
+/// REMOVE: removes a name that is not a directory's; directories need RMDIR.
+pub fn remove(cx: &CallContext<'_>, args: DirOp<'_>) -> Reply<Durable<Wcc, Wcc>, Wcc> {
     let dir = cx.object_to_change(args.dir)?;
     let ((), wcc) = cx.change_directory(&dir, |guard| {
         let name = Name::new(args.name)?.entry(Errno::ISDIR)?;
-        cx.fs().remove(&dir.node, name, &dir.who, guard)?;
+        cx.fs().remove(&dir.node, name, &dir.caller, guard)?;
         Ok(())
     })?;
-    alike(wcc, dir.due([&dir.node]))
+    same_body(wcc, dir.due([&dir.node]))
 }
 
 /// RMDIR: removes an empty directory.
-pub fn rmdir(cx: &Call<'_>, args: DirOp<'_>) -> Reply<Promise<Wcc, Wcc>, Wcc> {
+pub fn rmdir(cx: &CallContext<'_>, args: DirOp<'_>) -> Reply<Durable<Wcc, Wcc>, Wcc> {
     let dir = cx.object_to_change(args.dir)?;
     let ((), wcc) = cx.change_directory(&dir, |guard| {
         let name = match Name::new(args.name)? {
@@ -27,8 +27,8 @@ pub fn rmdir(cx: &Call<'_>, args: DirOp<'_>) -> Reply<Promise<Wcc, Wcc>, Wcc> {
             Name::Itself => return Err(Errno::INVAL.into()),
             Name::Parent => return Err(Errno::EXIST.into()),
         };
-        cx.fs().remove_directory(&dir.node, name, &dir.who, guard)?;
+        cx.fs().remove_directory(&dir.node, name, &dir.caller, guard)?;
         Ok(())
     })?;
-    alike(wcc, dir.due([&dir.node]))
+    same_body(wcc, dir.due([&dir.node]))
 }

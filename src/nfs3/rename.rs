@@ -1,8 +1,8 @@
 //! RENAME, LINK (RFC 1813 §3.3.14, §3.3.15).
 
-use super::call::{Call, Settles};
-use super::promise::{Promise, alike};
-use super::status::{Reply, Why};
+use super::context::{CallContext, FlushScope};
+use super::durable::{Durable, same_body};
+use super::status::{Cause, Reply};
 use super::types::{Decode, DirOp, Fh, PostOp, Wcc};
 use crate::errno::Errno;
 use crate::fs::name::Name;
@@ -21,7 +21,7 @@ impl<'a> Decode<'a> for RenameArgs<'a> {
     }
 }
 
-/// What RENAME says of both directories, whatever became of it.
+/// The results of RENAME, the same for success and failure.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BothWcc {
     from: Wcc,
@@ -35,27 +35,30 @@ impl Encode for BothWcc {
     }
 }
 
-/// RENAME: moves a name, over another if there is one, in one step.
-pub fn rename(cx: &Call<'_>, args: RenameArgs<'_>) -> Reply<Promise<BothWcc, BothWcc>, BothWcc> {
+/// RENAME: renames atomically, replacing the target if it exists.
+pub fn rename(
+    cx: &CallContext<'_>,
+    args: RenameArgs<'_>,
+) -> Reply<Durable<BothWcc, BothWcc>, BothWcc> {
     let from = cx.object_to_change(args.from.dir)?;
     let to = cx.object_to_change(args.to.dir)?;
-    cx.may_change_now(&from)?;
+    cx.defer_if_slow(&from)?;
     let guard = cx.fs().lock_both(&from.node, &to.node, cx.patience())?;
     let before = (from.node.attr()?, to.node.attr()?);
-    let moved = cx.nfs.pace.watch(cx.patience(), || -> Result<(), Why> {
+    let moved = cx.nfs.pace.measure(cx.patience(), || -> Result<(), Cause> {
         if from.node.handle().export() != to.node.handle().export() {
             return Err(Errno::XDEV.into());
         }
         let from_name = Name::new(args.from.name)?.entry(Errno::INVAL)?;
         let to_name = Name::new(args.to.name)?.entry(Errno::INVAL)?;
         let (from_at, to_at) = ((&from.node, from_name), (&to.node, to_name));
-        Ok(cx.fs().rename(from_at, to_at, &from.who, &guard)?)
+        Ok(cx.fs().rename(from_at, to_at, &from.caller, &guard)?)
     });
     let wcc = BothWcc { from: from.wcc(&before.0), to: to.wcc(&before.1) };
     drop(guard);
-    moved.map_err(|why| why.with(wcc))?;
-    // The new name first: a crash in between may leave both, but not neither.
-    alike(wcc, from.due([&to.node, &from.node]))
+    moved.map_err(|cause| cause.with(wcc))?;
+    // The new name first: a crash in between may leave both names, but never none.
+    same_body(wcc, from.due([&to.node, &from.node]))
 }
 
 /// `LINK3args`
@@ -71,7 +74,7 @@ impl<'a> Decode<'a> for LinkArgs<'a> {
     }
 }
 
-/// What LINK says of the file and the directory, whatever became of it.
+/// The results of LINK, the same for success and failure.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FileAndDir {
     file: PostOp,
@@ -85,25 +88,25 @@ impl Encode for FileAndDir {
     }
 }
 
-/// LINK: gives a file a further name.
+/// LINK: adds a name to a file.
 pub fn link(
-    cx: &Call<'_>,
+    cx: &CallContext<'_>,
     args: LinkArgs<'_>,
-) -> Reply<Promise<FileAndDir, FileAndDir>, FileAndDir> {
+) -> Reply<Durable<FileAndDir, FileAndDir>, FileAndDir> {
     let file = cx.object_to_change(args.file)?;
     let dir = cx.object_to_change(args.link.dir)?;
-    cx.may_change_now(&dir)?;
+    cx.defer_if_slow(&dir)?;
     let guard = cx.fs().lock_both(&file.node, &dir.node, cx.patience())?;
     let before = dir.node.attr()?;
-    let linked = cx.nfs.pace.watch(cx.patience(), || -> Result<(), Why> {
+    let linked = cx.nfs.pace.measure(cx.patience(), || -> Result<(), Cause> {
         if file.node.handle().export() != dir.node.handle().export() {
             return Err(Errno::XDEV.into());
         }
         let name = Name::new(args.link.name)?.entry(Errno::EXIST)?;
-        Ok(cx.fs().link(&file.node, &dir.node, name, &dir.who, &guard)?)
+        Ok(cx.fs().link(&file.node, &dir.node, name, &dir.caller, &guard)?)
     });
     let body = FileAndDir { file: file.post_op(), dir: dir.wcc(&before) };
     drop(guard);
-    linked.map_err(|why| why.with(body))?;
-    alike(body, dir.due_with(&file.node, Settles::WithItsDirectory))
+    linked.map_err(|cause| cause.with(body))?;
+    same_body(body, dir.due_with(&file.node, FlushScope::WithDirectory))
 }

@@ -1,4 +1,4 @@
-//! Why a procedure failed. Which status an errno becomes stands in [`super::errors`].
+//! Failures of procedures. [`super::errors`] maps errnos to statuses.
 
 use nfsserve::nfs::nfsstat3;
 
@@ -7,77 +7,76 @@ use crate::errno::Errno;
 use crate::export::Refused;
 use crate::fs::handle::BadHandle;
 
-/// Why there is no success.
+/// The cause of a failure.
 #[derive(Clone, Copy, Debug)]
-pub enum Why {
-    /// The client is told this.
+pub enum Cause {
+    /// A status for the client.
     Status(nfsstat3),
-    /// Nothing was done, because it may have to wait.
-    Later,
+    /// The call would block. Nothing was done.
+    WouldBlock,
 }
 
-/// A failure: why, and what the client is told besides. `F` is what the procedure's failures
-/// carry (`resfail` in RFC 1813).
+/// A failure, and the results that are sent with its status (`resfail` in RFC 1813).
 #[derive(Clone, Copy, Debug)]
 pub struct Fail<F> {
-    /// Why.
-    pub why: Why,
-    /// Attributes, as far as they are known.
+    /// The cause.
+    pub cause: Cause,
+    /// The results after the status: attributes, as far as they are known.
     pub body: F,
 }
 
-/// What a procedure answers.
+/// The result of a procedure.
 pub type Reply<R, F> = Result<R, Fail<F>>;
 
-impl Why {
-    /// The same, with what the client is told besides.
+impl Cause {
+    /// Adds the results that are sent with the status.
     pub const fn with<F>(self, body: F) -> Fail<F> {
-        Fail { why: self, body }
+        Fail { cause: self, body }
     }
 }
 
-impl From<Errno> for Why {
+impl From<Errno> for Cause {
     fn from(errno: Errno) -> Self {
         match errno {
-            Errno::AGAIN => Self::Later,
+            Errno::AGAIN => Self::WouldBlock,
             errno => Self::Status(status(errno)),
         }
     }
 }
 
-impl From<nfsstat3> for Why {
+impl From<nfsstat3> for Cause {
     fn from(status: nfsstat3) -> Self {
         Self::Status(status)
     }
 }
 
-impl From<BadHandle> for Why {
+impl From<BadHandle> for Cause {
     fn from(_: BadHandle) -> Self {
         Self::Status(nfsstat3::NFS3ERR_BADHANDLE)
     }
 }
 
-impl From<Refused> for Why {
-    /// Not `NFS3ERR_STALE`: a client that is listed again finds its files where they were.
+impl From<Refused> for Cause {
+    /// Not `NFS3ERR_STALE`: the handles are valid again when the client regains access.
     fn from(_: Refused) -> Self {
         Self::Status(nfsstat3::NFS3ERR_ACCES)
     }
 }
 
-impl<F: Default> From<Why> for Fail<F> {
-    fn from(why: Why) -> Self {
-        why.with(F::default())
+impl<F: Default> From<Cause> for Fail<F> {
+    fn from(cause: Cause) -> Self {
+        cause.with(F::default())
     }
 }
 
 impl<F: Default> From<Errno> for Fail<F> {
     fn from(errno: Errno) -> Self {
-        Why::from(errno).into()
+        Cause::from(errno).into()
     }
 }
 
 impl<F: Default> From<nfsstat3> for Fail<F> {
     fn from(status: nfsstat3) -> Self {
-        Why::from(status).into()
+        Cause::from(status).into()
     }
 }

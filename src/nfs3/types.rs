@@ -1,4 +1,4 @@
-//! Values on the wire that more than one procedure uses (RFC 1813 §2.5, §2.6).
+//! Wire types that several procedures use (RFC 1813 §2.5, §2.6).
 
 use nfsserve::nfs::ftype3;
 
@@ -6,23 +6,23 @@ use crate::fs::attr::{Attr, Changes, Kind, SetTime, Time};
 use crate::fs::handle::{self, Handle};
 use crate::xdr::{Encode, Error, Reader, Writer};
 
-/// Longest name that is looked at; the check against the file system's bound gives a better answer
-/// than a refusal to decode.
+/// Longest name that is decoded, in bytes. A longer name than the file system allows gets a status,
+/// which tells the client more than GARBAGE_ARGS.
 const NAME_READ_MAX: usize = 4096;
 
-/// Longest path of a symbolic link that is looked at.
+/// Longest target of a symbolic link that is decoded, in bytes.
 const PATH_READ_MAX: usize = 65536;
 
-/// Bytes of `fattr3`.
+/// Size of `fattr3`, in bytes.
 const FATTR_LEN: usize = 84;
 
-/// A value that can be taken from a call's arguments.
+/// A value that can be decoded from a call's arguments.
 pub trait Decode<'a>: Sized {
-    /// Takes the value.
+    /// Decodes the value.
     fn decode(r: &mut Reader<'a>) -> Result<Self, Error>;
 }
 
-/// `nfs_fh3`, as a client sent it.
+/// `nfs_fh3` as received, unchecked.
 #[derive(Clone, Copy, Debug)]
 pub struct Fh<'a>(pub &'a [u8]);
 
@@ -47,7 +47,7 @@ impl<'a> Decode<'a> for DirOp<'a> {
     }
 }
 
-/// `nfspath3`, unchecked.
+/// Decodes an `nfspath3`, unchecked.
 pub fn path<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], Error> {
     r.opaque(PATH_READ_MAX)
 }
@@ -58,17 +58,16 @@ impl Encode for Handle {
     }
 }
 
-/// `nfstime3`: 32 bits of seconds, without a sign. Earlier and later times wrap, as other servers
-/// have it and clients undo it.
+/// The seconds of an `nfstime3`, an unsigned 32-bit number. Times outside its range wrap; other
+/// servers do the same, and clients undo it.
 pub fn wire_seconds(time: Time) -> u32 {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // the format has no more
     let seconds = time.seconds as u32;
     seconds
 }
 
-/// Takes `nfstime3`. Clients that know times before 1970 send those as the upper half of the
-/// range, and so do those that live after 2038; they are told apart nowhere, and the latter is
-/// what the standard says.
+/// Decodes an `nfstime3`. The upper half of the range is ambiguous: some clients send times before
+/// 1970 there, others times after 2038. They are taken for the latter, as the RFC says.
 pub fn time(r: &mut Reader<'_>) -> Result<Time, Error> {
     let (seconds, nanoseconds) = (r.u32()?, r.u32()?);
     if nanoseconds < 1_000_000_000 {
@@ -101,7 +100,7 @@ fn set_time(r: &mut Reader<'_>) -> Result<SetTime, Error> {
     }
 }
 
-/// `fattr3`: the attributes of a file of an export, whose id clients take for its file system.
+/// `fattr3`: the attributes of a file. Its fsid is the export's id.
 #[derive(Clone, Copy, Debug)]
 pub struct Fattr {
     /// The attributes.
@@ -112,7 +111,7 @@ pub struct Fattr {
 
 impl Encode for Fattr {
     fn encode(&self, w: &mut Writer<'_>) {
-        // Into an array first: one copy into the reply instead of twenty.
+        // Encode into an array first: one copy into the reply instead of twenty.
         let attr = &self.attr;
         let mut words = [0; FATTR_LEN / 4];
         let two = |value: u64| [(value >> 32) as u32, (value & 0xffff_ffff) as u32];
@@ -162,13 +161,13 @@ impl Encode for PostOp {
     }
 }
 
-/// `wcc_data`: the attributes before and after a change, by which a client sees whether somebody
-/// else changed the file, too.
+/// `wcc_data`, weak cache consistency data: attributes before and after a change. They show a
+/// client whether another client changed the file, too.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wcc {
-    /// Before; taken under the same lock as the change.
+    /// Attributes before the change, read under the same lock.
     pub before: Option<Attr>,
-    /// After.
+    /// Attributes after the change.
     pub after: PostOp,
 }
 
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_look_as_another_encoder_has_them() {
+    fn attributes_encode_as_in_nfsserve() {
         let ours = Fattr { attr: attr(), fsid: 77 };
         assert_eq!(encoded(&ours), theirs(&their_attr()));
         let post_op = theirs(&nfs::post_op_attr::attributes(their_attr()));
@@ -257,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn weak_cache_consistency_data_looks_as_another_encoder_has_it() {
+    fn weak_cache_consistency_data_encodes_as_in_nfsserve() {
         let ours =
             Wcc { before: Some(attr()), after: PostOp(Some(Fattr { attr: attr(), fsid: 77 })) };
         let before = nfs::wcc_attr {
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_to_be_set_are_read_as_another_encoder_writes_them() {
+    fn sattr3_decodes_as_nfsserve_encodes_it() {
         let bytes = theirs(&nfs::sattr3 {
             mode: nfs::set_mode3::mode(0o600),
             uid: nfs::set_uid3::Void,

@@ -1,15 +1,16 @@
-//! Portmap version 2 and rpcbind versions 3 and 4, program 100000 (RFC 1833): where the other
-//! programs are.
+//! Portmap version 2 and rpcbind versions 3 and 4, program 100000 (RFC 1833): the addresses of the
+//! other programs.
 //!
-//! Answers from what was registered before it serves, and from nothing else: nobody can register
-//! or remove anything by a call. What makes the server call on someone's behalf (CALLIT, BCAST,
-//! INDIRECT) is missing on purpose: it lends the server's address to whoever asks, and multiplies
-//! what a forged datagram sends to its victim. Also missing is what no client needs: GETTIME,
-//! UADDR2TADDR, TADDR2UADDR, GETADDRLIST (`rpcinfo -l`) and GETSTAT (`rpcinfo -m`).
+//! The registrations are made before the program serves calls; SET and UNSET change nothing.
 //!
-//! The netid of a question counts, not the transport by which it came: RFC 1833 §2.2.1 has it the
-//! other way round, but clients ask by the transport that they ask for, and one that does not
-//! gets what it asked for.
+//! The procedures that make the server call on a client's behalf (CALLIT, BCAST, INDIRECT) are left
+//! out on purpose: they lend the server's address to any caller and amplify forged datagrams.
+//! GETTIME, UADDR2TADDR, TADDR2UADDR, GETADDRLIST (`rpcinfo -l`) and GETSTAT (`rpcinfo -m`) are
+//! left out because no client needs them.
+//!
+//! GETADDR looks up the netid in its arguments. RFC 1833 §2.2.1 says to use the transport of the
+//! call instead; for most clients the two are the same, and the others get the address that they
+//! asked for.
 
 mod pmap;
 pub mod registration;
@@ -22,21 +23,21 @@ use crate::rpc::{Call, Outcome, Program};
 use crate::xdr::Writer;
 use registration::{Netid, Registration, Transport};
 
-/// The program's number.
+/// The program number.
 pub const PROGRAM: u32 = 100_000;
 
-/// The lowest and the highest version that are served.
+/// The lowest and highest version served.
 pub const VERSIONS: (u32, u32) = (2, 4);
 
-/// The program.
+/// The portmap program.
 #[derive(Debug, Default)]
 pub struct Portmap {
     registered: Vec<Registration>,
 }
 
 impl Portmap {
-    /// Registers all `versions` of a program, from the lowest to the highest, at `address`. This
-    /// program wants to be registered, too: `rpcinfo` asks for it first.
+    /// Registers all `versions` of a program, from the lowest to the highest, at `address`.
+    /// Register this program too: `rpcinfo` looks it up first.
     pub fn register(
         &mut self,
         program: u32,
@@ -49,8 +50,8 @@ impl Portmap {
         self.registered.extend((versions.0..=versions.1).map(entry));
     }
 
-    /// Where a version of a program is, or else another version of it: whoever calls that is told
-    /// which versions there are.
+    /// Returns the registration of a version of a program, or of another version if that one is not
+    /// registered: a caller that uses it gets PROG_MISMATCH with the versions served.
     fn find(&self, program: u32, version: u32, netid: Netid) -> Option<&Registration> {
         let mut others =
             self.registered.iter().filter(|r| r.program == program && r.netid == netid);
@@ -68,15 +69,15 @@ impl Program for Portmap {
     }
 
     fn remembers(&self, _version: u32, _procedure: u32) -> bool {
-        false // nothing changes anything
+        false // no procedure changes anything
     }
 
     fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome {
-        let answered = match call.version {
-            2 => pmap::answer(self, call, out),
-            _ => rpcb::answer(self, call, out),
+        let outcome = match call.version {
+            2 => pmap::dispatch(self, call, out),
+            _ => rpcb::dispatch(self, call, out),
         };
-        answered.unwrap_or_else(Outcome::from)
+        outcome.unwrap_or_else(Outcome::from)
     }
 }
 
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn getport_answers_the_port_of_the_protocol() {
+    fn getport_returns_the_port_of_the_protocol() {
         port([NFS, 3, TCP], 2049);
         port([MOUNT, 3, TCP], 2049);
         port([MOUNT, 3, UDP], 20048);
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn getport_of_what_is_not_registered_is_0() {
+    fn getport_of_an_unregistered_program_returns_0() {
         port([NFS, 3, UDP], 0);
         port([100_021, 4, TCP], 0);
         port([NFS, 3, 0], 0);
@@ -157,27 +158,27 @@ mod tests {
     }
 
     #[test]
-    fn getport_of_another_version_is_that_of_one_there_is() {
+    fn getport_of_an_unregistered_version_returns_a_registered_one() {
         port([NFS, 4, TCP], 2049);
         port([NFS, 0, TCP], 2049);
     }
 
-    /// Checks what GETADDR (and, with `this`, GETVERSADDR) answers to the usual question.
+    /// Checks the results of GETADDR and, with `this`, of GETVERSADDR.
     #[track_caller]
     fn address(local: &str, args: &[u8], expected: &str, this: &str) {
-        let answer = |text: &str| {
+        let reply = |text: &str| {
             let mut out = Vec::new();
             Writer::new(&mut out).opaque(text.as_bytes());
             (Outcome::Done, out)
         };
-        assert_eq!(ask(local, 3, 3, args), answer(expected));
-        assert_eq!(ask(local, 4, 3, args), answer(expected));
-        assert_eq!(ask(local, 4, 9, args), answer(this));
+        assert_eq!(ask(local, 3, 3, args), reply(expected));
+        assert_eq!(ask(local, 4, 3, args), reply(expected));
+        assert_eq!(ask(local, 4, 9, args), reply(this));
         assert_eq!(ask(local, 3, 9, args).0, Outcome::Unavailable);
     }
 
     #[test]
-    fn an_unspecified_address_becomes_the_one_at_which_the_call_arrived() {
+    fn an_unspecified_address_is_replaced_by_the_one_at_which_the_call_arrived() {
         let args = rpcb(NFS, 3, "tcp", "");
         address("10.0.0.7:111", &args, "10.0.0.7.8.1", "10.0.0.7.8.1");
         address("[::ffff:10.0.0.7]:111", &args, "10.0.0.7.8.1", "10.0.0.7.8.1");
@@ -186,13 +187,13 @@ mod tests {
     }
 
     #[test]
-    fn what_the_caller_called_comes_first() {
+    fn the_address_that_the_caller_used_takes_precedence() {
         let args = rpcb(NFS, 3, "tcp", "10.1.1.1.0.111");
         address("10.0.0.7:111", &args, "10.1.1.1.8.1", "10.1.1.1.8.1");
     }
 
     #[test]
-    fn where_a_datagram_arrived_is_taken_from_the_caller() {
+    fn the_address_of_a_datagram_is_taken_from_its_arguments() {
         let check = |called: &str, expected: &str| {
             let args = rpcb(NFS, 3, "tcp", called);
             address("0.0.0.0:111", &args, expected, expected);
@@ -205,26 +206,26 @@ mod tests {
     }
 
     #[test]
-    fn a_specified_address_is_answered_as_it_is() {
+    fn a_specified_address_is_returned_unchanged() {
         let args = rpcb(MOUNT, 3, "udp", "10.1.1.1.0.111");
         address("10.0.0.7:111", &args, "127.0.0.9.78.80", "127.0.0.9.78.80");
     }
 
     #[test]
-    fn the_version_counts_for_getversaddr_alone() {
+    fn only_getversaddr_requires_the_version() {
         address("10.0.0.7:111", &rpcb(NFS, 4, "tcp", ""), "10.0.0.7.8.1", "");
     }
 
     #[test]
-    fn the_address_of_what_is_not_registered_is_empty() {
+    fn getaddr_of_an_unregistered_program_returns_an_empty_address() {
         address("10.0.0.7:111", &rpcb(NFS, 3, "udp", ""), "", "");
         address("10.0.0.7:111", &rpcb(NFS, 3, "local", ""), "", "");
         address("10.0.0.7:111", &rpcb(100_021, 4, "tcp", ""), "", "");
     }
 
     #[test]
-    fn getaddr_is_read_and_answered_as_on_the_wire() {
-        // Captured: `rpcinfo -T udp 127.0.0.1 100000 3`, and what rpcbind 1.2.6 answered.
+    fn getaddr_matches_a_captured_exchange() {
+        // Captured from `rpcinfo -T udp 127.0.0.1 100000 3` and rpcbind 1.2.6.
         let asked = b"\0\x01\x86\xa0\0\0\0\x03\0\0\0\x03udp\0\0\0\0\x0f127.0.0.1.0.111\0\
             \0\0\0\x08libtirpc";
         let answered = b"\0\0\0\x0f127.0.0.1.0.111\0";
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_registered_or_removed_by_a_call() {
+    fn calls_cannot_register_or_unregister() {
         let no = (Outcome::Done, words(&[0]));
         for procedure in [1, 2] {
             assert_eq!(ask("127.0.0.1:111", 2, procedure, &words(&[NFS, 3, TCP, 9])), no);
@@ -309,7 +310,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_calls_do_no_harm(
+        fn arbitrary_calls_do_not_panic_or_block(
             version in 2u32..5,
             procedure in 0u32..14,
             start in prop::collection::vec(0u32..8, 0..3),

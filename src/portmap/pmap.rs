@@ -1,4 +1,4 @@
-//! Version 2 (RFC 1833 §3): ports alone, of IPv4.
+//! Version 2 (RFC 1833 §3): ports only, IPv4 only.
 
 use super::Portmap;
 use super::registration::{Netid, Registration};
@@ -8,7 +8,7 @@ use crate::xdr::{Encode, Error, Reader, Writer};
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
 
-/// A version of a program at a port (`mapping`).
+/// A program version at a port (`mapping`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mapping {
     program: u32,
@@ -17,8 +17,12 @@ struct Mapping {
     port: u32,
 }
 
-/// Answers one call.
-pub fn answer(portmap: &Portmap, call: &Call<'_>, out: &mut Writer<'_>) -> Result<Outcome, Error> {
+/// Carries out one call.
+pub fn dispatch(
+    portmap: &Portmap,
+    call: &Call<'_>,
+    out: &mut Writer<'_>,
+) -> Result<Outcome, Error> {
     let mut args = call.args;
     match call.procedure {
         0 => {}
@@ -34,7 +38,7 @@ pub fn answer(portmap: &Portmap, call: &Call<'_>, out: &mut Writer<'_>) -> Resul
     Ok(Outcome::Done)
 }
 
-/// GETPORT (§3.1): the port of a program; 0 if it is not registered.
+/// GETPORT (§3.1): the port of a program, or 0 if it is not registered.
 fn get_port(portmap: &Portmap, wanted: Mapping) -> u32 {
     let netid = match wanted.protocol {
         IPPROTO_TCP => Netid::Tcp,
@@ -45,7 +49,7 @@ fn get_port(portmap: &Portmap, wanted: Mapping) -> u32 {
     found.map_or(0, |r| r.address.port().into())
 }
 
-/// DUMP (§3.1): everything that has a place in this version.
+/// DUMP (§3.1): all registrations that this version can express.
 fn dump(portmap: &Portmap, out: &mut Writer<'_>) {
     for mapping in portmap.registered.iter().filter_map(Mapping::of) {
         out.bool(true);

@@ -1,13 +1,13 @@
-//! What is registered: which version of which program is reached where.
+//! Registrations: the address of each version of each program.
 
 use std::net::SocketAddr;
 
-/// What carries the calls.
+/// The transport protocol that carries calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// A stream of records.
+    /// TCP: a stream of records.
     Tcp,
-    /// A datagram for each call.
+    /// UDP: one datagram for each call.
     Udp,
 }
 
@@ -24,16 +24,16 @@ pub enum Netid {
     Udp6,
 }
 
-/// One version of a program at one address.
+/// One program version at one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// The program's number.
+    /// The program number.
     pub program: u32,
     /// The version.
     pub version: u32,
-    /// How it is reached.
+    /// The transport and the IP version.
     pub netid: Netid,
-    /// Where; the address may be unspecified, for all of the machine's.
+    /// The address and port. The address may be unspecified, which means all addresses of the host.
     pub address: SocketAddr,
 }
 
@@ -48,7 +48,7 @@ impl Netid {
         }
     }
 
-    /// The netid that is called `name`.
+    /// The netid with this name.
     pub fn named(name: &[u8]) -> Option<Self> {
         [Self::Tcp, Self::Udp, Self::Tcp6, Self::Udp6]
             .into_iter()

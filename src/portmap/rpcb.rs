@@ -1,4 +1,4 @@
-//! Versions 3 and 4 (RFC 1833 §2): universal addresses, of IPv4 and IPv6.
+//! Versions 3 and 4 (RFC 1833 §2): universal addresses, IPv4 and IPv6.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,14 +7,13 @@ use super::{Portmap, uaddr};
 use crate::rpc::{Call, Outcome};
 use crate::xdr::{Encode, Error, Reader, Writer};
 
-/// The standard bounds no string of `rpcb`; clients send tens of bytes.
+/// Longest string that is accepted, in bytes. The RFC sets no bound; clients send tens of bytes.
 const STRING_MAX: usize = 256;
 
-/// Who registered the programs. Tools know this name as that of the system itself.
+/// The owner of all registrations: the name that rpcbind uses for root.
 const OWNER: &[u8] = b"superuser";
 
-/// A program, a version, and how they are reached (`rpcb`), without the owner, of whom nothing
-/// depends.
+/// A program, a version, a netid and an address (`rpcb`). The owner is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rpcb<'a> {
     program: u32,
@@ -23,15 +22,19 @@ struct Rpcb<'a> {
     address: &'a [u8],
 }
 
-/// Which versions of a program are an answer.
+/// Which registered versions match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Versions {
     Any,
     This,
 }
 
-/// Answers one call.
-pub fn answer(portmap: &Portmap, call: &Call<'_>, out: &mut Writer<'_>) -> Result<Outcome, Error> {
+/// Carries out one call.
+pub fn dispatch(
+    portmap: &Portmap,
+    call: &Call<'_>,
+    out: &mut Writer<'_>,
+) -> Result<Outcome, Error> {
     let mut args = call.args;
     let local = call.local.ip().to_canonical();
     match (call.version, call.procedure) {
@@ -49,7 +52,8 @@ pub fn answer(portmap: &Portmap, call: &Call<'_>, out: &mut Writer<'_>) -> Resul
     Ok(Outcome::Done)
 }
 
-/// GETADDR and GETVERSADDR (§2.2.1): the address of a program; empty if it is not registered.
+/// GETADDR and GETVERSADDR (§2.2.1): the address of a program, or an empty string if it is not
+/// registered.
 fn get_addr(
     portmap: &Portmap,
     wanted: Rpcb<'_>,
@@ -64,10 +68,11 @@ fn get_addr(
     out.opaque(address.unwrap_or_default().as_bytes());
 }
 
-/// `registered` as the caller can reach it, if the program is at all of the machine's addresses:
-/// by the one that the caller says it called, which alone is right behind a translation of
-/// addresses (containers, virtual machines), or else by the one at which the call arrived. Most
-/// clients want no more than the port, so that without either they are told what is registered.
+/// Returns `registered` with an address that the caller can reach. A specified address is kept.
+///
+/// An unspecified address is replaced by the one that the caller says it used, which is the only
+/// right one behind address translation (containers, virtual machines), or else by the one at which
+/// the call arrived. If neither is usable it stays unspecified: most clients need only the port.
 fn reachable(registered: SocketAddr, local: IpAddr, called: &[u8]) -> SocketAddr {
     let usable = |ip: &IpAddr| ip.is_ipv4() == registered.is_ipv4() && !ip.is_unspecified();
     let called = uaddr::parse(called).map(|address| address.ip());
@@ -76,7 +81,7 @@ fn reachable(registered: SocketAddr, local: IpAddr, called: &[u8]) -> SocketAddr
     SocketAddr::new(ip, registered.port())
 }
 
-/// DUMP (§2.2.1): everything, as it is registered.
+/// DUMP (§2.2.1): all registrations.
 fn dump(portmap: &Portmap, out: &mut Writer<'_>) {
     for registration in &portmap.registered {
         out.bool(true);

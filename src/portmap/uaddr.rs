@@ -7,13 +7,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The universal address of `address`. An IPv6 scope has no place in it.
+/// Formats a universal address. It cannot express an IPv6 scope.
 pub fn format(address: SocketAddr) -> String {
     let [high, low] = address.port().to_be_bytes();
     format!("{}.{high}.{low}", address.ip())
 }
 
-/// The address that `text` stands for, if it stands for one.
+/// Parses a universal address.
 pub fn parse(text: &[u8]) -> Option<SocketAddr> {
     let mut parts = std::str::from_utf8(text).ok()?.rsplitn(3, '.');
     let (low, high) = (octet(parts.next()?)?, octet(parts.next()?)?);
@@ -22,7 +22,7 @@ pub fn parse(text: &[u8]) -> Option<SocketAddr> {
 }
 
 fn octet(text: &str) -> Option<u8> {
-    // The standard parser would take a sign.
+    // `u8::from_str` accepts a sign.
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
@@ -32,7 +32,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn port_and_address_are_told_apart() {
+    fn address_and_port_are_separated() {
         let check = |text: &str, address: &str| {
             let address: SocketAddr = address.parse().unwrap();
             assert_eq!(parse(text.as_bytes()), Some(address), "{text}");
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_universal_address_is_none() {
+    fn other_texts_are_rejected() {
         let check = |text: &[u8]| assert_eq!(parse(text), None, "{}", text.escape_ascii());
         check(b"");
         check(b"..");
@@ -67,14 +67,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(ip: IpAddr, port: u16) {
+        fn formatted_addresses_parse_to_the_same_address(ip: IpAddr, port: u16) {
             let address = SocketAddr::new(ip, port);
             let text = format(address);
             prop_assert_eq!(parse(text.as_bytes()), Some(address));
         }
 
         #[test]
-        fn arbitrary_bytes_do_no_harm(text: Vec<u8>) {
+        fn arbitrary_bytes_do_not_panic(text: Vec<u8>) {
             let _ = parse(&text);
         }
     }

@@ -1,8 +1,8 @@
-//! XDR (RFC 4506): bytes to values over a slice, values to bytes into a buffer.
+//! XDR (RFC 4506): decoding from a byte slice, encoding into a buffer.
 //!
-//! Reading never allocates: opaque data comes back as a slice of the input, and every read of a
-//! variable length names its bound, so no length that a peer chose sizes anything. Writing appends
-//! to a `Vec<u8>` that is used again call after call.
+//! Decoding never allocates: opaque data is returned as a slice of the input, and every
+//! variable-length read states its bound, so no length chosen by a peer sizes an allocation.
+//! Encoding appends to a `Vec<u8>` that is reused across calls.
 
 mod reader;
 mod writer;
@@ -10,22 +10,22 @@ mod writer;
 pub use reader::Reader;
 pub use writer::{Encode, Mark, Writer};
 
-/// Why bytes are not the value that they should be. A call whose arguments have one is answered
-/// with GARBAGE_ARGS (RFC 5531 §9).
+/// Why bytes do not decode. A call whose arguments fail to decode is answered with GARBAGE_ARGS
+/// (RFC 5531 §9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The input ended inside the value.
+    /// The input ends inside the value.
     #[error("the data ends inside a value")]
     Short,
-    /// A length is above the bound of its type.
-    #[error("a length is above its bound")]
+    /// A length exceeds the bound of its type.
+    #[error("a length exceeds its bound")]
     TooLong,
-    /// A boolean that is neither 0 nor 1, or a value that its enumeration does not have.
+    /// A boolean that is neither 0 nor 1, or a value outside its enumeration.
     #[error("a value is not in its enumeration")]
     Unknown,
 }
 
-/// How many bytes of zero follow `len` bytes, so that all is a multiple of four (RFC 4506 §3).
+/// Zero bytes that pad `len` bytes to a multiple of four (RFC 4506 §3).
 const fn padding(len: usize) -> usize {
     len.wrapping_neg() & 3
 }

@@ -1,8 +1,8 @@
-//! Reading: a cursor over a slice of what a peer sent.
+//! Decoding: a cursor over bytes received from a peer.
 
 use super::{Error, padding};
 
-/// Takes values off the front of a slice.
+/// Decodes values from the front of a slice.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
@@ -14,12 +14,12 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
-    /// What has not been read.
+    /// The bytes not yet consumed.
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// Takes exactly `len` bytes; `len` is the program's, not a peer's.
+    /// Takes exactly `len` bytes. `len` is chosen by the program, never by a peer.
     fn take(&mut self, len: usize) -> Result<&'a [u8], Error> {
         let (taken, rest) = self.rest.split_at_checked(len).ok_or(Error::Short)?;
         self.rest = rest;
@@ -102,14 +102,14 @@ mod tests {
     }
 
     #[test]
-    fn opaque_data_brings_its_padding() {
+    fn opaque_data_is_read_with_its_padding() {
         let mut r = Reader::new(b"\0\0\0\x05hello\0\0\0\0\0\0\x07");
         assert_eq!(r.opaque(5), Ok(&b"hello"[..]));
         assert_eq!(r.u32(), Ok(7));
     }
 
     #[test]
-    fn a_length_above_its_bound_is_refused_whatever_follows() {
+    fn a_length_above_its_bound_is_too_long_even_if_the_data_is_short() {
         assert_eq!(Reader::new(&[0xff; 64]).opaque(255), Err(Error::TooLong));
         assert_eq!(Reader::new(&[0xff; 64]).count(16), Err(Error::TooLong));
     }
@@ -124,7 +124,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reading_arbitrary_bytes_stays_inside_them(bytes: Vec<u8>, max in 0usize..64) {
+        fn arbitrary_bytes_are_read_within_bounds(bytes: Vec<u8>, max in 0usize..64) {
             let mut r = Reader::new(&bytes);
             while let Ok(data) = r.opaque(max) {
                 prop_assert!(data.len() <= max);

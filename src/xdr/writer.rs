@@ -1,10 +1,10 @@
-//! Writing: values appended to a buffer.
+//! Encoding: values appended to a buffer.
 
 use super::padding;
 
-/// A value that has a representation on the wire.
+/// A value with an XDR encoding.
 pub trait Encode {
-    /// Appends the value.
+    /// Appends the encoded value.
     fn encode(&self, w: &mut Writer<'_>);
 }
 
@@ -12,7 +12,7 @@ impl Encode for () {
     fn encode(&self, _w: &mut Writer<'_>) {}
 }
 
-/// A place in the output: to go back to, or to fill in later.
+/// A position in the output, to rewind to or to fill in later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark(usize);
 
@@ -23,27 +23,27 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Appends to what `out` holds.
+    /// Appends to the contents of `out`.
     pub const fn new(out: &'a mut Vec<u8>) -> Self {
         Self { out }
     }
 
-    /// The place of the next byte.
+    /// The position of the next byte.
     pub const fn mark(&self) -> Mark {
         Mark(self.out.len())
     }
 
-    /// How many bytes were written since `mark`.
+    /// Bytes written since `mark`.
     pub const fn since(&self, mark: Mark) -> usize {
         self.out.len() - mark.0
     }
 
-    /// What was written since `mark`.
+    /// The data written since `mark`.
     pub fn written(&self, mark: Mark) -> &[u8] {
         &self.out[mark.0..]
     }
 
-    /// Takes back all that was written since `mark`.
+    /// Discards everything written since `mark`.
     pub fn rewind(&mut self, mark: Mark) {
         self.out.truncate(mark.0);
     }
@@ -63,9 +63,7 @@ impl<'a> Writer<'a> {
         self.u32(value.into());
     }
 
-    /// Appends a length or a count.
-    ///
-    /// What is written is bounded by the size of a reply, far below 2^32.
+    /// Appends a length or a count, which is bounded by the size of a reply, far below 2^32.
     pub fn length(&mut self, len: usize) {
         self.u32(u32::try_from(len).expect("a reply is smaller than 4 GiB"));
     }
@@ -95,19 +93,19 @@ impl<'a> Writer<'a> {
         self.out.extend_from_slice(&[0; 3][..padding(len)]);
     }
 
-    /// Leaves room for an integer that [`Writer::fill`] writes later.
+    /// Reserves an integer that [`Writer::fill`] writes later.
     pub fn hole(&mut self) -> Mark {
         let mark = self.mark();
         self.u32(0);
         mark
     }
 
-    /// Writes the integer for which `hole` left room.
+    /// Writes the integer that `hole` reserved.
     pub fn fill(&mut self, hole: Mark, value: u32) {
         self.out[hole.0..hole.0 + 4].copy_from_slice(&value.to_be_bytes());
     }
 
-    /// The buffer itself, for data that a system call appends; the caller pads it.
+    /// The underlying buffer, for data that a system call appends. The caller pads it.
     pub const fn buffer(&mut self) -> &mut Vec<u8> {
         self.out
     }
@@ -132,7 +130,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(a: u32, b: u64, c: bool, data: Vec<u8>, d: Option<u8>) {
+        fn written_values_read_back(a: u32, b: u64, c: bool, data: Vec<u8>, d: Option<u8>) {
             let mut out = Vec::new();
             let mut w = Writer::new(&mut out);
             w.u32(a);

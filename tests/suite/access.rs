@@ -1,4 +1,4 @@
-//! ACCESS (RFC 1813 §3.3.4): what the mode says now, to the caller who asks.
+//! ACCESS (RFC 1813 §3.3.4): rights follow from the current mode and the caller's identity.
 
 use crate::support::client::{Client, Cred};
 use crate::support::privileged;
@@ -12,11 +12,11 @@ const CHANGE: u32 = ACCESS3_MODIFY | ACCESS3_EXTEND;
 fn granted(c: &mut Client, object: &Fh, asked: u32) -> u32 {
     let answer = c.access(object, asked).ok();
     same_attrs(given(&answer.obj_attributes), &c.attrs(object));
-    assert_eq!(answer.access & !asked, 0, "more than was asked for");
+    assert_eq!(answer.access & !asked, 0, "rights that were not requested");
     answer.access
 }
 
-/// What three bits of a file's mode allow. DELETE and LOOKUP say nothing about a file.
+/// The rights that three mode bits of a file grant. DELETE and LOOKUP do not apply to files.
 fn of_file(bits: u32) -> u32 {
     let mut allowed = 0;
     for (bit, access) in [(4, ACCESS3_READ), (2, CHANGE), (1, ACCESS3_EXECUTE)] {
@@ -27,7 +27,7 @@ fn of_file(bits: u32) -> u32 {
     allowed
 }
 
-/// What three bits of a directory's mode allow. EXECUTE says nothing about a directory.
+/// The rights that three mode bits of a directory grant. EXECUTE does not apply to directories.
 fn of_dir(bits: u32) -> u32 {
     let mut allowed = 0;
     let change = CHANGE | ACCESS3_DELETE;
@@ -43,14 +43,14 @@ fn of_dir(bits: u32) -> u32 {
 fn check(c: &mut Client, file: &Fh, dir: &Fh, bits: u32, who: &str) {
     let on_file = granted(c, file, ALL) & !(ACCESS3_DELETE | ACCESS3_LOOKUP);
     assert_eq!(on_file, of_file(bits), "{bits:o} of a file as {who}");
-    // Whether a directory may be changed that may not be searched, servers answer differently.
+    // Servers differ on whether a directory without search permission can be changed.
     let open = if bits & 3 == 2 { CHANGE | ACCESS3_DELETE } else { 0 } | ACCESS3_EXECUTE;
     let on_dir = granted(c, dir, ALL) & !open;
     assert_eq!(on_dir, of_dir(bits) & !open, "{bits:o} of a directory as {who}");
 }
 
 #[test]
-fn every_mode_means_what_it_says() {
+fn each_mode_bit_grants_its_rights() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -63,7 +63,8 @@ fn every_mode_means_what_it_says() {
     for bits in 0..8 {
         let set = |c: &mut Client, shift: u32| {
             for object in [&file, &dir] {
-                // The other classes say the opposite, so that the wrong class is noticed.
+                // The other classes have the opposite bits, so that use of the wrong class is
+                // detected.
                 c.setattr(object, mode((bits << shift) | (0o777 & !(7 << shift)))).ok();
             }
         };
@@ -72,22 +73,22 @@ fn every_mode_means_what_it_says() {
             c.with(Cred::user(1000), |c| check(c, &file, &dir, bits, "the owner"));
             set(&mut c, 3);
             let member = Cred { uid: 2000, gid: 500, groups: Vec::new() };
-            c.with(member, |c| check(c, &file, &dir, bits, "one of the group"));
+            c.with(member, |c| check(c, &file, &dir, bits, "a member of the primary group"));
             let member = Cred::user(2000).groups(&[1, 2, 500]);
-            c.with(member, |c| check(c, &file, &dir, bits, "one of the group by the list"));
+            c.with(member, |c| check(c, &file, &dir, bits, "a member of a supplementary group"));
             set(&mut c, 0);
-            c.with(Cred::user(2000), |c| check(c, &file, &dir, bits, "another"));
+            c.with(Cred::user(2000), |c| check(c, &file, &dir, bits, "another user"));
         } else {
-            check(&mut c, &file, &dir, bits, "the server's own user");
-            c.with(Cred::user(0), |c| check(c, &file, &dir, bits, "whoever it says it is"));
+            check(&mut c, &file, &dir, bits, "the server's user");
+            c.with(Cred::user(0), |c| check(c, &file, &dir, bits, "any user"));
         }
     }
 }
 
 #[test]
-fn the_superuser_may_all_but_execute_what_nobody_may() {
+fn the_superuser_may_do_all_but_execute_files_without_an_execute_bit() {
     if !privileged() {
-        // A superuser's credential gives nothing that the server's own user does not have.
+        // Root credentials grant nothing that the server's own user does not have.
         let s = Server::start();
         let mut c = s.client_as(Cred::user(0));
         let root = c.root();
@@ -111,7 +112,7 @@ fn the_superuser_may_all_but_execute_what_nobody_may() {
 }
 
 #[test]
-fn only_what_is_asked_for_is_answered() {
+fn only_requested_rights_are_granted() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -120,6 +121,6 @@ fn only_what_is_asked_for_is_answered() {
     }
     assert_eq!(granted(&mut c, &root, ACCESS3_READ), ACCESS3_READ);
     assert_eq!(granted(&mut c, &root, 0), 0);
-    // Bits that the standard does not define are not granted.
+    // Bits that the RFC does not define are not granted.
     assert_eq!(c.access(&root, u32::MAX).ok().access & !ALL, 0);
 }

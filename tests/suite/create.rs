@@ -21,10 +21,10 @@ fn guarded() -> createhow3 {
     createhow3::GUARDED(mode(0o644))
 }
 
-/// A way to make an entry.
+/// A call that makes an entry.
 type Make = fn(&mut Client, &Fh, &[u8]) -> CREATE3res;
 
-/// All ways to make an entry: what holds for all is tested for all.
+/// All calls that make an entry, for tests that apply to each of them.
 const MAKERS: [(&str, Make); 6] = [
     ("CREATE UNCHECKED", |c, dir, name| c.create(dir, name, unchecked(mode(0o644)))),
     ("CREATE GUARDED", |c, dir, name| c.create(dir, name, guarded())),
@@ -34,13 +34,13 @@ const MAKERS: [(&str, Make); 6] = [
     ("MKNOD", |c, dir, name| like_create(&c.mknod(dir, name, mknoddata3::NF3FIFO(mode(0o644))))),
 ];
 
-/// The results of the four procedures differ in their names only.
+/// The results of the four procedures have the same encoding.
 fn like_create(results: &impl Pack) -> CREATE3res {
     unpacked(&packed(results))
 }
 
 #[test]
-fn what_is_made_is_given_with_its_attributes_and_its_directorys() {
+fn results_have_the_new_file_its_attributes_and_exact_wcc_data() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -55,7 +55,7 @@ fn what_is_made_is_given_with_its_attributes_and_its_directorys() {
 }
 
 #[test]
-fn a_name_that_exists_is_refused_and_stays_what_it_is() {
+fn an_existing_name_is_refused_and_unchanged() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -65,7 +65,7 @@ fn a_name_that_exists_is_refused_and_stays_what_it_is() {
     for (what, make) in MAKERS {
         for name in ["file", "dir", "link"] {
             if (what, name) == ("CREATE UNCHECKED", "file") {
-                continue; // that it opens; below
+                continue; // opens the file; tested below
             }
             let before = c.attrs(&root);
             let answer = make(&mut c, &root, name.as_bytes());
@@ -81,7 +81,7 @@ fn a_name_that_exists_is_refused_and_stays_what_it_is() {
 }
 
 #[test]
-fn impossible_names_are_refused() {
+fn invalid_names_are_refused() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -100,7 +100,7 @@ fn impossible_names_are_refused() {
 }
 
 #[test]
-fn names_are_bytes_and_255_of_them() {
+fn names_are_arbitrary_bytes_up_to_255() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -114,7 +114,7 @@ fn names_are_bytes_and_255_of_them() {
 }
 
 #[test]
-fn only_a_directory_has_entries() {
+fn making_an_entry_in_a_file_is_notdir() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -126,7 +126,7 @@ fn only_a_directory_has_entries() {
 }
 
 #[test]
-fn making_needs_permission() {
+fn making_an_entry_needs_write_permission() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -145,9 +145,9 @@ fn making_needs_permission() {
 }
 
 #[test]
-fn a_disk_without_room_is_nospc() {
+fn a_full_disk_is_nospc() {
     if !privileged() {
-        return not_tried("a disk of its own takes privileges");
+        return not_tried("mounting a disk needs privileges");
     }
     let s = Setup::default().disk("size=1m,nr_inodes=2").start();
     let mut c = s.client();
@@ -162,7 +162,7 @@ fn a_disk_without_room_is_nospc() {
 }
 
 #[test]
-fn a_new_file_is_the_callers_with_the_mode_it_asked_for() {
+fn a_new_file_has_the_callers_ids_and_the_requested_mode() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -176,7 +176,7 @@ fn a_new_file_is_the_callers_with_the_mode_it_asked_for() {
             ("dir", c.mkdir(&root, format!("dir{number}"), mode(bits)).ok().obj),
         ] {
             let attrs = c.attrs(&given_fh(made));
-            // A setuid bit means nothing to a directory, and mkdir(2) leaves it out.
+            // A setuid bit has no meaning for a directory, and mkdir(2) ignores it.
             let expected = if kind == "dir" { bits & 0o1777 } else { bits };
             assert_eq!(attrs.mode, expected, "{kind} {bits:o}");
             let expected = if privileged() { (1000, 1000) } else { (c.cred.uid, own_gid()) };
@@ -186,7 +186,7 @@ fn a_new_file_is_the_callers_with_the_mode_it_asked_for() {
 }
 
 #[test]
-fn the_superuser_makes_files_for_others() {
+fn the_superuser_can_set_the_owner_of_a_new_file() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -197,13 +197,13 @@ fn the_superuser_makes_files_for_others() {
         assert_eq!((attrs.uid, attrs.gid, attrs.mode), (7, 8, 0o640));
     } else {
         made.fails(NFS3ERR_PERM);
-        // What could not be made as asked for is not there half made.
+        // A file that cannot get the requested attributes is not left behind.
         c.lookup(&root, "file").fails(NFS3ERR_NOENT);
     }
 }
 
 #[test]
-fn unchecked_opens_what_exists_and_a_size_of_zero_truncates_it() {
+fn unchecked_opens_an_existing_file_and_a_size_of_zero_truncates_it() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -220,9 +220,9 @@ fn unchecked_opens_what_exists_and_a_size_of_zero_truncates_it() {
 }
 
 #[test]
-fn unchecked_does_not_truncate_what_the_caller_may_not_write() {
+fn unchecked_does_not_truncate_a_file_that_the_caller_may_not_write() {
     if !privileged() {
-        return not_tried("there is only one user without privileges");
+        return not_tried("needs privileges to act as another user");
     }
     let s = Server::start();
     let mut c = s.client();
@@ -245,19 +245,20 @@ fn exclusive_succeeds_again_with_the_same_verifier_only() {
     s.restart();
     let mut c = s.client();
     let again = c.create(&root, "file", createhow3::EXCLUSIVE(VERIFIER)).ok();
-    assert_eq!(given_fh(again.obj), file, "a client repeats over a restart of the server");
+    assert_eq!(given_fh(again.obj), file, "a retransmission after a restart");
     c.create(&root, "file", createhow3::EXCLUSIVE(OTHER)).fails(NFS3ERR_EXIST);
 }
 
 #[test]
-fn every_bit_of_the_verifier_counts_but_those_that_times_cannot_keep() {
+fn the_verifier_is_compared_but_for_bits_that_times_cannot_store() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
     for verifier in [[0; 8], [0xff; 8]] {
         let name = format!("{}", verifier[0]);
         c.create(&root, &name, createhow3::EXCLUSIVE(createverf3(verifier))).ok();
-        // The verifier lies in two times of the file, and file systems may know no negative ones.
+        // The verifier is stored in two times of the file, and some file systems store no negative
+        // times.
         for bit in (0..64).filter(|bit| ![7, 39].contains(bit)) {
             let mut other = verifier;
             other[bit / 8] ^= 1 << (bit % 8);
@@ -269,7 +270,7 @@ fn every_bit_of_the_verifier_counts_but_those_that_times_cannot_keep() {
 }
 
 #[test]
-fn exclusive_does_not_take_a_file_that_was_there_before() {
+fn exclusive_does_not_open_a_file_made_otherwise() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -278,12 +279,12 @@ fn exclusive_does_not_take_a_file_that_was_there_before() {
 }
 
 #[test]
-fn a_client_can_finish_an_exclusive_create_by_setting_attributes() {
+fn setattr_completes_an_exclusive_create() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
     let file = given_fh(c.create(&root, "file", createhow3::EXCLUSIVE(VERIFIER)).ok().obj);
-    assert_eq!(c.attrs(&file).mode & 0o077, 0, "closed until it is finished");
+    assert_eq!(c.attrs(&file).mode & 0o077, 0, "private until it is complete");
     let now = sattr3 {
         atime: set_atime::SET_TO_SERVER_TIME,
         mtime: set_mtime::SET_TO_SERVER_TIME,
@@ -295,7 +296,7 @@ fn a_client_can_finish_an_exclusive_create_by_setting_attributes() {
 }
 
 #[test]
-fn a_symbolic_links_target_is_kept_as_it_is() {
+fn a_symbolic_link_target_is_stored_unchanged() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -306,7 +307,7 @@ fn a_symbolic_links_target_is_kept_as_it_is() {
 }
 
 #[test]
-fn targets_that_no_link_can_have_are_refused() {
+fn invalid_targets_are_refused() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -318,7 +319,7 @@ fn targets_that_no_link_can_have_are_refused() {
 }
 
 #[test]
-fn special_files_are_made_and_devices_by_the_superuser() {
+fn anyone_makes_fifos_and_sockets_and_the_superuser_makes_devices() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -344,7 +345,7 @@ fn special_files_are_made_and_devices_by_the_superuser() {
 }
 
 #[test]
-fn mknod_of_what_has_a_procedure_of_its_own_is_badtype() {
+fn mknod_of_a_type_with_its_own_procedure_is_badtype() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -355,7 +356,7 @@ fn mknod_of_what_has_a_procedure_of_its_own_is_badtype() {
         let results = c.raw(NFS, 11, &args).results();
         let answer: MKNOD3res = unpacked(&results);
         answer.fails(NFS3ERR_BADTYPE);
-        // Nothing has this type.
+        // No file has this type.
         let end = args.len();
         args[end - 4..].copy_from_slice(&99u32.to_be_bytes());
         match c.raw(NFS, 11, &args) {
@@ -370,7 +371,7 @@ fn mknod_of_what_has_a_procedure_of_its_own_is_badtype() {
 }
 
 #[test]
-fn an_unknown_way_to_create_is_garbage() {
+fn an_unknown_createmode_is_garbage() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();

@@ -11,13 +11,13 @@ use crate::support::{client, not_tried, privileged};
 const STABILITIES: [stable_how; 3] =
     [stable_how::UNSTABLE, stable_how::DATA_SYNC, stable_how::FILE_SYNC];
 
-/// The sizes of transfers that the server says it carries out whole.
+/// The transfer sizes that FSINFO announces.
 fn transfer_max(c: &mut Client, root: &Fh) -> (usize, usize) {
     let info = c.fsinfo(root).ok();
     (info.rtmax.try_into().unwrap(), info.wtmax.try_into().unwrap())
 }
 
-/// Bytes that are not the same anywhere near.
+/// Bytes without short repetitions.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from((i * 31 + i / 251) % 256).unwrap()).collect()
 }
@@ -32,7 +32,7 @@ fn check_read(c: &mut Client, file: &Fh, (offset, count): (u64, u32), expected: 
 }
 
 #[test]
-fn read_gives_what_is_there_and_says_where_the_end_is() {
+fn read_returns_data_and_end_of_file() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -48,7 +48,7 @@ fn read_gives_what_is_there_and_says_where_the_end_is() {
 }
 
 #[test]
-fn an_empty_file_is_at_its_end() {
+fn reading_an_empty_file_is_at_end_of_file() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -68,7 +68,7 @@ fn a_hole_reads_as_zeros() {
 }
 
 #[test]
-fn the_largest_transfers_are_carried_out_whole() {
+fn the_largest_transfers_are_carried_out_completely() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -80,12 +80,12 @@ fn the_largest_transfers_are_carried_out_whole() {
     assert_eq!(fs::read(s.dir.join("file")).unwrap(), content);
     fs::write(s.dir.join("file"), pattern(rtmax + 1)).unwrap();
     let read = c.read(&file, 0, rtmax.try_into().unwrap()).ok();
-    assert!(read.data.as_ref() == pattern(rtmax), "other bytes than were written");
+    assert!(read.data.as_ref() == pattern(rtmax), "read other bytes than were written");
     assert!(!read.eof);
 }
 
 #[test]
-fn more_than_the_largest_read_is_cut_short() {
+fn a_read_above_the_maximum_is_cut_short() {
     let s =
         Setup::default().start_over(|dir| fs::write(dir.join("file"), pattern(8 << 20)).unwrap());
     let mut c = s.client();
@@ -100,7 +100,7 @@ fn more_than_the_largest_read_is_cut_short() {
 }
 
 #[test]
-fn reading_beyond_what_an_offset_can_be_ends_or_is_refused() {
+fn reading_at_an_impossible_offset_ends_or_fails() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -114,12 +114,12 @@ fn reading_beyond_what_an_offset_can_be_ends_or_is_refused() {
 }
 
 #[test]
-fn only_regular_files_are_read_and_written() {
+fn only_regular_files_can_be_read_and_written() {
     let s = Setup::default().start_over(|dir| {
         fs::create_dir(dir.join("dir")).unwrap();
         fs::write(dir.join("file"), b"content").unwrap();
         symlink("file", dir.join("symlink")).unwrap();
-        // Opening one would wait for its other end, for ever.
+        // Opening a FIFO would block until its other end is opened.
         rustix::fs::mkfifoat(rustix::fs::CWD, dir.join("fifo"), 0o666.into()).unwrap();
     });
     let mut c = s.client();
@@ -140,7 +140,7 @@ fn reading_and_writing_need_permission() {
     let root = c.root();
     let file = c.file_of(&root, "file", b"content");
     if !privileged() {
-        // The one user there is owns the file, and an owner may.
+        // The only user owns the file, and an owner may access it.
         c.setattr(&file, mode(0)).ok();
         c.cred = Cred::user(1000);
         assert_eq!(c.content(&file), b"content");
@@ -167,7 +167,7 @@ fn reading_and_writing_need_permission() {
 }
 
 #[test]
-fn who_may_execute_may_read() {
+fn execute_permission_allows_reading() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -180,7 +180,7 @@ fn who_may_execute_may_read() {
 }
 
 #[test]
-fn the_owner_reads_and_writes_whatever_the_mode_says_now() {
+fn the_owner_reads_and_writes_despite_the_mode() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -197,7 +197,7 @@ fn the_owner_reads_and_writes_whatever_the_mode_says_now() {
 }
 
 #[test]
-fn a_write_is_at_least_as_stable_as_asked_for() {
+fn a_write_is_at_least_as_stable_as_requested() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -213,7 +213,7 @@ fn a_write_is_at_least_as_stable_as_asked_for() {
 }
 
 #[test]
-fn the_verifier_is_one_until_the_server_starts_again() {
+fn the_write_verifier_changes_only_when_the_server_restarts() {
     let mut s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -223,11 +223,11 @@ fn the_verifier_is_one_until_the_server_starts_again() {
     assert_eq!(c.commit(&one, 0, 0).ok().verf, first);
     s.crash_and_restart();
     let mut c = s.client();
-    assert_ne!(c.commit(&one, 0, 0).ok().verf, first, "what was lost must be sent again");
+    assert_ne!(c.commit(&one, 0, 0).ok().verf, first, "the client would not resend lost data");
 }
 
 #[test]
-fn commit_takes_any_range_and_changes_nothing() {
+fn commit_accepts_any_range_and_changes_nothing() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -241,7 +241,7 @@ fn commit_takes_any_range_and_changes_nothing() {
 }
 
 #[test]
-fn commit_of_what_cannot_be_written_does_not_hang() {
+fn commit_of_a_directory_or_fifo_does_not_block() {
     let s = Setup::default().start_over(|dir| {
         rustix::fs::mkfifoat(rustix::fs::CWD, dir.join("fifo"), 0o666.into()).unwrap();
     });
@@ -254,7 +254,7 @@ fn commit_of_what_cannot_be_written_does_not_hang() {
 }
 
 #[test]
-fn writing_nothing_changes_nothing() {
+fn an_empty_write_changes_nothing() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -264,7 +264,7 @@ fn writing_nothing_changes_nothing() {
 }
 
 #[test]
-fn offsets_that_no_file_can_have_are_refused() {
+fn writing_at_an_impossible_offset_fails() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -279,7 +279,7 @@ fn offsets_that_no_file_can_have_are_refused() {
 }
 
 #[test]
-fn a_count_that_is_not_the_datas_length_writes_nothing_that_was_not_sent() {
+fn a_count_that_differs_from_the_data_writes_no_more_than_was_sent() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -289,13 +289,13 @@ fn a_count_that_is_not_the_datas_length_writes_nothing_that_was_not_sent() {
         args.extend(0u64.to_be_bytes());
         args.extend(client::words(&[count, 0, 4]));
         args.extend(b"data");
-        c.raw(NFS, 7, &args); // refused, or as much as both allow
+        c.raw(NFS, 7, &args); // fails, or writes as much as both allow
         assert!(b"data".starts_with(&c.content(&file)), "{count}");
     }
 }
 
 #[test]
-fn an_unknown_stability_is_garbage() {
+fn an_unknown_stable_how_is_garbage() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -309,14 +309,15 @@ fn an_unknown_stability_is_garbage() {
 }
 
 #[test]
-fn of_more_than_the_largest_write_as_much_is_written_as_is_said() {
+fn a_write_above_the_maximum_reports_what_was_written() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
     let (_, wtmax) = transfer_max(&mut c, &root);
     let file = c.file(&root, "file");
     let data = pattern(wtmax + 4);
-    // A server may write a part, refuse, or hang up; it must not say that it wrote more.
+    // A server may write a part, fail, or close the connection; it must not report more than it
+    // wrote.
     let mut said = 0;
     let mut args = packed(&file);
     args.extend(0u64.to_be_bytes());
@@ -333,18 +334,18 @@ fn of_more_than_the_largest_write_as_much_is_written_as_is_said() {
         said = usize::try_from(written.count).unwrap();
     }
     let content = fs::read(s.dir.join("file")).unwrap();
-    assert!(content == data[..said], "{} bytes are there, {said} are said to be", content.len());
+    assert!(content == data[..said], "wrote {} bytes, reported {said}", content.len());
     c.null();
 }
 
 #[test]
-fn the_owner_of_a_setuid_file_loses_the_bit_when_another_writes() {
+fn a_write_by_another_user_clears_the_setuid_bit() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
     let file = c.file_of(&root, "file", b"content");
     if !privileged() {
-        // The kernel takes the bits away from every writer who is not the superuser.
+        // The kernel clears the bits on a write by anyone but the superuser.
         c.setattr(&file, mode(0o4755)).ok();
         c.write(&file, 0, b"x", stable_how::UNSTABLE).ok();
         return assert_eq!(c.attrs(&file).mode, 0o755);
@@ -355,9 +356,9 @@ fn the_owner_of_a_setuid_file_loses_the_bit_when_another_writes() {
 }
 
 #[test]
-fn a_full_file_system_is_nospc_and_what_fitted_stays() {
+fn a_full_file_system_is_nospc_and_keeps_earlier_data() {
     if !privileged() {
-        return not_tried("a disk of its own takes privileges");
+        return not_tried("mounting a disk needs privileges");
     }
     let s = Setup::default().disk("size=1m").start();
     let mut c = s.client();
@@ -370,7 +371,7 @@ fn a_full_file_system_is_nospc_and_what_fitted_stays() {
             Nfs3Result::Ok(written) => offset += u64::from(written.count),
             Nfs3Result::Err((status, _)) => break status,
         }
-        assert!(offset < 16 << 20, "the disk has no end");
+        assert!(offset < 16 << 20, "the disk never fills up");
     };
     assert_eq!(status, NFS3ERR_NOSPC);
     assert!(offset > 0);

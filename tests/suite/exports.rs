@@ -1,4 +1,4 @@
-//! The exports file: who may, what, as whom; and that it is read again on SIGHUP.
+//! The exports file: clients, options and squash; and that SIGHUP reads it again.
 
 use std::fs;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use crate::support::{eventually, not_tried, privileged};
 
 const REFUSED: &[nfsstat3] = &[NFS3ERR_ACCES, NFS3ERR_PERM, NFS3ERR_STALE, NFS3ERR_BADHANDLE];
 
-/// A server that exports its directory, which all may write, with these options.
+/// A server that exports its world-writable directory with these options.
 fn with_options(options: &str) -> Server {
     Setup::default().exports(&format!("{{}} *({options})\n")).start_over(|dir| {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
@@ -29,7 +29,7 @@ fn mounted(s: &Server, c: &mut Client) -> Fh {
     c.mounted(s.dir.to_str().unwrap())
 }
 
-/// As whom a caller makes a file.
+/// The owner and group of a file that the caller makes.
 fn made_as(s: &Server, cred: Cred) -> (u32, u32) {
     let mut c = s.client_as(cred);
     let root = mounted(s, &mut c);
@@ -47,7 +47,7 @@ fn check_identity(s: &Server, cred: Cred, expected: (u32, u32)) {
 }
 
 #[test]
-fn a_read_only_export_is_rofs_for_all_that_changes() {
+fn changes_in_a_read_only_export_are_rofs() {
     let s = with_options("ro,insecure,no_root_squash");
     let mut c = s.client();
     let root = mounted(&s, &mut c);
@@ -81,7 +81,7 @@ fn a_read_only_export_is_rofs_for_all_that_changes() {
 }
 
 #[test]
-fn read_only_is_what_an_export_is_by_default() {
+fn an_export_is_read_only_by_default() {
     let s = with_options("insecure");
     let mut c = s.client();
     let root = mounted(&s, &mut c);
@@ -89,7 +89,7 @@ fn read_only_is_what_an_export_is_by_default() {
 }
 
 #[test]
-fn root_is_squashed_by_default_and_others_are_not() {
+fn only_root_is_squashed_by_default() {
     let s = with_options("rw,insecure");
     check_identity(&s, Cred::user(0), (65534, 65534));
     check_identity(&s, Cred { uid: 0, gid: 500, groups: vec![] }, (65534, 500));
@@ -100,7 +100,7 @@ fn root_is_squashed_by_default_and_others_are_not() {
 }
 
 #[test]
-fn a_squashed_root_has_no_power() {
+fn squashed_root_has_no_privileges() {
     let s = with_options("rw,insecure");
     fs::set_permissions(s.dir.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
     let mut c = s.client_as(Cred::user(0).groups(&[0]));
@@ -110,19 +110,19 @@ fn a_squashed_root_has_no_power() {
         c.read(&file, 0, 10).fails(NFS3ERR_ACCES);
         c.setattr(&file, owner(65534)).fails(NFS3ERR_PERM);
     } else {
-        assert_eq!(c.content(&file), b"content", "all are the server's own user");
+        assert_eq!(c.content(&file), b"content", "all callers act as the server's user");
     }
 }
 
 #[test]
-fn the_superusers_groups_are_squashed_too() {
+fn group_0_is_squashed_too() {
     if !privileged() {
-        return not_tried("there is only one user without privileges");
+        return not_tried("needs privileges to act as another user");
     }
     let s = with_options("rw,insecure");
     fs::set_permissions(s.dir.join("file"), fs::Permissions::from_mode(0o060)).unwrap();
     assert_eq!(fs::metadata(s.dir.join("file")).unwrap().gid(), 0);
-    // The file is of group 0, in which a caller from outside may not claim to be.
+    // The file belongs to group 0, of which no client may claim to be a member.
     for cred in [Cred { uid: 1000, gid: 0, groups: vec![] }, Cred::user(1000).groups(&[5, 0])] {
         let mut c = s.client_as(cred);
         let root = mounted(&s, &mut c);
@@ -132,7 +132,7 @@ fn the_superusers_groups_are_squashed_too() {
 }
 
 #[test]
-fn all_can_be_squashed_or_nobody() {
+fn all_squash_and_no_root_squash_apply() {
     let s = with_options("rw,insecure,all_squash,anonuid=7,anongid=8");
     check_identity(&s, Cred::user(0), (7, 8));
     check_identity(&s, Cred::user(1000), (7, 8));
@@ -141,18 +141,18 @@ fn all_can_be_squashed_or_nobody() {
 }
 
 #[test]
-fn a_secure_export_is_for_privileged_ports() {
+fn a_secure_export_requires_privileged_ports() {
     for options in ["rw", "rw,secure"] {
         let s = with_options(options);
         let dir = s.dir.to_str().unwrap();
         let mut c = s.client();
-        let mountres3::Err(why) = c.mnt(dir) else { panic!("mounted from any port") };
+        let mountres3::Err(why) = c.mnt(dir) else { panic!("mounted from an unprivileged port") };
         assert!([1, 13].contains(&(why as u32)), "{why}");
         if privileged() {
             let mut trusted = privileged_client(&s);
             let root = trusted.mounted(dir);
             trusted.getattr(&root).ok();
-            // The handle alone is not enough.
+            // A handle alone grants no access.
             one_of(c.getattr(&root).status(), REFUSED);
             one_of(c.read(&root, 0, 1).status(), REFUSED);
         }
@@ -172,7 +172,7 @@ fn from(s: &Server, last: u8) -> Client {
 }
 
 #[test]
-fn the_most_particular_client_that_fits_decides() {
+fn the_most_specific_client_entry_applies() {
     let s = Setup::default()
         .exports(
             "{} *(ro,insecure,no_root_squash) 127.0.0.0/29(rw,insecure,no_root_squash) \
@@ -189,7 +189,7 @@ fn the_most_particular_client_that_fits_decides() {
 }
 
 #[test]
-fn a_client_that_is_not_in_the_list_is_refused_at_every_call() {
+fn an_unlisted_client_is_refused_at_every_call() {
     let s = Setup::default()
         .exports("{} 127.0.0.1(rw,insecure,no_root_squash)\n")
         .start_over(|dir| fs::write(dir.join("file"), b"content").unwrap());
@@ -212,7 +212,7 @@ fn a_client_that_is_not_in_the_list_is_refused_at_every_call() {
 }
 
 #[test]
-fn the_file_is_read_again_on_sighup() {
+fn sighup_reads_the_file_again() {
     let s = Setup::default().exports("{}/a *(rw,insecure,no_root_squash)\n").start_over(|dir| {
         for name in ["a", "b"] {
             fs::create_dir(dir.join(name)).unwrap();
@@ -230,7 +230,7 @@ fn the_file_is_read_again_on_sighup() {
     let b = c.mounted(format!("{dir}/b"));
     c.file(&b, "file");
     c.setattr(&file, mode(0o600)).fails(NFS3ERR_ROFS);
-    assert_eq!(c.content(&file), b"content", "on the same connection, with the same handle");
+    assert_eq!(c.content(&file), b"content", "with the old connection and handle");
 
     s.write_exports("{}/b *(rw,insecure,no_root_squash)\n");
     s.signal(Signal::HUP);
@@ -241,7 +241,7 @@ fn the_file_is_read_again_on_sighup() {
 }
 
 #[test]
-fn a_directory_that_was_made_anew_is_exported_again_on_sighup() {
+fn sighup_exports_a_recreated_directory() {
     let s = Setup::default().exports("{}/a *(rw,insecure,no_root_squash)\n").start_over(|dir| {
         fs::create_dir(dir.join("a")).unwrap();
     });
@@ -252,14 +252,14 @@ fn a_directory_that_was_made_anew_is_exported_again_on_sighup() {
     fs::create_dir(s.dir.join("a")).unwrap();
     one_of(c.getattr(&old).status(), &[NFS3ERR_STALE]);
     s.signal(Signal::HUP);
-    eventually("the new directory is there", || s.log().contains("exports read again"));
+    eventually("the new directory is exported", || s.log().contains("exports read again"));
     let new = c.mounted(path);
     c.file(&new, "file");
     assert!(s.dir.join("a/file").exists());
 }
 
 #[test]
-fn a_faulty_file_changes_nothing_and_is_told() {
+fn a_faulty_file_changes_nothing_and_is_logged() {
     let s = Setup::default().exports("{} *(rw,insecure,no_root_squash)\n").start();
     let mut c = s.client();
     let root = mounted(&s, &mut c);
@@ -269,21 +269,21 @@ fn a_faulty_file_changes_nothing_and_is_told() {
     ] {
         s.write_exports(lines);
         s.signal(Signal::HUP);
-        eventually("the fault is in the log", || s.log().contains(word));
+        eventually("the fault is logged", || s.log().contains(word));
         c.setattr(&root, mode(0o755)).ok();
         assert_eq!(c.export().len(), 1);
     }
     fs::remove_file(s.beside("exports")).unwrap();
     let before = s.log().len();
     s.signal(Signal::HUP);
-    eventually("the missing file is in the log", || s.log().len() > before);
+    eventually("the missing file is logged", || s.log().len() > before);
     c.setattr(&root, mode(0o755)).ok();
 }
 
 #[test]
 fn set_id_bits_and_devices_can_be_refused() {
     if !privileged() {
-        return not_tried("only the superuser makes devices");
+        return not_tried("making devices needs privileges");
     }
     let prepare = |dir: &Path| {
         fs::write(dir.join("old"), b"program").unwrap();
@@ -296,7 +296,7 @@ fn set_id_bits_and_devices_can_be_refused() {
     let root = mounted(&s, &mut c);
     let on_disk = |name: &str| fs::metadata(s.dir.join(name)).unwrap().mode() & 0o7777;
 
-    // What is there is shown so that no client honours it.
+    // Existing bits and device numbers are hidden, so clients do not honour them.
     let (old, null) = (c.find(&root, "old"), c.find(&root, "null"));
     assert_eq!((c.attrs(&old).mode, on_disk("old")), (0o755, 0o6755));
     let device = c.attrs(&null);
@@ -312,7 +312,7 @@ fn set_id_bits_and_devices_can_be_refused() {
         }
     }
 
-    // No way to make one.
+    // No procedure can set them.
     let made = given_fh(c.create(&root, "guarded", createhow3::GUARDED(mode(0o6755))).ok().obj);
     c.create(&root, "unchecked", createhow3::UNCHECKED(mode(0o4711))).ok();
     c.mknod(&root, "fifo", mknoddata3::NF3FIFO(mode(0o2644))).ok();
@@ -329,7 +329,7 @@ fn set_id_bits_and_devices_can_be_refused() {
     c.mknod(&root, "char", mknoddata3::NF3CHR(spec())).fails(NFS3ERR_PERM);
     c.mknod(&root, "block", mknoddata3::NF3BLK(spec())).fails(NFS3ERR_PERM);
 
-    // The bits of a directory hand its group down: they are no power.
+    // The bits of a directory are kept: they only pass its group on.
     let dir = given_fh(c.mkdir(&root, "dir", mode(0o2775)).ok().obj);
     c.setattr(&dir, mode(0o3775)).ok();
     assert_eq!((c.attrs(&dir).mode, on_disk("dir")), (0o3775, 0o3775));

@@ -1,4 +1,4 @@
-//! NULL and GETATTR (RFC 1813 §3.3.0, §3.3.1): what the backing directory says, as it is now.
+//! NULL and GETATTR (RFC 1813 §3.3.0, §3.3.1): the current attributes in the backing directory.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::support::server::{Server, Setup};
 use crate::support::wire::*;
 
-/// Compares what NFS says with what the backing file system says.
+/// Compares attributes from NFS with those in the backing file system.
 #[track_caller]
 fn check(attrs: &fattr3, path: &Path, kind: ftype3) {
     let meta = fs::symlink_metadata(path).unwrap();
@@ -30,7 +30,7 @@ fn null_does_nothing() {
 }
 
 #[test]
-fn attributes_are_those_of_the_backing_file() {
+fn attributes_match_the_backing_file() {
     let s = Setup::default().start_over(|dir| {
         fs::write(dir.join("file"), b"content").unwrap();
         fs::set_permissions(dir.join("file"), fs::Permissions::from_mode(0o4751)).unwrap();
@@ -51,7 +51,7 @@ fn attributes_are_those_of_the_backing_file() {
 }
 
 #[test]
-fn a_sparse_file_uses_what_it_uses() {
+fn a_sparse_file_reports_allocated_space() {
     let s = Server::start();
     fs::File::create(s.dir.join("sparse")).unwrap().set_len(1 << 40).unwrap();
     let mut c = s.client();
@@ -62,7 +62,7 @@ fn a_sparse_file_uses_what_it_uses() {
 }
 
 #[test]
-fn a_change_beside_the_server_is_seen_at_once() {
+fn a_local_change_is_seen_at_once() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -76,7 +76,7 @@ fn a_change_beside_the_server_is_seen_at_once() {
 }
 
 #[test]
-fn all_of_one_export_has_one_fsid() {
+fn all_files_of_an_export_have_one_fsid() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();

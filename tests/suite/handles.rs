@@ -1,5 +1,5 @@
-//! File handles: they outlive renames and restarts, die with their object, cannot be made up, and
-//! are good for one export only.
+//! File handles: they survive renames and restarts, become stale when their file is removed, cannot
+//! be forged, and are valid in one export only.
 
 use std::fs;
 
@@ -11,12 +11,13 @@ use crate::support::wire::*;
 
 const DEAD: &[nfsstat3] = &[NFS3ERR_STALE, NFS3ERR_BADHANDLE];
 
-/// How long the server's handles may be.
+/// The lengths that the server's handles may have.
 const LENGTHS: std::ops::RangeInclusive<usize> = 18..=64;
 
-/// Every procedure that takes a handle, on `object` in the place of each.
+/// The status of every procedure that takes a handle, called with `object`. `good` is a valid
+/// directory.
 fn every_use(c: &mut Client, object: &Fh, good: &Fh) -> Vec<(&'static str, nfsstat3)> {
-    let place = (0, cookieverf3::default());
+    let position = (0, cookieverf3::default());
     let how = || createhow3::UNCHECKED(mode(0o644));
     vec![
         ("GETATTR", c.getattr(object).status()),
@@ -35,8 +36,8 @@ fn every_use(c: &mut Client, object: &Fh, good: &Fh) -> Vec<(&'static str, nfsst
         ("RENAME from", c.rename((object, "x"), (good, "new")).status()),
         ("RENAME to", c.rename((good, "kept"), (object, "new")).status()),
         ("LINK of", c.link(object, good, "new").status()),
-        ("READDIR", c.readdir(object, place, 4096).status()),
-        ("READDIRPLUS", c.readdirplus(object, place, (4096, 4096)).status()),
+        ("READDIR", c.readdir(object, position, 4096).status()),
+        ("READDIRPLUS", c.readdirplus(object, position, (4096, 4096)).status()),
         ("FSSTAT", c.fsstat(object).status()),
         ("FSINFO", c.fsinfo(object).status()),
         ("PATHCONF", c.pathconf(object).status()),
@@ -63,7 +64,7 @@ fn start() -> (Server, Client, Fh) {
 }
 
 #[test]
-fn a_handle_outlives_the_server() {
+fn a_handle_survives_a_restart() {
     let (mut s, mut c, root) = start();
     let dir = c.dir(&root, "dir");
     let inner = c.dir(&dir, "inner");
@@ -74,19 +75,19 @@ fn a_handle_outlives_the_server() {
     for again in [Server::restart, Server::crash_and_restart] {
         again(&mut s);
         let mut c = s.client();
-        // The handles first, so that nothing has found the objects by name before.
+        // Use the handles before any look-up by name.
         assert_eq!(c.content(&file), b"content");
         let after: Vec<_> =
             [&root, &dir, &inner, &file, &link].map(|o| c.attrs(o).fileid).into_iter().collect();
         assert_eq!(after, before);
-        assert_eq!(c.find(&inner, "file"), file, "and is the same as before");
+        assert_eq!(c.find(&inner, "file"), file, "the handle has changed");
         assert_eq!(c.root(), root);
         assert_eq!(c.find(&inner, ".."), dir);
     }
 }
 
 #[test]
-fn a_handle_outlives_the_rename_of_its_object_and_of_what_is_above_it() {
+fn a_handle_survives_renames_of_its_file_and_of_directories_above() {
     let (mut s, mut c, root) = start();
     let (a, b) = (c.dir(&root, "a"), c.dir(&root, "b"));
     let dir = c.dir(&a, "dir");
@@ -112,7 +113,7 @@ fn a_handle_outlives_the_rename_of_its_object_and_of_what_is_above_it() {
 }
 
 #[test]
-fn a_handle_outlives_the_server_where_nobody_may_list_the_directory() {
+fn a_handle_survives_a_restart_in_a_directory_that_cannot_be_listed() {
     let (mut s, mut c, root) = start();
     let closed: Vec<_> = [0o311, 0o300, 0o400, 0o000]
         .map(|bits| {
@@ -127,12 +128,12 @@ fn a_handle_outlives_the_server_where_nobody_may_list_the_directory() {
     for (bits, dir, file) in &closed {
         assert_eq!(c.content(file), b"content", "{bits:o}");
         assert_eq!(c.attrs(dir).mode & 0o7777, *bits);
-        c.setattr(dir, mode(0o700)).ok(); // or nobody could remove it
+        c.setattr(dir, mode(0o700)).ok(); // so that it can be removed
     }
 }
 
 #[test]
-fn a_file_replaced_by_rename_is_gone_and_its_name_is_the_others() {
+fn a_file_replaced_by_rename_is_stale() {
     let (mut s, mut c, root) = start();
     let (old, new) = (c.file_of(&root, "old", b"old"), c.file_of(&root, "new", b"new"));
     c.rename((&root, "new"), (&root, "old")).ok();
@@ -143,7 +144,7 @@ fn a_file_replaced_by_rename_is_gone_and_its_name_is_the_others() {
 }
 
 #[test]
-fn a_link_goes_on_when_the_first_name_is_removed() {
+fn a_handle_stays_valid_while_another_link_remains() {
     let (mut s, mut c, root) = start();
     let dir = c.dir(&root, "dir");
     let file = c.file_of(&root, "first", b"content");
@@ -155,7 +156,7 @@ fn a_link_goes_on_when_the_first_name_is_removed() {
 }
 
 #[test]
-fn removed_is_stale_for_every_procedure() {
+fn a_removed_file_is_stale_for_every_procedure() {
     let (mut s, mut c, root) = start();
     let file = c.file(&root, "file");
     let dir = c.dir(&root, "dir");
@@ -176,9 +177,9 @@ fn removed_is_stale_for_every_procedure() {
 }
 
 #[test]
-fn an_inode_that_is_used_again_does_not_revive_a_handle() {
+fn a_reused_inode_number_does_not_revive_a_handle() {
     let (s, mut c, root) = start();
-    // File systems give the number of a removed file to one of the next.
+    // File systems reuse the inode numbers of removed files.
     let mut gone = Vec::new();
     for round in 0..50 {
         let name = format!("file{round}");
@@ -195,7 +196,7 @@ fn an_inode_that_is_used_again_does_not_revive_a_handle() {
 }
 
 #[test]
-fn an_object_removed_beside_the_server_is_stale() {
+fn a_locally_removed_file_is_stale() {
     let (s, mut c, root) = start();
     let file = c.file(&root, "file");
     fs::remove_file(s.dir.join("file")).unwrap();
@@ -204,7 +205,7 @@ fn an_object_removed_beside_the_server_is_stale() {
 }
 
 #[test]
-fn a_rename_beside_the_server_is_seen_by_name() {
+fn a_local_rename_is_seen() {
     let (s, mut c, root) = start();
     fs::rename(s.dir.join("kept"), s.dir.join("moved")).unwrap();
     c.lookup(&root, "kept").fails(NFS3ERR_NOENT);
@@ -213,14 +214,14 @@ fn a_rename_beside_the_server_is_seen_by_name() {
 }
 
 #[test]
-fn no_handle_can_be_made_up() {
+fn forged_handles_are_refused() {
     let (_s, mut c, root) = start();
     let file = c.file(&root, "file");
     let mut made_up: Vec<Fh> = vec![fh(&[])];
     for real in [&root, &file] {
         let bytes = real.data.to_vec();
         assert!(bytes.len() <= 64);
-        // Each byte changed, each truncation, a byte more.
+        // Each byte changed, each truncation, and one byte more.
         for at in 0..bytes.len() {
             for flip in [0x01, 0x80, 0xff] {
                 let mut forged = bytes.clone();
@@ -237,7 +238,7 @@ fn no_handle_can_be_made_up() {
         made_up.extend([fh(&vec![0; len]), fh(&vec![0xff; len])]);
     }
     for forged in &made_up {
-        // A client looks a file up again whose handle is stale; it gives up at one that is bad.
+        // On STALE a client looks the file up again; on BADHANDLE it gives up.
         let has_the_length = LENGTHS.contains(&forged.data.len());
         let status = if has_the_length { NFS3ERR_STALE } else { NFS3ERR_BADHANDLE };
         c.getattr(forged).fails(status);
@@ -264,7 +265,7 @@ fn a_handle_above_64_bytes_is_garbage() {
 }
 
 #[test]
-fn another_servers_handles_mean_nothing_here() {
+fn handles_of_another_server_are_stale() {
     let (_s, mut c, root) = start();
     let (_other, mut other_c, other_root) = start();
     let other_file = other_c.find(&other_root, "kept");
@@ -293,7 +294,7 @@ fn handles_of_a_lost_key_are_stale() {
 }
 
 #[test]
-fn the_handles_of_one_export_are_of_no_use_in_another() {
+fn a_handle_grants_no_access_in_another_export() {
     let s = Setup::default()
         .exports(
             "{}/open *(rw,no_root_squash,insecure)\n\
@@ -313,7 +314,7 @@ fn the_handles_of_one_export_are_of_no_use_in_another() {
     let closed = inside.mounted(format!("{dir}/closed"));
     let file = inside.find(&closed, "kept");
     assert_eq!(inside.content(&file), b"content");
-    // Who is not a client of the export gets nothing by its handles, however he came by them.
+    // A host that is not a client of the export gains nothing from its handles.
     let mut outside = s.client();
     let open = outside.mounted(format!("{dir}/open"));
     for object in [&closed, &file] {
@@ -322,7 +323,7 @@ fn the_handles_of_one_export_are_of_no_use_in_another() {
             assert_ne!(status, NFS3_OK, "{procedure}");
         }
     }
-    // The exports lie on one file system; still no part of one handle fits the other.
+    // The exports are on one file system, yet parts of their handles cannot be combined.
     let (a, b) = (open.data.to_vec(), closed.data.to_vec());
     for cut in 1..a.len().min(b.len()) {
         let crossed = [&a[..cut], &b[cut..]].concat();
@@ -334,7 +335,7 @@ fn the_handles_of_one_export_are_of_no_use_in_another() {
 }
 
 #[test]
-fn a_handle_is_what_is_left_when_its_export_is_gone() {
+fn a_handle_is_valid_again_when_its_export_returns() {
     let all = "{}/a *(rw,no_root_squash,insecure)\n{}/b *(rw,no_root_squash,insecure)\n";
     let mut s = Setup::default().exports(all).start_over(|dir| {
         for name in ["a", "b"] {

@@ -1,5 +1,4 @@
-//! Who the caller is decides what it may do and whose its files are: AUTH_SYS, the groups, the
-//! kernel's rules for directories.
+//! Identities: AUTH_SYS credentials and groups decide what a caller may do and who owns its files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -9,7 +8,7 @@ use crate::support::privileged;
 use crate::support::server::{Server, Setup};
 use crate::support::wire::*;
 
-/// Files that each need another reason to be read: their owner, their group.
+/// A server with files that are readable by their owner, by their group, or by others.
 fn library() -> Server {
     Setup::default().start_over(|dir| {
         let make = |name: &str, bits, uid, gid| {
@@ -38,11 +37,11 @@ fn reads(c: &mut Client, cred: Cred, name: &str) -> bool {
 }
 
 #[test]
-fn owner_group_and_others_are_told_apart() {
+fn owner_group_and_others_have_their_own_rights() {
     let s = library();
     let mut c = s.client();
     if !privileged() {
-        // Everything is the one user's, and an owner may.
+        // All files belong to the only user, and an owner may read.
         for (name, uid) in [("owner", 0), ("group", 1000), ("other", 65534)] {
             assert!(reads(&mut c, Cred::user(uid), name), "{name}");
         }
@@ -67,7 +66,7 @@ fn owner_group_and_others_are_told_apart() {
 }
 
 #[test]
-fn one_connection_carries_calls_of_many_users() {
+fn one_connection_serves_several_users() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -85,7 +84,7 @@ fn one_connection_carries_calls_of_many_users() {
 }
 
 #[test]
-fn users_do_not_mix_when_many_call_at_once() {
+fn concurrent_users_keep_their_identities() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -128,13 +127,13 @@ fn a_new_entry_takes_the_group_of_a_setgid_directory() {
     assert_eq!(c.attrs(&file).gid, expected);
     let inner = c.dir(&dir, "inner");
     let attrs = c.attrs(&inner);
-    assert_eq!((attrs.gid, attrs.mode & 0o2000), (expected, 0o2000), "it is handed down");
+    assert_eq!((attrs.gid, attrs.mode & 0o2000), (expected, 0o2000), "subdirectories inherit");
     let link = c.symlink_to(&dir, "link", "x");
     assert_eq!(c.attrs(&link).gid, expected);
 }
 
 #[test]
-fn not_being_the_owner_is_another_error_than_not_being_allowed() {
+fn owner_only_operations_are_perm_and_missing_permission_is_acces() {
     if !privileged() {
         let s = Server::start();
         let mut c = s.client_as(Cred::user(0));
@@ -158,7 +157,7 @@ fn not_being_the_owner_is_another_error_than_not_being_allowed() {
 }
 
 #[test]
-fn a_caller_without_credentials_is_nobody() {
+fn a_caller_without_credentials_is_anonymous() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -179,7 +178,7 @@ fn a_caller_without_credentials_is_nobody() {
 }
 
 #[test]
-fn credentials_that_make_no_sense_are_refused_and_harm_nothing() {
+fn invalid_credentials_are_rejected() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -190,22 +189,22 @@ fn credentials_that_make_no_sense_are_refused_and_harm_nothing() {
     };
     for (flavor, body) in [
         (6, vec![0; 20]),             // RPCSEC_GSS
-        (99, vec![]),                 // nothing that exists
-        (1, vec![]),                  // no user
-        (1, user(17)),                // one group more than there can be
-        (1, words(&[0, 0, 1, 1, 5])), // five groups, none given
-        (1, words(&[0, 300])),        // a machine with a name too long
+        (99, vec![]),                 // an unknown flavor
+        (1, vec![]),                  // an empty body
+        (1, user(17)),                // more groups than AUTH_SYS allows
+        (1, words(&[0, 0, 1, 1, 5])), // five groups announced, none sent
+        (1, words(&[0, 300])),        // a machine name that is too long
     ] {
         let call = message(11, NFS, 1, &auth(flavor, &body), &packed(&root));
-        let Reply::Denied(1, why) = c.exchange(&call) else { panic!("flavor {flavor} is let in") };
-        assert!([1, 5].contains(&why[3]), "AUTH_BADCRED or AUTH_TOOWEAK, not {why:?}");
+        let Reply::Denied(1, why) = c.exchange(&call) else { panic!("accepted flavor {flavor}") };
+        assert!([1, 5].contains(&why[3]), "neither AUTH_BADCRED nor AUTH_TOOWEAK: {why:?}");
     }
     c.exchange(&message(12, NFS, 1, &auth(1, &user(16)), &packed(&root))).results();
 }
 
 #[test]
-fn nobody_asks_for_null() {
-    // Probes come with AUTH_NONE, and some clients mount with it.
+fn null_accepts_auth_none() {
+    // Probes use AUTH_NONE, and some clients mount with it.
     let s = Server::start();
     let mut c = s.client();
     c.exchange(&message(1, NFS, 0, &auth(0, &[]), &[])).results();
@@ -213,8 +212,8 @@ fn nobody_asks_for_null() {
 }
 
 #[test]
-fn the_server_itself_stays_who_it_is() {
-    // A thread that forgot to become itself again would fail at the next handle.
+fn the_server_keeps_its_own_identity() {
+    // A thread that kept a caller's identity would fail to open the next handle.
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -226,7 +225,7 @@ fn the_server_itself_stays_who_it_is() {
             c.setattr(&file, mode(0o600)).ok();
         });
     }
-    // Only the file-system ids may differ: by the others a thread could be signalled and traced.
+    // Only the file-system ids may differ: other ids would let callers signal and trace the thread.
     let own = Cred::superuser().uid.to_string();
     let pid = s.pid().as_raw_nonzero();
     for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {

@@ -1,4 +1,4 @@
-//! FSSTAT, FSINFO and PATHCONF (RFC 1813 §3.3.18 to §3.3.20): what the file system really has.
+//! FSSTAT, FSINFO and PATHCONF (RFC 1813 §3.3.18 to §3.3.20).
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use crate::support::wire::*;
 use crate::support::{client, not_tried, privileged};
 
 #[test]
-fn fsstat_is_what_the_disk_has() {
+fn fsstat_matches_statvfs() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -21,9 +21,9 @@ fn fsstat_is_what_the_disk_has() {
 }
 
 #[test]
-fn fsstat_follows_what_is_used() {
+fn fsstat_tracks_usage() {
     if !privileged() {
-        return not_tried("a disk of its own takes privileges");
+        return not_tried("mounting a disk needs privileges");
     }
     let s = Setup::default().disk("size=8m,nr_inodes=100").start();
     let mut c = s.client();
@@ -39,7 +39,7 @@ fn fsstat_follows_what_is_used() {
 }
 
 #[test]
-fn fsinfo_says_what_the_server_can() {
+fn fsinfo_has_transfer_sizes_and_capabilities() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -60,7 +60,7 @@ fn fsinfo_says_what_the_server_can() {
 }
 
 #[test]
-fn pathconf_says_what_names_can_be() {
+fn pathconf_has_the_limits_of_names() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -73,7 +73,7 @@ fn pathconf_says_what_names_can_be() {
 }
 
 #[test]
-fn any_object_will_do() {
+fn any_type_of_file_is_accepted() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -86,7 +86,7 @@ fn any_object_will_do() {
 }
 
 #[test]
-fn whoever_may_mount_may_ask() {
+fn no_permission_on_the_file_is_needed() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();

@@ -11,7 +11,7 @@ use crate::support::server::{Server, Setup};
 use crate::support::wire::*;
 
 #[test]
-fn lookup_finds_what_is_there_and_says_what_it_is() {
+fn lookup_returns_handle_and_attributes() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -24,7 +24,7 @@ fn lookup_finds_what_is_there_and_says_what_it_is() {
 }
 
 #[test]
-fn a_name_that_is_not_there_is_noent() {
+fn a_missing_name_is_noent() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -45,7 +45,7 @@ fn dot_is_the_directory_and_dot_dot_its_parent() {
 }
 
 #[test]
-fn dot_dot_of_an_exports_root_is_the_root() {
+fn dot_dot_of_an_export_root_is_the_root() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -55,7 +55,7 @@ fn dot_dot_of_an_exports_root_is_the_root() {
 }
 
 #[test]
-fn a_file_is_no_directory() {
+fn lookup_in_a_file_is_notdir() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -69,7 +69,7 @@ fn a_file_is_no_directory() {
 }
 
 #[test]
-fn a_symbolic_link_is_found_and_not_followed() {
+fn a_symbolic_link_is_not_followed() {
     let s = Setup::default().start_over(|dir| {
         symlink("/etc", dir.join("out")).unwrap();
         symlink("nowhere", dir.join("dangling")).unwrap();
@@ -83,7 +83,7 @@ fn a_symbolic_link_is_found_and_not_followed() {
 }
 
 #[test]
-fn names_are_bytes() {
+fn names_are_arbitrary_bytes() {
     let names: [&[u8]; 4] = [b"\xff\xfe", b" ", b"\n\t\x01", "\u{e9}".as_bytes()];
     let s = Setup::default().start_over(|dir| {
         for name in names {
@@ -106,14 +106,14 @@ fn names_have_at_most_255_bytes_and_no_slash() {
     c.lookup(&root, [b'n'; 255]).ok();
     for (name, allowed) in impossible_names() {
         let status = c.lookup(&root, &name).status();
-        // A name that no file can have is also one that none has.
+        // For a name that no file can have, NOENT is also correct.
         let allowed = [allowed, &[NFS3ERR_NOENT]].concat();
         one_of(status, &allowed);
     }
 }
 
 #[test]
-fn searching_needs_permission() {
+fn lookup_needs_search_permission() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -133,7 +133,7 @@ fn searching_needs_permission() {
 }
 
 #[test]
-fn readlink_gives_the_target_as_it_was_written() {
+fn readlink_returns_the_target_unchanged() {
     let long = "x/".repeat(2000);
     let targets: [&[u8]; 5] = [b"a", b"/etc/passwd", b"../..", b"\xff\n", long.as_bytes()];
     let s = Server::start();
@@ -148,7 +148,7 @@ fn readlink_gives_the_target_as_it_was_written() {
 }
 
 #[test]
-fn readlink_of_anything_else_is_inval() {
+fn readlink_of_other_types_is_inval() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();

@@ -17,7 +17,7 @@ use crate::support::wire::*;
 #[track_caller]
 fn refused(answer: mountres3<'_>, allowed: &[u32]) {
     match answer {
-        mountres3::Ok(_) => panic!("it was mounted"),
+        mountres3::Ok(_) => panic!("mounted"),
         mountres3::Err(why) => assert!(allowed.contains(&(why as u32)), "{why}"),
     }
 }
@@ -26,7 +26,7 @@ const NOENT: &[u32] = &[mountstat3::MNT3ERR_NOENT as u32, mountstat3::MNT3ERR_AC
 const ACCES: &[u32] = &[mountstat3::MNT3ERR_ACCES as u32];
 
 #[test]
-fn mnt_gives_the_roots_handle_and_the_flavors() {
+fn mnt_returns_the_root_handle_and_the_flavors() {
     let s = Server::start();
     let mut c = s.client();
     c.raw(MOUNT, 0, &[]).results();
@@ -37,7 +37,7 @@ fn mnt_gives_the_roots_handle_and_the_flavors() {
 }
 
 #[test]
-fn the_same_is_said_over_udp_and_changes_no_list() {
+fn mnt_works_over_udp_but_datagrams_do_not_change_the_list() {
     let s = Server::start();
     fs::create_dir(s.dir.join("dir")).unwrap();
     let mut c = s.client();
@@ -65,12 +65,12 @@ fn the_same_is_said_over_udp_and_changes_no_list() {
     assert_eq!(fh(&ok.fhandle.0), s.client().root());
 }
 
-/// What is answered to a call over UDP, and how long the call and its reply are.
+/// Sends a call over UDP. Returns the reply, and the lengths of the call and the reply.
 fn datagram(to: SocketAddr, target: Target, procedure: u32, args: &[u8]) -> (Reply, [usize; 2]) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.connect(to).unwrap();
-    // AUTH_NONE: the shortest call that there is.
+    // AUTH_NONE makes the shortest call.
     let call = message(7, target, procedure, &auth(0, &[]), args);
     socket.send(&call).unwrap();
     let mut answer = [0; 65536];
@@ -81,7 +81,7 @@ fn datagram(to: SocketAddr, target: Target, procedure: u32, args: &[u8]) -> (Rep
 }
 
 #[test]
-fn over_udp_no_reply_is_much_longer_than_its_call_and_none_is_missing() {
+fn udp_replies_are_never_missing_or_much_longer_than_their_calls() {
     const EXPORTS: u32 = 400;
     let lines: String = (0..EXPORTS).map(|n| format!("{{}}/{n} *(ro,insecure)\n")).collect();
     let portmap = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
@@ -111,7 +111,7 @@ fn over_udp_no_reply_is_much_longer_than_its_call_and_none_is_missing() {
             ask(portmap, (100_000, version), procedure, &words(&[100_003, 3, 6, 0, 0]));
         }
     }
-    // Whoever is told SYSTEM_ERR gets it over TCP.
+    // Replies that are too long for UDP are SYSTEM_ERR; the client gets them over TCP.
     let mount = (1..=3).flat_map(|version| [((MOUNT.0, version), 2), ((MOUNT.0, version), 5)]);
     let expected: Vec<_> = mount.chain((2..=4).map(|version| ((100_000, version), 4))).collect();
     assert_eq!(refused, expected);
@@ -133,14 +133,14 @@ fn a_directory_below_an_export_can_be_mounted() {
 
 #[test]
 fn an_empty_path_is_the_root() {
-    // So do clients ask that are given a URL without a path.
+    // Clients send this for a URL without a path.
     let s = Server::start();
     let mut c = s.client();
     assert_eq!(c.mounted(""), c.root());
 }
 
 #[test]
-fn what_is_no_directory_of_an_export_is_not_mounted() {
+fn a_path_that_is_no_directory_of_an_export_is_not_mounted() {
     let s = Setup::default().start_over(|dir| {
         fs::write(dir.join("file"), b"").unwrap();
         fs::create_dir(dir.join("dir")).unwrap();
@@ -159,7 +159,7 @@ fn what_is_no_directory_of_an_export_is_not_mounted() {
 }
 
 #[test]
-fn links_on_the_way_are_followed_within_the_export() {
+fn symbolic_links_are_followed_within_the_export() {
     let s = Setup::default().start_over(|dir| {
         fs::create_dir_all(dir.join("dir/inner")).unwrap();
         for (name, target) in [
@@ -193,7 +193,7 @@ fn links_on_the_way_are_followed_within_the_export() {
         assert_eq!(mounted, *expected, "{path}");
         assert_eq!(c.attrs(&mounted).fileid, c.attrs(expected).fileid, "{path}");
     }
-    refused(c.mnt("/host"), NOENT); // what is meant is the export's own
+    refused(c.mnt("/host"), NOENT); // resolves to the export's own /tmp
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn long_paths_are_refused() {
     let mut c = s.client();
     let too_long = mountstat3::MNT3ERR_NAMETOOLONG as u32;
     refused(c.mnt([&b"/"[..], &[b'n'; 300]].concat()), &[NOENT, &[too_long]].concat());
-    // Above 1024 bytes it is no path of this protocol.
+    // MNTPATHLEN is 1024.
     match c.raw(MOUNT, 1, &packed_path([b'/'; 1025])) {
         Reply::Refused(4, _) => {}
         reply => refused(unpacked(&reply.results()), &[NOENT, &[too_long]].concat()),
@@ -210,7 +210,7 @@ fn long_paths_are_refused() {
 }
 
 #[test]
-fn the_exports_are_listed_with_their_clients() {
+fn exports_are_listed_with_their_clients() {
     let s = Setup::default()
         .exports("{}/a 127.0.0.1(rw,insecure) 10.0.0.0/8(ro)\n{}/b *(ro,insecure)\n")
         .start_over(|dir| {
@@ -223,14 +223,14 @@ fn the_exports_are_listed_with_their_clients() {
     listed.sort();
     assert_eq!(listed.len(), 2, "{listed:?}");
     assert_eq!(listed[0].0, [dir, b"/a"].concat());
-    assert_eq!(listed[0].1, [b"127.0.0.1"], "those that include the caller");
+    assert_eq!(listed[0].1, [b"127.0.0.1"], "entries that match the caller");
     assert_eq!(listed[1].0, [dir, b"/b"].concat());
-    // To all: an empty list, or the star that stands for it.
+    // Every client: an empty list, or a *.
     assert!(listed[1].1.is_empty() || listed[1].1 == [b"*"], "{listed:?}");
 }
 
 #[test]
-fn an_address_sees_only_what_it_may_mount_and_its_own_mounts() {
+fn a_client_sees_only_its_exports_and_its_mounts() {
     let s = Setup::default()
         .exports(
             "{}/ours 127.0.0.1(rw,insecure) 127.0.0.3(ro,insecure)\n\
@@ -264,7 +264,7 @@ fn an_address_sees_only_what_it_may_mount_and_its_own_mounts() {
 }
 
 #[test]
-fn mounts_are_listed_until_they_are_given_up() {
+fn mounts_are_listed_until_unmounted() {
     let s = Server::start();
     let mut c = s.client();
     assert_eq!(c.dump(), []);
@@ -277,16 +277,16 @@ fn mounts_are_listed_until_they_are_given_up() {
     assert_eq!(c.dump()[0].0, b"127.0.0.1");
     c.umnt("/dir");
     assert_eq!(c.dump().len(), 1);
-    c.umnt("/dir"); // giving up what is not there is no error
+    c.umnt("/dir"); // unmounting twice is not an error
     c.mounted("/");
-    assert_eq!(c.dump().len(), 1, "mounted twice from the same place is one mount");
+    assert_eq!(c.dump().len(), 1, "a repeated mount is listed once");
     c.umntall();
     assert_eq!(c.dump(), []);
-    c.getattr(&root).ok(); // the list is for people; handles do not depend on it
+    c.getattr(&root).ok(); // handles do not depend on the list
 }
 
 #[test]
-fn one_client_does_not_give_up_the_mounts_of_another() {
+fn a_client_cannot_remove_the_mounts_of_another() {
     let s = Server::start();
     let mut c = s.client();
     c.root();
@@ -298,7 +298,7 @@ fn one_client_does_not_give_up_the_mounts_of_another() {
 }
 
 #[test]
-fn who_is_not_a_client_of_an_export_cannot_mount_it() {
+fn a_client_without_access_cannot_mount() {
     let s = Setup::default().exports("{} 127.0.0.2(rw,insecure)\n").start();
     let dir = s.dir.to_str().unwrap();
     refused(s.client().mnt(dir), ACCES);
@@ -307,7 +307,7 @@ fn who_is_not_a_client_of_an_export_cannot_mount_it() {
 }
 
 #[test]
-fn other_versions_are_told_ours() {
+fn other_versions_get_the_supported_range() {
     let s = Server::start();
     let mut c = s.client();
     for version in [0, 2, 4] {

@@ -1,6 +1,7 @@
-//! Programs that nobody here wrote: libnfs, showmount, rpcinfo, and a client in Rust.
+//! Interoperability with other programs: libnfs, showmount, rpcinfo, and a Rust client.
 //!
-//! What is not installed is named and not tried; with `REQUIRE_E2E=1` it is a failure.
+//! Tests whose programs are not installed are skipped with a message; with `REQUIRE_E2E=1` they
+//! fail.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -18,7 +19,7 @@ use crate::support::server::{Server, Setup, run};
 use crate::support::wire::*;
 use crate::support::{not_tried, privileged};
 
-/// Says that something cannot be tried, or fails if everything must be.
+/// Reports that a test is skipped, or fails if all tests are required.
 fn missing(what: &str) {
     assert!(std::env::var_os("REQUIRE_E2E").is_none_or(|v| v != "1"), "missing: {what}");
     not_tried(what);
@@ -30,7 +31,7 @@ fn installed(program: &str) -> bool {
     std::env::split_paths(&path).chain(more).any(|dir: PathBuf| dir.join(program).exists())
 }
 
-/// Whether all these programs can be run.
+/// Whether all these programs are installed.
 fn all_installed(programs: &[&str]) -> bool {
     let lacking: Vec<_> = programs.iter().filter(|p| !installed(p)).collect();
     if !lacking.is_empty() {
@@ -44,7 +45,7 @@ fn url(s: &Server, path: &str) -> String {
     format!("nfs://127.0.0.1{path}?nfsport={port}&mountport={port}&version=3&uid={uid}")
 }
 
-/// More than one transfer, and not the same anywhere.
+/// More than one transfer of bytes without short repetitions.
 fn content() -> Vec<u8> {
     (0..600_001_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13).to_be_bytes()[3]).collect()
 }
@@ -75,23 +76,25 @@ fn libnfs_lists_reads_and_copies() {
     assert!(fs::read(down).unwrap() == content());
 }
 
-/// Whether a server can be the portmapper here; takes privileges and a free port 111.
+/// Whether a server can be the portmapper, which needs privileges and a free port 111.
 fn may_be_portmapper() -> bool {
     if !privileged() {
-        not_tried("port 111 takes privileges");
+        not_tried("binding port 111 needs privileges");
         return false;
     }
     let address = (Ipv4Addr::LOCALHOST, 111);
     let free = TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok();
     if !free {
-        missing("port 111 is taken (rpcbind?); tests/check.sh has a network of its own");
+        missing(
+            "a free port 111 (is rpcbind running?); tests/check.sh uses its own network namespace",
+        );
     }
     free
 }
 
-/// The tests of the portmapper are one, because there is one port 111.
+/// One test for the portmapper, because there is only one port 111.
 #[test]
-fn showmount_and_rpcinfo_find_everything_by_the_portmapper() {
+fn showmount_and_rpcinfo_work_with_the_portmapper() {
     if !all_installed(&["showmount", "rpcinfo"]) || !may_be_portmapper() {
         return;
     }
@@ -119,13 +122,13 @@ fn showmount_and_rpcinfo_find_everything_by_the_portmapper() {
     asks_the_portmapper(&s);
 }
 
-/// A client in Rust that finds both ports by itself.
+/// Mounts with a Rust client that looks up both ports.
 fn asks_the_portmapper(s: &Server) {
     conversation(Nfs3ConnectionBuilder::new(TokioConnector, "127.0.0.1", "/"), &s.dir);
 }
 
 #[test]
-fn a_client_in_rust_mounts_writes_and_reads() {
+fn a_rust_client_mounts_writes_and_reads() {
     let s = Server::start();
     let builder = Nfs3ConnectionBuilder::new(TokioConnector, "127.0.0.1", "/")
         .mount_port(s.addr.port())

@@ -13,7 +13,7 @@ const START: (cookie3, cookieverf3) = (0, cookieverf3([0; 8]));
 /// Enough for many pages and for a directory of several blocks.
 const MANY: usize = 3000;
 
-/// One entry of either procedure; only READDIRPLUS gives more than the first three.
+/// An entry of either procedure. Only READDIRPLUS returns attributes and handles.
 struct Entry {
     name: Vec<u8>,
     fileid: u64,
@@ -22,12 +22,12 @@ struct Entry {
     handle: post_op_fh3,
 }
 
-/// A way to read a page: the entries, the verifier, whether that was the last.
+/// A page: its entries, the cookie verifier, and whether it is the last.
 type Page = (Vec<Entry>, cookieverf3, bool);
 type Lister = fn(&mut Client, &Fh, (cookie3, cookieverf3), u32) -> Page;
 
-fn plain(c: &mut Client, dir: &Fh, place: (cookie3, cookieverf3), count: u32) -> Page {
-    let page = c.readdir(dir, place, count).ok();
+fn plain(c: &mut Client, dir: &Fh, position: (cookie3, cookieverf3), count: u32) -> Page {
+    let page = c.readdir(dir, position, count).ok();
     assert!(c.last_size <= 4 + count as usize, "{} bytes for {count}", c.last_size);
     let entries = page.reply.entries.0.into_iter().map(|e| Entry {
         name: e.name.0.to_vec(),
@@ -39,8 +39,8 @@ fn plain(c: &mut Client, dir: &Fh, place: (cookie3, cookieverf3), count: u32) ->
     (entries.collect(), page.cookieverf, page.reply.eof)
 }
 
-fn plus(c: &mut Client, dir: &Fh, place: (cookie3, cookieverf3), count: u32) -> Page {
-    let page = c.readdirplus(dir, place, (count, count)).ok();
+fn plus(c: &mut Client, dir: &Fh, position: (cookie3, cookieverf3), count: u32) -> Page {
+    let page = c.readdirplus(dir, position, (count, count)).ok();
     assert!(c.last_size <= 4 + count as usize, "{} bytes for {count}", c.last_size);
     let entries = page.reply.entries.0.into_iter().map(|e| Entry {
         name: e.name.0.to_vec(),
@@ -54,23 +54,23 @@ fn plus(c: &mut Client, dir: &Fh, place: (cookie3, cookieverf3), count: u32) -> 
 
 const LISTERS: [(&str, Lister); 2] = [("READDIR", plain), ("READDIRPLUS", plus)];
 
-/// Reads a directory to its end, and does something between two pages.
+/// Lists a directory completely, and calls `between` between two pages.
 fn all(
     c: &mut Client,
     dir: &Fh,
     (list, count): (Lister, u32),
     mut between: impl FnMut(&mut Client),
 ) -> Vec<Entry> {
-    let mut place = START;
+    let mut position = START;
     let mut found = Vec::new();
     loop {
-        let (entries, verifier, eof) = list(c, dir, place, count);
-        assert!(eof || !entries.is_empty(), "a page without an entry and without the end");
+        let (entries, verifier, eof) = list(c, dir, position, count);
+        assert!(eof || !entries.is_empty(), "an empty page before the end");
         found.extend(entries);
         if eof {
             return found;
         }
-        place = (found.last().unwrap().cookie, verifier);
+        position = (found.last().unwrap().cookie, verifier);
         between(c);
     }
 }
@@ -78,12 +78,12 @@ fn all(
 fn once_each(found: Vec<Entry>) -> BTreeMap<Vec<u8>, Entry> {
     let count = found.len();
     let map: BTreeMap<_, _> = found.into_iter().map(|e| (e.name.clone(), e)).collect();
-    assert_eq!(map.len(), count, "an entry came twice");
+    assert_eq!(map.len(), count, "an entry was listed twice");
     map
 }
 
-/// A server with a directory of many files, and the handles of the root and of the directory. Its
-/// changes need not be on the disk: there are thousands.
+/// A server with a directory of many files, and the handles of the root and of the directory. The
+/// export is `async`, because the tests make thousands of changes.
 fn crowded() -> (Server, Client, Fh, Fh) {
     let s =
         Setup::default().exports("{} *(rw,async,insecure,no_root_squash)\n").start_over(|dir| {
@@ -99,7 +99,7 @@ fn crowded() -> (Server, Client, Fh, Fh) {
 }
 
 #[test]
-fn every_entry_comes_once_whatever_the_pages_size() {
+fn every_entry_is_listed_once_for_any_page_size() {
     let (_s, mut c, _root, dir) = crowded();
     let mut expected: BTreeSet<Vec<u8>> =
         (0..MANY).map(|number| format!("{number:05}").into_bytes()).collect();
@@ -114,12 +114,12 @@ fn every_entry_comes_once_whatever_the_pages_size() {
 }
 
 #[test]
-fn entries_made_and_removed_between_pages_disturb_no_others() {
+fn changes_between_pages_do_not_affect_other_entries() {
     for (what, list) in LISTERS {
         let (_s, mut c, _root, dir) = crowded();
         let mut step = 0;
         let found = all(&mut c, &dir, (list, 4096), |c| {
-            // The odd ones go, from both ends, and as many others come.
+            // Remove odd entries from both ends, and add as many new ones.
             if step < MANY / 2 {
                 c.remove(&dir, format!("{:05}", step | 1)).ok();
                 c.remove(&dir, format!("{:05}", (MANY - 1 - step) | 1)).ok();
@@ -130,22 +130,22 @@ fn entries_made_and_removed_between_pages_disturb_no_others() {
         let found = once_each(found);
         for number in (0..MANY).step_by(2) {
             let name = format!("{number:05}").into_bytes();
-            assert!(found.contains_key(&name), "{what}: {number} did not come");
+            assert!(found.contains_key(&name), "{what}: {number} is missing");
         }
     }
 }
 
 #[test]
-fn a_listing_goes_on_though_all_that_it_saw_is_removed() {
-    // What `rm -r` does.
+fn a_listing_continues_after_all_its_entries_are_removed() {
+    // As `rm -r` does.
     for (what, list) in LISTERS {
         let (_s, mut c, root, dir) = crowded();
-        let mut place = START;
+        let mut position = START;
         let mut removed = 0;
         loop {
-            let (entries, verifier, eof) = list(&mut c, &dir, place, 8192);
+            let (entries, verifier, eof) = list(&mut c, &dir, position, 8192);
             for entry in &entries {
-                place = (entry.cookie, verifier);
+                position = (entry.cookie, verifier);
                 if ![&b"."[..], b".."].contains(&&entry.name[..]) {
                     c.remove(&dir, &entry.name).ok();
                     removed += 1;
@@ -161,18 +161,18 @@ fn a_listing_goes_on_though_all_that_it_saw_is_removed() {
 }
 
 #[test]
-fn a_listing_goes_on_after_a_restart() {
+fn a_listing_continues_after_a_restart() {
     let (mut s, mut c, _root, dir) = crowded();
     for (what, list) in LISTERS {
         let (mut found, verifier, eof) = list(&mut c, &dir, START, 8192);
         assert!(!eof);
         s.restart();
         c = s.client();
-        let mut place = (found.last().unwrap().cookie, verifier);
+        let mut position = (found.last().unwrap().cookie, verifier);
         loop {
-            let (entries, verifier, eof) = list(&mut c, &dir, place, 65536);
+            let (entries, verifier, eof) = list(&mut c, &dir, position, 65536);
             found.extend(entries);
-            place = (found.last().unwrap().cookie, verifier);
+            position = (found.last().unwrap().cookie, verifier);
             if eof {
                 break;
             }
@@ -182,7 +182,7 @@ fn a_listing_goes_on_after_a_restart() {
 }
 
 #[test]
-fn any_entry_is_a_place_to_go_on_from() {
+fn a_listing_can_continue_after_any_entry() {
     let s = Setup::default().start_over(|dir| {
         for number in 0..100 {
             fs::write(dir.join(number.to_string()), b"").unwrap();
@@ -204,7 +204,7 @@ fn any_entry_is_a_place_to_go_on_from() {
 }
 
 #[test]
-fn a_page_costs_a_page_wherever_it_starts() {
+fn the_cost_of_a_page_does_not_depend_on_its_position() {
     const FILES: usize = 40_000;
     const PAGES: usize = 30;
     let s = Setup::default().start_over(|dir| {
@@ -226,12 +226,12 @@ fn a_page_costs_a_page_wherever_it_starts() {
         s.cpu_time() - before
     };
     let (first, last) = (cost(100), cost(FILES - 1000));
-    // From the start each time, the last pages would cost some hundred times as much.
+    // Reading from the start each time would make the last pages some hundred times as expensive.
     assert!(last < 10 * first, "{first:?} for the first pages, {last:?} for the last");
 }
 
 #[test]
-fn an_empty_directory_has_itself_and_its_parent() {
+fn an_empty_directory_lists_itself_and_its_parent() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -245,7 +245,7 @@ fn an_empty_directory_has_itself_and_its_parent() {
 }
 
 #[test]
-fn above_an_exports_root_nothing_is_shown() {
+fn dot_dot_of_an_export_root_is_listed_as_the_root() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -261,7 +261,7 @@ fn above_an_exports_root_nothing_is_shown() {
 }
 
 #[test]
-fn readdirplus_gives_what_lookup_would() {
+fn readdirplus_returns_what_lookup_returns() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -284,16 +284,16 @@ fn readdirplus_gives_what_lookup_would() {
 }
 
 #[test]
-fn dircount_bounds_the_names_and_maxcount_the_whole() {
+fn dircount_limits_names_and_maxcount_the_reply() {
     let (_s, mut c, _root, dir) = crowded();
-    // An entry's id, name and cookie are what dircount counts.
+    // dircount counts the file id, name and cookie of each entry.
     let page = c.readdirplus(&dir, START, (512, 1 << 20)).ok();
     let names = page.reply.entries.0.len();
     assert!((1..=512 / 24).contains(&names), "{names} entries for a dircount of 512");
     let page = c.readdirplus(&dir, START, (1 << 20, 2048)).ok();
     assert!(c.last_size <= 4 + 2048, "{} bytes for a maxcount of 2048", c.last_size);
     assert!(!page.reply.entries.0.is_empty());
-    // A page that is asked to be small is not a page that is nearly empty.
+    // A small page must not be nearly empty.
     c.readdirplus(&dir, START, (32 << 10, 32 << 10)).ok();
     assert!(c.last_size > 16 << 10, "{} bytes for a maxcount of 32 KiB", c.last_size);
     c.readdir(&dir, START, 32 << 10).ok();
@@ -301,7 +301,7 @@ fn dircount_bounds_the_names_and_maxcount_the_whole() {
 }
 
 #[test]
-fn no_room_for_an_entry_is_toosmall() {
+fn a_count_too_small_for_an_entry_is_toosmall() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -310,13 +310,13 @@ fn no_room_for_an_entry_is_toosmall() {
         c.readdir(&root, START, count).fails(NFS3ERR_TOOSMALL);
         c.readdirplus(&root, START, (count, count)).fails(NFS3ERR_TOOSMALL);
     }
-    // Some entries fit, the long one never does: an empty page would be asked for for ever.
-    let mut place = START;
+    // Some entries fit, the long one never does: an empty page would make the client loop.
+    let mut position = START;
     for _ in 0..4 {
-        match c.readdir(&root, place, 256) {
+        match c.readdir(&root, position, 256) {
             Nfs3Result::Ok(page) => {
-                assert!(!page.reply.eof, "the long name was left out");
-                place = (page.reply.entries.0.last().expect("an entry").cookie, page.cookieverf);
+                assert!(!page.reply.eof, "the long name is missing");
+                position = (page.reply.entries.0.last().expect("an entry").cookie, page.cookieverf);
             }
             Nfs3Result::Err((status, _)) => return assert_eq!(status, NFS3ERR_TOOSMALL),
         }
@@ -325,7 +325,7 @@ fn no_room_for_an_entry_is_toosmall() {
 }
 
 #[test]
-fn counts_that_no_reply_can_have_are_cut() {
+fn excessive_counts_are_limited() {
     let (_s, mut c, _root, dir) = crowded();
     for count in [u32::MAX, 1 << 31] {
         assert!(!c.readdir(&dir, START, count).ok().reply.entries.0.is_empty());
@@ -336,16 +336,16 @@ fn counts_that_no_reply_can_have_are_cut() {
 }
 
 #[test]
-fn a_cookie_that_was_never_given_is_harmless() {
+fn an_invented_cookie_is_harmless() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
     c.file(&root, "file");
     for cookie in [3, 12345, (1 << 62) + 1, i64::MAX as u64, 1 << 63, u64::MAX] {
-        let place = (cookie, START.1);
+        let position = (cookie, START.1);
         for status in [
-            c.readdir(&root, place, 4096).status(),
-            c.readdirplus(&root, place, (4096, 4096)).status(),
+            c.readdir(&root, position, 4096).status(),
+            c.readdirplus(&root, position, (4096, 4096)).status(),
         ] {
             one_of(status, &[NFS3_OK, NFS3ERR_BAD_COOKIE, NFS3ERR_INVAL]);
         }
@@ -354,7 +354,7 @@ fn a_cookie_that_was_never_given_is_harmless() {
 }
 
 #[test]
-fn only_directories_are_listed() {
+fn listing_a_file_is_notdir() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -367,7 +367,7 @@ fn only_directories_are_listed() {
 }
 
 #[test]
-fn listing_needs_permission() {
+fn listing_needs_read_permission() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -385,7 +385,7 @@ fn listing_needs_permission() {
 }
 
 #[test]
-fn hard_links_are_entries_of_their_own() {
+fn each_hard_link_is_an_entry() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -399,7 +399,7 @@ fn hard_links_are_entries_of_their_own() {
 }
 
 #[test]
-fn names_that_are_not_text_are_listed_as_they_are() {
+fn names_that_are_not_utf8_are_listed_unchanged() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();

@@ -8,7 +8,7 @@ use crate::support::server::Server;
 use crate::support::wire::*;
 
 #[test]
-fn remove_takes_a_name_away_and_says_what_that_did_to_the_directory() {
+fn remove_removes_a_name_and_returns_exact_wcc_data() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -21,7 +21,7 @@ fn remove_takes_a_name_away_and_says_what_that_did_to_the_directory() {
 }
 
 #[test]
-fn remove_takes_a_link_away_and_not_the_file() {
+fn remove_of_a_link_keeps_the_file() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -37,7 +37,7 @@ fn remove_takes_a_link_away_and_not_the_file() {
 }
 
 #[test]
-fn rmdir_takes_an_empty_directory_away() {
+fn rmdir_removes_an_empty_directory() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -52,7 +52,7 @@ fn rmdir_takes_an_empty_directory_away() {
 }
 
 #[test]
-fn remove_of_a_directory_is_refused() {
+fn remove_of_a_directory_is_isdir() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -75,7 +75,7 @@ fn rmdir_of_a_directory_with_entries_is_notempty() {
 }
 
 #[test]
-fn rmdir_of_anything_else_is_notdir() {
+fn rmdir_of_other_types_is_notdir() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -89,7 +89,7 @@ fn rmdir_of_anything_else_is_notdir() {
 }
 
 #[test]
-fn dot_and_dot_dot_stay() {
+fn dot_and_dot_dot_cannot_be_removed() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -106,7 +106,7 @@ fn dot_and_dot_dot_stay() {
 }
 
 #[test]
-fn what_is_not_there_is_noent() {
+fn a_missing_name_is_noent() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -118,7 +118,7 @@ fn what_is_not_there_is_noent() {
 }
 
 #[test]
-fn impossible_names_are_refused() {
+fn invalid_names_are_refused() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -131,7 +131,7 @@ fn impossible_names_are_refused() {
 }
 
 #[test]
-fn only_a_directory_has_entries() {
+fn removing_an_entry_of_a_file_is_notdir() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -141,7 +141,7 @@ fn only_a_directory_has_entries() {
 }
 
 #[test]
-fn removing_needs_permission_on_the_directory() {
+fn removing_needs_write_permission_on_the_directory() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -161,7 +161,7 @@ fn removing_needs_permission_on_the_directory() {
 }
 
 #[test]
-fn a_removed_files_space_is_given_back_though_it_was_just_read_and_written() {
+fn no_descriptor_keeps_a_removed_file_allocated() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();

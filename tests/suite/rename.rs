@@ -15,7 +15,7 @@ fn names(c: &mut Client, dir: &Fh) -> Vec<String> {
 }
 
 #[test]
-fn rename_moves_between_directories_and_the_handle_stays() {
+fn rename_between_directories_keeps_the_handle() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -89,7 +89,7 @@ fn rename_over_a_directory_with_entries_is_refused() {
 }
 
 #[test]
-fn rename_of_one_kind_over_another_is_refused() {
+fn rename_over_another_type_is_refused() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -102,7 +102,7 @@ fn rename_of_one_kind_over_another_is_refused() {
 }
 
 #[test]
-fn a_directory_does_not_go_into_itself() {
+fn a_directory_cannot_move_into_itself() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -131,7 +131,7 @@ fn rename_to_the_same_file_does_nothing() {
 }
 
 #[test]
-fn what_is_not_there_is_noent() {
+fn a_missing_source_is_noent() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -141,7 +141,7 @@ fn what_is_not_there_is_noent() {
 }
 
 #[test]
-fn rename_knows_no_dots_and_no_impossible_names() {
+fn rename_refuses_dots_and_invalid_names() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -162,7 +162,7 @@ fn rename_knows_no_dots_and_no_impossible_names() {
 }
 
 #[test]
-fn only_directories_have_entries() {
+fn renaming_and_linking_in_a_file_is_notdir() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -173,7 +173,7 @@ fn only_directories_have_entries() {
 }
 
 #[test]
-fn rename_and_link_need_permission() {
+fn rename_and_link_need_write_permission() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -213,7 +213,7 @@ fn between_exports_is_xdev() {
 }
 
 #[test]
-fn link_gives_a_file_another_name() {
+fn link_adds_a_name() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -243,7 +243,7 @@ fn link_does_not_replace() {
 }
 
 #[test]
-fn a_directory_has_one_name() {
+fn directories_cannot_be_linked() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -254,7 +254,7 @@ fn a_directory_has_one_name() {
 }
 
 #[test]
-fn a_link_to_a_symbolic_link_is_a_link_to_it() {
+fn a_symbolic_link_can_be_linked() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -267,7 +267,7 @@ fn a_link_to_a_symbolic_link_is_a_link_to_it() {
 }
 
 #[test]
-fn impossible_names_are_refused() {
+fn link_refuses_dots_and_invalid_names() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -282,7 +282,7 @@ fn impossible_names_are_refused() {
 }
 
 #[test]
-fn what_is_gone_cannot_be_linked() {
+fn a_removed_file_cannot_be_linked() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -292,7 +292,7 @@ fn what_is_gone_cannot_be_linked() {
 }
 
 #[test]
-fn a_file_with_as_many_links_as_it_can_have_is_mlink() {
+fn exceeding_the_maximum_link_count_is_mlink() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -310,9 +310,9 @@ fn a_file_with_as_many_links_as_it_can_have_is_mlink() {
 }
 
 #[test]
-fn in_a_sticky_directory_only_owners_move_and_remove() {
+fn in_a_sticky_directory_only_owners_rename_and_remove() {
     if !privileged() {
-        return not_tried("there is only one user without privileges");
+        return not_tried("needs privileges to act as another user");
     }
     let s = Server::start();
     let mut c = s.client();
@@ -331,9 +331,9 @@ fn in_a_sticky_directory_only_owners_move_and_remove() {
 }
 
 #[test]
-fn a_rename_is_its_callers_whoever_called_before() {
+fn rename_uses_the_identity_of_its_own_caller() {
     if !privileged() {
-        return not_tried("there is only one user without privileges");
+        return not_tried("needs privileges to act as another user");
     }
     let s = Server::start();
     let mut c = s.client();
@@ -342,8 +342,8 @@ fn a_rename_is_its_callers_whoever_called_before() {
     let dir = c.with(someone(), |c| c.dir(&root, "private"));
     c.with(someone(), |c| c.setattr(&dir, mode(0o700)).ok());
     c.with(someone(), |c| c.file(&dir, "a"));
-    // Calls go around the server's threads, each of which stays who it was. With three of them in
-    // a round, every thread serves both users sooner or later.
+    // Calls are distributed over the server's threads, and each thread keeps the identity of its
+    // last call. With three calls in a round, every thread serves both users sooner or later.
     for round in 0..64 {
         c.with(Cred::user(2000), |c| c.file(&root, format!("{round}")));
         c.with(someone(), |c| c.rename((&dir, "a"), (&dir, "b")).ok());

@@ -1,4 +1,4 @@
-//! The reply cache: a call that is sent again, because its answer was lost, gets its first answer.
+//! The reply cache: a retransmitted call gets the reply of the first transmission.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,7 +7,7 @@ use crate::support::server::Server;
 use crate::support::wire::*;
 use crate::support::{not_tried, privileged};
 
-/// A call, as bytes that can be sent again.
+/// An encoded call, which can be sent repeatedly.
 fn call(c: &mut Client, procedure: NFS_PROGRAM, args: &[u8]) -> Vec<u8> {
     let xid = c.next_xid();
     message(xid, NFS, procedure as u32, &c.cred.encoded(), args)
@@ -19,7 +19,7 @@ fn at(dir: &Fh, name: &str) -> Vec<u8> {
     args
 }
 
-/// Sends a call three times, the third time on a new connection, and returns the one answer.
+/// Sends a call three times, the third time on a new connection, and returns the common reply.
 #[track_caller]
 fn thrice(s: &Server, c: &mut Client, message: &[u8]) -> Vec<u8> {
     let first = c.exchange(message).results();
@@ -29,7 +29,7 @@ fn thrice(s: &Server, c: &mut Client, message: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_cannot_be_done_twice_is_answered_twice() {
+fn retransmitted_calls_get_the_first_reply() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -79,7 +79,7 @@ fn what_cannot_be_done_twice_is_answered_twice() {
 }
 
 #[test]
-fn the_first_answer_stays_though_the_world_has_changed() {
+fn the_cached_reply_is_sent_even_if_the_file_has_changed() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -92,11 +92,11 @@ fn the_first_answer_stays_though_the_world_has_changed() {
     c.exchange(&remove).results();
     let again = c.file_of(&root, "file", b"new");
     let Reply::Success(_) = c.exchange(&remove) else { panic!() };
-    assert_eq!(c.content(&again), b"new", "the new file is not removed by the old call");
+    assert_eq!(c.content(&again), b"new", "the old call has removed the new file");
 }
 
 #[test]
-fn a_failure_is_remembered_as_well() {
+fn failures_are_cached() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -110,7 +110,7 @@ fn a_failure_is_remembered_as_well() {
 }
 
 #[test]
-fn another_call_with_the_same_transaction_is_carried_out() {
+fn another_call_with_the_same_xid_is_carried_out() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -118,12 +118,12 @@ fn another_call_with_the_same_transaction_is_carried_out() {
     let auth = c.cred.encoded();
     let create = |name: &str, auth: &[u8]| message(42, NFS, 8, auth, &create_args(&root, name));
     unpacked::<CREATE3res>(&c.exchange(&create("one", &auth)).results()).ok();
-    // Another body: a client that has started again counts from the same number.
+    // Other arguments: a restarted client may reuse xids.
     unpacked::<CREATE3res>(&c.exchange(&create("two", &auth)).results()).ok();
     // Another procedure.
     let remove = message(42, NFS, 12, &auth, &at(&root, "two"));
     unpacked::<REMOVE3res>(&c.exchange(&remove).results()).ok();
-    // Another user: it must not be given what the first one was allowed.
+    // Another user must not get the reply for the first one.
     let other = Cred::user(1000).encoded();
     let answer: CREATE3res = unpacked(&c.exchange(&create("one", &other)).results());
     answer.fails(NFS3ERR_EXIST);
@@ -135,9 +135,9 @@ fn another_call_with_the_same_transaction_is_carried_out() {
 }
 
 #[test]
-fn a_refusal_for_one_user_is_not_the_answer_to_another() {
+fn a_failure_for_one_user_is_not_sent_to_another() {
     if !privileged() {
-        return not_tried("there is only one user without privileges");
+        return not_tried("needs privileges to act as another user");
     }
     let s = Server::start();
     let mut c = s.client();
@@ -149,7 +149,7 @@ fn a_refusal_for_one_user_is_not_the_answer_to_another() {
 }
 
 #[test]
-fn what_only_reads_is_done_again() {
+fn read_only_calls_are_not_cached() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
@@ -160,14 +160,14 @@ fn what_only_reads_is_done_again() {
 }
 
 #[test]
-fn a_call_sent_again_before_its_answer_is_carried_out_once_and_answered_each_time() {
+fn a_retransmission_of_a_running_call_is_not_carried_out_again() {
     let s = Server::start();
     let mut c = s.client();
     let root = c.root();
     for round in 0..50 {
         let args = create_args(&root, &format!("file{round}"));
         let create = call(&mut c, NFS_PROGRAM::NFSPROC3_CREATE, &args);
-        // Three in one piece, one on another connection: some arrive while the first still runs.
+        // Three in one segment, one on another connection: some arrive while the first is running.
         let mut other = s.client();
         let once = record(&create);
         c.send(&[&once[..], &once, &once].concat()).unwrap();

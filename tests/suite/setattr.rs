@@ -24,7 +24,7 @@ fn one_file(content: &[u8]) -> (Server, Client, Fh) {
     (s, c, file)
 }
 
-/// Sets attributes, checks the cache consistency data, and returns the attributes that follow.
+/// Sets attributes, checks the weak cache consistency data, and returns the new attributes.
 #[track_caller]
 fn changed(c: &mut Client, object: &Fh, to: sattr3) -> fattr3 {
     let before = c.attrs(object);
@@ -44,7 +44,7 @@ fn the_mode_is_set_with_its_special_bits() {
 }
 
 #[test]
-fn the_owner_is_given_away_by_the_superuser_alone() {
+fn only_the_superuser_can_change_the_owner() {
     let (_s, mut c, file) = one_file(b"");
     if privileged() {
         let after = changed(&mut c, &file, sattr3 { gid: set_gid3::Some(8), ..owner(7) });
@@ -63,7 +63,7 @@ fn the_owner_is_given_away_by_the_superuser_alone() {
 }
 
 #[test]
-fn the_size_truncates_and_extends() {
+fn setting_the_size_truncates_and_extends() {
     let (_s, mut c, file) = one_file(b"0123456789");
     assert_eq!(changed(&mut c, &file, size(4)).size, 4);
     assert_eq!(changed(&mut c, &file, size(6)).size, 6);
@@ -71,14 +71,14 @@ fn the_size_truncates_and_extends() {
 }
 
 #[test]
-fn times_are_the_clients_or_the_servers() {
+fn times_are_set_to_client_or_server_time() {
     let (_s, mut c, file) = one_file(b"");
     let client = times(set_atime::SET_TO_CLIENT_TIME(EARLY), set_mtime::SET_TO_CLIENT_TIME(EARLY));
     let after = changed(&mut c, &file, client);
     assert_eq!((after.atime, after.mtime), (EARLY, EARLY));
     let server = times(set_atime::DONT_CHANGE, set_mtime::SET_TO_SERVER_TIME);
     let after = changed(&mut c, &file, server);
-    assert_eq!(after.atime, EARLY, "not to be changed");
+    assert_eq!(after.atime, EARLY, "DONT_CHANGE");
     assert!(after.mtime.seconds > EARLY.seconds, "{after:?}");
 }
 
@@ -95,7 +95,7 @@ fn a_time_set_together_with_the_size_is_kept() {
 }
 
 #[test]
-fn nothing_to_set_changes_nothing() {
+fn an_empty_sattr3_changes_nothing() {
     let (_s, mut c, file) = one_file(b"content");
     let before = c.attrs(&file);
     let after = changed(&mut c, &file, sattr3::default());
@@ -136,7 +136,7 @@ fn only_a_regular_file_has_a_size_to_set() {
 }
 
 #[test]
-fn a_symbolic_link_has_an_owner_and_times_of_its_own() {
+fn a_symbolic_link_has_its_own_owner_and_times() {
     let s = Setup::default().start_over(|dir| {
         fs::write(dir.join("target"), b"").unwrap();
         symlink("target", dir.join("symlink")).unwrap();
@@ -154,7 +154,7 @@ fn a_symbolic_link_has_an_owner_and_times_of_its_own() {
 }
 
 #[test]
-fn a_fifo_has_attributes_to_set_and_is_not_opened() {
+fn attributes_of_a_fifo_are_set_without_opening_it() {
     let s = Setup::default().start_over(|dir| {
         rustix::fs::mkfifoat(rustix::fs::CWD, dir.join("fifo"), 0o600.into()).unwrap();
     });
@@ -167,7 +167,7 @@ fn a_fifo_has_attributes_to_set_and_is_not_opened() {
 }
 
 #[test]
-fn sizes_that_no_file_can_have_are_refused() {
+fn impossible_sizes_are_refused() {
     let (_s, mut c, file) = one_file(b"content");
     for impossible in [1 << 63, u64::MAX] {
         let status = c.setattr(&file, size(impossible)).status();
@@ -177,7 +177,7 @@ fn sizes_that_no_file_can_have_are_refused() {
 }
 
 #[test]
-fn who_does_not_own_a_file_may_not_set_its_attributes() {
+fn other_users_cannot_set_attributes() {
     if !privileged() {
         return only_one_user();
     }
@@ -197,14 +197,14 @@ fn who_does_not_own_a_file_may_not_set_its_attributes() {
     });
 }
 
-/// Without privileges all callers are the server's own user, whatever they say.
+/// Without privileges all callers act as the server's user.
 fn only_one_user() {
     let (_s, mut c, file) = one_file(b"content");
     c.with(Cred::user(12345), |c| assert_eq!(changed(c, &file, mode(0o600)).mode, 0o600));
 }
 
 #[test]
-fn the_owner_may_truncate_what_its_mode_forbids() {
+fn the_owner_may_truncate_despite_the_mode() {
     let (_s, mut c, file) = one_file(b"content");
     if privileged() {
         c.setattr(&file, owner(1000)).ok();
@@ -215,9 +215,9 @@ fn the_owner_may_truncate_what_its_mode_forbids() {
 }
 
 #[test]
-fn changing_the_owner_takes_the_setuid_bit_away() {
+fn changing_the_owner_clears_the_setuid_bit() {
     if !privileged() {
-        // Nobody can give a file away, so that the bit cannot end up with another owner.
+        // Without privileges the owner cannot change, so the bit cannot reach another owner.
         let (_s, mut c, file) = one_file(b"");
         c.setattr(&file, mode(0o4755)).ok();
         c.setattr(&file, owner(7)).fails(NFS3ERR_PERM);
@@ -229,7 +229,7 @@ fn changing_the_owner_takes_the_setuid_bit_away() {
 }
 
 #[test]
-fn a_mode_means_nothing_to_a_symbolic_link_and_the_rest_is_set() {
+fn the_mode_of_a_symbolic_link_is_ignored_and_the_rest_is_set() {
     let s = Setup::default().start_over(|dir| {
         fs::write(dir.join("target"), b"").unwrap();
         symlink("target", dir.join("symlink")).unwrap();
@@ -251,21 +251,21 @@ fn a_mode_means_nothing_to_a_symbolic_link_and_the_rest_is_set() {
 }
 
 #[test]
-fn a_size_is_not_set_if_the_rest_is_refused() {
+fn the_size_is_unchanged_if_other_attributes_are_refused() {
     let (_s, mut c, file) = one_file(b"content");
-    let mut wish = sattr3 { mode: set_mode3::Some(0o600), ..owner(7) };
+    let mut request = sattr3 { mode: set_mode3::Some(0o600), ..owner(7) };
     if privileged() {
         c.setattr(&file, sattr3 { gid: set_gid3::Some(1000), ..owner(1000) }).ok();
         c.cred = someone();
     }
     for (size, gid) in [(0, set_gid3::None), (3, set_gid3::Some(8)), (1000, set_gid3::None)] {
-        (wish.size, wish.gid) = (set_size3::Some(size), gid);
-        unchanged(&mut c, &file, &wish, NFS3ERR_PERM);
+        (request.size, request.gid) = (set_size3::Some(size), gid);
+        unchanged(&mut c, &file, &request, NFS3ERR_PERM);
     }
     assert_eq!(c.content(&file), b"content");
 }
 
-/// Sets attributes, which is refused; but for its ctime, the object stays as it was.
+/// Checks that setting attributes fails and changes nothing but the ctime.
 #[track_caller]
 fn unchanged(c: &mut Client, object: &Fh, to: &sattr3, expected: nfsstat3) {
     let before = c.attrs(object);
@@ -275,59 +275,59 @@ fn unchanged(c: &mut Client, object: &Fh, to: &sattr3, expected: nfsstat3) {
     same_attrs(&fattr3 { ctime: before.ctime, ..after }, &before);
 }
 
-/// What a call may set: all of it if every bit is set.
+/// The attributes to set: one for each set bit.
 fn some_of(bits: u32, (uid, gid): (u32, u32), by_client: bool) -> sattr3 {
     let has = |bit: u32| bits & (1 << bit) != 0;
-    let mut wish = sattr3::default();
+    let mut request = sattr3::default();
     if has(0) {
-        wish.mode = set_mode3::Some(0o4751);
+        request.mode = set_mode3::Some(0o4751);
     }
     if has(1) {
-        wish.uid = set_uid3::Some(uid);
+        request.uid = set_uid3::Some(uid);
     }
     if has(2) {
-        wish.gid = set_gid3::Some(gid);
+        request.gid = set_gid3::Some(gid);
     }
     if has(3) {
-        wish.size = set_size3::Some(3);
+        request.size = set_size3::Some(3);
     }
     if has(4) {
-        wish.atime = set_atime::SET_TO_SERVER_TIME;
+        request.atime = set_atime::SET_TO_SERVER_TIME;
     }
     if has(5) {
-        wish.mtime = set_mtime::SET_TO_SERVER_TIME;
+        request.mtime = set_mtime::SET_TO_SERVER_TIME;
     }
     if by_client {
-        wish.atime = set_atime::SET_TO_CLIENT_TIME(EARLY);
-        wish.mtime = set_mtime::SET_TO_CLIENT_TIME(LATE);
+        request.atime = set_atime::SET_TO_CLIENT_TIME(EARLY);
+        request.mtime = set_mtime::SET_TO_CLIENT_TIME(LATE);
     }
-    wish
+    request
 }
 
-/// Fails unless `now` has all that `wish` sets.
+/// Checks that `now` has all requested attributes.
 #[track_caller]
-fn has_all(now: &fattr3, wish: &sattr3) {
-    if let (set_mode3::Some(mode), true) = (&wish.mode, now.type_ != ftype3::NF3LNK) {
+fn has_all(now: &fattr3, request: &sattr3) {
+    if let (set_mode3::Some(mode), true) = (&request.mode, now.type_ != ftype3::NF3LNK) {
         assert_eq!(now.mode, *mode);
     }
-    if let set_uid3::Some(uid) = wish.uid {
+    if let set_uid3::Some(uid) = request.uid {
         assert_eq!(now.uid, uid);
     }
-    if let set_gid3::Some(gid) = wish.gid {
+    if let set_gid3::Some(gid) = request.gid {
         assert_eq!(now.gid, gid);
     }
-    if let set_size3::Some(size) = wish.size {
+    if let set_size3::Some(size) = request.size {
         assert_eq!(now.size, size);
     }
-    if let set_atime::SET_TO_CLIENT_TIME(time) = &wish.atime {
+    if let set_atime::SET_TO_CLIENT_TIME(time) = &request.atime {
         assert_eq!(now.atime, *time);
     }
-    if let set_mtime::SET_TO_CLIENT_TIME(time) = &wish.mtime {
+    if let set_mtime::SET_TO_CLIENT_TIME(time) = &request.mtime {
         assert_eq!(now.mtime, *time);
     }
 }
 
-/// Makes an object of each kind, anew.
+/// Recreates the file of this kind.
 fn make_anew(kind: &str, path: &Path, uid: u32) {
     match kind {
         "dir" => drop(fs::remove_dir(path)),
@@ -348,12 +348,12 @@ fn make_anew(kind: &str, path: &Path, uid: u32) {
 }
 
 #[test]
-fn every_combination_is_set_as_a_whole_or_not_at_all() {
+fn every_combination_is_set_completely_or_not_at_all() {
     let s = Setup::default().exports("{} *(rw,async,no_root_squash,insecure)").start();
     let mut c = s.client();
     let root = c.mounted(s.dir.to_str().unwrap());
     let (mut set, mut refused) = (0, 0);
-    // Who asks, and what owner is wished for.
+    // The callers, and the owner and group that they request.
     let mine = (c.cred.uid, c.cred.gid);
     let callers = if privileged() {
         let (owner, other) = (Cred::user(1000).groups(&[9]), Cred::user(2000));
@@ -368,17 +368,17 @@ fn every_combination_is_set_as_a_whole_or_not_at_all() {
         vec![(c.cred.clone(), mine), (c.cred.clone(), (mine.0 + 1, mine.1))]
     };
     for kind in ["file", "dir", "symlink", "fifo"] {
-        for (cred, wished) in &callers {
+        for (cred, requested) in &callers {
             for bits in 0..128 {
                 make_anew(kind, &s.dir.join(kind), 1000);
                 let object = c.find(&root, kind);
                 let before = c.attrs(&object);
-                let wish = some_of(bits & 63, *wished, bits & 64 != 0);
-                let answer = c.with(cred.clone(), |c| c.setattr(&object, wish.clone()));
+                let request = some_of(bits & 63, *requested, bits & 64 != 0);
+                let answer = c.with(cred.clone(), |c| c.setattr(&object, request.clone()));
                 let now = c.attrs(&object);
                 if answer.status() == NFS3_OK {
                     exact_wcc(&answer.ok().obj_wcc, &before, &now);
-                    has_all(&now, &wish);
+                    has_all(&now, &request);
                     set += 1;
                 } else {
                     exact_wcc(&answer.failed().obj_wcc, &before, &now);
@@ -388,5 +388,5 @@ fn every_combination_is_set_as_a_whole_or_not_at_all() {
             }
         }
     }
-    assert!(set > 400 && refused > 200, "{set} were set, {refused} refused");
+    assert!(set > 400 && refused > 200, "{set} succeeded, {refused} failed");
 }

@@ -1,5 +1,5 @@
-//! Several connections change the same directory and the same file at the same time: they stand in line
-//! for it, on whichever thread, and each is carried out once, whole, and answered.
+//! Concurrent changes of one directory and one file over several connections: they run one after
+//! the other, on any thread, and each is carried out once, completely, and answered.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
@@ -13,19 +13,19 @@ const CONNECTIONS: usize = 8;
 const ROUNDS: usize = 12;
 /// Calls of each kind that a connection has outstanding in a round.
 const CALLS: usize = 12;
-const PIECE: usize = 512;
+const PART: usize = 512;
 
-/// What a connection was told: the names that it made, and the sizes before and after each write.
-type Told = (Vec<String>, Vec<(u64, u64)>);
+/// The results of a connection: the names that it made, and the sizes before and after each write.
+type Results = (Vec<String>, Vec<(u64, u64)>);
 
-/// Where the file is written to in a call that nobody else makes, and what.
-fn part(connection: usize, call: usize) -> (u64, [u8; PIECE]) {
-    let piece = call * CONNECTIONS + connection;
-    ((piece * PIECE) as u64, [u8::try_from(piece % 251 + 1).unwrap(); PIECE])
+/// The offset and the data of a write that no other call makes.
+fn part(connection: usize, call: usize) -> (u64, [u8; PART]) {
+    let index = call * CONNECTIONS + connection;
+    ((index * PART) as u64, [u8::try_from(index % 251 + 1).unwrap(); PART])
 }
 
-/// Makes files, and writes pieces of the file that all share.
-fn work(c: &mut Client, dir: &Fh, file: &Fh, connection: usize) -> Told {
+/// Makes files, and writes to the shared file.
+fn work(c: &mut Client, dir: &Fh, file: &Fh, connection: usize) -> Results {
     let (mut names, mut sizes) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let calls = round * CALLS..(round + 1) * CALLS;
@@ -44,7 +44,9 @@ fn work(c: &mut Client, dir: &Fh, file: &Fh, connection: usize) -> Told {
         names.extend(new);
         for answer in answers.into_values() {
             let wcc = unpacked::<WRITE3res>(&answer).ok().file_wcc;
-            let pre_op_attr::Some(before) = wcc.before else { panic!("no size from before") };
+            let pre_op_attr::Some(before) = wcc.before else {
+                panic!("no pre-operation attributes")
+            };
             sizes.push((before.size, given(&wcc.after).size));
         }
     }
@@ -52,20 +54,20 @@ fn work(c: &mut Client, dir: &Fh, file: &Fh, connection: usize) -> Told {
 }
 
 #[test]
-fn changes_of_several_connections_are_made_one_after_the_other() {
+fn changes_over_several_connections_are_serialized() {
     let port = Port::start();
     port.done("create a --capacity 64Mi --async");
     let mut client = port.server.client();
     let root = client.mounted("/a");
     let (dir, file) = (client.dir(&root, "dir"), client.file(&root, "file"));
-    let all_are_there = Barrier::new(CONNECTIONS);
+    let all_connected = Barrier::new(CONNECTIONS);
     let before = calls(&port);
-    let told: Vec<Told> = thread::scope(|scope| {
+    let results: Vec<Results> = thread::scope(|scope| {
         let start = |n| {
-            let (port, dir, file, all_are_there) = (&port, &dir, &file, &all_are_there);
+            let (port, dir, file, all_connected) = (&port, &dir, &file, &all_connected);
             scope.spawn(move || {
                 let mut client = port.server.client();
-                all_are_there.wait();
+                all_connected.wait();
                 work(&mut client, dir, file, n)
             })
         };
@@ -73,15 +75,15 @@ fn changes_of_several_connections_are_made_one_after_the_other() {
         workers.into_iter().map(|worker| worker.join().unwrap()).collect()
     });
     let counted = calls(&port) - before;
-    assert_eq!(counted, (CONNECTIONS * ROUNDS * CALLS * 2) as u64, "each is counted once");
+    assert_eq!(counted, (CONNECTIONS * ROUNDS * CALLS * 2) as u64, "each call counts once");
 
-    // What each write was told of the size before and after it fits what the others were told.
-    let mut sizes: Vec<_> = told.iter().flat_map(|(_, sizes)| sizes).collect();
+    // The sizes before and after each write are consistent with those of all other writes.
+    let mut sizes: Vec<_> = results.iter().flat_map(|(_, sizes)| sizes).collect();
     sizes.sort_unstable();
-    let fit = sizes.windows(2).all(|pair| pair[0].1 <= pair[1].0);
-    assert!(fit, "no two writes began from the same file: {sizes:?}");
+    let consistent = sizes.windows(2).all(|pair| pair[0].1 <= pair[1].0);
+    assert!(consistent, "two writes began from the same size: {sizes:?}");
 
-    let made: BTreeSet<_> = told.into_iter().flat_map(|(names, _)| names).collect();
+    let made: BTreeSet<_> = results.into_iter().flat_map(|(names, _)| names).collect();
     let listed = client.names(&dir, 8192).into_iter().filter(|name| !name.starts_with(b"."));
     let listed: BTreeSet<_> = listed.map(|name| String::from_utf8(name).unwrap()).collect();
     assert_eq!(listed, made);
@@ -89,7 +91,7 @@ fn changes_of_several_connections_are_made_one_after_the_other() {
     let all = (0..CONNECTIONS).flat_map(|n| (0..ROUNDS * CALLS).map(move |call| (n, call)));
     for (connection, call) in all {
         let (offset, data) = part(connection, call);
-        let there = &content[usize::try_from(offset).unwrap()..][..PIECE];
+        let there = &content[usize::try_from(offset).unwrap()..][..PART];
         assert_eq!(there, data, "{connection}, {call}");
     }
 }

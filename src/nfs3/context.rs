@@ -1,4 +1,4 @@
-//! What a procedure works with: the files of its call, and the rights of its caller.
+//! The context of a call: the exports, the files of the call, and the rights of its caller.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nfsserve::nfs::nfsstat3;
 
 use super::Nfs;
-use super::status::{Fail, Why};
+use super::status::{Cause, Fail};
 use super::types::{Fattr, Fh, PostOp, Wcc};
 use crate::export::{Devices, Durability, Export, Mode, Options, SetId, Table};
 use crate::fs::attr::{Attr, Changes, Kind, SET_IDS};
@@ -19,30 +19,30 @@ use crate::rpc;
 use crate::rpc::auth::Credentials;
 use crate::sys::Patience;
 
-/// A call of a procedure.
-pub struct Call<'a> {
-    /// The server.
+/// The context in which a procedure runs.
+pub struct CallContext<'a> {
+    /// The NFS program.
     pub nfs: &'a Nfs,
-    /// What is exported while the call runs.
+    /// The exports, as they were when the call began.
     pub table: &'a Table,
-    /// As it came.
+    /// The call as received.
     pub rpc: &'a rpc::Call<'a>,
-    /// Through which export it reaches its files, once that is known.
+    /// The export that the call uses, once it is known.
     pub export: Cell<Option<&'a Export>>,
 }
 
-/// A file of the call, and what its caller may do through the export that it was reached by.
+/// A file of the call, with the caller's rights in the export of its handle.
 pub struct Object<'a> {
     /// The file.
     pub node: Arc<Node>,
     /// The export's options for this client.
     pub options: Options,
-    /// The caller, after the squash.
-    pub who: Identity,
+    /// The caller's identity, after the squash.
+    pub caller: Identity,
     export: &'a Export,
 }
 
-/// How an export shows attributes.
+/// The changes that an export makes to attributes in replies.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
     fsid: u64,
@@ -51,11 +51,11 @@ pub struct View {
 }
 
 impl View {
-    /// Attributes, as they go into replies.
+    /// Returns the attributes as they are put into replies.
     pub const fn of(self, mut attr: Attr) -> Fattr {
         attr.mode = self.mode(attr.kind, attr.mode);
         if matches!(self.devices, Devices::Refused) {
-            attr.device = (0, 0); // which no driver has
+            attr.device = (0, 0); // no driver has this number
         }
         Fattr { attr, fsid: self.fsid }
     }
@@ -68,39 +68,46 @@ impl View {
     }
 }
 
-/// How a file in a directory gets onto the disk.
+/// What must be flushed after a change of a file and its directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settles {
-    /// With the name that it was given, where the file system can do that.
-    WithItsDirectory,
-    /// By itself: it was changed apart from that.
-    Alone,
+pub enum FlushScope {
+    /// The file is committed with its new name, if the file system guarantees that.
+    WithDirectory,
+    /// The file has other changes and must be flushed by itself.
+    Separate,
 }
 
-impl<'a> Call<'a> {
-    /// The backing directories.
+impl<'a> CallContext<'a> {
+    /// The file system operations.
     pub fn fs(&self) -> &Fs {
         &self.nfs.fs
     }
 
-    /// Whether the call may wait.
+    /// Whether the call may block.
     pub const fn patience(&self) -> Patience {
         self.rpc.patience
     }
 
-    /// The file of a handle. The client list is checked here, at every call, for every handle.
-    pub fn object(&self, fh: Fh<'_>) -> Result<Object<'a>, Why> {
+    /// Returns the file of a handle. Access to the export is checked here: at every call, for every
+    /// handle.
+    ///
+    /// # Errors
+    /// The handle is bad or stale, or the client has no access to the export.
+    pub fn object(&self, fh: Fh<'_>) -> Result<Object<'a>, Cause> {
         let handle = Handle::parse(fh.0)?;
         let export = self.table.get(handle.export()).ok_or(nfsstat3::NFS3ERR_STALE)?;
         let options = export.access(self.rpc.peer)?;
-        let who = self.caller(&options);
+        let caller = self.identity(&options);
         self.export.set(Some(export));
         let node = self.fs().node(&handle, self.patience())?;
-        Ok(Object { node, options, who, export })
+        Ok(Object { node, options, caller, export })
     }
 
-    /// The same for a file that is going to be changed: not through a read-only export.
-    pub fn object_to_change(&self, fh: Fh<'_>) -> Result<Object<'a>, Why> {
+    /// As [`Self::object`], for a file that the call changes.
+    ///
+    /// # Errors
+    /// As [`Self::object`]; `NFS3ERR_ROFS` if the export is read-only.
+    pub fn object_to_change(&self, fh: Fh<'_>) -> Result<Object<'a>, Cause> {
         let object = self.object(fh)?;
         if object.options.mode == Mode::ReadOnly {
             return Err(nfsstat3::NFS3ERR_ROFS.into());
@@ -108,15 +115,18 @@ impl<'a> Call<'a> {
         Ok(object)
     }
 
-    /// Puts a change of names or attributes off, if it has to be on the disk before it is answered, or if
-    /// changes have turned out to be slow lately. To make one where it was read that comes alone, and have
-    /// only the flush elsewhere, saved CREATE and REMOVE less than a tenth.
-    pub fn may_change_now(&self, object: &Object<'_>) -> Result<(), Why> {
+    /// Defers a change of names or attributes that may block: one that must be flushed before the
+    /// reply is sent, or any change while changes are slow. Making such a change here and flushing
+    /// it elsewhere saves too little to be worth it.
+    ///
+    /// # Errors
+    /// `WouldBlock`, if the call must not block.
+    pub fn defer_if_slow(&self, object: &Object<'_>) -> Result<(), Cause> {
         let waits = object.options.durability == Durability::Sync || !self.nfs.pace.is_quick();
-        if waits && self.patience() == Patience::None { Err(Why::Later) } else { Ok(()) }
+        if waits && self.patience() == Patience::None { Err(Cause::WouldBlock) } else { Ok(()) }
     }
 
-    fn caller(&self, options: &Options) -> Identity {
+    fn identity(&self, options: &Options) -> Identity {
         match &self.rpc.credentials {
             Credentials::Sys(sys) => {
                 let squashed = options.squash(sys.uid, sys.gid, sys.groups());
@@ -126,25 +136,26 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Changes a directory: `work` runs under its lock, between the two looks at its attributes.
+    /// Runs `work`, which changes a directory, under the directory's lock. Returns its result with
+    /// weak cache consistency data: both sets of attributes are read under the same lock.
     pub fn change_directory<T>(
         &self,
         dir: &Object<'_>,
-        work: impl FnOnce(&Guard<'_>) -> Result<T, Why>,
+        work: impl FnOnce(&Guard<'_>) -> Result<T, Cause>,
     ) -> Result<(T, Wcc), Fail<Wcc>> {
-        self.may_change_now(dir)?;
+        self.defer_if_slow(dir)?;
         let guard = self.fs().lock(&dir.node, self.patience())?;
         let before = dir.node.attr()?;
-        let done = self.nfs.pace.watch(self.patience(), || work(&guard));
+        let done = self.nfs.pace.measure(self.patience(), || work(&guard));
         let wcc = dir.wcc(&before);
         drop(guard);
-        Ok((done.map_err(|why| why.with(wcc))?, wcc))
+        Ok((done.map_err(|cause| cause.with(wcc))?, wcc))
     }
 }
 
 impl Object<'_> {
-    /// What has to be on the disk before changes of the names and attributes of `nodes` are
-    /// answered, if the export says so.
+    /// What must be on stable storage before the reply to a change of the names and attributes of
+    /// `nodes` is sent; `None` if the export is `async`.
     pub fn due<const N: usize>(&self, nodes: [&Arc<Node>; N]) -> Option<Due> {
         match self.options.durability {
             Durability::Sync => Some(Due::Names(nodes.map(Arc::clone).to_vec())),
@@ -152,48 +163,48 @@ impl Object<'_> {
         }
     }
 
-    /// The same for a directory and a file that has come into it, or was there and has changed.
-    pub fn due_with(&self, file: &Arc<Node>, settles: Settles) -> Option<Due> {
-        match settles {
-            Settles::WithItsDirectory if self.node.settles_new_names() => self.due([&self.node]),
-            // The file first: a name of a file that is not there is worse than none.
+    /// As [`Self::due`], for this directory and a file that was made, found or linked in it.
+    pub fn due_with(&self, file: &Arc<Node>, scope: FlushScope) -> Option<Due> {
+        match scope {
+            FlushScope::WithDirectory if self.node.settles_new_names() => self.due([&self.node]),
+            // The file first: a crash must not leave a name without its file.
             _ => self.due([file, &self.node]),
         }
     }
 
-    /// Attributes, as they go into replies.
+    /// Returns the attributes as they are put into replies.
     pub const fn fattr(&self, attr: Attr) -> Fattr {
         self.view().of(attr)
     }
 
-    /// How the export shows attributes.
+    /// The changes that the export makes to attributes.
     pub const fn view(&self) -> View {
         View { fsid: self.export.id.0, set_id: self.options.set_id, devices: self.options.devices }
     }
 
-    /// What of `changes` the export lets a file of this kind have. The bits that it refuses are left
-    /// out and the rest is done, as Linux does it for those who may not set them.
+    /// Removes from `changes` what the export does not allow for this kind of file. The other
+    /// changes are made, as Linux does for callers that may not set these mode bits.
     pub fn allowed(&self, kind: Kind, changes: Changes) -> Changes {
         let mode = changes.mode.map(|mode| self.view().mode(kind, mode));
         Changes { mode, ..changes }
     }
 
-    /// Notes that so many bytes were read through the export.
+    /// Counts bytes that were read through the export.
     pub fn count_read(&self, bytes: usize) {
         self.export.traffic.read(bytes);
     }
 
-    /// Notes that so many bytes were written through the export.
+    /// Counts bytes that were written through the export.
     pub fn count_written(&self, bytes: usize) {
         self.export.traffic.written(bytes);
     }
 
-    /// The attributes at this moment, if they can be read.
+    /// The current attributes, if they can be read.
     pub fn post_op(&self) -> PostOp {
         PostOp(self.node.attr().ok().map(|attr| self.fattr(attr)))
     }
 
-    /// The attributes before a change, and at this moment.
+    /// Weak cache consistency data: `before`, and the current attributes.
     pub fn wcc(&self, before: &Attr) -> Wcc {
         Wcc { before: Some(*before), after: self.post_op() }
     }
