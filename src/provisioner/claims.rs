@@ -43,9 +43,6 @@ use crate::volume::{Origin, Volumes};
 /// How often a clone is looked at.
 const CLONE_POLL: Duration = Duration::from_secs(1);
 
-/// When something is looked at again that somebody else has just changed.
-pub const SOON: Duration = Duration::from_millis(200);
-
 /// What NFS volumes can have. Of these, the scheduler enforces ReadWriteOncePod, whatever the volume.
 const ACCESS_MODES: [&str; 4] =
     ["ReadWriteMany", "ReadWriteOnce", "ReadOnlyMany", "ReadWriteOncePod"];
@@ -212,7 +209,7 @@ pub async fn reconcile(cx: &Context, key: &Key) -> Outcome {
         }
         Decision::Provision(plan) => match apply(cx, key, &claim, &plan).await {
             Ok(outcome) => return outcome,
-            Err(error) if error.is_conflict() => return Outcome::Again(SOON),
+            Err(error) if error.is_conflict() => return Outcome::Stale,
             Err(error) => error,
         },
     };

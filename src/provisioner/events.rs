@@ -5,7 +5,8 @@
 //! cannot be reached or the queue is full, they are lost, and counted as such.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -62,6 +63,9 @@ pub struct Note {
 pub struct Events {
     notes: Sender<Note>,
     metrics: Arc<Metrics>,
+    /// What was told once, by the object's uid and the reason: a hash of the message.
+    once: Arc<Mutex<HashMap<(String, &'static str), u64>>>,
+    hasher: RandomState,
 }
 
 /// Sends them.
@@ -79,7 +83,7 @@ type Said = (Option<String>, Tone, &'static str, String);
 pub fn events(client: Client, source: &str, metrics: Arc<Metrics>) -> (Events, Teller) {
     let (sender, notes) = mpsc::channel(WAITING);
     let teller = Teller { notes, client, source: source.to_owned(), said: HashMap::new() };
-    (Events { notes: sender, metrics }, teller)
+    (Events { notes: sender, metrics, once: Arc::default(), hasher: RandomState::new() }, teller)
 }
 
 impl Events {
@@ -97,9 +101,31 @@ impl Events {
             self.metrics.event_lost();
         }
     }
-}
 
-impl Events {
+    /// The same for what stays so: told once, and again when the message is another one or after
+    /// [`Self::say_again`]. Says whether it was told.
+    pub fn tell_once(
+        &self,
+        of: ObjectReference,
+        tone: Tone,
+        reason: &'static str,
+        message: &str,
+    ) -> bool {
+        let key = (of.uid.clone().unwrap_or_default(), reason);
+        let said = self.hasher.hash_one(message);
+        let before = self.once.lock().unwrap_or_else(PoisonError::into_inner).insert(key, said);
+        let is_new = before != Some(said);
+        if is_new {
+            self.tell(of, tone, reason, message);
+        }
+        is_new
+    }
+
+    /// Has all that was told once told again when it is found again.
+    pub fn say_again(&self) {
+        self.once.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Has a failure told, without what only administrators of the server may know
     /// ([`Error::public`]). Trouble of the API server is not told: an event would not reach it either.
     pub fn failed(&self, of: ObjectReference, reason: &'static str, error: &Error) {

@@ -11,8 +11,6 @@
 //!
 //! **Errors.** `VolumeResizeFailed` on the claim; tried again when the disk may have more room.
 
-use std::time::Duration;
-
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -27,9 +25,6 @@ use crate::quantity;
 use crate::volume;
 use crate::volume::Growth;
 use crate::volume::spec::Spec;
-
-/// When something is looked at again that somebody else has just changed.
-const SOON: Duration = Duration::from_millis(200);
 
 /// What is owed to a bound claim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,7 +97,7 @@ pub async fn reconcile(
     };
     match failed {
         Ok(()) => Outcome::Done,
-        Err(error) if error.is_conflict() => Outcome::Again(SOON),
+        Err(error) if error.is_conflict() => Outcome::Stale,
         Err(error) => {
             cx.metrics.expanded(false);
             let pvc = claim.metadata.name.as_deref().unwrap_or_default();

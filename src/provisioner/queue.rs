@@ -4,6 +4,7 @@
 //! ```text
 //!   add ---> ready ---> running ---> done          changed while it ran: ready again
 //!              ^                  \-> failed       later: 1 s, 2 s, 4 s ... 5 min, never given up
+//!              |                  \-> stale        later: 0.2 s, 0.4 s ... 5 min
 //!              +--- later <-------/
 //! ```
 
@@ -18,6 +19,9 @@ use tokio::time::{Instant, sleep_until};
 /// The first wait after a failure.
 const SOON: Duration = Duration::from_secs(1);
 
+/// The first wait for what is known to catch up with what is.
+const AT_ONCE: Duration = Duration::from_millis(200);
+
 /// The longest one.
 const LATE: Duration = Duration::from_secs(300);
 
@@ -28,6 +32,8 @@ pub enum Outcome {
     Done,
     /// It goes on, and is to be looked at again after so long.
     Again(Duration),
+    /// What was known of it is old: again when that has changed, or soon, the later the oftener.
+    Stale,
     /// It did not work: again, the later the oftener.
     Failed,
 }
@@ -106,11 +112,8 @@ impl<K: Clone + Eq + Ord + Hash> Queue<K> {
                 None
             }
             Outcome::Again(after) => Some(after),
-            Outcome::Failed => {
-                let failures = state.failures.entry(key.clone()).or_default();
-                *failures = failures.saturating_add(1);
-                Some(backoff(*failures))
-            }
+            Outcome::Stale => Some(state.fails(&key, AT_ONCE)),
+            Outcome::Failed => Some(state.fails(&key, SOON)),
         };
         if state.again.remove(&key) {
             state.add(key);
@@ -140,6 +143,13 @@ impl<K: Clone + Eq + Ord + Hash> State<K> {
         }
     }
 
+    /// How long to wait after one more failure in a row.
+    fn fails(&mut self, key: &K, first: Duration) -> Duration {
+        let failures = self.failures.entry(key.clone()).or_default();
+        *failures = failures.saturating_add(1);
+        backoff(first, *failures)
+    }
+
     /// What was put off until now is ready.
     fn promote(&mut self, now: Instant) {
         while self.later.first().is_some_and(|(at, _)| *at <= now) {
@@ -167,9 +177,9 @@ impl<K: Clone + Eq + Ord + Hash> State<K> {
     }
 }
 
-/// How long to wait after so many failures in a row.
-fn backoff(failures: u32) -> Duration {
-    SOON.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LATE)
+/// How long to wait after so many failures in a row, the first of which waits so long.
+fn backoff(first: Duration, failures: u32) -> Duration {
+    first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LATE)
 }
 
 #[cfg(test)]
@@ -221,6 +231,23 @@ mod tests {
         assert_eq!(queue.next().await, 1);
         queue.done(1, Outcome::Done);
         assert_eq!(queue.failures(&1), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stays_old_is_looked_at_ever_less_often() {
+        let queue = Queue::default();
+        queue.add(1);
+        let (mut looks, began) = (0, Instant::now());
+        while began.elapsed() < Duration::from_secs(3600) {
+            assert_eq!(queue.next().await, 1);
+            looks += 1;
+            queue.done(1, Outcome::Stale);
+        }
+        assert!((12..30).contains(&looks), "{looks}");
+        // A change is waited for no longer than before.
+        queue.add(1);
+        let before = Instant::now();
+        assert_eq!((queue.next().await, before.elapsed()), (1, Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]

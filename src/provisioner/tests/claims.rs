@@ -488,7 +488,7 @@ async fn a_claim_that_has_grown_gets_more() {
     let ok = || Answer::Json(200, json!({}));
     // Somebody else was quicker: looked at again, and nothing is said.
     let outcome = scene.look_at_claim(&key, vec![patch_pv(refusal(409, "Conflict"))]).await;
-    assert!(matches!(outcome, Outcome::Again(_)), "{outcome:?}");
+    assert_eq!(outcome, Outcome::Stale);
     let steps = vec![patch_pv(ok()), patch_status(refusal(500, "InternalError"))];
     assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Failed);
     assert_eq!(scene.told(), [""; 0]);
