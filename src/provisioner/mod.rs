@@ -62,6 +62,7 @@ mod source;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod unfinished;
 mod volumes;
 mod watch;

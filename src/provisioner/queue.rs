@@ -1,5 +1,5 @@
 //! What is to be looked at, once for each object however often it changed, and by one worker at a
-//! time.
+//! time. Namespaces take turns: a thousand claims of one do not hold up the claim of another.
 //!
 //! ```text
 //!   add ---> ready ---> running ---> done          changed while it ran: ready again
@@ -8,13 +8,15 @@
 //!              +--- later <-------/
 //! ```
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
+
+use super::turns::Turns;
 
 /// The first wait after a failure.
 const SOON: Duration = Duration::from_secs(1);
@@ -38,6 +40,12 @@ pub enum Outcome {
     Failed,
 }
 
+/// What stands for an object.
+pub trait Member {
+    /// Those with which it shares its turns.
+    fn group(&self) -> &str;
+}
+
 /// Keys of objects to look at. Bounded by the number of objects.
 pub struct Queue<K> {
     state: Mutex<State<K>>,
@@ -45,7 +53,7 @@ pub struct Queue<K> {
 }
 
 struct State<K> {
-    ready: VecDeque<K>,
+    ready: Turns<K>,
     waiting: HashSet<K>,
     running: HashSet<K>,
     /// Changed while they ran.
@@ -56,10 +64,10 @@ struct State<K> {
     failures: HashMap<K, u32>,
 }
 
-impl<K: Clone + Eq + Ord + Hash> Default for Queue<K> {
+impl<K: Member + Clone + Eq + Ord + Hash> Default for Queue<K> {
     fn default() -> Self {
         let state = State {
-            ready: VecDeque::new(),
+            ready: Turns::default(),
             waiting: HashSet::new(),
             running: HashSet::new(),
             again: HashSet::new(),
@@ -71,7 +79,7 @@ impl<K: Clone + Eq + Ord + Hash> Default for Queue<K> {
     }
 }
 
-impl<K: Clone + Eq + Ord + Hash> Queue<K> {
+impl<K: Member + Clone + Eq + Ord + Hash> Queue<K> {
     /// Has an object looked at, soon.
     pub fn add(&self, key: K) {
         self.lock().add(key);
@@ -134,12 +142,13 @@ impl<K: Clone + Eq + Ord + Hash> Queue<K> {
     }
 }
 
-impl<K: Clone + Eq + Ord + Hash> State<K> {
+impl<K: Member + Clone + Eq + Ord + Hash> State<K> {
     fn add(&mut self, key: K) {
         if self.running.contains(&key) {
             self.again.insert(key);
         } else if self.waiting.insert(key.clone()) {
-            self.ready.push_back(key);
+            let group = key.group().to_owned();
+            self.ready.push(&group, key);
         }
     }
 
@@ -166,7 +175,7 @@ impl<K: Clone + Eq + Ord + Hash> State<K> {
     }
 
     fn take(&mut self) -> Option<K> {
-        let key = self.ready.pop_front()?;
+        let key = self.ready.pop()?;
         self.waiting.remove(&key);
         // It is looked at now; how it goes says when again.
         if let Some(at) = self.due.remove(&key) {
@@ -187,6 +196,20 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+
+    impl Member for u32 {
+        fn group(&self) -> &str {
+            if *self < 1000 { "" } else { "another" }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_much_to_look_at_does_not_hold_up_others() {
+        let queue = Queue::default();
+        (0..1000).for_each(|key| queue.add(key));
+        queue.add(5000);
+        assert_eq!([queue.next().await, queue.next().await, queue.next().await], [0, 5000, 1]);
+    }
 
     async fn idle(queue: &Queue<u32>) -> bool {
         timeout(Duration::from_millis(1), queue.next()).await.is_err()

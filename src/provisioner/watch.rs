@@ -18,7 +18,7 @@ use kube::{Api, Client, Resource};
 use tokio::task::JoinSet;
 
 use super::cache::{Cache, Cached, Feed, cache};
-use super::queue::Queue;
+use super::queue::{Member, Queue};
 use super::{objects, ownership, terms};
 use crate::telemetry::log::Chain;
 use crate::volume::spec::Spec;
@@ -58,6 +58,12 @@ pub struct Queues {
     pub claims: Queue<Key>,
     /// PVs.
     pub pvs: Queue<Key>,
+}
+
+impl Member for Key {
+    fn group(&self) -> &str {
+        self.namespace.as_deref().unwrap_or_default()
+    }
 }
 
 impl Key {
