@@ -236,8 +236,9 @@ pub fn fail(cx: &Context, claim: &PersistentVolumeClaim, error: &Error) -> Outco
     let clone = claim.spec.as_ref().is_some_and(|spec| spec.data_source.is_some());
     cx.metrics.provision_failed(class, clone);
     let pvc = full_name(claim);
-    tracing::warn!(error = error.logged(), pvc, "cannot provision");
-    cx.events.failed(of, "ProvisioningFailed", error);
+    if cx.events.failed(of, "ProvisioningFailed", error) {
+        tracing::warn!(error = error.logged(), pvc, "cannot provision");
+    }
     if error.is_transient() { Outcome::Failed } else { Outcome::Done }
 }
 
@@ -273,7 +274,7 @@ async fn apply(
         }
         let message =
             format!("External provisioner is provisioning volume for claim {:?}", full_name(claim));
-        cx.events.tell(objects::claim_ref(claim), Tone::Normal, "Provisioning", message);
+        cx.events.tell_once(objects::claim_ref(claim), Tone::Normal, "Provisioning", &message);
         if let Some(given) = recycled::give(cx, claim, plan).await? {
             cx.given(key, &given);
             provisioned(cx, claim, plan, &given, began);

@@ -140,11 +140,11 @@ impl Events {
     }
 
     /// Has a failure told, without what only administrators of the server may know
-    /// ([`Error::public`]). Trouble of the API server is not told: an event would not reach it either.
-    pub fn failed(&self, of: ObjectReference, reason: &'static str, error: &Error) {
-        if !error.is_of_the_server() {
-            self.tell(of, Tone::Warning, reason, error.public());
-        }
+    /// ([`Error::public`]), as long as it is the same failure once ([`Self::tell_once`]): whoever may
+    /// change the object decides how often it is tried. Says whether it is news. Trouble of the API
+    /// server always is, and is not told: an event would not reach it either.
+    pub fn failed(&self, of: ObjectReference, reason: &'static str, error: &Error) -> bool {
+        error.is_of_the_server() || self.tell_once(of, Tone::Warning, reason, &error.public())
     }
 }
 

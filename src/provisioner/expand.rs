@@ -89,7 +89,8 @@ pub async fn reconcile(
         Decision::Shrink { wanted, now } => {
             let message =
                 format!("a volume cannot shrink: {wanted} bytes are asked for, it has {now}");
-            cx.events.tell(objects::claim_ref(claim), Tone::Warning, "VolumeResizeFailed", message);
+            let of = objects::claim_ref(claim);
+            cx.events.tell_once(of, Tone::Warning, "VolumeResizeFailed", &message);
             return Outcome::Done;
         }
         Decision::Tell(now) => tell(cx, claim, now).await,
@@ -101,8 +102,9 @@ pub async fn reconcile(
         Err(error) => {
             cx.metrics.expanded(false);
             let pvc = claim.metadata.name.as_deref().unwrap_or_default();
-            tracing::warn!(error = error.logged(), pvc, "cannot expand");
-            cx.events.failed(objects::claim_ref(claim), "VolumeResizeFailed", &error);
+            if cx.events.failed(objects::claim_ref(claim), "VolumeResizeFailed", &error) {
+                tracing::warn!(error = error.logged(), pvc, "cannot expand");
+            }
             Outcome::Failed
         }
     }

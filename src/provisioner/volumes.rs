@@ -55,9 +55,10 @@ pub async fn reconcile(cx: &Context, key: &Key) -> Outcome {
         Err(error) if error.is_conflict() => Outcome::Stale,
         Err(error) => {
             cx.metrics.delete_failed(class(&pv));
-            let logged = error.logged();
-            tracing::warn!(error = logged, pv = key.name, "cannot do what the volume is owed");
-            cx.events.failed(objects::pv_ref(&pv), "VolumeFailedDelete", &error);
+            if cx.events.failed(objects::pv_ref(&pv), "VolumeFailedDelete", &error) {
+                let logged = error.logged();
+                tracing::warn!(error = logged, pv = key.name, "cannot do what the volume is owed");
+            }
             Outcome::Failed
         }
     }
