@@ -236,6 +236,28 @@ async fn a_clone_has_the_content_of_its_source() {
 }
 
 #[tokio::test]
+async fn a_copy_is_given_up_when_its_claim_goes() {
+    let mut scene = scene();
+    scene.made("source", &[("berth.io/pv-uid", "pv-source")]);
+    let mut bound = claim("source");
+    bound["spec"]["volumeName"] = json!("pvc-uid-source");
+    scene.claim(&bound);
+    scene.pv(&pv("source", "Bound", "delete"));
+    scene.volumes.hold_copies();
+    let mut copy = claim("data");
+    copy["spec"]["dataSource"] = json!({ "kind": "PersistentVolumeClaim", "name": "source" });
+    let key = scene.claim(&copy);
+    let outcome = scene.look_at_claim(&key, vec![read()]).await;
+    assert!(matches!(outcome, Outcome::Again(_)), "{outcome:?}");
+    scene.claim_gone(&copy);
+    scene.told();
+    let gone = || refusal(404, "NotFound");
+    let steps = vec![step("GET", CLAIM, gone()), step("GET", PV, gone())];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!((scene.names(), scene.told()), (vec![volume_of("source")], vec![]));
+}
+
+#[tokio::test]
 async fn a_claim_of_another_class_is_no_source() {
     let mut scene = scene();
     let mut source = claim("source");

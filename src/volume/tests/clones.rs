@@ -141,3 +141,70 @@ fn a_clone_must_fit_and_its_source_must_stay() {
     let missing = run.volumes.create(spec("d"), Origin::Clone(name("nothing")));
     assert!(matches!(missing, Err(Error::NotFound(_))));
 }
+
+#[test]
+fn copies_wait_for_their_turn_and_all_are_made() {
+    let place = Place::new();
+    let run = place.open();
+    with_a_file(&run, &place);
+    let count = |run: &Run, is: fn(&Phase) -> bool| {
+        run.volumes.list().iter().filter(|status| is(&status.phase)).count()
+    };
+    run.volumes.copies.set_limit(0);
+    for n in 0..20 {
+        run.volumes.create(spec(&format!("c{n}")), Origin::Clone(name("a"))).unwrap();
+    }
+    assert_eq!(count(&run, |phase| matches!(phase, Phase::Cloning { .. })), 20);
+    // None has a thread yet.
+    run.volumes.copies.set_limit(2);
+    run.volumes.begin_copies();
+    for n in 0..20 {
+        assert_eq!(run.settled(&format!("c{n}")).phase, Phase::Ready);
+        assert_eq!(fs::read_to_string(place.path(&format!("c{n}/file"))).unwrap(), "content");
+    }
+}
+
+#[test]
+fn a_copy_that_is_given_up_ends_at_once_and_its_source_can_go() {
+    let place = Place::new();
+    let run = place.open();
+    with_a_file(&run, &place);
+    run.volumes.copies.set_limit(0);
+    run.volumes.create(spec("b"), Origin::Clone(name("a"))).unwrap();
+    let end = |of: &str| run.volumes.end(&name(of), Some(OnDelete::Delete));
+    assert!(matches!(end("b"), Err(Error::Cloning(_))));
+    assert!(matches!(end("a"), Err(Error::Source { .. })));
+    // Another one of its name is not meant.
+    run.volumes.give_up(&name("b"), &VolumeId::new("id-c").unwrap());
+    assert!(matches!(end("b"), Err(Error::Cloning(_))));
+    run.volumes.give_up(&name("b"), &spec("b").id);
+    assert!(matches!(run.volumes.show(&name("b")).unwrap().phase, Phase::Failed { .. }));
+    end("b").unwrap();
+    end("a").unwrap();
+    run.volumes.copies.set_limit(2);
+    run.volumes.begin_copies();
+    assert_eq!(run.names(), ["other"]);
+    assert!(place.own("cloning").is_empty());
+}
+
+#[test]
+fn a_copy_that_is_under_way_ends_early_when_it_is_given_up() {
+    let place = Place::new();
+    let run = place.open();
+    with_a_file(&run, &place);
+    // So that it takes a while.
+    let large = fs::File::create(place.path("a/large")).unwrap();
+    for n in 0..200_u64 {
+        std::os::unix::fs::FileExt::write_all_at(&large, &[1; 64 * 1024], n * 65536).unwrap();
+    }
+    run.volumes.create(spec("b"), Origin::Clone(name("a"))).unwrap();
+    run.volumes.give_up(&name("b"), &spec("b").id);
+    match run.settled("b").phase {
+        // It was quicker, and is a volume.
+        Phase::Ready => {}
+        Phase::Failed { message } => assert!(message.contains("cancel"), "{message}"),
+        phase => panic!("{phase:?}"),
+    }
+    run.volumes.end(&name("b"), Some(OnDelete::Delete)).unwrap();
+    run.volumes.end(&name("a"), Some(OnDelete::Delete)).unwrap();
+}
