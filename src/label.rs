@@ -12,6 +12,9 @@ pub const VOLUME_ID: &str = "berth.io/volume-id";
 /// Annotation of a PersistentVolume: the name of its volume.
 pub const VOLUME: &str = "berth.io/volume";
 
+/// The namespace of the claim that a volume was made for: a label of the volume.
+pub const CLAIM_NAMESPACE: &str = "berth.io/claim-namespace";
+
 /// Longest name of an object, in bytes.
 const SUBDOMAIN_MAX: usize = 253;
 

@@ -33,7 +33,7 @@
 //! | [`nfs3`] | the 22 procedures: arguments to results | errno sys xdr rpc export fs telemetry |
 //! | [`mount`] | MOUNT: paths to handles | errno sys xdr rpc export fs telemetry |
 //! | [`portmap`] | where the programs are | xdr rpc |
-//! | [`volume`] | directory, registry entry, export and account as one unit; knows no Kubernetes | errno export fs quota sys telemetry |
+//! | [`volume`] | directory, registry entry, export and account as one unit; knows no Kubernetes | errno export fs label quota sys telemetry |
 //! | [`provisioner`] | Kubernetes: claims to volumes, by the contract of external provisioners | label mount_options quantity volume telemetry |
 //! | [`state`] | what survives a restart, apart from volumes | export fs sys |
 //! | [`admin`] | volumes over a unix socket; health, metrics and the status page over HTTP | telemetry volume |

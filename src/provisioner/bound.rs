@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 
-use super::claims::{SOON, fail, full_name, plan};
+use super::claims::{fail, full_name, plan};
 use super::ownership::{self, Relation};
 use super::queue::Outcome;
 use super::source::Source;
@@ -47,7 +47,7 @@ async fn named(
     };
     match recycled::give(cx, claim, &plan).await {
         Ok(_) => Outcome::Done,
-        Err(error) if error.is_conflict() => Outcome::Again(SOON),
+        Err(error) if error.is_conflict() => Outcome::Stale,
         Err(error) => fail(cx, claim, &error),
     }
 }

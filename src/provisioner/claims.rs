@@ -43,9 +43,6 @@ use crate::volume::{Origin, Volumes};
 /// How often a clone is looked at.
 const CLONE_POLL: Duration = Duration::from_secs(1);
 
-/// When something is looked at again that somebody else has just changed.
-pub const SOON: Duration = Duration::from_millis(200);
-
 /// What NFS volumes can have. Of these, the scheduler enforces ReadWriteOncePod, whatever the volume.
 const ACCESS_MODES: [&str; 4] =
     ["ReadWriteMany", "ReadWriteOnce", "ReadOnlyMany", "ReadWriteOncePod"];
@@ -212,7 +209,7 @@ pub async fn reconcile(cx: &Context, key: &Key) -> Outcome {
         }
         Decision::Provision(plan) => match apply(cx, key, &claim, &plan).await {
             Ok(outcome) => return outcome,
-            Err(error) if error.is_conflict() => return Outcome::Again(SOON),
+            Err(error) if error.is_conflict() => return Outcome::Stale,
             Err(error) => error,
         },
     };
@@ -239,8 +236,9 @@ pub fn fail(cx: &Context, claim: &PersistentVolumeClaim, error: &Error) -> Outco
     let clone = claim.spec.as_ref().is_some_and(|spec| spec.data_source.is_some());
     cx.metrics.provision_failed(class, clone);
     let pvc = full_name(claim);
-    tracing::warn!(error = error.logged(), pvc, "cannot provision");
-    cx.events.failed(of, "ProvisioningFailed", error);
+    if cx.events.failed(of, "ProvisioningFailed", error) {
+        tracing::warn!(error = error.logged(), pvc, "cannot provision");
+    }
     if error.is_transient() { Outcome::Failed } else { Outcome::Done }
 }
 
@@ -276,7 +274,7 @@ async fn apply(
         }
         let message =
             format!("External provisioner is provisioning volume for claim {:?}", full_name(claim));
-        cx.events.tell(objects::claim_ref(claim), Tone::Normal, "Provisioning", message);
+        cx.events.tell_once(objects::claim_ref(claim), Tone::Normal, "Provisioning", &message);
         if let Some(given) = recycled::give(cx, claim, plan).await? {
             cx.given(key, &given);
             provisioned(cx, claim, plan, &given, began);

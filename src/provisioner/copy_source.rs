@@ -66,6 +66,8 @@ pub fn warn_of_source(
          {name}, which was there already. For a copy, delete the claim, and make it anew without \
          volumeName"
     );
-    tracing::warn!(pvc = full_name(claim), pv = name, "bound without the content that it asks for");
-    cx.events.tell(objects::claim_ref(claim), Tone::Warning, "DataSourceIgnored", message);
+    if cx.events.tell_once(objects::claim_ref(claim), Tone::Warning, "DataSourceIgnored", &message)
+    {
+        tracing::warn!(pvc = full_name(claim), pv = name, "bound without the content it asks for");
+    }
 }

@@ -1,11 +1,12 @@
 //! What claims and PVs are told: events, as `kubectl describe` shows them.
 //!
-//! Nobody waits for an event: they go through a bounded queue, and are sent one after the other. What
-//! is said again is counted, not written again. Events are news, not records: when the API server
+//! Nobody waits for an event: they go through a bounded queue, and are sent one after the other, those of
+//! one namespace in turn with those of others. What is said again is counted, not written again. Events are news, not records: when the API server
 //! cannot be reached or the queue is full, they are lost, and counted as such.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -19,9 +20,13 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use super::call;
 use super::error::{Error, has_code};
 use super::metrics::Metrics;
+use super::turns::Turns;
 
 /// Events that wait at a time: those of some thousand claims.
 const WAITING: usize = 8192;
+
+/// Of these, those of one namespace.
+const SHARE: usize = 2048;
 
 /// What was said, and can be said again by counting: more is said anew.
 const REMEMBERED: usize = 4096;
@@ -62,11 +67,16 @@ pub struct Note {
 pub struct Events {
     notes: Sender<Note>,
     metrics: Arc<Metrics>,
+    /// What was told once, by the object's uid and the reason: a hash of the message.
+    once: Arc<Mutex<HashMap<(String, &'static str), u64>>>,
+    hasher: RandomState,
 }
 
 /// Sends them.
 pub struct Teller {
     notes: Receiver<Note>,
+    waiting: Turns<Note>,
+    metrics: Arc<Metrics>,
     client: Client,
     source: String,
     said: HashMap<Said, (String, i32)>,
@@ -78,8 +88,15 @@ type Said = (Option<String>, Tone, &'static str, String);
 /// A queue of notes, and who empties it.
 pub fn events(client: Client, source: &str, metrics: Arc<Metrics>) -> (Events, Teller) {
     let (sender, notes) = mpsc::channel(WAITING);
-    let teller = Teller { notes, client, source: source.to_owned(), said: HashMap::new() };
-    (Events { notes: sender, metrics }, teller)
+    let teller = Teller {
+        notes,
+        waiting: Turns::default(),
+        metrics: Arc::clone(&metrics),
+        client,
+        source: source.to_owned(),
+        said: HashMap::new(),
+    };
+    (Events { notes: sender, metrics, once: Arc::default(), hasher: RandomState::new() }, teller)
 }
 
 impl Events {
@@ -97,25 +114,68 @@ impl Events {
             self.metrics.event_lost();
         }
     }
-}
 
-impl Events {
-    /// Has a failure told, without what only administrators of the server may know
-    /// ([`Error::public`]). Trouble of the API server is not told: an event would not reach it either.
-    pub fn failed(&self, of: ObjectReference, reason: &'static str, error: &Error) {
-        if !error.is_of_the_server() {
-            self.tell(of, Tone::Warning, reason, error.public());
+    /// The same for what stays so: told once, and again when the message is another one or after
+    /// [`Self::say_again`]. Says whether it was told.
+    pub fn tell_once(
+        &self,
+        of: ObjectReference,
+        tone: Tone,
+        reason: &'static str,
+        message: &str,
+    ) -> bool {
+        let key = (of.uid.clone().unwrap_or_default(), reason);
+        let said = self.hasher.hash_one(message);
+        let before = self.once.lock().unwrap_or_else(PoisonError::into_inner).insert(key, said);
+        let is_new = before != Some(said);
+        if is_new {
+            self.tell(of, tone, reason, message);
         }
+        is_new
+    }
+
+    /// Has all that was told once told again when it is found again.
+    pub fn say_again(&self) {
+        self.once.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Has a failure told, without what only administrators of the server may know
+    /// ([`Error::public`]), as long as it is the same failure once ([`Self::tell_once`]): whoever may
+    /// change the object decides how often it is tried. Says whether it is news. Trouble of the API
+    /// server always is, and is not told: an event would not reach it either.
+    pub fn failed(&self, of: ObjectReference, reason: &'static str, error: &Error) -> bool {
+        error.is_of_the_server() || self.tell_once(of, Tone::Warning, reason, &error.public())
     }
 }
 
 impl Teller {
     /// Sends notes until nobody takes any more.
     pub async fn run(mut self) {
-        while let Some(note) = self.notes.recv().await {
+        while let Some(note) = self.next().await {
             if let Err(error) = self.send(note).await {
                 tracing::debug!(%error, "an event is lost");
             }
+        }
+    }
+
+    /// The next note, or nothing when nobody takes any more.
+    async fn next(&mut self) -> Option<Note> {
+        if self.waiting.is_empty() {
+            let note = self.notes.recv().await?;
+            self.wait(note);
+        }
+        while let Ok(note) = self.notes.try_recv() {
+            self.wait(note);
+        }
+        self.waiting.pop()
+    }
+
+    fn wait(&mut self, note: Note) {
+        let group = note.of.namespace.clone().unwrap_or_default();
+        if self.waiting.len() < WAITING && self.waiting.of(&group) < SHARE {
+            self.waiting.push(&group, note);
+        } else {
+            self.metrics.event_lost();
         }
     }
 
@@ -178,5 +238,35 @@ impl Teller {
     /// What waits to be sent: whether it is a warning, the reason, and the message.
     pub fn waiting(&mut self) -> Vec<Note> {
         std::iter::from_fn(|| self.notes.try_recv().ok()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use kube::client::Body;
+    use tower_test::mock::pair;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_has_much_to_be_told_does_not_hold_up_others() {
+        let (service, _server) = pair::<Request<Body>, Response<Body>>();
+        let client = Client::new(service, "default");
+        let (events, mut teller) = events(client, "example.org/berth", Arc::default());
+        let of = |namespace: &str| ObjectReference {
+            namespace: Some(namespace.into()),
+            ..ObjectReference::default()
+        };
+        for _ in 0..3000 {
+            events.tell(of("greedy"), Tone::Normal, "Provisioning", "a claim");
+        }
+        events.tell(of("modest"), Tone::Normal, "Provisioning", "a claim");
+        let mut next = Vec::new();
+        for _ in 0..3 {
+            next.push(teller.next().await.unwrap().of.namespace.unwrap());
+        }
+        assert_eq!(next, ["greedy", "modest", "greedy"]);
+        assert!(teller.waiting.len() < SHARE);
     }
 }

@@ -11,8 +11,6 @@
 //!
 //! **Errors.** `VolumeResizeFailed` on the claim; tried again when the disk may have more room.
 
-use std::time::Duration;
-
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -27,9 +25,6 @@ use crate::quantity;
 use crate::volume;
 use crate::volume::Growth;
 use crate::volume::spec::Spec;
-
-/// When something is looked at again that somebody else has just changed.
-const SOON: Duration = Duration::from_millis(200);
 
 /// What is owed to a bound claim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,7 +89,8 @@ pub async fn reconcile(
         Decision::Shrink { wanted, now } => {
             let message =
                 format!("a volume cannot shrink: {wanted} bytes are asked for, it has {now}");
-            cx.events.tell(objects::claim_ref(claim), Tone::Warning, "VolumeResizeFailed", message);
+            let of = objects::claim_ref(claim);
+            cx.events.tell_once(of, Tone::Warning, "VolumeResizeFailed", &message);
             return Outcome::Done;
         }
         Decision::Tell(now) => tell(cx, claim, now).await,
@@ -102,12 +98,13 @@ pub async fn reconcile(
     };
     match failed {
         Ok(()) => Outcome::Done,
-        Err(error) if error.is_conflict() => Outcome::Again(SOON),
+        Err(error) if error.is_conflict() => Outcome::Stale,
         Err(error) => {
             cx.metrics.expanded(false);
             let pvc = claim.metadata.name.as_deref().unwrap_or_default();
-            tracing::warn!(error = error.logged(), pvc, "cannot expand");
-            cx.events.failed(objects::claim_ref(claim), "VolumeResizeFailed", &error);
+            if cx.events.failed(objects::claim_ref(claim), "VolumeResizeFailed", &error) {
+                tracing::warn!(error = error.logged(), pvc, "cannot expand");
+            }
             Outcome::Failed
         }
     }

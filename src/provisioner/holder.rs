@@ -9,18 +9,18 @@
 use k8s_openapi::api::core::v1::PersistentVolume;
 
 use super::objects;
-use super::ownership::{self, CLAIM, PV_UID};
+use super::ownership::{CLAIM, PV_UID};
 use super::watch::Stores;
 use crate::volume::spec::Spec;
 
 /// Who has a volume, as the cluster knows it; nobody, if it may be ended by hand.
 pub fn of(stores: &Stores, spec: &Spec) -> Option<String> {
-    let pvs = stores.pvs();
-    if let Some(holder) = pvs.iter().filter(|pv| holds(pv, spec)).find_map(|pv| of_pv(pv)) {
+    let holder = spec.labels.get(PV_UID).and_then(|uid| stores.pv_with_uid(uid));
+    let pvs = holder.into_iter().chain(stores.pvs_at(spec));
+    if let Some(holder) = pvs.into_iter().find_map(|pv| of_pv(&pv)) {
         return Some(holder);
     }
-    let id = spec.id.as_str();
-    let waits = stores.claims().find(|claim| claim.metadata.uid.as_deref() == Some(id))?;
+    let waits = stores.claim_with_uid(spec.id.as_str())?;
     Some(claim(waits.metadata.namespace.as_deref(), waits.metadata.name.as_deref()))
 }
 
@@ -39,11 +39,6 @@ pub fn by_labels(spec: &Spec) -> Option<String> {
 /// The claim that has a volume by its record, or had it last, as `NAMESPACE/NAME`.
 pub fn claim_of(spec: &Spec) -> Option<&str> {
     spec.labels.get(CLAIM).map(String::as_str)
-}
-
-fn holds(pv: &PersistentVolume, spec: &Spec) -> bool {
-    let holder = spec.labels.get(PV_UID);
-    holder.is_some() && holder == pv.metadata.uid.as_ref() || ownership::points_to(pv, spec)
 }
 
 fn of_pv(pv: &PersistentVolume) -> Option<String> {

@@ -39,6 +39,7 @@
 //! | this server | labels in the record of a volume | which PV and which claim it belongs to |
 
 mod bound;
+mod cache;
 mod claims;
 mod collision;
 mod copy_source;
@@ -58,8 +59,10 @@ mod reclaim;
 mod recycled;
 pub mod server;
 mod source;
+mod terms;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod unfinished;
 mod volumes;
 mod watch;
@@ -345,8 +348,8 @@ async fn repeat(cx: Arc<Context>, queues: Arc<Queues>, stop: CancellationToken) 
     while stop.run_until_cancelled(sleep(LOOK)).await.is_some() {
         if all.elapsed() >= RESYNC {
             all = Instant::now();
-            cx.stores.add_all(&queues);
             orphans::say_again(&cx);
+            cx.stores.add_all(&queues);
         }
         orphans::look(&cx).await;
     }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::ownership::SERVER;
 use super::params::on_delete_name;
-pub use crate::label::{PROVISIONED_BY, VOLUME, VOLUME_ID};
+pub use crate::label::{CLAIM_NAMESPACE, PROVISIONED_BY, VOLUME, VOLUME_ID};
 use crate::mount_options;
 use crate::quantity;
 use crate::volume::name::Name;
@@ -40,8 +40,6 @@ pub const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer
 pub const ON_DELETE: &str = "berth.io/on-delete";
 /// The end of a PV's volume has begun, for the claim with this uid.
 pub const ENDING: &str = "berth.io/ending";
-/// The namespace of the claim that a volume was made for: a label of the volume.
-pub const CLAIM_NAMESPACE: &str = "berth.io/claim-namespace";
 
 /// Where clients find the server.
 #[derive(Clone, PartialEq, Eq, Debug)]

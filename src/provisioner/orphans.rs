@@ -15,13 +15,14 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use super::Context;
 use super::claims;
 use super::events::Tone;
 use super::objects::{self, annotation};
-use super::ownership::{CLAIM, CLAIM_UID, PV_UID, Relation, address, names};
+use super::ownership::{CLAIM, CLAIM_UID, PV_UID, Relation, address};
 use super::unfinished::{self, Unfinished};
 use super::watch::Key;
 use crate::volume::spec::{Phase, Spec, Status};
@@ -36,6 +37,8 @@ pub struct Found {
     volumes: HashSet<String>,
     /// Uids of PVs without a volume.
     pvs: HashSet<String>,
+    /// The same of those whose end may just be under way: they count if they are found again.
+    ending: HashSet<String>,
     /// Since when released PVs of other servers are known, by uid, and whether that was said.
     abandoned: HashMap<String, (Instant, bool)>,
 }
@@ -46,6 +49,8 @@ pub async fn look(cx: &Context) {
     let volumes = cx.volumes.specs();
     let (mut held, mut missing, mut waiting) = (HashSet::new(), Vec::new(), Vec::new());
     for pv in cx.stores.pvs() {
+        // There may be ten thousand, and nothing of them be waited for.
+        consume_budget().await;
         // Also written down here: a claim whose predecessor has gone since is seen to use its volume.
         let relation = match cx.settle(&pv).await {
             Ok(relation) => relation,
@@ -70,8 +75,10 @@ pub async fn look(cx: &Context) {
             Relation::Other => waiting.push(pv),
         }
     }
+    let missing = really_missing(cx, missing).await;
     let mut alone = Vec::new();
     for spec in volumes.iter().filter(|spec| !held.contains(spec.id.as_str())) {
+        consume_budget().await;
         if is_alone(cx, spec).await {
             alone.push(spec);
         }
@@ -84,12 +91,42 @@ pub async fn look(cx: &Context) {
     }
 }
 
+/// Those PVs that still have no volume. Many may have ended meanwhile, each with its volume first, and
+/// what is known of the last ones may be older than that.
+async fn really_missing(
+    cx: &Context,
+    missing: Vec<Arc<PersistentVolume>>,
+) -> Vec<Arc<PersistentVolume>> {
+    let (mut still, mut ending) = (Vec::new(), HashSet::new());
+    for pv in missing {
+        let uid = pv.metadata.uid.clone().unwrap_or_default();
+        let Some(now) = cx.stores.pv_with_uid(&uid) else { continue };
+        match cx.relation(&now).await {
+            Relation::Missing if may_be_ending(&now) => _ = ending.insert(uid),
+            Relation::Missing => still.push(now),
+            Relation::Own(_) | Relation::New(_) | Relation::Stranger(_) => still.push(now), // lost
+            Relation::Other => {}
+        }
+    }
+    let mut found = cx.found.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = std::mem::replace(&mut found.ending, ending);
+    let again = found.ending.intersection(&before);
+    still.extend(again.filter_map(|uid| cx.stores.pv_with_uid(uid)));
+    still
+}
+
+fn may_be_ending(pv: &PersistentVolume) -> bool {
+    matches!(objects::phase(pv), "Released" | "Failed") || pv.metadata.deletion_timestamp.is_some()
+}
+
 /// Has everything said again that is found from now on.
 pub fn say_again(cx: &Context) {
     let mut found = cx.found.lock().unwrap_or_else(PoisonError::into_inner);
     found.volumes.clear();
     found.pvs.clear();
     found.abandoned.values_mut().for_each(|(_, said)| *said = false);
+    drop(found);
+    cx.events.say_again();
 }
 
 /// Whether a volume of a claim, which no PV points to, stays so.
@@ -103,7 +140,7 @@ async fn is_alone(cx: &Context, spec: &Spec) -> bool {
     let of = |claim: &Arc<PersistentVolumeClaim>| is_of(claim, uid);
     let claim = match spec.labels.get(CLAIM).and_then(|c| c.split_once('/')) {
         Some((namespace, name)) => cx.stores.claim_named(namespace, name).filter(of),
-        None => cx.stores.claims().find(of),
+        None => cx.stores.claim_with_uid(uid),
     };
     if let Some(claim) = &claim
         && !claims::names_a_volume(claim)
@@ -214,5 +251,5 @@ fn waits_for_its_end(cx: &Context, pv: &PersistentVolume) -> bool {
     annotation(&pv.metadata, objects::PROVISIONED_BY) == Some(cx.settings.name.as_str())
         && matches!(objects::phase(pv), "Released" | "Failed")
         && objects::policy(pv) == "Delete"
-        && !cx.stores.claims().any(|claim| names(&claim, pv))
+        && cx.stores.claims_naming(pv).is_empty()
 }

@@ -99,16 +99,16 @@ pub fn other_in_use(
     spec: &Spec,
 ) -> Option<Arc<PersistentVolume>> {
     let server = annotation(&pv.metadata, SERVER);
-    stores.pvs().into_iter().find(|other| {
+    stores.pvs_at(spec).into_iter().find(|other| {
         let theirs = annotation(&other.metadata, SERVER);
         other.metadata.uid != pv.metadata.uid
             && objects::phase(other) == "Bound"
-            && points_to(other, spec)
             && (theirs.is_none() || server.is_none() || theirs == server)
     })
 }
 
-fn components(path: &str) -> impl Iterator<Item = &str> {
+/// The parts of a path, however it is written.
+pub fn components(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|part| !matches!(*part, "" | "."))
 }
 
@@ -274,7 +274,7 @@ pub fn claimant(
         let namespace = claim.metadata.namespace.as_deref();
         namespace.is_some() && (namespace == of || namespace == used)
     };
-    stores.claims().find(|claim| near(claim) && names(claim, pv))
+    stores.claims_naming(pv).into_iter().find(|claim| near(claim))
 }
 
 /// Whether a PV was made when its volume was, whose record is of this time. The API server sets the
@@ -303,11 +303,9 @@ fn facts(stores: &Stores, pv: &PersistentVolume, spec: &Spec, created: Option<Ti
         !stores.watches(namespace) || stores.claim_named(namespace, name).is_some_and(uses)
     });
     let holder = spec.labels.get(PV_UID).filter(|holder| Some(*holder) != pv.metadata.uid.as_ref());
-    let is_there =
-        |uid: &String| stores.pvs().iter().any(|pv| pv.metadata.uid.as_ref() == Some(uid));
     Facts {
         has_claim,
-        holder_is_there: holder.is_some_and(is_there),
+        holder_is_there: holder.is_some_and(|uid| stores.pv_with_uid(uid).is_some()),
         user_is_there,
         made_together: made_together(pv, created),
     }

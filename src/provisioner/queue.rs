@@ -1,13 +1,14 @@
 //! What is to be looked at, once for each object however often it changed, and by one worker at a
-//! time.
+//! time. Namespaces take turns: a thousand claims of one do not hold up the claim of another.
 //!
 //! ```text
 //!   add ---> ready ---> running ---> done          changed while it ran: ready again
 //!              ^                  \-> failed       later: 1 s, 2 s, 4 s ... 5 min, never given up
+//!              |                  \-> stale        later: 0.2 s, 0.4 s ... 5 min
 //!              +--- later <-------/
 //! ```
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,8 +16,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::turns::Turns;
+
 /// The first wait after a failure.
 const SOON: Duration = Duration::from_secs(1);
+
+/// The first wait for what is known to catch up with what is.
+const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// The longest one.
 const LATE: Duration = Duration::from_secs(300);
@@ -28,8 +34,16 @@ pub enum Outcome {
     Done,
     /// It goes on, and is to be looked at again after so long.
     Again(Duration),
+    /// What was known of it is old: again when that has changed, or soon, the later the oftener.
+    Stale,
     /// It did not work: again, the later the oftener.
     Failed,
+}
+
+/// What stands for an object.
+pub trait Member {
+    /// Those with which it shares its turns.
+    fn group(&self) -> &str;
 }
 
 /// Keys of objects to look at. Bounded by the number of objects.
@@ -39,7 +53,7 @@ pub struct Queue<K> {
 }
 
 struct State<K> {
-    ready: VecDeque<K>,
+    ready: Turns<K>,
     waiting: HashSet<K>,
     running: HashSet<K>,
     /// Changed while they ran.
@@ -50,10 +64,10 @@ struct State<K> {
     failures: HashMap<K, u32>,
 }
 
-impl<K: Clone + Eq + Ord + Hash> Default for Queue<K> {
+impl<K: Member + Clone + Eq + Ord + Hash> Default for Queue<K> {
     fn default() -> Self {
         let state = State {
-            ready: VecDeque::new(),
+            ready: Turns::default(),
             waiting: HashSet::new(),
             running: HashSet::new(),
             again: HashSet::new(),
@@ -65,7 +79,7 @@ impl<K: Clone + Eq + Ord + Hash> Default for Queue<K> {
     }
 }
 
-impl<K: Clone + Eq + Ord + Hash> Queue<K> {
+impl<K: Member + Clone + Eq + Ord + Hash> Queue<K> {
     /// Has an object looked at, soon.
     pub fn add(&self, key: K) {
         self.lock().add(key);
@@ -106,11 +120,8 @@ impl<K: Clone + Eq + Ord + Hash> Queue<K> {
                 None
             }
             Outcome::Again(after) => Some(after),
-            Outcome::Failed => {
-                let failures = state.failures.entry(key.clone()).or_default();
-                *failures = failures.saturating_add(1);
-                Some(backoff(*failures))
-            }
+            Outcome::Stale => Some(state.fails(&key, AT_ONCE)),
+            Outcome::Failed => Some(state.fails(&key, SOON)),
         };
         if state.again.remove(&key) {
             state.add(key);
@@ -131,13 +142,21 @@ impl<K: Clone + Eq + Ord + Hash> Queue<K> {
     }
 }
 
-impl<K: Clone + Eq + Ord + Hash> State<K> {
+impl<K: Member + Clone + Eq + Ord + Hash> State<K> {
     fn add(&mut self, key: K) {
         if self.running.contains(&key) {
             self.again.insert(key);
         } else if self.waiting.insert(key.clone()) {
-            self.ready.push_back(key);
+            let group = key.group().to_owned();
+            self.ready.push(&group, key);
         }
+    }
+
+    /// How long to wait after one more failure in a row.
+    fn fails(&mut self, key: &K, first: Duration) -> Duration {
+        let failures = self.failures.entry(key.clone()).or_default();
+        *failures = failures.saturating_add(1);
+        backoff(first, *failures)
     }
 
     /// What was put off until now is ready.
@@ -156,7 +175,7 @@ impl<K: Clone + Eq + Ord + Hash> State<K> {
     }
 
     fn take(&mut self) -> Option<K> {
-        let key = self.ready.pop_front()?;
+        let key = self.ready.pop()?;
         self.waiting.remove(&key);
         // It is looked at now; how it goes says when again.
         if let Some(at) = self.due.remove(&key) {
@@ -167,9 +186,9 @@ impl<K: Clone + Eq + Ord + Hash> State<K> {
     }
 }
 
-/// How long to wait after so many failures in a row.
-fn backoff(failures: u32) -> Duration {
-    SOON.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LATE)
+/// How long to wait after so many failures in a row, the first of which waits so long.
+fn backoff(first: Duration, failures: u32) -> Duration {
+    first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LATE)
 }
 
 #[cfg(test)]
@@ -177,6 +196,20 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+
+    impl Member for u32 {
+        fn group(&self) -> &str {
+            if *self < 1000 { "" } else { "another" }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_much_to_look_at_does_not_hold_up_others() {
+        let queue = Queue::default();
+        (0..1000).for_each(|key| queue.add(key));
+        queue.add(5000);
+        assert_eq!([queue.next().await, queue.next().await, queue.next().await], [0, 5000, 1]);
+    }
 
     async fn idle(queue: &Queue<u32>) -> bool {
         timeout(Duration::from_millis(1), queue.next()).await.is_err()
@@ -221,6 +254,23 @@ mod tests {
         assert_eq!(queue.next().await, 1);
         queue.done(1, Outcome::Done);
         assert_eq!(queue.failures(&1), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stays_old_is_looked_at_ever_less_often() {
+        let queue = Queue::default();
+        queue.add(1);
+        let (mut looks, began) = (0, Instant::now());
+        while began.elapsed() < Duration::from_secs(3600) {
+            assert_eq!(queue.next().await, 1);
+            looks += 1;
+            queue.done(1, Outcome::Stale);
+        }
+        assert!((12..30).contains(&looks), "{looks}");
+        // A change is waited for no longer than before.
+        queue.add(1);
+        let before = Instant::now();
+        assert_eq!((queue.next().await, before.elapsed()), (1, Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]

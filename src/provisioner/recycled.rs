@@ -34,7 +34,8 @@ fn is_free(spec: &Spec) -> bool {
     spec.labels.contains_key(PV_UID) && !spec.labels.contains_key(CLAIM_UID)
 }
 
-fn is_parked(pv: &PersistentVolume) -> bool {
+/// Whether a PV has the class of one that was emptied.
+pub fn is_parked(pv: &PersistentVolume) -> bool {
     annotation(&pv.metadata, CLASS_BETA).is_some_and(|class| class.starts_with(PARKED))
 }
 
@@ -71,8 +72,8 @@ fn giving_patch(pv: &PersistentVolume, claim: &PersistentVolumeClaim) -> Value {
 /// Whether a PV is one that a claim of this plan could be bound to. Pure.
 fn fits(pv: &PersistentVolume, plan: &Plan) -> bool {
     let wanted = &plan.wanted;
-    let spec = pv.spec.clone().unwrap_or_default();
-    let modes = spec.access_modes.unwrap_or_default();
+    let Some(spec) = &pv.spec else { return false };
+    let modes = spec.access_modes.as_deref().unwrap_or_default();
     is_parked(pv)
         && spec.claim_ref.is_none()
         && objects::phase(pv) == "Available"
@@ -97,7 +98,7 @@ pub async fn give(
     }
     let named = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_ref());
     let named = named.filter(|name| !name.is_empty());
-    let mut found = cx.stores.pvs();
+    let mut found = cx.stores.parked_pvs(&plan.wanted.class);
     found.retain(|pv| fits(pv, plan) && named.is_none_or(|n| Some(n) == pv.metadata.name.as_ref()));
     found.sort_by_key(|pv| objects::capacity(pv));
     for pv in found {

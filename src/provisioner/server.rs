@@ -5,10 +5,11 @@
 //! not ask a thousand times.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, Client};
+use tokio::time::Instant;
 
 use super::call;
 use super::error::{Error, Result};
@@ -37,30 +38,38 @@ pub struct Server {
     /// The port that the server itself listens on.
     port: u16,
     known: Mutex<Option<(Instant, Address)>>,
-    /// When it was last asked for by somebody who can do without.
-    tried: Mutex<Option<Instant>>,
+    /// When an answer came last to somebody who can do without. Locked while one is waited for.
+    tried: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Server {
     /// A server that is to be found there.
     pub fn new(at: Where, port: u16) -> Self {
-        Self { at, port, known: Mutex::default(), tried: Mutex::default() }
+        Self { at, port, known: Mutex::default(), tried: tokio::sync::Mutex::default() }
     }
 
     /// The address that it has or had, if that is known: to tell PVs of this server from others'.
+    /// While the API server says nothing, one call waits for it, and not one for each PV.
     pub async fn known(&self, client: &Client) -> Option<Address> {
-        if let Where::Service { .. } = &self.at {
-            let last = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Some((_, address)) = last {
-                return Some(address);
-            }
-            let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-            if tried.is_some_and(|at| at.elapsed() < FRESH) {
-                return None;
-            }
-            *tried = Some(Instant::now());
+        if matches!(self.at, Where::Fixed(_)) {
+            return self.address(client).await.ok();
         }
-        self.address(client).await.ok()
+        if let Some(address) = self.last() {
+            return Some(address);
+        }
+        let mut tried = self.tried.lock().await;
+        if tried.is_some_and(|at| at.elapsed() < FRESH) {
+            return self.last();
+        }
+        let found = self.address(client).await.ok();
+        // After the call, which may take longer than what it says is believed.
+        *tried = Some(Instant::now());
+        found
+    }
+
+    fn last(&self) -> Option<Address> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().map(|(_, address)| address.clone())
     }
 
     /// The address of this moment.

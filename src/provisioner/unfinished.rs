@@ -8,12 +8,13 @@ use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume};
 use kube::Api;
 use tokio::time::Instant;
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::events::Tone;
 use super::ownership::{PV_UID, Relation};
 use super::queue::Outcome;
 use super::watch::Key;
 use super::{Context, call, claims, objects, orphans};
+use crate::volume;
 use crate::volume::name::Name;
 use crate::volume::spec::OnDelete;
 
@@ -42,6 +43,7 @@ pub async fn cleaned_up(cx: &Context, key: &Key) -> Outcome {
             cx.forget(key);
             Outcome::Done
         }
+        Err(error) if error.is_conflict() => Outcome::Stale,
         Err(error) => {
             let pvc = format!("{}/{}", key.namespace.as_deref().unwrap_or_default(), key.name);
             tracing::warn!(
@@ -94,11 +96,16 @@ pub async fn end_unfinished(cx: &Context, key: &Key, name: Name) -> Result<bool>
     let ended = cx.blocking(move |volumes| match volumes.show(&name) {
         Ok(status) if status.spec.labels.contains_key(PV_UID) => Ok(false),
         Ok(status) if status.spec.id.as_str() == uid => {
+            volumes.give_up(&name, &status.spec.id);
             volumes.end(&name, Some(OnDelete::Delete)).map(|_| true)
         }
         _ => Ok(true),
     });
-    let ended = ended.await?;
+    let ended = match ended.await {
+        // It ends before long.
+        Err(Error::Volume(volume::error::Error::Cloning(_))) => return Err(Error::Stale),
+        ended => ended?,
+    };
     if ended {
         tracing::info!(volume = %shown, "the claim is gone, and so is what was made for it");
     }

@@ -21,7 +21,6 @@
 //!
 //! **Errors.** `VolumeFailedDelete` on the PV; tried again, never given up.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use either::Either;
@@ -42,9 +41,6 @@ use crate::volume::Ended;
 use crate::volume::name::Name;
 use crate::volume::spec::{OnDelete, Spec};
 
-/// When something is looked at again that somebody else has just changed.
-const SOON: Duration = Duration::from_millis(200);
-
 /// When a PV is looked at again that does not hold its volume.
 const LATER: Duration = Duration::from_secs(60);
 
@@ -56,12 +52,13 @@ pub async fn reconcile(cx: &Context, key: &Key) -> Outcome {
     let Some(pv) = cx.stores.pv(&key.name) else { return Outcome::Done };
     match act(cx, &pv).await {
         Ok(outcome) => outcome,
-        Err(error) if error.is_conflict() => Outcome::Again(SOON),
+        Err(error) if error.is_conflict() => Outcome::Stale,
         Err(error) => {
             cx.metrics.delete_failed(class(&pv));
-            let logged = error.logged();
-            tracing::warn!(error = logged, pv = key.name, "cannot do what the volume is owed");
-            cx.events.failed(objects::pv_ref(&pv), "VolumeFailedDelete", &error);
+            if cx.events.failed(objects::pv_ref(&pv), "VolumeFailedDelete", &error) {
+                let logged = error.logged();
+                tracing::warn!(error = logged, pv = key.name, "cannot do what the volume is owed");
+            }
             Outcome::Failed
         }
     }
@@ -98,14 +95,13 @@ async fn act(cx: &Context, pv: &PersistentVolume) -> Result<Outcome> {
 
 /// Says why nothing is ended, and lets a PV go that is to go.
 async fn disowned(cx: &Context, pv: &PersistentVolume, leaves: bool, why: String) -> Result<()> {
-    tracing::info!(
-        pv = pv.metadata.name,
-        "a PersistentVolume is not its volume's: nothing is ended"
-    );
-    cx.events.tell(objects::pv_ref(pv), Tone::Warning, KEPT, why.clone());
-    let named = |claim: &PersistentVolumeClaim| ownership::names(claim, pv);
-    if let Some(claim) = cx.stores.claims().find(|claim| named(claim) && is_near(claim, pv)) {
-        cx.events.tell(objects::claim_ref(&claim), Tone::Warning, KEPT, why);
+    if cx.events.tell_once(objects::pv_ref(pv), Tone::Warning, KEPT, &why) {
+        let name = pv.metadata.name.as_deref();
+        tracing::info!(pv = name, "a PersistentVolume is not its volume's: nothing is ended");
+    }
+    let named = cx.stores.claims_naming(pv);
+    if let Some(claim) = named.iter().find(|claim| is_near(claim, pv)) {
+        cx.events.tell_once(objects::claim_ref(claim), Tone::Warning, KEPT, &why);
     }
     if leaves { let_go(cx, pv).await } else { Ok(()) }
 }
@@ -129,12 +125,15 @@ async fn take_over(cx: &Context, pv: &PersistentVolume) -> Result<()> {
 /// Ends a PV's volume.
 async fn apply(cx: &Context, pv: &PersistentVolume, spec: &Spec, end: &End) -> Result<Outcome> {
     let began = Instant::now();
-    if let Some(claim) = claimant(cx, pv, spec).await? {
+    if let Some(claim) = ownership::claimant(&cx.stores, pv, spec) {
         return kept(cx, pv, &claim).map(|()| Outcome::Done);
     }
     if let Some(other) = ownership::other_in_use(&cx.stores, pv, spec) {
         shared(cx, pv, &other);
         return Ok(Outcome::Again(LATER));
+    }
+    if let Some(claim) = live_claimant(cx, pv).await? {
+        return kept(cx, pv, &claim).map(|()| Outcome::Done);
     }
     let Some(pv) = record(cx, pv, end).await? else { return Ok(Outcome::Done) };
     let (volume, how) = (end.volume.clone(), end.clone());
@@ -163,25 +162,21 @@ async fn apply(cx: &Context, pv: &PersistentVolume, spec: &Spec, end: &End) -> R
     Ok(Outcome::Done)
 }
 
-/// The claim for which a volume is kept although its PV is released, as the cluster has it now.
-async fn claimant(
+/// The claim of a PV's name that names it, as the cluster has it now: one that came back just now may
+/// not have been seen yet.
+async fn live_claimant(
     cx: &Context,
     pv: &PersistentVolume,
-    spec: &Spec,
-) -> Result<Option<Arc<PersistentVolumeClaim>>> {
-    if let Some(claim) = ownership::claimant(&cx.stores, pv, spec) {
-        return Ok(Some(claim));
-    }
+) -> Result<Option<PersistentVolumeClaim>> {
     let of =
         objects::claim_of(pv).and_then(|of| Some((of.namespace.as_deref()?, of.name.as_deref()?)));
     let Some((namespace, name)) = of.filter(|(namespace, _)| cx.stores.watches(namespace)) else {
         return Ok(None);
     };
-    // One that came back just now may not have been seen yet.
     let api = Api::<PersistentVolumeClaim>::namespaced(cx.client.clone(), namespace);
     let what = format!("get PersistentVolumeClaim {namespace}/{name}");
     let found = call(what, api.get_opt(name)).await?;
-    Ok(found.filter(|claim| ownership::names(claim, pv)).map(Arc::new))
+    Ok(found.filter(|claim| ownership::names(claim, pv)))
 }
 
 /// Says why a volume is kept, to its PV and to the claim.
@@ -197,9 +192,11 @@ fn kept(cx: &Context, pv: &PersistentVolume, claim: &PersistentVolumeClaim) -> R
         claims::full_name(claim),
         unbind(name)
     );
-    tracing::info!(pv = name, pvc = claims::full_name(claim), "kept for a claim that names it");
-    cx.events.tell(objects::pv_ref(pv), Tone::Warning, KEPT, message.clone());
-    cx.events.tell(objects::claim_ref(claim), Tone::Warning, KEPT, message);
+    if cx.events.tell_once(objects::pv_ref(pv), Tone::Warning, KEPT, &message) {
+        let pvc = claims::full_name(claim);
+        tracing::info!(pv = name, pvc, "kept for a claim that names it");
+    }
+    cx.events.tell_once(objects::claim_ref(claim), Tone::Warning, KEPT, &message);
     Ok(())
 }
 
@@ -211,12 +208,9 @@ fn shared(cx: &Context, pv: &PersistentVolume, other: &PersistentVolume) {
         "The volume of PersistentVolume {name} is also that of PersistentVolume {other_name}, which \
          is bound to a claim, so that nothing of it is destroyed. It ends when that claim is deleted"
     );
-    tracing::info!(
-        pv = name,
-        other = other_name,
-        "kept for a claim that uses it through another PV"
-    );
-    cx.events.tell(objects::pv_ref(pv), Tone::Warning, KEPT, message);
+    if cx.events.tell_once(objects::pv_ref(pv), Tone::Warning, KEPT, &message) {
+        tracing::info!(pv = name, other_name, "kept for a claim that uses it through another PV");
+    }
 }
 
 /// Records the end on the PV, as it was looked at. One that is recorded is read again: it may have

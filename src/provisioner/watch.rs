@@ -4,24 +4,24 @@
 //! is kept is what was known. A key is queued only when the store has what it stands for: during a
 //! new list, that is at its end.
 
-use std::fmt::Debug;
 use std::sync::Arc;
+#[cfg(test)]
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
+use kube::{Api, Client, Resource};
 use tokio::task::JoinSet;
 
-use super::objects;
-use super::ownership;
-use super::queue::Queue;
+use super::cache::{Cache, Cached, Feed, cache};
+use super::queue::{Member, Queue};
+use super::{objects, ownership, terms};
 use crate::telemetry::log::Chain;
+use crate::volume::spec::Spec;
 
 /// An object: this one, not another one of its name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -36,19 +36,19 @@ pub struct Key {
 
 /// What is kept.
 pub struct Stores {
-    claims: Vec<(Option<String>, Store<PersistentVolumeClaim>)>,
-    pvs: Store<PersistentVolume>,
-    classes: Store<StorageClass>,
+    claims: Vec<(Option<String>, Cache<PersistentVolumeClaim>)>,
+    pvs: Cache<PersistentVolume>,
+    classes: Cache<StorageClass>,
 }
 
 /// The other ends of the stores.
 pub struct Writers {
     /// For each namespace that is watched; `None` stands for all.
-    pub claims: Vec<(Option<String>, Writer<PersistentVolumeClaim>)>,
+    pub claims: Vec<(Option<String>, Feed<PersistentVolumeClaim>)>,
     /// PVs.
-    pub pvs: Writer<PersistentVolume>,
+    pub pvs: Feed<PersistentVolume>,
     /// Classes.
-    pub classes: Writer<StorageClass>,
+    pub classes: Feed<StorageClass>,
 }
 
 /// What is to be looked at.
@@ -58,6 +58,12 @@ pub struct Queues {
     pub claims: Queue<Key>,
     /// PVs.
     pub pvs: Queue<Key>,
+}
+
+impl Member for Key {
+    fn group(&self) -> &str {
+        self.namespace.as_deref().unwrap_or_default()
+    }
 }
 
 impl Key {
@@ -79,13 +85,13 @@ pub fn stores(namespaces: &[String]) -> (Stores, Writers) {
     } else {
         namespaces.iter().cloned().map(Some).collect()
     };
-    let claims = every.into_iter().map(|namespace| (namespace, reflector::store()));
+    let claims = every.into_iter().map(|namespace| (namespace, cache()));
     let (mut readers, mut writers) = (Vec::new(), Vec::new());
     for (namespace, (reader, writer)) in claims {
         readers.push((namespace.clone(), reader));
         writers.push((namespace, writer));
     }
-    let ((pvs, pv_writer), (classes, class_writer)) = (reflector::store(), reflector::store());
+    let ((pvs, pv_writer), (classes, class_writer)) = (cache(), cache());
     let writers = Writers { claims: writers, pvs: pv_writer, classes: class_writer };
     (Stores { claims: readers, pvs, classes }, writers)
 }
@@ -111,7 +117,20 @@ impl Stores {
 
     /// All claims.
     pub fn claims(&self) -> impl Iterator<Item = Arc<PersistentVolumeClaim>> {
-        self.claims.iter().flat_map(|(_, store)| store.state())
+        self.claims.iter().flat_map(|(_, store)| store.all())
+    }
+
+    /// The claim with this uid.
+    pub fn claim_with_uid(&self, uid: &str) -> Option<Arc<PersistentVolumeClaim>> {
+        let found = self.claims.iter().flat_map(|(_, store)| store.with(&terms::uid(uid)));
+        found.into_iter().find(|claim| claim.metadata.uid.as_deref() == Some(uid))
+    }
+
+    /// The claims that name this PV.
+    pub fn claims_naming(&self, pv: &PersistentVolume) -> Vec<Arc<PersistentVolumeClaim>> {
+        let term = terms::naming(pv.metadata.name.as_deref().unwrap_or_default());
+        let found = self.claims.iter().flat_map(|(_, store)| store.with(&term));
+        found.filter(|claim| ownership::names(claim, pv)).collect()
     }
 
     /// A PV by its name.
@@ -121,7 +140,25 @@ impl Stores {
 
     /// All PVs.
     pub fn pvs(&self) -> Vec<Arc<PersistentVolume>> {
-        self.pvs.state()
+        self.pvs.all()
+    }
+
+    /// The PV with this uid.
+    pub fn pv_with_uid(&self, uid: &str) -> Option<Arc<PersistentVolume>> {
+        let found = self.pvs.with(&terms::uid(uid));
+        found.into_iter().find(|pv| pv.metadata.uid.as_deref() == Some(uid))
+    }
+
+    /// The PVs that point to a volume ([`ownership::points_to`]).
+    pub fn pvs_at(&self, spec: &Spec) -> Vec<Arc<PersistentVolume>> {
+        let mut found = self.pvs.beginning(&terms::path(&spec.export_path()));
+        found.retain(|pv| ownership::points_to(pv, spec));
+        found
+    }
+
+    /// The PVs of a class that are parked.
+    pub fn parked_pvs(&self, class: &str) -> Vec<Arc<PersistentVolume>> {
+        self.pvs.with(&terms::parked(class))
     }
 
     /// A class by its name.
@@ -138,10 +175,18 @@ impl Stores {
     /// Waits until everything was listed once.
     pub async fn ready(&self) {
         for (_, store) in &self.claims {
-            let _ = store.wait_until_ready().await;
+            store.ready().await;
         }
-        let _ = self.pvs.wait_until_ready().await;
-        let _ = self.classes.wait_until_ready().await;
+        self.pvs.ready().await;
+        self.classes.ready().await;
+    }
+
+    /// How many objects were handed out.
+    #[cfg(test)]
+    pub fn handed_out(&self) -> usize {
+        let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        let claims: usize = self.claims.iter().map(|(_, store)| count(&store.handed_out)).sum();
+        claims + count(&self.pvs.handed_out)
     }
 }
 
@@ -184,8 +229,8 @@ fn changed_claim(stores: &Stores, queues: &Queues, claim: &PersistentVolumeClaim
 fn changed_pv(stores: &Stores, queues: &Queues, pv: &PersistentVolume) {
     queues.pvs.add(Key::of(pv));
     let Some(claim) = objects::claim_of(pv) else {
-        let named = stores.claims().filter(|claim| ownership::names(claim, pv));
-        return named.for_each(|claim| queues.claims.add(Key::of(&*claim)));
+        let named = stores.claims_naming(pv);
+        return named.iter().for_each(|claim| queues.claims.add(Key::of(&**claim)));
     };
     if let (Some(name), Some(uid)) = (&claim.name, &claim.uid) {
         let (name, uid) = (name.clone(), uid.clone());
@@ -204,25 +249,22 @@ fn changed_class(stores: &Stores, queues: &Queues, class: &StorageClass) {
 }
 
 /// Keeps a store up to date, and says what changed; what is gone has changed too.
-async fn follow<K>(api: Api<K>, writer: Writer<K>, changed: impl Fn(&K))
-where
-    K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + DeserializeOwned,
-    K: Debug + Send + Sync + 'static,
-{
-    let reader = writer.as_reader();
-    let slim = |object: &mut K| object.managed_fields_mut().clear();
-    let stream = watcher(api, Config::default()).default_backoff().modify(slim);
+async fn follow<K: Cached>(api: Api<K>, mut feed: Feed<K>, changed: impl Fn(&K)) {
+    let config = Config::default().page_size(K::PAGE);
+    let mut events = std::pin::pin!(watcher(api, config).default_backoff().modify(K::slim));
     // What was there before a list and is not in it is gone.
     let mut before: Vec<Arc<K>> = Vec::new();
-    let mut events = std::pin::pin!(stream.reflect(writer));
     while let Some(event) = events.next().await {
+        if let Ok(event) = &event {
+            feed.apply_watcher_event(event);
+        }
         match event {
             Ok(Event::Apply(object) | Event::Delete(object)) => changed(&object),
-            Ok(Event::Init) => before = reader.state(),
+            Ok(Event::Init) => before = feed.all(),
             Ok(Event::InitApply(_)) => {}
             Ok(Event::InitDone) => {
                 before.drain(..).for_each(|object| changed(&object));
-                reader.state().iter().for_each(|object| changed(object));
+                feed.all().iter().for_each(|object| changed(object));
             }
             Err(error) => {
                 let (error, what) = (Chain(&error).to_string(), <K as Resource>::kind(&()));

@@ -4,6 +4,8 @@
 //! the next start and never looks like a volume; a note ([`super::attempt`]) has it shown as failed
 //! then. It is no snapshot: what changes in the source
 //! meanwhile may be in the copy or not, file by file. The source cannot go away meanwhile.
+//!
+//! A few copies are made at a time ([`super::copies`]); the others are there without any progress.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,6 +82,18 @@ impl Job {
         Status { phase, used, free, ..Status::of(self.spec.clone(), layout, self.began) }
     }
 
+    /// Begins, unless it was stopped before.
+    fn start(self: &Arc<Self>, volumes: &Arc<Volumes>) -> std::io::Result<()> {
+        // Whoever stops it waits for the thread.
+        let mut place = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.stopped.load(Ordering::SeqCst) {
+            let (volumes, job) = (Arc::clone(volumes), Arc::clone(self));
+            let thread = thread::Builder::new().name("berth-clone".into());
+            *place = Some(thread.spawn(move || volumes.run_clones(job))?);
+        }
+        Ok(())
+    }
+
     /// Ends it early, and waits for that.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
@@ -123,24 +137,62 @@ impl Volumes {
         let spec = &job.spec;
         self.layout.make_empty(&self.layout.making(&spec.id))?;
         self.enter(&spec.name, &spec.id, Slot::Clone(Arc::clone(job)));
-        let (volumes, running) = (Arc::clone(self), Arc::clone(job));
-        let thread = thread::Builder::new().name("berth-clone".into());
-        let thread = thread.spawn(move || volumes.run_clone(&running)).map_err(|error| {
-            self.forget(&spec.name, &spec.id);
-            Error::io("start a thread to clone", job.source.clone())(error)
-        })?;
-        *job.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        self.copies.add(Arc::clone(job));
+        self.begin_copies();
         Ok(())
     }
 
-    fn run_clone(&self, job: &Arc<Job>) {
+    /// Begins to make the copies whose turn it is.
+    pub(super) fn begin_copies(self: &Arc<Self>) {
+        while let Some(job) = self.copies.next() {
+            if let Err(error) = job.start(self) {
+                let _turn = self.copies.turn(&job);
+                self.fail(&job, &Error::io("start a thread to clone", job.source.clone())(error));
+            }
+        }
+    }
+
+    /// Makes a copy, and has the next ones begin.
+    fn run_clones(self: &Arc<Self>, job: Arc<Job>) {
+        let turn = self.copies.turn(&job);
+        tracing::info!(volume = %job.spec.name, from = %job.from, "cloning");
+        let done = self.copy(&job).and_then(|()| self.finish_clone(&job));
+        if let Err(error) = done {
+            self.fail(&job, &error);
+        }
+        drop(turn);
+        self.begin_copies();
+    }
+
+    /// Gives up making a volume that nobody waits for: it fails before long, and can be ended then. One
+    /// whose copy waits for its turn fails at once. May be repeated.
+    pub fn give_up(&self, name: &Name, id: &VolumeId) {
+        let Ok(Slot::Clone(job)) = self.slot(name) else { return };
+        if job.spec.id != *id || job.failed().is_some() {
+            return;
+        }
+        job.progress.cancel();
+        if self.copies.remove(&job) {
+            let source = copy::Error::Cancelled;
+            self.fail(&job, &Error::Clone { from: job.from.clone(), source });
+        }
+    }
+
+    /// From now on no copy begins.
+    #[cfg(test)]
+    pub fn hold_copies(&self) {
+        self.copies.set_limit(0);
+    }
+
+    /// Nothing has become of a clone.
+    fn fail(&self, job: &Arc<Job>, error: &Error) {
         let (name, from) = (&job.spec.name, &job.from);
-        tracing::info!(volume = %name, %from, "cloning");
-        let done = self.copy(job).and_then(|()| self.finish_clone(job));
-        let Err(error) = done else { return };
-        let message = Chain(&error).to_string();
+        let message = Chain(error).to_string();
         if !job.stopped.load(Ordering::SeqCst) {
-            tracing::error!(volume = %name, %from, error = %message, "cannot clone");
+            match job.progress.is_cancelled() {
+                true => tracing::info!(volume = %name, %from, "cloning is given up"),
+                false => tracing::error!(volume = %name, %from, error = %message, "cannot clone"),
+            }
             self.note_failure(job, &message);
         }
         *job.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
@@ -261,6 +313,7 @@ impl Volumes {
 
     /// Ends all that is being made, and waits for that.
     pub(super) fn stop_clones(&self) {
+        self.copies.close();
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let jobs: Vec<_> = table
             .slots

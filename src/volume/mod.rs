@@ -23,6 +23,7 @@
 mod attempt;
 mod clone;
 mod contest;
+mod copies;
 pub mod copy;
 mod counter;
 mod create;
@@ -53,6 +54,7 @@ use rustix::fs::statvfs;
 use serde::{Deserialize, Serialize};
 
 use clone::Job;
+use copies::Copies;
 use counter::Counter;
 use error::{Error, Result};
 use holder::Holders;
@@ -84,6 +86,7 @@ pub struct Volumes {
     faults: Vec<Fault>,
     overcommit: Option<u32>,
     counter: OnceLock<Counter>,
+    copies: Copies,
     mounts: OnceLock<Mounts>,
     holders: RwLock<Option<Holders>>,
 }

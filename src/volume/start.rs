@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use super::contest;
+use super::copies::Copies;
 use super::counter::Counter;
 use super::error::{Error, Result};
 use super::layout::{Layout, exists};
@@ -38,6 +39,7 @@ impl Volumes {
             faults,
             overcommit: settings.overcommit,
             counter: OnceLock::new(),
+            copies: Copies::default(),
             mounts: OnceLock::new(),
             holders: RwLock::default(),
         };

@@ -50,7 +50,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("state", &["export", "fs", "sys"]),
     ("sys", &["errno"]),
     ("telemetry", &[]),
-    ("volume", &["quota", "sys", "telemetry", "errno", "export", "fs"]),
+    ("volume", &["quota", "sys", "telemetry", "errno", "export", "fs", "label"]),
     ("xdr", &[]),
 ];
 

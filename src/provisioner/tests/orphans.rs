@@ -292,3 +292,16 @@ async fn who_looks_at_a_claim_is_known_to_be_busy_with_it() {
     };
     assert_eq!(look.await, (true, false));
 }
+
+#[tokio::test]
+async fn a_pv_whose_end_is_under_way_is_not_missed() {
+    let mut scene = Scene::new();
+    // Its volume has ended, and that the PV goes is not seen yet.
+    scene.pv(&pv("data", "Released", "delete"));
+    begin(&mut scene, vec![]).await;
+    assert_eq!((missing(&scene).as_str(), scene.told().len()), ("0", 0));
+    // It stays so.
+    begin(&mut scene, vec![]).await;
+    assert_eq!(missing(&scene), "1");
+    assert_eq!(scene.told()[0], "VolumeLost");
+}

@@ -160,7 +160,7 @@ async fn who_is_too_late_for_a_recycled_volume_looks_again() {
     let key = scene.claim(&waits);
     let steps = vec![read(&waits), step("PATCH", FREE, refusal(409, "Conflict"))];
     let outcome = scene.look_at_claim(&key, steps).await;
-    assert!(matches!(outcome, Outcome::Again(_)), "{outcome:?}");
+    assert_eq!(outcome, Outcome::Stale);
     assert_eq!(scene.told(), ["Provisioning"]);
 }
 

@@ -1,0 +1,205 @@
+//! Claims that get nothing, or not from us: why, and what is said of it.
+
+use super::*;
+
+#[tokio::test]
+async fn what_cannot_be_fulfilled_is_said_and_disturbs_nobody() {
+    let check = |path: &'static str, value: serde_json::Value, word: &'static str| async move {
+        let mut scene = scene();
+        let mut bad = claim("data");
+        *bad.pointer_mut("/spec").unwrap() = {
+            let mut spec = bad["spec"].clone();
+            spec[path] = value;
+            spec
+        };
+        let key = scene.claim(&bad);
+        assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+        let notes = scene.notes();
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert_eq!(notes[0].reason, "ProvisioningFailed");
+        assert!(notes[0].message.contains(word), "{}", notes[0].message);
+        assert_eq!(scene.names().len(), 0);
+    };
+    check("volumeMode", json!("Block"), "does not support block volume provisioning").await;
+    check("selector", json!({}), "selector is not supported").await;
+    check("accessModes", json!(["ReadOnlyOncePod"]), "ReadOnlyOncePod").await;
+    check("volumeAttributesClassName", json!("gold"), "volumeAttributesClassName \"gold\"").await;
+    check("resources", json!({}), "requests no storage").await;
+    check("resources", json!({ "requests": { "storage": "500m" } }), "500m").await;
+    let snapshot = json!({ "kind": "VolumeSnapshot", "name": "s",
+        "apiGroup": "snapshot.storage.k8s.io" });
+    check("dataSource", snapshot.clone(), "VolumeSnapshot s").await;
+    check("dataSourceRef", snapshot, "VolumeSnapshot s").await;
+    let far = json!({ "kind": "PersistentVolumeClaim", "name": "c", "namespace": "far" });
+    check("dataSourceRef", far, "far/c").await;
+}
+
+#[tokio::test]
+async fn a_claim_that_somebody_else_fills_is_left_alone() {
+    let mut scene = scene();
+    let mut filled = claim("data");
+    let kind = "ReplicationDestination";
+    filled["spec"]["dataSourceRef"] =
+        json!({ "apiGroup": "volsync.backube", "kind": kind, "name": "backup" });
+    // Whatever else it says is for those who fill it.
+    filled["spec"]["volumeMode"] = json!("Block");
+    let key = scene.claim(&filled);
+    for told in [1, 0, 0] {
+        assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+        let notes = scene.notes();
+        assert_eq!(notes.len(), told, "{notes:?}");
+        for note in notes {
+            assert_eq!((note.reason, note.tone), ("WaitForPopulator", Tone::Normal));
+            assert!(note.message.contains("ReplicationDestination backup"), "{}", note.message);
+        }
+    }
+    assert_eq!(scene.names().len(), 0);
+    // They bind it to a volume that was made for a claim of theirs: from then on it grows.
+    let prime = scene.claim(&claim("prime"));
+    let path = "/api/v1/namespaces/ns/persistentvolumeclaims/prime";
+    let steps = vec![step("GET", path, Answer::Json(200, claim("prime"))), make(Answer::Echo)];
+    scene.look_at_claim(&prime, steps).await;
+    let mut given = scene.pv_of("prime", "Bound", "delete");
+    given["spec"]["claimRef"] = json!({ "namespace": "ns", "name": "data", "uid": "uid-data" });
+    scene.pv(&given);
+    filled["spec"]["volumeName"] = json!("pvc-uid-prime");
+    filled["spec"]["resources"]["requests"]["storage"] = json!("32Mi");
+    filled["status"] = json!({ "capacity": { "storage": "16Mi" } });
+    scene.claim(&filled);
+    let ok = || Answer::Json(200, json!({}));
+    let (pv, status) = (format!("{PVS}/pvc-uid-prime"), format!("{CLAIM}/status"));
+    let steps = vec![step("PATCH", &pv, ok()).with("32Mi"), step("PATCH", &status, ok())];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+}
+
+#[tokio::test]
+async fn one_pod_alone_may_have_a_volume() {
+    let mut scene = scene();
+    let mut one = claim("data");
+    one["spec"]["accessModes"] = json!(["ReadWriteOncePod"]);
+    let key = scene.claim(&one);
+    let steps = vec![read(), make(Answer::Echo).with(r#""accessModes":["ReadWriteOncePod"]"#)];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+}
+
+#[tokio::test]
+async fn a_class_that_makes_no_sense_is_said() {
+    let check = |parameters, word: &'static str| async move {
+        let mut scene = scene();
+        scene.class("fast", parameters);
+        let key = scene.claim(&claim("data"));
+        assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+        let notes = scene.notes();
+        assert!(notes[0].message.contains(word), "{}", notes[0].message);
+    };
+    check(json!({ "onDelet": "x" }), "onDelet").await;
+    check(json!({ "mode": "999" }), "mode").await;
+    check(json!({ "pathPattern": "../${.PVC.name}" }), "dot").await;
+    check(json!({ "pathPattern": "${.PVC.labels.none}" }), "label none").await;
+}
+
+#[tokio::test]
+async fn claims_that_are_not_ours_are_not_even_read() {
+    let check = |change: fn(&mut serde_json::Value)| async move {
+        let mut scene = scene();
+        let mut other = claim("data");
+        change(&mut other);
+        let key = scene.claim(&other);
+        assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+        assert_eq!(scene.told(), [""; 0]);
+    };
+    check(|claim| claim["metadata"]["annotations"] = json!({})).await;
+    check(|claim| {
+        let new = "volume.kubernetes.io/storage-provisioner";
+        claim["metadata"]["annotations"][new] = json!("other");
+    })
+    .await;
+    check(|claim| claim["spec"]["storageClassName"] = json!("")).await;
+    check(|claim| claim["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z")).await;
+}
+
+#[tokio::test]
+async fn the_older_annotations_count_too() {
+    let mut scene = scene();
+    let mut old = claim("data");
+    old["metadata"]["annotations"] = json!({
+        "volume.beta.kubernetes.io/storage-provisioner": super::super::support::OURS,
+        "volume.beta.kubernetes.io/storage-class": "fast",
+    });
+    old["spec"]["storageClassName"] = json!("another");
+    let key = scene.claim(&old);
+    let steps = vec![step("GET", CLAIM, Answer::Json(200, old)), make(Answer::Echo)];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+}
+
+#[tokio::test]
+async fn two_claims_never_share_a_directory() {
+    let mut scene = scene();
+    scene.class("fast", json!({ "pathPattern": "shared" }));
+    let (first, second) = (scene.claim(&claim("data")), scene.claim(&claim("more")));
+    scene.look_at_claim(&first, vec![read(), make(Answer::Echo)]).await;
+    let more = "/api/v1/namespaces/ns/persistentvolumeclaims/more";
+    let steps = vec![step("GET", more, Answer::Json(200, claim("more")))];
+    assert_eq!(scene.look_at_claim(&second, steps).await, Outcome::Failed);
+    let notes = scene.notes();
+    let last = notes.last().unwrap();
+    assert!(last.message.contains("the claim ns/data"), "{}", last.message);
+    assert!(!last.message.contains("uid-"), "{}", last.message);
+    // And the end of the second leaves the first alone.
+    scene.claim_gone(&claim("more"));
+    assert_eq!(scene.look_at_claim(&second, vec![]).await, Outcome::Done);
+    assert_eq!(scene.names(), ["shared"]);
+}
+
+#[test]
+fn what_claims_say_is_cut_before_it_is_logged() {
+    let mut long = claim("data");
+    let kind = "ü".repeat(100_000);
+    long["spec"]["dataSourceRef"] = json!({ "apiGroup": "x.y", "kind": kind, "name": "n" });
+    let long = serde_json::from_value(long).unwrap();
+    let Ok(Source::Foreign(shown)) = Source::of(&long) else { panic!("{long:?}") };
+    assert!(shown.len() <= 300, "{}", shown.len());
+    assert!(Error::Waiting(kind).logged().len() <= 2048);
+}
+
+#[tokio::test]
+async fn what_is_told_names_no_path_of_the_server() {
+    let mut scene = scene();
+    // Somebody else's directory is where the volume is to be.
+    let place = scene.dir.path().join(volume_of("data"));
+    std::fs::create_dir(&place).unwrap();
+    let key = scene.claim(&claim("data"));
+    assert_eq!(scene.look_at_claim(&key, vec![read()]).await, Outcome::Failed);
+    let notes = scene.notes();
+    let message = &notes.last().unwrap().message;
+    let dir = scene.dir.path().to_str().unwrap();
+    assert!(message.contains("something else is on the server"), "{message}");
+    assert!(!message.contains(dir), "{message}");
+}
+
+#[tokio::test]
+async fn a_collision_names_what_is_in_the_way() {
+    let mut scene = scene();
+    let looked = |name: &'static str| {
+        let path = format!("/api/v1/namespaces/ns/persistentvolumeclaims/{name}");
+        step("GET", &path, Answer::Json(200, claim(name)))
+    };
+    let root = scene.dir.path().to_string_lossy().into_owned();
+    let check = async |scene: &mut Scene, name: &'static str, pattern: &str, word: &str| {
+        scene.class("fast", json!({ "pathPattern": pattern }));
+        let key = scene.claim(&claim(name));
+        assert_eq!(scene.look_at_claim(&key, vec![looked(name)]).await, Outcome::Failed);
+        let message = scene.notes().pop().unwrap().message;
+        assert!(message.contains(word) && message.contains("pathPattern"), "{message}");
+        assert!(!message.contains("uid-") && !message.contains(&root), "{message}");
+    };
+    scene.class("fast", json!({ "pathPattern": "team/${.PVC.name}" }));
+    let key = scene.claim(&claim("data"));
+    scene.look_at_claim(&key, vec![read(), make(Answer::Echo)]).await;
+    check(&mut scene, "same", "team/data", "the claim ns/data").await;
+    check(&mut scene, "inside", "team/data/below", "the claim ns/data").await;
+    check(&mut scene, "above", "team", "the claim ns/data").await;
+    // The claim is gone, and its volume was retained.
+    scene.claim_gone(&claim("data"));
+    check(&mut scene, "later", "team/data", "the claim ns/data").await;
+}

@@ -1,0 +1,128 @@
+//! What it costs to look at many, counted in objects, calls and events.
+
+use serde_json::{Value, json};
+
+use super::support::{Answer, Scene, claim, pv, refusal, step, volume_of};
+use crate::provisioner::orphans;
+use crate::provisioner::queue::Outcome;
+use crate::provisioner::server::Where;
+
+/// Enough to tell a sum from a product.
+const MANY: usize = 150;
+
+/// PVs that were restored from a backup, so that other PVs hold their volumes by the records.
+fn restored(scene: &mut Scene, phase: &str) {
+    for n in 0..MANY {
+        let name = format!("data{n}");
+        scene.made(&name, &[("berth.io/pv-uid", &format!("before-{n}"))]);
+        scene.pv(&pv(&name, phase, "delete"));
+        let mut other = claim(&format!("other{n}"));
+        other["spec"]["volumeName"] = json!(format!("elsewhere-{n}"));
+        scene.claim(&other);
+    }
+}
+
+fn handed_out(scene: &Scene) -> usize {
+    scene.cx.stores.handed_out()
+}
+
+#[tokio::test]
+async fn looking_for_orphans_takes_a_few_looks_at_each_object() {
+    for phase in ["Bound", "Released"] {
+        let mut scene = Scene::new();
+        restored(&mut scene, phase);
+        let before = handed_out(&scene);
+        let cx = scene.cx.clone();
+        scene.talk(async move { orphans::look(&cx).await }, vec![]).await;
+        let cost = handed_out(&scene) - before;
+        assert!(cost <= 8 * MANY, "{phase}: {cost}");
+    }
+}
+
+#[tokio::test]
+async fn looking_at_a_pv_takes_no_look_at_all_others() {
+    let mut scene = Scene::new();
+    restored(&mut scene, "Released");
+    let key = scene.pv(&pv("data0", "Released", "delete"));
+    let before = handed_out(&scene);
+    let later = scene.look_at_pv(&key, vec![]).await;
+    assert!(matches!(later, Outcome::Again(_)), "{later:?}");
+    // One that holds its volume, and ends.
+    let mut scene = Scene::new();
+    restored(&mut scene, "Released");
+    scene.made("data", &[("berth.io/pv-uid", "pv-data")]);
+    let ends = pv("data", "Released", "delete");
+    let key = scene.pv(&ends);
+    let steps = vec![
+        step("GET", "/api/v1/namespaces/ns/persistentvolumeclaims/data", refusal(404, "NotFound")),
+        step("PATCH", "/api/v1/persistentvolumes/pvc-uid-data", Answer::Json(200, ends)),
+        step("DELETE", "/api/v1/persistentvolumes/pvc-uid-data", refusal(404, "NotFound")),
+    ];
+    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    // A claim that waits, with no recycled volume there.
+    scene.class("fast", json!({}));
+    let waits = claim("waits");
+    let key = scene.claim(&waits);
+    let steps = vec![
+        step("GET", "/api/v1/namespaces/ns/persistentvolumeclaims/waits", Answer::Json(200, waits)),
+        step("POST", "/api/v1/persistentvolumes", Answer::Echo),
+    ];
+    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    let cost = handed_out(&scene) - before;
+    assert!(cost < 20, "{cost}");
+}
+
+/// A PV that does not hold its volume, and the claim that names it.
+fn disowned() -> (Scene, Value) {
+    let mut scene = Scene::new();
+    scene.made("data", &[("berth.io/pv-uid", "before")]);
+    let mut user = claim("data");
+    user["spec"]["volumeName"] = json!("pvc-uid-data");
+    scene.claim(&user);
+    (scene, pv("data", "Released", "delete"))
+}
+
+#[tokio::test]
+async fn why_a_volume_is_kept_is_said_once_and_again_from_time_to_time() {
+    let (mut scene, kept) = disowned();
+    let key = scene.pv(&kept);
+    for told in [2, 0, 0] {
+        scene.look_at_pv(&key, vec![]).await;
+        assert_eq!(scene.told().len(), told);
+    }
+    orphans::say_again(&scene.cx);
+    scene.look_at_pv(&key, vec![]).await;
+    assert_eq!(scene.told(), ["VolumeKept"; 2]);
+    // Another reason is news.
+    let name = scene.name(&volume_of("data"));
+    let id = scene.volumes.show(&name).unwrap().spec.id;
+    let holds = [("berth.io/pv-uid", Some("pv-data")), ("berth.io/claim-uid", Some("another"))];
+    scene.volumes.set_labels(&name, &id, &holds).unwrap();
+    scene.look_at_pv(&key, vec![]).await;
+    assert_eq!(scene.told(), ["VolumeKept"; 2]);
+    scene.look_at_pv(&key, vec![]).await;
+    assert_eq!(scene.told(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_says_nothing_is_asked_for_the_address_once_for_all_pvs() {
+    let (namespace, name) = ("berth".into(), "nfs".into());
+    let mut scene = Scene::at(Where::Service { namespace, name });
+    for n in 0..MANY {
+        let mut old = pv(&format!("data{n}"), "Bound", "delete");
+        old["metadata"]["annotations"]["berth.io/server"] = json!("another");
+        scene.pv(&old);
+    }
+    let cx = scene.cx.clone();
+    let silent = step("GET", "/api/v1/namespaces/berth/services/nfs", Answer::Silence);
+    scene.talk(async move { orphans::look(&cx).await }, vec![silent]).await;
+    // Nor by many at a time.
+    let cx = scene.cx.clone();
+    tokio::time::advance(std::time::Duration::from_secs(60)).await;
+    let all = async move {
+        let ask = (0..MANY).map(|_| cx.server.known(&cx.client));
+        futures_util::future::join_all(ask).await
+    };
+    let silent = step("GET", "/api/v1/namespaces/berth/services/nfs", Answer::Silence);
+    assert!(scene.talk(all, vec![silent]).await.iter().all(Option::is_none));
+}

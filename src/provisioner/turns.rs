@@ -1,0 +1,82 @@
+//! A queue in which each group has its turn: who puts in a thousand waits for his own thousand, and
+//! others for one of them at a time.
+
+use std::collections::{HashMap, VecDeque};
+
+/// Items by group; within a group they stay in order.
+pub struct Turns<T> {
+    lines: HashMap<String, VecDeque<T>>,
+    /// The groups that have something, the next one first.
+    order: VecDeque<String>,
+    len: usize,
+}
+
+impl<T> Default for Turns<T> {
+    fn default() -> Self {
+        Self { lines: HashMap::new(), order: VecDeque::new(), len: 0 }
+    }
+}
+
+impl<T> Turns<T> {
+    /// Puts an item at the end of its group's line.
+    pub fn push(&mut self, group: &str, item: T) {
+        self.len += 1;
+        if let Some(line) = self.lines.get_mut(group) {
+            return line.push_back(item);
+        }
+        self.order.push_back(group.to_owned());
+        self.lines.insert(group.to_owned(), VecDeque::from([item]));
+    }
+
+    /// Takes the first item of the group whose turn it is.
+    pub fn pop(&mut self) -> Option<T> {
+        let group = self.order.pop_front()?;
+        let line = self.lines.get_mut(&group)?;
+        let item = line.pop_front();
+        if line.is_empty() {
+            self.lines.remove(&group);
+        } else {
+            self.order.push_back(group);
+        }
+        self.len -= usize::from(item.is_some());
+        item
+    }
+
+    /// How many items there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many items a group has.
+    pub fn of(&self, group: &str) -> usize {
+        self.lines.get(group).map_or(0, VecDeque::len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_group_has_its_turn_and_keeps_its_order() {
+        let mut turns = Turns::default();
+        for item in 0..1000 {
+            turns.push("greedy", item);
+        }
+        turns.push("modest", 7);
+        turns.push("other", 8);
+        assert_eq!((turns.len(), turns.of("greedy"), turns.of("nobody")), (1002, 1000, 0));
+        let first: Vec<_> = std::iter::from_fn(|| turns.pop()).take(5).collect();
+        assert_eq!(first, [0, 7, 8, 1, 2]);
+        turns.push("modest", 9);
+        let next: Vec<_> = std::iter::from_fn(|| turns.pop()).take(2).collect();
+        assert_eq!(next, [3, 9]);
+        while turns.pop().is_some() {}
+        assert!(turns.is_empty() && turns.lines.is_empty() && turns.order.is_empty());
+    }
+}

@@ -1,0 +1,132 @@
+//! Which copies are made when: a few at a time, because more would only share the disk, each with a
+//! thread. Of those that wait, the next one is for whoever has the fewest under way: a hundred copies
+//! that one asks for do not come before the first one of another.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::clone::Job;
+use super::spec::Spec;
+use crate::label::CLAIM_NAMESPACE;
+
+/// Copies that are made at a time.
+const AT_A_TIME: usize = 4;
+
+/// Copies that wait, and those that are made.
+pub(super) struct Copies(Mutex<State>);
+
+struct State {
+    waiting: VecDeque<Arc<Job>>,
+    /// Whom those are for that are made.
+    running: Vec<String>,
+    limit: usize,
+}
+
+/// A copy that is being made. When this goes, it is over.
+pub(super) struct Turn<'a> {
+    copies: &'a Copies,
+    of: String,
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        let (waiting, running) = (VecDeque::new(), Vec::new());
+        Self(Mutex::new(State { waiting, running, limit: AT_A_TIME }))
+    }
+}
+
+impl Copies {
+    /// Has a copy wait.
+    pub(super) fn add(&self, job: Arc<Job>) {
+        self.lock().waiting.push_back(job);
+    }
+
+    /// The next copy to be made, if one waits and not enough are made; [`Self::turn`] is owed for it.
+    pub(super) fn next(&self) -> Option<Arc<Job>> {
+        let mut state = self.lock();
+        if state.running.len() >= state.limit {
+            return None;
+        }
+        let busy = |job: &Job| state.running.iter().filter(|of| **of == asker(job.spec())).count();
+        let (at, _) =
+            state.waiting.iter().enumerate().min_by_key(|(at, job)| (busy(job.as_ref()), *at))?;
+        let job = state.waiting.remove(at)?;
+        state.running.push(asker(job.spec()).to_owned());
+        Some(job)
+    }
+
+    /// What keeps a copy's place as long as it is made.
+    pub(super) fn turn(&self, job: &Job) -> Turn<'_> {
+        Turn { copies: self, of: asker(job.spec()).to_owned() }
+    }
+
+    /// Has a copy wait no more. Says whether it did.
+    pub(super) fn remove(&self, job: &Arc<Job>) -> bool {
+        let mut state = self.lock();
+        let before = state.waiting.len();
+        state.waiting.retain(|other| !Arc::ptr_eq(other, job));
+        state.waiting.len() < before
+    }
+
+    /// From now on none is begun.
+    pub(super) fn close(&self) {
+        self.set_limit(0);
+    }
+
+    /// How many are made at a time.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.lock().limit = limit;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.copies.lock();
+        if let Some(at) = state.running.iter().position(|of| *of == self.of) {
+            state.running.swap_remove(at);
+        }
+    }
+}
+
+/// Whom a copy is for: a namespace of the cluster, or nobody in particular.
+fn asker(spec: &Spec) -> &str {
+    spec.labels.get(CLAIM_NAMESPACE).map_or("", String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::attempt::Note;
+    use crate::volume::name::{Name, VolumeId};
+    use crate::volume::registry;
+
+    fn job(namespace: &str, n: usize) -> Arc<Job> {
+        let name = Name::new(format!("{namespace}{n}")).unwrap();
+        let mut spec = Spec::new(name.clone(), VolumeId::new(name.as_str()).unwrap(), 1);
+        spec.labels.insert(CLAIM_NAMESPACE.into(), namespace.into());
+        Arc::new(Job::cut_off(Note { spec, from: name, began: registry::now(), failed: None }))
+    }
+
+    #[test]
+    fn who_has_the_fewest_under_way_is_next() {
+        let copies = Copies::default();
+        (0..9).for_each(|n| copies.add(job("greedy", n)));
+        copies.add(job("modest", 0));
+        copies.add(job("modest", 1));
+        let next = || copies.next().map(|job| job.spec().name.to_string());
+        let first = [next(), next(), next(), next()].map(Option::unwrap);
+        assert_eq!(first, ["greedy0", "modest0", "greedy1", "modest1"]);
+        assert_eq!(next(), None);
+        drop(copies.turn(&job("modest", 0)));
+        assert_eq!(next().unwrap(), "greedy2");
+        drop(copies.turn(&job("greedy", 0)));
+        assert_eq!(next().unwrap(), "greedy3");
+        copies.close();
+        drop(copies.turn(&job("greedy", 0)));
+        assert_eq!(next(), None);
+    }
+}
