@@ -160,7 +160,8 @@ fn write_and_look(
     let written = cx.nfs.pace.watch(cx.patience(), || {
         cx.fs().write(&object.node, &before, &object.who, part, cx.patience(), &guard)
     });
-    let written = written.map_err(|errno| Why::from(errno).with(object.wcc(&before)))?;
+    let why = |errno| Why::from(errno).under(&guard).with(object.wcc(&before));
+    let written = written.map_err(why)?;
     drop(guard);
     object.count_written(written.count);
     let after = PostOp(written.after.map(|attr| object.fattr(attr)));

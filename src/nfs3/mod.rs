@@ -142,7 +142,7 @@ impl Program for Nfs {
             _ => Outcome::Unavailable,
         };
         // Once for each call, however often it is tried.
-        if outcome != Outcome::Later
+        if !matches!(outcome, Outcome::Later | Outcome::Wait(_))
             && let Some(export) = cx.export.get()
         {
             export.traffic.call();
@@ -222,6 +222,10 @@ fn write_answer<'a, A: Decode<'a>, F: Encode + Default>(
         Why::Later if cx.patience() == crate::sys::Patience::None => return Outcome::Later,
         // The file system itself asks to come back later.
         Why::Later => nfsstat3::NFS3ERR_JUKEBOX,
+        Why::Full => match cx.wait_for_room() {
+            Some(wait) => return wait,
+            None => nfsstat3::NFS3ERR_NOSPC,
+        },
     };
     tracing::debug!(peer = %cx.rpc.peer, proc = cx.rpc.procedure, error = ?status, "call failed");
     out.u32(status as u32);

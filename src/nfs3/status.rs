@@ -5,6 +5,7 @@ use nfsserve::nfs::nfsstat3;
 use super::errors::status;
 use crate::errno::Errno;
 use crate::export::Refused;
+use crate::fs::Guard;
 use crate::fs::handle::BadHandle;
 
 /// Why there is no success.
@@ -14,6 +15,8 @@ pub enum Why {
     Status(nfsstat3),
     /// Nothing was done, because it may have to wait.
     Later,
+    /// The volume is full, but may have room when its files have been flushed.
+    Full,
 }
 
 /// A failure: why, and what the client is told besides. `F` is what the procedure's failures
@@ -33,6 +36,14 @@ impl Why {
     /// The same, with what the client is told besides.
     pub const fn with<F>(self, body: F) -> Fail<F> {
         Fail { why: self, body }
+    }
+
+    /// Why a change failed that was made under `guard`.
+    pub const fn under(self, guard: &Guard<'_>) -> Self {
+        match self {
+            Self::Status(nfsstat3::NFS3ERR_NOSPC) if guard.may_have_room_later() => Self::Full,
+            why => why,
+        }
     }
 }
 
