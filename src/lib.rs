@@ -73,6 +73,8 @@
 //! - **Who waits for a flush holds no thread.** The call ends with its change; threads of their own
 //!   flush once for all who wait for the same file, or for names in the same export, and write the
 //!   replies ([`fs::flush`]). A flush covers what was changed before it began, and no more.
+//!   A call that finds its volume full, but only with what is held until files are flushed, waits in the
+//!   same way for these flushes, and is then carried out again ([`rpc::Outcome::Wait`]).
 //! - **Room is held before it is used.** Whatever may grow a volume takes a [`quota::Hold`] first, and
 //!   settles it with what the file really took, under the lock of the change. The ledger on the disk
 //!   is an upper bound at any time; after a crash, what may not fit waits for a count instead of

@@ -199,29 +199,34 @@ impl Victim<'_> {
 }
 
 impl Fs {
-    /// Keeps room for so many bytes and inodes in the volume of `node`. What lingers there gives way, and
-    /// so does what is held for files until they are flushed.
+    /// Keeps room for so many bytes and inodes in the volume of `node`, for a change under `guard`.
+    /// What lingers there gives way. What is held for files until they are flushed does not, because
+    /// nobody may wait for a flush here; the guard notes that the volume is full only with that
+    /// ([`Guard::may_have_room_later`]).
     ///
     /// # Errors
-    /// As [`Account::hold`]; `EAGAIN` without patience, if something has to give way.
+    /// As [`Account::hold`]; `EAGAIN` without patience, if there may be room nevertheless.
     fn hold<'n>(
         &self,
         node: &'n Node,
         account: &'n Account,
         (bytes, inodes): (u64, u64),
-        patience: Patience,
+        guard: &Guard<'_>,
     ) -> Result<Hold<'n>> {
-        match account.hold(bytes, inodes, patience) {
-            Err(Errno::NOSPC) if account.has_lingering() || account.holds_room() => {
-                if patience == Patience::None {
-                    return Err(Errno::AGAIN);
-                }
-                self.give_back(&node.root);
-                self.settle_late(node);
-                account.hold(bytes, inodes, patience)
-            }
-            hold => hold,
+        let held = account.hold(bytes, inodes, guard.patience);
+        if !matches!(held, Err(Errno::NOSPC)) {
+            return held;
         }
+        let (lingers, late) = (account.has_lingering(), account.may_have_room_later(inodes));
+        if guard.patience == Patience::None && (lingers || late) {
+            return Err(Errno::AGAIN);
+        }
+        if lingers {
+            self.give_back(&node.root);
+        }
+        guard.room_later.set(late);
+        // In any case: the last of what was held may have been given back since.
+        account.hold(bytes, inodes, guard.patience)
     }
 
     /// Keeps room for a new file in `dir` which takes `bytes` itself.
@@ -237,7 +242,7 @@ impl Fs {
         guard: &Guard<'_>,
     ) -> Result<Option<Hold<'d>>> {
         let Some(account) = dir.account() else { return Ok(None) };
-        match self.hold(dir, account, (bytes + NAME, 1), guard.patience) {
+        match self.hold(dir, account, (bytes + NAME, 1), guard) {
             Err(Errno::NOSPC) if exists(dir, name) => Err(Errno::EXIST),
             hold => hold.map(Some),
         }
@@ -283,7 +288,7 @@ impl Fs {
         node: &'n Node,
         attr: &Attr,
         (offset, len): (u64, usize),
-        patience: Patience,
+        guard: &Guard<'_>,
     ) -> Result<Room<'n>> {
         let free = Room { hold: None, fits: len, late: 0 };
         let Some(account) = node.account() else { return Ok(free) };
@@ -294,11 +299,11 @@ impl Fs {
         }
         let (data, apart) = (round_up(end) - round_down(offset), lies_apart(attr, offset));
         let late = apart + data / BLOCK * EXTENT;
-        match self.hold(node, account, (data + late, 0), patience) {
+        match self.hold(node, account, (data + late, 0), guard) {
             Err(Errno::NOSPC) => {}
             hold => return Ok(Room { hold: Some(hold?), late: late.cast_signed(), ..free }),
         }
-        if patience == Patience::None {
+        if guard.patience == Patience::None {
             return Err(Errno::AGAIN);
         }
         for _ in 0..ATTEMPTS {
@@ -306,7 +311,7 @@ impl Fs {
             let left = account.left().saturating_sub(apart);
             let (fits, cost) = self.fitting(node, (offset, end), left)?;
             let late = if cost > 0 { apart } else { 0 };
-            match account.hold(cost + late, 0, patience) {
+            match account.hold(cost + late, 0, guard.patience) {
                 Err(Errno::NOSPC) if cost > 0 => {} // somebody was quicker
                 _ if fits == 0 => return Err(Errno::NOSPC),
                 hold => return Ok(Room { hold: Some(hold?), fits, late: late.cast_signed() }),

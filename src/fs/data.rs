@@ -68,7 +68,7 @@ impl Fs {
     }
 
     /// Writes `data` at `offset`; answers how much, which is less only if the volume or the file
-    /// system is full or fails half way. The lock of `node`, which has `attr`, is held (`_guard`).
+    /// system is full or fails half way. The lock of `node`, which has `attr`, is held (`guard`).
     ///
     /// # Errors
     /// `EACCES`; `EISDIR` and `EINVAL` for what is no file; `EFBIG` beyond the largest offset;
@@ -82,7 +82,7 @@ impl Fs {
         caller: &Identity,
         (offset, data): (u64, &[u8]),
         patience: Patience,
-        _guard: &Guard<'_>,
+        guard: &Guard<'_>,
     ) -> Result<Written> {
         is_file(attr.kind)?;
         if !self.may_write(node, attr, caller)? {
@@ -95,7 +95,7 @@ impl Fs {
         // After the caller asked for the verifier, see `away`.
         node.root.check_current()?;
         let content = self.writable(node, patience)?;
-        let room = self.hold_write(node, attr, (offset, data.len()), patience)?;
+        let room = self.hold_write(node, attr, (offset, data.len()), guard)?;
         // Before, so that the node is not closed in between; and after, because a flush that began
         // in between did not cover what is written now.
         self.mark_dirty(node);

@@ -35,6 +35,7 @@ use super::attr::Kind;
 use super::group::{Next, Waiter};
 use super::node::{Node, Nodes};
 use super::root::Root;
+use super::settling::Settling;
 use super::stripes::Stripes;
 use super::writing::Content;
 use crate::errno::{Errno, Result};
@@ -99,12 +100,12 @@ enum Job {
 
 /// The threads that flush. Dropping it flushes what is queued, and waits for that.
 pub(super) struct Flusher {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// What the threads share.
-struct Shared {
+pub(super) struct Shared {
     queue: Mutex<Queue>,
     verifier: AtomicU64,
     /// Files with content that no flush covers.
@@ -112,7 +113,9 @@ struct Shared {
     /// The locks of the files.
     locks: Arc<Stripes>,
     /// The open files, by the descriptors that they have.
-    nodes: Arc<Nodes>,
+    pub(super) nodes: Arc<Nodes>,
+    /// Full volumes whose files are flushed.
+    pub(super) settling: Settling,
     /// Flushes until now.
     count: AtomicU64,
 }
@@ -265,6 +268,7 @@ impl Flusher {
             unflushed: Arc::default(),
             locks,
             nodes,
+            settling: Settling::default(),
             count: AtomicU64::new(0),
         });
         let start = |n| {
@@ -360,11 +364,14 @@ impl Shared {
         if next == Next::Due {
             self.push(job);
         }
-        for waiter in waiting {
-            // A bug in one call must not take the answers of the others.
-            if catch_unwind(AssertUnwindSafe(|| waiter(flushed))).is_err() {
-                tracing::error!(name: OFTEN, "an answer panicked; its connection is closed");
-            }
+        tell(waiting, flushed);
+    }
+
+    /// Has the content of `node` flushed, if it is open, and tells `then`. Does not block.
+    pub(super) fn flush_open(&self, node: Arc<Node>, then: Waiter) {
+        let kept = node.opened().and_then(Content::keep);
+        if node.flush.join(|wanted| wanted.add(Extent::All, kept), then) == Next::Due {
+            self.push(Job::Content(node));
         }
     }
 
@@ -433,6 +440,23 @@ impl Shared {
         }
         flushed
     }
+}
+
+/// Tells those who waited how their flush ended.
+pub(super) fn tell(waiting: Vec<Waiter>, flushed: Result<()>) {
+    for waiter in waiting {
+        // A bug in one call must not take the answers of the others.
+        if catch_unwind(AssertUnwindSafe(|| waiter(flushed))).is_err() {
+            tracing::error!(name: OFTEN, "an answer panicked; its connection is closed");
+        }
+    }
+}
+
+/// Says that a flush failed for which no client waits.
+pub(super) fn note_failure(node: &Node, error: Errno) {
+    tracing::error!(
+        name: OFTEN, %error, fileid = node.fileid, "cannot flush a file; clients send again"
+    );
 }
 
 /// Eight random bytes.

@@ -37,6 +37,7 @@ pub(crate) mod testing;
 mod trail;
 mod writing;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -53,7 +54,6 @@ use crate::quota::Account;
 use crate::sys::handle::KernelHandle;
 use crate::sys::mounts::Mounts;
 use crate::sys::{self, Patience};
-use crate::telemetry::bounded::OFTEN;
 use aside::Asides;
 use attr::{Attr, Time};
 use dir::is_over;
@@ -66,7 +66,6 @@ use locate::{Moves, Search};
 use node::{Node, Nodes, Stats};
 use pieces::Pieces;
 use root::{HandleKind, Root};
-use settling::Settling;
 use stripes::Stripes;
 use trail::Trail;
 
@@ -101,8 +100,6 @@ pub struct Fs {
     /// Lends modes, where that is one user's affair.
     lender: Lender,
     moves: Moves,
-    /// Full volumes whose files are being flushed.
-    settling: Settling,
     /// Names of files that are being made.
     asides: Asides,
     /// How many nodes may have unflushed content.
@@ -116,8 +113,26 @@ pub struct Fs {
 pub struct Guard<'a> {
     /// That of the call, for what else it may have to wait for.
     patience: Patience,
+    /// Whether the last room that was asked for is held until files are flushed.
+    room_later: Cell<bool>,
     _first: MutexGuard<'a, ()>,
     _second: Option<MutexGuard<'a, ()>>,
+}
+
+impl<'a> Guard<'a> {
+    fn new(
+        patience: Patience,
+        first: MutexGuard<'a, ()>,
+        second: Option<MutexGuard<'a, ()>>,
+    ) -> Self {
+        Self { patience, room_later: Cell::new(false), _first: first, _second: second }
+    }
+
+    /// Whether the change that failed with `ENOSPC` may fit when files of its volume have been flushed
+    /// ([`Fs::settle_volume`]): room is held for what they may turn out to take.
+    pub const fn may_have_room_later(&self) -> bool {
+        self.room_later.get()
+    }
 }
 
 impl Fs {
@@ -144,7 +159,6 @@ impl Fs {
             lender: Lender::new(!switch.can_switch()),
             switch,
             moves: Moves::open(state)?,
-            settling: Settling::default(),
             asides: Asides::open(state),
             // Each has up to three descriptors, which are kept until it is flushed.
             dirty_max: descriptors / 12,
@@ -401,7 +415,7 @@ impl Fs {
     /// `EAGAIN` without patience, if another change is going on.
     pub fn lock(&self, node: &Node, patience: Patience) -> Result<Guard<'_>> {
         let first = self.lock_at(self.stripe(node.fileid), patience)?;
-        Ok(Guard { patience, _first: first, _second: None })
+        Ok(Guard::new(patience, first, None))
     }
 
     /// Locks two files for a change of both.
@@ -413,7 +427,7 @@ impl Fs {
         // Always in this order, so that two who need the same locks cannot wait for each other.
         let first = self.lock_at(a.min(b), patience)?;
         let second = if a == b { None } else { Some(self.lock_at(a.max(b), patience)?) };
-        Ok(Guard { patience, _first: first, _second: second })
+        Ok(Guard::new(patience, first, second))
     }
 
     fn stripe(&self, fileid: u64) -> usize {
@@ -455,16 +469,14 @@ impl Fs {
     /// Flushes everything that was written, and closes what has no name. Blocks.
     pub fn flush_all(&self) {
         self.give_all_back();
-        for node in self.nodes.dirty(|_| true) {
+        for node in self.nodes.select(|node| node.dirty.load(Ordering::Relaxed)) {
             self.flush_quietly(&node);
         }
     }
 
     fn flush_quietly(&self, node: &Arc<Node>) {
         if let Err(error) = self.flush(node, Extent::All) {
-            tracing::error!(
-                name: OFTEN, %error, fileid = node.fileid, "cannot flush a file; clients send again"
-            );
+            flush::note_failure(node, error);
         }
     }
 }

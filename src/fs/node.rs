@@ -152,6 +152,9 @@ impl Node {
             }
             return true;
         }
+        if self.charge.late() > 0 {
+            return true; // it is being flushed
+        }
         if self.write.is_left(now) {
             swept.written.push(Arc::clone(self));
         }
@@ -297,7 +300,8 @@ impl Lifecycle<Handle, Kept> for KeepDirty {
     type RequestState = Vec<Kept>;
 
     fn is_pinned(&self, _: &Handle, kept: &Kept) -> bool {
-        kept.node.dirty.load(Ordering::Relaxed)
+        // What room is held for is found here by whoever needs it ([`super::settling`]).
+        kept.node.dirty.load(Ordering::Relaxed) || kept.node.charge.late() > 0
     }
 
     fn on_evict(&self, evicted: &mut Vec<Kept>, _: Handle, kept: Kept) {
@@ -394,16 +398,16 @@ impl Nodes {
         swept.into_inner()
     }
 
-    /// What was written and not flushed, and is `wanted`.
-    pub(super) fn dirty(&self, wanted: impl Fn(&Arc<Node>) -> bool) -> Vec<Arc<Node>> {
-        let dirty = RefCell::new(Vec::new());
+    /// The nodes that are `wanted`. Looks at all, and counts no reference to any other.
+    pub(super) fn select(&self, wanted: impl Fn(&Node) -> bool) -> Vec<Arc<Node>> {
+        let selected = RefCell::new(Vec::new());
         self.cache.retain(|_, Kept { node, .. }| {
-            if node.dirty.load(Ordering::Relaxed) && wanted(node) {
-                dirty.borrow_mut().push(Arc::clone(node));
+            if wanted(node) {
+                selected.borrow_mut().push(Arc::clone(node));
             }
             true
         });
-        dirty.into_inner()
+        selected.into_inner()
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Root {
     pub(super) unflushed: Arc<AtomicUsize>,
     /// Who waits for names and attributes to be flushed.
     pub(super) names: Group<Vec<Named>>,
+    /// Who waits for room that is held until files are flushed.
+    pub(super) room: Group<()>,
 }
 
 impl Root {
@@ -114,6 +116,7 @@ impl Root {
             has_unnamed,
             unflushed: Arc::default(),
             names,
+            room: Group::default(),
         })
     }
 

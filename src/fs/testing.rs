@@ -1,19 +1,23 @@
-//! Files of an export as tests use them: through all that a client's call goes through.
+//! Files of an export as tests use them, through all that a client's call goes through; and volumes.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
-use super::Fs;
+use tempfile::TempDir;
+
 use super::attr::Changes;
+use super::handle::{KEY_LEN, Key};
 use super::identity::Identity;
 use super::make::{New, What};
 use super::name::Name;
 use super::node::Node;
-use crate::errno::Result;
+use super::{Fs, Guard};
+use crate::errno::{Errno, Result};
 use crate::export::ExportId;
-use crate::quota::Usage;
+use crate::quota::ledger::Ledger;
+use crate::quota::{Account, Limits, Rule, Usage};
 use crate::sys::Patience;
 
 const WAIT: Patience = Patience::Blocking;
@@ -51,16 +55,37 @@ impl<'a> Files<'a> {
     }
 
     pub(crate) fn make(&self, dir: &Arc<Node>, name: &str, new: &New<'_>) -> Result<Arc<Node>> {
-        let guard = self.fs.lock(dir, WAIT)?;
-        Ok(self.fs.make(dir, name.as_bytes(), new, &self.who, &guard)?.node)
+        let make = |guard: &Guard<'_>| self.fs.make(dir, name.as_bytes(), new, &self.who, guard);
+        Ok(self.change(dir, make)?.node)
     }
 
     pub(crate) fn write(&self, file: &Node, offset: u64, len: usize) -> Result<usize> {
-        let guard = self.fs.lock(file, WAIT)?;
-        let attr = file.attr()?;
         let data = vec![7; len];
-        let written = self.fs.write(file, &attr, &self.who, (offset, &data), WAIT, &guard)?;
-        Ok(written.count)
+        let write = |guard: &Guard<'_>| {
+            self.fs.write(file, &file.attr()?, &self.who, (offset, &data), WAIT, guard)
+        };
+        Ok(self.change(file, write)?.count)
+    }
+
+    /// Makes a change under the lock of `node`; again, if the volume may have room later.
+    fn change<T>(&self, node: &Node, make: impl Fn(&Guard<'_>) -> Result<T>) -> Result<T> {
+        for _ in 0..8 {
+            let guard = self.fs.lock(node, WAIT)?;
+            match make(&guard) {
+                Err(Errno::NOSPC) if guard.may_have_room_later() => drop(guard),
+                made => return made,
+            }
+            self.settle();
+        }
+        Err(Errno::NOSPC)
+    }
+
+    /// Comes back when the files for which room is held have been flushed.
+    pub(crate) fn settle(&self) {
+        let (told, settled) = mpsc::channel();
+        let then = Box::new(move |settled| told.send(settled).unwrap());
+        self.fs.settle_volume(self.export, then);
+        settled.recv().unwrap().unwrap();
     }
 
     /// Reads as a client does; answers how much.
@@ -94,6 +119,37 @@ impl<'a> Files<'a> {
     pub(crate) fn link(&self, file: &Node, dir: &Arc<Node>, name: &str) -> Result<()> {
         let guard = self.fs.lock_both(file, dir, WAIT)?;
         self.fs.link(file, dir, name.as_bytes(), &self.who, &guard)
+    }
+}
+
+/// A volume on its own.
+pub(crate) struct Volume {
+    pub(crate) fs: Fs,
+    pub(crate) account: Arc<Account>,
+    pub(crate) dir: TempDir,
+    _ledger: Ledger,
+    _state: TempDir,
+}
+
+/// The export that it is.
+pub(crate) const VOLUME: ExportId = ExportId(1);
+
+/// A volume of so many bytes and inodes.
+pub(crate) fn volume(bytes: u64, inodes: Option<u64>) -> Volume {
+    let (dir, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let fs = Fs::new(Key::new([1; KEY_LEN]), 4096, state.path()).unwrap();
+    let ledger = Ledger::open(state.path().join("ledger"));
+    let own = dir.path().metadata().unwrap().blocks() * 512;
+    let limits = Limits { bytes, inodes, rule: Rule::Enforce };
+    let account = ledger.fresh("a", limits, Usage { bytes: own, inodes: 1 });
+    ledger.begin().unwrap();
+    fs.attach(VOLUME, dir.path(), None, Some(Arc::clone(&account))).unwrap();
+    Volume { fs, account, dir, _ledger: ledger, _state: state }
+}
+
+impl Volume {
+    pub(crate) fn files(&self) -> Files<'_> {
+        Files::of(&self.fs, VOLUME)
     }
 }
 

@@ -214,6 +214,7 @@ mod tests {
                 peer: peer.parse().unwrap(),
                 local: SocketAddr::from(([10, 0, 0, 9], 2049)),
                 patience,
+                may_wait: false,
             };
             let outcome = self.mount.call(&call, &mut Writer::new(&mut out));
             (outcome, out)

@@ -15,8 +15,9 @@ use crate::fs::handle::Handle;
 use crate::fs::identity::Identity;
 use crate::fs::node::Node;
 use crate::fs::{Fs, Guard};
-use crate::rpc;
 use crate::rpc::auth::Credentials;
+use crate::rpc::pending::Delay;
+use crate::rpc::{self, Outcome};
 use crate::sys::Patience;
 
 /// The context in which a procedure runs.
@@ -148,8 +149,15 @@ impl<'a> CallContext<'a> {
         let before = dir.node.attr()?;
         let done = self.nfs.pace.measure(self.patience(), || work(&guard));
         let wcc = dir.wcc(&before);
-        drop(guard);
-        Ok((done.map_err(|cause| cause.with(wcc))?, wcc))
+        Ok((done.map_err(|cause| cause.under(&guard).with(wcc))?, wcc))
+    }
+
+    /// Has a call that found its volume full tried again when files of that have been flushed, unless
+    /// it has waited too often for that.
+    pub fn wait_for_room(&self) -> Option<Outcome> {
+        let id = self.export.get().filter(|_| self.rpc.may_wait)?.id;
+        let fs = Arc::clone(&self.nfs.fs);
+        Some(Outcome::Wait(Delay::new(move |wake| fs.settle_volume(id, Box::new(|_| wake())))))
     }
 }
 

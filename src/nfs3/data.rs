@@ -156,7 +156,8 @@ fn write_with_wcc(
     let written = cx.nfs.pace.measure(cx.patience(), || {
         cx.fs().write(&object.node, &before, &object.caller, part, cx.patience(), &guard)
     });
-    let written = written.map_err(|errno| Cause::from(errno).with(object.wcc(&before)))?;
+    let cause = |errno| Cause::from(errno).under(&guard).with(object.wcc(&before));
+    let written = written.map_err(cause)?;
     drop(guard);
     object.count_written(written.count);
     let after = PostOp(written.after.map(|attr| object.fattr(attr)));

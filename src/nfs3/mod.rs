@@ -144,7 +144,7 @@ impl Program for Nfs {
             _ => Outcome::Unavailable,
         };
         // Counted once, when the call completes: a deferred call runs again.
-        if outcome != Outcome::Later
+        if !matches!(outcome, Outcome::Later | Outcome::Wait(_))
             && let Some(export) = cx.export.get()
         {
             export.traffic.call();
@@ -225,6 +225,10 @@ fn reply_with<'a, A: Decode<'a>, F: Encode + Default>(
         Cause::WouldBlock if cx.patience() == crate::sys::Patience::None => return Outcome::Later,
         // A call that may block got EAGAIN from the file system: the client has to retry.
         Cause::WouldBlock => nfsstat3::NFS3ERR_JUKEBOX,
+        Cause::Full => match cx.wait_for_room() {
+            Some(wait) => return wait,
+            None => nfsstat3::NFS3ERR_NOSPC,
+        },
     };
     tracing::debug!(peer = %cx.rpc.peer, proc = cx.rpc.procedure, error = ?status, "call failed");
     out.u32(status as u32);

@@ -5,6 +5,7 @@ use nfsserve::nfs::nfsstat3;
 use super::errors::status;
 use crate::errno::Errno;
 use crate::export::Refused;
+use crate::fs::Guard;
 use crate::fs::handle::BadHandle;
 
 /// The cause of a failure.
@@ -14,6 +15,8 @@ pub enum Cause {
     Status(nfsstat3),
     /// The call would block. Nothing was done.
     WouldBlock,
+    /// The volume is full, but may have room when its files have been flushed. Nothing was done.
+    Full,
 }
 
 /// A failure, and the results that are sent with its status (`resfail` in RFC 1813).
@@ -32,6 +35,14 @@ impl Cause {
     /// Adds the results that are sent with the status.
     pub const fn with<F>(self, body: F) -> Fail<F> {
         Fail { cause: self, body }
+    }
+
+    /// The cause of the failure of a change that was made under `guard`.
+    pub const fn under(self, guard: &Guard<'_>) -> Self {
+        match self {
+            Self::Status(nfsstat3::NFS3ERR_NOSPC) if guard.may_have_room_later() => Self::Full,
+            cause => cause,
+        }
     }
 }
 

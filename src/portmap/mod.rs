@@ -118,6 +118,7 @@ mod tests {
             peer: "127.0.0.1:1023".parse().unwrap(),
             local: local.parse().unwrap(),
             patience: Patience::None,
+            may_wait: false,
         };
         let outcome = portmap().call(&call, &mut Writer::new(&mut out));
         (outcome, out)

@@ -91,6 +91,8 @@ pub struct Account {
     keeper: Arc<Keeper>,
     /// Bytes and inodes of files without a name that are kept open for a while.
     lingering: (AtomicI64, AtomicI64),
+    /// What of `taken` is held until files are flushed ([`Hold::settle_but`]).
+    late: AtomicI64,
 }
 
 /// One of the two things that are counted.
@@ -161,6 +163,7 @@ impl Account {
             counted: Condvar::new(),
             keeper,
             lingering: Default::default(),
+            late: AtomicI64::new(0),
         };
         account.set_limits(limits);
         account
@@ -277,8 +280,7 @@ impl Account {
 
     /// How many bytes still fit.
     pub fn left(&self) -> u64 {
-        let limit = self.bytes.limit.load(Ordering::Relaxed);
-        limit.saturating_sub(self.bytes.taken.load(Ordering::Relaxed)).max(0).unsigned_abs()
+        self.bytes.left()
     }
 
     fn take(&self, bytes: i64, inodes: i64) -> std::result::Result<(), Short> {
@@ -309,12 +311,23 @@ impl Account {
 
     /// Gives back what was kept of a hold ([`Hold::settle_but`]).
     pub fn give_back(&self, bytes: i64) {
-        self.bytes.give_back(bytes);
+        if bytes != 0 {
+            self.bytes.give_back(bytes);
+            // Afterwards, so that whoever sees nothing held any more also finds the room.
+            self.late.fetch_sub(bytes, Ordering::Release);
+        }
     }
 
-    /// Whether something is held that is not used.
-    pub fn holds_room(&self) -> bool {
-        self.taken().bytes > self.usage().bytes
+    /// The bytes that are kept of holds until files are flushed.
+    pub fn late(&self) -> u64 {
+        self.late.load(Ordering::Acquire).max(0).unsigned_abs()
+    }
+
+    /// Whether a change that takes so many inodes may fit once files have been flushed, although it
+    /// does not now. If not, whatever was given back before can be held by the next call of
+    /// [`Account::hold`].
+    pub fn may_have_room_later(&self, inodes: u64) -> bool {
+        self.late() > 0 && self.inodes.left() >= inodes
     }
 
     fn settle(&self, fileid: u64, change: Change, held: (i64, i64)) {
@@ -353,6 +366,9 @@ impl Hold<'_> {
 
     /// The same, but `late` bytes stay held until [`Account::give_back`].
     pub fn settle_but(self, fileid: u64, change: Change, late: i64) {
+        if late != 0 {
+            self.account.late.fetch_add(late, Ordering::Relaxed);
+        }
         self.account.settle(fileid, change, (self.bytes - late, self.inodes));
         std::mem::forget(self); // it is settled
     }
@@ -378,6 +394,12 @@ impl Pot {
             wish: AtomicI64::new(0),
             alarm: AtomicI64::new(i64::MIN),
         }
+    }
+
+    /// How much can be taken below the limit.
+    fn left(&self) -> u64 {
+        let limit = self.limit.load(Ordering::Relaxed);
+        limit.saturating_sub(self.taken.load(Ordering::Relaxed)).max(0).unsigned_abs()
     }
 
     /// Takes `n`; answers whether the ceiling is near. Nothing can always be taken.
@@ -420,93 +442,4 @@ impl Pot {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use std::thread;
-
-    pub(crate) fn account(bytes: u64, inodes: Option<u64>, opening: Opening) -> Account {
-        let limits = Limits { bytes, inodes, rule: Rule::Enforce };
-        Account::new(limits, opening, Arc::default())
-    }
-
-    fn empty(bytes: u64) -> Account {
-        account(bytes, None, Opening::Exact(Usage::default()))
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused() {
-        let account = empty(100);
-        let hold = account.hold(60, 0, Patience::None).unwrap();
-        assert_eq!(account.hold(41, 0, Patience::None).err(), Some(Errno::NOSPC));
-        assert_eq!(account.left(), 40);
-        hold.settle(1, Change::By(50));
-        assert_eq!(account.usage().bytes, 50);
-        let _all = account.hold(50, 0, Patience::None).unwrap();
-        assert_eq!(account.hold(1, 0, Patience::None).err(), Some(Errno::NOSPC));
-        assert!(account.hold(0, 0, Patience::None).is_ok(), "what takes nothing always fits");
-    }
-
-    #[test]
-    fn what_is_not_settled_is_given_back() {
-        let account = account(100, Some(1), Opening::Exact(Usage::default()));
-        drop(account.hold(100, 1, Patience::None).unwrap());
-        assert_eq!(account.hold(1, 2, Patience::None).err(), Some(Errno::NOSPC));
-        assert!(account.hold(100, 1, Patience::None).is_ok(), "half of a hold was kept");
-    }
-
-    #[test]
-    fn deaths_give_back_at_once() {
-        let account = account(100, Some(2), Opening::Exact(Usage { bytes: 0, inodes: 1 }));
-        account.hold(100, 1, Patience::None).unwrap().settle(7, Change::Birth(90));
-        assert_eq!(account.usage(), Usage { bytes: 90, inodes: 2 });
-        assert_eq!(account.hold(0, 1, Patience::None).err(), Some(Errno::NOSPC));
-        account.book(7, Change::Death(90));
-        assert_eq!(account.usage(), Usage { bytes: 0, inodes: 1 });
-        assert!(account.hold(100, 1, Patience::None).is_ok());
-    }
-
-    #[test]
-    fn a_smaller_limit_leaves_what_is_there() {
-        let account = account(100, None, Opening::Exact(Usage { bytes: 80, inodes: 1 }));
-        account.set_limits(Limits { bytes: 50, inodes: None, rule: Rule::Enforce });
-        assert_eq!(account.hold(1, 0, Patience::None).err(), Some(Errno::NOSPC));
-        assert_eq!(account.left(), 0);
-        account.set_limits(Limits { bytes: 50, inodes: None, rule: Rule::Report });
-        assert!(account.hold(1000, 0, Patience::None).is_ok());
-    }
-
-    #[test]
-    fn what_may_fit_is_put_off_until_it_is_known() {
-        let unknown = account(100, None, Opening::Unknown);
-        assert_eq!(unknown.hold(1, 0, Patience::Blocking).err(), Some(Errno::AGAIN));
-        assert!(unknown.wants_count());
-        let bounded = account(100, None, Opening::AtMost(Usage { bytes: 40, inodes: 0 }));
-        assert!(bounded.hold(60, 0, Patience::None).is_ok());
-        assert!(!bounded.wants_count());
-        assert_eq!(bounded.hold(61, 0, Patience::None).err(), Some(Errno::AGAIN));
-    }
-
-    #[test]
-    fn many_at_once_never_go_beyond_the_limit() {
-        const WRITE: i64 = 7;
-        let account = empty(1000);
-        let written: i64 = thread::scope(|scope| {
-            let writers: Vec<_> = (0..16)
-                .map(|file| {
-                    let account = &account;
-                    scope.spawn(move || {
-                        let mut written = 0;
-                        while let Ok(hold) = account.hold(WRITE.unsigned_abs(), 0, Patience::None) {
-                            hold.settle(file, Change::By(WRITE));
-                            written += WRITE;
-                        }
-                        written
-                    })
-                })
-                .collect();
-            writers.into_iter().map(|writer| writer.join().unwrap()).sum()
-        });
-        assert_eq!(written, 1000 / WRITE * WRITE);
-        assert_eq!(account.usage().bytes, written.unsigned_abs());
-    }
-}
+pub(crate) mod tests;

@@ -93,7 +93,11 @@ impl Batch<'_> {
         let Way { tried, admitted, .. } = way;
         match verdict {
             Verdict::Answered(..) | Verdict::Replayed => end_reply(self.replies, start),
-            Verdict::Deferred | Verdict::Silent | Verdict::Later(_) | Verdict::Pending(..) => {
+            Verdict::Deferred
+            | Verdict::Silent
+            | Verdict::Later(_)
+            | Verdict::Wait(_)
+            | Verdict::Pending(..) => {
                 self.replies.truncate(start);
             }
         }
@@ -106,7 +110,8 @@ impl Batch<'_> {
                 self.answered.push(Answered { procedure, status, received, sent });
                 Left::Nothing
             }
-            Verdict::Replayed | Verdict::Silent => Left::Nothing,
+            // Where it was read, no call may wait.
+            Verdict::Replayed | Verdict::Silent | Verdict::Wait(_) => Left::Nothing,
         };
         if let Some(Ok(place)) = tried {
             self.jobs.extend(place.serve(&mut self.budget, &mut Bundle::default()));
@@ -132,7 +137,8 @@ impl Batch<'_> {
             Some(Err(lane)) => (Some(lane), Stand::InLine(lane)),
         };
         let handed = self.handed(OVERHEAD + record.capacity() + reply, key);
-        self.jobs.push(Job { stand, work: Box::new(PutOff { handed, record, start, lane }) });
+        let call = PutOff { handed, record, start, lane, waits: 0 };
+        self.jobs.push(Job { stand, work: Box::new(call) });
     }
 
     fn wait(&self, call: Carried, pending: Pending, received: usize) {

@@ -15,7 +15,7 @@ use super::connection::Shared;
 use super::lanes::Lane;
 use super::message::Reject;
 use super::pool::{Job, Stand};
-use super::service::{Carried, Gate, Origin, Reply, Service, Verdict};
+use super::service::{Carried, Gate, How, Origin, Reply, Service, Verdict};
 use crate::sys::Patience;
 use crate::telemetry::metrics::{Answered, Metrics};
 use crate::xdr::{Reader, Writer};
@@ -53,7 +53,11 @@ impl Sender {
                 self.send(&sent);
             }
             Verdict::Replayed => self.send(reply),
-            Verdict::Silent | Verdict::Deferred | Verdict::Later(_) | Verdict::Pending(..) => {}
+            Verdict::Silent
+            | Verdict::Deferred
+            | Verdict::Later(_)
+            | Verdict::Wait(_)
+            | Verdict::Pending(..) => {}
         }
     }
 }
@@ -113,16 +117,13 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
         reply.clear();
         match service.answer(&call[..len], origin, &waiter, &mut Open, &mut reply) {
             Verdict::Later(key) if Arc::strong_count(&running) <= CALLS_MAX => {
+                // Nor does any wait for something else than a thread.
+                let how = How { origin, patience: Patience::Blocking, may_wait: false };
                 let (service, record) = (Arc::clone(&service), call[..len].to_vec());
                 let (running, metrics) = (Arc::clone(&running), Arc::clone(&shared.metrics));
                 let work = Box::new(move || {
                     let mut reply = Vec::new();
-                    let verdict = service.answer_again(
-                        &record,
-                        (origin, Patience::Blocking),
-                        key,
-                        &mut reply,
-                    );
+                    let verdict = service.answer_again(&record, how, key, &mut reply);
                     sender.settle(verdict, &reply, arrived, &metrics);
                     drop(running);
                 });

@@ -6,17 +6,21 @@ use std::time::Instant;
 use super::connection::{SCRATCH, Shared};
 use super::lanes::Lane;
 use super::link::Link;
-use super::pending::{Pending, Ready};
+use super::pending::{Delay, Pending, Ready};
 use super::pool::{Job, Stand, Work};
 use super::record::Header;
 use super::replay::Key;
-use super::service::{Carried, Origin, Service, Verdict};
+use super::service::{Carried, How, Origin, Service, Verdict};
 use crate::sys::Patience;
 use crate::telemetry::metrics::Answered;
 use crate::xdr::Encode;
 
 /// Longer than the replies of calls that change something.
 const SMALL: usize = 512;
+
+/// How often a call may wait for what it needs ([`Outcome::Wait`](super::Outcome::Wait)). Others that wait
+/// for the same may take it each time; whoever has come so late that often is told that there is none.
+const WAITS_MAX: u32 = 8;
 
 /// What is charged for a call that is not answered yet, besides its record and its reply, in bytes.
 pub const OVERHEAD: usize = 512;
@@ -93,6 +97,8 @@ pub struct PutOff {
     pub start: usize,
     /// Where it stands in line if it cannot run in its turn.
     pub lane: Option<Lane>,
+    /// How often it has waited for what it needs.
+    pub waits: u32,
 }
 
 impl PutOff {
@@ -103,10 +109,19 @@ impl PutOff {
             return None;
         }
         let link = Arc::clone(&self.handed.link);
-        link.park(self, |call| Job {
-            stand: call.lane.map_or(Stand::Nowhere, Stand::InLine),
-            work: call,
-        })
+        link.park(self, Self::job)
+    }
+
+    /// The call as a job that has yet to come to its turn.
+    fn job(self: Box<Self>) -> Job {
+        Job { stand: self.lane.map_or(Stand::Nowhere, Stand::InLine), work: self }
+    }
+
+    /// Waits for what the call needs, with all that is kept of it, and has it carried out then.
+    fn wait(mut self: Box<Self>, delay: Delay) {
+        self.waits += 1;
+        let shared = Arc::clone(&self.handed.shared);
+        delay.begin(Box::new(move || shared.pool.run(&mut vec![self.job()])));
     }
 
     /// Carries the call out, and gives what there is to be sent to `send`; gives the call back if it
@@ -120,8 +135,8 @@ impl PutOff {
         let (buffers, record) = (&shared.buffers, &self.record[self.start..]);
         let mut reply = buffers.take();
         let at = begin_reply(&mut reply);
-        let (how, key) = ((self.handed.origin, patience), self.handed.key);
-        let verdict = self.handed.service.answer_again(record, how, key, &mut reply);
+        let how = How { origin: self.handed.origin, patience, may_wait: self.waits < WAITS_MAX };
+        let verdict = self.handed.service.answer_again(record, how, self.handed.key, &mut reply);
         let received = record.len();
         match verdict {
             Verdict::Answered(procedure, status) => {
@@ -132,6 +147,11 @@ impl PutOff {
             Verdict::Later(_) => {
                 buffers.give(reply);
                 return Some(self);
+            }
+            Verdict::Wait(delay) => {
+                buffers.give(reply);
+                self.wait(delay);
+                return None;
             }
             Verdict::Pending(..) | Verdict::Replayed | Verdict::Silent | Verdict::Deferred => {
                 reply.clear();

@@ -9,10 +9,11 @@
 //!   socket -> record -> message + auth -> replay -> Program::call (Patience::None)
 //!                                                      | Outcome::Later
 //!                                                      v
-//!                                          pool: Program::call (Patience::Blocking)
-//!                                                      | Outcome::Pending
-//!                                                      v
-//!                                      whoever calls Ready::write writes the results
+//!                                          pool: Program::call (Patience::Blocking) <---+
+//!                                                      | Outcome::Pending    | Outcome::Wait
+//!                                                      v                     v          |
+//!                                      whoever calls Ready::write     whoever calls Wake
+//!                                      writes the results             has it carried out
 //! ```
 
 mod address;
@@ -43,7 +44,7 @@ use crate::sys::Patience;
 use crate::xdr::{Error, Reader, Writer};
 use auth::Credentials;
 use lanes::Lane;
-use pending::Pending;
+use pending::{Delay, Pending};
 
 /// One remote program, and its versions.
 pub trait Program: Send + Sync {
@@ -96,6 +97,9 @@ pub struct Call<'a> {
     pub local: SocketAddr,
     /// Whether the call may wait for a disk.
     pub patience: Patience,
+    /// Whether it may be answered with [`Outcome::Wait`]: not where it was read, and
+    /// only some times.
+    pub may_wait: bool,
 }
 
 /// How a call ended.
@@ -107,6 +111,9 @@ pub enum Outcome {
     Later,
     /// It was carried out, but may not be answered yet; nothing is written.
     Pending(Pending),
+    /// Nothing was done: what it needs will be there later. It holds no thread until then, and is
+    /// carried out again. Only if it may wait.
+    Wait(Delay),
     /// The version has no such procedure.
     Unavailable,
     /// The arguments cannot be decoded.

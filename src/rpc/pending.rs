@@ -1,4 +1,5 @@
-//! Results that come after their call: the call was carried out, and its thread is needed elsewhere.
+//! Calls whose thread is needed elsewhere: of those that were carried out, the results come later;
+//! others are carried out later.
 
 use std::fmt;
 
@@ -12,6 +13,25 @@ pub struct Pending(Box<dyn FnOnce(Ready) + Send>);
 pub struct Ready(Take);
 
 type Take = Box<dyn FnOnce(&dyn Encode) + Send>;
+
+/// Begins to wait for what a call needs before it can be carried out.
+pub struct Delay(Box<dyn FnOnce(Wake) + Send>);
+
+/// Has a call carried out again, from any thread, and does not block. Dropped, the call is given up, and
+/// its client has to ask again.
+pub type Wake = Box<dyn FnOnce() + Send>;
+
+impl Delay {
+    /// A wait that `begin` sees to. It must not block for long, and may call what it is given at once.
+    pub fn new(begin: impl FnOnce(Wake) + Send + 'static) -> Self {
+        Self(Box::new(begin))
+    }
+
+    /// Begins to wait.
+    pub fn begin(self, wake: Wake) {
+        (self.0)(wake);
+    }
+}
 
 impl Pending {
     /// Results that `begin` sees to. It must not block for long.
@@ -41,6 +61,19 @@ impl Ready {
 impl PartialEq for Pending {
     fn eq(&self, _: &Self) -> bool {
         false
+    }
+}
+
+/// No two are the same, as of [`Pending`].
+impl PartialEq for Delay {
+    fn eq(&self, _: &Self) -> bool {
+        false
+    }
+}
+
+impl fmt::Debug for Delay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Delay")
     }
 }
 

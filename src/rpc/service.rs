@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::lanes::Lane;
 use super::message::{self, Header, Reject, Unfit};
-use super::pending::Pending;
+use super::pending::{Delay, Pending};
 use super::replay::{Key, Replay, Seen};
 use super::{Call, Outcome, Program};
 use crate::sys::Patience;
@@ -54,6 +54,17 @@ pub struct Origin {
     pub local: SocketAddr,
 }
 
+/// How a call is carried out that was not where it was read.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// Where it came from and arrived.
+    pub origin: Origin,
+    /// Whether it may sleep.
+    pub patience: Patience,
+    /// Whether it may wait for what it needs, see [`Outcome::Wait`].
+    pub may_wait: bool,
+}
+
 /// What became of a record.
 #[derive(Debug)]
 pub enum Verdict {
@@ -67,6 +78,8 @@ pub enum Verdict {
     Deferred,
     /// It has to be tried again where it may sleep, with what is remembered of it.
     Later(Option<Key>),
+    /// It waits, and has to be tried again then. Only if it may wait.
+    Wait(Delay),
     /// It was carried out, and [`Service::finish`] writes its reply when the results are there.
     Pending(Carried, Pending),
 }
@@ -143,7 +156,10 @@ impl Service {
         }
         match program.lane(header.procedure, header.args) {
             Some(lane) if !gate.enter(lane) => Verdict::Later(key),
-            _ => self.run(program, &header, origin, Patience::None, key, out),
+            _ => {
+                let how = How { origin, patience: Patience::None, may_wait: false };
+                self.run(program, &header, how, key, out)
+            }
         }
     }
 
@@ -152,13 +168,13 @@ impl Service {
     pub fn answer_again(
         &self,
         record: &[u8],
-        (origin, patience): (Origin, Patience),
+        how: How,
         key: Option<Key>,
         out: &mut Vec<u8>,
     ) -> Verdict {
         let Ok(header) = Header::decode(record) else { return Verdict::Silent };
         let Ok(program) = self.program(&header) else { return Verdict::Silent };
-        self.run(program, &header, origin, patience, key, out)
+        self.run(program, &header, how, key, out)
     }
 
     /// Writes the reply to a call whose results have come.
@@ -200,11 +216,11 @@ impl Service {
         &self,
         program: &dyn Program,
         header: &Header<'_>,
-        origin: Origin,
-        patience: Patience,
+        how: How,
         key: Option<Key>,
         out: &mut Vec<u8>,
     ) -> Verdict {
+        let How { origin, patience, may_wait } = how;
         let start = out.len();
         let running = key.map(|key| Running { service: self, key });
         let call = Call {
@@ -215,6 +231,7 @@ impl Service {
             peer: origin.peer,
             local: origin.local,
             patience,
+            may_wait,
         };
         let mut w = Writer::new(out);
         message::success(header.xid, &mut w);
@@ -226,7 +243,12 @@ impl Service {
                 std::mem::forget(running); // it goes on, elsewhere
                 return Verdict::Later(key);
             }
-            Outcome::Later => Some(Reject::SystemError),
+            Outcome::Wait(delay) if may_wait => {
+                out.truncate(start);
+                std::mem::forget(running);
+                return Verdict::Wait(delay);
+            }
+            Outcome::Later | Outcome::Wait(_) => Some(Reject::SystemError),
             Outcome::Pending(pending) => {
                 out.truncate(start);
                 std::mem::forget(running);
@@ -299,8 +321,10 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Procedure 1 has to wait, and then panics.
-    struct Unlucky;
+    /// Its procedure has to sleep; then it panics, or waits for as long as it may.
+    struct Unlucky {
+        panics: bool,
+    }
 
     impl Program for Unlucky {
         fn number(&self) -> u32 {
@@ -316,8 +340,14 @@ mod tests {
         }
 
         fn call(&self, call: &Call<'_>, _out: &mut Writer<'_>) -> Outcome {
-            assert_eq!(call.patience, Patience::None, "it panics");
-            Outcome::Later
+            match call.patience {
+                Patience::None => Outcome::Later,
+                Patience::Blocking if self.panics => {
+                    std::panic::resume_unwind(Box::new("on purpose"))
+                }
+                Patience::Blocking if call.may_wait => Outcome::Wait(Delay::new(|wake| wake())),
+                Patience::Blocking => Outcome::Done,
+            }
         }
     }
 
@@ -334,18 +364,28 @@ mod tests {
     }
 
     #[derive(Default)]
-    struct Waiter(AtomicUsize);
+    struct Waiter {
+        sent: AtomicUsize,
+        lost: AtomicUsize,
+    }
 
     impl Reply for Waiter {
-        fn send(&self, _reply: &[u8]) {}
+        fn send(&self, _reply: &[u8]) {
+            self.sent.fetch_add(1, Ordering::Relaxed);
+        }
 
         fn lost(&self) {
-            self.0.fetch_add(1, Ordering::Relaxed);
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn check(end: impl FnOnce(&Service, &[u8], Origin, Option<Key>)) {
-        let service = Service::new(vec![Arc::new(Unlucky)], Arc::default(), 1 << 20);
+    /// Has a call and a copy of it come, the first one end, and another copy come; answers what became of
+    /// that, and of those who waited.
+    fn check(
+        panics: bool,
+        end: impl FnOnce(&Service, &[u8], Origin, Option<Key>),
+    ) -> (Verdict, Arc<Waiter>) {
+        let service = Service::new(vec![Arc::new(Unlucky { panics })], Arc::default(), 1 << 20);
         let mut record = Vec::new();
         let mut w = Writer::new(&mut record);
         [1, 0, 2, 7, 1, 1, 0, 0, 0, 0].into_iter().for_each(|word| w.u32(word));
@@ -359,21 +399,42 @@ mod tests {
         let Verdict::Later(key) = answer() else { panic!("the first copy is put off") };
         assert!(matches!(answer(), Verdict::Silent), "the second waits for the first");
         end(&service, &record, origin, key);
-        assert_eq!(waiter.0.load(Ordering::Relaxed), 1);
-        assert!(matches!(answer(), Verdict::Later(Some(_))), "the third is carried out");
+        (answer(), waiter)
+    }
+
+    #[track_caller]
+    fn check_lost((third, waiter): (Verdict, Arc<Waiter>)) {
+        assert_eq!(waiter.lost.load(Ordering::Relaxed), 1);
+        assert!(matches!(third, Verdict::Later(Some(_))), "the third is carried out");
     }
 
     #[test]
     fn who_waits_for_a_call_that_is_forgotten_is_told() {
-        check(|service, _, _, key| service.forget(key));
+        check_lost(check(true, |service, _, _, key| service.forget(key)));
     }
 
     #[test]
     fn who_waits_for_a_call_that_panics_is_told() {
-        check(|service, record, origin, key| {
-            let how = (origin, Patience::Blocking);
+        check_lost(check(true, |service, record, origin, key| {
+            let how = How { origin, patience: Patience::Blocking, may_wait: true };
             let call = || service.answer_again(record, how, key, &mut Vec::new());
             catch_unwind(AssertUnwindSafe(call)).unwrap_err();
+        }));
+    }
+
+    #[test]
+    fn a_call_that_waits_goes_on_to_be_the_one_that_is_answered() {
+        let (third, waiter) = check(false, |service, record, origin, key| {
+            let mut reply = Vec::new();
+            let mut again = |may_wait| {
+                let how = How { origin, patience: Patience::Blocking, may_wait };
+                service.answer_again(record, how, key, &mut reply)
+            };
+            assert!(matches!(again(true), Verdict::Wait(_)));
+            assert!(matches!(again(true), Verdict::Wait(_)));
+            assert!(matches!(again(false), Verdict::Answered(..)));
         });
+        assert_eq!(waiter.sent.load(Ordering::Relaxed), 1);
+        assert!(matches!(third, Verdict::Replayed));
     }
 }

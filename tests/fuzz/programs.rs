@@ -168,6 +168,7 @@ fn call(program: &dyn Program, version: u32, procedure: u32, args: &[u8]) -> (Ou
             peer: "127.0.0.1:700".parse().unwrap(),
             local: "127.0.0.1:2049".parse().unwrap(),
             patience,
+            may_wait: false,
         };
         program.call(&call, &mut Writer::new(out))
     };

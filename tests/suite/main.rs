@@ -12,6 +12,7 @@ mod cli;
 mod create;
 mod data;
 mod exports;
+mod full;
 mod fuse;
 mod getattr;
 mod handles;

@@ -1,7 +1,6 @@
 //! What is booked to a volume's account is what du(1) finds, whatever was done.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -11,46 +10,14 @@ use proptest::strategy::ValueTree;
 use tempfile::TempDir;
 
 use crate::errno::{Errno, Result};
-use crate::export::ExportId;
-use crate::fs::Fs;
 use crate::fs::attr::{Attr, Changes, SetTime, Time};
 use crate::fs::flush::{Due, Extent};
-use crate::fs::handle::{KEY_LEN, Key};
 use crate::fs::make::{New, What};
 use crate::fs::node::Node;
-use crate::fs::testing::{Files, du};
-use crate::quota::ledger::Ledger;
-use crate::quota::{Account, Limits, Rule, Usage};
+use crate::fs::testing::{VOLUME, Volume, du, volume};
 use crate::sys::Patience;
 
-const EXPORT: ExportId = ExportId(1);
-
-/// A volume on its own.
-struct Volume {
-    fs: Fs,
-    account: Arc<Account>,
-    dir: TempDir,
-    _ledger: Ledger,
-    _state: TempDir,
-}
-
-fn volume(bytes: u64, inodes: Option<u64>) -> Volume {
-    let (dir, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let fs = Fs::new(Key::new([1; KEY_LEN]), 4096, state.path()).unwrap();
-    let ledger = Ledger::open(state.path().join("ledger"));
-    let own = fs::metadata(dir.path()).unwrap().blocks() * 512;
-    let limits = Limits { bytes, inodes, rule: Rule::Enforce };
-    let account = ledger.fresh("a", limits, Usage { bytes: own, inodes: 1 });
-    ledger.begin().unwrap();
-    fs.attach(EXPORT, dir.path(), None, Some(Arc::clone(&account))).unwrap();
-    Volume { fs, account, dir, _ledger: ledger, _state: state }
-}
-
 impl Volume {
-    fn files(&self) -> Files<'_> {
-        Files::of(&self.fs, EXPORT)
-    }
-
     /// Does what `op` says with the directory and the name that it says. What cannot be is refused
     /// by the file system, and no matter here.
     fn apply(&self, dirs: &[Arc<Node>], op: Op) -> Result<()> {
@@ -151,6 +118,7 @@ proptest! {
         let used = volume.account.usage();
         prop_assert_eq!(used, du(volume.dir.path()));
         prop_assert_eq!(volume.account.taken(), used, "something is still held");
+        prop_assert_eq!(volume.account.late(), 0);
         // Names are not refused for the room that their directory takes when it grows by them.
         prop_assert!(used.bytes <= (mib << 20) + 8192 && used.inodes <= 20, "{used:?}");
     }
@@ -187,7 +155,7 @@ fn what_is_counted_while_it_changes_is_what_du_finds() {
             });
         }
         let counts: Vec<_> =
-            (0..10).map(|_| volume.fs.count(EXPORT, &never).unwrap().unwrap()).collect();
+            (0..10).map(|_| volume.fs.count(VOLUME, &never).unwrap().unwrap()).collect();
         counts
     });
     volume.flush();
@@ -204,7 +172,7 @@ fn a_count_finds_what_was_changed_beside_the_server() {
     fs::write(volume.dir.path().join("beside/file"), vec![1; 300_000]).unwrap();
     fs::hard_link(volume.dir.path().join("beside/file"), volume.dir.path().join("link")).unwrap();
     std::os::unix::fs::symlink("/usr", volume.dir.path().join("usr")).unwrap();
-    let counted = volume.fs.count(EXPORT, &AtomicBool::new(false)).unwrap().unwrap();
+    let counted = volume.fs.count(VOLUME, &AtomicBool::new(false)).unwrap().unwrap();
     assert_eq!(counted.usage, du(volume.dir.path()));
     assert!(counted.difference >= 300_000);
 }
@@ -297,25 +265,10 @@ fn what_is_only_held_keeps_nothing_from_being_made() {
     for n in 1..7 {
         volume.files().write(&file, n << 20, 4096).unwrap();
     }
-    assert!(volume.account.left() < 5 * 4096 && volume.account.holds_room());
+    assert!(volume.account.left() < 5 * 4096 && volume.account.late() > 0);
     let made = (0..4).map(|n| volume.files().mkdir(&root, &n.to_string()).map(drop));
     made.collect::<Result<()>>().unwrap();
     assert!(volume.account.taken().bytes <= 72 * 1024);
-}
-
-#[test]
-fn a_call_waits_for_no_flush_that_another_one_asked_for() {
-    let volume = volume(72 * 1024, None);
-    let root = volume.files().root();
-    let file = volume.files().create(&root, "file").unwrap();
-    for n in 1..7 {
-        volume.files().write(&file, n << 20, 4096).unwrap();
-    }
-    let (late, turn) = (file.charge.late(), volume.fs.settling.begin(EXPORT));
-    assert!(late > 0 && turn.is_some());
-    let made = (0..4).map(|n| volume.files().mkdir(&root, &n.to_string()).map(drop));
-    assert_eq!(made.collect::<Result<()>>(), Err(Errno::NOSPC));
-    assert_eq!(file.charge.late(), late, "nothing was flushed");
 }
 
 #[test]
@@ -324,16 +277,16 @@ fn what_is_held_for_a_file_that_goes_is_given_back() {
     let root = volume.files().root();
     let file = volume.files().create(&root, "file").unwrap();
     volume.files().write(&file, 1 << 20, 4096).unwrap();
-    assert!(volume.account.holds_room());
+    assert!(volume.account.late() > 0);
     let attr = file.attr().unwrap();
     volume.files().remove(&root, "file").unwrap();
-    assert!(!volume.account.holds_room());
+    assert!(volume.account.late() == 0);
     // As a call that found it before.
     let guard = volume.fs.lock(&file, Patience::Blocking).unwrap();
     let (who, data) = (volume.files().who, (2 << 20, &[1; 4096][..]));
     volume.fs.write(&file, &attr, &who, data, Patience::Blocking, &guard).unwrap();
     drop((guard, file));
-    assert!(!volume.account.holds_room());
+    assert!(volume.account.late() == 0);
 }
 
 #[test]
@@ -352,7 +305,7 @@ fn births_are_counted_once_however_the_count_ends() {
                     }
                 });
             }
-            volume.fs.count(EXPORT, &never).unwrap().unwrap();
+            volume.fs.count(VOLUME, &never).unwrap().unwrap();
             done.store(true, Ordering::Relaxed);
         });
         assert_eq!(volume.account.usage(), du(volume.dir.path()), "round {round}");
@@ -454,7 +407,7 @@ fn what_lingers_is_booked_once_whether_files_are_counted_or_not() {
         files.read(&file).unwrap();
         files.remove(&root, name).unwrap();
         if name == "before" {
-            volume.fs.count(EXPORT, &AtomicBool::new(false)).unwrap().unwrap();
+            volume.fs.count(VOLUME, &AtomicBool::new(false)).unwrap().unwrap();
             assert_eq!(files.read(&file), Err(Errno::STALE), "a count would miss it");
         }
         volume.fs.flush_all();

@@ -27,9 +27,14 @@ impl Port {
 
     /// Starts a server without volumes, with more arguments.
     pub fn start_with(args: &[&str]) -> Self {
+        Self::start_as(|setup| setup.args(args))
+    }
+
+    /// Starts a server without volumes, set up by `more` besides.
+    pub fn start_as(more: impl FnOnce(Setup) -> Setup) -> Self {
         let temp = TempDir::with_prefix("berth-volumes-").unwrap();
         let (socket, volumes) = (temp.path().join("admin.sock"), temp.path().join("volumes"));
-        let server = with(&socket, &volumes).args(args).start();
+        let server = more(with(&socket, &volumes)).start();
         Self { server, socket, volumes, _temp: temp }
     }
 
