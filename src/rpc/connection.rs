@@ -152,7 +152,7 @@ impl Connection {
                 ready = self.link.stream.readable(), if readable => ready?,
                 ready = self.link.stream.writable(), if unsent => {
                     ready?;
-                    if self.link.flush() > 0 {
+                    if self.link.flush() {
                         self.last = Instant::now();
                         self.shared.pool.run(&mut self.link.unpark());
                     }
@@ -205,6 +205,7 @@ impl Connection {
             self.taking = None;
         } else if self.taking.is_none() {
             let (now, taken) = (Instant::now(), self.link.acknowledged());
+            self.link.progress().begin(now);
             self.taking = Some(Clock::start(now, taken, self.shared.limits.stalled));
         }
         unsent

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::net::{SendFlags, send};
 use tokio::io::Interest;
@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use super::buffers::Buffers;
 use super::memory_budget::{Account, Peer};
 use super::pool::Job;
+use super::progress::Progress;
 use super::record;
 use super::service::Reply;
 use crate::sys::socket;
@@ -53,9 +54,9 @@ pub struct Link {
     bytes: AtomicUsize,
     /// Whether the task waits for calls to end.
     watched: AtomicBool,
-    /// When the connection was accepted, and the microseconds from then to its last complete call.
-    accepted: Instant,
-    called: AtomicU64,
+    progress: Progress,
+    /// What the peer had acknowledged when it was last looked at.
+    acknowledged: AtomicU64,
 }
 
 #[derive(Default)]
@@ -125,20 +126,31 @@ impl Link {
             calls: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             watched: AtomicBool::new(false),
-            accepted: Instant::now(),
-            called: AtomicU64::new(0),
+            progress: Progress::new(Instant::now()),
+            acknowledged: AtomicU64::new(0),
         }
     }
 
-    /// Notes that a call was complete at this time, or had waited for memory until then.
-    pub fn called(&self, at: Instant) {
-        let after = at.saturating_duration_since(self.accepted).as_micros();
-        self.called.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Whether the connection moves.
+    pub const fn progress(&self) -> &Progress {
+        &self.progress
     }
 
-    /// When the last call was complete; before the first one, when the connection was accepted.
-    pub fn last_call(&self) -> Instant {
-        self.accepted + Duration::from_micros(self.called.load(Ordering::Relaxed))
+    /// Notes that a call was complete `at` this time, or begins, or had waited for memory until then.
+    /// While replies wait, a peer is judged by what it takes of them: calls are cheaper.
+    pub fn called(&self, at: Instant) {
+        if !self.has_unsent() {
+            self.progress.begin(at);
+        }
+    }
+
+    /// Notes what the peer has taken `now` of the replies that wait. A system call if there are any.
+    pub fn note_taken(&self, now: Instant) {
+        if self.has_unsent() {
+            let taken = self.acknowledged();
+            let before = self.acknowledged.swap(taken, Ordering::Relaxed);
+            self.progress.moved(taken.saturating_sub(before), now);
+        }
     }
 
     /// Sends marked replies, and empties `replies`. Does not block: what the socket does not take
@@ -181,16 +193,16 @@ impl Link {
         }
     }
 
-    /// Sends what waits, as far as the socket takes it; answers how many bytes that was.
-    pub fn flush(&self) -> usize {
+    /// Sends what waits, as far as the socket takes it; returns whether it took anything.
+    pub fn flush(&self) -> bool {
         let mut outbox = self.outbox();
-        let mut written = 0;
+        let (mut written, mut is_whole) = (0, false);
         while let Some(first) = outbox.queue.pop_front() {
             let at = outbox.sent;
             let n = self.write(&mut outbox.written, &first[at..]);
             if self.is_broken() {
                 self.break_off(outbox);
-                return 0;
+                return false;
             }
             written += n;
             self.unsent.fetch_sub(n, Ordering::SeqCst);
@@ -199,12 +211,24 @@ impl Link {
                 outbox.queue.push_front(first);
                 break;
             }
+            is_whole = true;
             outbox.sent = 0;
             outbox.charged -= first.capacity();
             self.account.give(first.capacity());
             self.buffers.give(first);
         }
-        written
+        drop(outbox);
+        self.note_written(written, is_whole);
+        written > 0
+    }
+
+    /// Notes that the socket took bytes of replies that had waited, and the end of one among them.
+    fn note_written(&self, bytes: usize, is_whole: bool) {
+        if is_whole {
+            self.progress.begin(Instant::now());
+        } else if bytes > 0 {
+            self.progress.moved(bytes as u64, Instant::now());
+        }
     }
 
     /// Writes to the socket until it takes no more; answers how much it took, and adds that to `total`.

@@ -32,6 +32,8 @@ pub mod memory_budget;
 pub mod message;
 pub mod pending;
 pub mod pool;
+mod pressure;
+mod progress;
 pub mod record;
 pub mod replay;
 pub mod server;
