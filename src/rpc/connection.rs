@@ -102,6 +102,9 @@ pub async fn run(
     let mut connection = Connection { service, shared, link, origin, intake, taking: None, last };
     if let Err(why) = connection.serve(&scratch).await {
         tracing::debug!(peer = %origin.peer, error = %why, "connection closed");
+        if matches!(why, Close::Stalled(_) | Close::Broken) {
+            connection.link.forget_sent();
+        }
     }
     connection.link.give_up();
 }
@@ -205,7 +208,6 @@ impl Connection {
             self.taking = None;
         } else if self.taking.is_none() {
             let (now, taken) = (Instant::now(), self.link.acknowledged());
-            self.link.progress().begin(now);
             self.taking = Some(Clock::start(now, taken, self.shared.limits.stalled));
         }
         unsent

@@ -25,8 +25,9 @@ use super::service::Origin;
 /// How many connections of a known address count as one of an unknown one.
 const CREDIT: usize = 8;
 
-/// A connection that has been quiet for longer is not in use.
-const UNUSED: Duration = Duration::from_secs(1);
+/// A connection that has been quiet for longer is not in use. Peers that take replies are looked at once
+/// a second.
+const UNUSED: Duration = Duration::from_secs(2);
 
 /// For how long an address is taken to be known, or unknown.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -164,9 +165,9 @@ impl Connections {
         self.knows.get().is_some_and(|knows| knows(ip))
     }
 
-    /// Forgets addresses that have no connections and hold nothing any more. If an address waits for
-    /// memory of which others hold much more, slow connections of those [give way](giving_way). To be
-    /// called every second.
+    /// Forgets addresses that have no connections and hold nothing any more, and looks at what peers have
+    /// taken of their replies. If an address waits for memory of which others hold much more, slow
+    /// connections of those [give way](giving_way). To be called every second.
     pub fn sweep(&self) {
         self.sweep_at(Instant::now());
     }
@@ -174,6 +175,15 @@ impl Connections {
     fn sweep_at(&self, now: Instant) {
         let mut hosts = self.hosts();
         hosts.retain(|_, host| host.is_used());
+        let links = hosts.values().flat_map(|host| &host.links);
+        let owed: Vec<_> = links.filter(|link| link.is_owed()).cloned().collect();
+        drop(hosts); // new connections need it
+        owed.iter().for_each(|link| link.look(now));
+        self.relieve(now);
+    }
+
+    fn relieve(&self, now: Instant) {
+        let hosts = self.hosts();
         let waiting = hosts.values().filter(|host| host.peer.is_waiting());
         let waiting: Vec<_> = waiting.map(|host| host.peer.held()).collect();
         if waiting.is_empty() {
@@ -181,7 +191,7 @@ impl Connections {
         }
         let holder = |host: &Host| Holder::new(host.peer.held(), &host.links);
         let holders = hosts.values().map(holder).collect();
-        drop(hosts); // new connections need it
+        drop(hosts);
         giving_way(holders, &waiting, now).iter().for_each(|link| link.give_up());
     }
 

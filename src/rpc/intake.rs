@@ -99,7 +99,7 @@ impl Intake {
         }
         let more = self.records.needs().saturating_sub(self.admitted);
         if more > 0 {
-            let admitted = link.account.admit(more);
+            let admitted = link.admit(more);
             if !admitted || !self.held_up {
                 self.limit_kernel(!admitted, link); // and not where it was granted after a wait
             }

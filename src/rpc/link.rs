@@ -5,11 +5,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::net::{SendFlags, send};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -19,8 +20,8 @@ use super::memory_budget::{Account, Peer};
 use super::pool::Job;
 use super::progress::Progress;
 use super::record;
+use super::sent::Sent;
 use super::service::Reply;
-use crate::sys::socket;
 
 /// Unsent bytes above which no further call is started. One reply more may come on top.
 const UNSENT_MAX: usize = 1024 * 1024;
@@ -55,8 +56,8 @@ pub struct Link {
     /// Whether the task waits for calls to end.
     watched: AtomicBool,
     progress: Progress,
-    /// What the peer had acknowledged when it was last looked at.
-    acknowledged: AtomicU64,
+    /// Whether the kernel holds replies that are charged to the account, as of the last look.
+    is_behind: AtomicBool,
 }
 
 #[derive(Default)]
@@ -66,8 +67,7 @@ struct Outbox {
     sent: usize,
     /// The capacities of what is in the queue, which are charged to the account.
     charged: usize,
-    /// What the socket has taken since the start.
-    written: u64,
+    kernel: Sent,
     /// Calls that must not run before there is room for their replies.
     parked: Vec<Job>,
 }
@@ -127,7 +127,7 @@ impl Link {
             bytes: AtomicUsize::new(0),
             watched: AtomicBool::new(false),
             progress: Progress::new(Instant::now()),
-            acknowledged: AtomicU64::new(0),
+            is_behind: AtomicBool::new(false),
         }
     }
 
@@ -139,18 +139,44 @@ impl Link {
     /// Notes that a call was complete `at` this time, or begins, or had waited for memory until then.
     /// While replies wait, a peer is judged by what it takes of them: calls are cheaper.
     pub fn called(&self, at: Instant) {
-        if !self.has_unsent() {
+        if !self.is_owed() {
             self.progress.begin(at);
         }
     }
 
-    /// Notes what the peer has taken `now` of the replies that wait. A system call if there are any.
-    pub fn note_taken(&self, now: Instant) {
-        if self.has_unsent() {
-            let taken = self.acknowledged();
-            let before = self.acknowledged.swap(taken, Ordering::Relaxed);
-            self.progress.moved(taken.saturating_sub(before), now);
+    /// Whether replies wait for the socket, or the kernel holds many.
+    pub fn is_owed(&self) -> bool {
+        self.is_behind.load(Ordering::Relaxed) || self.has_unsent()
+    }
+
+    /// Looks at what the peer has taken by `now` of the replies that are owed to it. A system call.
+    pub fn look(&self, now: Instant) {
+        let mut outbox = self.outbox();
+        if !self.is_broken() {
+            let unsent = self.unsent.load(Ordering::SeqCst);
+            outbox.kernel.look(unsent, &self.stream, &self.account, (&self.progress, now));
+            self.note_behind(&outbox.kernel);
         }
+    }
+
+    /// Charges the account if the address may hold so many bytes more, as [`Account::admit`].
+    pub fn admit(&self, bytes: usize) -> bool {
+        if self.is_behind.load(Ordering::Relaxed) && !self.account.fits(bytes) {
+            self.look_at_kernel(&mut self.outbox()); // it may hold less by now
+        }
+        self.account.admit(bytes)
+    }
+
+    fn look_at_kernel(&self, outbox: &mut Outbox) {
+        if !self.is_broken() {
+            outbox.kernel.charge(&self.stream, &self.account);
+            self.note_behind(&outbox.kernel);
+        }
+    }
+
+    fn note_behind(&self, kernel: &Sent) {
+        let is_behind = kernel.charged() > 0 || kernel.is_limited();
+        self.is_behind.store(is_behind, Ordering::Relaxed);
     }
 
     /// Sends marked replies, and empties `replies`. Does not block: what the socket does not take
@@ -159,7 +185,7 @@ impl Link {
         let mut outbox = self.outbox();
         let mut sent = 0;
         if outbox.queue.is_empty() && !self.is_broken() {
-            sent = self.write(&mut outbox.written, replies);
+            sent = self.write(&mut outbox, replies);
         }
         if self.is_broken() || sent == replies.len() {
             replies.clear();
@@ -196,10 +222,10 @@ impl Link {
     /// Sends what waits, as far as the socket takes it; returns whether it took anything.
     pub fn flush(&self) -> bool {
         let mut outbox = self.outbox();
-        let (mut written, mut is_whole) = (0, false);
+        let mut written = 0;
         while let Some(first) = outbox.queue.pop_front() {
             let at = outbox.sent;
-            let n = self.write(&mut outbox.written, &first[at..]);
+            let n = self.write(&mut outbox, &first[at..]);
             if self.is_broken() {
                 self.break_off(outbox);
                 return false;
@@ -211,28 +237,16 @@ impl Link {
                 outbox.queue.push_front(first);
                 break;
             }
-            is_whole = true;
             outbox.sent = 0;
             outbox.charged -= first.capacity();
             self.account.give(first.capacity());
             self.buffers.give(first);
         }
-        drop(outbox);
-        self.note_written(written, is_whole);
         written > 0
     }
 
-    /// Notes that the socket took bytes of replies that had waited, and the end of one among them.
-    fn note_written(&self, bytes: usize, is_whole: bool) {
-        if is_whole {
-            self.progress.begin(Instant::now());
-        } else if bytes > 0 {
-            self.progress.moved(bytes as u64, Instant::now());
-        }
-    }
-
-    /// Writes to the socket until it takes no more; answers how much it took, and adds that to `total`.
-    fn write(&self, total: &mut u64, bytes: &[u8]) -> usize {
+    /// Writes to the socket until it takes no more; returns how much it took.
+    fn write(&self, outbox: &mut Outbox, bytes: &[u8]) -> usize {
         let mut sent = 0;
         while sent < bytes.len() && !self.is_broken() {
             // Through try_io, because that notes when the socket is full: otherwise the task
@@ -251,15 +265,15 @@ impl Link {
                 }
             }
         }
-        *total += sent as u64;
+        if outbox.kernel.wrote(sent) {
+            self.look_at_kernel(outbox);
+        }
         sent
     }
 
     /// How many bytes of replies the peer has acknowledged since the start. A system call.
     pub fn acknowledged(&self) -> u64 {
-        let outbox = self.outbox();
-        let in_kernel = socket::unacknowledged(&self.stream).unwrap_or(0);
-        outbox.written.saturating_sub(in_kernel)
+        self.outbox().kernel.acknowledged(&self.stream)
     }
 
     /// Keeps a call that is about to run as a job, if the peer does not take the replies that it has: the
@@ -332,13 +346,20 @@ impl Link {
         self.wake.notify_one();
     }
 
+    /// Has the end of the connection be a reset. Otherwise the kernel would go on for minutes to offer
+    /// what it holds to a peer that takes nothing.
+    pub fn forget_sent(&self) {
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
     /// Leaves nothing to be sent.
     fn break_off(&self, mut outbox: MutexGuard<'_, Outbox>) {
         self.broken.store(true, Ordering::SeqCst);
         self.unsent.store(0, Ordering::SeqCst);
+        self.is_behind.store(false, Ordering::Relaxed);
         let left = std::mem::take(&mut *outbox);
         drop(outbox);
-        self.account.give(left.charged);
+        self.account.give(left.charged + left.kernel.charged());
         drop(left); // not under the lock: parked calls that are dropped come here, too
     }
 

@@ -36,6 +36,7 @@ mod pressure;
 mod progress;
 pub mod record;
 pub mod replay;
+mod sent;
 pub mod server;
 pub mod service;
 

@@ -39,7 +39,6 @@ impl Holder {
     /// the latest first, but not the first of them.
     fn slow(self, now: Instant) -> Vec<Arc<Link>> {
         let is_past = |since| now.saturating_duration_since(since) > STUCK;
-        self.links.iter().for_each(|link| link.note_taken(now));
         let links = self.links.into_iter().filter(|link| is_past(link.progress().begun()));
         let (mut behind, mut moving): (Vec<_>, Vec<_>) =
             links.partition(|link| is_past(link.progress().until()));
