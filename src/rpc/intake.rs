@@ -200,6 +200,9 @@ impl Intake {
         }
         self.charge(link);
         self.held_up = self.deferred.is_some();
+        if self.held_up {
+            self.limit_kernel(true, link); // it waits for memory, and what follows it is not read
+        }
         match (self.held_up, self.paused) {
             (true, _) => Turn::Paused,
             // What was kept back comes before the end of the stream, which is found again then.
@@ -297,6 +300,7 @@ mod tests {
     use crate::rpc::buffers::Buffers;
     use crate::rpc::memory_budget::{MINIMUM, MemoryBudget};
     use crate::rpc::record::Header;
+    use socket2::SockRef;
     use std::sync::Arc;
     use tokio::net::TcpListener;
 
@@ -349,5 +353,18 @@ mod tests {
             slow.receives(&[0], second);
         }
         assert!(slow.behind() >= 59, "a byte now and then is none");
+    }
+
+    #[tokio::test]
+    async fn the_kernel_keeps_little_while_a_call_waits_for_memory() {
+        let mut peer = Slow::new().await;
+        let stream = SockRef::from(&peer.link.stream);
+        stream.set_recv_buffer_size(1 << 20).unwrap();
+        let before = stream.recv_buffer_size().unwrap();
+        let start = peer.intake.before();
+        let turn = peer.intake.after(start, (Turn::Again, Flow::Pause), Some(vec![0]), &peer.link);
+        assert_eq!(turn, Turn::Paused);
+        let limited = stream.recv_buffer_size().unwrap();
+        assert!(limited < before / 2, "{limited} of {before}");
     }
 }
