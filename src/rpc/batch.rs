@@ -214,7 +214,7 @@ struct Way<'a> {
 
 impl Gate for Way<'_> {
     fn admit(&mut self, bytes: usize) -> bool {
-        let admitted = self.link.account.admit(bytes);
+        let admitted = self.link.admit(bytes);
         self.admitted = if admitted { bytes } else { 0 };
         admitted
     }

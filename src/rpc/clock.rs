@@ -10,6 +10,12 @@ use std::time::{Duration, Instant};
 /// Bytes a second at which a peer is never late: 64 kbit/s.
 const RATE: u64 = 8 * 1024;
 
+/// For how long a peer that moved so many bytes has kept up: twice the time that they may take, because
+/// lines are uneven.
+pub fn credit(bytes: u64) -> Duration {
+    Duration::from_micros(bytes.saturating_mul(2_000_000) / RATE)
+}
+
 /// The deadline of a peer that has something to send or to take.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {

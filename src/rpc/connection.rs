@@ -102,6 +102,9 @@ pub async fn run(
     let mut connection = Connection { service, shared, link, origin, intake, taking: None, last };
     if let Err(why) = connection.serve(&scratch).await {
         tracing::debug!(peer = %origin.peer, error = %why, "connection closed");
+        if matches!(why, Close::Stalled(_) | Close::Broken) {
+            connection.link.forget_sent();
+        }
     }
     connection.link.give_up();
 }
@@ -152,7 +155,7 @@ impl Connection {
                 ready = self.link.stream.readable(), if readable => ready?,
                 ready = self.link.stream.writable(), if unsent => {
                     ready?;
-                    if self.link.flush() > 0 {
+                    if self.link.flush() {
                         self.last = Instant::now();
                         self.shared.pool.run(&mut self.link.unpark());
                     }

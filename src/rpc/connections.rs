@@ -1,7 +1,7 @@
 //! Who may have a connection when all of them are taken.
 //!
 //! Up to the limit everybody may. Beyond it, a new connection takes the place of another: of the address
-//! that has most, the one whose last call is the longest ago. A flood from one address so displaces its
+//! that has most, the one that has been quiet the longest ([`super::progress`]). A flood from one address so displaces its
 //! own connections, and costs others none. An address is counted a [`CREDIT`]th if it is known: it is
 //! listed in an export by more than `*`, has something mounted, or is this machine, from where health
 //! checks come. So unknown addresses give way to known ones, however many they are.
@@ -19,16 +19,15 @@ use std::time::{Duration, Instant};
 use super::address::Address;
 use super::link::Link;
 use super::memory_budget::{MemoryBudget, Peer};
+use super::pressure::{Holder, giving_way};
 use super::service::Origin;
 
 /// How many connections of a known address count as one of an unknown one.
 const CREDIT: usize = 8;
 
-/// A connection whose last call is longer ago is not in use.
-const UNUSED: Duration = Duration::from_secs(1);
-
-/// One that holds memory gives way to others that wait for it when its last call is longer ago.
-const STUCK: Duration = Duration::from_secs(5);
+/// A connection that has been quiet for longer is not in use. Peers that take replies are looked at once
+/// a second.
+const UNUSED: Duration = Duration::from_secs(2);
 
 /// For how long an address is taken to be known, or unknown.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -166,18 +165,34 @@ impl Connections {
         self.knows.get().is_some_and(|knows| knows(ip))
     }
 
-    /// Forgets addresses that have no connections and hold nothing any more. If an address waits for
-    /// memory of which another holds much more, connections of that one give way that hold some and have
-    /// been quiet for long. To be called every second.
+    /// Forgets addresses that have no connections and hold nothing any more, and looks at what peers have
+    /// taken of their replies. If an address waits for memory of which others hold much more, slow
+    /// connections of those [give way](giving_way). To be called every second.
     pub fn sweep(&self) {
+        self.sweep_at(Instant::now());
+    }
+
+    fn sweep_at(&self, now: Instant) {
         let mut hosts = self.hosts();
         hosts.retain(|_, host| host.is_used());
-        let held = |host: &Host| host.peer.held();
-        let Some(greediest) = hosts.values().max_by_key(|host| held(host)) else { return };
-        let waits = |host: &&Host| host.peer.is_waiting() && held(host) < held(greediest) / 2;
-        let give_way = greediest.stuck(Instant::now(), hosts.values().filter(waits).count());
+        let links = hosts.values().flat_map(|host| &host.links);
+        let owed: Vec<_> = links.filter(|link| link.is_owed()).cloned().collect();
+        drop(hosts); // new connections need it
+        owed.iter().for_each(|link| link.look(now));
+        self.relieve(now);
+    }
+
+    fn relieve(&self, now: Instant) {
+        let hosts = self.hosts();
+        let waiting = hosts.values().filter(|host| host.peer.is_waiting());
+        let waiting: Vec<_> = waiting.map(|host| host.peer.held()).collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let holder = |host: &Host| Holder::new(host.peer.held(), &host.links);
+        let holders = hosts.values().map(holder).collect();
         drop(hosts);
-        give_way.iter().for_each(|link| link.give_up());
+        giving_way(holders, &waiting, now).iter().for_each(|link| link.give_up());
     }
 
     fn leave(&self, address: Address, link: &Arc<Link>) {
@@ -224,27 +239,10 @@ impl Host {
         }
     }
 
-    /// Up to `count` connections that hold memory and have made no progress for long, longest first.
-    fn stuck(&self, now: Instant, count: usize) -> Vec<Arc<Link>> {
-        if count == 0 {
-            return Vec::new();
-        }
-        // What waits for us is not stuck: neither calls that are carried out, nor records that wait for
-        // memory, which hold none that was admitted.
-        let is_stuck = |link: &&Arc<Link>| {
-            link.account.is_charged()
-                && link.is_settled()
-                && now.saturating_duration_since(link.last_call()) > STUCK
-        };
-        let mut stuck: Vec<_> = self.links.iter().filter(is_stuck).cloned().collect();
-        stuck.sort_by_key(|link| link.last_call());
-        stuck.truncate(count);
-        stuck
-    }
-
-    /// When the connection whose last call is the longest ago was quiet since, and its place.
+    /// Until when the connection that has been quiet the longest has kept up, and its place.
     fn quietest(&self) -> Option<(Instant, usize)> {
-        self.links.iter().enumerate().map(|(place, link)| (link.last_call(), place)).min()
+        let quiet_since = |(place, link): (usize, &Arc<Link>)| (link.progress().until(), place);
+        self.links.iter().enumerate().map(quiet_since).min()
     }
 }
 
@@ -404,19 +402,79 @@ mod tests {
         assert_eq!(gone(&seats).len(), 3);
     }
 
-    #[tokio::test]
-    async fn memory_is_taken_from_who_has_most_for_who_waits() {
+    /// Records that connections of `10.0.0.1` hold, while `10.0.0.2` waits for memory.
+    async fn pressed(records: usize) -> (Places, Vec<Seat>, Seat) {
         let places = Places::new(|_| false).await;
-        let [greedy, other] = [places.free("10.0.0.1").await, places.free("10.0.0.1").await];
-        let busy = places.free("10.0.0.1").await;
+        let mut seats = Vec::new();
+        for _ in 0..records {
+            seats.push(places.free("10.0.0.1").await);
+            seats.last().unwrap().link().account.take(MINIMUM / records);
+        }
         let newcomer = places.free("10.0.0.2").await;
-        busy.link().called(Instant::now() + STUCK * 3);
-        [&greedy, &busy].iter().for_each(|seat| seat.link().account.take(MINIMUM / 2));
         assert!(!newcomer.link().account.admit(MINIMUM / 4));
-        let long_ago = |host: &Host| host.stuck(Instant::now() + STUCK * 2, LIMIT);
-        let stuck: Vec<_> = places.connections.hosts().values().flat_map(long_ago).collect();
-        assert!(stuck.len() == 1 && Arc::ptr_eq(&stuck[0], greedy.link()));
-        places.connections.sweep();
-        assert!(gone(&[greedy, other, busy]).is_empty(), "it was not quiet for long");
+        (places, seats, newcomer)
+    }
+
+    /// Which connections gave way after so many seconds, in which they received so many bytes each second.
+    fn pass(places: &Places, seats: &[Seat], seconds: u64, rates: &[u64]) -> Vec<usize> {
+        let start = Instant::now();
+        for second in 1..=seconds {
+            let now = start + Duration::from_secs(second);
+            let moved = seats.iter().zip(rates);
+            moved.for_each(|(seat, bytes)| seat.link().progress().moved(*bytes, now));
+            places.connections.sweep_at(now);
+        }
+        gone(seats)
+    }
+
+    const RATE: u64 = 8 * 1024;
+
+    #[tokio::test]
+    async fn a_slow_record_that_keeps_up_is_not_cut_off_however_many_wait() {
+        let (places, seats, _newcomer) = pressed(1).await;
+        assert!(pass(&places, &seats, 120, &[RATE]).is_empty());
+        assert_eq!(pass(&places, &seats, 140, &[0]), [0], "and one that stops gives way");
+    }
+
+    #[tokio::test]
+    async fn who_falls_behind_gives_way_to_who_waits() {
+        let (places, seats, _newcomer) = pressed(1).await;
+        assert!(pass(&places, &seats, 4, &[0]).is_empty(), "not at once");
+        assert_eq!(pass(&places, &seats, 20, &[RATE / 4]), [0]);
+    }
+
+    #[tokio::test]
+    async fn who_falls_behind_gives_way_before_who_keeps_up() {
+        let (places, seats, newcomer) = pressed(3).await;
+        assert_eq!(pass(&places, &seats, 5, &[RATE, 0, RATE]), [1]);
+        // Of those that keep up, one stays.
+        assert_eq!(pass(&places, &seats, 60, &[RATE, 0, RATE]).len(), 2);
+        assert!(!newcomer.link().is_broken());
+    }
+
+    #[tokio::test]
+    async fn many_records_at_the_minimum_rate_are_cut_down_to_one() {
+        let (places, seats, _newcomer) = pressed(4).await;
+        assert_eq!(pass(&places, &seats, 60, &[RATE; 4]).len(), 3);
+    }
+
+    #[tokio::test]
+    async fn who_gets_calls_done_is_not_slow() {
+        let (places, seats, _newcomer) = pressed(2).await;
+        let later = Instant::now() + Duration::from_secs(60);
+        seats.iter().for_each(|seat| seat.link().called(later));
+        assert!(pass(&places, &seats, 60, &[0, 0]).is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_has_less_gives_way_where_who_has_most_is_not_slow() {
+        let (places, mut seats, _newcomer) = pressed(2).await;
+        seats.iter().for_each(|seat| {
+            seat.link().account.give(MINIMUM / 4);
+            seat.link().called(Instant::now() + Duration::from_secs(60));
+        });
+        seats.push(places.free("10.0.0.3").await);
+        seats[2].link().account.take(MINIMUM / 4);
+        assert_eq!(pass(&places, &seats, 7, &[0; 3]), [2]);
     }
 }

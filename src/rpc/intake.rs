@@ -99,7 +99,7 @@ impl Intake {
         }
         let more = self.records.needs().saturating_sub(self.admitted);
         if more > 0 {
-            let admitted = link.account.admit(more);
+            let admitted = link.admit(more);
             if !admitted || !self.held_up {
                 self.limit_kernel(!admitted, link); // and not where it was granted after a wait
             }
@@ -176,7 +176,8 @@ impl Intake {
 
     /// What to remember before a turn.
     pub const fn before(&self) -> Before {
-        Before { given: self.records.given(), is_inside: self.records.inside() }
+        let (given, is_inside) = (self.records.given(), self.records.inside());
+        Before { given, is_inside, received: self.received }
     }
 
     /// Notes what a turn left: what is `deferred`, and whether records are kept back. Charges what is
@@ -194,17 +195,31 @@ impl Intake {
             link.called(self.arrived);
             self.admitted = 0; // what it had is charged to its call
         }
-        if self.records.inside() && (was_given || !before.is_inside || self.held_up) {
-            let now = if self.held_up { Instant::now() } else { self.arrived };
-            self.clock = Clock::start(now, self.received, self.patience);
+        if self.records.inside() {
+            self.note_inside(was_given || !before.is_inside, before.received, link);
         }
         self.charge(link);
         self.held_up = self.deferred.is_some();
+        if self.held_up {
+            self.limit_kernel(true, link); // it waits for memory, and what follows it is not read
+        }
         match (self.held_up, self.paused) {
             (true, _) => Turn::Paused,
             // What was kept back comes before the end of the stream, which is found again then.
             (false, true) => Turn::Again,
             (false, false) => turn,
+        }
+    }
+
+    /// Notes that the bytes beyond `before` belong to a record that is not complete, and may have begun
+    /// with them.
+    fn note_inside(&mut self, begins: bool, before: u64, link: &Link) {
+        if begins || self.held_up {
+            let now = if self.held_up { Instant::now() } else { self.arrived };
+            self.clock = Clock::start(now, self.received, self.patience);
+            link.called(now);
+        } else {
+            link.progress().moved(self.received - before, self.arrived);
         }
     }
 
@@ -247,6 +262,7 @@ impl Intake {
 pub struct Before {
     given: u64,
     is_inside: bool,
+    received: u64,
 }
 
 /// What was received.
@@ -275,5 +291,80 @@ fn receive(
         (Some(bytes), Err(_)) => Ok(Received { bytes, turn: Turn::Drained }),
         (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
         (None, _) => Ok(Received { bytes: 0, turn: Turn::Drained }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::buffers::Buffers;
+    use crate::rpc::memory_budget::{MINIMUM, MemoryBudget};
+    use crate::rpc::record::Header;
+    use socket2::SockRef;
+    use std::sync::Arc;
+    use tokio::net::TcpListener;
+
+    /// A connection whose peer sends when it is told so.
+    struct Slow {
+        intake: Intake,
+        link: Link,
+        start: Instant,
+    }
+
+    impl Slow {
+        async fn new() -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let budget = MemoryBudget::new(MINIMUM);
+            let link =
+                Link::new(stream, Arc::new(Buffers::new(Arc::clone(&budget))), &budget.peer());
+            let intake = Intake::new(1 << 20, Duration::from_secs(60));
+            Self { intake, link, start: Instant::now() }
+        }
+
+        /// The server reads `bytes` so many seconds after the start.
+        fn receives(&mut self, bytes: &[u8], second: u64) {
+            let before = self.intake.before();
+            match self.intake.records.room(Vec::new) {
+                Some((own, _)) => own.extend(bytes),
+                None => assert_eq!(self.intake.records.feed(bytes, |_| Flow::Go), Ok(Flow::Go)),
+            }
+            self.intake.received += bytes.len() as u64;
+            self.intake.arrived = self.start + Duration::from_secs(second);
+            self.intake.after(before, (Turn::Drained, Flow::Go), None, &self.link);
+        }
+
+        fn behind(&self) -> u64 {
+            (self.intake.arrived - self.link.progress().until()).as_secs()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_that_arrives_slowly_is_progress_at_the_minimum_rate() {
+        let mut slow = Slow::new().await;
+        slow.receives(&Header::whole(1 << 20).to_be_bytes(), 50);
+        assert_eq!(slow.behind(), 0, "what it was idle before is not counted");
+        for second in 51..=100 {
+            slow.receives(&[0; 8 * 1024], second);
+            assert_eq!(slow.behind(), 0);
+        }
+        assert_eq!((slow.intake.arrived - slow.link.progress().begun()).as_secs(), 50);
+        for second in 101..=160 {
+            slow.receives(&[0], second);
+        }
+        assert!(slow.behind() >= 59, "a byte now and then is none");
+    }
+
+    #[tokio::test]
+    async fn the_kernel_keeps_little_while_a_call_waits_for_memory() {
+        let mut peer = Slow::new().await;
+        let stream = SockRef::from(&peer.link.stream);
+        stream.set_recv_buffer_size(1 << 20).unwrap();
+        let before = stream.recv_buffer_size().unwrap();
+        let start = peer.intake.before();
+        let turn = peer.intake.after(start, (Turn::Again, Flow::Pause), Some(vec![0]), &peer.link);
+        assert_eq!(turn, Turn::Paused);
+        let limited = stream.recv_buffer_size().unwrap();
+        assert!(limited < before / 2, "{limited} of {before}");
     }
 }

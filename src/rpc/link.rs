@@ -5,11 +5,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::net::{SendFlags, send};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -17,9 +18,10 @@ use tokio::sync::Notify;
 use super::buffers::Buffers;
 use super::memory_budget::{Account, Peer};
 use super::pool::Job;
+use super::progress::Progress;
 use super::record;
+use super::sent::Sent;
 use super::service::Reply;
-use crate::sys::socket;
 
 /// Unsent bytes above which no further call is started. One reply more may come on top.
 const UNSENT_MAX: usize = 1024 * 1024;
@@ -53,9 +55,9 @@ pub struct Link {
     bytes: AtomicUsize,
     /// Whether the task waits for calls to end.
     watched: AtomicBool,
-    /// When the connection was accepted, and the microseconds from then to its last complete call.
-    accepted: Instant,
-    called: AtomicU64,
+    progress: Progress,
+    /// Whether the kernel holds replies that are charged to the account, as of the last look.
+    is_behind: AtomicBool,
 }
 
 #[derive(Default)]
@@ -65,8 +67,7 @@ struct Outbox {
     sent: usize,
     /// The capacities of what is in the queue, which are charged to the account.
     charged: usize,
-    /// What the socket has taken since the start.
-    written: u64,
+    kernel: Sent,
     /// Calls that must not run before there is room for their replies.
     parked: Vec<Job>,
 }
@@ -125,20 +126,57 @@ impl Link {
             calls: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             watched: AtomicBool::new(false),
-            accepted: Instant::now(),
-            called: AtomicU64::new(0),
+            progress: Progress::new(Instant::now()),
+            is_behind: AtomicBool::new(false),
         }
     }
 
-    /// Notes that a call was complete at this time, or had waited for memory until then.
-    pub fn called(&self, at: Instant) {
-        let after = at.saturating_duration_since(self.accepted).as_micros();
-        self.called.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Whether the connection moves.
+    pub const fn progress(&self) -> &Progress {
+        &self.progress
     }
 
-    /// When the last call was complete; before the first one, when the connection was accepted.
-    pub fn last_call(&self) -> Instant {
-        self.accepted + Duration::from_micros(self.called.load(Ordering::Relaxed))
+    /// Notes that a call was complete `at` this time, or begins, or had waited for memory until then.
+    /// While replies wait, a peer is judged by what it takes of them: calls are cheaper.
+    pub fn called(&self, at: Instant) {
+        if !self.is_owed() {
+            self.progress.begin(at);
+        }
+    }
+
+    /// Whether replies wait for the socket, or the kernel holds many.
+    pub fn is_owed(&self) -> bool {
+        self.is_behind.load(Ordering::Relaxed) || self.has_unsent()
+    }
+
+    /// Looks at what the peer has taken by `now` of the replies that are owed to it. A system call.
+    pub fn look(&self, now: Instant) {
+        let mut outbox = self.outbox();
+        if !self.is_broken() {
+            let unsent = self.unsent.load(Ordering::SeqCst);
+            outbox.kernel.look(unsent, &self.stream, &self.account, (&self.progress, now));
+            self.note_behind(&outbox.kernel);
+        }
+    }
+
+    /// Charges the account if the address may hold so many bytes more, as [`Account::admit`].
+    pub fn admit(&self, bytes: usize) -> bool {
+        if self.is_behind.load(Ordering::Relaxed) && !self.account.fits(bytes) {
+            self.look_at_kernel(&mut self.outbox()); // it may hold less by now
+        }
+        self.account.admit(bytes)
+    }
+
+    fn look_at_kernel(&self, outbox: &mut Outbox) {
+        if !self.is_broken() {
+            outbox.kernel.charge(&self.stream, &self.account);
+            self.note_behind(&outbox.kernel);
+        }
+    }
+
+    fn note_behind(&self, kernel: &Sent) {
+        let is_behind = kernel.charged() > 0 || kernel.is_limited();
+        self.is_behind.store(is_behind, Ordering::Relaxed);
     }
 
     /// Sends marked replies, and empties `replies`. Does not block: what the socket does not take
@@ -147,7 +185,7 @@ impl Link {
         let mut outbox = self.outbox();
         let mut sent = 0;
         if outbox.queue.is_empty() && !self.is_broken() {
-            sent = self.write(&mut outbox.written, replies);
+            sent = self.write(&mut outbox, replies);
         }
         if self.is_broken() || sent == replies.len() {
             replies.clear();
@@ -181,16 +219,16 @@ impl Link {
         }
     }
 
-    /// Sends what waits, as far as the socket takes it; answers how many bytes that was.
-    pub fn flush(&self) -> usize {
+    /// Sends what waits, as far as the socket takes it; returns whether it took anything.
+    pub fn flush(&self) -> bool {
         let mut outbox = self.outbox();
         let mut written = 0;
         while let Some(first) = outbox.queue.pop_front() {
             let at = outbox.sent;
-            let n = self.write(&mut outbox.written, &first[at..]);
+            let n = self.write(&mut outbox, &first[at..]);
             if self.is_broken() {
                 self.break_off(outbox);
-                return 0;
+                return false;
             }
             written += n;
             self.unsent.fetch_sub(n, Ordering::SeqCst);
@@ -204,11 +242,11 @@ impl Link {
             self.account.give(first.capacity());
             self.buffers.give(first);
         }
-        written
+        written > 0
     }
 
-    /// Writes to the socket until it takes no more; answers how much it took, and adds that to `total`.
-    fn write(&self, total: &mut u64, bytes: &[u8]) -> usize {
+    /// Writes to the socket until it takes no more; returns how much it took.
+    fn write(&self, outbox: &mut Outbox, bytes: &[u8]) -> usize {
         let mut sent = 0;
         while sent < bytes.len() && !self.is_broken() {
             // Through try_io, because that notes when the socket is full: otherwise the task
@@ -227,15 +265,15 @@ impl Link {
                 }
             }
         }
-        *total += sent as u64;
+        if outbox.kernel.wrote(sent) {
+            self.look_at_kernel(outbox);
+        }
         sent
     }
 
     /// How many bytes of replies the peer has acknowledged since the start. A system call.
     pub fn acknowledged(&self) -> u64 {
-        let outbox = self.outbox();
-        let in_kernel = socket::unacknowledged(&self.stream).unwrap_or(0);
-        outbox.written.saturating_sub(in_kernel)
+        self.outbox().kernel.acknowledged(&self.stream)
     }
 
     /// Keeps a call that is about to run as a job, if the peer does not take the replies that it has: the
@@ -308,13 +346,20 @@ impl Link {
         self.wake.notify_one();
     }
 
+    /// Has the end of the connection be a reset. Otherwise the kernel would go on for minutes to offer
+    /// what it holds to a peer that takes nothing.
+    pub fn forget_sent(&self) {
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
     /// Leaves nothing to be sent.
     fn break_off(&self, mut outbox: MutexGuard<'_, Outbox>) {
         self.broken.store(true, Ordering::SeqCst);
         self.unsent.store(0, Ordering::SeqCst);
+        self.is_behind.store(false, Ordering::Relaxed);
         let left = std::mem::take(&mut *outbox);
         drop(outbox);
-        self.account.give(left.charged);
+        self.account.give(left.charged + left.kernel.charged());
         drop(left); // not under the lock: parked calls that are dropped come here, too
     }
 

@@ -1,5 +1,5 @@
-//! One budget for the memory that peers make the server hold: incomplete records, queued calls,
-//! unsent replies.
+//! One budget for the memory that peers make the server hold: incomplete records, queued calls, and
+//! replies that are not acknowledged, also those that the kernel holds ([`super::sent`]).
 //!
 //! ```text
 //!   Account (a connection) --+
@@ -313,7 +313,13 @@ impl Account {
         budget.grant(Some(Waiter { account, peer, bytes }));
     }
 
-    fn fits(&self, bytes: usize) -> bool {
+    /// Whether the address holds less than half of its share.
+    pub fn has_plenty(&self) -> bool {
+        self.peer.may_take(self.peer.taken.load(Ordering::SeqCst).max(CHUNK))
+    }
+
+    /// Whether the address may hold so many bytes more.
+    pub fn fits(&self, bytes: usize) -> bool {
         let used = self.used.load(Ordering::SeqCst);
         let more = charge(used + bytes) - charge(used);
         more == 0 || self.peer.may_take(more)

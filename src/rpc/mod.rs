@@ -33,8 +33,11 @@ pub mod memory_budget;
 pub mod message;
 pub mod pending;
 pub mod pool;
+mod pressure;
+mod progress;
 pub mod record;
 pub mod replay;
+mod sent;
 pub mod server;
 pub mod service;
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use rustix::net::sockopt::set_socket_recv_buffer_size;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
 use rustix::net::{RecvFlags, recv};
 
 use crate::errno::Result;
@@ -48,17 +48,41 @@ const LIMITED: usize = 128 * 1024;
 /// # Errors
 /// It is no socket, or the kernel is older.
 pub fn unlimit_receiving(fd: impl AsFd) -> Result<()> {
-    let nothing: libc::c_int = 0;
+    unlock(fd, SOCK_RCVBUF_LOCK)
+}
+
+/// Has the kernel take only little that is to be sent, about [`LIMITED`] bytes, until the peer has
+/// acknowledged it.
+///
+/// # Errors
+/// It is no socket.
+pub fn limit_sending(fd: impl AsFd) -> Result<()> {
+    Ok(set_socket_send_buffer_size(fd, LIMITED / 2)?)
+}
+
+/// As [`unlimit_receiving`], for what is to be sent.
+///
+/// # Errors
+/// It is no socket, or the kernel is older.
+pub fn unlimit_sending(fd: impl AsFd) -> Result<()> {
+    unlock(fd, SOCK_SNDBUF_LOCK)
+}
+
+/// Flags of `SO_BUF_LOCK`: the size of the buffer was set, and is not to be changed (linux/socket.h).
+const SOCK_SNDBUF_LOCK: libc::c_int = 1;
+const SOCK_RCVBUF_LOCK: libc::c_int = 2;
+
+fn unlock(fd: impl AsFd, flag: libc::c_int) -> Result<()> {
+    let (fd, mut flags, mut size) = (fd.as_fd().as_raw_fd(), 0, INT_SIZE);
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_BUF_LOCK);
+    // SAFETY: the descriptor is borrowed, and the kernel writes one integer and its size.
+    let answer =
+        unsafe { libc::getsockopt(fd, level, option, (&raw mut flags).cast(), &raw mut size) };
+    super::check(answer)?;
+    let flags: libc::c_int = flags & !flag;
     // SAFETY: the descriptor is borrowed, and the kernel reads one integer.
-    let answer = unsafe {
-        libc::setsockopt(
-            fd.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_BUF_LOCK,
-            (&raw const nothing).cast(),
-            INT_SIZE,
-        )
-    };
+    let answer =
+        unsafe { libc::setsockopt(fd, level, option, (&raw const flags).cast(), INT_SIZE) };
     super::check(answer)?;
     Ok(())
 }
@@ -81,7 +105,7 @@ pub fn unacknowledged(fd: impl AsFd) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::sockopt::socket_recv_buffer_size;
+    use rustix::net::sockopt::{socket_recv_buffer_size, socket_send_buffer_size};
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
 
@@ -92,7 +116,10 @@ mod tests {
         let (other, _) = listener.accept().unwrap();
         limit_receiving(&other).unwrap();
         assert_eq!(socket_recv_buffer_size(&other).unwrap(), LIMITED);
+        limit_sending(&other).unwrap();
+        assert_eq!(socket_send_buffer_size(&other).unwrap(), LIMITED);
         unlimit_receiving(&other).unwrap();
+        unlimit_sending(&other).unwrap();
         one.write_all(&[7; 1000]).unwrap();
         let mut got = [0; 2000];
         while read(&other, &mut got).is_err() {

@@ -280,7 +280,7 @@ where
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io;
 
     use tracing_subscriber::fmt::MakeWriter;
@@ -311,7 +311,7 @@ mod tests {
     }
 
     /// The lines that are written while `work` runs, and the limiter that decided.
-    fn written(work: impl FnOnce(&Limiter)) -> Vec<String> {
+    pub fn written(work: impl FnOnce(&Limiter)) -> Vec<String> {
         let (log, limiter) = (Log::default(), Arc::new(Limiter::default()));
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(Level::DEBUG)
@@ -328,7 +328,8 @@ mod tests {
         tracing::info!(%peer, "refused");
     }
 
-    fn count(lines: &[String], what: &str) -> usize {
+    /// In how many lines this is.
+    pub fn count(lines: &[String], what: &str) -> usize {
         lines.iter().filter(|line| line.contains(what)).count()
     }
 

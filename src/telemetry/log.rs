@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::bounded::{Bounded, Limiter};
+use super::panics;
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -19,7 +20,7 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging, for the whole process. Filters that make no sense in `RUST_LOG` are left out.
+/// Starts logging, for the whole process, panics too. Filters that make no sense in `RUST_LOG` are left out.
 /// Returns what bounds the lines that peers cause.
 pub fn start(format: Format) -> Arc<Limiter> {
     let limiter = Arc::<Limiter>::default();
@@ -39,6 +40,7 @@ pub fn start(format: Format) -> Arc<Limiter> {
             log.map_event_format(|format| Bounded::new(format, Arc::clone(&limiter))).init();
         }
     }
+    panics::log();
     limiter
 }
 

@@ -3,3 +3,4 @@
 pub mod bounded;
 pub mod log;
 pub mod metrics;
+mod panics;

@@ -5,6 +5,7 @@ mod budget;
 mod crowd;
 mod dribble;
 mod gone;
+mod unread;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -22,6 +23,16 @@ use crate::support::{PATIENCE, eventually};
 /// NULL, without credentials.
 fn null(xid: u32) -> Vec<u8> {
     message(xid, NFS, 0, &auth(0, &[]), &[])
+}
+
+/// How many sockets the server has open.
+fn sockets(s: &Server) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", s.pid().as_raw_nonzero())).unwrap();
+    let target = |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).ok();
+    open.flatten()
+        .filter_map(target)
+        .filter(|to| to.to_string_lossy().starts_with("socket:"))
+        .count()
 }
 
 /// The server answers new connections, and knows its files.

@@ -1,56 +1,8 @@
 //! What clients that want too much cost: memory stays within bounds.
 
-use std::io::{ErrorKind, Write};
-use std::net::TcpStream;
-
-use nfs3_types::xdr_codec::Opaque;
-
-use crate::support::client::{Client, NFS, message, record};
 use crate::support::eventually;
-use crate::support::server::{Server, Setup, raise_descriptors};
-use crate::support::wire::*;
-
-const MIB: usize = 1 << 20;
-
-/// A connection that sends the same WRITE of a megabyte again and again and takes no answers.
-struct Writer {
-    stream: TcpStream,
-    sent: usize,
-}
-
-impl Writer {
-    fn connect(s: &Server) -> Self {
-        let stream = TcpStream::connect(s.addr).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        Self { stream, sent: 0 }
-    }
-
-    /// Sends up to `max` bytes, as far as the server takes them; returns how many.
-    fn send(&mut self, call: &[u8], max: usize) -> usize {
-        let start = self.sent;
-        while self.sent - start < max {
-            match self.stream.write(&call[self.sent % call.len()..]) {
-                Ok(len) => self.sent += len,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(e) => panic!("{e}"),
-            }
-        }
-        self.sent - start
-    }
-}
-
-fn megabyte(c: &mut Client) -> Vec<u8> {
-    let root = c.root();
-    let data = vec![7; MIB];
-    let args = WRITE3args {
-        file: c.file(&root, "file"),
-        offset: 0,
-        count: 1 << 20,
-        stable: stable_how::UNSTABLE,
-        data: Opaque::borrowed(&data),
-    };
-    record(&message(1, NFS, 7, &c.cred.encoded(), &packed(&args)))
-}
+use crate::support::large::{MIB, Peer, megabytes};
+use crate::support::server::{Setup, raise_descriptors};
 
 /// What the server may hold for its clients, and what it grows by then.
 const MEMORY: &str = "128Mi";
@@ -62,12 +14,12 @@ fn a_thousand_writers_take_turns_with_the_memory() {
     raise_descriptors();
     let s = Setup::default().args(&["--memory", MEMORY]).start();
     let mut c = s.client();
-    let call = megabyte(&mut c);
+    let [call, _] = megabytes(&mut c);
     let before = s.status_kib("VmHWM:");
-    let mut writers: Vec<_> = (0..CONNECTIONS).map(|_| Writer::connect(&s)).collect();
+    let mut writers: Vec<_> = (0..CONNECTIONS).map(|_| Peer::connect(&s)).collect();
     let mut sent = 0;
     eventually("three megabytes of each are taken", || {
-        sent += writers.iter_mut().map(|writer| writer.send(&call, MIB)).sum::<usize>();
+        sent += writers.iter_mut().map(|writer| writer.send(&call, MIB, usize::MAX)).sum::<usize>();
         sent > 3 * CONNECTIONS * MIB
     });
     c.null();
@@ -81,11 +33,12 @@ fn writers_whose_disk_is_stuck_share_the_memory_and_go_on_afterwards() {
     raise_descriptors();
     let s = Setup::default().faults().args(&["--memory", MEMORY]).start();
     let (mut c, disk) = (s.client(), s.faults());
-    let call = megabyte(&mut c);
+    let [call, _] = megabytes(&mut c);
     let before = s.status_kib("VmHWM:");
     disk.stuck(true);
-    let mut writers: Vec<_> = (0..CONNECTIONS).map(|_| Writer::connect(&s)).collect();
-    let mut sweep = || -> usize { writers.iter_mut().map(|w| w.send(&call, 16 * MIB)).sum() };
+    let mut writers: Vec<_> = (0..CONNECTIONS).map(|_| Peer::connect(&s)).collect();
+    let mut sweep =
+        || -> usize { writers.iter_mut().map(|w| w.send(&call, 16 * MIB, usize::MAX)).sum() };
     let mut quiet = 0;
     // The kernel may look for room in its own buffers for a moment.
     eventually("the server takes no more", || {

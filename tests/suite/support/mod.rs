@@ -9,6 +9,7 @@ mod calls;
 pub mod client;
 pub mod faults;
 pub mod fuse;
+pub mod large;
 pub mod server;
 pub mod volumes;
 pub mod wire;
