@@ -146,6 +146,7 @@ impl Admin for Double {
             path: spec.export_path(),
             directory: format!("/srv/{}", spec.name),
             created: Timestamp::UNIX_EPOCH,
+            copy_of: None,
             phase,
             used: 0,
             free: spec.capacity,

@@ -9,7 +9,7 @@ use crate::volume::spec::{OnDelete, Phase, Quota, Spec, Status, squash_name};
 use crate::volume::trash;
 
 /// How times are shown, always in UTC.
-const TIME: &str = "%Y-%m-%d %H:%MZ";
+pub const TIME: &str = "%Y-%m-%d %H:%MZ";
 
 /// All volumes, a line for each.
 pub fn table(volumes: &[Status]) -> String {
@@ -68,7 +68,7 @@ pub fn fields(volume: &Status) -> String {
         ("Status", status),
         ("Path", volume.path.clone()),
         ("Directory", volume.directory.clone()),
-        ("Created", volume.created.strftime(TIME).to_string()),
+        ("Created", created(volume)),
         ("Capacity", format!("{} ({})", about(spec.capacity), quota(spec.quota))),
         ("Used", used),
         ("Free", about(volume.free)),
@@ -148,6 +148,14 @@ fn inodes(volume: &Status) -> String {
     match volume.spec.inodes {
         Some(limit) => format!("{} of {limit}", volume.inodes_used),
         None => volume.inodes_used.to_string(),
+    }
+}
+
+fn created(volume: &Status) -> String {
+    let at = volume.created.strftime(TIME);
+    match &volume.copy_of {
+        Some(from) => format!("{at}, as a copy of {from}"),
+        None => at.to_string(),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::quantity::about;
 use crate::telemetry::log::Chain;
 use crate::volume::name::Name;
 use crate::volume::spec::{OWN_LABELS, OnDelete, Phase, Status};
-use crate::volume::{Ended, Growth, trash};
+use crate::volume::{Ended, Growth, Origin, trash};
 
 /// The first pause before it is asked again how far something is; each is twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -108,8 +108,9 @@ impl Session<'_> {
 
     /// Makes a volume, and waits until it can be used.
     fn make(&mut self, wish: &Create, output: OutputArg) -> Result<()> {
-        let mut answer = self.client.create(wish)?;
         let name = &wish.spec.name;
+        let existed = matches!(wish.origin, Origin::Clone(_)) && self.is_complete(name);
+        let mut answer = self.client.create(wish)?;
         if let Phase::Cloning { .. } = answer.value.phase {
             answer = self.wait_for(name)?;
         }
@@ -121,8 +122,23 @@ impl Session<'_> {
         if !differences.is_empty() {
             return Err(Error::Different { name: name.clone(), differences });
         }
-        note(&format!("volume {name} is there; clients mount {path}"));
+        match &answer.value.copy_of {
+            Some(from) if existed => {
+                let at = answer.value.created.strftime(show::TIME);
+                let text = format!(
+                    "{name} exists already, copied from {from} at {at}; nothing was copied"
+                );
+                eprintln!("berth: {}", text::plain(&text));
+            }
+            _ => note(&format!("volume {name} is there; clients mount {path}")),
+        }
         self.say(output, &answer, |_| String::new())
+    }
+
+    /// Whether a volume exists, and is not being cloned nor failed to be.
+    fn is_complete(&self, name: &Name) -> bool {
+        let found = self.client.show(name).map(|answer| answer.value.phase);
+        matches!(found, Ok(Phase::Ready | Phase::Counting | Phase::Lost { .. }))
     }
 
     /// Looks until it is no longer being cloned. To ask for it again would begin anew once it has

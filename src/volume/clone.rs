@@ -233,7 +233,8 @@ impl Volumes {
     /// Makes a volume of a complete copy.
     fn finish_clone(&self, job: &Job) -> Result<()> {
         let _change = self.lock();
-        let record = Record::new(job.spec.clone())?;
+        let mut record = Record::new(job.spec.clone())?;
+        record.copy_of = Some(job.from.clone());
         self.layout.mark(&record, &self.layout.making(&job.spec.id)); // it has its source's
         self.layout.write(&record)?;
         self.install(&record)?;
@@ -246,6 +247,25 @@ impl Volumes {
         }
         self.ledger.wake();
         served
+    }
+
+    /// Whether what exists is a copy of `from`, complete or in progress: a request for a copy that
+    /// finds anything else must fail, because nothing is copied.
+    ///
+    /// # Errors
+    /// [`Error::NotCopied`]
+    pub(super) fn is_copy(slot: &Slot, from: &Name) -> Result<()> {
+        let (name, copy_of) = match slot {
+            Slot::Clone(job) => (job.spec.name.clone(), Some(job.from.clone())),
+            Slot::Volume(volume) => {
+                let record = volume.record();
+                (record.spec.name, record.copy_of)
+            }
+        };
+        if copy_of.as_ref() == Some(from) {
+            return Ok(());
+        }
+        Err(Error::NotCopied { name, from: from.clone() })
     }
 
     /// Whether nothing is being made from a volume.

@@ -18,7 +18,7 @@ use crate::quota::{Account, Usage};
 
 impl Volumes {
     /// Makes a volume. One that is there with the same id is a success, whatever else is asked for
-    /// now. A clone goes on in the background: [`super::spec::Phase::Cloning`].
+    /// now, except that a copy must be one of the same volume. A clone goes on in the background: [`super::spec::Phase::Cloning`].
     ///
     /// # Errors
     /// The name or the id is another volume's; something is in the way; the wish makes no sense;
@@ -27,6 +27,9 @@ impl Volumes {
         let change = self.lock();
         let name = spec.name.clone();
         if let Some(there) = self.existing(&spec)? {
+            if let Origin::Clone(from) = &origin {
+                Self::is_copy(&there, from)?;
+            }
             self.revive(&there)?;
         } else {
             let spec = Spec { inodes: self.inodes(&spec, &origin), ..spec };

@@ -56,6 +56,17 @@ pub enum Error {
         /// Whose it is.
         name: Name,
     },
+    /// A copy was asked for, and the volume exists and is none.
+    #[error(
+        "volume {name} exists and is not a copy of {from}; nothing was copied. Choose another name, \
+         or delete {name} first"
+    )]
+    NotCopied {
+        /// The volume.
+        name: Name,
+        /// What was to be copied.
+        from: Name,
+    },
     /// Something is where the volume's directory is to be.
     #[error("{} is in the way; adopt it (--adopt), or choose another name", .0.display())]
     InTheWay(PathBuf),
@@ -218,6 +229,7 @@ impl Error {
             Self::NotFound(_) | Self::NothingToAdopt(_) => Kind::NotFound,
             Self::OtherId { .. }
             | Self::OtherName { .. }
+            | Self::NotCopied { .. }
             | Self::InTheWay(_)
             | Self::Overlaps { .. }
             | Self::Held { .. }
@@ -244,6 +256,7 @@ impl Error {
             | Self::NotFound(_)
             | Self::OtherId { .. }
             | Self::OtherName { .. }
+            | Self::NotCopied { .. }
             | Self::Overlaps { .. }
             | Self::Held { .. }
             | Self::TooLarge { .. }

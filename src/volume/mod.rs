@@ -438,6 +438,7 @@ impl Volume {
             phase,
             mounted_by,
             traffic: Traffic { calls, read, written },
+            copy_of: record.copy_of,
             ..Status::of(record.spec, layout, record.created)
         }
     }
@@ -478,6 +479,7 @@ impl Status {
             path: spec.export_path(),
             directory: layout.volume(&spec).to_string_lossy().into_owned(),
             created,
+            copy_of: None,
             phase: Phase::Ready,
             used: 0,
             free: spec.capacity,

@@ -47,6 +47,7 @@ impl Volumes {
                 OnDelete::Archive => record.step = Step::Archiving(self.archive_name(&record.spec)),
                 OnDelete::Recycle => {
                     record.step = Step::Recycling;
+                    record.copy_of = None; // it will be empty
                     record.export = registry::fresh_id()?;
                     self.layout.renew(&record)?;
                 }

@@ -44,6 +44,9 @@ pub(super) struct Record {
     pub(super) export: ExportId,
     /// When it was made.
     pub(super) created: Timestamp,
+    /// The volume of which it is a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) copy_of: Option<Name>,
     /// What is being done to it.
     #[serde(default)]
     pub(super) step: Step,
@@ -77,7 +80,8 @@ pub(super) struct Fault {
 impl Record {
     /// A volume that is made now.
     pub(super) fn new(spec: Spec) -> Result<Self> {
-        Ok(Self { format: FORMAT, spec, export: fresh_id()?, created: now(), step: Step::Ready })
+        let (export, created, step) = (fresh_id()?, now(), Step::Ready);
+        Ok(Self { format: FORMAT, spec, export, created, copy_of: None, step })
     }
 
     /// What its account is called in the ledger: a recycled volume has another one.

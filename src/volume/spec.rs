@@ -141,6 +141,9 @@ pub struct Status {
     pub directory: String,
     /// When it was made.
     pub created: Timestamp,
+    /// The volume of which it is a copy, as that was shortly before `created`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_of: Option<Name>,
     /// What it is doing.
     pub phase: Phase,
     /// What its content takes on the disk, in bytes.

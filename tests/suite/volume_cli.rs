@@ -121,6 +121,33 @@ fn a_clone_is_complete_when_the_command_returns() {
 }
 
 #[test]
+fn a_copy_is_not_reported_where_nothing_was_copied() {
+    let port = Port::start();
+    for name in ["a", "b", "d"] {
+        port.done(&format!("create {name} --capacity 4Mi"));
+    }
+    let mut client = port.server.client();
+    let root = client.mounted("/a");
+    client.file_of(&root, "file", b"first");
+    for words in ["clone a b", "create b --capacity 4Mi --from a", "clone d d"] {
+        let refused = port.failed(words, 4);
+        assert!(refused.contains("nothing was copied"), "{words}: {refused}");
+    }
+    port.done("clone a c");
+    assert!(port.failed("clone b c", 4).contains("not a copy of b"));
+    client.file_of(&root, "later", b"second");
+    let (code, out, told) = port.ran("clone a c");
+    assert_eq!((code, out.as_str()), (0, ""), "it may be asked again after a lost answer");
+    assert!(told.contains("c exists already, copied from a at 2"), "{told}");
+    assert!(told.contains("nothing was copied") && told.lines().count() == 1, "{told}");
+    assert_eq!(port.json("show c -o json")["copyOf"], "a");
+    assert!(port.done("show c").contains("as a copy of a"));
+    // Its content is gone, and it is a copy of nothing.
+    port.done("recycle c --yes");
+    port.failed("clone a c", 4);
+}
+
+#[test]
 fn a_manifest_names_the_port_on_which_the_server_listens() {
     let port = Port::start();
     port.done("create data --capacity 1536Mi --label team=blue");

@@ -30,6 +30,7 @@ fn status(name: &str, used: u64, capacity: u64) -> Status {
         spec: Spec::new(name, VolumeId::new("id").unwrap(), capacity),
         directory: "/data".into(),
         created: jiff::Timestamp::UNIX_EPOCH,
+        copy_of: None,
         phase: Phase::Ready,
         used,
         free: capacity - used,
