@@ -1,5 +1,5 @@
-//! Rules of Kubernetes for names and labels, and the annotations that link a PersistentVolume to its
-//! volume.
+//! Rules of Kubernetes for names and labels, and the annotations that link a PersistentVolume to
+//! its volume.
 //!
 //! The provisioner and the command line share both, so this module depends on no other.
 
@@ -41,8 +41,8 @@ pub fn is_label(key: &str, value: &str) -> bool {
     prefix.is_none_or(is_subdomain) && is_word(name) && (value.is_empty() || is_word(value))
 }
 
-/// Whether this can be the name of an external provisioner. Names in `kubernetes.io` are those of the
-/// cluster's own plugins.
+/// Whether this can be the name of an external provisioner. Names in `kubernetes.io` are those of
+/// the cluster's own plugins.
 pub fn is_provisioner(name: &str) -> bool {
     is_label(&name.to_ascii_lowercase(), "") && !name.starts_with("kubernetes.io/")
 }

@@ -1,5 +1,5 @@
-//! Mount options of the Linux NFS client (nfs(5), mount(8)): those that a PersistentVolume needs, and
-//! those that cannot work with this server. Pure.
+//! Mount options of the Linux NFS client (nfs(5), mount(8)): those that a PersistentVolume needs,
+//! and those that cannot work with this server. Pure.
 //!
 //! Unknown options are passed on, because clients get new ones. An option is refused only if no
 //! version of the client can mount with it: a node would retry forever, and the event of the pod
@@ -107,9 +107,9 @@ pub fn check_family(given: &[String], server: &str) -> Result<(), Unusable> {
     })
 }
 
-/// Returns the given options, followed by the defaults that they do not set: those with which a mount
-/// works on any node, and `nosuid` and `nodev`. `server` is a name or an address without brackets,
-/// `port` the port of NFS and MOUNT.
+/// Returns the given options, followed by the defaults that they do not set: those with which a
+/// mount works on any node, and `nosuid` and `nodev`. `server` is a name or an address without
+/// brackets, `port` the port of NFS and MOUNT.
 pub fn complete(given: &[String], server: &str, port: u16) -> Vec<String> {
     // Clients need a transport of the family of the address.
     let proto = if server.contains(':') { "tcp6" } else { "tcp" };
@@ -273,8 +273,8 @@ mod tests {
         let error = check(&own(&["nfsvers = 4"])).unwrap_err().to_string();
         assert_eq!(
             error,
-            "mount option \"nfsvers = 4\" cannot work: the client does not accept spaces and control \
-             characters; remove them"
+            "mount option \"nfsvers = 4\" cannot work: the client does not accept spaces and \
+             control characters; remove them"
         );
     }
 }

@@ -197,7 +197,10 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(text in "\\PC{0,40}", number in "[0-9.]{0,45}[eEKMGTPEim+-]{0,2}[0-9]{0,3}") {
+        fn nothing_panics(
+            text in "\\PC{0,40}",
+            number in "[0-9.]{0,45}[eEKMGTPEim+-]{0,2}[0-9]{0,3}",
+        ) {
             let _ = (parse(&text), parse(&number));
         }
     }

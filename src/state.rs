@@ -9,7 +9,8 @@
 //!   STATE/making    see crate::fs (files that are being made)
 //! ```
 //!
-//! Files are replaced atomically ([`durable::replace`]): a crash leaves the old file or the new one.
+//! Files are replaced atomically ([`durable::replace`]): a crash leaves the old file or the new
+//! one.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -77,8 +78,8 @@ impl State {
     /// Returns the key that signs file handles, and generates it at the first call.
     ///
     /// # Errors
-    /// It cannot be read or written, or has the wrong length. It is not replaced then, because a new
-    /// key makes the handles of all clients stale.
+    /// It cannot be read or written, or has the wrong length. It is not replaced then, because a
+    /// new key makes the handles of all clients stale.
     pub fn key(&self) -> Result<Key> {
         let path = self.dir.join("key");
         let bytes = match durable::read(&path, KEY_LEN as u64) {
@@ -103,8 +104,8 @@ impl State {
         Ok(Key::new(bytes))
     }
 
-    /// Returns the ids of exported directories, in the order of `dirs`. New ids are on the disk before
-    /// this returns.
+    /// Returns the ids of exported directories, in the order of `dirs`. New ids are on the disk
+    /// before this returns.
     ///
     /// # Errors
     /// They cannot be read or written.

@@ -2,8 +2,8 @@
 //!
 //! Clients are not authenticated, so everything has a limit: the number of connections and of
 //! requests in progress ([`super::slots`]), the size of a request's header and the time for it, and
-//! the life of a connection. Bodies are refused ([`super::web`]), and a response that the client does
-//! not read is cut off when the connection's life ends.
+//! the life of a connection. Bodies are refused ([`super::web`]), and a response that the client
+//! does not read is cut off when the connection's life ends.
 
 use std::convert::Infallible;
 use std::io;

@@ -102,7 +102,7 @@ fn document(view: &View, content: &Content, out: &mut String) -> Result {
     match content {
         Content::Starting => note("The server is starting.", out)?,
         Content::Unavailable => {
-            note("A disk does not respond. Exports and volumes are not shown.", out)?
+            note("A disk does not respond. Exports and volumes are not shown.", out)?;
         }
         Content::Loaded { exports, volumes } => loaded(exports, volumes.as_ref(), view.all, out)?,
     }

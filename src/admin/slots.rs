@@ -2,12 +2,13 @@
 //!
 //! There are [`SLOTS`]. When all are taken, a new connection replaces an idle one: of the address
 //! with the most connections, the one that has been idle longest. If none is idle, it replaces one
-//! with a health check in progress, of an address with more than [`CHECKS_EACH`] connections; if there
-//! is none either, it is refused. So no single address can lock out the health checks of others.
+//! with a health check in progress, of an address with more than [`CHECKS_EACH`] connections; if
+//! there is none either, it is refused. So no single address can lock out the health checks of
+//! others.
 //!
-//! No connection stays busy for long. Pages may wait for a disk, so only [`PAGES`] are in progress at
-//! a time, [`PAGES_EACH`] for one address, and further requests are refused with "try again later". A
-//! health check takes at most about a second.
+//! No connection stays busy for long. Pages may wait for a disk, so only [`PAGES`] are in progress
+//! at a time, [`PAGES_EACH`] for one address, and further requests are refused with "try again
+//! later". A health check takes at most about a second.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};

@@ -83,8 +83,8 @@ struct SocketFile {
     id: (u64, u64),
 }
 
-/// Creates the socket and starts to listen. Must be called inside a runtime. Blocks for a few system
-/// calls, and for up to two seconds while another server does the same in this directory.
+/// Creates the socket and starts to listen. Must be called inside a runtime. Blocks for a few
+/// system calls, and for up to two seconds while another server does the same in this directory.
 ///
 /// # Errors
 /// [`Error`]. Nothing has changed then, except that the directory may have been created.
@@ -201,8 +201,8 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
 
 fn bind(path: &Path) -> io::Result<Listening> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Before bind: Linux gives the file the mode of the socket, so there is no moment in which other
-    // users could connect.
+    // Before bind: Linux gives the file the mode of the socket, so there is no moment in which
+    // other users could connect.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let found = fs::symlink_metadata(path)?;

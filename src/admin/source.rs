@@ -58,7 +58,8 @@ impl Found {
     /// Reads the state of the volumes. May block on the disk.
     pub fn of(volumes: &Volumes) -> Self {
         let no_disk = |error| {
-            tracing::warn!(name: OFTEN, error = %Chain(&error), "cannot read the statistics of the disk");
+            let error = Chain(&error);
+            tracing::warn!(name: OFTEN, %error, "cannot read the statistics of the disk");
         };
         Self {
             volumes: volumes.list(),

@@ -6,9 +6,9 @@
 //!                                                              '--> blocking thread --> disk
 //! ```
 //!
-//! At most [`QUERIES`] threads read the state of the disks, and each may block for as long as a disk
-//! does. A request waits for them at most [`TIMEOUT`], and then replies with what is known without
-//! the disks.
+//! At most [`QUERIES`] threads read the state of the disks, and each may block for as long as a
+//! disk does. A request waits for them at most [`TIMEOUT`], and then replies with what is known
+//! without the disks.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

@@ -36,7 +36,8 @@ pub fn print(args: &ManualArgs) -> io::Result<()> {
 fn list() -> String {
     let mut text = String::from("Pages of the manual (berth manual TOPIC):\n\n");
     for page in PAGES {
-        let _ = writeln!(text, "  {:<16} {}", page.topic, page.about); // writing to a String cannot fail
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {:<16} {}", page.topic, page.about);
     }
     text
 }

@@ -170,9 +170,10 @@ mod tests {
     #[test]
     fn every_setting_can_be_given() {
         let request = created(
-            "create data --capacity 500M --inodes 7 --uid 1 --gid 2 --mode 2770 --squash all_squash \
-             --anon-uid 3 --anon-gid 4 --client 10.0.0.0/8,fd00::1 --client 192.0.2.1 --async \
-             --secure --nosuid --dev --quota report --on-delete archive --label a=b --label c= --id 0f-2 --adopt",
+            "create data --capacity 500M --inodes 7 --uid 1 --gid 2 --mode 2770 \
+             --squash all_squash --anon-uid 3 --anon-gid 4 --client 10.0.0.0/8,fd00::1 \
+             --client 192.0.2.1 --async --secure --nosuid --dev --quota report \
+             --on-delete archive --label a=b --label c= --id 0f-2 --adopt",
         );
         let clients = ["10.0.0.0/8", "fd00::1", "192.0.2.1"].map(|c| parse_client(c).unwrap());
         let labels = [("a", "b"), ("c", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));

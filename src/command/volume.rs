@@ -127,8 +127,8 @@ impl Session<'_> {
         self.print(output, &reply, |_| String::new())
     }
 
-    /// Polls until the volume is no longer being cloned. It does not repeat the request, which would
-    /// restart a clone that has failed.
+    /// Polls until the volume is no longer being cloned. It does not repeat the request, which
+    /// would restart a clone that has failed.
     fn wait_for(&self, name: &Name) -> Result<Reply<Status>> {
         let mut shown = Progress::new(format!("cloning {name}"));
         let mut pause = self.pause;
