@@ -365,7 +365,7 @@ impl ServeArgs {
             kubeconfig: self.kubeconfig.clone(),
             namespaces: self.namespaces.iter().filter(|n| !n.is_empty()).cloned().collect(),
             lease,
-            lease_namespace: self.lease_namespace.clone().or_else(|| env("POD_NAMESPACE")),
+            lease_namespace: self.lease_namespace.clone().or_else(|| env_string("POD_NAMESPACE")),
         }))
     }
 
@@ -421,7 +421,7 @@ fn admin_hosts(hosts: Vec<String>) -> Result<Vec<String>> {
 /// # Errors
 /// No default can be derived from the environment.
 pub fn admin_socket_of(args: &VolumeArgs, is_root: bool) -> Result<PathBuf> {
-    admin_socket(args.admin_socket.clone(), set("BERTH_STATE"), is_root)
+    admin_socket(args.admin_socket.clone(), env_path("BERTH_STATE"), is_root)
 }
 
 /// The admin socket: the given one, or a default. The server and `berth volume` both use this, so
@@ -431,7 +431,7 @@ pub fn admin_socket_of(args: &VolumeArgs, is_root: bool) -> Result<PathBuf> {
 /// No default can be derived from the environment.
 fn admin_socket(given: Option<PathBuf>, state: Option<PathBuf>, is_root: bool) -> Result<PathBuf> {
     let state = || state.map_or_else(|| default_state(is_root), Ok);
-    match (given, is_root, set("XDG_RUNTIME_DIR")) {
+    match (given, is_root, env_path("XDG_RUNTIME_DIR")) {
         (Some(path), ..) => Ok(path),
         (None, true, _) => Ok(PathBuf::from("/run/berth/admin.sock")),
         (None, false, Some(dir)) => Ok(dir.join("berth/admin.sock")),
@@ -440,12 +440,12 @@ fn admin_socket(given: Option<PathBuf>, state: Option<PathBuf>, is_root: bool) -
 }
 
 /// The path in an environment variable, unless it is unset or empty.
-fn set(name: &str) -> Option<PathBuf> {
+fn env_path(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// The value of an environment variable, unless it is unset or empty.
-fn env(name: &str) -> Option<String> {
+fn env_string(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -453,7 +453,8 @@ fn default_state(is_root: bool) -> Result<PathBuf> {
     if is_root {
         return Ok(PathBuf::from("/var/lib/berth"));
     }
-    let base = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
+    let base = env_path("XDG_STATE_HOME")
+        .or_else(|| env_path("HOME").map(|home| home.join(".local/state")));
     match base {
         Some(base) => Ok(base.join("berth")),
         None => bail!("neither XDG_STATE_HOME nor HOME is set; name a folder with --state DIR"),

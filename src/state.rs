@@ -40,7 +40,7 @@ pub struct State {
 
 /// An entry of `exports`: a directory and its id.
 #[derive(Serialize, Deserialize)]
-struct Known {
+struct ExportRecord {
     dir: Vec<u8>,
     id: u64,
 }
@@ -110,7 +110,7 @@ impl State {
     /// # Errors
     /// They cannot be read or written.
     pub fn ids<'a>(&self, dirs: impl IntoIterator<Item = &'a Path>) -> Result<Vec<ExportId>> {
-        let mut known = self.known()?;
+        let mut known = self.read_exports()?;
         let before = known.len();
         let mut ids = Vec::new();
         for dir in dirs {
@@ -119,7 +119,7 @@ impl State {
                 Some(known) => known.id,
                 None => {
                     let id = u64::from_ne_bytes(random()?);
-                    known.push(Known { dir: dir.to_vec(), id });
+                    known.push(ExportRecord { dir: dir.to_vec(), id });
                     id
                 }
             };
@@ -152,7 +152,7 @@ impl State {
         }
     }
 
-    fn known(&self) -> Result<Vec<Known>> {
+    fn read_exports(&self) -> Result<Vec<ExportRecord>> {
         let path = self.dir.join("exports");
         match durable::read(&path, EXPORTS_MAX) {
             Ok(json) => serde_json::from_slice(&json).with_context(|| {

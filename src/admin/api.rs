@@ -2,7 +2,7 @@
 //!
 //! Server and client share these types ([`crate::volume::spec`] has the others), which serde turns
 //! into the JSON of the API. Requests with unknown fields are refused: a request with a misspelt
-//! field must not be carried out without it. [`Admin`] is the interface to the volumes.
+//! field must not be carried out without it. [`VolumeApi`] is the interface to the volumes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ pub struct About {
 
 /// The response to `GET /v1/server`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Server {
+pub struct ServerInfo {
     /// Its constant properties.
     #[serde(flatten)]
     pub about: About,
@@ -131,7 +131,7 @@ pub enum Kind {
 }
 
 /// The operations of the API. Each may block on the disk, and may be repeated.
-pub trait Admin: Send + Sync + 'static {
+pub trait VolumeApi: Send + Sync + 'static {
     /// Creates a volume. For a clone it returns at once, in the phase `Cloning`; repeated, it
     /// returns the progress.
     fn create(&self, spec: Spec, origin: Origin) -> Result<Status>;
@@ -155,7 +155,7 @@ pub trait Admin: Send + Sync + 'static {
     fn promise(&self) -> Option<Promise>;
 }
 
-impl Admin for Arc<Volumes> {
+impl VolumeApi for Arc<Volumes> {
     fn create(&self, spec: Spec, origin: Origin) -> Result<Status> {
         Volumes::create(self, spec, origin)
     }

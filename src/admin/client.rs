@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::api::{
-    Accepted, Create, End, Failure, Force, Listing, REQUEST_MAX, RESPONSE_MAX, Refusal, Server,
+    Accepted, Create, End, Failure, Force, Listing, REQUEST_MAX, RESPONSE_MAX, Refusal, ServerInfo,
 };
 use crate::volume::name::Name;
 use crate::volume::spec::Status;
@@ -178,7 +178,7 @@ impl Client {
     }
 
     /// Returns the properties and the state of the server.
-    pub fn server(&self) -> Result<Reply<Server>> {
+    pub fn server(&self) -> Result<Reply<ServerInfo>> {
         self.get("/v1/server")
     }
 
@@ -282,7 +282,7 @@ mod tests {
 
     use super::*;
     use crate::admin::api::Kind;
-    use crate::admin::fake::{FakeAdmin, Served, name, spec};
+    use crate::admin::fake::{FakeVolumes, Served, name, spec};
     use crate::volume::Origin;
     use crate::volume::spec::OnDelete;
 
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn every_operation_reaches_the_volumes() {
         let (strange, data) = (name("a b ü?#%&+"), name("data"));
-        let served = Served::start(FakeAdmin::with(&["data"]));
+        let served = Served::start(FakeVolumes::with(&["data"]));
         let client = Client::new(&served.path).unwrap();
         let mut other = spec("other");
         other.name = strange.clone();
@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn errors_of_the_server_are_returned_unchanged() {
-        let served = Served::start(FakeAdmin::with(&[]));
+        let served = Served::start(FakeVolumes::with(&[]));
         let client = Client::new(&served.path).unwrap();
         let Err(Error::Refused(failure)) = client.show(&name("busy")) else {
             panic!("the volume is busy");

@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{About, Admin, End};
+use super::api::{About, End, VolumeApi};
 use super::{socket, v1};
 use crate::volume::error::{Error, Result};
 use crate::volume::name::{Name, VolumeId};
@@ -27,7 +27,7 @@ use crate::volume::{Disk, Ended, Growth, Origin, trash};
 
 /// Volumes in memory.
 #[derive(Default)]
-pub struct FakeAdmin {
+pub struct FakeVolumes {
     volumes: Mutex<BTreeMap<Name, Status>>,
     trash: Mutex<trash::Status>,
 }
@@ -35,7 +35,7 @@ pub struct FakeAdmin {
 /// A server of the API on a socket in a temporary directory, stopped when this is dropped.
 pub struct Served {
     /// The volumes.
-    pub admin: Arc<FakeAdmin>,
+    pub volumes: Arc<FakeVolumes>,
     /// The socket.
     pub path: PathBuf,
     stop: CancellationToken,
@@ -43,7 +43,7 @@ pub struct Served {
     _folder: tempfile::TempDir,
 }
 
-/// The properties of a server with [`FakeAdmin`].
+/// The properties of a server with [`FakeVolumes`].
 pub fn about() -> About {
     About {
         version: "1.2.3".into(),
@@ -64,7 +64,7 @@ pub fn spec(text: &str) -> Spec {
     Spec::new(name(text), VolumeId::new(id).expect("the id is valid"), 10 << 30)
 }
 
-impl FakeAdmin {
+impl FakeVolumes {
     /// Creates a fake with volumes of these names.
     pub fn with(names: &[&str]) -> Arc<Self> {
         let fake = Self::default();
@@ -130,7 +130,7 @@ fn error_of(name: &Name) -> Result<()> {
     }
 }
 
-impl Admin for FakeAdmin {
+impl VolumeApi for FakeVolumes {
     fn create(&self, spec: Spec, origin: Origin) -> Result<Status> {
         error_of(&spec.name)?;
         let known = self.volumes().get(&spec.name).cloned();
@@ -232,16 +232,16 @@ impl Admin for FakeAdmin {
 
 impl Served {
     /// Starts a server.
-    pub fn start(admin: Arc<FakeAdmin>) -> Self {
+    pub fn start(volumes: Arc<FakeVolumes>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory can be created");
         let path = folder.path().join("admin.sock");
         let stop = CancellationToken::new();
-        let (api, ends) = (v1::router(admin.clone(), about()), stop.clone());
+        let (api, ends) = (v1::router(volumes.clone(), about()), stop.clone());
         let runtime = runtime();
         let listening = runtime.block_on(listen(&path)).expect("the directory is empty");
         let serve = move || runtime.block_on(socket::serve(listening, api, ends));
         let thread = Some(thread::spawn(serve));
-        Self { admin, path, stop, thread, _folder: folder }
+        Self { volumes, path, stop, thread, _folder: folder }
     }
 }
 

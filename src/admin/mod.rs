@@ -2,7 +2,7 @@
 //! over TCP.
 //!
 //! ```text
-//!   command::volume -> client --- unix socket, mode 0600 ---> socket -> v1 -> api::Admin
+//!   command::volume -> client --- unix socket, mode 0600 ---> socket -> v1 -> api::VolumeApi
 //!                       (HTTP/1.1 and JSON: api)                               (volume::Volumes)
 //!   browser, Prometheus, probes ----- TCP, read-only ------> listener -> web -> source::Source
 //! ```

@@ -235,7 +235,7 @@ mod tests {
     use tempfile::tempdir;
 
     use super::*;
-    use crate::admin::fake::{FakeAdmin, Served, runtime};
+    use crate::admin::fake::{FakeVolumes, Served, runtime};
 
     fn try_to_listen(path: &Path) -> Result<Listening, Error> {
         let runtime = runtime();
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_stop_closes_idle_connections_and_removes_the_socket() {
-        let served = Served::start(FakeAdmin::with(&["data"]));
+        let served = Served::start(FakeVolumes::with(&["data"]));
         let path = served.path.clone();
         let mut idle = UnixStream::connect(&path).unwrap();
         idle.write_all(b"GET /v1/trash HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();

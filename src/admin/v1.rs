@@ -11,7 +11,7 @@
 //!   POST   /v1/volumes/NAME/recycle[?force=true]  empties it               Ended
 //!   POST   /v1/volumes/NAME/recount   counts its usage again               Accepted
 //!   GET    /v1/trash                  what is still to be removed          trash::Status
-//!   GET    /v1/server                 version, addresses, disk, faults     Server
+//!   GET    /v1/server                 version, addresses, disk, faults     ServerInfo
 //! ```
 //!
 //! Every request may be repeated. Every error is a [`Refusal`], with a matching status. Operations
@@ -37,8 +37,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::api::{
-    About, Accepted, Admin, Create, End, Failure, Force, Kind, Listing, REQUEST_MAX, Refusal,
-    Server,
+    About, Accepted, Create, End, Failure, Force, Kind, Listing, REQUEST_MAX, Refusal, ServerInfo,
+    VolumeApi,
 };
 use crate::telemetry::log::Chain;
 use crate::volume::Growth;
@@ -54,7 +54,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The state that the handlers share.
 struct Service {
-    admin: Arc<dyn Admin>,
+    volumes: Arc<dyn VolumeApi>,
     about: About,
     slots: Arc<Semaphore>,
 }
@@ -74,9 +74,9 @@ struct JsonBody<T>(T);
 /// The query of a request.
 struct QueryParams<T>(T);
 
-/// Returns the routes of the API, with `admin` behind them.
-pub fn router(admin: Arc<dyn Admin>, about: About) -> Router {
-    let service = Service { admin, about, slots: Arc::new(Semaphore::new(OPERATIONS)) };
+/// Returns the routes of the API, with `volumes` behind them.
+pub fn router(volumes: Arc<dyn VolumeApi>, about: About) -> Router {
+    let service = Service { volumes, about, slots: Arc::new(Semaphore::new(OPERATIONS)) };
     Router::new()
         .route("/v1/volumes", get(list).post(create))
         .route("/v1/volumes/{name}", get(show).delete(end))
@@ -92,15 +92,15 @@ pub fn router(admin: Arc<dyn Admin>, about: About) -> Router {
 }
 
 async fn list(State(s): Shared) -> ApiResult {
-    s.run(|admin| Ok(Listing { volumes: admin.list(), promise: admin.promise() })).await
+    s.run(|volumes| Ok(Listing { volumes: volumes.list(), promise: volumes.promise() })).await
 }
 
 async fn create(State(s): Shared, JsonBody(request): JsonBody<Create>) -> ApiResult {
-    s.run(|admin| admin.create(request.spec, request.origin)).await
+    s.run(|volumes| volumes.create(request.spec, request.origin)).await
 }
 
 async fn show(State(s): Shared, Named(name): Named) -> ApiResult {
-    s.run(move |admin| admin.show(&name)).await
+    s.run(move |volumes| volumes.show(&name)).await
 }
 
 async fn expand(
@@ -108,7 +108,7 @@ async fn expand(
     Named(name): Named,
     JsonBody(growth): JsonBody<Growth>,
 ) -> ApiResult {
-    s.run(move |admin| admin.expand(&name, growth)).await
+    s.run(move |volumes| volumes.expand(&name, growth)).await
 }
 
 async fn end(
@@ -116,7 +116,7 @@ async fn end(
     Named(name): Named,
     QueryParams(end): QueryParams<End>,
 ) -> ApiResult {
-    s.run(move |admin| admin.end(&name, end)).await
+    s.run(move |volumes| volumes.end(&name, end)).await
 }
 
 async fn archive(
@@ -136,23 +136,23 @@ async fn recycle(
 }
 
 async fn recount(State(s): Shared, Named(name): Named) -> ApiResult {
-    s.run(move |admin| admin.recount(&name).map(|()| Accepted {})).await
+    s.run(move |volumes| volumes.recount(&name).map(|()| Accepted {})).await
 }
 
 async fn trash(State(s): Shared) -> ApiResult {
-    s.run(|admin| Ok(admin.trash())).await
+    s.run(|volumes| Ok(volumes.trash())).await
 }
 
 async fn server(State(s): Shared) -> ApiResult {
     let about = s.about.clone();
-    s.run(|admin| Ok(describe(admin, about))).await
+    s.run(|volumes| Ok(describe(volumes, about))).await
 }
 
 /// Describes the server. If the statistics of the disk cannot be read, that is one of the faults.
-fn describe(admin: &dyn Admin, about: About) -> Server {
-    let mut faults = admin.faults();
-    let disk = admin.disk().map_err(|error| faults.push(Chain(&error).to_string())).ok();
-    Server { about, disk, faults }
+fn describe(volumes: &dyn VolumeApi, about: About) -> ServerInfo {
+    let mut faults = volumes.faults();
+    let disk = volumes.disk().map_err(|error| faults.push(Chain(&error).to_string())).ok();
+    ServerInfo { about, disk, faults }
 }
 
 async fn no_such_path(request: Request) -> Problem {
@@ -168,19 +168,19 @@ async fn no_such_method(request: Request) -> Problem {
 
 impl Service {
     async fn end(&self, name: Name, how: OnDelete, Force { force }: Force) -> ApiResult {
-        self.run(move |admin| admin.end(&name, End { on_delete: Some(how), force })).await
+        self.run(move |volumes| volumes.end(&name, End { on_delete: Some(how), force })).await
     }
 
     /// Runs an operation on a blocking thread.
     async fn run<T: Serialize + Send + 'static>(
         &self,
-        operation: impl FnOnce(&dyn Admin) -> VolumeResult<T> + Send + 'static,
+        operation: impl FnOnce(&dyn VolumeApi) -> VolumeResult<T> + Send + 'static,
     ) -> ApiResult {
-        let admin = Arc::clone(&self.admin);
+        let volumes = Arc::clone(&self.volumes);
         let slot = Arc::clone(&self.slots).acquire_owned().await;
         let ran = spawn_blocking(move || {
             let _slot = slot; // held until the operation ends, even if the client has gone
-            operation(&*admin)
+            operation(&*volumes)
         });
         match ran.await {
             Ok(Ok(value)) => Ok(Json(value).into_response()),
@@ -292,7 +292,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::admin::fake::{FakeAdmin, about, runtime, spec};
+    use crate::admin::fake::{FakeVolumes, about, runtime, spec};
 
     struct Reply {
         status: u16,
@@ -301,10 +301,10 @@ mod tests {
 
     /// Sends a request to a server with a few volumes.
     fn send(method: &str, path: &str, body: &str) -> Reply {
-        send_to(&FakeAdmin::with(&["data", "held", "umläute & mehr"]), method, path, body)
+        send_to(&FakeVolumes::with(&["data", "held", "umläute & mehr"]), method, path, body)
     }
 
-    fn send_to(fake: &Arc<FakeAdmin>, method: &str, path: &str, body: &str) -> Reply {
+    fn send_to(fake: &Arc<FakeVolumes>, method: &str, path: &str, body: &str) -> Reply {
         runtime().block_on(async {
             let request = Request::builder().method(method).uri(path);
             let request = request.body(axum::body::Body::from(body.to_owned())).unwrap();
@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn invalid_requests_are_refused_and_change_nothing() {
-        let fake = FakeAdmin::with(&["data"]);
+        let fake = FakeVolumes::with(&["data"]);
         let before = fake.list();
         let check = |method, path: &str, body: &str, status, word: &str| {
             let message = refused(&send_to(&fake, method, path, body), status, "invalid");
@@ -443,7 +443,7 @@ mod tests {
 
     #[test]
     fn an_unreadable_disk_is_a_fault() {
-        let reply = send_to(&FakeAdmin::with(&["lost"]), "GET", "/v1/server", "");
+        let reply = send_to(&FakeVolumes::with(&["lost"]), "GET", "/v1/server", "");
         assert_eq!((reply.status, &reply.body["disk"]), (200, &Value::Null));
         let expected = json!(["something is wrong", "there is no volume disk"]);
         assert_eq!(reply.body["faults"], expected);

@@ -60,7 +60,7 @@ pub enum VolumeCommand {
     /// End a volume, keep its directory under another name, and print that name
     #[command(after_help = "Example:\n  berth volume archive old --yes")]
     Archive(ConsentArgs),
-    /// End a volume as its --on-delete, or the one given here, says
+    /// End a volume as its --on-delete says, unless another one is given here
     #[command(visible_alias = "rm", after_help = DELETE_HELP)]
     Delete(DeleteArgs),
     /// Make a volume of an existing directory in the directory of the volumes
@@ -193,8 +193,8 @@ pub struct CloneArgs {
 /// Settings of a new volume besides its name and capacity.
 #[derive(Debug, Args, Default)]
 pub struct SettingArgs {
-    /// Directory of the volume in the directory of the volumes; may have several levels (a/b)
-    /// [default: NAME]
+    /// Path of its directory below the directory of the volumes, which may have several levels
+    /// (a/b) [default: NAME]
     #[arg(long, value_name = "PATH", value_parser = directory)]
     pub directory: Option<Directory>,
     /// Number of files and directories it may hold; 0: no limit [default: one for each 16 KiB of
@@ -211,7 +211,7 @@ pub struct SettingArgs {
     #[arg(long, value_parser = parse_mode)]
     pub mode: Option<u32>,
     /// Which callers act as the anonymous user: none, root, or all [default: no_root_squash]
-    #[arg(long, value_parser = squashes())]
+    #[arg(long, value_parser = squash_values())]
     pub squash: Option<Squash>,
     /// Uid of the anonymous user [default: 65534]
     #[arg(long, value_name = "UID")]
@@ -251,10 +251,10 @@ pub struct SettingArgs {
     #[arg(long)]
     pub sync: bool,
     /// Enforce the capacity, only report it to clients, or report the disk [default: enforce]
-    #[arg(long, value_parser = words::<Quota>(&["enforce", "report", "off"]))]
+    #[arg(long, value_parser = api_values::<Quota>(&["enforce", "report", "off"]))]
     pub quota: Option<Quota>,
-    /// What `berth volume delete` does with it [default: delete]
-    #[arg(long, value_name = "HOW", value_parser = ends())]
+    /// What becomes of it when it is deleted [default: delete]
+    #[arg(long, value_name = "HOW", value_parser = on_delete_values())]
     pub on_delete: Option<OnDelete>,
     /// Label for the PersistentVolume; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
@@ -323,8 +323,8 @@ pub struct ConsentArgs {
 /// `berth volume delete`
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
-    /// What to do with it [default: the --on-delete of the volume]
-    #[arg(long, value_name = "HOW", value_parser = ends())]
+    /// What becomes of it [default: the --on-delete of the volume]
+    #[arg(long, value_name = "HOW", value_parser = on_delete_values())]
     pub on_delete: Option<OnDelete>,
     /// The volume and the confirmation.
     #[command(flatten)]
@@ -367,8 +367,8 @@ pub struct PvArgs {
     /// of the PersistentVolume is changed to Delete [default: that of the server, if it has one]
     #[arg(long, value_name = "NAME", value_parser = provisioner)]
     pub provisioner: Option<String>,
-    /// Mount option, like suid or soft; may be given several times. Defaults that are not given
-    /// otherwise are added, among them nosuid and nodev
+    /// Mount option, like suid or soft; may be given several times. Defaults are added for what is
+    /// not given, among them nosuid and nodev
     #[arg(long, value_name = "OPTION", value_delimiter = ',')]
     pub mount_option: Vec<String>,
     /// Label besides those of the volume; may be given several times
@@ -387,7 +387,7 @@ pub struct OutputArg {
 /// Output formats of commands on one volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Output {
-    /// For terminals.
+    /// For people.
     Text,
     /// For programs.
     Json,
@@ -396,7 +396,7 @@ pub enum Output {
 /// Output formats of `berth volume list`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ListOutput {
-    /// For terminals.
+    /// For people.
     Table,
     /// For programs.
     Json,
@@ -452,18 +452,18 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 /// Parses a `T` from one of the names that the API has for its values.
-fn words<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+fn api_values<T: DeserializeOwned + Clone + Send + Sync + 'static>(
     all: &'static [&'static str],
 ) -> impl TypedValueParser<Value = T> {
     let read = |word: String| serde_json::from_value(serde_json::Value::String(word));
     PossibleValuesParser::new(all).try_map(read)
 }
 
-fn ends() -> impl TypedValueParser<Value = OnDelete> {
-    words(&["delete", "archive", "recycle", "retain"])
+fn on_delete_values() -> impl TypedValueParser<Value = OnDelete> {
+    api_values(&["delete", "archive", "recycle", "retain"])
 }
 
-fn squashes() -> impl TypedValueParser<Value = Squash> {
+fn squash_values() -> impl TypedValueParser<Value = Squash> {
     let words = PossibleValuesParser::new(["no_root_squash", "root_squash", "all_squash"]);
     words.try_map(|word| parse_squash(&word))
 }

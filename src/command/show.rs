@@ -190,12 +190,12 @@ const fn on_delete(how: OnDelete) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::api::Admin;
-    use crate::admin::fake::{FakeAdmin, name};
+    use crate::admin::api::VolumeApi;
+    use crate::admin::fake::{FakeVolumes, name};
     use crate::volume::spec::Traffic;
 
     fn volume() -> Status {
-        FakeAdmin::with(&["data"]).show(&name("data")).unwrap()
+        FakeVolumes::with(&["data"]).show(&name("data")).unwrap()
     }
 
     fn busy() -> Status {

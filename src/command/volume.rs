@@ -80,8 +80,10 @@ fn note(text: &str) {
 impl Session<'_> {
     fn run(&mut self, command: &VolumeCommand) -> Result<()> {
         match command {
-            VolumeCommand::Create(args) => self.make(&request::create(args)?, args.output),
-            VolumeCommand::Adopt(args) => self.make(&request::adopt(args)?, args.output),
+            VolumeCommand::Create(args) => {
+                self.create_and_wait(&request::create(args)?, args.output)
+            }
+            VolumeCommand::Adopt(args) => self.create_and_wait(&request::adopt(args)?, args.output),
             VolumeCommand::Clone(args) => self.clone_volume(args),
             VolumeCommand::List(args) => self.list(args),
             VolumeCommand::Show(args) => {
@@ -105,11 +107,11 @@ impl Session<'_> {
 
     fn clone_volume(&mut self, args: &CloneArgs) -> Result<()> {
         let source = self.client.show(&args.source)?.value.spec;
-        self.make(&request::clone(args, source)?, args.output)
+        self.create_and_wait(&request::clone(args, source)?, args.output)
     }
 
     /// Creates a volume, and waits until it is ready.
-    fn make(&mut self, request: &Create, output: OutputArg) -> Result<()> {
+    fn create_and_wait(&mut self, request: &Create, output: OutputArg) -> Result<()> {
         let mut reply = self.client.create(request)?;
         let name = &request.spec.name;
         if let Phase::Cloning { .. } = reply.value.phase {

@@ -55,12 +55,12 @@ impl Watched {
     }
 
     fn get(&self, path: &str) -> Page {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
             .unwrap()
     }
 
     /// Sends a raw request, and reads until the connection closes.
-    fn ask(&self, request: &str) -> io::Result<Page> {
+    fn send(&self, request: &str) -> io::Result<Page> {
         let mut stream = self.connect();
         stream.write_all(request.as_bytes())?;
         let mut text = String::new();
@@ -73,10 +73,10 @@ impl Watched {
 
     /// Reads the metrics.
     pub fn metrics(&self) -> Metrics {
-        let answer = self.get("/metrics");
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert!(answer.body.ends_with("# EOF\n"), "{}", answer.body);
-        let lines = answer.body.lines().filter(|line| !line.starts_with('#'));
+        let response = self.get("/metrics");
+        assert_eq!(response.status, 200, "{response:?}");
+        assert!(response.body.ends_with("# EOF\n"), "{}", response.body);
+        let lines = response.body.lines().filter(|line| !line.starts_with('#'));
         let pair = |line: &str| {
             let (name, value) = line.rsplit_once(' ').unwrap();
             (name.to_owned(), value.parse().unwrap())
@@ -114,8 +114,8 @@ fn float(n: usize) -> f64 {
 fn a_serving_server_is_alive_and_ready() {
     let w = Watched::start();
     for page in ["/livez", "/readyz"] {
-        let answer = w.get(page);
-        assert_eq!((answer.status, &*answer.body), (200, "ok\n"));
+        let response = w.get(page);
+        assert_eq!((response.status, &*response.body), (200, "ok\n"));
     }
     assert!(w.server.log().contains(&w.admin.to_string()), "{}", w.server.log());
 }
@@ -294,18 +294,18 @@ fn other_methods_and_bodies_are_refused() {
     let w = Watched::start();
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"] {
         for page in ["/", "/metrics", "/nothing"] {
-            let answer =
-                w.ask(&format!("{method} {page} HTTP/1.1\r\nHost: localhost\r\n\r\n")).unwrap();
-            assert_eq!(answer.status, 405, "{method} {page}: {answer:?}");
-            assert!(answer.head.contains("allow: get, head"), "{answer:?}");
+            let response =
+                w.send(&format!("{method} {page} HTTP/1.1\r\nHost: localhost\r\n\r\n")).unwrap();
+            assert_eq!(response.status, 405, "{method} {page}: {response:?}");
+            assert!(response.head.contains("allow: get, head"), "{response:?}");
         }
     }
     for body in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"] {
-        let answer = w.ask(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{body}")).unwrap();
-        assert_eq!(answer.status, 413, "{answer:?}");
+        let response = w.send(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{body}")).unwrap();
+        assert_eq!(response.status, 413, "{response:?}");
     }
     assert_eq!(w.get("/nothing").status, 404);
-    let head = w.ask("HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let head = w.send("HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     assert_eq!((head.status, &*head.body), (200, ""));
 }
 
@@ -323,17 +323,17 @@ fn a_request_with_endless_headers_is_cut_off() {
 #[test]
 fn health_checks_get_through_when_all_connections_are_held() {
     let w = Watched::start();
-    let ask = |stream: &mut TcpStream, path: &str| {
+    let send = |stream: &mut TcpStream, path: &str| {
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())?;
-        let mut answer = [0; 512];
-        stream.read(&mut answer).map(|read| answer[..read].starts_with(b"HTTP/1.1 200"))
+        let mut response = [0; 512];
+        stream.read(&mut response).map(|read| response[..read].starts_with(b"HTTP/1.1 200"))
     };
     // Connections that stay open after a request, with an incomplete request, and without one.
     let mut held: Vec<TcpStream> = Vec::new();
     for n in 0..4 * CONNECTIONS {
         let mut stream = w.connect();
         match n % 3 {
-            0 => assert!(ask(&mut stream, "/livez").unwrap(), "{n}"),
+            0 => assert!(send(&mut stream, "/livez").unwrap(), "{n}"),
             1 => stream.write_all(b"GET /livez HTTP/1.1\r\n").unwrap(),
             _ => {}
         }
@@ -364,7 +364,7 @@ fn pages_are_refused_for_foreign_hosts() {
     let status = |page: &str, host: &str| {
         let host = host.replace("PORT", &w.admin.port().to_string());
         let head = format!("GET {page} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        w.ask(&head).unwrap().status
+        w.send(&head).unwrap().status
     };
     for page in ["/", "/?all", "/metrics"] {
         for ours in ["localhost", "127.0.0.1:PORT", "[::1]:1", "storage.example.org:80"] {
@@ -377,12 +377,16 @@ fn pages_are_refused_for_foreign_hosts() {
     // Health checks may use any host.
     assert_eq!((status("/livez", "evil.example"), status("/readyz", "evil.example")), (200, 200));
     let refused =
-        w.ask("GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").unwrap();
+        w.send("GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").unwrap();
     assert!(
         refused.body.contains("--admin-host") && refused.head.contains("nosniff"),
         "{refused:?}"
     );
-    assert_eq!(w.ask("GET / HTTP/1.0\r\n\r\n").unwrap().status, 200, "browsers always send a host");
+    assert_eq!(
+        w.send("GET / HTTP/1.0\r\n\r\n").unwrap().status,
+        200,
+        "browsers always send a host"
+    );
 }
 
 #[test]

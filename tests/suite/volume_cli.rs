@@ -170,14 +170,14 @@ fn health_checks_nfs_and_the_admin_socket() {
         assert!(output.stdout.is_empty());
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
-    let ask = |args: &[&str]| quiet(&[&["health"], args].concat());
-    assert_eq!(ask(&["--nfs", &address]), (0, String::new()));
+    let check = |args: &[&str]| quiet(&[&["health"], args].concat());
+    assert_eq!(check(&["--nfs", &address]), (0, String::new()));
     let socket = port.socket.to_str().unwrap().to_owned();
-    assert_eq!(ask(&["--admin-socket", &socket]), (0, String::new()));
+    assert_eq!(check(&["--admin-socket", &socket]), (0, String::new()));
     drop(port);
-    let (code, why) = ask(&["--nfs", &address]);
+    let (code, why) = check(&["--nfs", &address]);
     assert!(code == 1 && why.contains(&address), "{why}");
-    let (code, why) = ask(&["--admin-socket", &socket]);
+    let (code, why) = check(&["--admin-socket", &socket]);
     assert!(code == 1 && why.contains(&socket), "{why}");
 }
 

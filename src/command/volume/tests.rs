@@ -1,10 +1,10 @@
-//! Commands against a server with a [`FakeAdmin`].
+//! Commands against a server with a [`FakeVolumes`].
 
 use clap::Parser;
 
 use super::*;
-use crate::admin::api::Admin;
-use crate::admin::fake::{FakeAdmin, Served, name};
+use crate::admin::api::VolumeApi;
+use crate::admin::fake::{FakeVolumes, Served, name};
 
 #[derive(Parser)]
 struct Words {
@@ -55,7 +55,7 @@ fn run(served: &Served, words: &str) -> Outcome {
 
 #[test]
 fn creating_prints_nothing_and_may_be_repeated() {
-    let served = Served::start(FakeAdmin::with(&[]));
+    let served = Served::start(FakeVolumes::with(&[]));
     run(&served, "create new --capacity 10Gi").prints("");
     run(&served, "create new --capacity 10Gi").prints("");
     let message = run(&served, "create new --capacity 20Gi --mode 700").fails(Exit::Conflict);
@@ -71,46 +71,46 @@ fn creating_prints_nothing_and_may_be_repeated() {
 
 #[test]
 fn cloning_waits_until_the_copy_is_ready() {
-    let served = Served::start(FakeAdmin::with(&["source"]));
+    let served = Served::start(FakeVolumes::with(&["source"]));
     run(&served, "clone source copy --capacity 20Gi").prints("");
-    let copy = served.admin.show(&name("copy")).unwrap();
+    let copy = served.volumes.show(&name("copy")).unwrap();
     assert_eq!((copy.phase, copy.spec.capacity), (Phase::Ready, 20 << 30));
     run(&served, "create other --capacity 1Gi --from source").prints("");
-    assert_eq!(served.admin.show(&name("other")).unwrap().phase, Phase::Ready);
+    assert_eq!(served.volumes.show(&name("other")).unwrap().phase, Phase::Ready);
     let message = run(&served, "clone nothing copy").fails(Exit::NotFound);
     assert!(message.contains("nothing"), "{message}");
 }
 
 #[test]
 fn a_failed_clone_reports_the_reason() {
-    let served = Served::start(FakeAdmin::with(&["broken"]));
+    let served = Served::start(FakeVolumes::with(&["broken"]));
     let message = run(&served, "clone broken copy").fails(Exit::Failed);
     assert!(message.contains("copy") && message.contains("broken"), "{message}");
-    let served = Served::start(FakeAdmin::with(&["fleeting"]));
+    let served = Served::start(FakeVolumes::with(&["fleeting"]));
     let message = run(&served, "clone fleeting copy").fails(Exit::Failed);
     assert!(message.contains("again"), "{message}");
 }
 
 #[test]
 fn json_is_what_the_server_sends() {
-    let served = Served::start(FakeAdmin::with(&["a", "b"]));
-    let one = serde_json::to_string(&served.admin.show(&name("a")).unwrap()).unwrap() + "\n";
+    let served = Served::start(FakeVolumes::with(&["a", "b"]));
+    let one = serde_json::to_string(&served.volumes.show(&name("a")).unwrap()).unwrap() + "\n";
     run(&served, "show a -o json").prints(&one);
     run(&served, "create a --capacity 10Gi -o json").prints(&one);
     run(&served, "recount a -o json").prints("{}\n");
     run(&served, "delete b --yes -o json").prints("{\"outcome\":\"deleted\"}\n");
     run(&served, "list -o json").prints(&format!("{{\"volumes\":[{}]}}\n", one.trim()));
-    served.admin.change("a", |a| a.directory = "\u{9b}2J".into());
+    served.volumes.change("a", |a| a.directory = "\u{9b}2J".into());
     let out = run(&served, "show a -o json").out;
     assert!(out.contains("\\u009b2J"), "{out}");
 }
 
 #[test]
 fn expand_changes_the_limits() {
-    let served = Served::start(FakeAdmin::with(&["a"]));
+    let served = Served::start(FakeVolumes::with(&["a"]));
     run(&served, "expand a --capacity 20Gi").prints("");
     run(&served, "expand a --inodes 5").prints("");
-    let spec = served.admin.show(&name("a")).unwrap().spec;
+    let spec = served.volumes.show(&name("a")).unwrap().spec;
     assert_eq!((spec.capacity, spec.inodes), (20 << 30, Some(5)));
     let message = run(&served, "expand a --capacity 1Gi").fails(Exit::Usage);
     assert!(message.contains("--shrink"), "{message}");
@@ -119,7 +119,7 @@ fn expand_changes_the_limits() {
 
 #[test]
 fn every_kind_of_error_has_its_exit_code() {
-    let served = Served::start(FakeAdmin::with(&[]));
+    let served = Served::start(FakeVolumes::with(&[]));
     let check = |name, exit| drop(run(&served, &format!("show {name}")).fails(exit));
     check("nothing", Exit::NotFound);
     check("invalid", Exit::Usage);
@@ -137,8 +137,8 @@ fn every_kind_of_error_has_its_exit_code() {
 
 #[test]
 fn nothing_is_destroyed_without_confirmation() {
-    let served = Served::start(FakeAdmin::with(&["a"]));
-    served.admin.change("a", |a| a.used = 3 << 30);
+    let served = Served::start(FakeVolumes::with(&["a"]));
+    served.volumes.change("a", |a| a.used = 3 << 30);
     for words in ["delete a", "archive a", "recycle a", "delete a --on-delete archive"] {
         let message = run(&served, words).fails(Exit::Usage);
         assert!(message.contains("--yes"), "{message}");
@@ -147,18 +147,18 @@ fn nothing_is_destroyed_without_confirmation() {
         assert!(question.contains("volume a") && question.contains("3Gi"), "{question}");
         assert!(outcome.fails(Exit::Usage).contains("nothing was done"));
     }
-    assert_eq!(served.admin.list().len(), 1);
+    assert_eq!(served.volumes.list().len(), 1);
 }
 
 #[test]
 fn the_confirmed_action_is_carried_out() {
-    let served = Served::start(FakeAdmin::with(&["a", "b", "c", "d"]));
+    let served = Served::start(FakeVolumes::with(&["a", "b", "c", "d"]));
     let outcome = run_asking(&served, "recycle a", Some(true));
     assert_eq!(outcome.questions.len(), 1);
     outcome.prints("");
     run_asking(&served, "delete a", Some(true)).prints("");
     run_asking(&served, "archive b", Some(true)).prints("/srv/archived-b\n");
-    served.admin.change("c", |c| c.spec.on_delete = OnDelete::Archive);
+    served.volumes.change("c", |c| c.spec.on_delete = OnDelete::Archive);
     let outcome = run_asking(&served, "delete c --yes", Some(false));
     assert!(outcome.questions.is_empty());
     outcome.prints("/srv/archived-c\n");
@@ -171,7 +171,7 @@ fn the_confirmed_action_is_carried_out() {
 
 #[test]
 fn a_volume_in_use_by_a_claim_ends_only_with_force() {
-    let served = Served::start(FakeAdmin::with(&["held"]));
+    let served = Served::start(FakeVolumes::with(&["held"]));
     for words in ["delete held", "delete held --on-delete archive", "archive held", "recycle held"]
     {
         let message = run(&served, &format!("{words} --yes")).fails(Exit::Conflict);
@@ -186,21 +186,21 @@ fn a_volume_in_use_by_a_claim_ends_only_with_force() {
 
 #[test]
 fn the_trash_is_shown_or_waited_for() {
-    let served = Served::start(FakeAdmin::with(&[]));
-    served.admin.litter(3, 0);
+    let served = Served::start(FakeVolumes::with(&[]));
+    served.volumes.litter(3, 0);
     let out = run(&served, "trash").out;
     assert!(out.starts_with("Waiting:    3\nCurrent:    a\\u{1b}[31m\n"), "{out}");
     run(&served, "trash --wait").prints("");
-    assert_eq!(served.admin.trash().waiting, 0);
-    served.admin.litter(2, 1);
+    assert_eq!(served.volumes.trash().waiting, 0);
+    served.volumes.litter(2, 1);
     let message = run(&served, "trash --wait").fails(Exit::Failed);
     assert!(message.contains("1 "), "{message}");
 }
 
 #[test]
 fn a_manifest_needs_only_the_address_of_the_server() {
-    let served = Served::start(FakeAdmin::with(&["data", "My_Data"]));
-    served.admin.change("data", |data| {
+    let served = Served::start(FakeVolumes::with(&["data", "My_Data"]));
+    served.volumes.change("data", |data| {
         data.spec.labels.insert("team".into(), "blue".into());
         data.spec.labels.insert("not".into(), "for kubernetes".into());
         data.spec.labels.insert("berth.io/claim-name".into(), "before".into());
