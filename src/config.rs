@@ -1,7 +1,6 @@
 //! The command line: [`Args`] as clap parses them, and [`Config`], what remains after the checks.
 //!
-//! The doc comments of the arguments are the help texts. Nothing below `app` sees the command line
-//! or the environment.
+//! The doc comments of the arguments are the help texts.
 
 mod help;
 

@@ -87,7 +87,7 @@ struct SocketFile {
 /// system calls, and for up to two seconds while another server does the same in this directory.
 ///
 /// # Errors
-/// [`Error`]. Nothing has changed then, except that the directory may have been created.
+/// When it fails, nothing has changed, except that the directory may have been created.
 pub fn listen(path: &Path) -> Result<Listening, Error> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

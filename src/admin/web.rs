@@ -89,7 +89,8 @@ impl Admin {
     }
 
     /// Whether a request has a host of this server, or is a health check. Health checks are open to
-    /// any host: they reveal nothing, and probes use names that are not known here.
+    /// any host: they reveal only whether the server is ready, and probes use names that are not
+    /// known here.
     fn is_allowed(&self, request: &Request) -> bool {
         let Some(hosts) = self.hosts.get() else { return true };
         let arrived = request.extensions().get::<Arrived>();
