@@ -1,4 +1,6 @@
-//! The command line: [`Args`] as they are written, checked into a plain [`Config`].
+//! The command line: [`Args`] as clap parses them, and [`Config`], what remains after the checks.
+//!
+//! The doc comments of the arguments are the help texts.
 
 mod help;
 
@@ -24,82 +26,83 @@ use crate::volume;
 /// The port of the portmapper (RFC 1833).
 const PORTMAP_PORT: u16 = 111;
 
-/// The least that clients may make the server hold, in bytes: a few of the largest calls.
+/// Smallest value of `--memory`, in bytes: enough for a few of the largest calls.
 const MEMORY_MIN: u64 = 16 * 1024 * 1024;
 
-/// Serves directories and volumes over NFSv3 from user space.
+/// An NFSv3 server in user space, and a provisioner of volumes for Kubernetes.
 ///
-/// A volume is a directory with an export and an enforced capacity of its own. In Kubernetes, every
-/// claim of its StorageClass gets one.
+/// It serves directories and volumes. A volume is a directory with an export and an enforced
+/// capacity of its own. In Kubernetes, every claim of its StorageClasses gets a volume.
 #[derive(Debug, Parser)]
 #[command(name = "berth", version, max_term_width = 100, after_help = help::HELP)]
 pub struct Args {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve a directory, those of an exports file, or volumes over NFSv3
+    /// Serve a directory, the directories of an exports file, or volumes over NFSv3
     #[command(after_help = help::SERVE_HELP)]
     Serve(Box<ServeArgs>),
-    /// Work with exports files
+    /// Check exports files
     #[command(subcommand)]
     Exports(ExportsCommand),
-    /// Work with the volumes of a running server
+    /// Manage the volumes of a running server
     Volume(VolumeArgs),
-    /// Ask whether a server answers: exit code 0 if it does, 1 with a reason if not
+    /// Check whether a server replies: exits with 0 if it does, otherwise with 1 and the reason
     #[command(after_help = help::HEALTH_HELP)]
     Health(HealthArgs),
     /// Print a page of the manual, or list the pages
     Manual(ManualArgs),
 }
 
-/// Work with exports files.
+/// The subcommands of `berth exports`.
 #[derive(Debug, Subcommand)]
 pub enum ExportsCommand {
-    /// Read an exports(5) file, and say what is wrong with it or what it means
+    /// Read an exports(5) file, and show what it means, or what is wrong with it
     Check {
         /// The exports file
         file: PathBuf,
     },
 }
 
-/// Where the options of the provisioner stand in the help.
+/// The heading of the provisioner's options in the help.
 const KUBERNETES: &str = "Kubernetes";
 
 /// Options of `berth serve`.
 #[derive(Debug, ClapArgs)]
 pub struct ServeArgs {
-    /// Directory to export as `/`, read-write, to whoever can connect; made if it is not there
+    /// Directory to export as `/`, read-write, to every client that can connect; created if it does
+    /// not exist
     #[arg(
         value_name = "DIR",
         required_unless_present_any = ["exports", "volumes"],
         conflicts_with = "exports"
     )]
     pub dir: Option<PathBuf>,
-    /// Answer calls to DIR from ports above 1023 too, which every user of a client may use; as root, only
-    /// lower ones are answered otherwise
+    /// Accept calls to DIR from all ports, also from those that every user of a client may use.
+    /// Without it, a server that runs as root accepts only ports below 1024
     #[arg(long, env = "BERTH_INSECURE")]
     pub insecure: bool,
-    /// Export what this exports(5) file says instead; read again at SIGHUP
+    /// Export the directories of this exports(5) file; SIGHUP reads it again
     #[arg(long, value_name = "FILE", env = "BERTH_EXPORTS")]
     pub exports: Option<PathBuf>,
     /// Keep volumes in this directory, each exported as `/NAME` with a capacity of its own (`berth
-    /// volume --help`); made if it is not there
+    /// volume --help`); created if it does not exist
     #[arg(long, value_name = "DIR", env = "BERTH_VOLUMES")]
     pub volumes: Option<PathBuf>,
-    /// Remove at most so many files a second of volumes that were deleted
+    /// Remove at most this many files of deleted volumes per second
     #[arg(long, value_name = "N", env = "BERTH_PURGE_RATE", default_value_t = 2000)]
     pub purge_rate: u32,
-    /// Count what volumes use anew after so many hours, because something may have been changed
-    /// beside the server; 0: never
+    /// Count the usage of every volume again after this time, because files may be changed beside
+    /// the server; 0: never
     #[arg(long, value_name = "HOURS", env = "BERTH_RECOUNT", default_value_t = 24)]
     pub recount: u32,
-    /// Refuse volumes and capacities with which all capacities together would be more than so many
-    /// percent of the disk [default: no limit]
+    /// Refuse volumes and expansions that raise the sum of all capacities above this share of the
+    /// disk [default: no limit]
     #[arg(
         long,
         value_name = "PERCENT",
@@ -109,8 +112,8 @@ pub struct ServeArgs {
     pub overcommit: Option<u32>,
     /// Address and port for NFS and MOUNT; may be given several times
     ///
-    /// NFS asks no password: listen to the network only with an exports file that says who may
-    /// connect, or on a network that you trust.
+    /// NFS asks for no password: listen on a network only with an exports file that lists the
+    /// clients, or if you trust the network.
     #[arg(
         long,
         value_name = "ADDR:PORT",
@@ -119,60 +122,60 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:2049"
     )]
     pub listen: Vec<SocketAddr>,
-    /// Folder for what must survive a restart, in no export [default: .berth/state in the directory
-    /// with the volumes; without volumes /var/lib/berth as root, else $XDG_STATE_HOME/berth]
+    /// State folder: what must survive a restart. It must be in no export [default: .berth/state in
+    /// the directory of the volumes; without volumes /var/lib/berth as root, else
+    /// $XDG_STATE_HOME/berth]
     #[arg(long, value_name = "DIR", env = "BERTH_STATE")]
     pub state: Option<PathBuf>,
-    /// Where `berth volume` talks to this server (only with volumes) [default:
-    /// /run/berth/admin.sock as root, else $XDG_RUNTIME_DIR/berth/admin.sock, else admin.sock in the
-    /// state folder]
+    /// Unix socket for `berth volume`, only with --volumes [default: /run/berth/admin.sock as root,
+    /// else $XDG_RUNTIME_DIR/berth/admin.sock, else admin.sock in the state folder]
     #[arg(long, value_name = "PATH", env = "BERTH_ADMIN_SOCKET")]
     pub admin_socket: Option<PathBuf>,
-    /// Also answer as portmapper on this address, port 111, for clients that look ports up
+    /// Also serve the portmapper on this address, port 111, for clients that look up ports
     /// (`showmount -e`, `rpcinfo -p`, `mount` without port options)
     #[arg(long, value_name = "ADDR[:PORT]", env = "BERTH_PORTMAP", value_parser = portmap_address)]
     pub portmap: Option<SocketAddr>,
-    /// Also answer HTTP on this address: `/livez`, `/readyz`, `/metrics` for Prometheus, and a
-    /// status page on `/`; read-only, and for whoever can connect
+    /// Also serve HTTP on this address, read-only and without a password: `/livez`, `/readyz`,
+    /// `/metrics` for Prometheus, and a status page on `/`
     #[arg(long, value_name = "ADDR:PORT", env = "BERTH_ADMIN")]
     pub admin: Option<SocketAddr>,
-    /// A name or address by which others call the HTTP address, besides `localhost`, the machine's name
-    /// and its own addresses; may be given several times
+    /// Name or address by which clients call the HTTP address, besides `localhost`, the name of the
+    /// machine and the address at which a request arrives; may be given several times
     #[arg(long, value_name = "NAME", env = "BERTH_ADMIN_HOST", value_delimiter = ',')]
     pub admin_host: Vec<String>,
-    /// Connections at a time; beyond that, a new one takes the place of one that is not used, of the
-    /// address that has most
+    /// Connections at a time; beyond that, a new connection replaces an idle one of the address
+    /// with the most connections
     #[arg(long, value_name = "N", env = "BERTH_MAX_CONNECTIONS", default_value_t = 1024)]
     pub max_connections: usize,
-    /// Memory that clients may make the server hold, like 256Mi: calls that are not complete or not
-    /// carried out, and replies that are not taken. When it is used up, clients wait [default: a quarter
-    /// of the memory limit of the container or control group, else 256Mi]
+    /// Memory that clients may make the server hold, like 256Mi: calls that are incomplete or wait,
+    /// and replies that are not read. When it is used up, clients wait [default: a quarter of the
+    /// memory limit of the container or control group, else 256Mi]
     #[arg(long, value_name = "SIZE", env = "BERTH_MEMORY", value_parser = size)]
     pub memory: Option<u64>,
-    /// Close a connection that asked for nothing for so many seconds
+    /// Close a connection that has sent no call for this long
     #[arg(long, value_name = "SECONDS", env = "BERTH_IDLE_TIMEOUT", default_value_t = 600)]
     pub idle_timeout: u64,
-    /// Close a connection that stopped in the middle of a call, or takes no replies, after so many
-    /// seconds, or later by a second for every 8 KiB that came through
+    /// Close a connection that stops in the middle of a call, or reads no replies, after this time;
+    /// every 8 KiB that it transfers adds a second
     #[arg(long, value_name = "SECONDS", env = "BERTH_STALL_TIMEOUT", default_value_t = 60)]
     pub stall_timeout: u64,
-    /// At the end, wait at most so many seconds for calls to be answered
+    /// When the server stops, wait at most this long for calls in progress
     #[arg(long, value_name = "SECONDS", env = "BERTH_GRACE", default_value_t = 30)]
     pub grace: u64,
-    /// How files are found again by their handles: by the file system's own handle (`kernel`), by
-    /// number and path (`path`), or by its own if it is known never to give one to another file
+    /// Kind of file handles: those of the file system (`kernel`), by number and path (`path`), or
+    /// `kernel` on file systems that are known never to reuse a handle, and `path` on all others
     #[arg(long, value_name = "KIND", env = "BERTH_HANDLES", default_value = "auto")]
     pub handles: Handles,
-    /// Give every claim of the StorageClasses with this provisioner a volume, in Kubernetes (needs
-    /// --volumes, and --nfs-server or --nfs-service)
+    /// Give every claim of the StorageClasses with this provisioner a volume; needs --volumes, and
+    /// --nfs-server or --nfs-service
     #[arg(long, value_name = "NAME", env = "BERTH_PROVISIONER", help_heading = KUBERNETES)]
     pub provisioner: Option<String>,
-    /// The name or address at which the nodes of the cluster find this server; every volume keeps
-    /// it for life
+    /// Name or address at which the nodes of the cluster reach this server; a volume keeps it for
+    /// life
     #[arg(long, value_name = "ADDR", env = "BERTH_NFS_SERVER", help_heading = KUBERNETES)]
     pub nfs_server: Option<String>,
-    /// The Service at whose cluster IP the nodes find this server, instead of --nfs-server; its port
-    /// `nfs`, or its only one
+    /// Service at whose cluster IP the nodes reach this server, on its port `nfs` or its only port;
+    /// instead of --nfs-server
     #[arg(
         long,
         value_name = "NAMESPACE/NAME",
@@ -181,10 +184,11 @@ pub struct ServeArgs {
         help_heading = KUBERNETES
     )]
     pub nfs_service: Option<String>,
-    /// Which cluster, and who we are in it [default: the one that this runs in]
+    /// File with the cluster and the identity of the server in it [default: the cluster in which
+    /// the server runs]
     #[arg(long, value_name = "FILE", env = "BERTH_KUBECONFIG", help_heading = KUBERNETES)]
     pub kubeconfig: Option<PathBuf>,
-    /// See only the claims of these namespaces, with commas between them [default: all]
+    /// Serve claims of these namespaces only, with commas between them [default: all]
     #[arg(
         long,
         value_name = "NAMESPACE",
@@ -193,79 +197,80 @@ pub struct ServeArgs {
         help_heading = KUBERNETES
     )]
     pub namespaces: Vec<String>,
-    /// The Lease that decides which server provisions [default: the provisioner's name]
+    /// Lease that decides which server provisions [default: the name of the provisioner]
     #[arg(long, value_name = "NAME", env = "BERTH_LEASE_NAME", help_heading = KUBERNETES)]
     pub lease_name: Option<String>,
-    /// Its namespace [default: $POD_NAMESPACE, else that of the configuration]
+    /// Namespace of the Lease [default: $POD_NAMESPACE, else that of the kubeconfig or the pod]
     #[arg(long, value_name = "NAMESPACE", env = "BERTH_LEASE_NAMESPACE", help_heading = KUBERNETES)]
     pub lease_namespace: Option<String>,
-    /// How lines of the log look
+    /// Format of the log
     #[arg(long, value_name = "FORMAT", env = "BERTH_LOG_FORMAT", default_value = "text")]
     pub log_format: log::Format,
 }
 
-/// Kinds of file handles to choose from.
+/// The values of `--handles`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Handles {
-    /// The file system's if it never gives one to another file, else by path.
+    /// Those of the file system if it never reuses one for another file, else by path.
     Auto,
-    /// The file system's, or fail; says what that risks where another file may get one.
+    /// Those of the file system; the server warns if it may reuse one, and fails if it has none.
     Kernel,
-    /// By path.
+    /// By number and path.
     Path,
 }
 
-/// What is exported, besides volumes.
+/// The exports besides the volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Nothing.
+    /// None.
     None,
-    /// This directory, as `/`, to everybody who calls from these ports.
+    /// This directory, as `/`, to all clients that call from these ports.
     Directory(PathBuf, Ports),
-    /// What this exports file says.
+    /// The directories of this exports file.
     File(PathBuf),
 }
 
-/// How to serve.
+/// The checked configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What is exported, besides volumes.
+    /// The exports besides the volumes.
     pub source: Source,
-    /// How volumes are kept, if they are.
+    /// Settings of the volumes, if there may be any.
     pub volumes: Option<volume::Settings>,
-    /// How claims of Kubernetes get volumes, if they do.
+    /// Settings of the provisioner, if the server is one.
     pub provisioner: Option<provisioner::Settings>,
-    /// Where NFS and MOUNT listen.
+    /// Addresses of NFS and MOUNT.
     pub listen: Vec<SocketAddr>,
     /// The state folder.
     pub state: PathBuf,
     /// The socket of the admin API.
     pub admin_socket: PathBuf,
-    /// Where the portmapper listens.
+    /// Address of the portmapper.
     pub portmap: Option<SocketAddr>,
-    /// Where the admin listener listens.
+    /// Address of the read-only HTTP listener.
     pub admin: Option<SocketAddr>,
-    /// By which names and addresses others call it, besides its own.
+    /// Names and addresses that HTTP requests may use, besides the server's own.
     pub admin_hosts: Vec<String>,
     /// Connections at a time.
     pub max_connections: usize,
-    /// Bytes that clients may make the server hold; `None`: what suits the machine.
+    /// Bytes that clients may make the server hold; `None` for the default.
     pub memory: Option<usize>,
-    /// When an idle connection is closed.
+    /// Time after which an idle connection is closed.
     pub idle: Duration,
-    /// When a stalled one is.
+    /// Time after which a stalled connection is closed.
     pub stalled: Duration,
-    /// How long the end may take.
+    /// Time limit of calls in progress when the server stops.
     pub grace: Duration,
-    /// The kind of handles, if only one is wanted.
+    /// The kind of handles; `None` to choose it by file system.
     pub handles: Option<HandleKind>,
 }
 
 impl ServeArgs {
-    /// Checks the options against each other and the environment.
+    /// Checks the options, also against each other, and fills in the defaults that depend on the
+    /// environment.
     ///
     /// # Errors
-    /// An option that makes no sense, by its name.
+    /// An option is invalid or missing; the message names it.
     pub fn check(self, is_root: bool) -> Result<Config> {
         let source = match (&self.dir, &self.exports) {
             (Some(dir), None) => Source::Directory(dir.clone(), self.ports(is_root)),
@@ -289,7 +294,7 @@ impl ServeArgs {
             bail!("--idle-timeout and --stall-timeout must be at least 1 second");
         }
         let provisioner = self.provisioning()?;
-        let told = (self.admin_socket, self.state.clone());
+        let given = (self.admin_socket, self.state.clone());
         let state = match (self.state, &self.volumes) {
             (Some(state), _) => state,
             (None, Some(volumes)) => volumes.join(".berth/state"),
@@ -299,7 +304,7 @@ impl ServeArgs {
             source,
             provisioner,
             listen: self.listen,
-            admin_socket: admin_socket(told.0, told.1, is_root)
+            admin_socket: admin_socket(given.0, given.1, is_root)
                 .unwrap_or_else(|_| state.join("admin.sock")),
             state,
             volumes: self.volumes.map(|dir| volume::Settings {
@@ -326,13 +331,14 @@ impl ServeArgs {
 }
 
 impl ServeArgs {
-    /// From which ports DIR may be used. Who is root there acts as root here, if the server is root: so
-    /// nobody else may claim to be. Without privileges, all act as the server's user in any case.
+    /// The ports from which DIR accepts calls. If the server runs as root, a caller that claims to
+    /// be root acts as root, so only root on the client may make calls. Otherwise all callers act
+    /// as the user of the server.
     const fn ports(&self, is_root: bool) -> Ports {
         if is_root && !self.insecure { Ports::Privileged } else { Ports::Any }
     }
 
-    /// The options of the provisioner.
+    /// Checks the options of the provisioner; `None` without `--provisioner`.
     fn provisioning(&self) -> Result<Option<provisioner::Settings>> {
         let Some(name) = self.provisioner.clone().filter(|name| !name.is_empty()) else {
             return Ok(None);
@@ -340,9 +346,12 @@ impl ServeArgs {
         if self.volumes.is_none() {
             bail!("--provisioner needs a directory for the volumes of claims (--volumes DIR)");
         }
-        // For its own plugins the cluster would wait for ever.
+        // Kubernetes never hands claims of its own plugins (kubernetes.io/...) to a provisioner.
         if !is_provisioner(&name) {
-            bail!("--provisioner {name:?} is no name of a provisioner, like example.org/berth");
+            bail!(
+                "--provisioner {name:?} cannot be the name of a provisioner; choose one like \
+                 example.org/berth"
+            );
         }
         let lease = self.lease_name.clone();
         let lease = lease.unwrap_or_else(|| name.replace(['/', '_'], "-").to_ascii_lowercase());
@@ -355,11 +364,11 @@ impl ServeArgs {
             kubeconfig: self.kubeconfig.clone(),
             namespaces: self.namespaces.iter().filter(|n| !n.is_empty()).cloned().collect(),
             lease,
-            lease_namespace: self.lease_namespace.clone().or_else(|| env("POD_NAMESPACE")),
+            lease_namespace: self.lease_namespace.clone().or_else(|| env_string("POD_NAMESPACE")),
         }))
     }
 
-    /// Where the nodes find the server.
+    /// Where the nodes reach the server.
     fn server(&self) -> Result<Where> {
         match (&self.nfs_server, &self.nfs_service) {
             (Some(server), None) => {
@@ -367,7 +376,10 @@ impl ServeArgs {
                 let server = bare.unwrap_or(server);
                 let is_name = is_subdomain(&server.to_ascii_lowercase());
                 if !is_name && server.parse::<IpAddr>().is_err() {
-                    bail!("--nfs-server {server:?} is neither a name nor an address");
+                    bail!(
+                        "--nfs-server {server:?} is neither a name nor an address; write it \
+                         without a port"
+                    );
                 }
                 Ok(Where::Fixed(server.to_owned()))
             }
@@ -376,17 +388,20 @@ impl ServeArgs {
                     let (namespace, name) = (namespace.to_owned(), name.to_owned());
                     Ok(Where::Service { namespace, name })
                 }
-                _ => bail!("--nfs-service {service:?} is no Service, like storage/berth"),
+                _ => bail!(
+                    "--nfs-service {service:?} is not NAMESPACE/NAME of a Service, like \
+                     storage/berth"
+                ),
             },
             _ => bail!(
-                "say where the nodes of the cluster find this server: --nfs-server ADDR, or \
-                 --nfs-service NAMESPACE/NAME"
+                "--provisioner needs the address at which the nodes of the cluster reach this \
+                 server: --nfs-server ADDR, or --nfs-service NAMESPACE/NAME"
             ),
         }
     }
 }
 
-/// Names and addresses, without ports.
+/// Checks that hosts are names or addresses without ports.
 fn admin_hosts(hosts: Vec<String>) -> Result<Vec<String>> {
     for host in hosts.iter().filter(|host| !host.is_empty()) {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -400,22 +415,22 @@ fn admin_hosts(hosts: Vec<String>) -> Result<Vec<String>> {
     Ok(hosts)
 }
 
-/// The admin socket that `berth volume` talks to.
+/// The admin socket for `berth volume`.
 ///
 /// # Errors
-/// There is no folder where it could be.
+/// No default can be derived from the environment.
 pub fn admin_socket_of(args: &VolumeArgs, is_root: bool) -> Result<PathBuf> {
-    admin_socket(args.admin_socket.clone(), set("BERTH_STATE"), is_root)
+    admin_socket(args.admin_socket.clone(), env_path("BERTH_STATE"), is_root)
 }
 
-/// The admin socket of the server that is meant: the same for the server and for those who look
-/// for it, if they are told the same.
+/// The admin socket: the given one, or a default. The server and `berth volume` both use this, so
+/// that they find each other with the same options and environment.
 ///
 /// # Errors
-/// There is no folder where it could be.
+/// No default can be derived from the environment.
 fn admin_socket(given: Option<PathBuf>, state: Option<PathBuf>, is_root: bool) -> Result<PathBuf> {
     let state = || state.map_or_else(|| default_state(is_root), Ok);
-    match (given, is_root, set("XDG_RUNTIME_DIR")) {
+    match (given, is_root, env_path("XDG_RUNTIME_DIR")) {
         (Some(path), ..) => Ok(path),
         (None, true, _) => Ok(PathBuf::from("/run/berth/admin.sock")),
         (None, false, Some(dir)) => Ok(dir.join("berth/admin.sock")),
@@ -423,13 +438,13 @@ fn admin_socket(given: Option<PathBuf>, state: Option<PathBuf>, is_root: bool) -
     }
 }
 
-/// A folder that the environment names.
-fn set(name: &str) -> Option<PathBuf> {
+/// The path in an environment variable, unless it is unset or empty.
+fn env_path(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// A word that the environment has.
-fn env(name: &str) -> Option<String> {
+/// The value of an environment variable, unless it is unset or empty.
+fn env_string(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -437,19 +452,20 @@ fn default_state(is_root: bool) -> Result<PathBuf> {
     if is_root {
         return Ok(PathBuf::from("/var/lib/berth"));
     }
-    let base = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
+    let base = env_path("XDG_STATE_HOME")
+        .or_else(|| env_path("HOME").map(|home| home.join(".local/state")));
     match base {
         Some(base) => Ok(base.join("berth")),
         None => bail!("neither XDG_STATE_HOME nor HOME is set; name a folder with --state DIR"),
     }
 }
 
-/// An amount of bytes.
+/// Parses a size in bytes.
 fn size(text: &str) -> Result<u64, String> {
-    quantity::parse(text).map_err(|why| format!("it {why}"))
+    quantity::parse(text).map_err(|why| format!("the size {why}"))
 }
 
-/// An address, with the portmapper's port unless it says another.
+/// Parses an address, with the portmapper's port unless it has another.
 fn portmap_address(text: &str) -> Result<SocketAddr, String> {
     let text = if text.is_empty() { "unspecified" } else { text };
     if let Ok(ip) = text.parse::<IpAddr>() {

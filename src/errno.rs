@@ -1,16 +1,16 @@
-//! What a system call answered when it failed.
+//! The error numbers of system calls, errno(3).
 //!
-//! A leaf that every module may name, so that errors of the backing file system travel unchanged
-//! from [`crate::sys`] to the one place that turns them into the protocol's status.
+//! Every module may use this one: errors of the backing file system pass unchanged from
+//! [`crate::sys`] to the one place that maps them to a status of the protocol.
 
 use std::fmt;
 use std::io;
 
-/// The number that a failed system call left, as in errno(3).
+/// The error number of a failed system call.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(i32);
 
-/// The result of a system call, or of an operation made of some.
+/// The result of a system call, or of an operation of several.
 pub type Result<T> = std::result::Result<T, Errno>;
 
 macro_rules! names {
@@ -31,7 +31,7 @@ macro_rules! names {
 }
 
 names! {
-    /// The operation needs an ownership or privilege that the caller lacks.
+    /// The operation needs ownership or a privilege that the caller lacks.
     PERM = EPERM;
     /// No such name.
     NOENT = ENOENT;
@@ -41,21 +41,21 @@ names! {
     NXIO = ENXIO;
     /// Not a descriptor, or not one for this use.
     BADF = EBADF;
-    /// The call would have to wait.
+    /// The call would block.
     AGAIN = EAGAIN;
-    /// Mode, groups and ACL say no.
+    /// The mode or an ACL denies access.
     ACCES = EACCES;
     /// The name exists.
     EXIST = EEXIST;
-    /// Across two file systems.
+    /// The operation would cross file systems.
     XDEV = EXDEV;
-    /// The device cannot do that.
+    /// The device does not support the operation.
     NODEV = ENODEV;
     /// Not a directory.
     NOTDIR = ENOTDIR;
     /// A directory.
     ISDIR = EISDIR;
-    /// An argument makes no sense.
+    /// An argument is invalid.
     INVAL = EINVAL;
     /// The system's table of open files is full.
     NFILE = ENFILE;
@@ -73,13 +73,13 @@ names! {
     NAMETOOLONG = ENAMETOOLONG;
     /// A directory has entries.
     NOTEMPTY = ENOTEMPTY;
-    /// A symbolic link where none may be.
+    /// Too many symbolic links, or one where none is allowed.
     LOOP = ELOOP;
     /// The file behind a handle is gone.
     STALE = ESTALE;
-    /// The disk quota is used up.
+    /// The disk quota is exceeded.
     DQUOT = EDQUOT;
-    /// Not supported here.
+    /// Not supported.
     OPNOTSUPP = EOPNOTSUPP;
     /// No such system call.
     NOSYS = ENOSYS;
@@ -89,95 +89,95 @@ names! {
     NOMEM = ENOMEM;
     /// In use.
     BUSY = EBUSY;
-    /// A program that runs cannot be written.
+    /// A running program cannot be written.
     TXTBSY = ETXTBSY;
     /// A value does not fit.
     OVERFLOW = EOVERFLOW;
     /// Arguments are too long.
     TOOBIG = E2BIG;
-    /// An argument is out of the domain.
+    /// An argument is out of the domain of the function.
     DOM = EDOM;
-    /// A result is out of the range.
+    /// A result is out of range.
     RANGE = ERANGE;
-    /// A name is not in the encoding that the file system wants.
+    /// A name is not in the encoding of the file system.
     ILSEQ = EILSEQ;
     /// There is no medium in the device.
     NOMEDIUM = ENOMEDIUM;
-    /// The key of an encrypted directory is not there.
+    /// The key of an encrypted directory is not available.
     NOKEY = ENOKEY;
     /// The key has expired.
     KEYEXPIRED = EKEYEXPIRED;
     /// The key was revoked.
     KEYREVOKED = EKEYREVOKED;
-    /// The key was refused.
+    /// The key was rejected.
     KEYREJECTED = EKEYREJECTED;
     /// The structure on the disk is damaged.
     UCLEAN = EUCLEAN;
     /// A checksum on the disk is wrong.
     BADMSG = EBADMSG;
-    /// A device cannot give the data.
+    /// A device has no data.
     NODATA = ENODATA;
-    /// A device does not answer in time.
+    /// A device does not respond in time.
     TIME = ETIME;
     /// The link to a device is cut.
     NOLINK = ENOLINK;
-    /// A device refuses who asks.
+    /// A device refuses the exchange.
     BADE = EBADE;
-    /// The error of another machine.
+    /// An I/O error on another machine.
     REMOTEIO = EREMOTEIO;
-    /// Another machine does not keep to the protocol.
+    /// Another machine violates the protocol.
     PROTO = EPROTO;
-    /// Nobody reads any more.
+    /// The reader of a pipe or socket has closed it.
     PIPE = EPIPE;
-    /// What was begun was given up.
+    /// The operation was canceled.
     CANCELED = ECANCELED;
-    /// The memory with the data is damaged.
+    /// The page of memory with the data has a hardware error.
     HWPOISON = EHWPOISON;
-    /// Two wait for each other.
+    /// A deadlock.
     DEADLK = EDEADLK;
-    /// No buffers.
+    /// No buffer space.
     NOBUFS = ENOBUFS;
-    /// To be tried again.
+    /// The call should be restarted.
     RESTART = ERESTART;
     /// The daemon or server behind the file system is not connected.
     NOTCONN = ENOTCONN;
-    /// It has shut this client out, or ended.
+    /// The connection to it was shut down.
     SHUTDOWN = ESHUTDOWN;
-    /// A descriptor that it does not know any more.
+    /// It no longer knows a descriptor.
     BADFD = EBADFD;
-    /// It does not answer.
+    /// It does not respond.
     TIMEDOUT = ETIMEDOUT;
     /// It refuses the connection.
     CONNREFUSED = ECONNREFUSED;
-    /// It has cut the connection.
+    /// It reset the connection.
     CONNRESET = ECONNRESET;
-    /// The connection was cut here.
+    /// The connection was aborted on this side.
     CONNABORTED = ECONNABORTED;
     /// Its machine is down.
     HOSTDOWN = EHOSTDOWN;
-    /// No way to its machine.
+    /// There is no route to its machine.
     HOSTUNREACH = EHOSTUNREACH;
     /// The network is down.
     NETDOWN = ENETDOWN;
-    /// No way to its network.
+    /// There is no route to its network.
     NETUNREACH = ENETUNREACH;
-    /// The network has dropped the connection.
+    /// The network dropped the connection.
     NETRESET = ENETRESET;
 }
 
 impl Errno {
-    /// The errno of `number`, as a system call gave it.
+    /// Creates the error of a number, as a system call returned it.
     pub const fn new(number: i32) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn number(self) -> i32 {
         self.0
     }
 
-    /// Whether a file system says so while the daemon, or the server on the network, that it gets its
-    /// files from cannot be reached. Descriptors that were opened before may not work afterwards.
+    /// Whether this error means that the daemon or network server behind a file system cannot be
+    /// reached. Descriptors that are open then may stay unusable afterwards.
     pub const fn is_away(self) -> bool {
         matches!(
             self,
@@ -218,7 +218,7 @@ impl From<rustix::io::Errno> for Errno {
 }
 
 impl From<io::Error> for Errno {
-    /// The errno behind `error`; [`Errno::IO`] for an error that no system call gave.
+    /// The error number of `error`; [`Errno::IO`] for an error that is not from a system call.
     fn from(error: io::Error) -> Self {
         error.raw_os_error().map_or(Self::IO, Self)
     }

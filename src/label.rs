@@ -1,11 +1,13 @@
-//! Which names and labels Kubernetes takes, and the annotations that say which volume a
-//! PersistentVolume is: a leaf, so that whoever asks people for names can refuse them in words of his
-//! own, and all who write PersistentVolumes write the same.
+//! Rules of Kubernetes for names and labels, and the annotations that link a PersistentVolume to
+//! its volume.
+//!
+//! The provisioner and the command line share both, so this module depends on no other.
 
 /// Annotation of a PersistentVolume: its provisioner.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-/// Annotation of a PersistentVolume: which server of that provisioner it was made by. Anybody who may
-/// patch PersistentVolumes may change it: it only has other servers keep their hands off.
+/// Annotation of a PersistentVolume: the server of that provisioner that made it. It is no proof of
+/// anything, because whoever may patch PersistentVolumes may change it; it only makes other servers
+/// ignore the PersistentVolume.
 pub const SERVER: &str = "berth.io/server";
 /// Annotation of a PersistentVolume: the id of its volume.
 pub const VOLUME_ID: &str = "berth.io/volume-id";
@@ -18,10 +20,10 @@ pub const CLAIM_NAMESPACE: &str = "berth.io/claim-namespace";
 /// Longest name of an object, in bytes.
 const SUBDOMAIN_MAX: usize = 253;
 
-/// Longest part of a label, in bytes.
+/// Longest name or value of a label, in bytes.
 const LABEL_MAX: usize = 63;
 
-/// Names of objects: RFC 1123, small letters only.
+/// Whether Kubernetes allows this as the name of an object: a subdomain of RFC 1123, in lower case.
 pub fn is_subdomain(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let part = |part: &str| {
@@ -33,7 +35,7 @@ pub fn is_subdomain(name: &str) -> bool {
     name.len() <= SUBDOMAIN_MAX && name.split('.').all(part)
 }
 
-/// Whether Kubernetes takes a label.
+/// Whether Kubernetes allows this as a label.
 pub fn is_label(key: &str, value: &str) -> bool {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
@@ -42,7 +44,8 @@ pub fn is_label(key: &str, value: &str) -> bool {
     prefix.is_none_or(is_subdomain) && is_word(name) && (value.is_empty() || is_word(value))
 }
 
-/// Whether this can be a provisioner's name. Those of `kubernetes.io` are the cluster's own plugins.
+/// Whether this can be the name of an external provisioner. Names in `kubernetes.io` are those of
+/// the cluster's own plugins.
 pub fn is_provisioner(name: &str) -> bool {
     is_label(&name.to_ascii_lowercase(), "") && !name.starts_with("kubernetes.io/")
 }
@@ -60,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_those_of_kubernetes() {
+    fn labels_follow_the_rules_of_kubernetes() {
         let bad = ["", "/a", "a/", "a/b/c", "A.b/c_", "a b", &"x".repeat(64)];
         bad.iter().for_each(|key| assert!(!is_label(key, ""), "{key}"));
         assert!(is_label("example.org/A_b.c", "") && is_label(&"x".repeat(63), "A-1"));

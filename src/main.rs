@@ -1,4 +1,4 @@
-//! The `berth` program: reads the command line, and does what it says.
+//! The `berth` program: parses the command line and runs the command.
 
 use std::process::ExitCode;
 

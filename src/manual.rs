@@ -1,16 +1,16 @@
-//! The manual, one page for each topic, as `berth manual TOPIC` prints it.
+//! The manual: one page for each topic.
 //!
-//! The pages are Markdown files beside this one, so that they can be read in the source, in the
-//! documentation of this crate, and from the program where there is neither a shell nor a network.
+//! The pages are Markdown files, which can be read in the source, in the documentation of this
+//! crate, and with `berth manual TOPIC`, also in a container image without a shell.
 
 /// A page of the manual.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The topic, by which it is asked for.
+    /// The topic, as in `berth manual TOPIC`.
     pub topic: &'static str,
-    /// What it is about, in a few words.
+    /// A description in a few words.
     pub about: &'static str,
-    /// The page, in Markdown.
+    /// The text, in Markdown.
     pub text: &'static str,
 }
 

@@ -1,15 +1,15 @@
-//! Mount options of the Linux NFS client (nfs(5), mount(8)): what a PersistentVolume needs so that any
-//! node can mount it, and what can never work with this server. Pure.
+//! Mount options of the Linux NFS client (nfs(5), mount(8)): those that a PersistentVolume needs,
+//! and those that cannot work with this server. Pure.
 //!
-//! Options that are not known here are passed on: clients learn new ones. An option is refused only
-//! if no version of the client can mount with it, because a node would try for ever, and the pod's
-//! event would not say which option is to blame.
+//! Unknown options are passed on, because clients get new ones. An option is refused only if no
+//! version of the client can mount with it: a node would retry forever, and the event of the pod
+//! would not say which option is the cause.
 
 use std::net::IpAddr;
 
 use thiserror::Error;
 
-/// Options with a number. The client refuses everything else.
+/// Options whose value must be a number.
 const NUMBERS: [&str; 15] = [
     "port",
     "mountport",
@@ -28,13 +28,13 @@ const NUMBERS: [&str; 15] = [
     "namlen",
 ];
 
-/// An option that cannot work, and why.
+/// A mount option that cannot work.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[error("mount option {option:?} cannot work: {why}")]
 pub struct Unusable {
     /// The option.
     pub option: String,
-    /// Why, and what to do.
+    /// The reason.
     pub why: Why,
 }
 
@@ -42,47 +42,47 @@ pub struct Unusable {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum Why {
     /// Another version of NFS.
-    #[error("Berth speaks NFSv3 only; leave it out")]
+    #[error("Berth supports NFSv3 only; leave it out")]
     Version,
     /// Another version of MOUNT.
     #[error("NFSv3 needs version 3 of MOUNT; leave it out")]
     MountVersion,
     /// Another transport.
-    #[error("Berth speaks NFS over TCP only; leave it out")]
+    #[error("Berth serves NFS over TCP only; leave it out")]
     Transport,
-    /// No transport of MOUNT.
+    /// Another transport for MOUNT.
     #[error("MOUNT is served over TCP and UDP; leave it out")]
     MountTransport,
     /// The transport of the other address family.
-    #[error("the server's address {0} is of the other family; leave it out")]
+    #[error("the server's address {0} is of the other address family; leave it out")]
     Family(IpAddr),
     /// A security flavor.
-    #[error("Berth knows sec=sys only; leave it out")]
+    #[error("Berth supports sec=sys only; leave it out")]
     Security,
     /// RPC over TLS.
-    #[error("Berth has no RPC over TLS; leave it out")]
+    #[error("Berth does not support RPC over TLS; leave it out")]
     Tls,
     /// Locks of the server.
-    #[error("Berth keeps no locks; use nolock, with which each client keeps its own")]
+    #[error("Berth has no lock manager; use nolock, with which each client keeps its own locks")]
     Lock,
-    /// Only in NFSv4.
-    #[error("it needs NFSv4, and Berth speaks NFSv3 only; leave it out")]
+    /// An option of NFSv4.
+    #[error("it needs NFSv4, and Berth supports NFSv3 only; leave it out")]
     Newer,
-    /// A mount that is reported before it is made.
-    #[error("pods would write to the node's own disk until the mount is made; leave it out")]
+    /// A mount in the background.
+    #[error("pods would write to the node's own disk until the mount succeeds; leave it out")]
     Background,
-    /// A space.
-    #[error("the client takes no spaces or control characters; write it without")]
+    /// A space or control character.
+    #[error("the client does not accept spaces and control characters; remove them")]
     Space,
-    /// A number that is none.
-    #[error("its value is no number; correct it")]
+    /// A value that is not a number.
+    #[error("its value is not a number; correct it")]
     Number,
 }
 
-/// Whether mount options can work.
+/// Checks that mount options can work.
 ///
 /// # Errors
-/// The first option with which no client could mount.
+/// The first option with which no client can mount.
 pub fn check(given: &[String]) -> Result<(), Unusable> {
     first(given, |option| {
         let blank = |c: char| c.is_whitespace() || c.is_control();
@@ -90,11 +90,11 @@ pub fn check(given: &[String]) -> Result<(), Unusable> {
     })
 }
 
-/// Whether the transports that mount options name can reach `server`, if that is an address. A host
-/// name may have addresses of both families.
+/// Checks that the transports in mount options have the address family of `server`. A host name is
+/// not checked: it may have addresses of both families.
 ///
 /// # Errors
-/// The first option that names the other family.
+/// The first option of the other family.
 pub fn check_family(given: &[String], server: &str) -> Result<(), Unusable> {
     let Ok(address) = server.parse::<IpAddr>() else { return Ok(()) };
     first(given, |option| {
@@ -107,10 +107,11 @@ pub fn check_family(given: &[String], server: &str) -> Result<(), Unusable> {
     })
 }
 
-/// The given options, and what makes a mount work on any node, and a harmless one, where they say
-/// nothing about it. `server` is a name or an address without brackets, `port` that of NFS and MOUNT.
+/// Returns the given options, followed by the defaults that they do not set: those with which a
+/// mount works on any node, and `nosuid` and `nodev`. `server` is a name or an address without
+/// brackets, `port` the port of NFS and MOUNT.
 pub fn complete(given: &[String], server: &str, port: u16) -> Vec<String> {
-    // Clients want to be told which family an address belongs to.
+    // Clients need a transport of the family of the address.
     let proto = if server.contains(':') { "tcp6" } else { "tcp" };
     let ours: [(String, &[&str]); 9] = [
         ("nfsvers=3".into(), &["nfsvers", "vers", "v3"]),
@@ -118,20 +119,20 @@ pub fn complete(given: &[String], server: &str, port: u16) -> Vec<String> {
         (format!("port={port}"), &["port"]),
         (format!("mountport={port}"), &["mountport"]),
         (format!("mountproto={proto}"), &["mountproto"]),
-        // Also beside local_lock=all: without it, mount.nfs does not begin before rpc.statd runs.
+        // Also with local_lock=all: without nolock, mount.nfs needs a running rpc.statd.
         ("nolock".into(), &["nolock", "local_lock=flock", "local_lock=posix"]),
         ("hard".into(), &["hard", "soft", "softerr"]),
-        // A volume's files are its users': what they make setuid, or a device, is no node's business.
+        // Users control the files of a volume: no node should obey their set-id bits and devices.
         ("nosuid".into(), &["nosuid", "suid"]),
         ("nodev".into(), &["nodev", "dev"]),
     ];
     let is = |option: &str, word: &&str| option == *word || key(option) == *word;
-    let said = |words: &[&str]| options(given).any(|option| words.iter().any(|w| is(option, w)));
-    let missing = ours.into_iter().filter(|(_, words)| !said(words)).map(|(option, _)| option);
+    let sets = |words: &[&str]| options(given).any(|option| words.iter().any(|w| is(option, w)));
+    let missing = ours.into_iter().filter(|(_, words)| !sets(words)).map(|(option, _)| option);
     given.iter().cloned().chain(missing).collect()
 }
 
-/// What is wrong with one option.
+/// Why one option cannot work; `None` if it may.
 fn fault(option: &str) -> Option<Why> {
     let (key, value) = option.split_once('=').map_or((option, None), |(k, v)| (k, Some(v)));
     let not = |words: &[&str], why| value.is_some_and(|v| !words.contains(&v)).then_some(why);
@@ -163,7 +164,7 @@ fn first(given: &[String], fault: impl Fn(&str) -> Option<Why>) -> Result<(), Un
     options(given).find_map(unusable).map_or(Ok(()), Err)
 }
 
-/// Single options: an entry may hold several.
+/// The single options: an entry may contain several, with commas between them.
 fn options(given: &[String]) -> impl Iterator<Item = &str> {
     given.iter().flat_map(|entry| entry.split(','))
 }
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_counts() {
+    fn only_missing_options_are_added() {
         let check = |given: &[&str], server: &str, expected: &[&str]| {
             assert_eq!(complete(&own(given), server, 2049), expected);
         };
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_never_work_is_refused() {
+    fn options_that_cannot_work_are_refused() {
         let check = |options: &[&str], why: Option<Why>| {
             for option in options {
                 let found = check(&own(&["hard,noatime", option]));
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_has_the_family_of_the_server() {
+    fn transports_must_have_the_address_family_of_the_server() {
         let check = |option: &str, server: &str, fits: bool| {
             assert_eq!(check_family(&own(&["hard", option]), server).is_ok(), fits, "{option}");
         };
@@ -272,8 +273,8 @@ mod tests {
         let error = check(&own(&["nfsvers = 4"])).unwrap_err().to_string();
         assert_eq!(
             error,
-            "mount option \"nfsvers = 4\" cannot work: the client takes no spaces or control \
-             characters; write it without"
+            "mount option \"nfsvers = 4\" cannot work: the client does not accept spaces and \
+             control characters; remove them"
         );
     }
 }

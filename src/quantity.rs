@@ -1,31 +1,32 @@
-//! Amounts of bytes as Kubernetes writes them: `10Gi`, `500M`, `1.5Ti`, `1e9`, plain bytes.
+//! Sizes in bytes in the format of Kubernetes quantities: `10Gi`, `500M`, `1.5Ti`, `1e9`, plain
+//! bytes.
 //!
-//! A part of a byte is rounded up, as Kubernetes does. `m`, `u` and `n` (thousandths and less) are
-//! refused: nobody means them where bytes are meant.
+//! Fractions of a byte are rounded up, as in Kubernetes. The suffixes `m`, `u` and `n` (thousandths
+//! and less) are refused, because they make no sense for bytes.
 
 use thiserror::Error;
 
 /// The suffixes of powers of 1024, from 1024 on.
 const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 
-/// The suffixes of powers of 1000, from 1000 on. Kubernetes writes the first one small.
+/// The suffixes of powers of 1000, from 1000 on. The first one is in lower case in Kubernetes.
 const DECIMAL: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
 
-/// Why a text is no amount.
+/// Why a text is not a size.
 #[derive(Clone, Copy, PartialEq, Eq, Error, Debug)]
 pub enum BadQuantity {
-    /// It has another form.
-    #[error("is no amount of bytes, like 10Gi, 500M, 1.5Ti, 1e9 or 1073741824")]
+    /// It has another format.
+    #[error("is not a number of bytes like 10Gi, 500M, 1.5Ti, 1e9 or 1073741824")]
     Malformed,
     /// It is 0.
-    #[error("is nothing; there must be at least a byte")]
+    #[error("must be at least 1 byte")]
     Zero,
-    /// No disk has so much.
-    #[error("is more than there can be")]
+    /// It does not fit into 64 bits.
+    #[error("is too large")]
     TooLarge,
 }
 
-/// Reads an amount of at least 1 byte.
+/// Parses a size of at least 1 byte.
 ///
 /// # Errors
 /// [`BadQuantity`]
@@ -43,7 +44,8 @@ pub fn parse(text: &str) -> Result<u64, BadQuantity> {
     amount(digits.trim_start_matches('0'), times, places)
 }
 
-/// The factor that a suffix stands for, and by how many places it moves the point to the right.
+/// The factor of a suffix, and the number of places by which it moves the decimal point to the
+/// right.
 fn scale(suffix: &str) -> Option<(u128, i64)> {
     let power = |suffixes: &[&str]| suffixes.iter().position(|s| *s == suffix).map(|at| at + 1);
     if suffix.is_empty() {
@@ -57,7 +59,7 @@ fn scale(suffix: &str) -> Option<(u128, i64)> {
     }
     let exponent = suffix.strip_prefix(['e', 'E'])?;
     let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
-    // Two digits are more than any amount needs, and keep the sums small.
+    // Two digits are enough for every size, and no sum can overflow.
     let plain = (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
     plain.then(|| exponent.parse().ok()).flatten().map(|shift| (1, shift))
 }
@@ -72,14 +74,14 @@ fn amount(digits: &str, times: u128, places: i64) -> Result<u64, BadQuantity> {
         let power = 10_u128.checked_pow(u32::try_from(places.unsigned_abs()).ok()?);
         match places {
             ..0 => product.checked_mul(power?),
-            // A power that does not fit is larger than every product.
+            // A power that does not fit is larger than every product: the quotient rounds up to 1.
             0.. => Some(power.map_or(1, |power| product.div_ceil(power))),
         }
     };
     exact().and_then(|bytes| u64::try_from(bytes).ok()).ok_or(BadQuantity::TooLarge)
 }
 
-/// The shortest way to write exactly so many bytes: `10Gi`, or all digits.
+/// Formats a size exactly, as short as possible: `10Gi`, or all digits.
 pub fn exact(bytes: u64) -> String {
     let fits = |power: &usize| bytes != 0 && bytes.trailing_zeros() as usize >= 10 * power;
     match (1..=BINARY.len()).rev().find(fits) {
@@ -88,13 +90,13 @@ pub fn exact(bytes: u64) -> String {
     }
 }
 
-/// About so many bytes, for people: `10Gi`, `1.5Ti`, `512`.
+/// Formats a size for people, rounded to a tenth of the unit: `10Gi`, `1.5Ti`, `512`.
 pub fn about(bytes: u64) -> String {
     let tenths = |power: usize| {
         let unit = 1_u128 << (10 * power);
         (u128::from(bytes) * 10 + unit / 2) / unit
     };
-    // By what is shown, not by what is: 1023.99 MiB are 1Gi.
+    // The unit is chosen by the rounded number: 1023.99 MiB are shown as 1Gi.
     let power = (0..BINARY.len()).find(|power| tenths(*power) < 10 * 1024).unwrap_or(BINARY.len());
     if power == 0 {
         return bytes.to_string();
@@ -111,7 +113,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn amounts_are_read_as_kubernetes_does() {
+    fn sizes_are_parsed_as_in_kubernetes() {
         let check = |text, bytes| assert_eq!(parse(text), Ok(bytes), "{text}");
         check("1", 1);
         check("1073741824", 1 << 30);
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_amount_is_refused() {
+    fn invalid_sizes_are_refused() {
         let check = |text: &str, why| assert_eq!(parse(text), Err(why), "{text:?}");
         let malformed = [
             "", ".", "Gi", "10GiB", "10gi", "10KB", "10K", "10 Gi", " 10Gi", "-1", "+1", "1.2.3",
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn people_read_few_digits() {
+    fn sizes_for_people_have_few_digits() {
         let check = |bytes, text: &str| assert_eq!(about(bytes), text, "{bytes}");
         check(0, "0");
         check(1023, "1023");
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_exact_is_short_where_it_can_be() {
+    fn exact_sizes_are_as_short_as_possible() {
         let check = |bytes, text: &str| assert_eq!(exact(bytes), text, "{bytes}");
         check(0, "0");
         check(10 << 30, "10Gi");
@@ -180,7 +182,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_exactly_is_read_again(bytes in 1_u64.., shift in 0_u32..64) {
+        fn exact_sizes_are_parsed_to_the_same_value(bytes in 1_u64.., shift in 0_u32..64) {
             for bytes in [bytes, bytes >> shift << shift] {
                 if bytes != 0 {
                     prop_assert_eq!(parse(&exact(bytes)), Ok(bytes));
@@ -189,13 +191,16 @@ mod tests {
         }
 
         #[test]
-        fn what_people_read_is_near(bytes in 1_u64..1 << 62) {
+        fn sizes_for_people_are_close_to_the_value(bytes in 1_u64..1 << 62) {
             let read = parse(&about(bytes)).unwrap();
             prop_assert!(read.abs_diff(bytes) <= bytes / 20, "{}", about(bytes));
         }
 
         #[test]
-        fn nothing_panics(text in "\\PC{0,40}", number in "[0-9.]{0,45}[eEKMGTPEim+-]{0,2}[0-9]{0,3}") {
+        fn nothing_panics(
+            text in "\\PC{0,40}",
+            number in "[0-9.]{0,45}[eEKMGTPEim+-]{0,2}[0-9]{0,3}",
+        ) {
             let _ = (parse(&text), parse(&number));
         }
     }

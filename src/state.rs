@@ -1,16 +1,16 @@
-//! What must survive a restart, apart from the volumes: the handle key and the exports' ids.
+//! The state folder: what must survive a restart, apart from the volumes.
 //!
 //! ```text
-//!   STATE/lock      held by the server that uses the folder
+//!   STATE/lock      locked by the server that uses the folder
 //!   STATE/key       16 random bytes: whoever knows them can forge handles
 //!   STATE/exports   JSON: the id of each directory that was ever exported
-//!   STATE/server    8 random bytes in hexadecimal: which server this is, whatever process runs it
+//!   STATE/server    8 random bytes in hexadecimal: the identity of the server across restarts
 //!   STATE/moves     see crate::fs (only with handles by path)
 //!   STATE/making    see crate::fs (files that are being made)
 //! ```
 //!
-//! Files are written to a temporary name, flushed, renamed, and the folder flushed: a crash after
-//! any step leaves the old file or the new one.
+//! Files are replaced atomically ([`durable::replace`]): a crash leaves the old file or the new
+//! one.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -26,30 +26,30 @@ use crate::export::ExportId;
 use crate::fs::handle::{KEY_LEN, Key};
 use crate::sys::durable;
 
-/// Length of the server's id, in bytes.
+/// Length of the server's id, in hexadecimal digits.
 const SERVER_LEN: usize = 16;
 
-/// Largest file with ids of exports that is read.
+/// Largest size of `exports`, in bytes.
 const EXPORTS_MAX: u64 = 64 << 20;
 
-/// The folder, locked.
+/// The state folder, locked until this is dropped.
 pub struct State {
     dir: PathBuf,
     _lock: File,
 }
 
-/// The id of an exported directory.
+/// An entry of `exports`: a directory and its id.
 #[derive(Serialize, Deserialize)]
-struct Known {
+struct ExportRecord {
     dir: Vec<u8>,
     id: u64,
 }
 
 impl State {
-    /// Opens the folder, and makes it if it is not there.
+    /// Opens and locks the folder, and creates it if it does not exist.
     ///
     /// # Errors
-    /// It cannot be made or locked; another server uses it.
+    /// It cannot be created or locked; another server uses it.
     pub fn open(dir: &Path) -> Result<Self> {
         DirBuilder::new()
             .recursive(true)
@@ -70,16 +70,16 @@ impl State {
         }
     }
 
-    /// The folder.
+    /// Returns the path of the folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The key of the handles; made at the first call.
+    /// Returns the key that signs file handles, and generates it at the first call.
     ///
     /// # Errors
-    /// It cannot be read or kept, or has the wrong length. It is not made anew then: all clients'
-    /// handles would be lost.
+    /// It cannot be read or written, or has the wrong length. It is not replaced then, because a
+    /// new key makes the handles of all clients stale.
     pub fn key(&self) -> Result<Key> {
         let path = self.dir.join("key");
         let bytes = match durable::read(&path, KEY_LEN as u64) {
@@ -95,17 +95,22 @@ impl State {
             }
         };
         let Ok(bytes) = bytes.try_into() else {
-            bail!("{} is damaged; restore it, or remove it and mount anew", path.display());
+            bail!(
+                "{} is damaged; restore it from a backup, or remove it and mount again on all \
+                 clients",
+                path.display()
+            );
         };
         Ok(Key::new(bytes))
     }
 
-    /// The ids of exported directories, in their order; new ones are kept before this returns.
+    /// Returns the ids of exported directories, in the order of `dirs`. New ids are on the disk
+    /// before this returns.
     ///
     /// # Errors
-    /// They cannot be read or kept.
+    /// They cannot be read or written.
     pub fn ids<'a>(&self, dirs: impl IntoIterator<Item = &'a Path>) -> Result<Vec<ExportId>> {
-        let mut known = self.known()?;
+        let mut known = self.read_exports()?;
         let before = known.len();
         let mut ids = Vec::new();
         for dir in dirs {
@@ -114,7 +119,7 @@ impl State {
                 Some(known) => known.id,
                 None => {
                     let id = u64::from_ne_bytes(random()?);
-                    known.push(Known { dir: dir.to_vec(), id });
+                    known.push(ExportRecord { dir: dir.to_vec(), id });
                     id
                 }
             };
@@ -126,11 +131,11 @@ impl State {
         Ok(ids)
     }
 
-    /// Which server this is: the same for all processes that ever have the folder, of which there
-    /// is one at a time. Made at the first call.
+    /// Returns the identity of the server, which stays the same as long as the folder exists, and
+    /// generates it at the first call.
     ///
     /// # Errors
-    /// It cannot be read or kept.
+    /// It cannot be read or written.
     pub fn server(&self) -> Result<String> {
         let path = self.dir.join("server");
         match durable::read(&path, SERVER_LEN as u64).map(String::from_utf8) {
@@ -147,11 +152,12 @@ impl State {
         }
     }
 
-    fn known(&self) -> Result<Vec<Known>> {
+    fn read_exports(&self) -> Result<Vec<ExportRecord>> {
         let path = self.dir.join("exports");
         match durable::read(&path, EXPORTS_MAX) {
-            Ok(json) => serde_json::from_slice(&json)
-                .with_context(|| format!("{} is damaged; restore it", path.display())),
+            Ok(json) => serde_json::from_slice(&json).with_context(|| {
+                format!("{} is damaged; restore it from a backup", path.display())
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
@@ -165,9 +171,9 @@ impl State {
 
 fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    // Up to 256 bytes come whole or not at all (getrandom(2)).
+    // A request of up to 256 bytes is never partial (getrandom(2)).
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .context("the system has no random numbers")?;
+        .context("cannot get random numbers from the system")?;
     Ok(bytes)
 }
 
@@ -204,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_neither_waited_for_nor_replaced() {
+    fn files_that_are_not_regular_are_neither_read_nor_replaced() {
         for name in ["lock", "key", "server", "exports"] {
             let dir = tempdir().unwrap();
             let path = dir.path().join(name);
@@ -223,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_has_one_user() {
+    fn only_one_server_can_use_the_folder() {
         let dir = tempdir().unwrap();
         let first = State::open(dir.path()).unwrap();
         let second = State::open(dir.path()).err().expect("the folder is in use");

@@ -1,9 +1,8 @@
-//! What is asked and answered over the admin socket, and who answers it.
+//! The types of the admin API, and the operations behind it.
 //!
-//! Here are the types whose JSON is the API ([`crate::volume::spec`] has the others), the same for
-//! the server and for the client, so that the two cannot drift apart, and [`Admin`], behind which
-//! the volumes are. What is asked is read strictly: a field that is not known is refused, because
-//! a misspelt wish must not be half done.
+//! Server and client share these types ([`crate::volume::spec`] has the others), which serde turns
+//! into the JSON of the API. Requests with unknown fields are refused: a request with a misspelt
+//! field must not be carried out without it. [`VolumeApi`] is the interface to the volumes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,17 +16,17 @@ use crate::volume::promise::Promise;
 use crate::volume::spec::{OnDelete, Spec, Status};
 use crate::volume::{Disk, Ended, Growth, Origin, Volumes, trash};
 
-/// Largest body of a request, in bytes. A wish is small, labels and all.
+/// Largest body of a request, in bytes.
 pub const REQUEST_MAX: usize = 64 * 1024;
 
-/// Largest body of an answer, in bytes: a list of about 100,000 volumes.
-pub const ANSWER_MAX: usize = 128 * 1024 * 1024;
+/// Largest body of a response, in bytes: enough for a list of about 100,000 volumes.
+pub const RESPONSE_MAX: usize = 128 * 1024 * 1024;
 
-/// `POST /v1/volumes`: a volume that is to be there.
+/// The body of `POST /v1/volumes`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Create {
-    /// What it is to be.
+    /// The volume to create.
     pub spec: Spec,
     /// Where its content comes from.
     #[serde(default)]
@@ -38,10 +37,10 @@ pub struct Create {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct End {
-    /// What is done with it; without it, what the volume says itself.
+    /// What becomes of the volume; without it, the volume's own `onDelete` applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_delete: Option<OnDelete>,
-    /// Whether it is done even if a claim has the volume.
+    /// Whether to do it even if a claim uses the volume.
     #[serde(default)]
     pub force: bool,
 }
@@ -50,113 +49,113 @@ pub struct End {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Force {
-    /// Whether it is done even if a claim has the volume.
+    /// Whether to do it even if a claim uses the volume.
     #[serde(default)]
     pub force: bool,
 }
 
-/// The answer to `GET /v1/volumes`.
+/// The response to `GET /v1/volumes`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Listing {
     /// All volumes, by name.
     pub volumes: Vec<Status>,
-    /// Their capacities together, compared with the disk.
+    /// The sum of their capacities, compared with the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promise: Option<Promise>,
 }
 
-/// The answer to what has no other.
+/// The response to requests that return no value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Accepted {}
 
-/// What a server knows of itself from its start on.
+/// The properties of a server that do not change while it runs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct About {
-    /// Its version.
+    /// Version of the program.
     pub version: String,
-    /// Where NFS and MOUNT listen.
+    /// Addresses of NFS and MOUNT.
     pub listen: Vec<SocketAddr>,
-    /// The provisioner that it is in a cluster, if it is one.
+    /// Name of the provisioner, if the server is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provisioner: Option<String>,
-    /// Which server of that provisioner it is.
+    /// The identity of this server among those of the provisioner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
 }
 
-/// The answer to `GET /v1/server`.
+/// The response to `GET /v1/server`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Server {
-    /// What it is.
+pub struct ServerInfo {
+    /// Its constant properties.
     #[serde(flatten)]
     pub about: About,
-    /// The disk of the volumes, if it can be asked.
+    /// The disk of the volumes, if its statistics can be read.
     pub disk: Option<Disk>,
-    /// What is wrong, in words; empty in the best case.
+    /// Descriptions of faults; empty if there are none.
     pub faults: Vec<String>,
 }
 
-/// The answer when something cannot be done.
+/// The body of every response that is an error.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Refusal {
-    /// Why not.
+    /// The error.
     pub error: Failure,
 }
 
-/// Why something cannot be done.
+/// An error of the API.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Failure {
-    /// For those who decide by it.
+    /// The kind, for programs.
     pub kind: Kind,
-    /// For people: what could not be done to what, and everything that led to it.
+    /// The error with its causes, for people.
     pub message: String,
 }
 
-/// What kind of trouble it is: [`error::Kind`] as it is written in JSON.
+/// Kinds of errors: [`error::Kind`] in the JSON of the API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
-    /// It can never be done as it was asked for.
+    /// The request can never succeed.
     Invalid,
-    /// There is no such volume, or no such directory.
+    /// There is no such volume or directory.
     NotFound,
-    /// Something else is there.
+    /// Something else exists there.
     Conflict,
-    /// Not now; asked again, it may work.
+    /// Not now; the same request may succeed later.
     Busy,
-    /// There is not enough room.
+    /// There is not enough space.
     NoSpace,
-    /// The server has a problem. Kinds of later versions are read as this one.
+    /// The server has a problem. Kinds that later versions add are read as this one.
     #[serde(other)]
     Internal,
 }
 
-/// Those who can do what the API offers. Everything may block on the disk, and everything may be
-/// asked again.
-pub trait Admin: Send + Sync + 'static {
-    /// Makes a volume. A clone is answered at once, and asked again it says how far it is.
+/// The operations of the API. Each may block on the disk, and may be repeated.
+pub trait VolumeApi: Send + Sync + 'static {
+    /// Creates a volume. For a clone it returns at once, in the phase `Cloning`; repeated, it
+    /// returns the progress.
     fn create(&self, spec: Spec, origin: Origin) -> Result<Status>;
-    /// All volumes, by name.
+    /// Returns all volumes, by name.
     fn list(&self) -> Vec<Status>;
-    /// One volume.
+    /// Returns one volume.
     fn show(&self, name: &Name) -> Result<Status>;
-    /// Changes what a volume may hold.
+    /// Changes the limits of a volume.
     fn expand(&self, name: &Name, growth: Growth) -> Result<Status>;
-    /// Ends a volume, unless somebody has it and it is not forced.
+    /// Ends a volume, unless a claim uses it and `end.force` is not set.
     fn end(&self, name: &Name, end: End) -> Result<Ended>;
-    /// Starts to count again what a volume uses.
+    /// Starts to count the usage of a volume again.
     fn recount(&self, name: &Name) -> Result<()>;
-    /// What is still to be removed.
+    /// Returns the state of the trash.
     fn trash(&self) -> trash::Status;
-    /// What is wrong, in words.
+    /// Returns descriptions of the registry's faults.
     fn faults(&self) -> Vec<String>;
-    /// The disk of the volumes.
+    /// Returns the size of the disk of the volumes and its free space.
     fn disk(&self) -> Result<Disk>;
-    /// The capacities of all volumes together, compared with the disk.
+    /// Returns the sum of all capacities, compared with the disk.
     fn promise(&self) -> Option<Promise>;
 }
 
-impl Admin for Arc<Volumes> {
+impl VolumeApi for Arc<Volumes> {
     fn create(&self, spec: Spec, origin: Origin) -> Result<Status> {
         Volumes::create(self, spec, origin)
     }
@@ -225,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_whole_chain_is_told() {
+    fn messages_include_the_causes() {
         let name = Name::new("a").unwrap();
         let error = Error::Serve { name, source: rustix::io::Errno::NOSPC.into() };
         let failure = Failure::from(&error);
@@ -234,14 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_that_is_not_known_is_internal() {
+    fn an_unknown_kind_is_internal() {
         let kind = |text: &str| serde_json::from_str::<Kind>(text).unwrap();
         assert_eq!(kind("\"noSpace\""), Kind::NoSpace);
         assert_eq!(kind("\"tooBlue\""), Kind::Internal);
     }
 
     #[test]
-    fn an_origin_need_not_be_said() {
+    fn the_origin_is_optional_and_unknown_fields_are_refused() {
         let read = |rest: &str| {
             let text = format!(r#"{{"spec":{{"name":"a","id":"1","capacity":5}}{rest}}}"#);
             serde_json::from_str::<Create>(&text).map(|create| create.origin)

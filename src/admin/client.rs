@@ -1,8 +1,8 @@
-//! The caller's side of the admin API: one request, one answer, over the server's socket.
+//! The client of the admin API: blocking calls over the server's socket.
 //!
-//! It blocks: the command line has nothing else to do. A connection is made for each call, so that
-//! a server that was started again in between is found again. Everything may be asked again; only
-//! after [`Error::Timeout`] and [`Error::Broken`] it is open whether it was done.
+//! Each call opens a connection of its own, so a client survives a restart of the server. Every
+//! call may be repeated. After [`Error::Timeout`], [`Error::Broken`] and [`Error::BadReply`] the
+//! request may have been carried out.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,29 +22,29 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::api::{
-    ANSWER_MAX, Accepted, Create, End, Failure, Force, Listing, REQUEST_MAX, Refusal, Server,
+    Accepted, Create, End, Failure, Force, Listing, REQUEST_MAX, RESPONSE_MAX, Refusal, ServerInfo,
 };
 use crate::volume::name::Name;
 use crate::volume::spec::Status;
 use crate::volume::{Ended, Growth, trash};
 
-/// How long a call may take. Nothing that the server answers waits for more than a few accesses
-/// to its disk.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Default time limit of a call. No operation of the API waits for more than a few accesses to the
+/// disk.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What is not written as it is in a part of a path (RFC 3986 §2.3).
+/// The characters that are escaped in a segment of a path (RFC 3986 §2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Says that something is done even if a claim has the volume.
+/// The query parameter that ends a volume even if a claim uses it.
 const FORCE: &str = "force=true";
 
 /// The result of a call.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why there is no answer, or which.
+/// Why a call failed.
 #[derive(Error, Debug)]
 pub enum Error {
-    /// Nobody listens.
+    /// There is no socket, or no server listens on it.
     #[error(
         "no server listens on {}; start one (berth serve --volumes DIR), or name its socket with \
          --admin-socket",
@@ -53,99 +53,102 @@ pub enum Error {
     NotRunning {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The socket is somebody else's.
-    #[error("may not use {}; try it as the user of the server, or with sudo", path.display())]
+    /// The permissions of the socket do not allow it.
+    #[error("no permission to open {}; use sudo, or run as the user of the server", path.display())]
     Forbidden {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The system refuses to connect.
+    /// The connection failed for another reason.
     #[error("cannot connect to {}; name the server's socket with --admin-socket", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// There is no runtime for the call.
+    /// The runtime of the client cannot be created.
     #[error("cannot prepare a call")]
     Prepare(#[source] io::Error),
-    /// The server took too long.
-    #[error("no answer within {} seconds; it may still be done: look, or ask again", .0.as_secs())]
+    /// There was no reply in time.
+    #[error(
+        "no reply within {} seconds; the request may still be carried out: check, or repeat it",
+        .0.as_secs()
+    )]
     Timeout(Duration),
-    /// The server went away in the middle.
-    #[error("the conversation with the server broke off; look what was done, or ask again")]
+    /// The connection broke during the call.
+    #[error("the connection to the server broke; check what was done, or repeat the request")]
     Broken(#[source] hyper::Error),
-    /// The request is larger than the server would read.
+    /// The request is larger than [`REQUEST_MAX`].
     #[error("the request has more than {REQUEST_MAX} bytes; give fewer labels or clients")]
-    TooMuch,
-    /// The answer is too large, or none.
-    #[error("cannot understand the answer of the server; is it berth, in this version?")]
-    Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The server says no.
+    TooLarge,
+    /// The reply is malformed or too large.
+    #[error("cannot read the reply of the server; is it berth, in this version?")]
+    BadReply(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The server replied with an error.
     #[error("{}", .0.message)]
     Refused(Failure),
 }
 
-/// An answer, understood and as it came.
+/// A successful reply.
 #[derive(Debug)]
-pub struct Answer<T> {
-    /// What it says.
+pub struct Reply<T> {
+    /// The decoded value.
     pub value: T,
-    /// Its JSON.
+    /// The JSON as it was received.
     pub json: String,
 }
 
-/// Somebody who asks a server.
+/// A client of the server behind a socket. All calls block, for at most the time limit.
 pub struct Client {
     socket: PathBuf,
     runtime: Runtime,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Client {
-    /// A client for the server behind `socket`. Asks nothing yet.
+    /// Creates a client for the server behind `socket`. Opens no connection yet.
     ///
     /// # Errors
-    /// The system has no descriptors left.
+    /// [`Error::Prepare`], for lack of descriptors.
     pub fn new(socket: &Path) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::Prepare)?;
-        Ok(Self { socket: socket.into(), runtime, patience: PATIENCE })
+        Ok(Self { socket: socket.into(), runtime, timeout: TIMEOUT })
     }
 
-    /// The same, with less or more patience.
+    /// Sets the time limit of each call.
     #[must_use]
-    pub fn patience(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
-    /// All volumes.
-    pub fn list(&self) -> Result<Answer<Listing>> {
+    /// Returns all volumes.
+    pub fn list(&self) -> Result<Reply<Listing>> {
         self.get("/v1/volumes")
     }
 
-    /// One volume.
-    pub fn show(&self, name: &Name) -> Result<Answer<Status>> {
+    /// Returns one volume.
+    pub fn show(&self, name: &Name) -> Result<Reply<Status>> {
         self.get(&of(name, ""))
     }
 
-    /// Makes a volume.
-    pub fn create(&self, create: &Create) -> Result<Answer<Status>> {
+    /// Creates a volume.
+    pub fn create(&self, create: &Create) -> Result<Reply<Status>> {
         self.call(Method::POST, "/v1/volumes", Some(create))
     }
 
-    /// Changes a volume's limits.
-    pub fn expand(&self, name: &Name, growth: &Growth) -> Result<Answer<Status>> {
+    /// Changes the limits of a volume.
+    pub fn expand(&self, name: &Name, growth: &Growth) -> Result<Reply<Status>> {
         self.call(Method::POST, &of(name, "/expand"), Some(growth))
     }
 
     /// Ends a volume.
-    pub fn end(&self, name: &Name, end: End) -> Result<Answer<Ended>> {
+    pub fn end(&self, name: &Name, end: End) -> Result<Reply<Ended>> {
         let how = end.on_delete.and_then(|how| serde_json::to_value(how).ok());
         let how = how.as_ref().and_then(serde_json::Value::as_str);
         let how = how.map(|how| format!("onDelete={how}"));
@@ -154,32 +157,32 @@ impl Client {
         self.call(Method::DELETE, &of(name, &query), None::<&()>)
     }
 
-    /// Puts a volume's directory aside.
-    pub fn archive(&self, name: &Name, Force { force }: Force) -> Result<Answer<Ended>> {
+    /// Ends a volume, and keeps its directory.
+    pub fn archive(&self, name: &Name, Force { force }: Force) -> Result<Reply<Ended>> {
         self.call(Method::POST, &of(name, &forced("/archive", force)), None::<&()>)
     }
 
-    /// Empties a volume for the next user.
-    pub fn recycle(&self, name: &Name, Force { force }: Force) -> Result<Answer<Ended>> {
+    /// Empties a volume, and keeps it.
+    pub fn recycle(&self, name: &Name, Force { force }: Force) -> Result<Reply<Ended>> {
         self.call(Method::POST, &of(name, &forced("/recycle", force)), None::<&()>)
     }
 
-    /// Has a volume counted again.
-    pub fn recount(&self, name: &Name) -> Result<Answer<Accepted>> {
+    /// Starts to count the usage of a volume again.
+    pub fn recount(&self, name: &Name) -> Result<Reply<Accepted>> {
         self.call(Method::POST, &of(name, "/recount"), None::<&()>)
     }
 
-    /// What is still to be removed.
-    pub fn trash(&self) -> Result<Answer<trash::Status>> {
+    /// Returns the state of the trash.
+    pub fn trash(&self) -> Result<Reply<trash::Status>> {
         self.get("/v1/trash")
     }
 
-    /// What the server says of itself.
-    pub fn server(&self) -> Result<Answer<Server>> {
+    /// Returns the properties and the state of the server.
+    pub fn server(&self) -> Result<Reply<ServerInfo>> {
         self.get("/v1/server")
     }
 
-    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>> {
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Reply<T>> {
         self.call(Method::GET, path, None::<&()>)
     }
 
@@ -188,11 +191,11 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
-    ) -> Result<Answer<T>> {
-        let unfit = |error: serde_json::Error| Error::Answer(error.into());
+    ) -> Result<Reply<T>> {
+        let unfit = |error: serde_json::Error| Error::BadReply(error.into());
         let body = body.map(serde_json::to_vec).transpose().map_err(unfit)?.unwrap_or_default();
         if body.len() > REQUEST_MAX {
-            return Err(Error::TooMuch);
+            return Err(Error::TooLarge);
         }
         let request = Request::builder()
             .method(method)
@@ -200,30 +203,31 @@ impl Client {
             .header("host", "berth")
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
-            .map_err(|error| Error::Answer(error.into()))?;
-        let exchange = async { timeout(self.patience, self.exchange(request)).await };
-        let (done, json) =
-            self.runtime.block_on(exchange).map_err(|_| Error::Timeout(self.patience))??;
-        understand(done, json)
+            .map_err(|error| Error::BadReply(error.into()))?;
+        let exchange = async { timeout(self.timeout, self.exchange(request)).await };
+        let (success, json) =
+            self.runtime.block_on(exchange).map_err(|_| Error::Timeout(self.timeout))??;
+        decode(success, json)
     }
 
-    /// Sends the request, and returns whether it was done, and what the server said.
+    /// Sends the request, and returns whether it succeeded, and the body of the response.
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(bool, String)> {
         let stream =
             UnixStream::connect(&self.socket).await.map_err(|error| self.refused(error))?;
         let (mut sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(Error::Broken)?;
-        let answer = async move {
+        let reply = async move {
             let response = sender.send_request(request).await.map_err(Error::Broken)?;
             Ok((response.status().is_success(), text(response).await?))
         };
-        tokio::pin!(answer);
+        tokio::pin!(reply);
         tokio::select! {
-            answer = &mut answer => return answer,
-            // How it ended, the answer says as well, and better: there may be one.
+            reply = &mut reply => return reply,
+            // The connection has ended, but the reply may have arrived before. If not, the future
+            // returns the better error.
             _ = connection => (),
         }
-        answer.await
+        reply.await
     }
 
     fn refused(&self, source: io::Error) -> Error {
@@ -238,31 +242,31 @@ impl Client {
     }
 }
 
-/// The path of a volume, and what follows it.
+/// The path of a volume, followed by `rest`.
 fn of(name: &Name, rest: &str) -> String {
     format!("/v1/volumes/{}{rest}", utf8_percent_encode(name.as_str(), ESCAPED))
 }
 
-/// A path, and whether it is forced.
+/// A path, with the query for `force`.
 fn forced(path: &str, force: bool) -> String {
     if force { format!("{path}?{FORCE}") } else { path.to_owned() }
 }
 
 async fn text(response: Response<Incoming>) -> Result<String> {
-    let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
+    let body = Limited::new(response.into_body(), RESPONSE_MAX).collect().await;
     let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
         Ok(broken) => Error::Broken(*broken),
-        Err(other) if other.is::<LengthLimitError>() => Error::Answer("it is too large".into()),
-        Err(other) => Error::Answer(other),
+        Err(other) if other.is::<LengthLimitError>() => Error::BadReply("it is too large".into()),
+        Err(other) => Error::BadReply(other),
     })?;
-    String::from_utf8(body.to_bytes().into()).map_err(|error| Error::Answer(error.into()))
+    String::from_utf8(body.to_bytes().into()).map_err(|error| Error::BadReply(error.into()))
 }
 
-fn understand<T: DeserializeOwned>(done: bool, json: String) -> Result<Answer<T>> {
-    let unfit = |error: serde_json::Error| Error::Answer(error.into());
-    if done {
+fn decode<T: DeserializeOwned>(success: bool, json: String) -> Result<Reply<T>> {
+    let unfit = |error: serde_json::Error| Error::BadReply(error.into());
+    if success {
         let value = serde_json::from_str(&json).map_err(unfit)?;
-        return Ok(Answer { value, json });
+        return Ok(Reply { value, json });
     }
     let refusal: Refusal = serde_json::from_str(&json).map_err(unfit)?;
     Err(Error::Refused(refusal.error))
@@ -278,24 +282,24 @@ mod tests {
 
     use super::*;
     use crate::admin::api::Kind;
-    use crate::admin::double::{Double, Served, name, spec};
+    use crate::admin::fake::{FakeVolumes, Served, name, spec};
     use crate::volume::Origin;
     use crate::volume::spec::OnDelete;
 
-    /// A server that gives one answer, whatever it is asked.
-    fn answering(path: &Path, answer: Vec<u8>) -> JoinHandle<()> {
+    /// Starts a server that accepts one connection and sends `reply`, whatever the request.
+    fn replying(path: &Path, reply: Vec<u8>) -> JoinHandle<()> {
         let listener = UnixListener::bind(path).unwrap();
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let _ = stream.read(&mut [0; 4096]).unwrap();
-            let _ = stream.write_all(&answer); // it may hear enough before the end
+            let _ = stream.write_all(&reply); // the client may close before the last byte
         })
     }
 
-    fn asked(answer: Vec<u8>) -> Error {
+    fn error_of(reply: Vec<u8>) -> Error {
         let dir = tempdir().unwrap();
         let path = dir.path().join("s");
-        let server = answering(&path, answer);
+        let server = replying(&path, reply);
         let error = Client::new(&path).unwrap().list().unwrap_err();
         server.join().unwrap();
         error
@@ -304,11 +308,11 @@ mod tests {
     #[test]
     fn every_operation_reaches_the_volumes() {
         let (strange, data) = (name("a b ü?#%&+"), name("data"));
-        let served = Served::start(Double::with(&["data"]));
+        let served = Served::start(FakeVolumes::with(&["data"]));
         let client = Client::new(&served.path).unwrap();
-        let mut wish = spec("other");
-        wish.name = strange.clone();
-        let create = Create { spec: wish, origin: Origin::Fresh };
+        let mut other = spec("other");
+        other.name = strange.clone();
+        let create = Create { spec: other, origin: Origin::Fresh };
         assert_eq!(client.create(&create).unwrap().value.spec, create.spec);
         assert_eq!(client.show(&strange).unwrap().value.spec, create.spec);
         assert_eq!(client.list().unwrap().value.volumes.len(), 2);
@@ -331,18 +335,18 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_as_it_is() {
-        let served = Served::start(Double::with(&[]));
+    fn errors_of_the_server_are_returned_unchanged() {
+        let served = Served::start(FakeVolumes::with(&[]));
         let client = Client::new(&served.path).unwrap();
         let Err(Error::Refused(failure)) = client.show(&name("busy")) else {
-            panic!("it is busy");
+            panic!("the volume is busy");
         };
         assert_eq!(failure.kind, Kind::Busy);
         assert!(failure.message.contains("volume busy"), "{}", failure.message);
     }
 
     #[test]
-    fn a_server_that_is_not_there_is_told_from_one_that_is_closed() {
+    fn a_missing_server_and_a_missing_permission_are_different_errors() {
         let dir = tempdir().unwrap();
         let path = dir.path().join("s");
         let client = Client::new(&path).unwrap();
@@ -354,36 +358,36 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_an_error() {
+    fn malformed_replies_are_errors() {
         let http = |body: &str| {
             let len = body.len();
             format!("HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n{body}").into_bytes()
         };
-        assert!(matches!(asked(http(r#"{"volumes":{}}"#)), Error::Answer(_)));
-        assert!(matches!(asked(http("")), Error::Answer(_)));
+        assert!(matches!(error_of(http(r#"{"volumes":{}}"#)), Error::BadReply(_)));
+        assert!(matches!(error_of(http("")), Error::BadReply(_)));
         let longer = b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{}".to_vec();
-        assert!(matches!(asked(longer), Error::Broken(_)));
-        assert!(matches!(asked(b"SSH-2.0\r\n".to_vec()), Error::Broken(_)));
-        assert!(matches!(asked(Vec::new()), Error::Broken(_)));
+        assert!(matches!(error_of(longer), Error::Broken(_)));
+        assert!(matches!(error_of(b"SSH-2.0\r\n".to_vec()), Error::Broken(_)));
+        assert!(matches!(error_of(Vec::new()), Error::Broken(_)));
         let unfit = b"HTTP/1.1 500 Oh\r\ncontent-length: 2\r\n\r\n{}".to_vec();
-        assert!(matches!(asked(unfit), Error::Answer(_)));
+        assert!(matches!(error_of(unfit), Error::BadReply(_)));
     }
 
     #[test]
-    fn a_silent_server_is_not_waited_for_for_ever() {
+    fn a_call_to_a_silent_server_times_out() {
         let dir = tempdir().unwrap();
         let path = dir.path().join("s");
         let _silent = UnixListener::bind(&path).unwrap();
-        let client = Client::new(&path).unwrap().patience(Duration::from_millis(20));
+        let client = Client::new(&path).unwrap().timeout(Duration::from_millis(20));
         assert!(matches!(client.list(), Err(Error::Timeout(_))));
     }
 
     #[test]
-    fn a_wish_that_is_too_large_is_not_sent() {
-        let mut wish = spec("new");
-        wish.labels.insert("x".into(), "y".repeat(REQUEST_MAX));
-        let create = Create { spec: wish, origin: Origin::Fresh };
+    fn a_request_that_is_too_large_is_not_sent() {
+        let mut large = spec("new");
+        large.labels.insert("x".into(), "y".repeat(REQUEST_MAX));
+        let create = Create { spec: large, origin: Origin::Fresh };
         let client = Client::new(Path::new("/nowhere")).unwrap();
-        assert!(matches!(client.create(&create), Err(Error::TooMuch)));
+        assert!(matches!(client.create(&create), Err(Error::TooLarge)));
     }
 }

@@ -1,12 +1,12 @@
-//! Whether the server is ready: asked of itself, as a client would.
+//! Whether the server is ready, checked by a call to itself.
 //!
 //! ```text
 //!   Starting --serving--> Serving --draining--> Draining
 //! ```
 //!
-//! While it serves, a NULL call over TCP to its own port says whether it is ready: it takes the way
-//! of every other call, through the listener and a data-plane thread. Those who ask at the same
-//! time share one, so that asking often costs the data plane nothing.
+//! While it serves, the server is ready if it replies to a NULL call over TCP to its own port: the
+//! call takes the way of every other call, through the listener and a data-plane thread.
+//! Simultaneous checks share one call, so frequent checks cost the data plane little.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How long the server may take to answer itself.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time limit of the call.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// NULL of NFS version 3 with its record mark (RFC 5531 §9, §11), and what is answered.
+/// The NULL call of NFS version 3 with its record mark (RFC 5531 §9, §11), and the reply to it.
 const CALL: [u32; 11] = [0x8000_0028, XID, 0, 2, 100_003, 3, 0, 0, 0, 0, 0];
 const REPLY: [u32; 7] = [0x8000_0018, XID, 1, 0, 0, 0, 0];
 const XID: u32 = 0x6265_7274;
 
-/// How far the server is.
+/// The phase of the server's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Starting,
@@ -36,35 +36,35 @@ enum Phase {
 #[derive(Debug)]
 pub struct Health {
     phase: Mutex<Phase>,
-    /// The last question and when it was answered; locked while one is asked.
-    asked: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
+    /// The last check: when it completed, and its result. Locked while a check runs.
+    last: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
 }
 
 impl Health {
-    /// Of a server that is starting.
+    /// Creates the health of a server that is starting.
     pub const fn starting() -> Self {
-        Self { phase: Mutex::new(Phase::Starting), asked: tokio::sync::Mutex::const_new(None) }
+        Self { phase: Mutex::new(Phase::Starting), last: tokio::sync::Mutex::const_new(None) }
     }
 
-    /// It serves NFS at `address`, and everything that it needs for that is loaded.
+    /// Notes that the server serves NFS at `address`, and has loaded all that it needs for it.
     pub fn serving(&self, address: SocketAddr) {
         *self.phase() = Phase::Serving(address);
     }
 
-    /// It stops: from now on it is not ready.
+    /// Notes that the server is stopping: from now on it is not ready.
     pub fn draining(&self) {
         *self.phase() = Phase::Draining;
     }
 
-    /// Whether it is ready. Takes at most about a second.
+    /// Checks whether the server is ready. Takes at most about a second.
     ///
     /// # Errors
-    /// Why it is not, in words.
+    /// The reason why it is not ready.
     pub async fn ready(&self) -> Result<(), String> {
         let address = self.address()?;
-        let answer = self.ask(address).await;
-        self.address()?; // it may have begun to stop in the meantime
-        answer
+        let result = self.check(address).await;
+        self.address()?; // the server may have started to stop meanwhile
+        result
     }
 
     fn address(&self) -> Result<SocketAddr, String> {
@@ -75,22 +75,22 @@ impl Health {
         }
     }
 
-    /// Calls, or takes the answer to a call that was being made when this one came.
-    async fn ask(&self, address: SocketAddr) -> Result<(), String> {
+    /// Makes a call, or waits for the result of the call that is being made.
+    async fn check(&self, address: SocketAddr) -> Result<(), String> {
         let came = Instant::now();
-        let mut asked = self.asked.lock().await;
-        if let Some((answered, answer)) = &*asked
-            && *answered >= came
+        let mut last = self.last.lock().await;
+        if let Some((completed, result)) = &*last
+            && *completed >= came
         {
-            return answer.clone();
+            return result.clone();
         }
-        let answer = match tokio::time::timeout(PATIENCE, null(address)).await {
+        let result = match tokio::time::timeout(TIMEOUT, null(address)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(format!("the NFS port {address} does not answer: {error}")),
-            Err(_) => Err(format!("the NFS port {address} does not answer within {PATIENCE:?}")),
+            Ok(Err(error)) => Err(format!("the NFS port {address} does not reply: {error}")),
+            Err(_) => Err(format!("the NFS port {address} does not reply within {TIMEOUT:?}")),
         };
-        *asked = Some((Instant::now(), answer.clone()));
-        answer
+        *last = Some((Instant::now(), result.clone()));
+        result
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -100,19 +100,19 @@ impl Health {
 
 /// Makes a NULL call.
 async fn null(address: SocketAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect(within_reach(address)).await?;
+    let mut stream = TcpStream::connect(local(address)).await?;
     stream.write_all(&CALL.map(u32::to_be_bytes).concat()).await?;
     let mut reply = [0; REPLY.len() * 4];
     stream.read_exact(&mut reply).await?;
     if reply[..] == REPLY.map(u32::to_be_bytes).concat() {
         Ok(())
     } else {
-        Err(io::Error::other("what it says is no answer to NULL"))
+        Err(io::Error::other("the reply to NULL is not a success"))
     }
 }
 
-/// Where an address can be called from this machine.
-const fn within_reach(address: SocketAddr) -> SocketAddr {
+/// The address at which this machine reaches a listener: loopback for an unspecified address.
+const fn local(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use tokio::net::TcpListener;
 
-    /// Runs on a runtime like the control plane's; a call that does not come is a failure.
+    /// Runs a test on a runtime like the control plane's, with a time limit.
     fn run<T>(test: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let within = Duration::from_secs(20);
@@ -140,8 +140,8 @@ mod tests {
         (listener, health)
     }
 
-    /// Takes one call and answers it with `reply`.
-    async fn answer(listener: &TcpListener, reply: &[u32]) {
+    /// Accepts one call, and replies with `reply`.
+    async fn serve_one(listener: &TcpListener, reply: &[u32]) {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut call = [0; CALL.len() * 4];
         stream.read_exact(&mut call).await.unwrap();
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_while_starting_and_stopping() {
+    fn starting_and_stopping_are_not_ready_without_a_call() {
         run(async {
             let health = Health::starting();
             assert_eq!(health.ready().await, Err("the server is starting".into()));
@@ -162,16 +162,16 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_makes_ready_and_anything_else_does_not() {
+    fn only_a_successful_reply_is_ready() {
         run(async {
             let (listener, health) = listening().await;
-            let (ready, ()) = tokio::join!(health.ready(), answer(&listener, &REPLY));
+            let (ready, ()) = tokio::join!(health.ready(), serve_one(&listener, &REPLY));
             assert_eq!(ready, Ok(()));
             let mut other = REPLY;
             other[6] = 1; // PROG_UNAVAIL
-            let (ready, ()) = tokio::join!(health.ready(), answer(&listener, &other));
-            assert!(ready.unwrap_err().contains("no answer to NULL"));
-            let (ready, ()) = tokio::join!(health.ready(), answer(&listener, &[]));
+            let (ready, ()) = tokio::join!(health.ready(), serve_one(&listener, &other));
+            assert!(ready.unwrap_err().contains("not a success"));
+            let (ready, ()) = tokio::join!(health.ready(), serve_one(&listener, &[]));
             assert!(ready.is_err());
             drop(listener);
             assert!(health.ready().await.unwrap_err().contains("refused"));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_not_waited_for() {
+    fn a_silent_server_is_not_ready_after_the_timeout() {
         run(async {
             let (_listener, health) = listening().await;
             let why = health.ready().await.unwrap_err();
@@ -188,25 +188,25 @@ mod tests {
     }
 
     #[test]
-    fn those_who_ask_at_the_same_time_share_a_call() {
+    fn simultaneous_checks_share_one_call() {
         run(async {
             let (listener, health) = listening().await;
-            let ask = || health.ready();
-            // A second call would find nobody who takes it, and wait until it is too late.
-            let all = async { tokio::join!(ask(), ask(), ask()) };
-            let (all, ()) = tokio::join!(all, answer(&listener, &REPLY));
+            let check = || health.ready();
+            // The listener accepts only one call; a second one would time out.
+            let all = async { tokio::join!(check(), check(), check()) };
+            let (all, ()) = tokio::join!(all, serve_one(&listener, &REPLY));
             assert_eq!(all, (Ok(()), Ok(()), Ok(())));
-            let (later, ()) = tokio::join!(ask(), answer(&listener, &REPLY));
-            assert_eq!(later, Ok(()), "an answer is not used again later");
+            let (later, ()) = tokio::join!(check(), serve_one(&listener, &REPLY));
+            assert_eq!(later, Ok(()), "a later check makes a call of its own");
         });
     }
 
     #[test]
-    fn the_end_counts_even_if_the_answer_is_on_its_way() {
+    fn a_stop_during_the_call_counts() {
         run(async {
             let (listener, health) = listening().await;
             let stop = async {
-                answer(&listener, &REPLY).await;
+                serve_one(&listener, &REPLY).await;
                 health.draining();
             };
             let (ready, ()) = tokio::join!(health.ready(), stop);
@@ -215,8 +215,8 @@ mod tests {
     }
 
     #[test]
-    fn every_address_can_be_called() {
-        let reach = |text: &str| within_reach(text.parse().unwrap()).to_string();
+    fn unspecified_addresses_are_reached_over_loopback() {
+        let reach = |text: &str| local(text.parse().unwrap()).to_string();
         assert_eq!(reach("0.0.0.0:2049"), "127.0.0.1:2049");
         assert_eq!(reach("[::]:2049"), "[::1]:2049");
         assert_eq!(reach("10.0.0.1:1"), "10.0.0.1:1");

@@ -1,11 +1,11 @@
-//! Whether a request is meant for this server: its `Host` has to be one of ours.
+//! Checks the `Host` of a request against the names of this server, as a defence against DNS
+//! rebinding.
 //!
-//! A page from elsewhere may have its own name point to this server's address (DNS rebinding), and its
-//! visitor's browser would then let it read what this server answers. Such a request still carries
-//! the name of that page. So what tells something is given only to those who call by a name or an
-//! address of ours: `localhost` and loopback addresses, the address at which the connection arrived
-//! (a pod's, for the kubelet and for Prometheus), those that are listened on, the name of the machine,
-//! and what `--admin-host` names.
+//! A foreign web page can have its own host name resolve to this server's address; its visitor's
+//! browser then lets it read the replies. Such a request still carries the foreign name. The pages
+//! are therefore only for requests with one of these hosts: `localhost`, a loopback address, the
+//! address at which the connection arrived (a pod's, for the kubelet and Prometheus), the address
+//! of the listener, the name of the machine, and the names that `--admin-host` adds.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -21,8 +21,8 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Those of a server that listens on `listen`, has the name `machine`, and is called by `more`: names
-    /// and addresses, IPv6 with or without brackets.
+    /// Creates the names of a server that listens on `listen` on the machine called `machine`;
+    /// `more` has further names and addresses, IPv6 with or without brackets.
     pub fn new(listen: SocketAddr, machine: &str, more: &[String]) -> Self {
         let mut hosts = Self::default();
         hosts.add("localhost");
@@ -40,8 +40,9 @@ impl Hosts {
         }
     }
 
-    /// Whether a request that arrived at `local` is meant for this server. One without a host is: only
-    /// programs older than HTTP/1.1 send it, and no browser does.
+    /// Whether a request that arrived at the address `local` has a host of this server.
+    ///
+    /// A request without a host is accepted: only HTTP/1.0 programs send it, and no browser does.
     pub fn include(&self, uri: &Uri, headers: &HeaderMap, local: IpAddr) -> bool {
         let mut hosts = headers.get_all(HOST).iter();
         let host = hosts.next();
@@ -66,13 +67,13 @@ impl Hosts {
     }
 }
 
-/// An address as a URL or a person writes it.
+/// Parses an address, in brackets or without, and maps IPv4-mapped IPv6 addresses to IPv4.
 fn address(host: &str) -> Option<IpAddr> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     bare.unwrap_or(host).parse().ok().map(|ip: IpAddr| ip.to_canonical())
 }
 
-/// A name in the form in which names are compared.
+/// A name in the form for comparison: lower case, without the dot at the end.
 fn plain(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_addresses_of_ours_are_answered_and_no_others() {
+    fn only_names_and_addresses_of_the_server_are_accepted() {
         let check = |host: &str, expected| {
             assert_eq!(include("/", &[host], "10.244.0.7"), expected, "{host}");
         };
@@ -134,8 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn every_host_of_a_request_counts() {
-        assert!(include("/", &[], "10.244.0.7"), "HTTP/1.0 has none");
+    fn all_hosts_of_a_request_are_checked() {
+        assert!(include("/", &[], "10.244.0.7"), "HTTP/1.0 has no host");
         assert!(!include("/", &["localhost", "evil.example"], "10.244.0.7"));
         assert!(!include("/", &["localhost", "localhost"], "10.244.0.7"));
         assert!(!include("http://evil.example/", &["localhost"], "10.244.0.7"));

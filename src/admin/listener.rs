@@ -1,8 +1,9 @@
-//! The read-only listener: connections, and what bounds them.
+//! The read-only listener: accepts connections, and bounds them.
 //!
-//! Nobody proves who he is here, so that everything has a limit: connections and what they ask for
-//! ([`super::places`]), the size of a request's header and the time for it, the life of a connection.
-//! A body is refused ([`super::web`]), and what is not read in time is cut off.
+//! Clients are not authenticated, so everything has a limit: the number of connections and of
+//! requests in progress ([`super::slots`]), the size of a request's header and the time for it, and
+//! the life of a connection. Bodies are refused ([`super::web`]), and a response that the client
+//! does not read is cut off when the connection's life ends.
 
 use std::convert::Infallible;
 use std::io;
@@ -24,24 +25,24 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::places::{Place, Places, Wish};
+use super::slots::{RequestKind, Slot, Slots};
 use crate::telemetry::bounded::network;
 
-/// A request's header has at most so many bytes and lines, and comes within this time.
+/// Limits of a request's header: bytes, lines, and the time to receive it.
 const HEADER_MAX: usize = 16 * 1024;
 const HEADER_LINES: usize = 64;
-const HEADER_TIME: Duration = Duration::from_secs(5);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After this time a connection ends with the request that it is at.
+/// Age at which a connection is closed, after the request in progress.
 const LIFE: Duration = Duration::from_secs(60);
 
-/// How long that request may take then.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// Time limit of that request.
+const GRACE: Duration = Duration::from_secs(5);
 
-/// How long accepting rests when the system has no descriptor for a connection.
-const RESPITE: Duration = Duration::from_millis(100);
+/// Pause before the next attempt when accepting fails, for example for lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The listener, bound and not yet answering.
+/// A bound listener, which does not accept yet.
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
@@ -51,22 +52,21 @@ impl Listener {
     /// Binds an address.
     ///
     /// # Errors
-    /// It cannot be bound.
+    /// The address cannot be bound.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = TcpListener::bind(address).await?;
         let address = socket.local_addr()?;
         Ok(Self { socket, address })
     }
 
-    /// Its address, with the port that it got.
+    /// Returns the bound address, with the actual port.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers requests with `routes` until `stop` is cancelled; those that are being answered
-    /// then, to their end.
+    /// Serves `routes` until `stop` is cancelled, and then completes the requests in progress.
     pub async fn serve(self, routes: Router, stop: CancellationToken) {
-        let places = Arc::<Places>::default();
+        let slots = Arc::<Slots>::default();
         let tasks = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -74,15 +74,15 @@ impl Listener {
                 () = stop.cancelled() => break,
             };
             match accepted {
-                Ok((stream, peer)) => match places.take(network(peer.ip())) {
-                    Some(place) => {
-                        tasks.spawn(connection(stream, routes.clone(), place, stop.clone()));
+                Ok((stream, peer)) => match slots.take(network(peer.ip())) {
+                    Some(slot) => {
+                        tasks.spawn(connection(stream, routes.clone(), slot, stop.clone()));
                     }
                     None => tracing::debug!(%peer, "admin connection refused: too many"),
                 },
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept an admin connection");
-                    tokio::time::sleep(RESPITE).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -91,23 +91,23 @@ impl Listener {
     }
 }
 
-/// Where a request arrived: an extension of it.
+/// The local address at which a request arrived, as an extension of the request.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrived(pub IpAddr);
 
 /// Serves one connection.
-async fn connection(stream: TcpStream, routes: Router, place: Place, stop: CancellationToken) {
+async fn connection(stream: TcpStream, routes: Router, slot: Slot, stop: CancellationToken) {
     let Ok(local) = stream.local_addr() else { return };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(HEADER_LINES)
         .max_buf_size(HEADER_MAX);
-    let service = service_fn(|request| answer(request, routes.clone(), &place, local.ip()));
+    let service = service_fn(|request| respond(request, routes.clone(), &slot, local.ip()));
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
-        () = place.lost() => return,
+        () = slot.lost() => return,
         () = tokio::time::sleep(LIFE) => None,
         () = stop.cancelled() => None,
     };
@@ -115,7 +115,7 @@ async fn connection(stream: TcpStream, routes: Router, place: Place, stop: Cance
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(FAREWELL, connection).await.unwrap_or(Ok(()))
+            tokio::time::timeout(GRACE, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
@@ -123,17 +123,18 @@ async fn connection(stream: TcpStream, routes: Router, place: Place, stop: Cance
     }
 }
 
-/// Answers one request, if there are not too many of its kind.
-async fn answer(
+/// Responds to one request; with an error if too many of its kind are in progress.
+async fn respond(
     mut request: Request<Incoming>,
     routes: Router,
-    place: &Place,
+    slot: &Slot,
     local: IpAddr,
 ) -> Result<Response, Infallible> {
     let is_check = matches!(request.uri().path(), "/livez" | "/readyz");
-    let Some(_busy) = place.begin(if is_check { Wish::Health } else { Wish::Page }) else {
+    let kind = if is_check { RequestKind::Health } else { RequestKind::Page };
+    let Some(_active) = slot.begin(kind) else {
         let head = [(header::RETRY_AFTER, "1"), (header::CONNECTION, "close")];
-        let why = "too many pages are being made; ask again\n";
+        let why = "too many requests are in progress; try again later\n";
         return Ok((StatusCode::SERVICE_UNAVAILABLE, head, why).into_response());
     };
     request.extensions_mut().insert(Arrived(local));

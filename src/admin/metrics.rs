@@ -1,10 +1,10 @@
-//! From the volumes to their metrics.
+//! Converts the status of the volumes into their metrics.
 
 use super::source::Found;
 use crate::telemetry::metrics::scrape;
 use crate::volume::spec::Status;
 
-/// What the metrics tell of the volumes.
+/// The metrics of all volumes.
 pub fn of_volumes(found: Found) -> scrape::Volumes {
     scrape::Volumes {
         volumes: found.volumes.into_iter().map(of_volume).collect(),

@@ -1,42 +1,43 @@
-//! HTTP for the administrator: volumes over a unix socket, and for everybody who looks after the
-//! server health, metrics and a status page.
+//! HTTP for administrators: the admin API over a unix socket; health, metrics and a status page
+//! over TCP.
 //!
 //! ```text
-//!   command::volume -> client --- unix socket, mode 0600 ---> socket -> v1 -> api::Admin
+//!   command::volume -> client --- unix socket, mode 0600 ---> socket -> v1 -> api::VolumeApi
 //!                       (HTTP/1.1 and JSON: api)                               (volume::Volumes)
 //!   browser, Prometheus, probes ----- TCP, read-only ------> listener -> web -> source::Source
 //! ```
 //!
-//! Whoever may open the socket may do everything: there are no passwords, so that there is no
-//! other door to it than the file's permissions. The listener changes nothing.
+//! The permissions of the socket are the only access control of the API: there are no passwords,
+//! and whoever can open it may do everything. The TCP listener changes nothing.
 //!
-//! All of it runs on the control plane's runtime: whatever the data plane or a disk does, this
-//! answers. What may wait for a disk is asked on threads of its own, with a limit of time.
+//! Everything runs on the control plane's runtime, and replies whatever the data plane or a disk
+//! does: work that may block on a disk runs on blocking threads, of which there are few. The TCP
+//! listener also bounds the time that it waits for them.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
-//! | [`api`], [`v1`] | the API: its values, its routes |
-//! | [`socket`], [`client`] | its two ends |
-//! | [`listener`], [`places`] | connections of the read-only listener, and their bounds |
-//! | [`host`] | whether a request is meant for this server |
-//! | [`web`] | its four pages, and what they need of the rest of the server |
-//! | [`health`] | whether the server is ready, asked of itself |
-//! | [`metrics`] | from the volumes to their metrics |
+//! | [`api`], [`v1`] | the API: its types, its routes |
+//! | [`socket`], [`client`] | its server and its client |
+//! | [`listener`], [`slots`] | the read-only listener, and the limits of its connections |
+//! | [`host`] | checks the `Host` of a request |
+//! | [`web`] | the four pages of the listener |
+//! | [`health`] | whether the server is ready |
+//! | [`metrics`] | metrics of the volumes |
 //! | [`rates`] | throughput, sampled |
 //! | [`page`] | the status page as HTML |
-//! | [`source`] | what the rest of the server tells |
+//! | [`source`] | the interface to the rest of the server |
 
 pub mod api;
 pub mod client;
 #[cfg(test)]
-pub mod double;
+pub mod fake;
 pub mod health;
 pub mod host;
 pub mod listener;
 pub mod metrics;
 pub mod page;
-pub mod places;
 pub mod rates;
+pub mod slots;
 pub mod socket;
 pub mod source;
 pub mod v1;

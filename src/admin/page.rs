@@ -1,7 +1,7 @@
-//! The status page: one HTML document, without scripts and without anything from elsewhere.
+//! The status page: one HTML document, without scripts and external resources.
 //!
-//! It fetches itself again every few seconds. Every name in it goes through [`format::Text`], so
-//! that a volume called `<script>` shows as that.
+//! It reloads every few seconds. All text goes through [`format::Text`], which escapes it: a volume
+//! called `<script>` is shown as that.
 
 mod format;
 mod volumes;
@@ -18,47 +18,47 @@ use format::{Text, bytes, bytes_per_second, calls, count, duration, percent};
 
 const STYLE: &str = include_str!("page/page.css");
 
-/// Seconds until the page fetches itself again; not when it shows everything.
+/// Seconds until the page reloads. A page that shows all volumes does not reload.
 const REFRESH: u32 = 5;
 
-/// From this share on, in percent, something is nearly full.
+/// Percentage from which a bar is shown as nearly full.
 const NEARLY_FULL: u64 = 80;
 
-/// From this one on it needs somebody.
+/// Percentage from which a bar is shown as full.
 const FULL: u64 = 95;
 
-/// What is known without asking a disk.
+/// The part of the page that needs no disk.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// Whether the server is ready, or why not.
+    /// Whether the server is ready, or the reason why not.
     pub ready: std::result::Result<(), String>,
-    /// How long it runs.
+    /// Time since the start of the server.
     pub uptime: Duration,
-    /// Where it serves NFS.
+    /// Addresses on which it serves NFS.
     pub listen: Vec<SocketAddr>,
-    /// Numbers of this moment.
+    /// Current values of the gauges.
     pub gauges: Gauges,
-    /// Connections that were accepted.
+    /// Connections accepted so far.
     pub accepted: u64,
-    /// Connections that were refused.
+    /// Connections refused so far.
     pub refused: u64,
     /// Throughput.
     pub rates: Rates,
-    /// What the style is to be known by, so that the page may allow no other.
+    /// The nonce of the style, which the Content-Security-Policy names.
     pub nonce: String,
     /// Whether to show all volumes.
     pub all: bool,
 }
 
-/// What the rest of the server has told.
+/// The part of the page that is read from the rest of the server, and needs its disks.
 #[derive(Clone, Debug)]
-pub enum Known {
-    /// It is not there yet.
+pub enum Content {
+    /// The server is starting.
     Starting,
-    /// A disk does not answer.
-    Silent,
-    /// What it serves.
-    Serves {
+    /// A disk did not respond in time.
+    Unavailable,
+    /// The exports and volumes.
+    Loaded {
         /// Static exports.
         exports: Vec<Exported>,
         /// The volumes.
@@ -66,25 +66,24 @@ pub enum Known {
     },
 }
 
-impl Known {
-    /// Asks for it. May wait for a disk.
+impl Content {
+    /// Reads the exports and volumes. May block on a disk.
     pub fn of(source: &dyn Source) -> Self {
         let volumes = source.volumes();
-        let known = volumes.iter().flat_map(|found| &found.volumes);
-        let exports = source.exports(&known.map(|status| &*status.path).collect());
-        Self::Serves { exports, volumes }
+        let statuses = volumes.iter().flat_map(|found| &found.volumes);
+        let exports = source.exports(&statuses.map(|status| &*status.path).collect());
+        Self::Loaded { exports, volumes }
     }
 }
 
-/// Writes the page.
-pub fn render(view: &View, known: &Known) -> String {
+/// Returns the page as HTML.
+pub fn render(view: &View, content: &Content) -> String {
     let mut out = String::new();
-    // Writing to a String cannot fail.
-    let _ = document(view, known, &mut out);
+    let _ = document(view, content, &mut out); // writing to a String cannot fail
     out
 }
 
-fn document(view: &View, known: &Known, out: &mut String) -> Result {
+fn document(view: &View, content: &Content, out: &mut String) -> Result {
     let nonce = &view.nonce;
     let refresh = match view.all {
         true => String::new(),
@@ -100,10 +99,12 @@ fn document(view: &View, known: &Known, out: &mut String) -> Result {
     header(view, out)?;
     out.push_str("<main>\n");
     traffic(view, out)?;
-    match known {
-        Known::Starting => note("The server is starting.", out)?,
-        Known::Silent => note("A disk does not answer. What lies on it is not shown.", out)?,
-        Known::Serves { exports, volumes } => serves(exports, volumes.as_ref(), view.all, out)?,
+    match content {
+        Content::Starting => note("The server is starting.", out)?,
+        Content::Unavailable => {
+            note("A disk does not respond. Exports and volumes are not shown.", out)?;
+        }
+        Content::Loaded { exports, volumes } => loaded(exports, volumes.as_ref(), view.all, out)?,
     }
     out.push_str("</main>\n");
     footer(view, out)?;
@@ -152,12 +153,12 @@ fn traffic(view: &View, out: &mut String) -> Result {
     let (nodes, queue) = (count(gauges.nodes as u64), count(gauges.queue as u64));
     writeln!(
         out,
-        "<div><dt>Open files</dt><dd>{nodes}<small>{queue} calls wait for a disk</small></dd></div>\
+        "<div><dt>Open files</dt><dd>{nodes}<small>{queue} calls queued</small></dd></div>\
          \n</dl></section>"
     )
 }
 
-fn serves(exports: &[Exported], found: Option<&Found>, all: bool, out: &mut String) -> Result {
+fn loaded(exports: &[Exported], found: Option<&Found>, all: bool, out: &mut String) -> Result {
     if let Some(found) = found {
         faults(&found.faults, out)?;
         space(found, out)?;
@@ -175,7 +176,7 @@ fn faults(faults: &[String], out: &mut String) -> Result {
     }
     out.push_str("<section class=\"faults\" aria-labelledby=\"faults\"><h2 id=\"faults\">Faults ");
     writeln!(out, "<small>{}</small></h2>", count(faults.len() as u64))?;
-    out.push_str("<p>These volumes are not served; nothing of them is touched.</p><ul>");
+    out.push_str("<p>These volumes are not served, and their files are not changed.</p><ul>");
     for fault in faults {
         writeln!(out, "<li>{}</li>", Text(fault))?;
     }
@@ -192,16 +193,16 @@ fn space(found: &Found, out: &mut String) -> Result {
         bar("use of the disk", size.saturating_sub(free), size, out)?;
         out.push_str("</dd></div>\n");
         let share = percent(promised, size);
-        write!(out, "<div><dt>Promised</dt><dd>{}", bytes(promised))?;
+        write!(out, "<div><dt>All capacities</dt><dd>{}", bytes(promised))?;
         write!(out, "<small>{share} % of the disk")?;
         if let Some(limit) = found.promise.overcommit {
-            write!(out, ", {limit} % allowed")?;
+            write!(out, ", the limit is {limit} %")?;
         }
         writeln!(out, "</small></dd></div>")?;
     } else {
-        writeln!(out, "<div><dt>Promised</dt><dd>{}</dd></div>", bytes(promised))?;
+        writeln!(out, "<div><dt>All capacities</dt><dd>{}</dd></div>", bytes(promised))?;
     }
-    writeln!(out, "<div><dt>In volumes</dt><dd>{}</dd></div>", bytes(used))?;
+    writeln!(out, "<div><dt>Used by volumes</dt><dd>{}</dd></div>", bytes(used))?;
     trash(&found.trash, out)?;
     writeln!(out, "</dl></section>")
 }
@@ -227,13 +228,13 @@ fn footer(view: &View, out: &mut String) -> Result {
     out.push_str("<footer><nav><a href=\"/metrics\">metrics</a> <a href=\"/readyz\">readyz</a> ");
     out.push_str("<a href=\"/livez\">livez</a></nav><p>");
     match view.all {
-        true => out.push_str("This page stays as it is. <a href=\"/\">Show the fullest</a>"),
-        false => write!(out, "This page looks again every {REFRESH} seconds.")?,
+        true => out.push_str("This page does not reload. <a href=\"/\">Show only the fullest</a>"),
+        false => write!(out, "This page reloads every {REFRESH} seconds.")?,
     }
     writeln!(out, "</p></footer>")
 }
 
-/// Writes a bar, and what it says in words.
+/// Writes a bar, followed by its figures.
 fn bar(label: &str, used: u64, size: u64, out: &mut String) -> Result {
     let share = percent(used, size);
     let class = match share {
@@ -250,7 +251,7 @@ fn bar(label: &str, used: u64, size: u64, out: &mut String) -> Result {
     write!(out, "<span class=\"amount\"><b>{used}</b> of {size} <i>{share} %</i></span>")
 }
 
-/// Writes the course of a number, the largest of which is as high as the line may be.
+/// Writes the history of a value as a line, scaled to its maximum.
 fn sparkline(label: &str, values: &[f64], out: &mut String) -> Result {
     let highest = values.iter().copied().fold(0.0, f64::max);
     let label = Text(label);

@@ -1,18 +1,17 @@
-//! Throughput: what was counted, sampled every few seconds, so that the present can be told without
-//! waiting for it.
+//! Throughput, from samples of the counters every few seconds.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::telemetry::metrics::Throughput;
 
-/// How often to sample.
+/// Sampling interval.
 pub const EVERY: Duration = Duration::from_secs(3);
 
-/// Rates that are kept: five minutes of them.
+/// Number of rates that are kept: five minutes.
 const KEPT: usize = 100;
 
-/// What comes through NFS in a second.
+/// Throughput of NFS, per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rate {
     /// Calls.
@@ -31,7 +30,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Notes what was counted in all until `now`.
+    /// Adds a sample: the counters at `now`.
     pub fn sample(&mut self, now: Instant, counted: Throughput) {
         let Some((then, before)) = self.last.replace((now, counted)) else { return };
         let seconds = now.duration_since(then).as_secs_f64();
@@ -49,23 +48,23 @@ impl Rates {
         });
     }
 
-    /// The last one.
+    /// Returns the latest rate.
     pub fn now(&self) -> Rate {
         self.rates.back().copied().unwrap_or_default()
     }
 
-    /// Those that are kept, the oldest first.
+    /// Returns the rates that are kept, the oldest first.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Rate> {
         self.rates.iter()
     }
 
-    /// The time between the oldest and the latest, about.
+    /// Returns approximately the time that the rates cover.
     pub fn span(&self) -> Duration {
         EVERY * u32::try_from(self.rates.len()).unwrap_or(u32::MAX)
     }
 }
 
-/// As people are shown it: beyond 2^53 the last digits are lost.
+/// Converts a number for display: above 2^53, the last digits are lost.
 #[allow(clippy::cast_precision_loss)]
 pub const fn as_float(n: u64) -> f64 {
     n as f64
@@ -76,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_what_came_between_two_samples() {
+    fn a_rate_is_the_difference_of_two_samples_per_second() {
         let (mut rates, start) = (Rates::default(), Instant::now());
         rates.sample(start, Throughput { calls: 100, read: 0, written: 7 });
         assert_eq!(rates.now(), Rate::default());
@@ -89,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_is_forgotten() {
+    fn the_oldest_rates_are_dropped() {
         let (mut rates, start) = (Rates::default(), Instant::now());
         for n in 0..1000 {
             let counted = Throughput { calls: n * n, read: 0, written: 0 };

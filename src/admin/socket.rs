@@ -1,12 +1,12 @@
-//! The unix socket of the admin API: who may open it, and the conversations over it.
+//! The unix socket of the admin API: its creation, and the connections over it.
 //!
-//! - The socket has the mode 0600 from its first moment, and so has its folder 0700 if it is made
-//!   here.
-//! - The path belongs to one server. Whether another one lives is asked by connecting to it: what
-//!   refuses was left behind by one that died, and is replaced. Servers that start at the same
-//!   time do this one after the other, by a lock of the folder.
-//! - Connections have bounds in number and in time, and end when the server stops; what they have
-//!   begun is answered before, within [`GRACE`].
+//! - The socket has the mode 0600 from the moment it exists. Directories that are created for it
+//!   have the mode 0700.
+//! - A path belongs to one server. An existing socket is tried with connect(2): if that is refused,
+//!   the socket is left over from a server that crashed, and is replaced. A lock on the directory
+//!   makes servers that start at the same time do this one after the other.
+//! - Connections are limited in number, and in the time for which they may be idle. When the server
+//!   stops, requests in progress are completed within [`GRACE`], and all connections close.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
@@ -33,61 +33,61 @@ use tokio_util::sync::CancellationToken;
 /// Connections at a time; more wait to be accepted.
 const CONNECTIONS: usize = 64;
 
-/// How long a request's header may take to arrive, and how long a connection may ask for nothing.
-const HEADER_PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit for the header of a request, which is also the limit of an idle connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long what was begun may take at the end.
+/// Time limit of requests in progress when the server stops.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Between two attempts to accept, when the process has no descriptors left.
-const PAUSE: Duration = Duration::from_millis(200);
+/// Pause before the next attempt when accepting fails, for example for lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// How often the folder's lock is tried, and how long it is waited in between. Others have it for
-/// no longer than it takes to bind.
+/// Attempts to lock the directory, and the pause between two of them. A server holds the lock only
+/// while it binds its socket.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// Why there is no socket.
+/// Why the socket cannot be created.
 #[derive(Error, Debug)]
 pub enum Error {
-    /// Another server has it.
+    /// Another server listens on it.
     #[error("another server listens on {}; give each its own with --admin-socket", .0.display())]
     InUse(PathBuf),
-    /// Something else has its name.
-    #[error("{} is no socket; choose another path with --admin-socket", .0.display())]
+    /// The path is that of another file.
+    #[error("{} is not a socket; choose another path with --admin-socket", .0.display())]
     NoSocket(PathBuf),
-    /// The system refuses.
+    /// A system call failed.
     #[error("cannot {what} {}; another path can be chosen with --admin-socket", path.display())]
     Io {
-        /// What could not be done.
+        /// The operation.
         what: &'static str,
-        /// To what.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// A socket that others can connect to. Dropping it takes its name away.
+/// A socket that clients can connect to. Dropping it removes its file.
 pub struct Listening {
-    // The name goes first: as long as somebody listens, nobody else takes it, so that what is
-    // removed is our own.
-    _name: Claimed,
+    // Dropped first: while the socket still listens, no other server replaces the file, so the file
+    // that is removed is our own.
+    _file: SocketFile,
     listener: UnixListener,
 }
 
-/// The socket's name, as long as it is ours.
-struct Claimed {
+/// The file of the socket, removed when this is dropped.
+struct SocketFile {
     path: PathBuf,
-    /// Device and inode: an administrator may have put something else there.
-    file: (u64, u64),
+    /// Device and inode: an administrator may have put another file there.
+    id: (u64, u64),
 }
 
-/// Binds the socket. Blocks for the time of a few system calls, and up to two seconds while
-/// another server binds in the same folder. To be called inside a runtime.
+/// Creates the socket and starts to listen. Must be called inside a runtime. Blocks for a few
+/// system calls, and for up to two seconds while another server does the same in this directory.
 ///
 /// # Errors
-/// [`Error`]; nothing has changed then, but for a folder that may have been made.
+/// When it fails, nothing has changed, except that the directory may have been created.
 pub fn listen(path: &Path) -> Result<Listening, Error> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -97,28 +97,29 @@ pub fn listen(path: &Path) -> Result<Listening, Error> {
         .recursive(true)
         .mode(0o700)
         .create(folder)
-        .map_err(failed("create the folder", folder))?;
-    let _one_at_a_time = lock(folder).map_err(failed("lock the folder", folder))?;
-    make_room(path)?;
+        .map_err(failed("create the directory", folder))?;
+    let _one_at_a_time = lock(folder).map_err(failed("lock the directory", folder))?;
+    remove_stale(path)?;
     bind(path).map_err(failed("listen on", path))
 }
 
-/// Answers over the socket with `api` until `stop`. Its name is gone when this returns.
+/// Serves `api` over the socket until `stop` is cancelled. When this returns, the socket's file is
+/// removed, and the requests in progress are complete or cut off.
 pub async fn serve(listening: Listening, api: Router, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut conversations = JoinSet::new();
+    let mut connections = JoinSet::new();
     while let Some((stream, slot)) = next(&listening.listener, &slots, &stop).await {
-        conversations.spawn(converse(stream, slot, api.clone(), stop.clone()));
-        while conversations.try_join_next().is_some() {} // those that have ended
+        connections.spawn(connection(stream, slot, api.clone(), stop.clone()));
+        while connections.try_join_next().is_some() {} // reaps those that have ended
     }
     drop(listening);
-    let ended = async { while conversations.join_next().await.is_some() {} };
+    let ended = async { while connections.join_next().await.is_some() {} };
     if timeout(GRACE, ended).await.is_err() {
-        tracing::warn!(cut_off = conversations.len(), "admin connections were cut off at the end");
+        tracing::warn!(cut_off = connections.len(), "admin connections were cut off at the end");
     }
 }
 
-/// The next connection; nothing once the server stops.
+/// Accepts the next connection; `None` once the server stops.
 async fn next(
     listener: &UnixListener,
     slots: &Arc<Semaphore>,
@@ -131,7 +132,7 @@ async fn next(
                 Ok((stream, _)) => return Some((stream, slot)),
                 Err(error) => tracing::warn!(%error, "cannot accept an admin connection"),
             }
-            sleep(PAUSE).await;
+            sleep(ACCEPT_PAUSE).await;
         }
     };
     tokio::select! {
@@ -141,8 +142,8 @@ async fn next(
     }
 }
 
-/// One connection, to its end.
-async fn converse(
+/// Serves one connection.
+async fn connection(
     stream: tokio::net::UnixStream,
     _slot: OwnedSemaphorePermit,
     api: Router,
@@ -150,7 +151,7 @@ async fn converse(
 ) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_PATIENCE)
+        .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(api));
     let mut connection = pin!(connection);
     let ended = tokio::select! {
@@ -161,11 +162,12 @@ async fn converse(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "an admin connection broke off");
+        tracing::debug!(%error, "admin connection closed");
     }
 }
 
-/// Waits for the lock of a folder. It ends with what is returned, and leaves nothing behind.
+/// Locks a directory; the lock is released when the returned file is dropped. Blocks for at most
+/// [`LOCK_TRIES`] times [`LOCK_PAUSE`].
 fn lock(folder: &Path) -> io::Result<File> {
     let file = File::open(folder)?;
     for _ in 1..LOCK_TRIES {
@@ -179,18 +181,18 @@ fn lock(folder: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Takes away the socket of a server that died.
-fn make_room(path: &Path) -> Result<(), Error> {
+/// Removes the socket of a server that crashed.
+fn remove_stale(path: &Path) -> Result<(), Error> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("look at", path)(error)),
+        Err(error) => return Err(failed("examine", path)(error)),
         Ok(found) if !found.file_type().is_socket() => return Err(Error::NoSocket(path.into())),
         Ok(_) => (),
     }
     match UnixStream::connect(path) {
         Ok(_) => Err(Error::InUse(path.into())),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!(path = %path.display(), "replacing the socket of a server that died");
+            tracing::info!(path = %path.display(), "replacing the socket of a server that crashed");
             fs::remove_file(path).map_err(failed("remove", path))
         }
         Err(error) => Err(failed("connect to", path)(error)),
@@ -199,15 +201,15 @@ fn make_room(path: &Path) -> Result<(), Error> {
 
 fn bind(path: &Path) -> io::Result<Listening> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Before it has a name: Linux gives the file the mode that the socket has, so that there is
-    // no moment in which others could connect.
+    // Before bind: Linux gives the file the mode of the socket, so there is no moment in which
+    // other users could connect.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let found = fs::symlink_metadata(path)?;
-    let name = Claimed { path: path.into(), file: (found.dev(), found.ino()) };
+    let file = SocketFile { path: path.into(), id: (found.dev(), found.ino()) };
     socket.set_nonblocking(true)?;
     socket.listen(i32::try_from(CONNECTIONS).unwrap_or(i32::MAX))?;
-    Ok(Listening { _name: name, listener: UnixListener::from_std(socket.into())? })
+    Ok(Listening { _file: file, listener: UnixListener::from_std(socket.into())? })
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -215,11 +217,11 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { what, path, source }
 }
 
-impl Drop for Claimed {
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = |found: fs::Metadata| (found.dev(), found.ino()) == self.file;
+        let ours = |found: fs::Metadata| (found.dev(), found.ino()) == self.id;
         if fs::symlink_metadata(&self.path).is_ok_and(ours) {
-            let _ = fs::remove_file(&self.path); // the next server would replace it
+            let _ = fs::remove_file(&self.path); // if it fails, the next server replaces the file
         }
     }
 }
@@ -233,7 +235,7 @@ mod tests {
     use tempfile::tempdir;
 
     use super::*;
-    use crate::admin::double::{Double, Served, runtime};
+    use crate::admin::fake::{FakeVolumes, Served, runtime};
 
     fn try_to_listen(path: &Path) -> Result<Listening, Error> {
         let runtime = runtime();
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_may_open_it() {
+    fn the_socket_is_private() {
         let dir = tempdir().unwrap();
         let path = dir.path().join("made/anew/admin.sock");
         let runtime = runtime();
@@ -259,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_there_is_left_as_it_is() {
+    fn an_existing_directory_keeps_its_mode() {
         let dir = tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         try_to_listen(&dir.path().join("a")).unwrap();
@@ -267,16 +269,16 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dead_server_left_is_replaced() {
+    fn the_socket_of_a_crashed_server_is_replaced() {
         let dir = tempdir().unwrap();
         let path = dir.path().join("admin.sock");
         drop(StdListener::bind(&path).unwrap());
-        assert!(path.exists(), "it is left behind");
+        assert!(path.exists(), "the file remains");
         try_to_listen(&path).unwrap();
     }
 
     #[test]
-    fn the_socket_of_a_living_server_stays_his() {
+    fn the_socket_of_a_running_server_is_kept() {
         let dir = tempdir().unwrap();
         let path = dir.path().join("admin.sock");
         let _living = StdListener::bind(&path).unwrap();
@@ -287,11 +289,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_is_not_touched() {
+    fn a_file_that_is_not_a_socket_is_kept() {
         let dir = tempdir().unwrap();
         let path = dir.path().join("data");
         fs::write(&path, b"precious").unwrap();
-        let error = try_to_listen(&path).err().expect("it is in the way");
+        let error = try_to_listen(&path).err().expect("the path is taken");
         assert!(error.to_string().contains("--admin-socket"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
@@ -300,12 +302,12 @@ mod tests {
     fn a_path_that_is_too_long_is_named() {
         let dir = tempdir().unwrap();
         let path = dir.path().join("x".repeat(150));
-        let error = try_to_listen(&path).err().expect("there is no room for it");
+        let error = try_to_listen(&path).err().expect("the path is too long for a socket");
         assert!(error.to_string().contains("xxx"), "{error}");
     }
 
     #[test]
-    fn what_was_put_in_its_place_is_not_removed() {
+    fn a_file_that_replaced_the_socket_is_not_removed() {
         let dir = tempdir().unwrap();
         let path = dir.path().join("admin.sock");
         let runtime = runtime();
@@ -318,8 +320,8 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_ends_idle_connections_and_takes_the_name() {
-        let served = Served::start(Double::with(&["data"]));
+    fn a_stop_closes_idle_connections_and_removes_the_socket() {
+        let served = Served::start(FakeVolumes::with(&["data"]));
         let path = served.path.clone();
         let mut idle = UnixStream::connect(&path).unwrap();
         idle.write_all(b"GET /v1/trash HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
@@ -329,7 +331,7 @@ mod tests {
         drop(served); // joins the server
         let mut rest = Vec::new();
         idle.read_to_end(&mut rest).unwrap();
-        assert!(rest.ends_with(b"}"), "the answer came whole, then the end");
+        assert!(rest.ends_with(b"}"), "the reply is complete");
         assert!(!path.exists());
     }
 }

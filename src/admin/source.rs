@@ -1,4 +1,4 @@
-//! What the rest of the server tells its administrators.
+//! The interface through which the listener reads the state of the server.
 
 use std::collections::HashSet;
 
@@ -11,31 +11,31 @@ use crate::volume::promise::Promise;
 use crate::volume::spec::Status;
 use crate::volume::{Disk, Volumes, trash};
 
-/// The parts of the server that are asked.
+/// The state of the server.
 pub trait Source: Send + Sync {
-    /// Numbers of this moment. Does not block.
+    /// Returns the current values of the gauges. Does not block.
     fn gauges(&self) -> Gauges;
 
-    /// What is exported, but for these paths. May wait for a disk.
+    /// Returns the exports, except those with these paths. May block on a disk.
     fn exports(&self, but_for: &HashSet<&str>) -> Vec<Exported>;
 
-    /// The volumes, if there may be any. May wait for a disk.
+    /// Returns the volumes; `None` if the server runs without. May block on a disk.
     fn volumes(&self) -> Option<Found>;
 
-    /// Adds metrics that are nobody else's.
+    /// Registers further metrics of the server.
     fn register(&self, _registry: &mut Registry) {}
 }
 
 /// A directory that is exported by the command line or the exports file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exported {
-    /// As clients name it.
+    /// The path that clients mount.
     pub path: String,
-    /// Where it is.
+    /// The directory on the server.
     pub directory: String,
-    /// Who may use it, in the words of exports(5).
+    /// The clients that may mount it, as in exports(5).
     pub clients: Vec<String>,
-    /// The file system that it is on, if that could be asked.
+    /// The file system of the directory, if its statistics could be read.
     pub disk: Option<Disk>,
 }
 
@@ -44,21 +44,22 @@ pub struct Exported {
 pub struct Found {
     /// Each volume, by name.
     pub volumes: Vec<Status>,
-    /// What there is to remove.
+    /// The state of the trash.
     pub trash: trash::Status,
-    /// What is wrong with the registry, in words.
+    /// Descriptions of the registry's faults.
     pub faults: Vec<String>,
-    /// The disk that they share, if it could be asked.
+    /// The disk that they share, if its statistics could be read.
     pub disk: Option<Disk>,
-    /// Their capacities together, compared with it.
+    /// The sum of their capacities, compared with the disk.
     pub promise: Promise,
 }
 
 impl Found {
-    /// Asks the volumes. May wait for the disk.
+    /// Reads the state of the volumes. May block on the disk.
     pub fn of(volumes: &Volumes) -> Self {
         let no_disk = |error| {
-            tracing::warn!(name: OFTEN, error = %Chain(&error), "cannot look at the disk");
+            let error = Chain(&error);
+            tracing::warn!(name: OFTEN, %error, "cannot read the statistics of the disk");
         };
         Self {
             volumes: volumes.list(),

@@ -1,23 +1,22 @@
-//! The paths of the API, version 1.
+//! The routes of the API, version 1.
 //!
 //! ```text
 //!   GET    /v1/volumes                all volumes                          Listing
-//!   POST   /v1/volumes                makes one (Create)                   Status
+//!   POST   /v1/volumes                creates one (Create)                 Status
 //!   GET    /v1/volumes/NAME           one volume                           Status
 //!   POST   /v1/volumes/NAME/expand    changes its limits (Growth)          Status
 //!   DELETE /v1/volumes/NAME[?onDelete=delete|archive|recycle|retain]       Ended
-//!   DELETE ...[&force=true]           even if a claim has it               Ended
-//!   POST   /v1/volumes/NAME/archive[?force=true]  ends it so               Ended
-//!   POST   /v1/volumes/NAME/recycle[?force=true]  likewise                 Ended
-//!   POST   /v1/volumes/NAME/recount   counts again what it uses            Accepted
+//!   DELETE ...[&force=true]           even if a claim uses it              Ended
+//!   POST   /v1/volumes/NAME/archive[?force=true]  ends it, keeps its files Ended
+//!   POST   /v1/volumes/NAME/recycle[?force=true]  empties it               Ended
+//!   POST   /v1/volumes/NAME/recount   counts its usage again               Accepted
 //!   GET    /v1/trash                  what is still to be removed          trash::Status
-//!   GET    /v1/server                 version, addresses, disk, faults     Server
+//!   GET    /v1/server                 version, addresses, disk, faults     ServerInfo
 //! ```
 //!
-//! Everything may be asked again. What goes wrong is answered as [`Refusal`], whatever it is, with
-//! a status that fits. Volumes block on their disk, so that nothing of them runs on this runtime's
-//! thread: a slow disk must not hold up a health check. What was begun goes on when its client
-//! goes away.
+//! Every request may be repeated. Every error is a [`Refusal`], with a matching status. Operations
+//! block on the disk and run on blocking threads, because a slow disk must not delay a health check
+//! on this runtime. An operation that has started completes even if its client disconnects.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -38,8 +37,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::api::{
-    About, Accepted, Admin, Create, End, Failure, Force, Kind, Listing, REQUEST_MAX, Refusal,
-    Server,
+    About, Accepted, Create, End, Failure, Force, Kind, Listing, REQUEST_MAX, Refusal, ServerInfo,
+    VolumeApi,
 };
 use crate::telemetry::log::Chain;
 use crate::volume::Growth;
@@ -50,34 +49,34 @@ use crate::volume::spec::OnDelete;
 /// Operations at a time; more wait. Each has a thread while it runs.
 const OPERATIONS: usize = 16;
 
-/// How long a request's body may take to arrive.
-const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit for the body of a request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the handlers share.
+/// The state that the handlers share.
 struct Service {
-    admin: Arc<dyn Admin>,
+    volumes: Arc<dyn VolumeApi>,
     about: About,
     slots: Arc<Semaphore>,
 }
 
 type Shared = State<Arc<Service>>;
-type Answer = Result<Response, Problem>;
+type ApiResult = Result<Response, Problem>;
 
-/// Something that cannot be done, and the status to say it with.
+/// An error, and its status.
 struct Problem(StatusCode, Failure);
 
-/// The volume in a request's path.
+/// The volume in the path of a request.
 struct Named(Name);
 
-/// What a request asks for in its body.
-struct Wish<T>(T);
+/// The body of a request.
+struct JsonBody<T>(T);
 
-/// What a request says in its query.
-struct Asked<T>(T);
+/// The query of a request.
+struct QueryParams<T>(T);
 
-/// The API over `admin`.
-pub fn router(admin: Arc<dyn Admin>, about: About) -> Router {
-    let service = Service { admin, about, slots: Arc::new(Semaphore::new(OPERATIONS)) };
+/// Returns the routes of the API, with `volumes` behind them.
+pub fn router(volumes: Arc<dyn VolumeApi>, about: About) -> Router {
+    let service = Service { volumes, about, slots: Arc::new(Semaphore::new(OPERATIONS)) };
     Router::new()
         .route("/v1/volumes", get(list).post(create))
         .route("/v1/volumes/{name}", get(show).delete(end))
@@ -92,57 +91,73 @@ pub fn router(admin: Arc<dyn Admin>, about: About) -> Router {
         .with_state(Arc::new(service))
 }
 
-async fn list(State(s): Shared) -> Answer {
-    s.run(|admin| Ok(Listing { volumes: admin.list(), promise: admin.promise() })).await
+async fn list(State(s): Shared) -> ApiResult {
+    s.run(|volumes| Ok(Listing { volumes: volumes.list(), promise: volumes.promise() })).await
 }
 
-async fn create(State(s): Shared, Wish(wish): Wish<Create>) -> Answer {
-    s.run(|admin| admin.create(wish.spec, wish.origin)).await
+async fn create(State(s): Shared, JsonBody(request): JsonBody<Create>) -> ApiResult {
+    s.run(|volumes| volumes.create(request.spec, request.origin)).await
 }
 
-async fn show(State(s): Shared, Named(name): Named) -> Answer {
-    s.run(move |admin| admin.show(&name)).await
+async fn show(State(s): Shared, Named(name): Named) -> ApiResult {
+    s.run(move |volumes| volumes.show(&name)).await
 }
 
-async fn expand(State(s): Shared, Named(name): Named, Wish(growth): Wish<Growth>) -> Answer {
-    s.run(move |admin| admin.expand(&name, growth)).await
+async fn expand(
+    State(s): Shared,
+    Named(name): Named,
+    JsonBody(growth): JsonBody<Growth>,
+) -> ApiResult {
+    s.run(move |volumes| volumes.expand(&name, growth)).await
 }
 
-async fn end(State(s): Shared, Named(name): Named, Asked(end): Asked<End>) -> Answer {
-    s.run(move |admin| admin.end(&name, end)).await
+async fn end(
+    State(s): Shared,
+    Named(name): Named,
+    QueryParams(end): QueryParams<End>,
+) -> ApiResult {
+    s.run(move |volumes| volumes.end(&name, end)).await
 }
 
-async fn archive(State(s): Shared, Named(name): Named, Asked(how): Asked<Force>) -> Answer {
+async fn archive(
+    State(s): Shared,
+    Named(name): Named,
+    QueryParams(how): QueryParams<Force>,
+) -> ApiResult {
     s.end(name, OnDelete::Archive, how).await
 }
 
-async fn recycle(State(s): Shared, Named(name): Named, Asked(how): Asked<Force>) -> Answer {
+async fn recycle(
+    State(s): Shared,
+    Named(name): Named,
+    QueryParams(how): QueryParams<Force>,
+) -> ApiResult {
     s.end(name, OnDelete::Recycle, how).await
 }
 
-async fn recount(State(s): Shared, Named(name): Named) -> Answer {
-    s.run(move |admin| admin.recount(&name).map(|()| Accepted {})).await
+async fn recount(State(s): Shared, Named(name): Named) -> ApiResult {
+    s.run(move |volumes| volumes.recount(&name).map(|()| Accepted {})).await
 }
 
-async fn trash(State(s): Shared) -> Answer {
-    s.run(|admin| Ok(admin.trash())).await
+async fn trash(State(s): Shared) -> ApiResult {
+    s.run(|volumes| Ok(volumes.trash())).await
 }
 
-async fn server(State(s): Shared) -> Answer {
+async fn server(State(s): Shared) -> ApiResult {
     let about = s.about.clone();
-    s.run(|admin| Ok(describe(admin, about))).await
+    s.run(|volumes| Ok(describe(volumes, about))).await
 }
 
-/// A disk that does not answer is a fault among the others, not the end of the answer.
-fn describe(admin: &dyn Admin, about: About) -> Server {
-    let mut faults = admin.faults();
-    let disk = admin.disk().map_err(|error| faults.push(Chain(&error).to_string())).ok();
-    Server { about, disk, faults }
+/// Describes the server. If the statistics of the disk cannot be read, that is one of the faults.
+fn describe(volumes: &dyn VolumeApi, about: About) -> ServerInfo {
+    let mut faults = volumes.faults();
+    let disk = volumes.disk().map_err(|error| faults.push(Chain(&error).to_string())).ok();
+    ServerInfo { about, disk, faults }
 }
 
 async fn no_such_path(request: Request) -> Problem {
     let (path, version) = (request.uri().path(), env!("CARGO_PKG_VERSION"));
-    // Not the kind NotFound: what is missing is no volume.
+    // Not the kind NotFound, which means that there is no such volume.
     Problem::invalid(StatusCode::NOT_FOUND, format!("berth {version} has no path {path}"))
 }
 
@@ -152,23 +167,23 @@ async fn no_such_method(request: Request) -> Problem {
 }
 
 impl Service {
-    async fn end(&self, name: Name, how: OnDelete, Force { force }: Force) -> Answer {
-        self.run(move |admin| admin.end(&name, End { on_delete: Some(how), force })).await
+    async fn end(&self, name: Name, how: OnDelete, Force { force }: Force) -> ApiResult {
+        self.run(move |volumes| volumes.end(&name, End { on_delete: Some(how), force })).await
     }
 
-    /// Runs an operation on a thread that may block.
+    /// Runs an operation on a blocking thread.
     async fn run<T: Serialize + Send + 'static>(
         &self,
-        operation: impl FnOnce(&dyn Admin) -> VolumeResult<T> + Send + 'static,
-    ) -> Answer {
-        let admin = Arc::clone(&self.admin);
+        operation: impl FnOnce(&dyn VolumeApi) -> VolumeResult<T> + Send + 'static,
+    ) -> ApiResult {
+        let volumes = Arc::clone(&self.volumes);
         let slot = Arc::clone(&self.slots).acquire_owned().await;
         let ran = spawn_blocking(move || {
-            let _slot = slot; // until it ends, even when nobody waits for it any more
-            operation(&*admin)
+            let _slot = slot; // held until the operation ends, even if the client has gone
+            operation(&*volumes)
         });
         match ran.await {
-            Ok(Ok(answer)) => Ok(Json(answer).into_response()),
+            Ok(Ok(value)) => Ok(Json(value).into_response()),
             Ok(Err(error)) => Err(error.into()),
             Err(panicked) => Err(Problem::internal(&panicked)),
         }
@@ -185,26 +200,29 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Query(asked) = Query::<T>::from_request_parts(parts, state).await?;
-        Ok(Self(asked))
+        let Query(query) = Query::<T>::from_request_parts(parts, state).await?;
+        Ok(Self(query))
     }
 }
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Wish<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
     fn from_request(request: Request, _: &S) -> impl Future<Output = Result<Self, Problem>> {
         let body = Limited::new(request.into_body(), REQUEST_MAX).collect();
         async {
-            let late = |_| Problem::invalid(StatusCode::REQUEST_TIMEOUT, "the body never ended");
-            let body = timeout(BODY_PATIENCE, body).await.map_err(late)?;
+            let late = |_| {
+                let message = format!("the body is not complete within {BODY_TIMEOUT:?}");
+                Problem::invalid(StatusCode::REQUEST_TIMEOUT, message)
+            };
+            let body = timeout(BODY_TIMEOUT, body).await.map_err(late)?;
             let body = body.map_err(|error| Problem::of_body(&*error))?.to_bytes();
-            let wish = serde_json::from_slice(&body);
-            wish.map(Self).map_err(|error| Problem::invalid(StatusCode::BAD_REQUEST, error))
+            let body = serde_json::from_slice(&body);
+            body.map(Self).map_err(|error| Problem::invalid(StatusCode::BAD_REQUEST, error))
         }
     }
 }
@@ -233,7 +251,7 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let failure = Failure::from(&error);
         if failure.kind == Kind::Internal {
-            tracing::error!(error = failure.message, "cannot do what was asked for a volume");
+            tracing::error!(error = failure.message, "a request of the admin API failed");
         }
         Self(status(failure.kind), failure)
     }
@@ -274,45 +292,50 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::admin::double::{Double, about, runtime, spec};
+    use crate::admin::fake::{FakeVolumes, about, runtime, spec};
 
-    struct Said {
+    struct Reply {
         status: u16,
         body: Value,
     }
 
-    /// Asks a server that has the volume `data`.
-    fn ask(method: &str, path: &str, body: &str) -> Said {
-        ask_of(&Double::with(&["data", "held", "umläute & mehr"]), method, path, body)
+    /// Sends a request to a server with a few volumes.
+    fn send(method: &str, path: &str, body: &str) -> Reply {
+        send_to(&FakeVolumes::with(&["data", "held", "umläute & mehr"]), method, path, body)
     }
 
-    fn ask_of(double: &Arc<Double>, method: &str, path: &str, body: &str) -> Said {
+    fn send_to(fake: &Arc<FakeVolumes>, method: &str, path: &str, body: &str) -> Reply {
         runtime().block_on(async {
             let request = Request::builder().method(method).uri(path);
             let request = request.body(axum::body::Body::from(body.to_owned())).unwrap();
-            let response = router(double.clone(), about()).oneshot(request).await.unwrap();
+            let response = router(fake.clone(), about()).oneshot(request).await.unwrap();
             let status = response.status().as_u16();
             let body = response.into_body().collect().await.unwrap().to_bytes();
-            let body = serde_json::from_slice(&body).expect("everything is answered in JSON");
-            Said { status, body }
+            let body = serde_json::from_slice(&body).expect("every response is JSON");
+            Reply { status, body }
         })
     }
 
     #[track_caller]
-    fn refused(said: &Said, status: u16, kind: &str) -> String {
-        assert_eq!(said.status, status, "{}", said.body);
-        let keys: Vec<_> = said.body.as_object().unwrap().keys().collect();
+    fn refused(reply: &Reply, status: u16, kind: &str) -> String {
+        assert_eq!(reply.status, status, "{}", reply.body);
+        let keys: Vec<_> = reply.body.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["error"]);
-        assert_eq!(said.body["error"]["kind"], kind, "{}", said.body);
-        said.body["error"]["message"].as_str().unwrap().to_owned()
+        assert_eq!(reply.body["error"]["kind"], kind, "{}", reply.body);
+        reply.body["error"]["message"].as_str().unwrap().to_owned()
     }
 
     #[test]
-    fn every_path_answers() {
+    fn every_route_works() {
         let check = |method, path, body, field: &str, expected: Value| {
-            let said = ask(method, path, body);
-            assert_eq!(said.status, 200, "{method} {path}: {}", said.body);
-            assert_eq!(said.body.pointer(field), Some(&expected), "{method} {path}: {}", said.body);
+            let reply = send(method, path, body);
+            assert_eq!(reply.status, 200, "{method} {path}: {}", reply.body);
+            assert_eq!(
+                reply.body.pointer(field),
+                Some(&expected),
+                "{method} {path}: {}",
+                reply.body
+            );
         };
         let new = json!({ "spec": spec("new"), "origin": "fresh" }).to_string();
         check("POST", "/v1/volumes", &new, "/spec/name", json!("new"));
@@ -343,11 +366,11 @@ mod tests {
     #[test]
     fn every_kind_of_error_has_its_status() {
         let check = |name: &str, status, kind, message: &str| {
-            let said = refused(&ask("GET", &format!("/v1/volumes/{name}"), ""), status, kind);
-            assert_eq!(said, message);
+            let text = refused(&send("GET", &format!("/v1/volumes/{name}"), ""), status, kind);
+            assert_eq!(text, message);
             let body = json!({ "spec": spec(name) }).to_string();
             if kind != "notFound" {
-                refused(&ask("POST", "/v1/volumes", &body), status, kind);
+                refused(&send("POST", "/v1/volumes", &body), status, kind);
             }
         };
         check("invalid", 400, "invalid", "it makes no sense\u{1b}[2J");
@@ -360,9 +383,9 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_that_a_claim_has_is_taken_away_by_force_only() {
+    fn a_volume_in_use_by_a_claim_ends_only_with_force() {
         let check = |method: &str, path: &str| {
-            let message = refused(&ask(method, path, ""), 409, "conflict");
+            let message = refused(&send(method, path, ""), 409, "conflict");
             assert!(message.contains("claim default/data") && message.contains("force=true"));
         };
         check("DELETE", "/v1/volumes/held");
@@ -373,25 +396,25 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_that_panics_is_an_error_of_the_server() {
-        refused(&ask("GET", "/v1/volumes/panic", ""), 500, "internal");
+    fn an_operation_that_panics_is_an_internal_error() {
+        refused(&send("GET", "/v1/volumes/panic", ""), 500, "internal");
     }
 
     #[test]
-    fn what_is_not_understood_is_refused_and_not_done() {
-        let double = Double::with(&["data"]);
-        let before = double.list();
+    fn invalid_requests_are_refused_and_change_nothing() {
+        let fake = FakeVolumes::with(&["data"]);
+        let before = fake.list();
         let check = |method, path: &str, body: &str, status, word: &str| {
-            let message = refused(&ask_of(&double, method, path, body), status, "invalid");
+            let message = refused(&send_to(&fake, method, path, body), status, "invalid");
             assert!(message.contains(word), "{method} {path} {body}: {message}");
         };
-        let wish = |rest: &str| format!(r#"{{"spec":{{"name":"n","id":"n","capacity":5{rest}"#);
+        let create = |rest: &str| format!(r#"{{"spec":{{"name":"n","id":"n","capacity":5{rest}"#);
         check("POST", "/v1/volumes", "", 400, "EOF");
         check("POST", "/v1/volumes", "[]x", 400, "");
-        check("POST", "/v1/volumes", &wish(r#","colour":1}}"#), 400, "colour");
-        check("POST", "/v1/volumes", &wish(r#"},"colour":1}"#), 400, "colour");
-        check("POST", "/v1/volumes", &wish(r#","squash":"all"}}"#), 400, "all_squash");
-        check("POST", "/v1/volumes", &wish(r#"},"origin":{"clone":"a/b"}}"#), 400, "slash");
+        check("POST", "/v1/volumes", &create(r#","colour":1}}"#), 400, "colour");
+        check("POST", "/v1/volumes", &create(r#"},"colour":1}"#), 400, "colour");
+        check("POST", "/v1/volumes", &create(r#","squash":"all"}}"#), 400, "all_squash");
+        check("POST", "/v1/volumes", &create(r#"},"origin":{"clone":"a/b"}}"#), 400, "slash");
         check("POST", "/v1/volumes/data/expand", r#"{"size":5}"#, 400, "size");
         check("POST", "/v1/volumes/data/expand", r#"{"capacity":-1}"#, 400, "-1");
         check("DELETE", "/v1/volumes/data?onDelete=burn", "", 400, "burn");
@@ -404,25 +427,25 @@ mod tests {
         check("GET", "/v1/nothing", "", 404, "/v1/nothing");
         check("GET", "/", "", 404, "no path /");
         check("PUT", "/v1/volumes/data", "", 405, "PUT");
-        assert_eq!(double.list(), before);
+        assert_eq!(fake.list(), before);
     }
 
     #[test]
-    fn a_body_is_bounded() {
-        let mut wish = json!({ "spec": spec("new") });
-        wish["spec"]["labels"]["x"] = "y".repeat(REQUEST_MAX - 1000).into();
-        assert_eq!(ask("POST", "/v1/volumes", &wish.to_string()).status, 200);
-        wish["spec"]["labels"]["x"] = "y".repeat(REQUEST_MAX).into();
-        let said = ask("POST", "/v1/volumes", &wish.to_string());
-        let message = refused(&said, 413, "invalid");
+    fn a_body_that_is_too_large_is_refused() {
+        let mut create = json!({ "spec": spec("new") });
+        create["spec"]["labels"]["x"] = "y".repeat(REQUEST_MAX - 1000).into();
+        assert_eq!(send("POST", "/v1/volumes", &create.to_string()).status, 200);
+        create["spec"]["labels"]["x"] = "y".repeat(REQUEST_MAX).into();
+        let reply = send("POST", "/v1/volumes", &create.to_string());
+        let message = refused(&reply, 413, "invalid");
         assert!(message.contains(&REQUEST_MAX.to_string()), "{message}");
     }
 
     #[test]
-    fn a_disk_that_does_not_answer_is_a_fault() {
-        let said = ask_of(&Double::with(&["lost"]), "GET", "/v1/server", "");
-        assert_eq!((said.status, &said.body["disk"]), (200, &Value::Null));
+    fn an_unreadable_disk_is_a_fault() {
+        let reply = send_to(&FakeVolumes::with(&["lost"]), "GET", "/v1/server", "");
+        assert_eq!((reply.status, &reply.body["disk"]), (200, &Value::Null));
         let expected = json!(["something is wrong", "there is no volume disk"]);
-        assert_eq!(said.body["faults"], expected);
+        assert_eq!(reply.body["faults"], expected);
     }
 }

@@ -1,14 +1,14 @@
-//! What the read-only listener answers: `/livez`, `/readyz`, `/metrics`, `/`.
+//! The pages of the read-only listener: `/livez`, `/readyz`, `/metrics`, `/`.
 //!
 //! ```text
-//!   request --> guard: GET or HEAD, no body, one of our names --> handler --> what was counted, whether
-//!                                                                 |           it is ready
-//!                                                                 |
-//!                                                                 '--> a thread that may wait for a disk
+//!   request --> guard: GET or HEAD, no body, known host --> handler --> counters, readiness
+//!                                                              |
+//!                                                              '--> blocking thread --> disk
 //! ```
 //!
-//! At most [`ASKING`] such threads, each for as long as the disk takes; nobody waits for one longer
-//! than [`PATIENCE`]. What is known without the disk is told in any case.
+//! At most [`QUERIES`] threads read the state of the disks, and each may block for as long as a
+//! disk does. A request waits for them at most [`TIMEOUT`], and then replies with what is known
+//! without the disks.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -37,32 +37,32 @@ use crate::telemetry::bounded::OFTEN;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::scrape::{CONTENT_TYPE, Scrape};
 
-/// Threads that ask the disk at a time.
-const ASKING: usize = 2;
+/// Threads that may block on a disk at a time.
+const QUERIES: usize = 2;
 
-/// How long a thread is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a request waits for such a thread.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What holds for every answer.
+/// Headers of the responses.
 const HEADERS: [(HeaderName, &str); 3] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-/// What the pages are made from.
+/// The state behind the pages.
 pub struct Admin {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     rates: Mutex<Rates>,
     source: OnceLock<Arc<dyn Source>>,
     listen: OnceLock<Vec<SocketAddr>>,
-    asking: Arc<Semaphore>,
+    queries: Arc<Semaphore>,
     hosts: OnceLock<Hosts>,
 }
 
 impl Admin {
-    /// Of a server that is starting.
+    /// Creates the pages of a server that is starting.
     pub fn new(metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         Self {
             metrics,
@@ -71,24 +71,27 @@ impl Admin {
             rates: Mutex::default(),
             source: OnceLock::new(),
             listen: OnceLock::new(),
-            asking: Arc::new(Semaphore::new(ASKING)),
+            queries: Arc::new(Semaphore::new(QUERIES)),
         }
     }
 
-    /// The server is there: whom to ask, and where it listens. Once; the first one counts.
+    /// Notes that the server has started: its state, and the addresses on which it serves NFS. Only
+    /// the first call has an effect.
     pub fn started(&self, source: Arc<dyn Source>, listen: Vec<SocketAddr>) {
         let _ = self.source.set(source);
         let _ = self.listen.set(listen);
     }
 
-    /// By which names and addresses it may be called. Once, before the first request; the first one counts.
+    /// Sets the hosts that requests may name; must be called before the first request. Only the
+    /// first call has an effect.
     pub fn called(&self, hosts: Hosts) {
         let _ = self.hosts.set(hosts);
     }
 
-    /// Whether a request is meant for this server, or tells nothing that anybody may not know: health
-    /// checks call by whatever name they have.
-    fn is_meant(&self, request: &Request) -> bool {
+    /// Whether a request has a host of this server, or is a health check. Health checks are open to
+    /// any host: they reveal only whether the server is ready, and probes use names that are not
+    /// known here.
+    fn is_allowed(&self, request: &Request) -> bool {
         let Some(hosts) = self.hosts.get() else { return true };
         let arrived = request.extensions().get::<Arrived>();
         let local = arrived.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |arrived| arrived.0);
@@ -96,7 +99,7 @@ impl Admin {
             || hosts.include(request.uri(), request.headers(), local)
     }
 
-    /// The pages.
+    /// Returns the routes of the pages.
     pub fn routes(self: Arc<Self>) -> Router {
         Router::new()
             .route("/", get(status_page))
@@ -124,38 +127,39 @@ impl Admin {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the rest of the server on a thread that may wait. `None` if it is not there yet, or
-    /// does not answer in time.
-    async fn ask<T: Send + 'static>(
+    /// Reads the state of the server on a blocking thread. `None` if the server is still starting,
+    /// or the thread does not finish in time.
+    async fn query<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&dyn Source) -> T + Send + 'static,
+        read: impl FnOnce(&dyn Source) -> T + Send + 'static,
     ) -> Option<T> {
         let source = Arc::clone(self.source.get()?);
-        let asking = Arc::clone(&self.asking);
-        let answer = async move {
-            let place = asking.acquire_owned().await.ok()?;
+        let queries = Arc::clone(&self.queries);
+        let result = async move {
+            let permit = queries.acquire_owned().await.ok()?;
             let work = move || {
-                let answer = question(&*source);
-                drop(place); // the thread's, and not the one's who may have stopped waiting
-                answer
+                let result = read(&*source);
+                drop(permit); // the thread holds the permit, also after the request timed out
+                result
             };
             tokio::task::spawn_blocking(work).await.ok()
         };
-        let answer = tokio::time::timeout(PATIENCE, answer).await.ok().flatten();
-        if answer.is_none() {
+        let result = tokio::time::timeout(TIMEOUT, result).await.ok().flatten();
+        if result.is_none() {
             tracing::warn!(
-                name: OFTEN, "a disk does not answer; the admin listener goes on without it"
+                name: OFTEN, "a disk does not respond; the admin listener replies without it"
             );
         }
-        answer
+        result
     }
 }
 
-/// Lets only through what asks this server for something and brings nothing.
+/// Refuses requests for other hosts, with other methods than GET and HEAD, or with a body.
 async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
-    if !admin.is_meant(&request) {
+    if !admin.is_allowed(&request) {
         let close = [(header::CONNECTION, "close")];
-        let why = "this server is not called so; --admin-host gives it more names\n";
+        let why =
+            "the host of the request is not a name of this server; add it with --admin-host\n";
         return (StatusCode::MISDIRECTED_REQUEST, HEADERS, close, why).into_response();
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -179,12 +183,12 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
     let metrics = Arc::clone(&admin.metrics);
-    let told = admin.ask(move |source| {
+    let text = admin.query(move |source| {
         let volumes = source.volumes().map(metrics::of_volumes);
         let scrape = Scrape { metrics, gauges: source.gauges(), volumes };
         scrape.text(|registry| source.register(registry))
     });
-    let text = told.await.unwrap_or_else(|| {
+    let text = text.await.unwrap_or_else(|| {
         let gauges = admin.source.get().map(|source| source.gauges()).unwrap_or_default();
         Scrape { metrics: Arc::clone(&admin.metrics), gauges, volumes: None }.text(|_| ())
     });
@@ -196,7 +200,7 @@ async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn status_page(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
     let source = admin.source.get();
-    // Before the server calls itself, or that would be one of the connections.
+    // Read before the readiness check, whose own connection would count.
     let gauges = source.map(|source| source.gauges()).unwrap_or_default();
     let ready = admin.health.ready().await;
     let view = View {
@@ -211,27 +215,27 @@ async fn status_page(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery)
         ready,
     };
     let started = source.is_some();
-    let told = admin.ask({
+    let html = admin.query({
         let view = view.clone();
-        move |source| page::render(&view, &page::Known::of(source))
+        move |source| page::render(&view, &page::Content::of(source))
     });
-    let html = match told.await {
+    let html = match html.await {
         Some(html) => html,
-        None if started => page::render(&view, &page::Known::Silent),
-        None => page::render(&view, &page::Known::Starting),
+        None if started => page::render(&view, &page::Content::Unavailable),
+        None => page::render(&view, &page::Content::Starting),
     };
     let policy = [(header::CONTENT_SECURITY_POLICY, policy(&view.nonce))];
     (policy, Html(html)).into_response()
 }
 
-/// A text that nobody has foreseen.
+/// An unpredictable nonce for the Content-Security-Policy.
 fn nonce() -> String {
-    // Each state has keys of its own.
+    // Each `RandomState` has other keys.
     let part = |n: u8| RandomState::new().hash_one(n);
     format!("{:016x}{:016x}", part(0), part(1))
 }
 
-/// What the page may do: show itself, in its own style.
+/// The Content-Security-Policy: nothing but the page's own style.
 fn policy(nonce: &str) -> String {
     format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; \

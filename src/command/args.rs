@@ -1,4 +1,4 @@
-//! The words of `berth volume`, as they are written.
+//! Arguments of `berth volume`, as clap parses them. The doc comments are the help texts.
 
 use std::path::PathBuf;
 
@@ -13,15 +13,15 @@ use crate::volume::name::{Directory, Name, VolumeId};
 use crate::volume::spec::{OnDelete, Quota, parse_client, parse_mode, parse_squash};
 
 const HELP: &str = "\
-The server must run with --volumes; it is asked over its admin socket.
+The server must run with --volumes; the commands use its admin socket.
 
-Exit codes, for scripts:
-  0  done                       4  conflict: something else is there
-  1  the server has a problem   5  not enough space
-  2  wrong usage, or no consent 6  busy: try again later
-  3  no such volume             7  the server cannot be reached
+Exit codes:
+  0  done                           4  conflict: something else exists there
+  1  the server has a problem       5  not enough space
+  2  wrong usage, or not confirmed  6  busy: try again later
+  3  no such volume                 7  the server cannot be reached
 
-Every command may be repeated. What is gone already cannot be deleted again: that is 3.";
+Every command may be repeated. Deleting a volume that no longer exists exits with 3.";
 
 /// Options of `berth volume`.
 #[derive(Debug, Args)]
@@ -31,47 +31,47 @@ pub struct VolumeArgs {
     /// $XDG_RUNTIME_DIR/berth/admin.sock, else admin.sock in the state folder]
     #[arg(long, value_name = "PATH", env = "BERTH_ADMIN_SOCKET", global = true)]
     pub admin_socket: Option<PathBuf>,
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: VolumeCommand,
 }
 
-/// What to do with volumes.
+/// The subcommands of `berth volume`.
 #[derive(Debug, Subcommand)]
 pub enum VolumeCommand {
-    /// Make a volume: a directory, an export, an enforced capacity
+    /// Create a volume: a directory with an export and an enforced capacity of its own
     #[command(after_help = CREATE_HELP)]
     Create(Box<CreateArgs>),
-    /// Show all volumes
+    /// List all volumes
     #[command(visible_alias = "ls", after_help = LIST_HELP)]
     List(ListArgs),
-    /// Show all of one volume
+    /// Show one volume in detail
     #[command(after_help = "Example:\n  berth volume show data -o json | jq .used")]
     Show(OneArgs),
-    /// Give a volume more room, while it is used
+    /// Change the capacity of a volume, also while clients use it
     #[command(visible_alias = "resize", after_help = EXPAND_HELP)]
     Expand(ExpandArgs),
-    /// Copy a volume into a new one
+    /// Copy a volume into a new one, and wait until the copy is complete
     #[command(after_help = CLONE_HELP)]
     Clone(Box<CloneArgs>),
-    /// Destroy a volume's content, and keep the volume, empty, for its next user
+    /// Destroy the content of a volume, and keep the volume, empty
     #[command(after_help = RECYCLE_HELP)]
     Recycle(ConsentArgs),
-    /// End a volume, and put its directory aside; prints which directory that is
+    /// End a volume, keep its directory under another name, and print that name
     #[command(after_help = "Example:\n  berth volume archive old --yes")]
     Archive(ConsentArgs),
-    /// End a volume, as it is set to be ended (--on-delete) or as said here
+    /// End a volume as its --on-delete says, unless another one is given here
     #[command(visible_alias = "rm", after_help = DELETE_HELP)]
     Delete(DeleteArgs),
-    /// Make a volume of a directory that is there already, in the folder of the volumes
+    /// Make a volume of an existing directory in the directory of the volumes
     #[command(after_help = ADOPT_HELP)]
     Adopt(Box<AdoptArgs>),
-    /// Count again what a volume uses, in the background
+    /// Count the usage of a volume again, in the background
     ///
-    /// Only needed after files were changed in its directory beside the server.
+    /// Needed only after files in its directory were changed beside the server.
     #[command(after_help = "Example:\n  berth volume recount data")]
     Recount(OneArgs),
-    /// Show what of ended volumes is still to be removed
+    /// Show what of deleted volumes is still to be removed
     #[command(after_help = "Example:\n  berth volume trash --wait")]
     Trash(TrashArgs),
     /// Print a Kubernetes PersistentVolume for a volume, as YAML
@@ -85,7 +85,8 @@ Examples:
   berth volume create scratch --capacity 500M --uid 1000 --gid 1000 --mode 0770 \\
       --client 10.0.0.0/8 --on-delete delete --label team=blue
 
-Asked again with the same id, it is the same volume; without --id, the id is made from the name.";
+Repeated with the same id, the command finds the volume that exists. Without --id, the id is made
+from the name.";
 
 const LIST_HELP: &str = "\
 Examples:
@@ -101,29 +102,29 @@ const CLONE_HELP: &str = "\
 Example:
   berth volume clone data copy-of-data --capacity 20Gi
 
-Everything that is not said is as at the source. It returns when the copy is complete; when it is
-interrupted, the server goes on, and the same command waits for the rest.";
+Settings that are not given are those of the source. When the command is interrupted, the server
+goes on copying; the same command then waits for the rest.";
 
 const RECYCLE_HELP: &str = "\
 Example:
   berth volume recycle scratch --yes
 
-Clients that still have it mounted get \"stale file handle\" for all their files.";
+Clients that still have it mounted get \"Stale file handle\" for all their files.";
 
 const DELETE_HELP: &str = "\
 Examples:
   berth volume delete data
   berth volume delete data --on-delete archive --yes
 
-For an archived volume, it prints the directory that was put aside. A volume that a claim of
-Kubernetes has ends with its claim: here, it is refused without --force.";
+With archive, the command prints the name of the directory that is kept. A volume that a claim of
+Kubernetes uses ends with its claim; ending it here needs --force.";
 
 const ADOPT_HELP: &str = "\
 Example:
   mv /srv/old-data /srv/volumes/data && berth volume adopt data --capacity 50Gi
 
-The directory keeps its content, its owner and its mode; --uid, --gid and --mode are those of the
-empty one that recycling makes.";
+The directory keeps its content, owner and mode. --uid, --gid and --mode are used when the volume is
+recycled.";
 
 const PV_HELP: &str = "\
 Example:
@@ -132,22 +133,22 @@ Example:
 /// `berth volume create`
 #[derive(Debug, Args)]
 pub struct CreateArgs {
-    /// What it is called: its directory, and with a `/` before it the path that clients mount
+    /// Name of the volume: its directory, and with a `/` before it the path that clients mount
     #[arg(value_parser = name)]
     pub name: Name,
-    /// How much it may hold: 10Gi, 500M, 1.5Ti, 1e9 or plain bytes
+    /// Capacity: 10Gi, 500M, 1.5Ti, 1e9 or plain bytes
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub capacity: u64,
     /// Fill it with a copy of this volume
     #[arg(long, value_name = "VOLUME", conflicts_with = "adopt", value_parser = name)]
     pub from: Option<Name>,
-    /// Take the directory that is there already, with its content
+    /// Take the existing directory of this name, with its content
     #[arg(long)]
     pub adopt: bool,
-    /// The rest.
+    /// Settings of the volume.
     #[command(flatten)]
-    pub wishes: Wishes,
-    /// How the answer looks.
+    pub settings: SettingArgs,
+    /// Output format.
     #[command(flatten)]
     pub output: OutputArg,
 }
@@ -155,16 +156,16 @@ pub struct CreateArgs {
 /// `berth volume adopt`
 #[derive(Debug, Args)]
 pub struct AdoptArgs {
-    /// The directory, in the folder of the volumes
+    /// Name of the volume, and of its directory unless --directory is given
     #[arg(value_parser = name)]
     pub name: Name,
-    /// How much it may hold: 10Gi, 500M, 1.5Ti, 1e9 or plain bytes
+    /// Capacity: 10Gi, 500M, 1.5Ti, 1e9 or plain bytes
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub capacity: u64,
-    /// The rest.
+    /// Settings of the volume.
     #[command(flatten)]
-    pub wishes: Wishes,
-    /// How the answer looks.
+    pub settings: SettingArgs,
+    /// Output format.
     #[command(flatten)]
     pub output: OutputArg,
 }
@@ -172,104 +173,104 @@ pub struct AdoptArgs {
 /// `berth volume clone`
 #[derive(Debug, Args)]
 pub struct CloneArgs {
-    /// What is copied
+    /// The volume to copy
     #[arg(value_parser = name)]
     pub source: Name,
-    /// What the copy is called
+    /// Name of the copy
     #[arg(value_parser = name)]
     pub name: Name,
-    /// How much it may hold
+    /// Capacity of the copy [default: that of the source]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub capacity: Option<u64>,
-    /// The rest.
+    /// Settings of the volume.
     #[command(flatten)]
-    pub wishes: Wishes,
-    /// How the answer looks.
+    pub settings: SettingArgs,
+    /// Output format.
     #[command(flatten)]
     pub output: OutputArg,
 }
 
-/// What can be said about a new volume besides its name and its capacity.
+/// Settings of a new volume besides its name and capacity.
 #[derive(Debug, Args, Default)]
-pub struct Wishes {
-    /// Where it is in the folder of the volumes: one directory or several [default: NAME]
+pub struct SettingArgs {
+    /// Path of its directory below the directory of the volumes, which may have several levels
+    /// (a/b) [default: NAME]
     #[arg(long, value_name = "PATH", value_parser = directory)]
     pub directory: Option<Directory>,
-    /// How many files and directories it may hold; 0: as many as the disk [default: one for each 16
-    /// KiB of its capacity, at least 4096; as many as the disk if it is adopted]
+    /// Number of files and directories it may hold; 0: no limit [default: one for each 16 KiB of
+    /// capacity, at least 4096; no limit if it is adopted]
     #[arg(long, value_name = "N")]
     pub inodes: Option<u64>,
-    /// Owner of its directory [default: the user of the server]
+    /// Owner of the directory [default: the user of the server]
     #[arg(long)]
     pub uid: Option<u32>,
-    /// Group of its directory [default: that of the server]
+    /// Group of the directory [default: the group of the server]
     #[arg(long)]
     pub gid: Option<u32>,
-    /// Permissions of its directory, in octal [default: 0777]
+    /// Mode of the directory, in octal [default: 0777]
     #[arg(long, value_parser = parse_mode)]
     pub mode: Option<u32>,
-    /// Which identities of clients are replaced by the anonymous one [default: no_root_squash]
-    #[arg(long, value_parser = squashes())]
+    /// Which callers act as the anonymous user: none, root, or all [default: no_root_squash]
+    #[arg(long, value_parser = squash_values())]
     pub squash: Option<Squash>,
-    /// Uid of the anonymous identity [default: 65534]
+    /// Uid of the anonymous user [default: 65534]
     #[arg(long, value_name = "UID")]
     pub anon_uid: Option<u32>,
-    /// Gid of the anonymous identity [default: 65534]
+    /// Gid of the anonymous user [default: 65534]
     #[arg(long, value_name = "GID")]
     pub anon_gid: Option<u32>,
-    /// Who may use it: an address, a network (10.0.0.0/8) or * for everybody; may be given several
-    /// times [default: *]
+    /// Client that may mount it: an address, a network (10.0.0.0/8) or * for all; may be given
+    /// several times [default: *]
     #[arg(long, value_name = "CLIENT", value_delimiter = ',', value_parser = parse_client)]
     pub client: Vec<Who>,
-    /// Answer only calls from ports below 1024, which take root on the client; not for clients in
-    /// containers or behind a translation of addresses
+    /// Accept only calls from ports below 1024, which only root on the client can use; not for
+    /// clients in containers or behind NAT
     #[arg(long, conflicts_with = "insecure")]
     pub secure: bool,
-    /// Answer calls from all ports; the default, unless a clone's source has --secure
+    /// Accept calls from all ports (the default, unless the source of a clone has --secure)
     #[arg(long)]
     pub insecure: bool,
-    /// Neither set nor show the set-id bits of its files [default: so if users of this machine can enter
-    /// the directory of the volumes]
+    /// Neither set nor show set-id bits of files [default: on if users of the server's machine can
+    /// enter the directory of the volumes]
     #[arg(long, conflicts_with = "suid")]
     pub nosuid: bool,
-    /// Let its files have set-id bits
+    /// Allow set-id bits of files
     #[arg(long)]
     pub suid: bool,
-    /// Make no devices in it [default: as for --nosuid]
+    /// Make no devices, and show none with their numbers [default: as for --nosuid]
     #[arg(long, conflicts_with = "dev")]
     pub nodev: bool,
-    /// Let devices be made in it
+    /// Allow devices
     #[arg(long)]
     pub dev: bool,
-    /// Answer changes of names and attributes before they are on the disk: quicker, and safe from a
-    /// crash of the server, but not of the machine
+    /// Reply to changes of names and attributes before they are on the disk: faster, and safe in a
+    /// crash of the server, but not of its machine
     #[arg(long = "async", conflicts_with = "sync")]
     pub asynchronous: bool,
-    /// Answer them when they are on the disk; the default, unless a clone's source has --async
+    /// Reply when they are on the disk (the default, unless the source of a clone has --async)
     #[arg(long)]
     pub sync: bool,
-    /// What becomes of the capacity: nothing goes beyond it, clients only see it, or they see the
-    /// disk [default: enforce]
-    #[arg(long, value_parser = words::<Quota>(&["enforce", "report", "off"]))]
+    /// Enforce the capacity, only report it to clients, or report the disk [default: enforce]
+    #[arg(long, value_parser = api_values::<Quota>(&["enforce", "report", "off"]))]
     pub quota: Option<Quota>,
-    /// What is done with it in the end, if nothing else is said then [default: delete]
-    #[arg(long, value_name = "HOW", value_parser = ends())]
+    /// What becomes of it when it is deleted [default: delete]
+    #[arg(long, value_name = "HOW", value_parser = on_delete_values())]
     pub on_delete: Option<OnDelete>,
-    /// A word that others have for it; may be given several times
+    /// Label for the PersistentVolume; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     pub label: Vec<(String, String)>,
-    /// What it is known by, to ask for it again [default: made from the name]
+    /// Id of the volume, by which a repeated request finds it [default: made from the name]
     #[arg(long, value_parser = id)]
     pub id: Option<VolumeId>,
 }
 
-/// One volume, and how it is shown.
+/// A command on one volume, with no other options.
 #[derive(Debug, Args)]
 pub struct OneArgs {
     /// The volume
     #[arg(value_parser = name)]
     pub name: Name,
-    /// How the answer looks.
+    /// Output format.
     #[command(flatten)]
     pub output: OutputArg,
 }
@@ -277,7 +278,7 @@ pub struct OneArgs {
 /// `berth volume list`
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// A table for people, JSON as the server sends it, or names, one on each line
+    /// A table, JSON as the server sends it, or one name per line
     #[arg(long, short, value_name = "FORMAT", default_value = "table")]
     pub output: ListOutput,
 }
@@ -288,33 +289,33 @@ pub struct ExpandArgs {
     /// The volume
     #[arg(value_parser = name)]
     pub name: Name,
-    /// How much it may hold from now on
+    /// New capacity
     #[arg(long, value_name = "SIZE", value_parser = bytes, required_unless_present = "inodes")]
     pub capacity: Option<u64>,
-    /// How many files and directories it may hold from now on; 0: as many as the disk
+    /// New number of files and directories it may hold; 0: no limit
     #[arg(long, value_name = "N")]
     pub inodes: Option<u64>,
-    /// It may be less than before, but not less than is used
+    /// Allow less than before, but not less than is used
     #[arg(long)]
     pub shrink: bool,
-    /// How the answer looks.
+    /// Output format.
     #[command(flatten)]
     pub output: OutputArg,
 }
 
-/// Something that takes content away from its users.
+/// A command that destroys content or takes it from its clients, and asks for confirmation.
 #[derive(Debug, Args)]
 pub struct ConsentArgs {
     /// The volume
     #[arg(value_parser = name)]
     pub name: Name,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
-    /// Do it even if a claim of Kubernetes has the volume, which would be left without it
+    /// Do it even if a claim of Kubernetes uses the volume; the claim then has no volume
     #[arg(long)]
     pub force: bool,
-    /// How the answer looks.
+    /// Output format.
     #[command(flatten)]
     pub output: OutputArg,
 }
@@ -322,10 +323,10 @@ pub struct ConsentArgs {
 /// `berth volume delete`
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
-    /// What is done with it [default: as the volume is set]
-    #[arg(long, value_name = "HOW", value_parser = ends())]
+    /// What becomes of it [default: the --on-delete of the volume]
+    #[arg(long, value_name = "HOW", value_parser = on_delete_values())]
     pub on_delete: Option<OnDelete>,
-    /// The rest.
+    /// The volume and the confirmation.
     #[command(flatten)]
     pub consent: ConsentArgs,
 }
@@ -336,7 +337,7 @@ pub struct TrashArgs {
     /// Wait until nothing is left
     #[arg(long)]
     pub wait: bool,
-    /// How the answer looks.
+    /// Output format.
     #[command(flatten)]
     pub output: OutputArg,
 }
@@ -347,43 +348,43 @@ pub struct PvArgs {
     /// The volume
     #[arg(value_parser = name)]
     pub name: Name,
-    /// Name or address under which the nodes of the cluster reach the server
+    /// Name or address at which the nodes of the cluster reach the server
     #[arg(long, value_name = "ADDR")]
     pub server: String,
-    /// Port under which they reach it [default: the first that the server listens on]
+    /// Port at which they reach it [default: the first that the server listens on]
     #[arg(long)]
     pub port: Option<u16>,
-    /// What the PersistentVolume is called [default: like the volume]
+    /// Name of the PersistentVolume [default: that of the volume]
     #[arg(long = "name", value_name = "NAME")]
     pub called: Option<String>,
-    /// Who may use it at a time; may be given several times
+    /// Access mode; may be given several times
     #[arg(long, value_name = "MODE", default_value = "RWX", value_delimiter = ',')]
     pub access_mode: Vec<AccessMode>,
-    /// Its StorageClass; without one, only claims that name none (storageClassName: "") get it
+    /// StorageClass; without one, only claims without a class (storageClassName: "") can bind to it
     #[arg(long, value_name = "NAME", default_value = "")]
     pub storage_class: String,
-    /// The provisioner that it belongs to, which lets its claim grow, and ends the volume if the
-    /// PersistentVolume's policy is changed to Delete [default: that of the server, if it is one]
+    /// Provisioner of the PersistentVolume: it expands the claim, and ends the volume if the policy
+    /// of the PersistentVolume is changed to Delete [default: that of the server, if it has one]
     #[arg(long, value_name = "NAME", value_parser = provisioner)]
     pub provisioner: Option<String>,
-    /// An option of the nodes' mounts, like suid or soft; may be given several times. What is not said
-    /// is added, nosuid and nodev among it
+    /// Mount option, like suid or soft; may be given several times. Defaults are added for what is
+    /// not given, among them nosuid and nodev
     #[arg(long, value_name = "OPTION", value_delimiter = ',')]
     pub mount_option: Vec<String>,
-    /// A label besides those of the volume; may be given several times
+    /// Label besides those of the volume; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     pub label: Vec<(String, String)>,
 }
 
-/// How an answer looks.
+/// The output option of commands on one volume.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct OutputArg {
-    /// Text for people, or JSON as the server sends it
+    /// Text, or JSON as the server sends it
     #[arg(long, short, value_name = "FORMAT", default_value = "text")]
     pub output: Output,
 }
 
-/// How the answer about one volume looks.
+/// Output formats of commands on one volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Output {
     /// For people.
@@ -392,7 +393,7 @@ pub enum Output {
     Json,
 }
 
-/// How the answer about all volumes looks.
+/// Output formats of `berth volume list`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ListOutput {
     /// For people.
@@ -403,44 +404,44 @@ pub enum ListOutput {
     Name,
 }
 
-/// Who may use a PersistentVolume at a time, in Kubernetes' short and long words.
+/// Access modes of a PersistentVolume, by Kubernetes' short and long names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum AccessMode {
-    /// Many nodes, reading and writing.
+    /// Many nodes, read-write.
     #[value(name = "RWX", alias = "ReadWriteMany")]
     ReadWriteMany,
-    /// Many nodes, reading.
+    /// Many nodes, read-only.
     #[value(name = "ROX", alias = "ReadOnlyMany")]
     ReadOnlyMany,
-    /// One node.
+    /// One node, read-write.
     #[value(name = "RWO", alias = "ReadWriteOnce")]
     ReadWriteOnce,
-    /// One pod.
+    /// One pod, read-write.
     #[value(name = "RWOP", alias = "ReadWriteOncePod")]
     ReadWriteOncePod,
 }
 
 fn directory(text: &str) -> Result<Directory, String> {
-    Directory::new(text).map_err(|why| format!("a name in it {why}"))
+    Directory::new(text).map_err(|why| format!("a name in the path {why}"))
 }
 
 fn name(text: &str) -> Result<Name, String> {
-    Name::new(text).map_err(|why| format!("a name that {why}"))
+    Name::new(text).map_err(|why| format!("the name {why}"))
 }
 
 fn id(text: &str) -> Result<VolumeId, String> {
-    VolumeId::new(text).map_err(|why| format!("an id that {why}"))
+    VolumeId::new(text).map_err(|why| format!("the id {why}"))
 }
 
 fn provisioner(text: &str) -> Result<String, String> {
     match is_provisioner(text) {
         true => Ok(text.to_owned()),
-        false => Err("a provisioner's name is like example.org/berth".to_owned()),
+        false => Err("the name of a provisioner looks like example.org/berth".to_owned()),
     }
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    quantity::parse(text).map_err(|why| format!("it {why}"))
+    quantity::parse(text).map_err(|why| format!("the size {why}"))
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -450,19 +451,19 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Reads one of the words of the API.
-fn words<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+/// Parses a `T` from one of the names that the API has for its values.
+fn api_values<T: DeserializeOwned + Clone + Send + Sync + 'static>(
     all: &'static [&'static str],
 ) -> impl TypedValueParser<Value = T> {
     let read = |word: String| serde_json::from_value(serde_json::Value::String(word));
     PossibleValuesParser::new(all).try_map(read)
 }
 
-fn ends() -> impl TypedValueParser<Value = OnDelete> {
-    words(&["delete", "archive", "recycle", "retain"])
+fn on_delete_values() -> impl TypedValueParser<Value = OnDelete> {
+    api_values(&["delete", "archive", "recycle", "retain"])
 }
 
-fn squashes() -> impl TypedValueParser<Value = Squash> {
+fn squash_values() -> impl TypedValueParser<Value = Squash> {
     let words = PossibleValuesParser::new(["no_root_squash", "root_squash", "all_squash"]);
     words.try_map(|word| parse_squash(&word))
 }

@@ -1,8 +1,7 @@
-//! `berth health`: whether a server answers, for the health checks of containers.
+//! `berth health`: checks whether a server replies, for the health checks of containers.
 //!
-//! Over NFS it is asked what every client asks first, NULL of NFS version 3; nothing behind it has
-//! to work for the answer but the server itself. Plain sockets, no runtime: it is started every
-//! few seconds.
+//! Over NFS it calls NULL of NFS version 3, which touches no file system. It uses blocking sockets
+//! and no async runtime, because it is started every few seconds.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,65 +17,65 @@ use crate::rpc::message;
 use crate::rpc::record::Header;
 use crate::xdr::Writer;
 
-/// How long the answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit of the whole check.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The transaction of the only call.
+/// Transaction id of the only call.
 const XID: u32 = 0x4845_4154;
 
-/// Length of the answer, its header included.
-const ANSWER: usize = 28;
+/// Length of the expected reply in bytes, with its record header.
+const REPLY: usize = 28;
 
 /// Options of `berth health`.
 #[derive(Debug, Args)]
 pub struct HealthArgs {
-    /// Ask this admin socket (of a server with --volumes) instead of NFS
+    /// Check over this admin socket (of a server with --volumes) instead of NFS
     #[arg(long, value_name = "PATH", conflicts_with = "nfs")]
     pub admin_socket: Option<PathBuf>,
-    /// Ask NFS at this address
+    /// Check NFS at this address
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:2049")]
     pub nfs: SocketAddr,
 }
 
-/// Why the server is not well.
+/// Why a check failed.
 #[derive(Error, Debug)]
-pub enum Unwell {
-    /// Nobody answers, or not in time.
-    #[error("no NFS server answers at {address}")]
-    Silent {
-        /// Who was asked.
+pub enum Unhealthy {
+    /// There is no connection, or no reply in time.
+    #[error("no NFS server replies at {address}")]
+    NoReply {
+        /// The address that was checked.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the socket.
         source: io::Error,
     },
-    /// What answers is no NFS server, or refuses.
-    #[error("what answers at {0} does not serve NFS version 3")]
-    Strange(SocketAddr),
-    /// The admin socket does not answer.
-    #[error("cannot ask the server")]
+    /// The reply is not that of an NFS server, or is an error.
+    #[error("the server at {0} does not serve NFS version 3")]
+    NotNfs(SocketAddr),
+    /// The check over the admin socket failed.
+    #[error("the check over the admin socket failed")]
     Admin(#[from] client::Error),
 }
 
-/// Asks the server. Blocks for some seconds at most.
+/// Checks the server. Blocks for at most a few seconds.
 ///
 /// # Errors
-/// It does not answer, or not well.
-pub fn check(args: &HealthArgs) -> Result<(), Unwell> {
+/// The server does not reply in time, or replies with an error.
+pub fn check(args: &HealthArgs) -> Result<(), Unhealthy> {
     match &args.admin_socket {
-        Some(path) => Ok(Client::new(path)?.patience(PATIENCE).server().map(|_| ())?),
-        None => ask(args.nfs, PATIENCE),
+        Some(path) => Ok(Client::new(path)?.timeout(TIMEOUT).server().map(|_| ())?),
+        None => check_nfs(args.nfs, TIMEOUT),
     }
 }
 
-fn ask(address: SocketAddr, patience: Duration) -> Result<(), Unwell> {
-    let answer = exchange(address, Instant::now() + patience);
-    match answer.map_err(|source| Unwell::Silent { address, source })? {
-        answer if answer == expected() => Ok(()),
-        _ => Err(Unwell::Strange(address)),
+fn check_nfs(address: SocketAddr, timeout: Duration) -> Result<(), Unhealthy> {
+    let reply = exchange(address, Instant::now() + timeout);
+    match reply.map_err(|source| Unhealthy::NoReply { address, source })? {
+        reply if reply == expected() => Ok(()),
+        _ => Err(Unhealthy::NotNfs(address)),
     }
 }
 
-/// Sends the call, and returns as many bytes as the answer should have, or fewer.
+/// Sends the call, and returns the reply, cut off at the length of the expected one.
 fn exchange(address: SocketAddr, deadline: Instant) -> io::Result<Vec<u8>> {
     let left = || {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -85,26 +84,26 @@ fn exchange(address: SocketAddr, deadline: Instant) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&address, left()?)?;
     stream.set_write_timeout(Some(left()?))?;
     stream.write_all(&call())?;
-    let mut answer = Vec::with_capacity(ANSWER);
-    while answer.len() < ANSWER {
+    let mut reply = Vec::with_capacity(REPLY);
+    while reply.len() < REPLY {
         stream.set_read_timeout(Some(left()?))?;
-        let mut part = [0; ANSWER];
-        match stream.read(&mut part[answer.len()..])? {
+        let mut part = [0; REPLY];
+        match stream.read(&mut part[reply.len()..])? {
             0 => break,
-            n => answer.extend_from_slice(&part[answer.len()..][..n]),
+            n => reply.extend_from_slice(&part[reply.len()..][..n]),
         }
     }
-    Ok(answer)
+    Ok(reply)
 }
 
-/// NULL of NFS version 3, without credentials (RFC 5531 §9).
+/// The NULL call of NFS version 3 as a record (RFC 5531 §9), without credentials.
 fn call() -> Vec<u8> {
     const CALL: u32 = 0;
     const RPC_VERSION: u32 = 2;
     record(|w| {
         let header = [XID, CALL, RPC_VERSION, nfs3::PROGRAM, nfs3::VERSION, 0];
         header.into_iter().for_each(|word| w.u32(word));
-        w.fixed(&[0; 16]); // AUTH_NONE, as credentials and as verifier
+        w.fixed(&[0; 16]); // AUTH_NONE, as credential and as verifier
     })
 }
 
@@ -128,20 +127,20 @@ mod tests {
     use super::*;
     use crate::rpc::message::Reject;
 
-    /// Asks a server that reads the call and answers `answer`.
-    fn asked(answer: Vec<u8>) -> Result<(), Unwell> {
+    /// Checks a server that reads the call and replies with `reply`.
+    fn checked(reply: Vec<u8>) -> Result<(), Unhealthy> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut call = [0; 44];
             stream.read_exact(&mut call).unwrap();
-            for byte in answer {
-                let _ = stream.write_all(&[byte]); // it may hear enough before the end
+            for byte in reply {
+                let _ = stream.write_all(&[byte]); // the check may close before the last byte
             }
             call
         });
-        let outcome = ask(address, PATIENCE);
+        let outcome = check_nfs(address, TIMEOUT);
         let call = server.join().unwrap();
         assert_eq!(call[..4], 0x8000_0028_u32.to_be_bytes());
         let header = message::Header::decode(&call[4..]).unwrap();
@@ -150,29 +149,29 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_all_it_takes() {
-        assert_eq!(expected().len(), ANSWER);
-        asked(expected()).unwrap();
+    fn a_successful_reply_is_healthy() {
+        assert_eq!(expected().len(), REPLY);
+        checked(expected()).unwrap();
     }
 
     #[test]
-    fn other_answers_are_none() {
+    fn any_other_reply_is_unhealthy() {
         let refusal = record(|w| Reject::ProgramUnavailable.encode(XID, w));
-        assert!(matches!(asked(refusal), Err(Unwell::Strange(_))));
+        assert!(matches!(checked(refusal), Err(Unhealthy::NotNfs(_))));
         let other = b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec();
-        assert!(matches!(asked(other), Err(Unwell::Strange(_))));
-        assert!(matches!(asked(Vec::new()), Err(Unwell::Strange(_))));
-        assert!(matches!(asked(expected()[..20].to_vec()), Err(Unwell::Strange(_))));
+        assert!(matches!(checked(other), Err(Unhealthy::NotNfs(_))));
+        assert!(matches!(checked(Vec::new()), Err(Unhealthy::NotNfs(_))));
+        assert!(matches!(checked(expected()[..20].to_vec()), Err(Unhealthy::NotNfs(_))));
     }
 
     #[test]
-    fn silence_has_an_end() {
+    fn a_silent_server_is_unhealthy_after_the_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let silent = ask(address, Duration::from_millis(30));
-        assert!(matches!(silent, Err(Unwell::Silent { .. })));
+        let silent = check_nfs(address, Duration::from_millis(30));
+        assert!(matches!(silent, Err(Unhealthy::NoReply { .. })));
         drop(listener);
-        let error = ask(address, PATIENCE).unwrap_err();
+        let error = check_nfs(address, TIMEOUT).unwrap_err();
         assert!(error.to_string().contains(&address.to_string()), "{error}");
     }
 }

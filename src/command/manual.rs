@@ -1,4 +1,4 @@
-//! `berth manual`: pages of the manual, for where there is no browser.
+//! `berth manual`: prints pages of the manual.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use crate::manual::PAGES;
 /// Options of `berth manual`.
 #[derive(Debug, Args)]
 pub struct ManualArgs {
-    /// The page to print; without it, the pages are listed
+    /// Page to print; without it, the pages are listed
     #[arg(hide_possible_values = true, value_parser = topics())]
     pub topic: Option<String>,
 }
@@ -23,7 +23,7 @@ fn topics() -> PossibleValuesParser {
 /// Prints a page, or the list of pages.
 ///
 /// # Errors
-/// Standard output cannot be written. A reader that has seen enough is no error.
+/// Standard output cannot be written. A pipe that its reader has closed is not an error.
 pub fn print(args: &ManualArgs) -> io::Result<()> {
     let page = PAGES.iter().find(|page| Some(page.topic) == args.topic.as_deref());
     let text = page.map_or_else(list, |page| page.text.to_owned());
@@ -36,7 +36,8 @@ pub fn print(args: &ManualArgs) -> io::Result<()> {
 fn list() -> String {
     let mut text = String::from("Pages of the manual (berth manual TOPIC):\n\n");
     for page in PAGES {
-        let _ = writeln!(text, "  {:<16} {}", page.topic, page.about); // a String takes everything
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {:<16} {}", page.topic, page.about);
     }
     text
 }

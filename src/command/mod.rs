@@ -1,25 +1,25 @@
-//! The command line's side of Berth: volumes of a running server, its health, and the manual.
+//! The commands that do not serve: `berth volume`, `berth health` and `berth manual`.
 //!
 //! ```text
-//!   args ---> wish ---> admin::client ~~~~> server
-//!    |                      |
-//!    '------> volume <------'  what the answer says -> text (tables), pv (manifest), progress
+//!   args ---> request ---> admin::client ~~~~> server
+//!    |                          |
+//!    '--------> volume <--------'  shows the response: show (tables), pv (manifest), progress
 //! ```
 //!
-//! - Standard output has the answer and nothing else; questions, progress and notes go to standard
-//!   error, the last only if that is a terminal.
-//! - How it ended is told by the exit code ([`Exit`]), so that scripts need not read messages.
-//! - What the server sends is made harmless ([`text`]) before it is written anywhere.
+//! - Standard output has the result and nothing else. Questions, warnings and progress go to
+//!   standard error; notes too, but only if it is a terminal.
+//! - The exit code ([`Exit`]) tells scripts the result; they need not parse messages.
+//! - Text from the server is escaped ([`text`]) before it is written anywhere.
 
 pub mod args;
 pub mod health;
 pub mod manual;
 pub mod progress;
 pub mod pv;
+pub mod request;
 pub mod show;
 pub mod text;
 pub mod volume;
-pub mod wish;
 
 use std::io;
 use std::process::ExitCode;
@@ -33,89 +33,90 @@ use crate::volume::name::{BadName, Name};
 /// The result of a command.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a command did not do what it was told.
+/// Why a command failed.
 #[derive(Error, Debug)]
 pub enum Error {
-    /// The server said so, or could not be asked.
+    /// The server refused the request, or could not be reached.
     #[error(transparent)]
     Client(#[from] client::Error),
-    /// An id cannot be made from the name.
-    #[error("the name makes an id that {0}; choose one with --id")]
+    /// No id can be made from the name.
+    #[error("the id made from the name {0}; choose one with --id")]
     Id(#[from] BadName),
-    /// The volume is there, but of no use.
+    /// The volume exists, but is failed or lost.
     #[error("volume {name} cannot be used: {message}")]
     Unusable {
         /// The volume.
         name: Name,
-        /// What the server says of it.
+        /// The reason that the server gives.
         message: String,
     },
-    /// The volume was there before, and is not as it was wished.
+    /// The volume existed before, and differs from what was requested.
     #[error(
-        "volume {name} is there, but differs in {}; see berth volume show, or choose another name",
+        "volume {name} already exists and differs in {}; see `berth volume show`, or choose \
+         another name",
         differences.join(", ")
     )]
     Different {
         /// The volume.
         name: Name,
-        /// What is not as it was wished.
+        /// The fields of the API that differ.
         differences: Vec<String>,
     },
-    /// The volume was being cloned, and is no longer known.
+    /// The volume was being cloned, and no longer exists.
     #[error(
-        "volume {0} is gone: it was deleted, or the server was started anew; ask again to begin \
-         again"
+        "volume {0} no longer exists: it was deleted, or the server was restarted; run the command \
+         again to start again"
     )]
     Gone(Name),
-    /// Not all of the trash could be removed.
+    /// Entries of the trash could not be removed.
     #[error("{0} entries of the trash cannot be removed; the log of the server says why")]
     SetAside(u64),
-    /// There is no terminal on which to ask.
-    #[error("there is no terminal to ask on whether this is wanted; say so with --yes")]
-    NobodyToAsk,
-    /// It is not wanted.
-    #[error("nothing was done")]
+    /// There is no terminal on which to ask for confirmation.
+    #[error("there is no terminal to ask for confirmation; confirm with --yes")]
+    NoTerminal,
+    /// The user did not confirm.
+    #[error("not confirmed; nothing was done")]
     Declined,
-    /// The manifest would be none.
+    /// Kubernetes would refuse the manifest.
     #[error(transparent)]
     Manifest(#[from] pv::Error),
-    /// The server listens nowhere.
-    #[error("the server does not say on which port it listens; say it with --port")]
+    /// The server reports no address on which it listens.
+    #[error("the server does not report the port on which it listens; give it with --port")]
     NoPort,
-    /// The answer cannot be written.
-    #[error("cannot write the answer")]
+    /// The result cannot be written.
+    #[error("cannot write the result")]
     Output(#[from] io::Error),
 }
 
-/// How a command ended.
+/// The exit code of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
-    /// It is done.
+    /// The command succeeded.
     Done = 0,
     /// The server, or this machine, has a problem.
     Failed = 1,
-    /// It cannot be asked for so, or is not wanted after all.
+    /// The request is invalid, or was not confirmed.
     Usage = 2,
     /// There is no such volume.
     NotFound = 3,
-    /// Something else is there.
+    /// Something else exists there.
     Conflict = 4,
-    /// There is not enough room.
+    /// There is not enough space.
     NoSpace = 5,
-    /// Asked again, it may work.
+    /// The server is busy; the same command may succeed later.
     Busy = 6,
-    /// The server cannot be reached, or went away.
+    /// The server cannot be reached, or the connection broke.
     Unreachable = 7,
 }
 
 impl Error {
-    /// The exit code for it.
+    /// The exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Client(error) => of_client(error),
-            Self::Id(_) | Self::NobodyToAsk | Self::Declined => Exit::Usage,
+            Self::Id(_) | Self::NoTerminal | Self::Declined => Exit::Usage,
             Self::Manifest(_) | Self::NoPort => Exit::Usage,
-            // Whoever reads the answer has heard enough.
+            // The reader of a pipe, such as head(1), has closed it: not an error.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
             Self::Unusable { .. } | Self::Gone(_) | Self::SetAside(_) => Exit::Failed,
             Self::Different { .. } => Exit::Conflict,
@@ -131,8 +132,8 @@ fn of_client(error: &client::Error) -> Exit {
         | client::Error::Connect { .. }
         | client::Error::Timeout(_)
         | client::Error::Broken(_) => Exit::Unreachable,
-        client::Error::Prepare(_) | client::Error::Answer(_) => Exit::Failed,
-        client::Error::TooMuch => Exit::Usage,
+        client::Error::Prepare(_) | client::Error::BadReply(_) => Exit::Failed,
+        client::Error::TooLarge => Exit::Usage,
         client::Error::Refused(failure) => match failure.kind {
             Kind::Invalid => Exit::Usage,
             Kind::NotFound => Exit::NotFound,
@@ -158,7 +159,7 @@ mod tests {
     use crate::admin::api::Failure;
 
     #[test]
-    fn scripts_can_tell_how_it_ended() {
+    fn every_error_has_its_exit_code() {
         let check = |error: Error, code: u8| assert_eq!(error.exit() as u8, code, "{error:?}");
         let refused =
             |kind| client::Error::Refused(Failure { kind, message: String::new() }).into();
@@ -173,8 +174,8 @@ mod tests {
         check(client::Error::NotRunning { path: path(), source: source() }.into(), 7);
         check(client::Error::Forbidden { path: path(), source: source() }.into(), 7);
         check(client::Error::Timeout(Duration::ZERO).into(), 7);
-        check(client::Error::Answer("x".into()).into(), 1);
-        check(Error::NobodyToAsk, 2);
+        check(client::Error::BadReply("x".into()).into(), 1);
+        check(Error::NoTerminal, 2);
         check(Error::Declined, 2);
         check(BadName::Empty.into(), 2);
         check(Error::Output(source()), 1);

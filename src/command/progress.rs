@@ -1,16 +1,16 @@
-//! How far something is, for who waits for it: a bar on a terminal, a line now and then elsewhere.
+//! Progress of a long operation: a bar on a terminal, a line from time to time elsewhere.
 //!
-//! All of it goes to standard error, so that it is not among what a script reads.
+//! It goes to standard error, because standard output is for the result.
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Between two lines, where there is no terminal.
-const NOW_AND_THEN: Duration = Duration::from_secs(10);
+/// Time between two lines, where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is shown of something that takes its time.
+/// Shows the progress of one operation, until it is dropped.
 pub struct Progress {
     what: String,
     shown: Shown,
@@ -22,16 +22,16 @@ enum Shown {
 }
 
 impl Progress {
-    /// Begins to show how far `what` is.
+    /// Starts to show the progress of `what`.
     pub fn new(what: impl Into<String>) -> Self {
         let shown = match io::stderr().is_terminal() {
             true => Shown::Bar(bar()),
-            false => Shown::Lines { last: Instant::now(), every: NOW_AND_THEN },
+            false => Shown::Lines { last: Instant::now(), every: LINE_INTERVAL },
         };
         Self { what: what.into(), shown }
     }
 
-    /// Shows that `done` of `total` are done; `text` says so in words.
+    /// Shows that `done` of `total` units are done; `text` describes the same.
     pub fn at(&mut self, done: u64, total: u64, text: &str) {
         match &mut self.shown {
             Shown::Bar(bar) => {

@@ -1,8 +1,8 @@
-//! A PersistentVolume of Kubernetes for a volume, as YAML.
+//! A Kubernetes PersistentVolume for a volume, as YAML.
 //!
-//! Everything that is not a word of ours stands in double quotes, as JSON writes it: YAML reads it
-//! the same, and no name becomes a number, a truth or a second document. What Kubernetes would
-//! refuse is refused here, in words that name the option.
+//! Every value that is not a constant is a JSON string, which YAML reads the same way: no name can
+//! become a number, a boolean or a second document. What Kubernetes would refuse is refused here
+//! first, with an error that names the option.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -16,43 +16,43 @@ use crate::label::{PROVISIONED_BY, SERVER, VOLUME, VOLUME_ID, is_label, is_subdo
 use crate::mount_options::{self, Unusable};
 use crate::quantity;
 
-/// What is in a manifest.
+/// The contents of a PersistentVolume.
 #[derive(Clone, Debug)]
 pub struct Manifest {
-    /// Its own name.
+    /// Name of the PersistentVolume.
     pub name: String,
-    /// Its labels.
+    /// Labels of the PersistentVolume.
     pub labels: BTreeMap<String, String>,
-    /// The volume's name.
+    /// Name of the volume.
     pub volume: String,
-    /// The volume's id.
+    /// Id of the volume.
     pub id: String,
-    /// Whose it is, if there is a provisioner that looks after it.
+    /// The provisioner that manages the PersistentVolume, if any.
     pub provisioner: Option<String>,
-    /// Which server of that provisioner.
+    /// Which server of that provisioner has the volume.
     pub by: Option<String>,
-    /// How much there is, in bytes.
+    /// Capacity in bytes.
     pub capacity: u64,
-    /// Who may use it.
+    /// Access modes.
     pub access_modes: Vec<AccessMode>,
-    /// Its class; none if it is empty.
+    /// StorageClass; empty for none.
     pub storage_class: String,
-    /// Where the server is.
+    /// Name or address of the NFS server; an IPv6 address may stand in brackets.
     pub server: String,
     /// Its port for NFS and MOUNT.
     pub port: u16,
-    /// What is mounted.
+    /// The path that clients mount.
     pub path: String,
-    /// Mount options; what is not said is added.
+    /// Mount options; defaults are added.
     pub mount_options: Vec<String>,
 }
 
-/// Why Kubernetes would refuse it.
+/// Why Kubernetes would refuse a manifest.
 #[derive(PartialEq, Eq, Error, Debug)]
 pub enum Error {
-    /// Its own name.
+    /// The name.
     #[error(
-        "{0:?} cannot be the name of a PersistentVolume (small letters, digits, '-' and '.'); \
+        "{0:?} cannot be the name of a PersistentVolume (lower case letters, digits, '-' and '.'); \
          choose one with --name"
     )]
     Name(String),
@@ -65,16 +65,16 @@ pub enum Error {
     /// The server.
     #[error("{0:?} is neither a name nor an address of a machine; choose another with --server")]
     Server(String),
-    /// A mount option with which no node could mount it.
+    /// A mount option that cannot work.
     #[error("{0}; see --mount-option")]
     MountOption(#[from] Unusable),
 }
 
 impl Manifest {
-    /// The YAML, one document, with a newline at the end.
+    /// Returns the YAML: one document, with a newline at the end.
     ///
     /// # Errors
-    /// Kubernetes would refuse it.
+    /// Kubernetes would refuse the manifest.
     pub fn yaml(&self) -> Result<String, Error> {
         let server = self.checked()?;
         let mut out = String::from("apiVersion: v1\nkind: PersistentVolume\nmetadata:\n");
@@ -93,7 +93,7 @@ impl Manifest {
         line(&mut out, "    storage: ", &quantity::exact(self.capacity));
         out.push_str("  volumeMode: Filesystem\n  accessModes:\n");
         for mode in &self.access_modes {
-            let _ = writeln!(out, "    - {mode:?}"); // their names are Kubernetes' words
+            let _ = writeln!(out, "    - {mode:?}"); // the variants have Kubernetes' names
         }
         out.push_str("  persistentVolumeReclaimPolicy: Retain\n");
         line(&mut out, "  storageClassName: ", &self.storage_class);
@@ -107,14 +107,14 @@ impl Manifest {
         Ok(out)
     }
 
-    /// What the provisioner knows it by: with these, its claim can grow as any other.
+    /// The annotations by which the provisioner finds the volume, for example to expand it.
     fn annotations(&self) -> impl Iterator<Item = (&str, &str)> {
         let whose = self.provisioner.iter().map(|name| (PROVISIONED_BY, name.as_str()));
         let by = self.by.iter().map(|server| (SERVER, server.as_str()));
         whose.chain(by).chain([(VOLUME_ID, self.id.as_str()), (VOLUME, self.volume.as_str())])
     }
 
-    /// Checks everything, and returns the server without brackets around it.
+    /// Checks all fields, and returns the server without brackets.
     fn checked(&self) -> Result<&str, Error> {
         if !is_subdomain(&self.name) {
             return Err(Error::Name(self.name.clone()));
@@ -138,7 +138,7 @@ impl Manifest {
 }
 
 fn line(out: &mut String, before: &str, value: &str) {
-    let _ = writeln!(out, "{before}{}", quoted(value)); // a text takes everything
+    let _ = writeln!(out, "{before}{}", quoted(value)); // writing to a String cannot fail
 }
 
 fn quoted(value: &str) -> String {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn kubernetes_reads_what_is_meant() {
+    fn a_manifest_has_all_fields() {
         let annotations = json!({
             "pv.kubernetes.io/provisioned-by": "example.org/berth", "berth.io/server": "00ff",
             "berth.io/volume-id": "id-1", "berth.io/volume": "data",
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_becomes_something_else() {
+    fn strings_stay_strings_in_yaml() {
         let labels = [("on", "true"), ("example.org/1", "007"), ("empty", "")];
         let labels: BTreeMap<_, _> =
             labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_ipv6_have_their_own_protocol() {
+    fn ipv6_servers_get_ipv6_mount_options() {
         let with = Manifest { server: "[fd00::1]".into(), port: 20490, ..manifest() };
         let spec = &read(&with)["spec"];
         assert_eq!(spec["nfs"]["server"], "fd00::1");
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn mount_options_that_are_said_count() {
+    fn given_mount_options_replace_the_defaults() {
         let with = |option: &str| Manifest { mount_options: vec![option.into()], ..manifest() };
         let spec = &read(&with("suid,soft"))["spec"];
         let options: Vec<_> =

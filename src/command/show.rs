@@ -1,5 +1,4 @@
-//! What people read of volumes: the table of all, the lines of one, a few words of how far it is.
-//! Pure.
+//! Volumes as text for terminals: the table of all, the fields of one, progress. Pure.
 
 use super::text::{self, Column, Table};
 use crate::quantity::about;
@@ -8,10 +7,10 @@ use crate::volume::promise::Promise;
 use crate::volume::spec::{OnDelete, Phase, Quota, Spec, Status, squash_name};
 use crate::volume::trash;
 
-/// How times are shown, always in UTC.
+/// Format of times, in UTC.
 pub const TIME: &str = "%Y-%m-%d %H:%MZ";
 
-/// All volumes, a line for each.
+/// A table of volumes, one per line.
 pub fn table(volumes: &[Status]) -> String {
     let mut table = Table::new(vec![
         Column::Left("NAME"),
@@ -40,15 +39,15 @@ pub fn table(volumes: &[Status]) -> String {
     table.lines()
 }
 
-/// What all volumes may hold together.
+/// The sum of all capacities, compared with the disk and the limit.
 pub fn promise(promise: &Promise) -> String {
     let sum = about(promise.promised);
     let (Some(disk), Some(percent)) = (promise.disk, promise.percent()) else {
         return format!("All capacities: {sum}");
     };
     let limit = match promise.overcommit {
-        Some(limit) => format!("at most {limit}% are allowed"),
-        None => "any share is allowed".to_owned(),
+        Some(limit) => format!("the limit is {limit}%"),
+        None => "no limit".to_owned(),
     };
     format!(
         "All capacities: {sum}, {percent}% of the disk ({}); {limit} (--overcommit)",
@@ -56,7 +55,7 @@ pub fn promise(promise: &Promise) -> String {
     )
 }
 
-/// Everything of one volume, a line for each thing.
+/// All fields of one volume, one per line.
 pub fn fields(volume: &Status) -> String {
     let spec = &volume.spec;
     let (status, detail) = phase(&volume.phase);
@@ -85,7 +84,7 @@ pub fn fields(volume: &Status) -> String {
     ])
 }
 
-/// What is still to be removed.
+/// The state of the trash.
 pub fn trash(trash: &trash::Status) -> String {
     text::fields(&[
         ("Waiting", trash.waiting.to_string()),
@@ -96,28 +95,28 @@ pub fn trash(trash: &trash::Status) -> String {
     ])
 }
 
-/// How far a copy is.
+/// The progress of a copy.
 pub fn progress(progress: &Snapshot) -> String {
     let Snapshot { entries_done: files, bytes_done, bytes_total, .. } = *progress;
     match bytes_total {
-        0 => format!("{}, {files} files", about(bytes_done)), // not counted yet
+        0 => format!("{}, {files} files", about(bytes_done)), // the total is not known yet
         total => format!("{} of {}, {files} files", about(bytes_done), about(total)),
     }
 }
 
-/// What a volume has in it, for those who are about to destroy it.
+/// The content and the clients of a volume, for the question before it is destroyed.
 pub fn content(volume: &Status) -> String {
     let clients = match volume.mounted_by.len() {
         0 => String::new(),
         1 => ", used by 1 client".to_owned(),
         n => format!(", used by {n} clients"),
     };
-    // The directory of the volume itself is none of its content.
+    // The directory of the volume itself does not count.
     let files = volume.inodes_used.saturating_sub(1);
     format!("{} in {files} files and directories{clients}", about(volume.used))
 }
 
-/// The word for a phase, and what there is to say about it.
+/// The name of a phase, and its details.
 pub fn phase(phase: &Phase) -> (&'static str, String) {
     match phase {
         Phase::Ready => ("ready", String::new()),
@@ -135,7 +134,7 @@ fn percent(part: u64, whole: u64) -> String {
     percent.checked_div(whole.into()).map(|percent| format!("{percent}%")).unwrap_or_default()
 }
 
-/// A number, and nothing for 0.
+/// A number; empty for 0.
 fn count(n: usize) -> String {
     if n == 0 { String::new() } else { n.to_string() }
 }
@@ -199,12 +198,12 @@ const fn on_delete(how: OnDelete) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::api::Admin;
-    use crate::admin::double::{Double, name};
+    use crate::admin::api::VolumeApi;
+    use crate::admin::fake::{FakeVolumes, name};
     use crate::volume::spec::Traffic;
 
     fn volume() -> Status {
-        Double::with(&["data"]).show(&name("data")).unwrap()
+        FakeVolumes::with(&["data"]).show(&name("data")).unwrap()
     }
 
     fn busy() -> Status {
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn all_volumes_are_a_table() {
+    fn volumes_are_listed_in_a_table() {
         let expected = "\
 NAME   STATUS   CAPACITY   USED   USE%   FREE   CLIENTS   ON DELETE   CREATED
 data   ready        10Gi      0     0%   10Gi         -   delete      1970-01-01 00:00Z
@@ -233,7 +232,7 @@ data   lost         10Gi    3Gi    30%    7Gi         2   delete      1970-01-01
     }
 
     #[test]
-    fn one_volume_is_told_in_full_and_does_no_harm() {
+    fn one_volume_is_shown_with_all_fields_escaped() {
         let expected = "\
 Name:        data
 Id:          data
@@ -260,7 +259,7 @@ Traffic:     5 calls, 1Mi read, 0 written
     }
 
     #[test]
-    fn how_far_a_copy_is_is_told_before_its_size_is_known() {
+    fn progress_is_shown_also_before_the_total_is_known() {
         let mut copy = Snapshot { entries_done: 5, bytes_done: 1 << 20, ..Snapshot::default() };
         assert_eq!(progress(&copy), "1Mi, 5 files");
         copy.bytes_total = 3 << 20;
@@ -269,25 +268,22 @@ Traffic:     5 calls, 1Mi read, 0 written
 
     #[test]
     fn all_capacities_are_compared_with_the_disk() {
-        let told = |disk, overcommit| promise(&Promise { promised: 30 << 30, disk, overcommit });
+        let line = |disk, overcommit| promise(&Promise { promised: 30 << 30, disk, overcommit });
         let expected = "All capacities: 30Gi, 150% of the disk (20Gi); ";
         let disk = Some(20 << 30);
-        assert_eq!(told(disk, None), format!("{expected}any share is allowed (--overcommit)"));
-        assert_eq!(
-            told(disk, Some(200)),
-            format!("{expected}at most 200% are allowed (--overcommit)")
-        );
-        assert_eq!(told(None, Some(200)), "All capacities: 30Gi");
+        assert_eq!(line(disk, None), format!("{expected}no limit (--overcommit)"));
+        assert_eq!(line(disk, Some(200)), format!("{expected}the limit is 200% (--overcommit)"));
+        assert_eq!(line(None, Some(200)), "All capacities: 30Gi");
     }
 
     #[test]
-    fn a_capacity_of_nothing_is_no_division() {
+    fn a_capacity_of_0_has_no_percentage() {
         assert_eq!(percent(5, 0), "");
         assert_eq!(percent(u64::MAX, 1 << 60), "1599%");
     }
 
     #[test]
-    fn what_would_be_lost_is_told() {
+    fn content_and_clients_are_summarized() {
         assert_eq!(content(&volume()), "0 in 0 files and directories");
         assert_eq!(content(&busy()), "3Gi in 11 files and directories, used by 2 clients");
     }

@@ -1,24 +1,24 @@
-//! What is written to terminals: harmless, and in columns.
+//! Text for terminals: escaping and columns.
 //!
-//! What a server sends may hold what somebody else has chosen (labels, names, paths), and a
-//! terminal obeys control characters.
+//! Text from the server may contain names, labels and paths that others chose, and a terminal
+//! obeys control characters in them.
 
 use unicode_width::UnicodeWidthStr;
 
-/// Between two columns.
+/// Space between two columns.
 const GAP: &str = "   ";
 
-/// Rows of cells under a head. Cells are made harmless.
+/// Rows of cells under a header. Cells are escaped.
 pub struct Table {
     columns: Vec<Column>,
     rows: Vec<Vec<String>>,
 }
 
-/// One column, and on which side its cells stand.
+/// The header of a column, and the alignment of its cells.
 pub enum Column {
-    /// On the left.
+    /// Aligned to the left.
     Left(&'static str),
-    /// On the right, as numbers do.
+    /// Aligned to the right, for numbers.
     Right(&'static str),
 }
 
@@ -39,7 +39,7 @@ impl Column {
 }
 
 impl Table {
-    /// An empty table.
+    /// Creates a table without rows.
     pub const fn new(columns: Vec<Column>) -> Self {
         Self { columns, rows: Vec::new() }
     }
@@ -50,7 +50,7 @@ impl Table {
         self.rows.push(cells.into_iter().map(shown).collect());
     }
 
-    /// The lines, head first.
+    /// Returns the lines, the header first.
     pub fn lines(&self) -> String {
         let head: Vec<String> = self.columns.iter().map(|c| c.head().to_owned()).collect();
         let all = || std::iter::once(&head).chain(&self.rows);
@@ -65,7 +65,7 @@ impl Table {
     }
 }
 
-/// Lines of a name and what it stands for, in two columns.
+/// Lines of a name and its value, in two columns. Values are escaped; an empty one becomes `-`.
 pub fn fields(fields: &[(&str, String)]) -> String {
     let width = fields.iter().map(|(name, _)| name.width()).max().unwrap_or(0) + 1;
     let line = |(name, value): &(&str, String)| {
@@ -75,32 +75,34 @@ pub fn fields(fields: &[(&str, String)]) -> String {
     fields.iter().map(line).collect()
 }
 
-/// The text with everything spelt out that a terminal would obey or not show.
+/// Escapes the characters that a terminal would obey or not show.
 pub fn plain(text: &str) -> String {
-    spelt(text, |c| c.escape_unicode().to_string())
+    escaped(text, |c| c.escape_unicode().to_string())
 }
 
-/// JSON with everything spelt out that a terminal would obey. It means what it meant: such
-/// characters stand in JSON only inside of texts, or as white space.
+/// Escapes such characters in JSON, which keeps its meaning: they occur in JSON only inside
+/// strings, or as white space between tokens.
 pub fn json(text: &str) -> String {
-    let spell = |c: char| match c {
+    let escape = |c: char| match c {
         '\n' | '\r' | '\t' => " ".to_owned(),
         _ => format!("\\u{:04x}", u32::from(c)),
     };
-    spelt(text, spell)
+    escaped(text, escape)
 }
 
-fn spelt(text: &str, spell: impl Fn(char) -> String) -> String {
-    let shown = |c: char| if is_harmful(c) { spell(c) } else { c.to_string() };
+fn escaped(text: &str, escape: impl Fn(char) -> String) -> String {
+    let shown = |c: char| if is_unsafe(c) { escape(c) } else { c.to_string() };
     text.chars().map(shown).collect()
 }
 
-/// Control characters of both sets, separators of lines, and what turns the direction of writing,
-/// so that a text looks like another one. None of them needs more than four hex digits.
-fn is_harmful(c: char) -> bool {
-    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}')
+/// Whether a character is a control character (C0, C1, DEL), a line separator, or changes the
+/// direction of writing, which can make a text look like another one.
+///
+/// All of them have at most four hex digits, as the escapes of JSON need.
+fn is_unsafe(c: char) -> bool {
+    let is_bidi = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}')
         || matches!(c, '\u{2066}'..='\u{2069}');
-    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
+    c.is_control() || is_bidi || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 #[cfg(test)]
@@ -124,18 +126,18 @@ long-name   12345   z
     }
 
     #[test]
-    fn an_empty_table_has_a_head() {
+    fn an_empty_table_has_a_header() {
         assert_eq!(Table::new(vec![Column::Left("A"), Column::Right("B")]).lines(), "A   B\n");
     }
 
     #[test]
-    fn fields_stand_in_two_columns() {
+    fn fields_have_two_columns() {
         let lines = fields(&[("Name", "a\nb".into()), ("On delete", String::new())]);
         assert_eq!(lines, "Name:       a\\u{a}b\nOn delete:  -\n");
     }
 
     #[test]
-    fn terminals_are_not_given_orders() {
+    fn control_characters_are_escaped() {
         let check = |text, expected: &str| assert_eq!(plain(text), expected);
         check("Größe: 5 µ数据 🚢", "Größe: 5 µ数据 🚢");
         check("\u{1b}[2J", "\\u{1b}[2J");
@@ -147,11 +149,11 @@ long-name   12345   z
     }
 
     #[test]
-    fn json_means_what_it_meant() {
+    fn escaped_json_keeps_its_meaning() {
         let value = serde_json::json!({ "a\u{9b}": "\u{1b}\n\u{7f}\u{202e}\u{2029} ü\\u" });
         let pretty = serde_json::to_string_pretty(&value).unwrap();
-        let harmless = json(&pretty);
-        assert!(!harmless.chars().any(is_harmful), "{harmless:?}");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&harmless).unwrap(), value);
+        let escaped = json(&pretty);
+        assert!(!escaped.chars().any(is_unsafe), "{escaped:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
     }
 }

@@ -1,7 +1,8 @@
-//! `berth volume`: asks the server, and says what it said.
+//! `berth volume`: sends a request to the server, and prints the response.
 //!
-//! What takes content away from its users is asked about first, unless --yes; what is then asked
-//! of the server is what was consented to, not what the volume may say by then.
+//! Commands that take content from its users ask for confirmation first, unless `--yes` is given.
+//! The request then names the action that was confirmed, because the volume's `onDelete` may have
+//! changed meanwhile.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -16,9 +17,9 @@ use super::args::{
 };
 use super::progress::Progress;
 use super::pv::Manifest;
-use super::{Error, Exit, Result, show, text, wish};
+use super::{Error, Exit, Result, request, show, text};
 use crate::admin::api::{Create, End, Force, Kind};
-use crate::admin::client::{self, Answer, Client};
+use crate::admin::client::{self, Client, Reply};
 use crate::label::is_label;
 use crate::quantity::about;
 use crate::telemetry::log::Chain;
@@ -26,16 +27,16 @@ use crate::volume::name::Name;
 use crate::volume::spec::{OWN_LABELS, OnDelete, Phase, Status};
 use crate::volume::{Ended, Growth, Origin, trash};
 
-/// The first pause before it is asked again how far something is; each is twice the one before.
+/// The first interval of polling for progress; each one is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest one.
+/// The longest interval of polling.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Asks whether something is wanted; nothing if there is nobody to ask.
+/// Asks a question for confirmation; `None` if there is no terminal.
 type Ask<'a> = &'a mut dyn FnMut(&str) -> io::Result<Option<bool>>;
 
-/// One command, and whom it talks to.
+/// What a command needs: the server, the output and the user.
 struct Session<'a> {
     client: Client,
     out: &'a mut dyn Write,
@@ -43,7 +44,8 @@ struct Session<'a> {
     pause: Duration,
 }
 
-/// Runs a command against the server behind `socket`, to its end.
+/// Runs a command against the server at `socket`, prints its result or error, and returns the exit
+/// code. Blocks until the command is complete.
 pub fn run(socket: &Path, args: &VolumeArgs) -> ExitCode {
     let done = Client::new(socket).map_err(Error::from).and_then(|client| {
         let (out, ask) = (&mut io::stdout().lock(), &mut ask_on_terminal);
@@ -68,7 +70,7 @@ fn ask_on_terminal(question: &str) -> io::Result<Option<bool>> {
     Ok(Some(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")))
 }
 
-/// Says something that scripts need not know.
+/// Prints a note that scripts do not need.
 fn note(text: &str) {
     if io::stderr().is_terminal() {
         eprintln!("{}", text::plain(text));
@@ -78,13 +80,15 @@ fn note(text: &str) {
 impl Session<'_> {
     fn run(&mut self, command: &VolumeCommand) -> Result<()> {
         match command {
-            VolumeCommand::Create(args) => self.make(&wish::create(args)?, args.output),
-            VolumeCommand::Adopt(args) => self.make(&wish::adopt(args)?, args.output),
+            VolumeCommand::Create(args) => {
+                self.create_and_wait(&request::create(args)?, args.output)
+            }
+            VolumeCommand::Adopt(args) => self.create_and_wait(&request::adopt(args)?, args.output),
             VolumeCommand::Clone(args) => self.clone_volume(args),
             VolumeCommand::List(args) => self.list(args),
             VolumeCommand::Show(args) => {
-                let answer = self.client.show(&args.name)?;
-                self.say(args.output, &answer, show::fields)
+                let reply = self.client.show(&args.name)?;
+                self.print(args.output, &reply, show::fields)
             }
             VolumeCommand::Expand(args) => self.expand(args),
             VolumeCommand::Recycle(args) => self.end(args, Some(OnDelete::Recycle)),
@@ -93,8 +97,8 @@ impl Session<'_> {
                 self.end(consent, *on_delete)
             }
             VolumeCommand::Recount(args) => {
-                let answer = self.client.recount(&args.name)?;
-                self.say(args.output, &answer, |_| String::new())
+                let reply = self.client.recount(&args.name)?;
+                self.print(args.output, &reply, |_| String::new())
             }
             VolumeCommand::Trash(args) => self.trash(args),
             VolumeCommand::Pv(args) => self.manifest(args),
@@ -103,75 +107,75 @@ impl Session<'_> {
 
     fn clone_volume(&mut self, args: &CloneArgs) -> Result<()> {
         let source = self.client.show(&args.source)?.value.spec;
-        self.make(&wish::clone(args, source)?, args.output)
+        self.create_and_wait(&request::clone(args, source)?, args.output)
     }
 
-    /// Makes a volume, and waits until it can be used.
-    fn make(&mut self, wish: &Create, output: OutputArg) -> Result<()> {
-        let name = &wish.spec.name;
-        let existed = matches!(wish.origin, Origin::Clone(_)) && self.is_complete(name);
-        let mut answer = self.client.create(wish)?;
-        if let Phase::Cloning { .. } = answer.value.phase {
-            answer = self.wait_for(name)?;
+    /// Creates a volume, and waits until it is ready.
+    fn create_and_wait(&mut self, request: &Create, output: OutputArg) -> Result<()> {
+        let name = &request.spec.name;
+        let existed = matches!(request.origin, Origin::Clone(_)) && self.is_complete(name);
+        let mut reply = self.client.create(request)?;
+        if let Phase::Cloning { .. } = reply.value.phase {
+            reply = self.wait_for(name)?;
         }
-        let Status { phase, path, spec, .. } = &answer.value;
+        let Status { phase, path, spec, .. } = &reply.value;
         if let Phase::Failed { message } | Phase::Lost { message } = phase {
             return Err(Error::Unusable { name: name.clone(), message: message.clone() });
         }
-        let differences = wish::differences(&wish.spec, spec);
+        let differences = request::differences(&request.spec, spec);
         if !differences.is_empty() {
             return Err(Error::Different { name: name.clone(), differences });
         }
-        match &answer.value.copy_of {
+        match &reply.value.copy_of {
             Some(from) if existed => {
-                let at = answer.value.created.strftime(show::TIME);
+                let at = reply.value.created.strftime(show::TIME);
                 let text = format!(
                     "{name} exists already, copied from {from} at {at}; nothing was copied"
                 );
                 eprintln!("berth: {}", text::plain(&text));
             }
-            _ => note(&format!("volume {name} is there; clients mount {path}")),
+            _ => note(&format!("volume {name} is ready; clients mount {path}")),
         }
-        self.say(output, &answer, |_| String::new())
+        self.print(output, &reply, |_| String::new())
     }
 
-    /// Whether a volume exists, and is not being cloned nor failed to be.
+    /// Whether a volume exists, and is neither being cloned nor a failed clone.
     fn is_complete(&self, name: &Name) -> bool {
-        let found = self.client.show(name).map(|answer| answer.value.phase);
+        let found = self.client.show(name).map(|reply| reply.value.phase);
         matches!(found, Ok(Phase::Ready | Phase::Counting | Phase::Lost { .. }))
     }
 
-    /// Looks until it is no longer being cloned. To ask for it again would begin anew once it has
-    /// failed.
-    fn wait_for(&self, name: &Name) -> Result<Answer<Status>> {
+    /// Polls until the volume is no longer being cloned. It does not repeat the request, which
+    /// would restart a clone that has failed.
+    fn wait_for(&self, name: &Name) -> Result<Reply<Status>> {
         let mut shown = Progress::new(format!("cloning {name}"));
         let mut pause = self.pause;
         loop {
-            let answer = match self.client.show(name) {
+            let reply = match self.client.show(name) {
                 Err(client::Error::Refused(why)) if why.kind == Kind::NotFound => {
                     return Err(Error::Gone(name.clone()));
                 }
-                answer => answer?,
+                reply => reply?,
             };
-            let Phase::Cloning { progress, .. } = &answer.value.phase else { return Ok(answer) };
+            let Phase::Cloning { progress, .. } = &reply.value.phase else { return Ok(reply) };
             shown.at(progress.bytes_done, progress.bytes_total, &show::progress(progress));
             pause = wait(pause);
         }
     }
 
     fn list(&mut self, args: &ListArgs) -> Result<()> {
-        let answer = self.client.list()?;
-        let volumes = &answer.value.volumes;
+        let reply = self.client.list()?;
+        let volumes = &reply.value.volumes;
         match args.output {
             ListOutput::Table => {
                 write!(self.out, "{}", show::table(volumes))?;
-                if let Some(promise) = &answer.value.promise {
+                if let Some(promise) = &reply.value.promise {
                     writeln!(self.out, "\n{}", show::promise(promise))?;
                 }
             }
-            ListOutput::Json => self.json(&answer)?,
+            ListOutput::Json => self.json(&reply)?,
             ListOutput::Name => {
-                // Names have no control characters, and a script wants them as they are.
+                // Not escaped: names have no control characters, and scripts need them unchanged.
                 for volume in volumes {
                     writeln!(self.out, "{}", volume.spec.name)?;
                 }
@@ -182,14 +186,14 @@ impl Session<'_> {
 
     fn expand(&mut self, args: &ExpandArgs) -> Result<()> {
         let ExpandArgs { capacity, inodes, shrink, .. } = *args;
-        let answer = self.client.expand(&args.name, &Growth { capacity, inodes, shrink })?;
-        self.say(args.output, &answer, |_| String::new())
+        let reply = self.client.expand(&args.name, &Growth { capacity, inodes, shrink })?;
+        self.print(args.output, &reply, |_| String::new())
     }
 
     fn end(&mut self, args: &ConsentArgs, how: Option<OnDelete>) -> Result<()> {
         let how = if args.yes { how } else { Some(self.consent(args, how)?) };
         let force = args.force;
-        let answer = match how {
+        let reply = match how {
             Some(OnDelete::Recycle) => self.client.recycle(&args.name, Force { force })?,
             Some(OnDelete::Archive) => self.client.archive(&args.name, Force { force })?,
             on_delete => self.client.end(&args.name, End { on_delete, force })?,
@@ -198,51 +202,51 @@ impl Session<'_> {
             Ended::Archived(directory) => format!("{}\n", text::plain(directory)),
             Ended::Deleted | Ended::Recycled(_) | Ended::Retained(_) => String::new(),
         };
-        self.say(args.output, &answer, outcome)
+        self.print(args.output, &reply, outcome)
     }
 
-    /// Asks whether it is wanted, and returns what was consented to.
+    /// Asks for confirmation, and returns the action that was confirmed.
     fn consent(&mut self, args: &ConsentArgs, how: Option<OnDelete>) -> Result<OnDelete> {
         let volume = self.client.show(&args.name)?.value;
         let how = how.unwrap_or(volume.spec.on_delete);
         let (name, content) = (&args.name, show::content(&volume));
         let question = match how {
-            OnDelete::Delete => format!("Destroy volume {name}, with {content}?"),
-            OnDelete::Recycle => format!("Destroy the content of volume {name}, {content}?"),
-            OnDelete::Archive => format!("End volume {name}, and put aside {content}?"),
-            OnDelete::Retain => return Ok(how), // nothing happens to it
+            OnDelete::Delete => format!("Delete volume {name} with its content ({content})?"),
+            OnDelete::Recycle => format!("Delete the content of volume {name} ({content})?"),
+            OnDelete::Archive => format!("End volume {name}, and archive its content ({content})?"),
+            OnDelete::Retain => return Ok(how), // changes nothing
         };
         match (self.ask)(&text::plain(&question))? {
             Some(true) => Ok(how),
             Some(false) => Err(Error::Declined),
-            None => Err(Error::NobodyToAsk),
+            None => Err(Error::NoTerminal),
         }
     }
 
     fn trash(&mut self, args: &TrashArgs) -> Result<()> {
         if !args.wait {
-            let answer = self.client.trash()?;
-            return self.say(args.output, &answer, show::trash);
+            let reply = self.client.trash()?;
+            return self.print(args.output, &reply, show::trash);
         }
-        let answer = self.wait_for_trash()?;
-        match answer.value.set_aside {
-            0 => self.say(args.output, &answer, |_| String::new()),
+        let reply = self.wait_for_trash()?;
+        match reply.value.set_aside {
+            0 => self.print(args.output, &reply, |_| String::new()),
             n => Err(Error::SetAside(n)),
         }
     }
 
-    fn wait_for_trash(&self) -> Result<Answer<trash::Status>> {
+    fn wait_for_trash(&self) -> Result<Reply<trash::Status>> {
         let mut shown = Progress::new("emptying the trash");
         let (mut pause, mut most) = (self.pause, 0);
         loop {
-            let answer = self.client.trash()?;
-            if answer.value.idle {
-                return Ok(answer);
+            let reply = self.client.trash()?;
+            if reply.value.idle {
+                return Ok(reply);
             }
-            let trash::Status { waiting, removed, freed, .. } = answer.value;
+            let trash::Status { waiting, removed, freed, .. } = reply.value;
             most = most.max(waiting);
             let freed = about(freed);
-            let text = format!("{waiting} left; {removed} files removed, {freed} given back");
+            let text = format!("{waiting} left; {removed} files removed, {freed} freed");
             shown.at(most - waiting, most, &text);
             pause = wait(pause);
         }
@@ -259,8 +263,8 @@ impl Session<'_> {
         let provisioner = args.provisioner.clone().or(about.provisioner);
         if provisioner.is_none() && !args.storage_class.is_empty() {
             eprintln!(
-                "berth: no provisioner looks after it, so that its claim cannot grow; name one with \
-                 --provisioner"
+                "berth: the PersistentVolume has no provisioner, so its claim cannot be expanded; \
+                 name one with --provisioner"
             );
         }
         let mut labels = volume.spec.labels;
@@ -269,7 +273,7 @@ impl Session<'_> {
             let fits = is_label(key, value);
             if !fits {
                 let label = text::plain(&format!("{key}={value}"));
-                eprintln!("berth: left out the label {label}: it cannot be one in Kubernetes");
+                eprintln!("berth: label {label} is left out: Kubernetes does not allow it");
             }
             fits
         });
@@ -292,24 +296,24 @@ impl Session<'_> {
         Ok(write!(self.out, "{}", manifest.yaml()?)?)
     }
 
-    fn say<T>(
+    fn print<T>(
         &mut self,
         output: OutputArg,
-        answer: &Answer<T>,
+        reply: &Reply<T>,
         text: impl FnOnce(&T) -> String,
     ) -> Result<()> {
         match output.output {
-            Output::Text => Ok(write!(self.out, "{}", text(&answer.value))?),
-            Output::Json => self.json(answer),
+            Output::Text => Ok(write!(self.out, "{}", text(&reply.value))?),
+            Output::Json => self.json(reply),
         }
     }
 
-    fn json<T>(&mut self, answer: &Answer<T>) -> Result<()> {
-        Ok(writeln!(self.out, "{}", text::json(&answer.json))?)
+    fn json<T>(&mut self, reply: &Reply<T>) -> Result<()> {
+        Ok(writeln!(self.out, "{}", text::json(&reply.json))?)
     }
 }
 
-/// Waits, and says how long to wait the next time.
+/// Sleeps for `pause`, and returns the next pause.
 fn wait(pause: Duration) -> Duration {
     thread::sleep(pause);
     (pause * 2).min(LONGEST_PAUSE)

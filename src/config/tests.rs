@@ -4,12 +4,12 @@ fn serve(args: &[&str]) -> Result<Config> {
     let args = Args::try_parse_from(["berth", "serve"].iter().chain(args))?;
     match args.command {
         Command::Serve(serve) => serve.check(true),
-        _ => unreachable!("serve was asked for"),
+        _ => unreachable!("the command is serve"),
     }
 }
 
 #[test]
-fn a_directory_is_all_that_is_needed() {
+fn a_directory_is_enough() {
     let config = serve(&["./data"]).unwrap();
     assert_eq!(config.source, Source::Directory("./data".into(), Ports::Privileged));
     assert_eq!(config.listen, ["127.0.0.1:2049".parse().unwrap()]);
@@ -18,12 +18,12 @@ fn a_directory_is_all_that_is_needed() {
 }
 
 #[test]
-fn only_root_serves_privileged_ports_alone() {
+fn only_a_server_as_root_requires_privileged_ports() {
     let source = |args: &[&str], is_root| {
         let args = Args::try_parse_from(["berth", "serve", "d"].iter().chain(args)).unwrap();
         match args.command {
             Command::Serve(serve) => serve.check(is_root).unwrap().source,
-            _ => unreachable!("serve was asked for"),
+            _ => unreachable!("the command is serve"),
         }
     };
     let expected = |ports| Source::Directory("d".into(), ports);
@@ -39,7 +39,7 @@ fn a_directory_and_an_exports_file_exclude_each_other() {
 }
 
 #[test]
-fn memory_is_an_amount_that_suffices() {
+fn memory_is_a_size_of_at_least_the_minimum() {
     let memory = |text| serve(&["d", "--memory", text]).map(|config| config.memory);
     assert_eq!(serve(&["d"]).unwrap().memory, None);
     assert_eq!(memory("64Mi").unwrap(), Some(64 << 20));
@@ -48,7 +48,7 @@ fn memory_is_an_amount_that_suffices() {
 }
 
 #[test]
-fn the_portmapper_has_a_port_of_its_own() {
+fn the_portmapper_has_a_default_port() {
     let portmap = |text| serve(&["d", "--portmap", text]).map(|config| config.portmap);
     assert_eq!(portmap("127.0.0.1").unwrap(), Some("127.0.0.1:111".parse().unwrap()));
     assert_eq!(portmap("[::1]:1111").unwrap(), Some("[::1]:1111".parse().unwrap()));
@@ -56,7 +56,7 @@ fn the_portmapper_has_a_port_of_its_own() {
 }
 
 #[test]
-fn the_admin_socket_is_where_it_is_looked_for() {
+fn the_server_and_its_clients_use_the_same_admin_socket() {
     let socket = |args: &[&str]| serve(args).unwrap().admin_socket;
     assert_eq!(socket(&["d"]), PathBuf::from("/run/berth/admin.sock"));
     assert_eq!(socket(&["d", "--admin-socket", "a/b"]), PathBuf::from("a/b"));
@@ -68,7 +68,7 @@ fn the_admin_socket_is_where_it_is_looked_for() {
 }
 
 #[test]
-fn the_names_of_the_http_address_have_no_port() {
+fn admin_hosts_have_no_port() {
     let hosts = |text| serve(&["d", "--admin-host", text]).map(|config| config.admin_hosts);
     assert_eq!(hosts("a.example.org,[fd00::1]").unwrap(), ["a.example.org", "[fd00::1]"]);
     assert_eq!(hosts("Berth.").unwrap(), ["Berth."]);
@@ -78,12 +78,12 @@ fn the_names_of_the_http_address_have_no_port() {
 }
 
 #[test]
-fn volumes_can_be_worked_with_wherever_the_socket_is_named() {
+fn the_admin_socket_may_be_given_before_or_after_the_subcommand() {
     let socket = |words: &str| {
         let args = Args::try_parse_from(words.split(' ')).unwrap();
         match args.command {
             Command::Volume(volume) => volume.admin_socket,
-            _ => unreachable!("volume was asked for"),
+            _ => unreachable!("the command is volume"),
         }
     };
     assert_eq!(socket("berth volume --admin-socket s list"), Some("s".into()));
@@ -91,7 +91,7 @@ fn volumes_can_be_worked_with_wherever_the_socket_is_named() {
 }
 
 #[test]
-fn health_asks_one_of_two() {
+fn health_checks_nfs_or_the_admin_socket() {
     let parse = |words: &str| Args::try_parse_from(words.split(' '));
     assert!(parse("berth health").is_ok());
     assert!(parse("berth health --nfs 10.0.0.5:2049").is_ok());
@@ -101,7 +101,7 @@ fn health_asks_one_of_two() {
 }
 
 #[test]
-fn a_provisioner_says_where_its_server_is() {
+fn a_provisioner_needs_the_address_of_its_server() {
     let with = |more: &[&str]| {
         let args = [&["--volumes", "v", "--provisioner", "example.org/berth"], more].concat();
         serve(&args).map(|config| config.provisioner.unwrap())
@@ -127,7 +127,7 @@ fn a_provisioner_says_where_its_server_is() {
 }
 
 #[test]
-fn the_help_is_in_order() {
+fn clap_accepts_the_definitions() {
     use clap::CommandFactory;
     Args::command().debug_assert();
 }

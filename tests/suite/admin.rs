@@ -1,4 +1,4 @@
-//! The read-only HTTP listener: health, metrics, the status page, and what it refuses.
+//! The read-only HTTP listener: health, metrics, the status page, and the requests it refuses.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -11,17 +11,17 @@ use crate::support::server::{Server, Setup, free_port};
 use crate::support::wire::*;
 use crate::support::{PATIENCE, eventually};
 
-/// Connections that the listener serves at a time.
+/// The listener's limit of connections.
 const CONNECTIONS: usize = 32;
 
-/// A server, and where its admin listener is.
+/// A server with an HTTP listener.
 pub struct Watched {
     /// The server.
     pub server: Server,
     admin: SocketAddr,
 }
 
-/// What the listener answered.
+/// A response of the listener.
 #[derive(Debug)]
 struct Page {
     status: u16,
@@ -42,7 +42,7 @@ impl Watched {
         let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let server = setup.args(&["--admin", &admin.to_string()]).start_over(prepare);
         let watched = Self { server, admin };
-        // Somebody may ask before the server is told that it serves: it answers NFS earlier.
+        // The server replies to NFS calls a little before it becomes ready.
         eventually("the server is ready", || watched.get("/readyz").status == 200);
         watched
     }
@@ -55,28 +55,28 @@ impl Watched {
     }
 
     fn get(&self, path: &str) -> Page {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
             .unwrap()
     }
 
-    /// Sends a request as it is, and takes all that comes.
-    fn ask(&self, request: &str) -> io::Result<Page> {
+    /// Sends a raw request, and reads until the connection closes.
+    fn send(&self, request: &str) -> io::Result<Page> {
         let mut stream = self.connect();
         stream.write_all(request.as_bytes())?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
-        let cut = || io::Error::other(format!("it was cut off: {text:?}"));
+        let cut = || io::Error::other(format!("the response was cut off: {text:?}"));
         let (head, body) = text.split_once("\r\n\r\n").ok_or_else(cut)?;
         let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).ok_or_else(cut)?;
         Ok(Page { status, head: head.to_lowercase(), body: body.to_owned() })
     }
 
-    /// Every metric with its labels, and its value.
+    /// Reads the metrics.
     pub fn metrics(&self) -> Metrics {
-        let answer = self.get("/metrics");
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert!(answer.body.ends_with("# EOF\n"), "{}", answer.body);
-        let lines = answer.body.lines().filter(|line| !line.starts_with('#'));
+        let response = self.get("/metrics");
+        assert_eq!(response.status, 200, "{response:?}");
+        assert!(response.body.ends_with("# EOF\n"), "{}", response.body);
+        let lines = response.body.lines().filter(|line| !line.starts_with('#'));
         let pair = |line: &str| {
             let (name, value) = line.rsplit_once(' ').unwrap();
             (name.to_owned(), value.parse().unwrap())
@@ -85,16 +85,16 @@ impl Watched {
     }
 }
 
-/// What is counted, at one moment.
+/// Values by metric, with its labels.
 pub struct Metrics(HashMap<String, f64>);
 
 impl Metrics {
-    /// What a metric says; those that have not been met are zero.
+    /// The value of a metric; 0 if there is none yet.
     pub fn get(&self, name: &str) -> f64 {
         self.0.get(name).copied().unwrap_or(0.0)
     }
 
-    /// The same of a procedure.
+    /// The value of a metric for a procedure.
     pub fn of(&self, metric: &str, procedure: &str) -> f64 {
         let program = if procedure == "MNT" { "mount" } else { "nfs" };
         self.get(&format!("berth_rpc_{metric}{{program=\"{program}\",procedure=\"{procedure}\"}}"))
@@ -111,24 +111,24 @@ fn float(n: usize) -> f64 {
 }
 
 #[test]
-fn a_server_that_answers_is_alive_and_ready() {
+fn a_serving_server_is_alive_and_ready() {
     let w = Watched::start();
     for page in ["/livez", "/readyz"] {
-        let answer = w.get(page);
-        assert_eq!((answer.status, &*answer.body), (200, "ok\n"));
+        let response = w.get(page);
+        assert_eq!((response.status, &*response.body), (200, "ok\n"));
     }
     assert!(w.server.log().contains(&w.admin.to_string()), "{}", w.server.log());
 }
 
 #[test]
-fn metrics_move_by_what_a_conversation_did() {
+fn metrics_count_calls_and_bytes_by_procedure() {
     const DATA: usize = 5000;
     let w = Watched::start();
     let mut c = w.server.client();
     let root = c.root();
     let file = c.file(&root, "file");
     let before = w.metrics();
-    let head = 24 + c.cred.encoded().len(); // of each call
+    let head = 24 + c.cred.encoded().len(); // header of each call
     let getattr = head + packed(&root).len();
     for _ in 0..3 {
         c.attrs(&root);
@@ -159,7 +159,7 @@ fn metrics_move_by_what_a_conversation_did() {
 }
 
 #[test]
-fn refusals_are_counted_by_their_names() {
+fn errors_are_counted_by_status() {
     let w = Watched::start();
     let mut c = w.server.client();
     c.mnt("/nowhere");
@@ -183,7 +183,7 @@ fn refusals_are_counted_by_their_names() {
 }
 
 #[test]
-fn a_repeated_call_is_counted_apart() {
+fn a_retransmitted_call_is_counted_as_replayed() {
     let w = Watched::start();
     let mut c = w.server.client();
     let root = c.root();
@@ -215,7 +215,7 @@ fn calls_over_udp_are_counted() {
 }
 
 #[test]
-fn open_files_and_how_they_are_found_are_told() {
+fn open_files_and_cache_hits_are_counted() {
     let w = Watched::start();
     let mut c = w.server.client();
     let root = c.root();
@@ -234,7 +234,7 @@ fn open_files_and_how_they_are_found_are_told() {
 #[test]
 fn connections_are_counted_and_a_full_server_is_still_ready() {
     let w = Watched::with(Setup::default().args(&["--max-connections", "2"]));
-    // The last probe may still have a place.
+    // The connection of the last readiness check may still be open.
     eventually("no connection is open", || w.metrics().get("berth_connections") == 0.0);
     let before = w.metrics();
     let mut clients = [w.server.client(), w.server.client()];
@@ -250,11 +250,11 @@ fn connections_are_counted_and_a_full_server_is_still_ready() {
     assert_eq!(moved("berth_connections_refused_total"), 0.0);
     assert_eq!(moved("berth_connections_displaced_total"), 1.0);
     clients[0].null();
-    assert!(clients[1].is_closed(), "its last call was the longer ago");
+    assert!(clients[1].is_closed(), "it was idle for longer");
 }
 
 #[test]
-fn the_end_is_told_while_a_connection_drains() {
+fn a_stopping_server_is_not_ready_but_serves_metrics() {
     const CALLS: usize = 64;
     const SIZE: u32 = 1 << 20;
     let mut w = Watched::start();
@@ -263,7 +263,8 @@ fn the_end_is_told_while_a_connection_drains() {
     let file = c.file(&root, "file");
     c.setattr(&file, size(SIZE.into())).ok();
     let args = packed(&READ3args { file, offset: 0, count: SIZE });
-    // More than the sockets between the two hold: as long as nobody reads, the server drains.
+    // More data than the socket buffers hold: as long as the client does not read, the server
+    // drains.
     for xid in 0..u32::try_from(CALLS).unwrap() {
         c.send(&record(&message(xid, NFS, 6, &c.cred.encoded(), &args))).unwrap();
     }
@@ -276,7 +277,7 @@ fn the_end_is_told_while_a_connection_drains() {
         same == 20
     });
     w.server.signal(Signal::TERM);
-    eventually("it is not ready", || w.get("/readyz").status == 503);
+    eventually("the server is not ready", || w.get("/readyz").status == 503);
     let ready = w.get("/readyz");
     assert!(ready.body.contains("stopping"), "{ready:?}");
     assert_eq!(w.get("/livez").status, 200);
@@ -289,50 +290,50 @@ fn the_end_is_told_while_a_connection_drains() {
 }
 
 #[test]
-fn it_is_read_only_and_takes_no_body() {
+fn other_methods_and_bodies_are_refused() {
     let w = Watched::start();
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"] {
         for page in ["/", "/metrics", "/nothing"] {
-            let answer =
-                w.ask(&format!("{method} {page} HTTP/1.1\r\nHost: localhost\r\n\r\n")).unwrap();
-            assert_eq!(answer.status, 405, "{method} {page}: {answer:?}");
-            assert!(answer.head.contains("allow: get, head"), "{answer:?}");
+            let response =
+                w.send(&format!("{method} {page} HTTP/1.1\r\nHost: localhost\r\n\r\n")).unwrap();
+            assert_eq!(response.status, 405, "{method} {page}: {response:?}");
+            assert!(response.head.contains("allow: get, head"), "{response:?}");
         }
     }
     for body in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"] {
-        let answer = w.ask(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{body}")).unwrap();
-        assert_eq!(answer.status, 413, "{answer:?}");
+        let response = w.send(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{body}")).unwrap();
+        assert_eq!(response.status, 413, "{response:?}");
     }
     assert_eq!(w.get("/nothing").status, 404);
-    let head = w.ask("HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let head = w.send("HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     assert_eq!((head.status, &*head.body), (200, ""));
 }
 
 #[test]
-fn a_request_of_endless_headers_is_cut_off() {
+fn a_request_with_endless_headers_is_cut_off() {
     let w = Watched::start();
     let mut stream = w.connect();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n").unwrap();
     let line = format!("X-More: {}\r\n", "x".repeat(1000));
     let sent = (0..100_000).find(|_| stream.write_all(line.as_bytes()).is_err());
-    assert!(sent.is_some(), "it took 100 MB of headers");
+    assert!(sent.is_some(), "the server accepted 100 MB of headers");
     assert_eq!(w.get("/livez").status, 200);
 }
 
 #[test]
-fn health_is_told_whoever_holds_connections() {
+fn health_checks_get_through_when_all_connections_are_held() {
     let w = Watched::start();
-    let ask = |stream: &mut TcpStream, path: &str| {
+    let send = |stream: &mut TcpStream, path: &str| {
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())?;
-        let mut answer = [0; 512];
-        stream.read(&mut answer).map(|read| answer[..read].starts_with(b"HTTP/1.1 200"))
+        let mut response = [0; 512];
+        stream.read(&mut response).map(|read| response[..read].starts_with(b"HTTP/1.1 200"))
     };
-    // Those that ask and stay, those that never finish asking, those that say nothing.
+    // Connections that stay open after a request, with an incomplete request, and without one.
     let mut held: Vec<TcpStream> = Vec::new();
     for n in 0..4 * CONNECTIONS {
         let mut stream = w.connect();
         match n % 3 {
-            0 => assert!(ask(&mut stream, "/livez").unwrap(), "{n}"),
+            0 => assert!(send(&mut stream, "/livez").unwrap(), "{n}"),
             1 => stream.write_all(b"GET /livez HTTP/1.1\r\n").unwrap(),
             _ => {}
         }
@@ -341,12 +342,12 @@ fn health_is_told_whoever_holds_connections() {
             assert_eq!(w.get(path).status, 200, "{path} beside {n} connections");
         }
     }
-    // The first ones had to give way.
+    // The first ones were closed for later ones.
     assert_eq!(held[0].read(&mut [0; 10]).unwrap_or(0), 0);
 }
 
 #[test]
-fn those_who_say_nothing_are_closed() {
+fn silent_connections_are_closed() {
     let w = Watched::start();
     let mut silent: Vec<TcpStream> = (0..CONNECTIONS / 2).map(|_| w.connect()).collect();
     for stream in silent.iter_mut().step_by(2) {
@@ -358,12 +359,12 @@ fn those_who_say_nothing_are_closed() {
 }
 
 #[test]
-fn pages_are_for_those_who_call_by_a_name_of_ours() {
+fn pages_are_refused_for_foreign_hosts() {
     let w = Watched::with(Setup::default().args(&["--admin-host", "storage.example.org"]));
     let status = |page: &str, host: &str| {
         let host = host.replace("PORT", &w.admin.port().to_string());
         let head = format!("GET {page} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        w.ask(&head).unwrap().status
+        w.send(&head).unwrap().status
     };
     for page in ["/", "/?all", "/metrics"] {
         for ours in ["localhost", "127.0.0.1:PORT", "[::1]:1", "storage.example.org:80"] {
@@ -373,15 +374,23 @@ fn pages_are_for_those_who_call_by_a_name_of_ours() {
             assert_eq!(status(page, others), 421, "{page} of {others}");
         }
     }
-    // Health checkers call by names of their own, and are told nothing else.
+    // Health checks may use any host.
     assert_eq!((status("/livez", "evil.example"), status("/readyz", "evil.example")), (200, 200));
-    let told = w.ask("GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").unwrap();
-    assert!(told.body.contains("--admin-host") && told.head.contains("nosniff"), "{told:?}");
-    assert_eq!(w.ask("GET / HTTP/1.0\r\n\r\n").unwrap().status, 200, "no browser leaves it out");
+    let refused =
+        w.send("GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").unwrap();
+    assert!(
+        refused.body.contains("--admin-host") && refused.head.contains("nosniff"),
+        "{refused:?}"
+    );
+    assert_eq!(
+        w.send("GET / HTTP/1.0\r\n\r\n").unwrap().status,
+        200,
+        "browsers always send a host"
+    );
 }
 
 #[test]
-fn the_page_shows_what_is_exported_as_text() {
+fn the_status_page_escapes_the_names_of_exports() {
     let exports = "{}/<script> 10.0.0.0/8(rw) *(ro)\n";
     let w = Watched::over(Setup::default().exports(exports), |dir| {
         std::fs::create_dir(dir.join("<script>")).unwrap();
@@ -399,14 +408,14 @@ fn the_page_shows_what_is_exported_as_text() {
 #[test]
 fn without_the_option_nothing_listens() {
     let s = Server::start();
-    eventually("it says where it listens", || s.log().contains("admin="));
+    eventually("the start is logged", || s.log().contains("admin="));
     assert!(!s.log().contains("admin=Some"), "{}", s.log());
 }
 
 #[test]
-fn an_address_that_is_taken_is_named_with_its_option() {
+fn an_address_in_use_is_an_error_that_names_the_option() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let said = Setup::default().args(&["--admin", &address]).refused(|_| ());
-    assert!(said.contains(&address) && said.contains("--admin"), "{said}");
+    let error = Setup::default().args(&["--admin", &address]).refused(|_| ());
+    assert!(error.contains(&address) && error.contains("--admin"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! The command line: what it accepts, what it refuses, and that it says why.
+//! The command line: what it accepts, what it refuses, and its messages.
 
 use std::fs;
 use std::process::Output;
@@ -6,8 +6,9 @@ use std::process::Output;
 use crate::support::eventually;
 use crate::support::server::{Server, Setup, berth};
 
+/// Checks the exit code, and returns all output.
 #[track_caller]
-fn said(output: &Output, code: i32) -> String {
+fn output_of(output: &Output, code: i32) -> String {
     let text = [&output.stdout[..], &output.stderr].concat();
     let text = String::from_utf8(text).unwrap();
     assert_eq!(output.status.code(), Some(code), "{text}");
@@ -15,17 +16,17 @@ fn said(output: &Output, code: i32) -> String {
 }
 
 #[test]
-fn help_and_version_are_there() {
-    assert!(said(&berth(&["--help"]), 0).contains("serve"));
-    let help = said(&berth(&["serve", "--help"]), 0);
+fn help_and_version_are_printed() {
+    assert!(output_of(&berth(&["--help"]), 0).contains("serve"));
+    let help = output_of(&berth(&["serve", "--help"]), 0);
     for flag in ["--listen", "--state", "--exports", "--portmap", "--log-format"] {
         assert!(help.contains(flag), "{flag} is not explained");
     }
-    assert!(said(&berth(&["--version"]), 0).contains(env!("CARGO_PKG_VERSION")));
+    assert!(output_of(&berth(&["--version"]), 0).contains(env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
-fn mistakes_are_told_with_the_flags_name() {
+fn errors_name_the_option() {
     for (args, word) in [
         (&["serve", "--no-such-flag"][..], "--no-such-flag"),
         (&["serve", "/tmp", "--listen", "nowhere"], "--listen"),
@@ -33,13 +34,13 @@ fn mistakes_are_told_with_the_flags_name() {
         (&["serve", "/tmp", "--max-connections", "many"], "--max-connections"),
         (&["no-such-command"], "no-such-command"),
     ] {
-        let text = said(&berth(args), 2);
+        let text = output_of(&berth(args), 2);
         assert!(text.contains(word), "{args:?}: {text}");
     }
 }
 
 #[test]
-fn a_directory_that_cannot_be_served_is_named() {
+fn errors_name_the_directory_that_cannot_be_served() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("file");
     fs::write(&file, b"").unwrap();
@@ -48,13 +49,13 @@ fn a_directory_that_cannot_be_served_is_named() {
         let dir = dir.to_str().unwrap();
         let state = state.to_str().unwrap();
         let output = berth(&["serve", dir, "--listen", "127.0.0.1:0", "--state", state]);
-        let text = said(&output, 1);
+        let text = output_of(&output, 1);
         assert!(text.contains(dir), "{text}");
     }
 }
 
 #[test]
-fn exports_check_reads_a_file_and_says_which_line_is_wrong() {
+fn exports_check_accepts_a_valid_file_and_names_errors() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("exports");
     let dir = temp.path().to_str().unwrap();
@@ -63,18 +64,18 @@ fn exports_check_reads_a_file_and_says_which_line_is_wrong() {
         berth(&["exports", "check", path.to_str().unwrap()])
     };
     let good = format!("# a comment\n{dir} 10.0.0.0/8(rw,no_root_squash) *(ro)\n");
-    said(&check(&good), 0);
+    output_of(&check(&good), 0);
     for (lines, word) in [
         (format!("{dir} *(rw,no_such_option)\n"), "no_such_option"),
         (format!("\n{dir} *(rw\n"), "2"),
         ("relative *(rw)\n".to_owned(), "absolute"),
         (format!("{dir} 10.0.0.0/99(rw)\n"), "10.0.0.0/99"),
     ] {
-        let text = said(&check(&lines), 1);
+        let text = output_of(&check(&lines), 1);
         assert!(text.contains(word), "{lines:?}: {text}");
     }
     fs::remove_file(&path).unwrap();
-    let text = said(&berth(&["exports", "check", path.to_str().unwrap()]), 1);
+    let text = output_of(&berth(&["exports", "check", path.to_str().unwrap()]), 1);
     assert!(text.contains(path.to_str().unwrap()), "{text}");
 }
 
@@ -90,7 +91,7 @@ fn a_faulty_exports_file_is_not_served() {
 fn the_log_is_text_or_json() {
     let s = Server::start();
     s.client().root();
-    assert!(!s.log().is_empty(), "a start is worth a line");
+    assert!(!s.log().is_empty(), "the start is logged");
     let s = Setup::default().args(&["--log-format", "json"]).start();
     s.client().root();
     let log = s.log();
@@ -102,9 +103,9 @@ fn the_log_is_text_or_json() {
 }
 
 #[test]
-fn the_log_says_where_it_listens_and_which_handles_it_makes() {
+fn the_log_has_the_address_and_the_kind_of_handles() {
     let s = Server::start();
-    // Clients are answered a little earlier.
+    // The server replies to clients a little before it writes this.
     eventually("the address is in the log", || s.log().contains(&s.addr.to_string()));
     let log = s.log();
     assert!(log.contains("kernel") || log.contains("path"), "{log}");

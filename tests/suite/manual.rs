@@ -1,5 +1,5 @@
-//! The tables of the manual are those of the program: a new option, command or parameter that is not
-//! in them fails here, and so does one that no longer exists.
+//! The manual agrees with the program: its tables have every option, command and parameter, and
+//! none that does not exist; its links lead somewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,15 +12,15 @@ use crate::support::server::berth;
 
 const README: &str = include_str!("../../README.md");
 
-/// A page, by its topic.
+/// The page of a topic.
 fn page(topic: &str) -> &'static str {
     PAGES.iter().find(|page| page.topic == topic).unwrap().text
 }
 
-/// The cells of a line of a table.
+/// The cells of a row of a table; `None` if the line is not one.
 fn cells(line: &'static str) -> Option<Vec<&'static str>> {
     let inner = line.strip_prefix('|')?.strip_suffix('|')?;
-    // A `|` in a word is written `\|`.
+    // A `|` inside a cell is escaped as `\|`.
     let mut cells = Vec::new();
     let mut start = 0;
     for (at, _) in inner.match_indices('|').filter(|(at, _)| !inner[..*at].ends_with('\\')) {
@@ -31,7 +31,7 @@ fn cells(line: &'static str) -> Option<Vec<&'static str>> {
     Some(cells)
 }
 
-/// The rows of a page's table that has these cells as its head.
+/// The rows of the table of a page that has this header.
 fn table(topic: &str, head: &[&str]) -> Vec<Vec<&'static str>> {
     table_of(page(topic), head)
 }
@@ -42,13 +42,13 @@ fn table_of(text: &'static str, head: &[&str]) -> Vec<Vec<&'static str>> {
     lines.map_while(|row| row).skip(1).collect()
 }
 
-/// The rows of the options of `berth serve`.
+/// The rows of the tables of `berth serve`'s options.
 fn rows_of_options() -> Vec<Vec<&'static str>> {
     let head = ["option", "default", "meaning"];
     [table("serve", &head), table("kubernetes", &head)].concat()
 }
 
-/// The words in backquotes of a text.
+/// The text between backquotes.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -57,12 +57,12 @@ fn help(args: &[&str]) -> String {
     String::from_utf8(berth(args).stdout).unwrap()
 }
 
-/// The options of `berth serve`, each with what its help says.
+/// The options of `berth serve`, each with its help text.
 fn options() -> BTreeMap<String, String> {
     let help = help(&["serve", "--help"]);
     let mut options = BTreeMap::new();
     let mut last = None;
-    // Behind the options there are examples, which look like some.
+    // The examples after the options look like options, too.
     let (help, _) = help.split_once("\nExamples:").expect("examples");
     for line in help.lines() {
         if let Some((_, rest)) = line.trim_start().split_once("--").filter(|(before, _)| {
@@ -82,7 +82,7 @@ fn options() -> BTreeMap<String, String> {
 }
 
 #[test]
-fn every_option_stands_in_a_table_with_its_default() {
+fn every_option_is_in_a_table_with_its_default() {
     let rows = rows_of_options();
     for (name, text) in options() {
         let flag = format!("--{name}");
@@ -93,7 +93,7 @@ fn every_option_stands_in_a_table_with_its_default() {
         let row = rows.iter().find(of).unwrap_or_else(|| panic!("no row for {flag}"));
         let default =
             text.split_once("[default: ").map(|(_, rest)| rest.split(']').next().unwrap());
-        // Sentences are said in other words there.
+        // Defaults that are descriptions may have other words in the table.
         if let Some(default) = default.filter(|default| !default.contains(' ')) {
             assert!(words(row[1]).any(|w| w == default) || row[1] == default, "{flag}: {default}");
         }
@@ -103,7 +103,7 @@ fn every_option_stands_in_a_table_with_its_default() {
 }
 
 #[test]
-fn no_table_has_an_option_that_is_gone() {
+fn no_table_has_an_option_that_does_not_exist() {
     let known = options();
     for row in rows_of_options() {
         for flag in words(row[0]).filter_map(|word| word.strip_prefix("--")) {
@@ -114,7 +114,7 @@ fn no_table_has_an_option_that_is_gone() {
 }
 
 #[test]
-fn every_command_on_volumes_stands_in_the_table() {
+fn every_command_on_volumes_is_in_the_table() {
     let help = help(&["volume", "--help"]);
     let (_, commands) = help.split_once("Commands:").unwrap();
     let (commands, _) = commands.split_once("\n\n").unwrap();
@@ -128,7 +128,7 @@ fn every_command_on_volumes_stands_in_the_table() {
 }
 
 #[test]
-fn every_parameter_of_a_class_stands_in_the_table() {
+fn every_parameter_of_a_class_is_in_the_table() {
     let nonsense = BTreeMap::from([("nonsense".to_owned(), String::new())]);
     let error = Parameters::read(&nonsense).unwrap_err().to_string();
     let (_, expected) = error.split_once("expected one of").unwrap();
@@ -140,7 +140,7 @@ fn every_parameter_of_a_class_stands_in_the_table() {
 }
 
 #[test]
-fn every_page_can_be_printed_and_stands_in_the_list_and_the_readme() {
+fn every_page_can_be_printed_and_is_in_the_list_and_the_readme() {
     let list = help(&["manual"]);
     let readme = table_of(README, &["topic", ""]);
     assert_eq!(readme.len(), PAGES.len());
@@ -157,19 +157,19 @@ fn every_page_can_be_printed_and_stands_in_the_list_and_the_readme() {
 }
 
 #[test]
-fn every_link_leads_to_a_file_and_a_headline() {
+fn every_link_leads_to_a_file_and_a_heading() {
     let pages = ["README.md", "chart/README.md", "docker/README.md", "tests/README.md"];
     let pages = pages.map(str::to_owned).into_iter();
     let manual = PAGES.iter().map(|page| format!("src/manual/{}.md", page.topic));
     for file in pages.chain(manual).chain(["tests/bench/README.md".to_owned()]) {
         for link in links(&read(Path::new(&file))) {
-            let (path, headline) = link.split_once('#').unwrap_or((&link, ""));
+            let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
             let target = match path {
                 "" => PathBuf::from(&file),
                 _ => Path::new(&file).parent().unwrap().join(path),
             };
             let text = read(&target);
-            let found = headline.is_empty() || headlines(&text).any(|found| found == headline);
+            let found = anchor.is_empty() || anchors(&text).any(|found| found == anchor);
             assert!(found, "{file}: {link}");
         }
     }
@@ -180,14 +180,14 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path:?}: {error}"))
 }
 
-/// Where a text links to in this project.
+/// The targets of the links in a text, except URLs.
 fn links(text: &str) -> Vec<String> {
     let targets = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
     targets.filter(|target| !target.contains("://")).map(str::to_owned).collect()
 }
 
-/// The names by which the headlines of a text are linked to.
-fn headlines(text: &str) -> impl Iterator<Item = String> {
+/// The anchors of the headings in a text, as GitHub makes them.
+fn anchors(text: &str) -> impl Iterator<Item = String> {
     text.lines().filter(|line| line.starts_with('#')).map(|line| {
         let kept = line.trim_start_matches('#').trim().to_lowercase();
         kept.chars()

@@ -1,5 +1,4 @@
-//! `berth volume` and `berth health` against a running server: what a script and an administrator
-//! see, and what a client sees of it.
+//! `berth volume` and `berth health` against a running server, and their effect on an NFS client.
 
 use std::fs;
 use std::io::Read;
@@ -19,7 +18,7 @@ use crate::support::wire::*;
 const MIB: usize = 1 << 20;
 
 #[test]
-fn a_volume_is_made_used_grown_and_deleted() {
+fn a_volume_is_created_used_expanded_and_deleted() {
     let port = Port::start();
     assert_eq!(port.done("create data --capacity 2Mi --label team=blue"), "");
     assert_eq!(port.done("create data --capacity 2Mi --label team=blue"), "", "again");
@@ -31,7 +30,7 @@ fn a_volume_is_made_used_grown_and_deleted() {
     let more = |client: &mut Client, at: usize| {
         client.write(&file, (at * MIB) as u64, &vec![1; MIB], stable_how::FILE_SYNC)
     };
-    more(&mut client, 1).ok(); // as much of it as fits
+    more(&mut client, 1).ok(); // a short write, of what fits
     more(&mut client, 2).fails(NFS3ERR_NOSPC);
     port.done("expand data --capacity 8Mi");
     assert_eq!(more(&mut client, 2).ok().count as usize, MIB);
@@ -51,7 +50,7 @@ fn a_volume_is_made_used_grown_and_deleted() {
 }
 
 #[test]
-fn what_does_not_fit_is_told_by_the_code() {
+fn exit_codes_tell_the_kind_of_error() {
     let port = Port::start();
     port.done("create data --capacity 1Mi");
     let way = port.volumes.join("way");
@@ -70,7 +69,7 @@ fn what_does_not_fit_is_told_by_the_code() {
 }
 
 #[test]
-fn a_recycled_volume_is_empty_and_new() {
+fn a_recycled_volume_is_empty_and_its_old_handles_are_stale() {
     let port = Port::start();
     port.done("create scratch --capacity 1Mi");
     let mut client = port.server.client();
@@ -148,7 +147,7 @@ fn a_copy_is_not_reported_where_nothing_was_copied() {
 }
 
 #[test]
-fn a_manifest_names_the_port_on_which_the_server_listens() {
+fn a_manifest_has_the_port_of_the_server() {
     let port = Port::start();
     port.done("create data --capacity 1536Mi --label team=blue");
     let manifest = port.done("pv data --server nas.example.org");
@@ -160,17 +159,17 @@ fn a_manifest_names_the_port_on_which_the_server_listens() {
     assert_eq!(pv["metadata"]["labels"]["team"], "blue");
     let annotations =
         serde_json::json!({ "berth.io/volume-id": "data", "berth.io/volume": "data" });
-    assert_eq!(pv["metadata"]["annotations"], annotations, "no provisioner looks after it");
+    assert_eq!(pv["metadata"]["annotations"], annotations, "the server has no provisioner");
 }
 
 #[test]
-fn the_socket_is_the_servers_own_and_goes_with_it() {
+fn the_admin_socket_is_private_and_removed_at_the_end() {
     let mut port = Port::start();
     port.done("create data --capacity 1Mi");
     assert_eq!(fs::metadata(&port.socket).unwrap().permissions().mode() & 0o777, 0o600);
     let second = with(&port.socket, &port.volumes.with_file_name("others")).refused(|_| ());
     assert!(second.contains("--admin-socket"), "{second}");
-    assert_eq!(port.done("list -o name"), "data\n", "the first is not disturbed");
+    assert_eq!(port.done("list -o name"), "data\n", "the first server still serves it");
     port.server.crash_and_restart();
     assert_eq!(port.done("list -o name"), "data\n");
     port.server.signal(Signal::TERM);
@@ -190,7 +189,7 @@ fn without_volumes_there_is_no_socket() {
 }
 
 #[test]
-fn health_is_an_answer() {
+fn health_checks_nfs_and_the_admin_socket() {
     let port = Port::start();
     let address = port.server.addr.to_string();
     let quiet = |args: &[&str]| {
@@ -198,24 +197,24 @@ fn health_is_an_answer() {
         assert!(output.stdout.is_empty());
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
-    let ask = |args: &[&str]| quiet(&[&["health"], args].concat());
-    assert_eq!(ask(&["--nfs", &address]), (0, String::new()));
+    let check = |args: &[&str]| quiet(&[&["health"], args].concat());
+    assert_eq!(check(&["--nfs", &address]), (0, String::new()));
     let socket = port.socket.to_str().unwrap().to_owned();
-    assert_eq!(ask(&["--admin-socket", &socket]), (0, String::new()));
+    assert_eq!(check(&["--admin-socket", &socket]), (0, String::new()));
     drop(port);
-    let (code, why) = ask(&["--nfs", &address]);
+    let (code, why) = check(&["--nfs", &address]);
     assert!(code == 1 && why.contains(&address), "{why}");
-    let (code, why) = ask(&["--admin-socket", &socket]);
+    let (code, why) = check(&["--admin-socket", &socket]);
     assert!(code == 1 && why.contains(&socket), "{why}");
 }
 
 #[test]
-fn what_answers_but_not_over_nfs_is_not_healthy() {
+fn a_server_that_is_not_nfs_is_unhealthy() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        let _ = stream.read(&mut [0; 100]); // and then the end
+        let _ = stream.read(&mut [0; 100]); // and then closes
     });
     let output = berth(&["health", "--nfs", &address]);
     server.join().unwrap();
@@ -223,7 +222,7 @@ fn what_answers_but_not_over_nfs_is_not_healthy() {
 }
 
 #[test]
-fn every_command_is_explained_with_an_example() {
+fn the_help_of_every_command_has_an_example() {
     let commands = [
         "create", "list", "show", "expand", "clone", "recycle", "archive", "delete", "adopt",
         "recount", "trash", "pv",

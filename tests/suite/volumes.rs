@@ -374,7 +374,7 @@ fn capacities_are_bounded_together_and_told() {
     port.failed(&format!("expand a --capacity {fifth}"), 5);
     let told = port.done("list");
     assert!(told.contains("\nAll capacities: 1Mi, 0% of the disk ("), "{told}");
-    assert!(told.ends_with("at most 1% are allowed (--overcommit)\n"), "{told}");
+    assert!(told.ends_with("the limit is 1% (--overcommit)\n"), "{told}");
 }
 
 #[test]

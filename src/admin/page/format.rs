@@ -1,12 +1,11 @@
-//! Numbers and names as people read them, and as HTML must have them.
+//! Formats of numbers for people, and the escaping of text for HTML.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::admin::rates::as_float;
 
-/// Text in HTML, between tags or in an attribute with double quotes: whatever it is, it shows as
-/// itself.
+/// Text that is escaped when it is displayed, for HTML between tags or in a quoted attribute.
 pub struct Text<'a>(pub &'a str);
 
 impl fmt::Display for Text<'_> {
@@ -25,12 +24,12 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-/// A number of bytes, in the units of Kubernetes: `1.5 GiB`.
+/// A number of bytes, in binary units: `1.5 GiB`.
 pub fn bytes(n: u64) -> String {
     size(as_float(n))
 }
 
-/// Bytes in a second: `1.5 MiB/s`.
+/// Bytes per second: `1.5 MiB/s`.
 pub fn bytes_per_second(rate: f64) -> String {
     format!("{}/s", size(rate))
 }
@@ -38,7 +37,7 @@ pub fn bytes_per_second(rate: f64) -> String {
 fn size(mut n: f64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut unit = 0;
-    // Not 1024: what would be shown as 1024 is one of the next unit.
+    // Not 1024: from 1023.5 on, the number would be rounded to 1024.
     while n >= 1023.5 && unit + 1 < UNITS.len() {
         n /= 1024.0;
         unit += 1;
@@ -47,7 +46,7 @@ fn size(mut n: f64) -> String {
     format!("{n:.digits$} {}", UNITS[unit])
 }
 
-/// A number with its thousands apart: `1,234,567`.
+/// A number with separators of thousands: `1,234,567`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
@@ -60,7 +59,7 @@ pub fn count(n: u64) -> String {
     out
 }
 
-/// Calls in a second: `0`, `3.5`, `1,234`.
+/// Calls per second: `0`, `3.5`, `1,234`.
 pub fn calls(rate: f64) -> String {
     if rate > 0.0 && rate < 9.95 {
         return format!("{rate:.1}");
@@ -70,7 +69,7 @@ pub fn calls(rate: f64) -> String {
     count(whole)
 }
 
-/// `part` of `whole` in percent, rounded down, so that only what is full shows as 100.
+/// `part` of `whole` in percent, rounded down: less than the whole is never 100.
 pub fn percent(part: u64, whole: u64) -> u64 {
     let share = u128::from(part) * 100 / u128::from(whole.max(1));
     u64::try_from(share).unwrap_or(u64::MAX)
@@ -107,14 +106,14 @@ mod tests {
     }
 
     #[test]
-    fn counts_have_their_thousands_apart() {
+    fn counts_have_separators_of_thousands() {
         assert_eq!([count(0), count(999), count(1000)], ["0", "999", "1,000"]);
         assert_eq!(count(12_345_678), "12,345,678");
         assert_eq!([calls(0.0), calls(3.52), calls(1234.4)], ["0", "3.5", "1,234"]);
     }
 
     #[test]
-    fn only_what_is_full_is_shown_as_full() {
+    fn percentages_are_rounded_down() {
         assert_eq!([percent(999, 1000), percent(1000, 1000)], [99, 100]);
         assert_eq!([percent(3, 2), percent(0, 0), percent(u64::MAX, u64::MAX)], [150, 0, 100]);
     }
@@ -132,7 +131,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_leaves_its_place(text: String) {
+        fn escaping_is_complete_and_reversible(text: String) {
             let escaped = Text(&text).to_string();
             prop_assert!(!escaped.contains(['<', '>', '"', '\'']));
             let back = escaped.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"");

@@ -41,7 +41,7 @@ fn status(name: &str, used: u64, capacity: u64) -> Status {
 }
 
 fn page(view: &View, found: Found) -> String {
-    render(view, &Known::Serves { exports: Vec::new(), volumes: Some(found) })
+    render(view, &Content::Loaded { exports: Vec::new(), volumes: Some(found) })
 }
 
 fn page_of(volumes: Vec<Status>) -> String {
@@ -54,7 +54,7 @@ fn has(page: &str, part: &str) {
 }
 
 #[test]
-fn a_volume_is_told_with_its_numbers() {
+fn a_volume_is_shown_with_its_figures() {
     let mut status = status("data", 3 * GIB, 4 * GIB);
     status.inodes_used = 12_345;
     status.spec.inodes = Some(20_000);
@@ -78,7 +78,7 @@ fn a_volume_is_told_with_its_numbers() {
 }
 
 #[test]
-fn every_name_is_text_and_nothing_else() {
+fn all_text_is_escaped() {
     let script = "<script>alert(1)<&\"'";
     let mut lost = status(script, 0, 1);
     lost.phase = Phase::Lost { message: script.into() };
@@ -103,17 +103,17 @@ fn every_name_is_text_and_nothing_else() {
         disk: Some(Disk { size: 1, free: 1 }),
     }];
     let view = View { ready: Err(script.into()), ..view() };
-    let page = render(&view, &Known::Serves { exports, volumes: Some(found) });
+    let page = render(&view, &Content::Loaded { exports, volumes: Some(found) });
     assert!(!page.contains("<script"), "{page}");
     let shown = page.matches("&lt;script&gt;alert(1)&lt;&amp;&quot;&#39;").count();
-    // Name and its bar, message, origin, message, trash, fault; path and its bar, directory,
-    // client; why it is not ready.
+    // In the order of the fields above: name, label of its bar, message, origin, message, trash,
+    // fault; path, label of its bar, directory, client; the reason why it is not ready.
     assert_eq!(shown, 12, "{page}");
     has(&page, ", 33 %</td>");
 }
 
 #[test]
-fn trouble_comes_first_and_then_the_fullest() {
+fn failed_volumes_come_first_and_then_the_fullest() {
     let mut lost = status("lost", 0, 10);
     lost.phase = Phase::Lost { message: "it is not there".into() };
     let page = page_of(vec![
@@ -129,7 +129,7 @@ fn trouble_comes_first_and_then_the_fullest() {
 }
 
 #[test]
-fn of_many_volumes_the_fullest_are_shown_unless_all_are_asked_for() {
+fn only_the_fullest_of_many_volumes_are_shown_unless_all_are_requested() {
     let many: Vec<_> = (0..10_000).map(|n| status(&format!("v{n}"), n, 10_000)).collect();
     let page_of =
         |all| page(&View { all, ..view() }, Found { volumes: many.clone(), ..Found::default() });
@@ -145,7 +145,7 @@ fn of_many_volumes_the_fullest_are_shown_unless_all_are_asked_for() {
 }
 
 #[test]
-fn the_disk_and_the_promises_are_added_up() {
+fn disk_capacities_and_trash_are_shown() {
     let found = Found {
         volumes: vec![status("a", GIB, 6 * GIB), status("b", 2 * GIB, 6 * GIB)],
         trash: trash::Status {
@@ -163,8 +163,8 @@ fn the_disk_and_the_promises_are_added_up() {
     for part in [
         "<b>7.0 GiB</b> of 8.0 GiB <i>87 %</i>",
         "class=\"bar nearly\"",
-        "<dd>12.0 GiB<small>150 % of the disk, 200 % allowed</small>",
-        "<dt>In volumes</dt><dd>3.0 GiB</dd>",
+        "<dd>12.0 GiB<small>150 % of the disk, the limit is 200 %</small>",
+        "<dt>Used by volumes</dt><dd>3.0 GiB</dd>",
         "<dd>2 waiting<small>34 removed, 5.0 GiB freed; removing <bdi>x</bdi></small>",
         "<li>cannot read registry/x</li>",
     ] {
@@ -173,13 +173,13 @@ fn the_disk_and_the_promises_are_added_up() {
 }
 
 #[test]
-fn health_and_traffic_are_told() {
+fn health_and_traffic_are_shown() {
     let (mut rates, start) = (Rates::default(), Instant::now());
     rates.sample(start, Throughput::default());
     let counted = Throughput { calls: 30_000, read: 6 << 20, written: 3 << 30 };
     rates.sample(start + EVERY, counted);
     let view = View { rates, refused: 3, ready: Err("the server is stopping".into()), ..view() };
-    let page = render(&view, &Known::Silent);
+    let page = render(&view, &Content::Unavailable);
     for part in [
         "Not ready: the server is stopping",
         "up 1 d 1 h",
@@ -188,12 +188,12 @@ fn health_and_traffic_are_told() {
         "<dd>2.0 MiB/s<svg",
         "<dd>1.0 GiB/s<svg",
         "<dd>12<small>1,234 accepted, <span class=\"bad\">3 refused</span>",
-        "<dd>4,567<small>3 calls wait",
-        "A disk does not answer",
+        "<dd>4,567<small>3 calls queued",
+        "A disk does not respond",
     ] {
         has(&page, part);
     }
-    let ready = render(&self::view(), &Known::Starting);
+    let ready = render(&self::view(), &Content::Starting);
     has(&ready, "role=\"status\">Ready</p>");
     has(&ready, "The server is starting.");
     assert!(!ready.contains("refused"));
@@ -207,7 +207,7 @@ fn without_volumes_the_exports_are_listed() {
         clients: vec!["10.0.0.0/8".into(), "*".into()],
         disk: None,
     };
-    let page = render(&view(), &Known::Serves { exports: vec![export], volumes: None });
+    let page = render(&view(), &Content::Loaded { exports: vec![export], volumes: None });
     for part in ["<bdi>/data</bdi>", "<bdi>/srv/data</bdi>", ">10.0.0.0/8, *<", ">unknown<"] {
         has(&page, part);
     }
@@ -218,7 +218,7 @@ fn without_volumes_the_exports_are_listed() {
 }
 
 #[test]
-fn nothing_comes_from_elsewhere() {
+fn the_page_has_no_external_resources() {
     let page = page_of(vec![status("a", 1, 2)]);
     for word in ["http://", "https://", "//", "@import", "url(", "<script", "<img", "style=\""] {
         assert!(!page.contains(word), "{word}");
@@ -236,8 +236,8 @@ fn every_element_is_closed() {
         ..Found::default()
     };
     let export = Exported { path: "/x".into(), ..Exported::default() };
-    let known = Known::Serves { exports: vec![export], volumes: Some(found) };
-    let page = render(&view(), &known);
+    let content = Content::Loaded { exports: vec![export], volumes: Some(found) };
+    let page = render(&view(), &content);
     let mut open = Vec::new();
     for tag in page.split('<').skip(2).map(|rest| rest.split('>').next().unwrap()) {
         let name = tag.split([' ', '\n']).next().unwrap();
@@ -250,7 +250,7 @@ fn every_element_is_closed() {
     assert!(open.is_empty(), "{open:?} are not closed");
 }
 
-/// What a busy server may look like.
+/// The page of a busy server.
 fn sample() -> String {
     let (mut rates, start) = (Rates::default(), Instant::now());
     let mut counted = Throughput::default();
@@ -304,11 +304,11 @@ fn sample() -> String {
         clients: vec!["10.0.0.0/8".into(), "backup.example.org".into()],
         disk: Some(Disk { size: 960 * GIB, free: 311 * GIB }),
     };
-    render(&view, &Known::Serves { exports: vec![export], volumes: Some(found) })
+    render(&view, &Content::Loaded { exports: vec![export], volumes: Some(found) })
 }
 
 #[test]
-#[ignore = "writes the page of a made-up server to the file PAGE_SAMPLE, for tests/admin/page"]
+#[ignore = "writes a sample page to the file PAGE_SAMPLE, for tests/admin/page"]
 fn write_a_sample() {
     std::fs::write(std::env::var_os("PAGE_SAMPLE").unwrap(), sample()).unwrap();
 }

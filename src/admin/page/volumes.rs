@@ -1,4 +1,4 @@
-//! The tables of the status page: volumes, or what is exported without them.
+//! The tables of the status page: volumes and exports.
 
 use std::fmt::{Result, Write};
 use std::net::IpAddr;
@@ -8,13 +8,13 @@ use super::format::{Text, bytes, count, percent};
 use crate::admin::source::{Exported, Found};
 use crate::volume::spec::{Phase, Status};
 
-/// Volumes that are shown unless all are asked for.
+/// Volumes that are shown unless all are requested.
 const SHOWN: usize = 200;
 
-/// Clients of a volume that are shown by their addresses.
+/// Clients of a volume that are listed; the others are only counted.
 const CLIENTS: usize = 3;
 
-/// Writes the volumes, those in trouble first, then the fullest.
+/// Writes the volumes: first those that are lost or failed, then the fullest.
 pub fn volumes(found: &Found, all: bool, out: &mut String) -> Result {
     let mut sorted: Vec<&Status> = found.volumes.iter().collect();
     sorted.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.spec.name.cmp(&b.spec.name)));
@@ -39,7 +39,7 @@ pub fn volumes(found: &Found, all: bool, out: &mut String) -> Result {
     writeln!(out, "</section>")
 }
 
-/// The places of volumes in the table: trouble, then fullness.
+/// The sort key of a volume: lost or failed, then usage.
 fn order(status: &Status) -> (u8, std::cmp::Reverse<u128>) {
     let trouble = match status.phase {
         Phase::Lost { .. } | Phase::Failed { .. } => 0,
@@ -102,7 +102,7 @@ fn state(phase: &Phase, out: &mut String) -> Result {
     }
 }
 
-/// Writes what the command line or the exports file exports.
+/// Writes the exports of the command line or the exports file.
 pub fn exports(exports: &[Exported], out: &mut String) -> Result {
     write!(out, "<section aria-labelledby=\"exports\"><h2 id=\"exports\">Exports")?;
     writeln!(out, " <small>{}</small></h2>", count(exports.len() as u64))?;
@@ -130,8 +130,8 @@ pub fn exports(exports: &[Exported], out: &mut String) -> Result {
     writeln!(out, "</tbody></table></section>")
 }
 
-/// The roles are said because on narrow screens the table is laid out as blocks, and browsers
-/// then forget that it is a table.
+/// Starts a table. It has explicit roles because on narrow screens its rows are laid out as blocks,
+/// and browsers then no longer treat it as a table.
 fn begin_table(label: &str, columns: &[&str], out: &mut String) -> Result {
     write!(out, "<table role=\"table\" aria-labelledby=\"{label}\"><thead role=\"rowgroup\">")?;
     out.push_str("<tr role=\"row\">");
@@ -142,7 +142,7 @@ fn begin_table(label: &str, columns: &[&str], out: &mut String) -> Result {
     writeln!(out, "</tr></thead><tbody role=\"rowgroup\">")
 }
 
-/// Ends the cell before, which is the row's name for the first one.
+/// Starts a cell, and ends the one before it, unless that is the header of the row.
 fn begin_cell(column: &str, class: &str, out: &mut String) {
     if !out.ends_with("</th>") {
         out.push_str("</td>");

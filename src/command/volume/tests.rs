@@ -1,10 +1,10 @@
-//! Commands, told to a server whose volumes are only remembered.
+//! Commands against a server with a [`FakeVolumes`].
 
 use clap::Parser;
 
 use super::*;
-use crate::admin::api::Admin;
-use crate::admin::double::{Double, Served, name};
+use crate::admin::api::VolumeApi;
+use crate::admin::fake::{FakeVolumes, Served, name};
 
 #[derive(Parser)]
 struct Words {
@@ -12,115 +12,115 @@ struct Words {
     volume: VolumeArgs,
 }
 
-/// What a command did.
-struct Did {
+/// The result of a command.
+struct Outcome {
     out: String,
     error: Option<Error>,
-    asked: Vec<String>,
+    questions: Vec<String>,
 }
 
-impl Did {
+impl Outcome {
     #[track_caller]
-    fn said(self, out: &str) {
+    fn prints(self, out: &str) {
         assert!(self.error.is_none(), "{:?}", self.error);
         assert_eq!(self.out, out);
     }
 
     #[track_caller]
-    fn failed(self, exit: Exit) -> String {
+    fn fails(self, exit: Exit) -> String {
         let error = self.error.expect("it fails");
         assert_eq!((error.exit(), self.out.as_str()), (exit, ""), "{error:?}");
         Chain(&error).to_string()
     }
 }
 
-/// Runs a command; `consent` is what is answered to questions.
-fn told(served: &Served, words: &str, consent: Option<bool>) -> Did {
+/// Runs a command; `consent` is the reply to questions, `None` if there is no terminal.
+fn run_asking(served: &Served, words: &str, consent: Option<bool>) -> Outcome {
     let words = ["berth"].into_iter().chain(words.split_whitespace());
     let args = Words::try_parse_from(words).map_err(|e| e.to_string()).unwrap().volume;
-    let (mut out, mut asked) = (Vec::new(), Vec::new());
+    let (mut out, mut questions) = (Vec::new(), Vec::new());
     let mut ask = |question: &str| {
-        asked.push(question.to_owned());
+        questions.push(question.to_owned());
         Ok(consent)
     };
     let client = Client::new(&served.path).unwrap();
     let pause = Duration::from_millis(1);
     let done = Session { client, out: &mut out, ask: &mut ask, pause }.run(&args.command);
-    Did { out: String::from_utf8(out).unwrap(), error: done.err(), asked }
+    Outcome { out: String::from_utf8(out).unwrap(), error: done.err(), questions }
 }
 
-fn run(served: &Served, words: &str) -> Did {
-    told(served, words, None)
+fn run(served: &Served, words: &str) -> Outcome {
+    run_asking(served, words, None)
 }
 
 #[test]
-fn making_is_quiet_and_may_be_repeated() {
-    let served = Served::start(Double::with(&[]));
-    run(&served, "create new --capacity 10Gi").said("");
-    run(&served, "create new --capacity 10Gi").said("");
-    let message = run(&served, "create new --capacity 20Gi --mode 700").failed(Exit::Conflict);
+fn creating_prints_nothing_and_may_be_repeated() {
+    let served = Served::start(FakeVolumes::with(&[]));
+    run(&served, "create new --capacity 10Gi").prints("");
+    run(&served, "create new --capacity 10Gi").prints("");
+    let message = run(&served, "create new --capacity 20Gi --mode 700").fails(Exit::Conflict);
     assert!(message.contains("capacity, mode"), "{message}");
-    run(&served, "adopt old --capacity 1Gi").said("");
-    run(&served, "list -o name").said("new\nold\n");
-    let message = run(&served, "create new --capacity 10Gi --id other").failed(Exit::Conflict);
+    run(&served, "adopt old --capacity 1Gi").prints("");
+    run(&served, "list -o name").prints("new\nold\n");
+    let message = run(&served, "create new --capacity 10Gi --id other").fails(Exit::Conflict);
     assert!(message.contains("other"), "{message}");
     let long = format!("create {} --capacity 1Gi", "x".repeat(200));
-    let message = run(&served, &long).failed(Exit::Usage);
+    let message = run(&served, &long).fails(Exit::Usage);
     assert!(message.contains("--id"), "{message}");
 }
 
 #[test]
-fn a_clone_is_waited_for() {
-    let served = Served::start(Double::with(&["source"]));
-    run(&served, "clone source copy --capacity 20Gi").said("");
-    let copy = served.double.show(&name("copy")).unwrap();
+fn cloning_waits_until_the_copy_is_ready() {
+    let served = Served::start(FakeVolumes::with(&["source"]));
+    run(&served, "clone source copy --capacity 20Gi").prints("");
+    let copy = served.volumes.show(&name("copy")).unwrap();
     assert_eq!((copy.phase, copy.spec.capacity), (Phase::Ready, 20 << 30));
-    run(&served, "create other --capacity 1Gi --from source").said("");
-    assert_eq!(served.double.show(&name("other")).unwrap().phase, Phase::Ready);
-    let message = run(&served, "clone nothing copy").failed(Exit::NotFound);
+    run(&served, "create other --capacity 1Gi --from source").prints("");
+    assert_eq!(served.volumes.show(&name("other")).unwrap().phase, Phase::Ready);
+    let message = run(&served, "clone nothing copy").fails(Exit::NotFound);
     assert!(message.contains("nothing"), "{message}");
 }
 
 #[test]
-fn a_clone_that_fails_says_why() {
-    let served = Served::start(Double::with(&["broken"]));
-    let message = run(&served, "clone broken copy").failed(Exit::Failed);
+fn a_failed_clone_reports_the_reason() {
+    let served = Served::start(FakeVolumes::with(&["broken"]));
+    let message = run(&served, "clone broken copy").fails(Exit::Failed);
     assert!(message.contains("copy") && message.contains("broken"), "{message}");
-    let served = Served::start(Double::with(&["fleeting"]));
-    let message = run(&served, "clone fleeting copy").failed(Exit::Failed);
+    let served = Served::start(FakeVolumes::with(&["fleeting"]));
+    let message = run(&served, "clone fleeting copy").fails(Exit::Failed);
     assert!(message.contains("again"), "{message}");
 }
 
 #[test]
-fn json_is_what_the_server_says() {
-    let served = Served::start(Double::with(&["a", "b"]));
-    let one = serde_json::to_string(&served.double.show(&name("a")).unwrap()).unwrap() + "\n";
-    run(&served, "show a -o json").said(&one);
-    run(&served, "create a --capacity 10Gi -o json").said(&one);
-    run(&served, "recount a -o json").said("{}\n");
-    run(&served, "delete b --yes -o json").said("{\"outcome\":\"deleted\"}\n");
-    run(&served, "list -o json").said(&format!("{{\"volumes\":[{}]}}\n", one.trim()));
-    served.double.change("a", |a| a.directory = "\u{9b}2J".into());
+fn json_is_what_the_server_sends() {
+    let served = Served::start(FakeVolumes::with(&["a", "b"]));
+    let one = serde_json::to_string(&served.volumes.show(&name("a")).unwrap()).unwrap() + "\n";
+    run(&served, "show a -o json").prints(&one);
+    run(&served, "create a --capacity 10Gi -o json").prints(&one);
+    run(&served, "recount a -o json").prints("{}\n");
+    run(&served, "delete b --yes -o json").prints("{\"outcome\":\"deleted\"}\n");
+    run(&served, "list -o json").prints(&format!("{{\"volumes\":[{}]}}\n", one.trim()));
+    served.volumes.change("a", |a| a.directory = "\u{9b}2J".into());
     let out = run(&served, "show a -o json").out;
     assert!(out.contains("\\u009b2J"), "{out}");
 }
 
 #[test]
-fn limits_are_changed() {
-    let served = Served::start(Double::with(&["a"]));
-    run(&served, "expand a --capacity 20Gi").said("");
-    run(&served, "expand a --inodes 5").said("");
-    let spec = served.double.show(&name("a")).unwrap().spec;
+fn expand_changes_the_limits() {
+    let served = Served::start(FakeVolumes::with(&["a"]));
+    run(&served, "expand a --capacity 20Gi").prints("");
+    run(&served, "expand a --inodes 5").prints("");
+    let spec = served.volumes.show(&name("a")).unwrap().spec;
     assert_eq!((spec.capacity, spec.inodes), (20 << 30, Some(5)));
-    let message = run(&served, "expand a --capacity 1Gi").failed(Exit::Usage);
+    let message = run(&served, "expand a --capacity 1Gi").fails(Exit::Usage);
     assert!(message.contains("--shrink"), "{message}");
-    run(&served, "expand a --capacity 1Gi --shrink").said("");
+    run(&served, "expand a --capacity 1Gi --shrink").prints("");
 }
 
 #[test]
-fn every_kind_of_refusal_has_its_code() {
-    let served = Served::start(Double::with(&[]));
-    let check = |name, exit| drop(run(&served, &format!("show {name}")).failed(exit));
+fn every_kind_of_error_has_its_exit_code() {
+    let served = Served::start(FakeVolumes::with(&[]));
+    let check = |name, exit| drop(run(&served, &format!("show {name}")).fails(exit));
     check("nothing", Exit::NotFound);
     check("invalid", Exit::Usage);
     check("conflict", Exit::Conflict);
@@ -136,79 +136,79 @@ fn every_kind_of_refusal_has_its_code() {
 }
 
 #[test]
-fn nothing_is_taken_away_without_consent() {
-    let served = Served::start(Double::with(&["a"]));
-    served.double.change("a", |a| a.used = 3 << 30);
+fn nothing_is_destroyed_without_confirmation() {
+    let served = Served::start(FakeVolumes::with(&["a"]));
+    served.volumes.change("a", |a| a.used = 3 << 30);
     for words in ["delete a", "archive a", "recycle a", "delete a --on-delete archive"] {
-        let message = run(&served, words).failed(Exit::Usage);
+        let message = run(&served, words).fails(Exit::Usage);
         assert!(message.contains("--yes"), "{message}");
-        let did = told(&served, words, Some(false));
-        let question = did.asked.concat();
+        let outcome = run_asking(&served, words, Some(false));
+        let question = outcome.questions.concat();
         assert!(question.contains("volume a") && question.contains("3Gi"), "{question}");
-        assert_eq!(did.failed(Exit::Usage), "nothing was done");
+        assert!(outcome.fails(Exit::Usage).contains("nothing was done"));
     }
-    assert_eq!(served.double.list().len(), 1);
+    assert_eq!(served.volumes.list().len(), 1);
 }
 
 #[test]
-fn what_is_consented_to_is_done() {
-    let served = Served::start(Double::with(&["a", "b", "c", "d"]));
-    let did = told(&served, "recycle a", Some(true));
-    assert_eq!(did.asked.len(), 1);
-    did.said("");
-    told(&served, "delete a", Some(true)).said("");
-    told(&served, "archive b", Some(true)).said("/srv/archived-b\n");
-    served.double.change("c", |c| c.spec.on_delete = OnDelete::Archive);
-    let did = told(&served, "delete c --yes", Some(false));
-    assert!(did.asked.is_empty());
-    did.said("/srv/archived-c\n");
-    let kept = told(&served, "delete d --on-delete retain", None);
-    assert!(kept.asked.is_empty(), "nothing happens to it");
-    kept.said("");
-    run(&served, "list -o name").said("d\n");
-    run(&served, "delete c --yes").failed(Exit::NotFound);
+fn the_confirmed_action_is_carried_out() {
+    let served = Served::start(FakeVolumes::with(&["a", "b", "c", "d"]));
+    let outcome = run_asking(&served, "recycle a", Some(true));
+    assert_eq!(outcome.questions.len(), 1);
+    outcome.prints("");
+    run_asking(&served, "delete a", Some(true)).prints("");
+    run_asking(&served, "archive b", Some(true)).prints("/srv/archived-b\n");
+    served.volumes.change("c", |c| c.spec.on_delete = OnDelete::Archive);
+    let outcome = run_asking(&served, "delete c --yes", Some(false));
+    assert!(outcome.questions.is_empty());
+    outcome.prints("/srv/archived-c\n");
+    let kept = run_asking(&served, "delete d --on-delete retain", None);
+    assert!(kept.questions.is_empty(), "retain changes nothing");
+    kept.prints("");
+    run(&served, "list -o name").prints("d\n");
+    run(&served, "delete c --yes").fails(Exit::NotFound);
 }
 
 #[test]
-fn a_volume_that_a_claim_has_is_taken_away_by_force_only() {
-    let served = Served::start(Double::with(&["held"]));
+fn a_volume_in_use_by_a_claim_ends_only_with_force() {
+    let served = Served::start(FakeVolumes::with(&["held"]));
     for words in ["delete held", "delete held --on-delete archive", "archive held", "recycle held"]
     {
-        let message = run(&served, &format!("{words} --yes")).failed(Exit::Conflict);
+        let message = run(&served, &format!("{words} --yes")).fails(Exit::Conflict);
         assert!(message.contains("default/data") && message.contains("--force"), "{message}");
     }
-    run(&served, "recycle held --yes --force").said("");
-    let asked = told(&served, "delete held --force", Some(false));
-    assert_eq!(asked.asked.len(), 1, "that it is forced is no consent to what is lost");
-    run(&served, "archive held --yes --force").said("/srv/archived-held\n");
-    run(&served, "list -o name").said("");
+    run(&served, "recycle held --yes --force").prints("");
+    let asked = run_asking(&served, "delete held --force", Some(false));
+    assert_eq!(asked.questions.len(), 1, "--force does not confirm");
+    run(&served, "archive held --yes --force").prints("/srv/archived-held\n");
+    run(&served, "list -o name").prints("");
 }
 
 #[test]
 fn the_trash_is_shown_or_waited_for() {
-    let served = Served::start(Double::with(&[]));
-    served.double.litter(3, 0);
+    let served = Served::start(FakeVolumes::with(&[]));
+    served.volumes.litter(3, 0);
     let out = run(&served, "trash").out;
     assert!(out.starts_with("Waiting:    3\nCurrent:    a\\u{1b}[31m\n"), "{out}");
-    run(&served, "trash --wait").said("");
-    assert_eq!(served.double.trash().waiting, 0);
-    served.double.litter(2, 1);
-    let message = run(&served, "trash --wait").failed(Exit::Failed);
+    run(&served, "trash --wait").prints("");
+    assert_eq!(served.volumes.trash().waiting, 0);
+    served.volumes.litter(2, 1);
+    let message = run(&served, "trash --wait").fails(Exit::Failed);
     assert!(message.contains("1 "), "{message}");
 }
 
 #[test]
-fn a_manifest_needs_only_the_server() {
-    let served = Served::start(Double::with(&["data", "My_Data"]));
-    served.double.change("data", |data| {
+fn a_manifest_needs_only_the_address_of_the_server() {
+    let served = Served::start(FakeVolumes::with(&["data", "My_Data"]));
+    served.volumes.change("data", |data| {
         data.spec.labels.insert("team".into(), "blue".into());
         data.spec.labels.insert("not".into(), "for kubernetes".into());
         data.spec.labels.insert("berth.io/claim-name".into(), "before".into());
     });
     let read = |words: &str| {
-        let did = run(&served, words);
-        assert!(did.error.is_none(), "{:?}", did.error);
-        serde_saphyr::from_str::<serde_json::Value>(&did.out).unwrap()
+        let outcome = run(&served, words);
+        assert!(outcome.error.is_none(), "{:?}", outcome.error);
+        serde_saphyr::from_str::<serde_json::Value>(&outcome.out).unwrap()
     };
     let pv = read("pv data --server nas --label tier=gold");
     let labels = serde_json::json!({ "team": "blue", "tier": "gold" });
@@ -230,7 +230,7 @@ fn a_manifest_needs_only_the_server() {
     assert!(pv["spec"]["mountOptions"].to_string().contains("\"port=1\""));
     let modes = serde_json::json!(["ReadWriteOnce", "ReadOnlyMany"]);
     assert_eq!(pv["spec"]["accessModes"], modes);
-    let message = run(&served, "pv My_Data --server nas").failed(Exit::Usage);
+    let message = run(&served, "pv My_Data --server nas").fails(Exit::Usage);
     assert!(message.contains("--name"), "{message}");
     assert_eq!(read("pv My_Data --server nas --name m")["spec"]["nfs"]["path"], "/My_Data");
 }

@@ -1,8 +1,10 @@
-//! Volumes that are only remembered: what stands behind the API in tests.
+//! A fake of the volumes behind the API, for tests: it keeps them in memory.
 //!
-//! A volume whose name is that of a kind of error gets this error from every operation. A clone
-//! takes three looks to become ready, one of `broken` fails at the first, one of `fleeting` is
-//! gone then; made again, they would begin anew. A claim has the one that is called `held`.
+//! Some names have an effect:
+//! - The name of a kind of error: every operation on it returns an error of that kind.
+//! - `broken`: a clone of it fails at the first poll. `fleeting`: a clone of it is gone then. A
+//!   clone of any other volume is ready at the third poll.
+//! - `held`: a claim uses it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{About, Admin, End};
+use super::api::{About, End, VolumeApi};
 use super::{socket, v1};
 use crate::volume::error::{Error, Result};
 use crate::volume::name::{Name, VolumeId};
@@ -23,25 +25,25 @@ use crate::volume::promise::Promise;
 use crate::volume::spec::{OnDelete, Phase, Spec, Status, Traffic};
 use crate::volume::{Disk, Ended, Growth, Origin, trash};
 
-/// The volumes.
+/// Volumes in memory.
 #[derive(Default)]
-pub struct Double {
+pub struct FakeVolumes {
     volumes: Mutex<BTreeMap<Name, Status>>,
     trash: Mutex<trash::Status>,
 }
 
-/// A server over a socket in a folder of its own, stopped when this is dropped.
+/// A server of the API on a socket in a temporary directory, stopped when this is dropped.
 pub struct Served {
-    /// What it serves.
-    pub double: Arc<Double>,
-    /// Its socket.
+    /// The volumes.
+    pub volumes: Arc<FakeVolumes>,
+    /// The socket.
     pub path: PathBuf,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
     _folder: tempfile::TempDir,
 }
 
-/// What a server with [`Double`] says of itself.
+/// The properties of a server with [`FakeVolumes`].
 pub fn about() -> About {
     About {
         version: "1.2.3".into(),
@@ -51,43 +53,44 @@ pub fn about() -> About {
     }
 }
 
-/// A name that is one.
+/// A valid name.
 pub fn name(text: &str) -> Name {
-    Name::new(text).expect("the test knows names")
+    Name::new(text).expect("the name is valid")
 }
 
 /// A volume of 10 GiB.
 pub fn spec(text: &str) -> Spec {
     let id = text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    Spec::new(name(text), VolumeId::new(id).expect("it is plain"), 10 << 30)
+    Spec::new(name(text), VolumeId::new(id).expect("the id is valid"), 10 << 30)
 }
 
-impl Double {
-    /// Double with the volumes of these names.
+impl FakeVolumes {
+    /// Creates a fake with volumes of these names.
     pub fn with(names: &[&str]) -> Arc<Self> {
-        let double = Self::default();
+        let fake = Self::default();
         for name in names {
-            double.create(spec(name), Origin::Fresh).expect("it is a good name");
+            fake.create(spec(name), Origin::Fresh).expect("the name has no effect on creation");
         }
-        Arc::new(double)
+        Arc::new(fake)
     }
 
     fn volumes(&self) -> MutexGuard<'_, BTreeMap<Name, Status>> {
-        self.volumes.lock().expect("nobody panics with it")
+        self.volumes.lock().expect("no thread panics while it holds the lock")
     }
 
-    /// Changes what is told of a volume.
+    /// Changes the status of a volume.
     pub fn change(&self, which: &str, change: impl FnOnce(&mut Status)) {
-        change(self.volumes().get_mut(&name(which)).expect("it is there"));
+        change(self.volumes().get_mut(&name(which)).expect("the volume exists"));
     }
 
-    /// Fills the trash; each time it is looked at, an entry is gone.
+    /// Fills the trash; each poll then removes one entry.
     pub fn litter(&self, waiting: u64, set_aside: u64) {
         let current = Some("a\u{1b}[31m".to_owned());
-        *self.trash.lock().expect("nobody panics with it") =
+        *self.trash.lock().expect("no thread panics while it holds the lock") =
             trash::Status { waiting, set_aside, current, ..trash::Status::default() };
     }
 
+    /// Returns a volume, and advances its cloning by one step.
     fn step(&self, name: &Name) -> Result<Status> {
         let mut volumes = self.volumes();
         let status = volumes.get_mut(name).ok_or_else(|| Error::NotFound(name.to_string()))?;
@@ -110,7 +113,8 @@ impl Double {
     }
 }
 
-fn trouble(name: &Name) -> Result<()> {
+/// The error that the name stands for, if any.
+fn error_of(name: &Name) -> Result<()> {
     let path = || PathBuf::from("/x");
     match name.as_str() {
         "invalid" => Err(Error::Invalid("it makes no sense\u{1b}[2J".into())),
@@ -126,9 +130,9 @@ fn trouble(name: &Name) -> Result<()> {
     }
 }
 
-impl Admin for Double {
+impl VolumeApi for FakeVolumes {
     fn create(&self, spec: Spec, origin: Origin) -> Result<Status> {
-        trouble(&spec.name)?;
+        error_of(&spec.name)?;
         let known = self.volumes().get(&spec.name).cloned();
         match known {
             Some(known) if known.spec.id != spec.id => {
@@ -164,7 +168,7 @@ impl Admin for Double {
     }
 
     fn show(&self, name: &Name) -> Result<Status> {
-        trouble(name)?;
+        error_of(name)?;
         self.step(name)
     }
 
@@ -203,7 +207,7 @@ impl Admin for Double {
     }
 
     fn trash(&self) -> trash::Status {
-        let mut trash = self.trash.lock().expect("nobody panics with it");
+        let mut trash = self.trash.lock().expect("no thread panics while it holds the lock");
         let now = trash.clone();
         trash.waiting = trash.waiting.saturating_sub(1);
         trash.idle = trash.waiting == 0;
@@ -228,17 +232,17 @@ impl Admin for Double {
 }
 
 impl Served {
-    /// Serves it.
-    pub fn start(double: Arc<Double>) -> Self {
-        let folder = tempfile::tempdir().expect("there is room for a folder");
+    /// Starts a server.
+    pub fn start(volumes: Arc<FakeVolumes>) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory can be created");
         let path = folder.path().join("admin.sock");
         let stop = CancellationToken::new();
-        let (api, ends) = (v1::router(double.clone(), about()), stop.clone());
+        let (api, ends) = (v1::router(volumes.clone(), about()), stop.clone());
         let runtime = runtime();
-        let listening = runtime.block_on(listen(&path)).expect("the folder is empty");
+        let listening = runtime.block_on(listen(&path)).expect("the directory is empty");
         let serve = move || runtime.block_on(socket::serve(listening, api, ends));
         let thread = Some(thread::spawn(serve));
-        Self { double, path, stop, thread, _folder: folder }
+        Self { volumes, path, stop, thread, _folder: folder }
     }
 }
 
@@ -246,17 +250,17 @@ async fn listen(path: &Path) -> std::result::Result<socket::Listening, socket::E
     socket::listen(path)
 }
 
-/// A control plane.
+/// A runtime like that of the control plane.
 pub fn runtime() -> tokio::runtime::Runtime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all().build().expect("a runtime can be made")
+    builder.enable_all().build().expect("a runtime can be created")
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // it may be dropped by a panic
+            let _ = thread.join(); // this may run during a panic
         }
     }
 }

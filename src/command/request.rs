@@ -1,105 +1,107 @@
-//! From what the command line says to what the API is asked for. Pure.
+//! Requests to the API, made from the arguments of the command line. Pure.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::args::{AdoptArgs, CloneArgs, CreateArgs, Wishes};
+use super::args::{AdoptArgs, CloneArgs, CreateArgs, SettingArgs};
 use crate::admin::api::Create;
 use crate::volume::Origin;
 use crate::volume::name::{BadName, Name, VolumeId};
 use crate::volume::spec::{OWN_LABELS, Spec};
 
-/// What `berth volume create` asks for.
+/// The request of `berth volume create`.
 ///
 /// # Errors
-/// The name cannot be made an id.
+/// No id can be made from the name, because it is too long.
 pub fn create(args: &CreateArgs) -> Result<Create, BadName> {
     let origin = match (&args.from, args.adopt) {
         (Some(from), _) => Origin::Clone(from.clone()),
         (None, true) => Origin::Adopt,
         (None, false) => Origin::Fresh,
     };
-    let spec = fresh(&args.name, args.capacity, &args.wishes)?;
+    let spec = fresh(&args.name, args.capacity, &args.settings)?;
     Ok(Create { spec, origin })
 }
 
-/// What `berth volume adopt` asks for.
+/// The request of `berth volume adopt`.
 ///
 /// # Errors
-/// The name cannot be made an id.
+/// As for [`create`].
 pub fn adopt(args: &AdoptArgs) -> Result<Create, BadName> {
-    let spec = fresh(&args.name, args.capacity, &args.wishes)?;
+    let spec = fresh(&args.name, args.capacity, &args.settings)?;
     Ok(Create { spec, origin: Origin::Adopt })
 }
 
-/// What `berth volume clone` asks for, if the source is so.
+/// The request of `berth volume clone`, with the settings of the source where none are given.
 ///
 /// # Errors
-/// The name cannot be made an id.
+/// As for [`create`].
 pub fn clone(args: &CloneArgs, source: Spec) -> Result<Create, BadName> {
     let mut spec = Spec {
         name: args.name.clone(),
-        id: id(&args.name, &args.wishes)?,
+        id: id(&args.name, &args.settings)?,
         capacity: args.capacity.unwrap_or(source.capacity),
-        // One that nobody chose is another one if the capacity is.
+        // A default limit depends on the capacity, so it is not copied.
         inodes: source.inodes.filter(|_| !source.has_default_inodes()),
-        token: None, // the server makes another one, if the source has one
+        token: None, // if the source has one, the server generates another for the copy
         ..source
     };
-    // The copy is nobody's yet.
+    // These labels name the claim of the source; the copy has none yet.
     spec.labels.retain(|key, _| !key.starts_with(OWN_LABELS));
-    args.wishes.apply(&mut spec);
+    args.settings.apply(&mut spec);
     Ok(Create { spec, origin: Origin::Clone(args.source.clone()) })
 }
 
-/// What of a volume is not as it was wished, in the words of the API.
-pub fn differences(wished: &Spec, found: &Spec) -> Vec<String> {
+/// The names of the API's fields in which a volume differs from what was requested.
+pub fn differences(requested: &Spec, found: &Spec) -> Vec<String> {
     let fields = |spec| match serde_json::to_value(spec) {
         Ok(Value::Object(fields)) => fields,
         _ => Map::new(),
     };
-    let (mut wished, mut found) = (fields(wished), fields(found));
-    match wished.get("inodes").and_then(Value::as_u64) {
-        // What was not said is left to the server, and 0 is no limit.
+    let (mut requested, mut found) = (fields(requested), fields(found));
+    match requested.get("inodes").and_then(Value::as_u64) {
+        // Without a request the server chooses; 0 requests no limit.
         None => drop(found.remove("inodes")),
-        Some(0) => drop(wished.remove("inodes")),
+        Some(0) => drop(requested.remove("inodes")),
         Some(_) => {}
     }
-    let all: BTreeSet<&String> = wished.keys().chain(found.keys()).collect();
-    let is_wished = |key: &str| key != "token" || wished.contains_key(key);
-    let differ = |key: &&String| is_wished(key) && wished.get(*key) != found.get(*key);
+    let all: BTreeSet<&String> = requested.keys().chain(found.keys()).collect();
+    // A token that was not requested is the server's choice.
+    let counts = |key: &str| key != "token" || requested.contains_key(key);
+    let differ = |key: &&String| counts(key) && requested.get(*key) != found.get(*key);
     all.into_iter().filter(differ).cloned().collect()
 }
 
-fn fresh(name: &Name, capacity: u64, wishes: &Wishes) -> Result<Spec, BadName> {
-    let mut spec = Spec::new(name.clone(), id(name, wishes)?, capacity);
-    wishes.apply(&mut spec);
+fn fresh(name: &Name, capacity: u64, settings: &SettingArgs) -> Result<Spec, BadName> {
+    let mut spec = Spec::new(name.clone(), id(name, settings)?, capacity);
+    settings.apply(&mut spec);
     Ok(spec)
 }
 
-/// The id that is wished, or the one that the same command gets every time, so that it can be
-/// repeated: the name, with everything spelt out that an id may not hold.
-fn id(name: &Name, wishes: &Wishes) -> Result<VolumeId, BadName> {
-    if let Some(id) = &wishes.id {
+/// The requested id, or one made from the name by escaping what an id cannot contain.
+///
+/// The same name always gives the same id, so that a command can be repeated, and two names never
+/// give the same one.
+fn id(name: &Name, settings: &SettingArgs) -> Result<VolumeId, BadName> {
+    if let Some(id) = &settings.id {
         return Ok(id.clone());
     }
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-    let spelt = |byte: u8| match byte {
+    let escaped = |byte: u8| match byte {
         _ if plain(byte) => char::from(byte).to_string(),
-        // The sign that marks what is spelt out: itself twice.
-        b'_' => "__".to_owned(),
+        b'_' => "__".to_owned(), // the escape character itself
         _ => format!("_{byte:02x}"),
     };
-    VolumeId::new(name.as_str().bytes().map(spelt).collect::<String>())
+    VolumeId::new(name.as_str().bytes().map(escaped).collect::<String>())
 }
 
-/// Which of two words was said, if any.
+/// Which of two opposite flags was given, if any.
 fn chosen(yes: bool, no: bool) -> Option<bool> {
     (yes || no).then_some(yes)
 }
 
-impl Wishes {
+impl SettingArgs {
     fn apply(&self, spec: &mut Spec) {
         spec.directory.clone_from(&self.directory);
         spec.inodes = self.inodes.or(spec.inodes);
@@ -147,7 +149,7 @@ mod tests {
         match read(words) {
             VolumeCommand::Create(args) => create(&args).unwrap(),
             VolumeCommand::Adopt(args) => adopt(&args).unwrap(),
-            _ => unreachable!("a volume is made"),
+            _ => unreachable!("the command creates a volume"),
         }
     }
 
@@ -161,16 +163,17 @@ mod tests {
 
     #[test]
     fn name_and_capacity_are_enough() {
-        let wish = created("create data --capacity 10Gi");
-        assert_eq!(wish, Create { spec: plain("data"), origin: Origin::Fresh });
+        let request = created("create data --capacity 10Gi");
+        assert_eq!(request, Create { spec: plain("data"), origin: Origin::Fresh });
     }
 
     #[test]
-    fn everything_can_be_said() {
-        let wish = created(
-            "create data --capacity 500M --inodes 7 --uid 1 --gid 2 --mode 2770 --squash all_squash \
-             --anon-uid 3 --anon-gid 4 --client 10.0.0.0/8,fd00::1 --client 192.0.2.1 --async \
-             --secure --nosuid --dev --quota report --on-delete archive --label a=b --label c= --id 0f-2 --adopt",
+    fn every_setting_can_be_given() {
+        let request = created(
+            "create data --capacity 500M --inodes 7 --uid 1 --gid 2 --mode 2770 \
+             --squash all_squash --anon-uid 3 --anon-gid 4 --client 10.0.0.0/8,fd00::1 \
+             --client 192.0.2.1 --async --secure --nosuid --dev --quota report \
+             --on-delete archive --label a=b --label c= --id 0f-2 --adopt",
         );
         let clients = ["10.0.0.0/8", "fd00::1", "192.0.2.1"].map(|c| parse_client(c).unwrap());
         let labels = [("a", "b"), ("c", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
@@ -196,18 +199,18 @@ mod tests {
             on_delete: OnDelete::Archive,
             labels: labels.into(),
         };
-        assert_eq!(wish, Create { spec, origin: Origin::Adopt });
+        assert_eq!(request, Create { spec, origin: Origin::Adopt });
     }
 
     #[test]
-    fn the_origin_is_what_the_words_say() {
+    fn the_origin_follows_from_the_command_and_its_flags() {
         let origin = |words: &str| created(words).origin;
         assert_eq!(origin("adopt a --capacity 1Gi"), Origin::Adopt);
         assert_eq!(origin("create a --capacity 1Gi --from b"), Origin::Clone(name("b")));
     }
 
     #[test]
-    fn a_clone_is_like_its_source_but_for_what_is_said() {
+    fn a_clone_has_the_settings_of_its_source_unless_others_are_given() {
         let mut source = plain("source");
         source.sync = false;
         source.uid = Some(5);
@@ -216,27 +219,30 @@ mod tests {
         source.labels.insert("b".into(), "1".into());
         let mut expected = Spec { name: name("copy"), ..source.clone() };
         expected.id = VolumeId::new("copy").unwrap();
-        // Whose the source is, and where it is mounted, the copy does not say.
+        // Neither the source's claim nor its token is copied.
         source.token = Token::new("0123456789abcdef").ok();
         source.labels.insert("berth.io/claim-namespace".into(), "ns".into());
         let cloned = |words: &str| match read(words) {
             VolumeCommand::Clone(args) => clone(&args, source.clone()).unwrap(),
             _ => unreachable!("it is a clone"),
         };
-        let wish = cloned("clone source copy");
-        assert_eq!(wish, Create { spec: expected.clone(), origin: Origin::Clone(name("source")) });
-        let wish = cloned("clone source copy --capacity 20Gi --sync --mode 0750 --label b=2");
+        let request = cloned("clone source copy");
+        assert_eq!(
+            request,
+            Create { spec: expected.clone(), origin: Origin::Clone(name("source")) }
+        );
+        let request = cloned("clone source copy --capacity 20Gi --sync --mode 0750 --label b=2");
         expected.capacity = 20 << 30;
         expected.sync = true;
         expected.mode = 0o750;
         expected.labels.insert("b".into(), "2".into());
-        assert_eq!(wish.spec, expected);
+        assert_eq!(request.spec, expected);
     }
 
     #[test]
-    fn an_id_is_made_of_every_name_that_is_not_too_long() {
+    fn every_name_that_is_not_too_long_gives_an_id() {
         let check = |text: &str, expected: &str| {
-            let id = id(&name(text), &Wishes::default()).unwrap();
+            let id = id(&name(text), &SettingArgs::default()).unwrap();
             assert_eq!(id.as_str(), expected);
         };
         check("data", "data");
@@ -244,12 +250,12 @@ mod tests {
         check("a b", "a_20b");
         check("a_20b", "a__20b");
         check("ü", "_c3_bc");
-        let long = id(&name(&"x".repeat(129)), &Wishes::default());
+        let long = id(&name(&"x".repeat(129)), &SettingArgs::default());
         assert_eq!(long, Err(BadName::TooLong(128)));
     }
 
     #[test]
-    fn what_differs_is_named() {
+    fn differences_are_named_by_field() {
         let mut other = plain("data");
         assert_eq!(differences(&plain("data"), &other), [""; 0]);
         other.capacity += 1;
@@ -266,13 +272,13 @@ mod tests {
         assert_eq!(
             differences(&plain("data"), &hidden),
             [""; 0],
-            "a copy of a hidden volume is hidden"
+            "the server generates a token for the copy of a volume that has one"
         );
         assert_eq!(differences(&hidden, &plain("data")), ["token"]);
     }
 
     #[test]
-    fn what_contradicts_itself_is_refused() {
+    fn invalid_or_contradictory_arguments_are_refused() {
         let check = |words: &str| {
             let all = ["berth"].into_iter().chain(words.split_whitespace());
             assert!(Words::try_parse_from(all).is_err(), "{words}");
