@@ -1,6 +1,6 @@
 //! Exports: which directories are exported, to which clients, with which squash.
 //!
-//! This file has the types and what the data plane asks of them. [`Table`] finds an export by id or
+//! This file has the types and the operations of the data plane. [`Table`] finds an export by id or
 //! by mount path (`table`), [`Export::access`] returns the options of one client, and
 //! [`Options::squash`] maps the ids of a call. All of it is pure. `get`, `access` and `squash` run
 //! on every call: they take no lock and allocate nothing. A table is immutable; to add or remove an
@@ -222,7 +222,7 @@ impl Export {
     }
 
     /// The path for display, without its secret component.
-    pub fn shown(&self) -> impl fmt::Display {
+    pub fn public_path(&self) -> impl fmt::Display {
         let secret = if self.hidden { self.path.rsplit(|b| *b == b'/').next() } else { None };
         let public = self.path.len() - secret.map_or(0, <[u8]>::len);
         self.path[..public].escape_ascii()
@@ -255,7 +255,7 @@ impl Export {
 
     /// The entries of the client list that match `ip`, as MOUNT's EXPORT procedure lists them
     /// (`showmount -e`). If there are none, the client has no access from any port.
-    pub fn names(&self, ip: IpAddr) -> impl Iterator<Item = &Who> {
+    pub fn matching_clients(&self, ip: IpAddr) -> impl Iterator<Item = &Who> {
         self.clients().filter(move |who| who.contains(ip.to_canonical()))
     }
 }

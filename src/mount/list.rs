@@ -2,8 +2,8 @@
 //! clients (EXPORT, §5.2.5).
 //!
 //! The list of mounts is informative: clients that crash never send UMNT, and no access depends on
-//! it. It is kept in memory and is empty after a restart. It is bounded: each client has at most
-//! [`MOUNTS_EACH`] entries, and when the list is full, the client with most entries loses its
+//! it. It is kept in memory and is empty after a restart. It is bounded: each address has at most
+//! [`MOUNTS_EACH`] entries, and when the list is full, the address with most entries loses its
 //! oldest.
 
 use std::collections::{HashMap, VecDeque};
@@ -109,11 +109,12 @@ pub fn dump(mounts: &Mounts, client: IpAddr, w: &mut Writer<'_>) {
 /// match. Exports with secret paths are omitted. The port of the call does not matter: showmount(8)
 /// uses any.
 pub fn export(table: &Table, client: IpAddr, w: &mut Writer<'_>) {
-    let listed = |export: &&Arc<Export>| !export.hidden && export.names(client).next().is_some();
+    let listed =
+        |export: &&Arc<Export>| !export.hidden && export.matching_clients(client).next().is_some();
     for export in table.iter().filter(listed) {
         w.bool(true);
         w.opaque(&export.path);
-        for client in export.names(client) {
+        for client in export.matching_clients(client) {
             w.bool(true);
             w.opaque(client.to_string().as_bytes());
         }
@@ -196,7 +197,7 @@ mod tests {
         let hidden =
             Export { id: ExportId(2), path: b"/a/secret".to_vec(), hidden: true, ..shown.clone() };
         assert_eq!(
-            (shown.shown().to_string(), hidden.shown().to_string()),
+            (shown.public_path().to_string(), hidden.public_path().to_string()),
             ("/".into(), "/a/".into())
         );
         let table = Table::new([shown, hidden]).unwrap();

@@ -47,7 +47,7 @@ pub fn mnt(
     let (peer, shown) = (call.peer, LogPath { table: &table, path });
     Some(match located {
         Ok((export, handle)) => {
-            tracing::info!(%peer, path = %shown, export = %export.shown(), "mount granted");
+            tracing::info!(%peer, path = %shown, export = %export.public_path(), "mount granted");
             if sender == Sender::Verified {
                 mount.mounts().add(peer.ip().to_canonical(), path, export.hidden);
             }
@@ -87,7 +87,7 @@ struct LogPath<'a> {
 impl fmt::Display for LogPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.table.locate(self.path) {
-            Some((export, _)) if export.hidden => write!(f, "{}...", export.shown()),
+            Some((export, _)) if export.hidden => write!(f, "{}...", export.public_path()),
             _ => Cut(self.path).fmt(f),
         }
     }

@@ -152,8 +152,8 @@ impl<'a> CallContext<'a> {
         Ok((done.map_err(|cause| cause.under(&guard).with(wcc))?, wcc))
     }
 
-    /// Has a call that found its volume full tried again when files of that have been flushed, unless
-    /// it has waited too often for that.
+    /// Defers a call that found its volume full until the volume's files have been flushed. Returns
+    /// `None` if the call may not wait again, or has no export.
     pub fn wait_for_room(&self) -> Option<Outcome> {
         let id = self.export.get().filter(|_| self.rpc.may_wait)?.id;
         let fs = Arc::clone(&self.nfs.fs);

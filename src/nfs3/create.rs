@@ -149,7 +149,8 @@ fn existing(
         How::Guarded(_) | How::Exclusive(_) => None,
     };
     match size {
-        // Setting the size takes the file's lock, which may be held by a call that waits for the disk.
+        // Setting the size takes the file's lock, which may be held by a call that waits for the
+        // disk.
         Some(Some(_)) if cx.patience() == Patience::None => Err(Cause::WouldBlock),
         Some(size) => Ok((MadeOrFound { node, attr, scope: FlushScope::Separate }, size)),
         None => Err(nfsstat3::NFS3ERR_EXIST.into()),

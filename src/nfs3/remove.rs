@@ -7,7 +7,7 @@ use super::types::{DirOp, Wcc};
 use crate::errno::Errno;
 use crate::fs::name::Name;
 
-/// REMOVE: removes a name that is not a directory's; directories need RMDIR.
+/// REMOVE: removes a file's name; directories need RMDIR.
 pub fn remove(cx: &CallContext<'_>, args: DirOp<'_>) -> Reply<Durable<Wcc, Wcc>, Wcc> {
     let dir = cx.object_to_change(args.dir)?;
     let ((), wcc) = cx.change_directory(&dir, |guard| {

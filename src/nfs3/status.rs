@@ -15,7 +15,7 @@ pub enum Cause {
     Status(nfsstat3),
     /// The call would block. Nothing was done.
     WouldBlock,
-    /// The volume is full, but may have room when its files have been flushed. Nothing was done.
+    /// The volume is full, but may have room after its files are flushed. Nothing was done.
     Full,
 }
 
@@ -37,7 +37,8 @@ impl Cause {
         Fail { cause: self, body }
     }
 
-    /// The cause of the failure of a change that was made under `guard`.
+    /// Turns `NFS3ERR_NOSPC` into [`Self::Full`] if a flush may free room for the change under
+    /// `guard`.
     pub const fn under(self, guard: &Guard<'_>) -> Self {
         match self {
             Self::Status(nfsstat3::NFS3ERR_NOSPC) if guard.may_have_room_later() => Self::Full,

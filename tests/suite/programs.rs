@@ -119,11 +119,11 @@ fn showmount_and_rpcinfo_work_with_the_portmapper() {
     s.client().root();
     let mounts = run(Command::new("showmount").args(["--no-headers", "-a", "127.0.0.1"]));
     assert_eq!(mounts.trim(), "127.0.0.1:/", "{mounts}");
-    asks_the_portmapper(&s);
+    mount_through_the_portmapper(&s);
 }
 
 /// Mounts with a Rust client that looks up both ports.
-fn asks_the_portmapper(s: &Server) {
+fn mount_through_the_portmapper(s: &Server) {
     conversation(Nfs3ConnectionBuilder::new(TokioConnector, "127.0.0.1", "/"), &s.dir);
 }
 

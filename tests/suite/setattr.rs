@@ -328,7 +328,7 @@ fn has_all(now: &fattr3, request: &sattr3) {
 }
 
 /// Recreates the file of this kind.
-fn make_anew(kind: &str, path: &Path, uid: u32) {
+fn recreate(kind: &str, path: &Path, uid: u32) {
     match kind {
         "dir" => drop(fs::remove_dir(path)),
         _ => drop(fs::remove_file(path)),
@@ -370,7 +370,7 @@ fn every_combination_is_set_completely_or_not_at_all() {
     for kind in ["file", "dir", "symlink", "fifo"] {
         for (cred, requested) in &callers {
             for bits in 0..128 {
-                make_anew(kind, &s.dir.join(kind), 1000);
+                recreate(kind, &s.dir.join(kind), 1000);
                 let object = c.find(&root, kind);
                 let before = c.attrs(&object);
                 let request = some_of(bits & 63, *requested, bits & 64 != 0);
