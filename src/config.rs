@@ -83,8 +83,8 @@ pub struct ServeArgs {
         conflicts_with = "exports"
     )]
     pub dir: Option<PathBuf>,
-    /// Accept calls to DIR from all ports, also from those that every user of a client may use.
-    /// Without it, a server that runs as root accepts only ports below 1024
+    /// Accept calls to DIR from all ports, including those that every user of a client may use.
+    /// Without it, a server that runs as root accepts only calls from ports below 1024
     #[arg(long, env = "BERTH_INSECURE")]
     pub insecure: bool,
     /// Export the directories of this exports(5) file; SIGHUP reads it again
@@ -97,8 +97,8 @@ pub struct ServeArgs {
     /// Remove at most this many files of deleted volumes per second
     #[arg(long, value_name = "N", env = "BERTH_PURGE_RATE", default_value_t = 2000)]
     pub purge_rate: u32,
-    /// Count the usage of every volume again after this time, because files may be changed beside
-    /// the server; 0: never
+    /// Count the usage of every volume again at this interval, because other programs may change
+    /// files; 0: never
     #[arg(long, value_name = "HOURS", env = "BERTH_RECOUNT", default_value_t = 24)]
     pub recount: u32,
     /// Refuse volumes and expansions that raise the sum of all capacities above this share of the
@@ -122,16 +122,17 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:2049"
     )]
     pub listen: Vec<SocketAddr>,
-    /// State folder: what must survive a restart. It must be in no export [default: .berth/state in
-    /// the directory of the volumes; without volumes /var/lib/berth as root, else
+    /// State folder: directory of what must survive a restart, outside of all exports [default:
+    /// .berth/state in the directory of the volumes; without volumes /var/lib/berth as root, else
     /// $XDG_STATE_HOME/berth]
     #[arg(long, value_name = "DIR", env = "BERTH_STATE")]
     pub state: Option<PathBuf>,
-    /// Unix socket for `berth volume`, only with --volumes [default: /run/berth/admin.sock as root,
-    /// else $XDG_RUNTIME_DIR/berth/admin.sock, else admin.sock in the state folder]
+    /// Unix socket on which `berth volume` reaches this server; only with --volumes [default:
+    /// /run/berth/admin.sock as root, else $XDG_RUNTIME_DIR/berth/admin.sock, else admin.sock in
+    /// the state folder]
     #[arg(long, value_name = "PATH", env = "BERTH_ADMIN_SOCKET")]
     pub admin_socket: Option<PathBuf>,
-    /// Also serve the portmapper on this address, port 111, for clients that look up ports
+    /// Also serve as portmapper on this address, port 111, for clients that look up ports
     /// (`showmount -e`, `rpcinfo -p`, `mount` without port options)
     #[arg(long, value_name = "ADDR[:PORT]", env = "BERTH_PORTMAP", value_parser = portmap_address)]
     pub portmap: Option<SocketAddr>,
@@ -139,12 +140,12 @@ pub struct ServeArgs {
     /// `/metrics` for Prometheus, and a status page on `/`
     #[arg(long, value_name = "ADDR:PORT", env = "BERTH_ADMIN")]
     pub admin: Option<SocketAddr>,
-    /// Name or address by which clients call the HTTP address, besides `localhost`, the name of the
-    /// machine and the address at which a request arrives; may be given several times
+    /// Host name or address under which the HTTP address is used, besides `localhost`, the name of
+    /// the machine and the address at which a request arrives; may be given several times
     #[arg(long, value_name = "NAME", env = "BERTH_ADMIN_HOST", value_delimiter = ',')]
     pub admin_host: Vec<String>,
-    /// Connections at a time; beyond that, a new connection replaces an idle one of the address
-    /// with the most connections
+    /// Maximum number of connections; beyond that, a new connection replaces an idle one of the
+    /// address with the most connections
     #[arg(long, value_name = "N", env = "BERTH_MAX_CONNECTIONS", default_value_t = 1024)]
     pub max_connections: usize,
     /// Memory that clients may make the server hold, like 256Mi: calls that are incomplete or wait,
@@ -152,14 +153,14 @@ pub struct ServeArgs {
     /// memory limit of the container or control group, else 256Mi]
     #[arg(long, value_name = "SIZE", env = "BERTH_MEMORY", value_parser = size)]
     pub memory: Option<u64>,
-    /// Close a connection that has sent no call for this long
+    /// Close a connection without calls after this time
     #[arg(long, value_name = "SECONDS", env = "BERTH_IDLE_TIMEOUT", default_value_t = 600)]
     pub idle_timeout: u64,
     /// Close a connection that stops in the middle of a call, or reads no replies, after this time;
     /// every 8 KiB that it transfers adds a second
     #[arg(long, value_name = "SECONDS", env = "BERTH_STALL_TIMEOUT", default_value_t = 60)]
     pub stall_timeout: u64,
-    /// When the server stops, wait at most this long for calls in progress
+    /// Time that a stopping server waits for calls in progress
     #[arg(long, value_name = "SECONDS", env = "BERTH_GRACE", default_value_t = 30)]
     pub grace: u64,
     /// Kind of file handles: those of the file system (`kernel`), by number and path (`path`), or
@@ -170,8 +171,8 @@ pub struct ServeArgs {
     /// --nfs-server or --nfs-service
     #[arg(long, value_name = "NAME", env = "BERTH_PROVISIONER", help_heading = KUBERNETES)]
     pub provisioner: Option<String>,
-    /// Name or address at which the nodes of the cluster reach this server; a volume keeps it for
-    /// life
+    /// Name or address at which the nodes of the cluster reach this server; a PersistentVolume
+    /// keeps it for life
     #[arg(long, value_name = "ADDR", env = "BERTH_NFS_SERVER", help_heading = KUBERNETES)]
     pub nfs_server: Option<String>,
     /// Service at whose cluster IP the nodes reach this server, on its port `nfs` or its only port;
@@ -184,8 +185,8 @@ pub struct ServeArgs {
         help_heading = KUBERNETES
     )]
     pub nfs_service: Option<String>,
-    /// File with the cluster and the identity of the server in it [default: the cluster in which
-    /// the server runs]
+    /// kubeconfig file: the cluster, and the identity of the server in it [default: the cluster in
+    /// which the server runs]
     #[arg(long, value_name = "FILE", env = "BERTH_KUBECONFIG", help_heading = KUBERNETES)]
     pub kubeconfig: Option<PathBuf>,
     /// Serve claims of these namespaces only, with commas between them [default: all]

@@ -14,7 +14,7 @@ pub const VOLUME_ID: &str = "berth.io/volume-id";
 /// Annotation of a PersistentVolume: the name of its volume.
 pub const VOLUME: &str = "berth.io/volume";
 
-/// The namespace of the claim that a volume was made for: a label of the volume.
+/// Label of a volume: the namespace of the claim for which it was created.
 pub const CLAIM_NAMESPACE: &str = "berth.io/claim-namespace";
 
 /// Longest name of an object, in bytes.

@@ -142,7 +142,12 @@ impl State {
             Ok(Ok(id)) if id.len() == SERVER_LEN && id.bytes().all(|b| b.is_ascii_hexdigit()) => {
                 Ok(id)
             }
-            Ok(_) => bail!("{} is damaged; remove it", path.display()),
+            // With a new identity, the server would ignore the PersistentVolumes that it made.
+            Ok(_) => bail!(
+                "{} is damaged; restore it from a backup, or remove it if the server has made no \
+                 PersistentVolumes",
+                path.display()
+            ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let id = format!("{:016x}", u64::from_ne_bytes(random()?));
                 self.write("server", id.as_bytes())?;

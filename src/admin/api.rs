@@ -36,7 +36,7 @@ pub struct Create {
 /// The query of `DELETE /v1/volumes/NAME`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct End {
+pub struct Reclaim {
     /// What becomes of the volume; without it, the volume's own `onDelete` applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_delete: Option<OnDelete>,
@@ -119,7 +119,7 @@ pub enum Kind {
     Invalid,
     /// There is no such volume or directory.
     NotFound,
-    /// Something else exists there.
+    /// Something else has this name, directory or id, or a claim uses the volume.
     Conflict,
     /// Not now; the same request may succeed later.
     Busy,
@@ -141,8 +141,8 @@ pub trait VolumeApi: Send + Sync + 'static {
     fn show(&self, name: &Name) -> Result<Status>;
     /// Changes the limits of a volume.
     fn expand(&self, name: &Name, growth: Growth) -> Result<Status>;
-    /// Ends a volume, unless a claim uses it and `end.force` is not set.
-    fn end(&self, name: &Name, end: End) -> Result<Ended>;
+    /// Reclaims a volume, unless a claim uses it and `request.force` is not set.
+    fn reclaim(&self, name: &Name, request: Reclaim) -> Result<Ended>;
     /// Starts to count the usage of a volume again.
     fn recount(&self, name: &Name) -> Result<()>;
     /// Returns the state of the trash.
@@ -172,11 +172,11 @@ impl VolumeApi for Arc<Volumes> {
         Volumes::expand(self, name, growth)
     }
 
-    fn end(&self, name: &Name, end: End) -> Result<Ended> {
-        if !end.force {
-            self.may_be_taken(name, end.on_delete)?;
+    fn reclaim(&self, name: &Name, request: Reclaim) -> Result<Ended> {
+        if !request.force {
+            self.may_be_taken(name, request.on_delete)?;
         }
-        Volumes::end(self, name, end.on_delete)
+        Volumes::end(self, name, request.on_delete)
     }
 
     fn recount(&self, name: &Name) -> Result<()> {

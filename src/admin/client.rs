@@ -22,7 +22,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::api::{
-    Accepted, Create, End, Failure, Force, Listing, REQUEST_MAX, RESPONSE_MAX, Refusal, ServerInfo,
+    Accepted, Create, Failure, Force, Listing, REQUEST_MAX, RESPONSE_MAX, Reclaim, Refusal,
+    ServerInfo,
 };
 use crate::volume::name::Name;
 use crate::volume::spec::Status;
@@ -35,7 +36,7 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// The characters that are escaped in a segment of a path (RFC 3986 §2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The query parameter that ends a volume even if a claim uses it.
+/// The query parameter that reclaims a volume even if a claim uses it.
 const FORCE: &str = "force=true";
 
 /// The result of a call.
@@ -147,17 +148,18 @@ impl Client {
         self.call(Method::POST, &of(name, "/expand"), Some(growth))
     }
 
-    /// Ends a volume.
-    pub fn end(&self, name: &Name, end: End) -> Result<Reply<Ended>> {
-        let how = end.on_delete.and_then(|how| serde_json::to_value(how).ok());
+    /// Reclaims a volume.
+    pub fn reclaim(&self, name: &Name, request: Reclaim) -> Result<Reply<Ended>> {
+        let how = request.on_delete.and_then(|how| serde_json::to_value(how).ok());
         let how = how.as_ref().and_then(serde_json::Value::as_str);
         let how = how.map(|how| format!("onDelete={how}"));
-        let words: Vec<_> = how.into_iter().chain(end.force.then(|| FORCE.to_owned())).collect();
+        let words: Vec<_> =
+            how.into_iter().chain(request.force.then(|| FORCE.to_owned())).collect();
         let query = if words.is_empty() { String::new() } else { format!("?{}", words.join("&")) };
         self.call(Method::DELETE, &of(name, &query), None::<&()>)
     }
 
-    /// Ends a volume, and keeps its directory.
+    /// Removes a volume, and keeps its directory.
     pub fn archive(&self, name: &Name, Force { force }: Force) -> Result<Reply<Ended>> {
         self.call(Method::POST, &of(name, &forced("/archive", force)), None::<&()>)
     }
@@ -322,9 +324,9 @@ mod tests {
         client.recount(&strange).unwrap();
         let recycled = client.recycle(&strange, Force::default()).unwrap().value;
         assert!(matches!(recycled, Ended::Recycled(_)));
-        let retain = End { on_delete: Some(OnDelete::Retain), force: false };
-        assert!(matches!(client.end(&strange, retain).unwrap().value, Ended::Retained(_)));
-        assert_eq!(client.end(&strange, End::default()).unwrap().value, Ended::Deleted);
+        let retain = Reclaim { on_delete: Some(OnDelete::Retain), force: false };
+        assert!(matches!(client.reclaim(&strange, retain).unwrap().value, Ended::Retained(_)));
+        assert_eq!(client.reclaim(&strange, Reclaim::default()).unwrap().value, Ended::Deleted);
         assert!(matches!(
             client.archive(&data, Force::default()).unwrap().value,
             Ended::Archived(_)

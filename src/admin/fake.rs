@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{About, End, VolumeApi};
+use super::api::{About, Reclaim, VolumeApi};
 use super::{socket, v1};
 use crate::volume::error::{Error, Result};
 use crate::volume::name::{Name, VolumeId};
@@ -184,7 +184,7 @@ impl VolumeApi for FakeVolumes {
         Ok(status)
     }
 
-    fn end(&self, name: &Name, End { on_delete: how, force }: End) -> Result<Ended> {
+    fn reclaim(&self, name: &Name, Reclaim { on_delete: how, force }: Reclaim) -> Result<Ended> {
         let status = self.show(name)?;
         let kept = how.unwrap_or(status.spec.on_delete) == OnDelete::Retain;
         if name.as_str() == "held" && !force && !kept {

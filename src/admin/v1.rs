@@ -7,7 +7,7 @@
 //!   POST   /v1/volumes/NAME/expand    changes its limits (Growth)          Status
 //!   DELETE /v1/volumes/NAME[?onDelete=delete|archive|recycle|retain]       Ended
 //!   DELETE ...[&force=true]           even if a claim uses it              Ended
-//!   POST   /v1/volumes/NAME/archive[?force=true]  ends it, keeps its files Ended
+//!   POST   /v1/volumes/NAME/archive[?force=true]  removes it, keeps files  Ended
 //!   POST   /v1/volumes/NAME/recycle[?force=true]  empties it               Ended
 //!   POST   /v1/volumes/NAME/recount   counts its usage again               Accepted
 //!   GET    /v1/trash                  what is still to be removed          trash::Status
@@ -37,8 +37,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::api::{
-    About, Accepted, Create, End, Failure, Force, Kind, Listing, REQUEST_MAX, Refusal, ServerInfo,
-    VolumeApi,
+    About, Accepted, Create, Failure, Force, Kind, Listing, REQUEST_MAX, Reclaim, Refusal,
+    ServerInfo, VolumeApi,
 };
 use crate::telemetry::log::Chain;
 use crate::volume::Growth;
@@ -79,7 +79,7 @@ pub fn router(volumes: Arc<dyn VolumeApi>, about: About) -> Router {
     let service = Service { volumes, about, slots: Arc::new(Semaphore::new(OPERATIONS)) };
     Router::new()
         .route("/v1/volumes", get(list).post(create))
-        .route("/v1/volumes/{name}", get(show).delete(end))
+        .route("/v1/volumes/{name}", get(show).delete(reclaim))
         .route("/v1/volumes/{name}/expand", post(expand))
         .route("/v1/volumes/{name}/archive", post(archive))
         .route("/v1/volumes/{name}/recycle", post(recycle))
@@ -111,12 +111,12 @@ async fn expand(
     s.run(move |volumes| volumes.expand(&name, growth)).await
 }
 
-async fn end(
+async fn reclaim(
     State(s): Shared,
     Named(name): Named,
-    QueryParams(end): QueryParams<End>,
+    QueryParams(request): QueryParams<Reclaim>,
 ) -> ApiResult {
-    s.run(move |volumes| volumes.end(&name, end)).await
+    s.run(move |volumes| volumes.reclaim(&name, request)).await
 }
 
 async fn archive(
@@ -124,7 +124,7 @@ async fn archive(
     Named(name): Named,
     QueryParams(how): QueryParams<Force>,
 ) -> ApiResult {
-    s.end(name, OnDelete::Archive, how).await
+    s.reclaim(name, OnDelete::Archive, how).await
 }
 
 async fn recycle(
@@ -132,7 +132,7 @@ async fn recycle(
     Named(name): Named,
     QueryParams(how): QueryParams<Force>,
 ) -> ApiResult {
-    s.end(name, OnDelete::Recycle, how).await
+    s.reclaim(name, OnDelete::Recycle, how).await
 }
 
 async fn recount(State(s): Shared, Named(name): Named) -> ApiResult {
@@ -167,8 +167,9 @@ async fn no_such_method(request: Request) -> Problem {
 }
 
 impl Service {
-    async fn end(&self, name: Name, how: OnDelete, Force { force }: Force) -> ApiResult {
-        self.run(move |volumes| volumes.end(&name, End { on_delete: Some(how), force })).await
+    async fn reclaim(&self, name: Name, how: OnDelete, Force { force }: Force) -> ApiResult {
+        self.run(move |volumes| volumes.reclaim(&name, Reclaim { on_delete: Some(how), force }))
+            .await
     }
 
     /// Runs an operation on a blocking thread.
@@ -383,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_in_use_by_a_claim_ends_only_with_force() {
+    fn a_volume_in_use_by_a_claim_is_reclaimed_only_with_force() {
         let check = |method: &str, path: &str| {
             let message = refused(&send(method, path, ""), 409, "conflict");
             assert!(message.contains("claim default/data") && message.contains("force=true"));

@@ -16,10 +16,11 @@ const HELP: &str = "\
 The server must run with --volumes; the commands use its admin socket.
 
 Exit codes:
-  0  done                           4  conflict: something else exists there
-  1  the server has a problem       5  not enough space
-  2  wrong usage, or not confirmed  6  busy: try again later
-  3  no such volume                 7  the server cannot be reached
+  0  done                           4  conflict: something else has this name, directory
+  1  the server has a problem          or id, or a claim uses the volume
+  2  wrong usage, or not confirmed  5  not enough space
+  3  no such volume                 6  busy: try again later
+                                    7  the server cannot be reached
 
 Every command may be repeated. Deleting a volume that no longer exists exits with 3.";
 
@@ -57,10 +58,10 @@ pub enum VolumeCommand {
     /// Destroy the content of a volume, and keep the volume, empty
     #[command(after_help = RECYCLE_HELP)]
     Recycle(ConsentArgs),
-    /// End a volume, keep its directory under another name, and print that name
+    /// Remove a volume, keep its directory under another name, and print that name
     #[command(after_help = "Example:\n  berth volume archive old --yes")]
     Archive(ConsentArgs),
-    /// End a volume as its --on-delete says, unless another one is given here
+    /// Reclaim a volume as its --on-delete says, unless another one is given here
     #[command(visible_alias = "rm", after_help = DELETE_HELP)]
     Delete(DeleteArgs),
     /// Make a volume of an existing directory in the directory of the volumes
@@ -68,10 +69,10 @@ pub enum VolumeCommand {
     Adopt(Box<AdoptArgs>),
     /// Count the usage of a volume again, in the background
     ///
-    /// Needed only after files in its directory were changed beside the server.
+    /// Needed only after other programs have changed files in its directory.
     #[command(after_help = "Example:\n  berth volume recount data")]
     Recount(OneArgs),
-    /// Show what of deleted volumes is still to be removed
+    /// Show the content of deleted volumes that is still to be removed
     #[command(after_help = "Example:\n  berth volume trash --wait")]
     Trash(TrashArgs),
     /// Print a Kubernetes PersistentVolume for a volume, as YAML
@@ -117,7 +118,7 @@ Examples:
   berth volume delete data --on-delete archive --yes
 
 With archive, the command prints the name of the directory that is kept. A volume that a claim of
-Kubernetes uses ends with its claim; ending it here needs --force.";
+Kubernetes uses is reclaimed with its claim; this command needs --force for it.";
 
 const ADOPT_HELP: &str = "\
 Example:
@@ -193,8 +194,8 @@ pub struct CloneArgs {
 /// Settings of a new volume besides its name and capacity.
 #[derive(Debug, Args, Default)]
 pub struct SettingArgs {
-    /// Path of its directory below the directory of the volumes, which may have several levels
-    /// (a/b) [default: NAME]
+    /// Path of the volume in the directory of the volumes; may have several levels (a/b) [default:
+    /// NAME]
     #[arg(long, value_name = "PATH", value_parser = directory)]
     pub directory: Option<Directory>,
     /// Number of files and directories it may hold; 0: no limit [default: one for each 16 KiB of
@@ -243,8 +244,8 @@ pub struct SettingArgs {
     /// Allow devices
     #[arg(long)]
     pub dev: bool,
-    /// Reply to changes of names and attributes before they are on the disk: faster, and safe in a
-    /// crash of the server, but not of its machine
+    /// Reply to changes of names and attributes before they are on the disk: much faster; they
+    /// survive a crash of the server, but not of its machine
     #[arg(long = "async", conflicts_with = "sync")]
     pub asynchronous: bool,
     /// Reply when they are on the disk (the default, unless the source of a clone has --async)
@@ -363,8 +364,9 @@ pub struct PvArgs {
     /// StorageClass; without one, only claims without a class (storageClassName: "") can bind to it
     #[arg(long, value_name = "NAME", default_value = "")]
     pub storage_class: String,
-    /// Provisioner of the PersistentVolume: it expands the claim, and ends the volume if the policy
-    /// of the PersistentVolume is changed to Delete [default: that of the server, if it has one]
+    /// Provisioner of the PersistentVolume: it expands the claim, and reclaims the volume if the
+    /// policy of the PersistentVolume is changed to Delete [default: that of the server, if it has
+    /// one]
     #[arg(long, value_name = "NAME", value_parser = provisioner)]
     pub provisioner: Option<String>,
     /// Mount option, like suid or soft; may be given several times. Defaults are added for what is

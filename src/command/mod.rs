@@ -99,7 +99,7 @@ pub enum Exit {
     Usage = 2,
     /// There is no such volume.
     NotFound = 3,
-    /// Something else exists there.
+    /// Something else has this name, directory or id, or a claim uses the volume.
     Conflict = 4,
     /// There is not enough space.
     NoSpace = 5,

@@ -18,7 +18,7 @@ use super::args::{
 use super::progress::Progress;
 use super::pv::Manifest;
 use super::{Error, Exit, Result, request, show, text};
-use crate::admin::api::{Create, End, Force, Kind};
+use crate::admin::api::{Create, Force, Kind, Reclaim};
 use crate::admin::client::{self, Client, Reply};
 use crate::label::is_label;
 use crate::quantity::about;
@@ -91,10 +91,10 @@ impl Session<'_> {
                 self.print(args.output, &reply, show::fields)
             }
             VolumeCommand::Expand(args) => self.expand(args),
-            VolumeCommand::Recycle(args) => self.end(args, Some(OnDelete::Recycle)),
-            VolumeCommand::Archive(args) => self.end(args, Some(OnDelete::Archive)),
+            VolumeCommand::Recycle(args) => self.reclaim(args, Some(OnDelete::Recycle)),
+            VolumeCommand::Archive(args) => self.reclaim(args, Some(OnDelete::Archive)),
             VolumeCommand::Delete(DeleteArgs { on_delete, consent }) => {
-                self.end(consent, *on_delete)
+                self.reclaim(consent, *on_delete)
             }
             VolumeCommand::Recount(args) => {
                 let reply = self.client.recount(&args.name)?;
@@ -110,7 +110,7 @@ impl Session<'_> {
         self.create_and_wait(&request::clone(args, source)?, args.output)
     }
 
-    /// Creates a volume, and waits until it is ready.
+    /// Creates a volume, and waits until it is no longer being cloned.
     fn create_and_wait(&mut self, request: &Create, output: OutputArg) -> Result<()> {
         let name = &request.spec.name;
         let existed = matches!(request.origin, Origin::Clone(_)) && self.is_complete(name);
@@ -130,11 +130,11 @@ impl Session<'_> {
             Some(from) if existed => {
                 let at = reply.value.created.strftime(show::TIME);
                 let text = format!(
-                    "{name} exists already, copied from {from} at {at}; nothing was copied"
+                    "volume {name} already exists, copied from {from} at {at}; nothing was copied"
                 );
                 eprintln!("berth: {}", text::plain(&text));
             }
-            _ => note(&format!("volume {name} is ready; clients mount {path}")),
+            _ => note(&format!("clients can mount volume {name} as {path}")),
         }
         self.print(output, &reply, |_| String::new())
     }
@@ -190,13 +190,13 @@ impl Session<'_> {
         self.print(args.output, &reply, |_| String::new())
     }
 
-    fn end(&mut self, args: &ConsentArgs, how: Option<OnDelete>) -> Result<()> {
+    fn reclaim(&mut self, args: &ConsentArgs, how: Option<OnDelete>) -> Result<()> {
         let how = if args.yes { how } else { Some(self.consent(args, how)?) };
         let force = args.force;
         let reply = match how {
             Some(OnDelete::Recycle) => self.client.recycle(&args.name, Force { force })?,
             Some(OnDelete::Archive) => self.client.archive(&args.name, Force { force })?,
-            on_delete => self.client.end(&args.name, End { on_delete, force })?,
+            on_delete => self.client.reclaim(&args.name, Reclaim { on_delete, force })?,
         };
         let outcome = |ended: &Ended| match ended {
             Ended::Archived(directory) => format!("{}\n", text::plain(directory)),
@@ -213,7 +213,9 @@ impl Session<'_> {
         let question = match how {
             OnDelete::Delete => format!("Delete volume {name} with its content ({content})?"),
             OnDelete::Recycle => format!("Delete the content of volume {name} ({content})?"),
-            OnDelete::Archive => format!("End volume {name}, and archive its content ({content})?"),
+            OnDelete::Archive => {
+                format!("Remove volume {name}, and archive its content ({content})?")
+            }
             OnDelete::Retain => return Ok(how), // changes nothing
         };
         match (self.ask)(&text::plain(&question))? {

@@ -19,7 +19,7 @@ Examples:
       --nfs-service storage/berth
   berth serve --exports /etc/exports --listen 0.0.0.0:2049 --portmap 0.0.0.0
 
-SIGHUP reads the exports file again. SIGTERM and SIGINT complete the calls in progress, and stop.
+SIGHUP reads the exports file again. SIGTERM and SIGINT finish the calls in progress, and stop.
 RUST_LOG sets the level of the log (error, warn, info, debug, trace).";
 
 /// Below `berth health --help`.

@@ -135,13 +135,13 @@ fn a_copy_is_not_reported_where_nothing_was_copied() {
     port.done("clone a c");
     assert!(port.failed("clone b c", 4).contains("not a copy of b"));
     client.file_of(&root, "later", b"second");
-    let (code, out, told) = port.ran("clone a c");
-    assert_eq!((code, out.as_str()), (0, ""), "it may be asked again after a lost answer");
-    assert!(told.contains("c exists already, copied from a at 2"), "{told}");
-    assert!(told.contains("nothing was copied") && told.lines().count() == 1, "{told}");
+    let (code, out, error) = port.ran("clone a c");
+    assert_eq!((code, out.as_str()), (0, ""), "the command may be repeated after a lost reply");
+    assert!(error.contains("volume c already exists, copied from a at 2"), "{error}");
+    assert!(error.contains("nothing was copied") && error.lines().count() == 1, "{error}");
     assert_eq!(port.json("show c -o json")["copyOf"], "a");
     assert!(port.done("show c").contains("as a copy of a"));
-    // Its content is gone, and it is a copy of nothing.
+    // A recycled volume is no longer a copy.
     port.done("recycle c --yes");
     port.failed("clone a c", 4);
 }

@@ -170,7 +170,7 @@ fn the_confirmed_action_is_carried_out() {
 }
 
 #[test]
-fn a_volume_in_use_by_a_claim_ends_only_with_force() {
+fn a_volume_in_use_by_a_claim_is_reclaimed_only_with_force() {
     let served = Served::start(FakeVolumes::with(&["held"]));
     for words in ["delete held", "delete held --on-delete archive", "archive held", "recycle held"]
     {
