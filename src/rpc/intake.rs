@@ -12,13 +12,16 @@ use tokio::net::TcpStream;
 use super::batch::Batch;
 use super::clock::Clock;
 use super::link::Link;
-use super::memory_budget::ALLOWANCE;
+use super::memory_budget::{ALLOWANCE, Account};
 use super::record::{Error, Flow, Records};
 use crate::errno::Errno;
 use crate::sys::socket;
 
-/// As much is read at once while memory is short.
+/// As much is read at once at least, and while memory is short.
 const SHORT: usize = 8 * 1024;
+
+/// So many connections of an address read whole pieces.
+const WHOLE: usize = 16;
 
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +158,7 @@ impl Intake {
             });
         }
         let at = self.records.begin(input);
-        let most = if batch.link.account.is_short() { SHORT } else { usize::MAX };
+        let most = most_at_once(input.len(), &batch.link.account);
         let want = self.records.appetite().min(input.len() - at).min(most);
         let free = &mut input[at..at + want];
         let got = receive(batch.link, want, |fd| socket::read(fd, free))?;
@@ -255,6 +258,14 @@ impl Intake {
     pub fn is_in_time(&mut self, now: Instant) -> bool {
         self.due().is_none() || self.clock.is_in_time(now, || self.received, self.patience)
     }
+}
+
+/// How much of a piece of `len` bytes is read at once. Connections take turns, so what those of one
+/// address do in a round is bounded: 500 of them, each with thousands of small calls, would have the
+/// others wait for seconds.
+fn most_at_once(len: usize, account: &Account) -> usize {
+    let fair = len / account.neighbours().div_ceil(WHOLE);
+    if account.is_short() { SHORT } else { fair.max(SHORT) }
 }
 
 /// What is remembered before a turn.
@@ -366,5 +377,21 @@ mod tests {
         assert_eq!(turn, Turn::Paused);
         let limited = stream.recv_buffer_size().unwrap();
         assert!(limited < before / 2, "{limited} of {before}");
+    }
+
+    #[test]
+    fn what_all_connections_of_an_address_read_in_a_round_is_bounded() {
+        const PIECE: usize = 256 * 1024;
+        let peer = MemoryBudget::new(MINIMUM).peer();
+        let mut accounts = Vec::new();
+        for count in 1..=512 {
+            accounts.push(Account::new(&peer, Arc::default()));
+            let most = most_at_once(PIECE, &accounts[0]);
+            assert!(most * count <= WHOLE * PIECE, "{most} bytes of each of {count}");
+            assert!(count >= WHOLE || most == PIECE, "{count} are few");
+        }
+        assert_eq!(most_at_once(PIECE, &accounts[0]), SHORT.max(PIECE / 33));
+        let other = Account::new(&MemoryBudget::new(MINIMUM).peer(), Arc::default());
+        assert_eq!(most_at_once(PIECE, &other), PIECE);
     }
 }

@@ -275,6 +275,11 @@ impl Account {
         }
     }
 
+    /// About how many connections the address has.
+    pub fn neighbours(&self) -> usize {
+        Arc::strong_count(&self.peer)
+    }
+
     /// Whether no more should be read at once than is free of charge.
     pub fn is_short(&self) -> bool {
         let budget = &self.peer.budget;
