@@ -28,6 +28,7 @@ use crate::export::table::Exports;
 use crate::export::{Export, ExportId};
 use crate::fs::Fs;
 use crate::fs::root::HandleKind;
+use crate::fs::which::Which;
 use crate::mount::{self, Datagrams, Mount};
 use crate::nfs3::{self, Nfs};
 use crate::portmap::registration::Transport;
@@ -197,14 +198,14 @@ impl App {
             Source::Directory(dir, ports) => {
                 make(dir).with_context(|| format!("cannot create {}", dir.display()))?;
                 let dir = canonical(dir)?;
-                let ids = self.state.ids([dir.as_path()])?;
+                let ids = self.ids(std::slice::from_ref(&dir))?;
                 ids.into_iter().map(|id| Export::sole(id, dir.clone(), *ports)).collect::<Vec<_>>()
             }
             Source::None => Vec::new(),
             Source::File(path) => {
                 let entries = read_exports(path)?;
                 let dirs = entries.iter().map(directory).collect::<Result<Vec<_>>>()?;
-                let ids = self.state.ids(dirs.iter().map(PathBuf::as_path))?;
+                let ids = self.ids(&dirs)?;
                 let export = |((entry, dir), id): ((Entry, PathBuf), _)| Export {
                     dir,
                     ..entry.into_export(id)
@@ -217,6 +218,17 @@ impl App {
             exposure::warn_of(export);
         }
         Ok(exports.into_iter().map(Arc::new).collect())
+    }
+
+    fn ids(&self, dirs: &[PathBuf]) -> Result<Vec<ExportId>> {
+        let which = |dir: &PathBuf| {
+            let which = fs::File::open(dir).map_err(anyhow::Error::new);
+            let which = which.and_then(|dir| Ok(Which::of(dir)?));
+            which.with_context(|| format!("cannot look at {}", dir.display()))
+        };
+        let which = dirs.iter().map(which).collect::<Result<Vec<_>>>()?;
+        let sources = which.iter().map(Which::source);
+        self.state.ids(dirs.iter().map(PathBuf::as_path).zip(sources))
     }
 
     fn open_volumes(&mut self) -> Result<()> {

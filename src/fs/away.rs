@@ -3,9 +3,9 @@
 //! While it is away, calls fail with what [`Errno::is_away`] knows, and clients wait. What was open
 //! does not work again where it was mounted anew: a FUSE daemon that ended leaves every descriptor
 //! `ENOTCONN` for ever. So the directory of an export of which a call has said so is opened every
-//! second, by its path, until that is possible and it is the same directory: of the same kind of
-//! file system, with the same number and time of birth. What lies at the path while nothing is
-//! mounted there is another one.
+//! second, by its path, until that is possible and it is the same directory ([`super::which`]). What lies
+//! at the path while nothing is mounted there is another one, and so is another file system that was
+//! mounted there.
 //!
 //! Then everything that was open is closed, to be opened anew by its handle. What was written
 //! without a flush may be lost with the daemon: the write verifier changes, by which clients send it
@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 use super::Fs;
 use super::node::Node;
 use super::root::Root;
+use super::which::Which;
 use crate::errno::{Errno, Result};
 use crate::telemetry::bounded::OFTEN;
 
@@ -49,7 +50,23 @@ impl Root {
     fn reopened(&self) -> Result<Self> {
         let account = self.account.clone();
         let fresh = Self::open(self.id, &self.path, Some(self.handles), account)?;
-        if fresh.is_same(self) { Ok(fresh) } else { Err(Errno::STALE) }
+        if fresh.which.is_still(&self.which) {
+            return Ok(fresh);
+        }
+        self.tell_of(&fresh.which);
+        Err(Errno::STALE)
+    }
+
+    /// Says once that another file system is mounted in place of this one.
+    fn tell_of(&self, rival: &Which) {
+        if rival.is_rival_of(&self.which) && !self.told_of_rival.swap(true, Ordering::Relaxed) {
+            let (path, expected) = (self.path.display(), &self.which);
+            tracing::error!(
+                name: OFTEN, %path, %expected, found = %rival,
+                "another file system is mounted in place of the one that is served; clients wait until \
+                 that is back: mount it there, or restart the server to serve the other one"
+            );
+        }
     }
 }
 

@@ -35,6 +35,7 @@ mod stripes;
 #[cfg(test)]
 pub(crate) mod testing;
 mod trail;
+pub mod which;
 mod writing;
 
 use std::cell::Cell;

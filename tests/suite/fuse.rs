@@ -2,7 +2,7 @@
 //! back.
 
 use crate::support::client::Client;
-use crate::support::fuse::Fuse;
+use crate::support::fuse::{Disk, Fuse};
 use crate::support::server::{Server, Setup};
 use crate::support::wire::*;
 use crate::support::{Mode, eventually, not_tried, privileged};
@@ -100,4 +100,45 @@ fn clients_go_on_when_a_daemon_that_ended_is_mounted_anew() {
     let after = c.write(&file, 0, b"again", stable_how::FILE_SYNC).ok().verf;
     assert_ne!(after, before, "what was not flushed may be lost");
     assert_eq!(c.names(&root, 4096), [b"file"]);
+}
+
+#[test]
+fn what_another_file_system_has_is_not_taken_for_what_was_there() {
+    let Some((mut s, mut fuse)) = start() else { return };
+    let mut c = s.client();
+    let root = c.root();
+    let file = c.file_of(&root, "file", b"mine");
+    fuse.kill();
+    c.getattr(&root).fails(NFS3ERR_JUKEBOX);
+    fuse.unmount();
+    // Its files have the same numbers.
+    let mine = fuse.change("other", Disk::with("file", b"secret"));
+    assert!(fuse.start());
+    eventually("the server has seen it", || s.log().contains("another file system is mounted"));
+    for fh in [&root, &file] {
+        c.getattr(fh).fails(NFS3ERR_JUKEBOX);
+    }
+    assert_eq!(read(&mut c, &file), Err(NFS3ERR_JUKEBOX));
+    // Neither after a restart, which serves what is there.
+    s.restart();
+    let mut c = s.client();
+    assert_eq!(read(&mut c, &file), Err(NFS3ERR_STALE));
+    c.write(&file, 0, b"MINE", stable_how::FILE_SYNC).fails(NFS3ERR_STALE);
+    let other = c.root();
+    let secret = c.find(&other, "file");
+    assert_ne!(other, root);
+    assert_eq!(read(&mut c, &secret), Ok(b"secret".to_vec()));
+    // What was there first is served again once it is back.
+    s.signal(rustix::process::Signal::KILL);
+    s.wait();
+    fuse.kill();
+    fuse.unmount();
+    fuse.change("test", mine);
+    assert!(fuse.start());
+    s.launch_again();
+    let mut c = s.client();
+    assert_eq!(c.root(), root);
+    assert_eq!(read(&mut c, &secret), Err(NFS3ERR_STALE));
+    let file = c.find(&root, "file");
+    assert_eq!(read(&mut c, &file), Ok(b"mine".to_vec()));
 }
