@@ -3,7 +3,9 @@
 //! What may wait for a disk does so on threads of its own: the control plane's thread has signals
 //! to hear and health checks to answer.
 
+mod absent;
 mod desk;
+mod ending;
 mod exposure;
 mod greeting;
 mod office;
@@ -87,11 +89,18 @@ async fn run(config: Config, descriptors: usize, limiter: Arc<Limiter>) -> Resul
     let teller = Arc::clone(&limiter);
     let log = Repeated::start("berth-log", move || teller.tell())?;
     // Before anybody is answered: from then on the process can be told to stop.
-    let signals = Signals::new().context("cannot wait for signals")?;
+    let mut signals = Signals::new().context("cannot wait for signals")?;
     let desk = Desk::open(config.admin, &config.admin_hosts).await?;
     let metrics = Arc::clone(&desk.metrics);
     let start = spawn_blocking(move || App::start(config, descriptors, metrics));
-    let app = start.await.context("cannot start")??;
+    let app = tokio::select! {
+        started = start => started.context("cannot start")??,
+        // It may wait for a file system. To end it is what a crash is: all of it can be done again.
+        () = signals.stop() => {
+            tracing::info!("told to stop before anything was served");
+            return Ok(());
+        }
+    };
     Arc::new(app).run(&desk, signals).await?;
     desk.close().await;
     log.stop();
@@ -116,6 +125,7 @@ struct App {
 
 impl App {
     fn start(config: Config, descriptors: usize, metrics: Arc<Metrics>) -> Result<Self> {
+        absent::wait_for(&config);
         if let Some(volumes) = &config.volumes {
             volume::prepare(&volumes.dir).context("cannot use the directory for volumes")?;
         }
@@ -339,8 +349,9 @@ impl App {
         // Each on its own: a file system that hangs stops its own sweep, and nothing else.
         let upkeep = Repeated::start("berth-upkeep", move || server.sweep())?;
         let sweeper = Repeated::start("berth-sweep", move || fs.sweep())?;
-        let fs = Arc::clone(&self.fs);
-        let renewer = Repeated::start("berth-renew", move || fs.renew_roots())?;
+        let (fs, volumes) = (Arc::clone(&self.fs), self.volumes.clone());
+        let may = move |dir: &Path| volumes.as_ref().is_none_or(|volumes| volumes.has(dir));
+        let renewer = Repeated::start("berth-renew", move || fs.renew_roots(&may))?;
         let provisioner = self.provisioner().await?;
         greeting::say(&self.bound, &self.exports.load(), desk.address());
         tracing::info!(
@@ -358,31 +369,10 @@ impl App {
         }
         desk.draining();
         tracing::info!("stopping: answering what was asked");
-        let provisioning = async {
-            if let Some(provisioner) = &provisioner {
-                // What hangs in the cluster must not hold up the end of serving.
-                let stopped = tokio::time::timeout(self.config.grace, provisioner.stop()).await;
-                if stopped.is_err() {
-                    tracing::warn!("provisioning was cut off at the end of the grace period");
-                }
-            }
-        };
-        let serving = self.server.stop(self.config.grace);
-        let ((), (), cut_off) = tokio::join!(provisioning, self.office.close(), serving);
-        if cut_off > 0 {
-            tracing::warn!(cut_off, "connections were cut off at the end of the grace period");
-        }
-        let (fs, volumes) = (Arc::clone(&self.fs), self.volumes.clone());
-        let finish = move || {
-            upkeep.stop();
-            drop(renewer); // without waiting for what may hang: it has nothing to finish
-            sweeper.stop();
-            fs.flush_all();
-            if let Some(volumes) = volumes {
-                volumes.stop();
-            }
-        };
-        spawn_blocking(finish).await.context("cannot flush what was written")?;
+        ending::at_once(signals);
+        ending::answer(&self, provisioner.as_ref()).await;
+        drop(renewer); // it may hang, and has nothing to finish
+        ending::finish(self, vec![upkeep, sweeper]).await?;
         tracing::info!("stopped");
         Ok(())
     }
@@ -401,6 +391,14 @@ impl App {
         let server = self.state.server()?;
         let started = Provisioner::start(settings, volumes, bound.port(), &server).await;
         Ok(Some(started.context("cannot start the provisioner")?))
+    }
+
+    /// Lets others use what this process had to itself.
+    fn unlock(&self) {
+        self.state.unlock();
+        if let Some(volumes) = &self.volumes {
+            volumes.unlock();
+        }
     }
 
     fn parts(&self, provisioner: Option<Arc<provisioner::metrics::Metrics>>) -> Parts {

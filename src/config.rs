@@ -159,7 +159,8 @@ pub struct ServeArgs {
     /// every 8 KiB that it transfers adds a second
     #[arg(long, value_name = "SECONDS", env = "BERTH_STALL_TIMEOUT", default_value_t = 60)]
     pub stall_timeout: u64,
-    /// When the server stops, wait at most this long for calls in progress
+    /// When the server stops, wait at most this long for calls in progress, and then as long again,
+    /// but at most 20 seconds, for flushing
     #[arg(long, value_name = "SECONDS", env = "BERTH_GRACE", default_value_t = 30)]
     pub grace: u64,
     /// Kind of file handles: those of the file system (`kernel`), by number and path (`path`), or

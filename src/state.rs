@@ -35,7 +35,7 @@ const EXPORTS_MAX: u64 = 64 << 20;
 /// The state folder, locked until this is dropped.
 pub struct State {
     dir: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// An entry of `exports`: a directory and its id.
@@ -65,13 +65,19 @@ impl State {
         let lock = durable::open_lock(&path);
         let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { dir, _lock: lock }),
+            Ok(()) => Ok(Self { dir, lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => bail!(
                 "the state folder {} is in use by another server; give each its own with --state",
                 dir.display()
             ),
             Err(errno) => Err(errno).with_context(|| format!("cannot lock {}", path.display())),
         }
+    }
+
+    /// Releases the lock, for a process that stops but may not be gone for a while. The folder must not
+    /// be used by it afterwards.
+    pub fn unlock(&self) {
+        let _ = flock(&self.lock, FlockOperation::Unlock); // it ends with the process in any case
     }
 
     /// Returns the path of the folder.

@@ -14,6 +14,7 @@
 //! then the new root is there to be found; a WRITE asks for the verifier before it looks at the mark.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -71,12 +72,15 @@ impl Root {
 }
 
 impl Fs {
-    /// Opens the exports anew whose file systems were away and are back. Blocks, for as long as one of
-    /// them hangs; to be called once a second, by one thread.
-    pub fn renew_roots(&self) {
+    /// Opens the exports anew whose file systems were away and are back, if `may` says of their directory
+    /// that it is still this server's to serve. Blocks, for as long as one of them hangs; to be called
+    /// once a second, by one thread.
+    pub fn renew_roots(&self, may: impl Fn(&Path) -> bool) {
         let roots = self.roots.load();
         for root in roots.values().filter(|root| root.away.load(Ordering::Relaxed)) {
-            match root.reopened() {
+            let fresh = root.reopened();
+            // Then, because only what is there again can have a lock.
+            match fresh.and_then(|fresh| may(&root.path).then_some(fresh).ok_or(Errno::BUSY)) {
                 Ok(fresh) => self.renew(root, fresh),
                 Err(error) => {
                     tracing::debug!(%error, path = %root.path.display(), "still away");
@@ -142,27 +146,29 @@ mod tests {
         let is_as_before =
             || Arc::ptr_eq(&fs.root(EXPORT).unwrap(), &before.0) && fs.verifier() == before.1;
         before.0.note(Errno::IO);
-        fs.renew_roots();
+        fs.renew_roots(|_| true);
         assert!(is_as_before(), "a disk that fails is not away");
 
         before.0.note(Errno::NOTCONN);
         rename(&export, &elsewhere).unwrap();
-        fs.renew_roots();
+        fs.renew_roots(|_| true);
         assert!(is_as_before(), "nothing is there");
         create_dir(&export).unwrap();
-        fs.renew_roots();
+        fs.renew_roots(|_| true);
         assert!(is_as_before(), "what was below the mount is not what was mounted");
 
         rename(&export, &other).unwrap();
         rename(&elsewhere, &export).unwrap();
-        fs.renew_roots();
+        fs.renew_roots(|dir| dir != export);
+        assert!(is_as_before(), "it is another server's");
+        fs.renew_roots(|dir| dir == export);
         assert!(!is_as_before());
         assert_ne!(fs.verifier(), before.1, "what was not flushed may be lost");
         let again = fs.node(file.handle(), Patience::Blocking).unwrap();
         assert!(!Arc::ptr_eq(&again, &file), "it is opened anew");
         assert_eq!(again.fileid, file.fileid);
         let renewed = fs.verifier();
-        fs.renew_roots();
+        fs.renew_roots(|_| true);
         assert_eq!(fs.verifier(), renewed, "once is enough");
     }
 
@@ -176,7 +182,7 @@ mod tests {
         let file = files.create(&dir, "file").unwrap();
         files.write(&file, 0, 1).unwrap();
         old.note(Errno::NOTCONN);
-        fs.renew_roots();
+        fs.renew_roots(|_| true);
         // Calls that were under way, with what they had found before.
         assert_eq!(files.write(&file, 0, 1), Err(Errno::NOTCONN), "under the new verifier");
         assert_eq!(fs.root_node(&old).err(), Some(Errno::NOTCONN));

@@ -15,6 +15,7 @@ mod charge;
 pub mod count;
 pub mod data;
 pub mod dir;
+mod farewell;
 pub mod flush;
 pub mod group;
 pub mod handle;
@@ -468,7 +469,8 @@ impl Fs {
     }
 
     /// Flushes everything that was written, and closes what has no name. Blocks.
-    pub fn flush_all(&self) {
+    #[cfg(test)]
+    pub(crate) fn flush_all(&self) {
         self.give_all_back();
         for node in self.nodes.select(|node| node.dirty.load(Ordering::Relaxed)) {
             self.flush_quietly(&node);

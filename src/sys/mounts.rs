@@ -76,6 +76,15 @@ impl Location {
     }
 }
 
+/// Where the file system is mounted that `path` leads to, which must be absolute and without links; whether
+/// that file system works or not. `None` where there is no /proc. Blocks.
+pub fn point_of(path: &Path) -> Option<PathBuf> {
+    let list = std::fs::read(LIST).ok()?;
+    let point = |line: &[u8]| Some(unescaped(line.split(|byte| *byte == b' ').nth(4)?));
+    let points = list.split(|byte| *byte == b'\n').filter_map(point);
+    points.filter(|point| path.starts_with(point)).max_by_key(|point| point.as_os_str().len())
+}
+
 /// What a file system says that it is, wherever and however often it is mounted: its type, and what it
 /// gets its files from (`server:/volume` of GlusterFS and CephFS, the device of a disk).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,6 +225,8 @@ mod tests {
             }
             assert_eq!(seen[1].to_string(), "tmpfs one");
             assert_eq!(seen[1], seen[3]);
+            assert_eq!(point_of(&dir.path().join("a/b")), Some(dir.path().to_owned()));
+            assert_ne!(point_of(dir.path().parent().unwrap()), Some(dir.path().to_owned()));
             assert!(seen[0] != seen[1] && seen[1] != seen[2]);
         });
     }

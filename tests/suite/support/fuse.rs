@@ -31,6 +31,8 @@ pub struct Disk {
     born: u64,
     /// What everything is answered with while the disk is away.
     away: Option<i32>,
+    /// Whether nothing is taken up.
+    hangs: bool,
 }
 
 #[derive(Clone, Default)]
@@ -104,6 +106,11 @@ impl Fuse {
         std::mem::replace(&mut self.disk.lock().unwrap(), disk)
     }
 
+    /// Takes nothing up from now on, as a daemon that was stopped, or goes on.
+    pub fn hang(&self, hangs: bool) {
+        self.disk.lock().unwrap().hangs = hangs;
+    }
+
     /// Answers everything with this error from now on, or nothing any more.
     pub fn away(&self, errno: Option<i32>) {
         self.disk.lock().unwrap().away = errno;
@@ -114,7 +121,7 @@ impl Disk {
     /// One with a file.
     pub fn with(name: &str, content: &[u8]) -> Self {
         let stored = Stored { ino: TOP + 1, content: content.to_vec() };
-        Self { files: [(name.into(), stored)].into(), born: 1, away: None }
+        Self { files: [(name.into(), stored)].into(), born: 1, ..Self::default() }
     }
 }
 
@@ -158,6 +165,10 @@ impl Session {
         let mut request = vec![0; 1 << 20];
         let soon = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
         while !*stop.lock().unwrap() {
+            if self.disk().hangs {
+                thread::sleep(std::time::Duration::from_millis(10));
+                continue;
+            }
             let mut waiting = [PollFd::new(&self.device, PollFlags::IN)];
             if poll(&mut waiting, Some(&soon)).unwrap() == 0 {
                 continue;

@@ -265,6 +265,11 @@ impl Server {
         self.wait_until_it_answers();
     }
 
+    /// Starts the server after its end, without waiting until it answers.
+    pub fn launch_without_waiting(&mut self) {
+        self.launch();
+    }
+
     /// Starts the server again after its end was waited for.
     pub fn launch_again(&mut self) {
         self.launch();
