@@ -7,6 +7,7 @@
 //!   STATE/server    8 random bytes in hexadecimal: the identity of the server across restarts
 //!   STATE/moves     see crate::fs (only with handles by path)
 //!   STATE/making    see crate::fs (files that are being made)
+//!   STATE/lent      see crate::fs (a mode that is lent, without privileges)
 //! ```
 //!
 //! Files are replaced atomically ([`durable::replace`]): a crash leaves the old file or the new

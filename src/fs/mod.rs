@@ -64,7 +64,7 @@ use handle::{Body, Handle, Key};
 use identity::Switch;
 use lend::Lender;
 use linger::Lingering;
-use locate::{Moves, Search};
+use locate::{Moves, Search, Searches};
 use node::{Node, Nodes, Stats};
 use pieces::Pieces;
 use root::{HandleKind, Root};
@@ -102,6 +102,7 @@ pub struct Fs {
     /// Lends modes, where that is one user's affair.
     lender: Lender,
     moves: Moves,
+    searches: Searches,
     /// Names of files that are being made.
     asides: Asides,
     /// How many nodes may have unflushed content.
@@ -158,9 +159,10 @@ impl Fs {
             locks,
             links: Stripes::new(),
             lingering: Lingering::default(),
-            lender: Lender::new(!switch.can_switch()),
+            lender: Lender::new(!switch.can_switch(), state),
             switch,
             moves: Moves::open(state)?,
+            searches: Searches::new(descriptors),
             asides: Asides::open(state),
             // Each has up to three descriptors, which are kept until it is flushed.
             dirty_max: descriptors / 12,
@@ -290,7 +292,8 @@ impl Fs {
                 self.descriptor(|| sys::handle::open(root, kernel))
             }
             Body::Path(path) => {
-                let search = Search { moves: &self.moves, root, lender: &self.lender };
+                let (moves, lender, searches) = (&self.moves, &self.lender, &self.searches);
+                let search = Search { moves, root, lender, searches };
                 self.descriptor(|| search.find(path))
             }
         };
