@@ -47,6 +47,15 @@ impl Fs {
         self.give_all_back();
     }
 
+    /// Flushes everything that was written, and closes what has no name. Blocks.
+    #[cfg(test)]
+    pub(crate) fn flush_all(&self) {
+        self.give_all_back();
+        for node in self.nodes.select(Node::is_unflushed) {
+            self.flush_quietly(&node);
+        }
+    }
+
     fn flush_last(&self, node: &Arc<Node>, done: &mpsc::Sender<()>) {
         let flush = || -> Result<()> {
             let kept = self.readable(node, Patience::Blocking)?.keep();

@@ -471,15 +471,6 @@ impl Fs {
         }
     }
 
-    /// Flushes everything that was written, and closes what has no name. Blocks.
-    #[cfg(test)]
-    pub(crate) fn flush_all(&self) {
-        self.give_all_back();
-        for node in self.nodes.select(|node| node.dirty.load(Ordering::Relaxed)) {
-            self.flush_quietly(&node);
-        }
-    }
-
     fn flush_quietly(&self, node: &Arc<Node>) {
         if let Err(error) = self.flush(node, Extent::All) {
             flush::note_failure(node, error);
