@@ -3,7 +3,9 @@
 //! What may wait for a disk does so on threads of its own: the control plane's thread has signals
 //! to hear and health checks to answer.
 
+mod absent;
 mod desk;
+mod ending;
 mod exposure;
 mod greeting;
 mod office;
@@ -28,6 +30,7 @@ use crate::export::table::Exports;
 use crate::export::{Export, ExportId};
 use crate::fs::Fs;
 use crate::fs::root::HandleKind;
+use crate::fs::which::Which;
 use crate::mount::{self, Datagrams, Mount};
 use crate::nfs3::{self, Nfs};
 use crate::portmap::registration::Transport;
@@ -86,11 +89,18 @@ async fn run(config: Config, descriptors: usize, limiter: Arc<Limiter>) -> Resul
     let teller = Arc::clone(&limiter);
     let log = Repeated::start("berth-log", move || teller.tell())?;
     // Before anybody is answered: from then on the process can be told to stop.
-    let signals = Signals::new().context("cannot wait for signals")?;
+    let mut signals = Signals::new().context("cannot wait for signals")?;
     let desk = Desk::open(config.admin, &config.admin_hosts).await?;
     let metrics = Arc::clone(&desk.metrics);
     let start = spawn_blocking(move || App::start(config, descriptors, metrics));
-    let app = start.await.context("cannot start")??;
+    let app = tokio::select! {
+        started = start => started.context("cannot start")??,
+        // It may wait for a file system. To end it is what a crash is: all of it can be done again.
+        () = signals.stop() => {
+            tracing::info!("told to stop before anything was served");
+            return Ok(());
+        }
+    };
     Arc::new(app).run(&desk, signals).await?;
     desk.close().await;
     log.stop();
@@ -115,6 +125,7 @@ struct App {
 
 impl App {
     fn start(config: Config, descriptors: usize, metrics: Arc<Metrics>) -> Result<Self> {
+        absent::wait_for(&config);
         if let Some(volumes) = &config.volumes {
             volume::prepare(&volumes.dir).context("cannot use the directory for volumes")?;
         }
@@ -197,14 +208,14 @@ impl App {
             Source::Directory(dir, ports) => {
                 make(dir).with_context(|| format!("cannot create {}", dir.display()))?;
                 let dir = canonical(dir)?;
-                let ids = self.state.ids([dir.as_path()])?;
+                let ids = self.ids(std::slice::from_ref(&dir))?;
                 ids.into_iter().map(|id| Export::sole(id, dir.clone(), *ports)).collect::<Vec<_>>()
             }
             Source::None => Vec::new(),
             Source::File(path) => {
                 let entries = read_exports(path)?;
                 let dirs = entries.iter().map(directory).collect::<Result<Vec<_>>>()?;
-                let ids = self.state.ids(dirs.iter().map(PathBuf::as_path))?;
+                let ids = self.ids(&dirs)?;
                 let export = |((entry, dir), id): ((Entry, PathBuf), _)| Export {
                     dir,
                     ..entry.into_export(id)
@@ -217,6 +228,17 @@ impl App {
             exposure::warn_of(export);
         }
         Ok(exports.into_iter().map(Arc::new).collect())
+    }
+
+    fn ids(&self, dirs: &[PathBuf]) -> Result<Vec<ExportId>> {
+        let which = |dir: &PathBuf| {
+            let which = fs::File::open(dir).map_err(anyhow::Error::new);
+            let which = which.and_then(|dir| Ok(Which::of(dir)?));
+            which.with_context(|| format!("cannot look at {}", dir.display()))
+        };
+        let which = dirs.iter().map(which).collect::<Result<Vec<_>>>()?;
+        let sources = which.iter().map(Which::source);
+        self.state.ids(dirs.iter().map(PathBuf::as_path).zip(sources))
     }
 
     fn open_volumes(&mut self) -> Result<()> {
@@ -327,8 +349,9 @@ impl App {
         // Each on its own: a file system that hangs stops its own sweep, and nothing else.
         let upkeep = Repeated::start("berth-upkeep", move || server.sweep())?;
         let sweeper = Repeated::start("berth-sweep", move || fs.sweep())?;
-        let fs = Arc::clone(&self.fs);
-        let renewer = Repeated::start("berth-renew", move || fs.renew_roots())?;
+        let (fs, volumes) = (Arc::clone(&self.fs), self.volumes.clone());
+        let may = move |dir: &Path| volumes.as_ref().is_none_or(|volumes| volumes.has(dir));
+        let renewer = Repeated::start("berth-renew", move || fs.renew_roots(&may))?;
         let provisioner = self.provisioner().await?;
         greeting::say(&self.bound, &self.exports.load(), desk.address());
         tracing::info!(
@@ -346,31 +369,10 @@ impl App {
         }
         desk.draining();
         tracing::info!("stopping: answering what was asked");
-        let provisioning = async {
-            if let Some(provisioner) = &provisioner {
-                // What hangs in the cluster must not hold up the end of serving.
-                let stopped = tokio::time::timeout(self.config.grace, provisioner.stop()).await;
-                if stopped.is_err() {
-                    tracing::warn!("provisioning was cut off at the end of the grace period");
-                }
-            }
-        };
-        let serving = self.server.stop(self.config.grace);
-        let ((), (), cut_off) = tokio::join!(provisioning, self.office.close(), serving);
-        if cut_off > 0 {
-            tracing::warn!(cut_off, "connections were cut off at the end of the grace period");
-        }
-        let (fs, volumes) = (Arc::clone(&self.fs), self.volumes.clone());
-        let finish = move || {
-            upkeep.stop();
-            drop(renewer); // without waiting for what may hang: it has nothing to finish
-            sweeper.stop();
-            fs.flush_all();
-            if let Some(volumes) = volumes {
-                volumes.stop();
-            }
-        };
-        spawn_blocking(finish).await.context("cannot flush what was written")?;
+        ending::at_once(signals);
+        ending::answer(&self, provisioner.as_ref()).await;
+        drop(renewer); // it may hang, and has nothing to finish
+        ending::finish(self, vec![upkeep, sweeper]).await?;
         tracing::info!("stopped");
         Ok(())
     }
@@ -389,6 +391,14 @@ impl App {
         let server = self.state.server()?;
         let started = Provisioner::start(settings, volumes, bound.port(), &server).await;
         Ok(Some(started.context("cannot start the provisioner")?))
+    }
+
+    /// Lets others use what this process had to itself.
+    fn unlock(&self) {
+        self.state.unlock();
+        if let Some(volumes) = &self.volumes {
+            volumes.unlock();
+        }
     }
 
     fn parts(&self, provisioner: Option<Arc<provisioner::metrics::Metrics>>) -> Parts {

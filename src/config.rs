@@ -160,7 +160,8 @@ pub struct ServeArgs {
     /// every 8 KiB that it transfers adds a second
     #[arg(long, value_name = "SECONDS", env = "BERTH_STALL_TIMEOUT", default_value_t = 60)]
     pub stall_timeout: u64,
-    /// Time that a stopping server waits for calls in progress
+    /// Time that a stopping server waits for calls in progress; then it waits as long again, but at
+    /// most 20 seconds, for flushes
     #[arg(long, value_name = "SECONDS", env = "BERTH_GRACE", default_value_t = 30)]
     pub grace: u64,
     /// Kind of file handles: those of the file system (`kernel`), by number and path (`path`), or

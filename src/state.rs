@@ -3,10 +3,11 @@
 //! ```text
 //!   STATE/lock      locked by the server that uses the folder
 //!   STATE/key       16 random bytes: whoever knows them can forge handles
-//!   STATE/exports   JSON: the id of each directory that was ever exported
+//!   STATE/exports   JSON: the id of each directory that was ever exported, and what was mounted there
 //!   STATE/server    8 random bytes in hexadecimal: the identity of the server across restarts
 //!   STATE/moves     see crate::fs (only with handles by path)
 //!   STATE/making    see crate::fs (files that are being made)
+//!   STATE/lent      see crate::fs (a mode that is lent, without privileges)
 //! ```
 //!
 //! Files are replaced atomically ([`durable::replace`]): a crash leaves the old file or the new
@@ -35,7 +36,7 @@ const EXPORTS_MAX: u64 = 64 << 20;
 /// The state folder, locked until this is dropped.
 pub struct State {
     dir: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// An entry of `exports`: a directory and its id.
@@ -43,6 +44,10 @@ pub struct State {
 struct ExportRecord {
     dir: Vec<u8>,
     id: u64,
+    /// What was mounted there, where directories of different mounts look alike
+    /// ([`crate::fs::which::Which::source`]). Earlier versions did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
 }
 
 impl State {
@@ -61,13 +66,19 @@ impl State {
         let lock = durable::open_lock(&path);
         let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { dir, _lock: lock }),
+            Ok(()) => Ok(Self { dir, lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => bail!(
                 "the state folder {} is in use by another server; give each its own with --state",
                 dir.display()
             ),
             Err(errno) => Err(errno).with_context(|| format!("cannot lock {}", path.display())),
         }
+    }
+
+    /// Releases the lock, for a process that stops but may not be gone for a while. The folder must not
+    /// be used by it afterwards.
+    pub fn unlock(&self) {
+        let _ = flock(&self.lock, FlockOperation::Unlock); // it ends with the process in any case
     }
 
     /// Returns the path of the folder.
@@ -105,27 +116,37 @@ impl State {
     }
 
     /// Returns the ids of exported directories, in the order of `dirs`. New ids are on the disk
-    /// before this returns.
+    /// before this returns. A directory is named by its path and, where that is needed to tell it from
+    /// others, by what is mounted there: a handle of one file system never leads to a file of another
+    /// that is mounted in its place.
     ///
     /// # Errors
     /// They cannot be read or written.
-    pub fn ids<'a>(&self, dirs: impl IntoIterator<Item = &'a Path>) -> Result<Vec<ExportId>> {
+    pub fn ids<'a>(
+        &self,
+        dirs: impl IntoIterator<Item = (&'a Path, Option<String>)>,
+    ) -> Result<Vec<ExportId>> {
         let mut known = self.read_exports()?;
-        let before = known.len();
+        let mut is_new = false;
         let mut ids = Vec::new();
-        for dir in dirs {
+        for (dir, source) in dirs {
             let dir = dir.as_os_str().as_bytes();
-            let id = match known.iter().find(|known| known.dir == dir) {
-                Some(known) => known.id,
+            let found = match find(&mut known, dir, source.as_deref()) {
+                Some(found) => found,
                 None => {
                     let id = u64::from_ne_bytes(random()?);
-                    known.push(ExportRecord { dir: dir.to_vec(), id });
-                    id
+                    is_new = true;
+                    known.push(ExportRecord { dir: dir.to_vec(), id, source: source.clone() });
+                    known.last_mut().context("it was just added")?
                 }
             };
-            ids.push(ExportId(id));
+            if found.source != source {
+                found.source = source;
+                is_new = true;
+            }
+            ids.push(ExportId(found.id));
         }
-        if known.len() > before {
+        if is_new {
             self.write("exports", &serde_json::to_vec(&known)?)?;
         }
         Ok(ids)
@@ -174,6 +195,21 @@ impl State {
     }
 }
 
+/// Finds the entry of a directory. One of an earlier version, which did not record what was mounted, is
+/// returned if the directory has no other.
+fn find<'a>(
+    known: &'a mut [ExportRecord],
+    dir: &[u8],
+    source: Option<&str>,
+) -> Option<&'a mut ExportRecord> {
+    let is_it = |known: &ExportRecord| known.dir == dir && known.source.as_deref() == source;
+    if let Some(n) = known.iter().position(is_it) {
+        return known.get_mut(n);
+    }
+    let mut others = known.iter_mut().filter(|known| known.dir == dir);
+    others.next().filter(|other| other.source.is_none() && others.next().is_none())
+}
+
 fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     // A request of up to 256 bytes is never partial (getrandom(2)).
@@ -191,7 +227,7 @@ mod tests {
     #[test]
     fn ids_and_key_survive_a_restart() {
         let dir = tempdir().unwrap();
-        let at = |path| Path::new(path);
+        let at = |path| (Path::new(path), None);
         let state = State::open(dir.path()).unwrap();
         let first = state.ids([at("/a"), at("/b")]).unwrap();
         let sealed = state.key().unwrap();
@@ -203,6 +239,21 @@ mod tests {
         let body = crate::fs::handle::Body::Path(b"x");
         let handle = sealed.seal(first[0], body);
         assert_eq!(state.key().unwrap().check(&handle), Ok(body));
+    }
+
+    #[test]
+    fn what_is_mounted_in_place_of_another_has_an_id_of_its_own() {
+        let dir = tempdir().unwrap();
+        let id = |source: Option<&str>| {
+            let state = State::open(dir.path()).unwrap();
+            state.ids([(Path::new("/a"), source.map(str::to_owned))]).unwrap()[0]
+        };
+        let old = id(None); // as an earlier version has it
+        let one = id(Some("fuse one"));
+        assert_eq!(one, old, "handles stay valid");
+        let (other, below) = (id(Some("fuse other")), id(None));
+        assert!(other != one && below != one && below != other);
+        assert_eq!([id(Some("fuse one")), id(Some("fuse other")), id(None)], [one, other, below]);
     }
 
     #[test]
@@ -225,7 +276,7 @@ mod tests {
             let used = State::open(dir.path()).and_then(|state| {
                 state.key()?;
                 state.server()?;
-                state.ids([Path::new("/a")]).map(drop)
+                state.ids([(Path::new("/a"), None)]).map(drop)
             });
             let error = format!("{:#}", used.unwrap_err());
             assert!(error.contains(path.to_str().unwrap()), "{error}");

@@ -3,9 +3,9 @@
 //! While it is away, calls fail with what [`Errno::is_away`] knows, and clients wait. What was open
 //! does not work again where it was mounted anew: a FUSE daemon that ended leaves every descriptor
 //! `ENOTCONN` for ever. So the directory of an export of which a call has said so is opened every
-//! second, by its path, until that is possible and it is the same directory: of the same kind of
-//! file system, with the same number and time of birth. What lies at the path while nothing is
-//! mounted there is another one.
+//! second, by its path, until that is possible and it is the same directory ([`super::which`]). What lies
+//! at the path while nothing is mounted there is another one, and so is another file system that was
+//! mounted there.
 //!
 //! Then everything that was open is closed, to be opened anew by its handle. What was written
 //! without a flush may be lost with the daemon: the write verifier changes, by which clients send it
@@ -14,12 +14,14 @@
 //! then the new root is there to be found; a WRITE asks for the verifier before it looks at the mark.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Fs;
 use super::node::Node;
 use super::root::Root;
+use super::which::Which;
 use crate::errno::{Errno, Result};
 use crate::telemetry::bounded::OFTEN;
 
@@ -49,17 +51,36 @@ impl Root {
     fn reopened(&self) -> Result<Self> {
         let account = self.account.clone();
         let fresh = Self::open(self.id, &self.path, Some(self.handles), account)?;
-        if fresh.is_same(self) { Ok(fresh) } else { Err(Errno::STALE) }
+        if fresh.which.is_still(&self.which) {
+            return Ok(fresh);
+        }
+        self.tell_of(&fresh.which);
+        Err(Errno::STALE)
+    }
+
+    /// Says once that another file system is mounted in place of this one.
+    fn tell_of(&self, rival: &Which) {
+        if rival.is_rival_of(&self.which) && !self.told_of_rival.swap(true, Ordering::Relaxed) {
+            let (path, expected) = (self.path.display(), &self.which);
+            tracing::error!(
+                name: OFTEN, %path, %expected, found = %rival,
+                "another file system is mounted in place of the one that is served; clients wait until \
+                 that is back: mount it there, or restart the server to serve the other one"
+            );
+        }
     }
 }
 
 impl Fs {
-    /// Opens the exports anew whose file systems were away and are back. Blocks, for as long as one of
-    /// them hangs; to be called once a second, by one thread.
-    pub fn renew_roots(&self) {
+    /// Opens the exports anew whose file systems were away and are back, if `may` says of their directory
+    /// that it is still this server's to serve. Blocks, for as long as one of them hangs; to be called
+    /// once a second, by one thread.
+    pub fn renew_roots(&self, may: impl Fn(&Path) -> bool) {
         let roots = self.roots.load();
         for root in roots.values().filter(|root| root.away.load(Ordering::Relaxed)) {
-            match root.reopened() {
+            let fresh = root.reopened();
+            // Then, because only what is there again can have a lock.
+            match fresh.and_then(|fresh| may(&root.path).then_some(fresh).ok_or(Errno::BUSY)) {
                 Ok(fresh) => self.renew(root, fresh),
                 Err(error) => {
                     tracing::debug!(%error, path = %root.path.display(), "still away");
@@ -125,27 +146,29 @@ mod tests {
         let is_as_before =
             || Arc::ptr_eq(&fs.root(EXPORT).unwrap(), &before.0) && fs.verifier() == before.1;
         before.0.note(Errno::IO);
-        fs.renew_roots();
+        fs.renew_roots(|_| true);
         assert!(is_as_before(), "a disk that fails is not away");
 
         before.0.note(Errno::NOTCONN);
         rename(&export, &elsewhere).unwrap();
-        fs.renew_roots();
+        fs.renew_roots(|_| true);
         assert!(is_as_before(), "nothing is there");
         create_dir(&export).unwrap();
-        fs.renew_roots();
+        fs.renew_roots(|_| true);
         assert!(is_as_before(), "what was below the mount is not what was mounted");
 
         rename(&export, &other).unwrap();
         rename(&elsewhere, &export).unwrap();
-        fs.renew_roots();
+        fs.renew_roots(|dir| dir != export);
+        assert!(is_as_before(), "it is another server's");
+        fs.renew_roots(|dir| dir == export);
         assert!(!is_as_before());
         assert_ne!(fs.verifier(), before.1, "what was not flushed may be lost");
         let again = fs.node(file.handle(), Patience::Blocking).unwrap();
         assert!(!Arc::ptr_eq(&again, &file), "it is opened anew");
         assert_eq!(again.fileid, file.fileid);
         let renewed = fs.verifier();
-        fs.renew_roots();
+        fs.renew_roots(|_| true);
         assert_eq!(fs.verifier(), renewed, "once is enough");
     }
 
@@ -159,7 +182,7 @@ mod tests {
         let file = files.create(&dir, "file").unwrap();
         files.write(&file, 0, 1).unwrap();
         old.note(Errno::NOTCONN);
-        fs.renew_roots();
+        fs.renew_roots(|_| true);
         // Calls that were under way, with what they had found before.
         assert_eq!(files.write(&file, 0, 1), Err(Errno::NOTCONN), "under the new verifier");
         assert_eq!(fs.root_node(&old).err(), Some(Errno::NOTCONN));

@@ -246,7 +246,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "content").unwrap();
         let mut fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
-        fs.lender = Lender::new(true);
+        fs.lender = Lender::new(true, dir.path());
         fs.attach(EXPORT, dir.path(), None, None).unwrap();
         let files = Files::of(&fs, EXPORT);
         let file = files.find(&files.root(), "file").unwrap();

@@ -77,7 +77,7 @@ pub enum Due {
 
 /// The descriptor for writing that was open when somebody began to wait for a flush. The flush
 /// before may close it, or a sweep, and then nothing else of the file need be open.
-type Kept = Option<Arc<OwnedFd>>;
+pub(super) type Kept = Option<Arc<OwnedFd>>;
 
 /// What the next flush of a file's content has to cover.
 #[derive(Default)]
@@ -278,6 +278,11 @@ impl Flusher {
         };
         let threads = (0..THREADS).map(start).collect::<std::io::Result<_>>()?;
         Ok(Self { shared, threads })
+    }
+
+    /// Flushes a file on the calling thread, whatever the others wait for. Blocks.
+    pub(super) fn flush_here(&self, node: &Node, kept: Kept) -> Result<()> {
+        self.shared.flush_one(node, Extent::All, kept)
     }
 
     /// Files with content that no flush covers.

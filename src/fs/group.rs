@@ -55,6 +55,11 @@ impl<T: Default> Group<T> {
         !state.busy && state.shared <= 1
     }
 
+    /// Whether a flush is running, or about to.
+    pub(super) fn is_busy(&self) -> bool {
+        self.state().busy
+    }
+
     /// Begins the flush that is due: what it has to cover, and who waits for it.
     pub(super) fn begin(&self) -> (T, Vec<Waiter>) {
         let mut state = self.state();

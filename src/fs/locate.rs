@@ -19,8 +19,10 @@
 //! not list are searched all the same ([`super::lend`]).
 
 use std::ffi::CString;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::sync::Cache;
@@ -39,8 +41,18 @@ use crate::errno::{Errno, Result};
 use crate::sys;
 use crate::telemetry::bounded::OFTEN;
 
-/// Directories one below the other that are searched, each of which takes a descriptor meanwhile.
+/// Directories one below the other that are searched.
 const LEVELS_MAX: usize = 4096;
+
+/// Descriptors that a descent has open at most: of the directory where it is, of its list, of what is
+/// being opened, and of the directory in which it began.
+const SHARE: usize = 4;
+
+/// The part of the descriptors for files that all searches have together: an eighth.
+const SEARCHES_SHARE: usize = 8;
+
+/// The least that they have: a search that leads through moved directories takes several descents.
+const SEARCHES_MIN: usize = 16 * SHARE;
 
 /// What an owner needs to find files in a directory.
 const SEARCH: u32 = 0o500;
@@ -88,13 +100,46 @@ pub(super) struct Search<'a> {
     pub(super) moves: &'a Moves,
     pub(super) root: &'a Root,
     pub(super) lender: &'a Lender,
+    pub(super) searches: &'a Searches,
 }
 
 /// A directory on the way down, and those below it that are still to be looked into.
 struct Level {
-    dir: OwnedFd,
+    /// Its number and that of its file system, by which it is known again on the way up.
+    id: (u64, (u32, u32)),
     depth: usize,
     names: Vec<CString>,
+}
+
+/// Descriptors that all searches may have open together, so that they cannot take those of everybody.
+pub(super) struct Searches {
+    free: AtomicUsize,
+}
+
+/// The right of one search to some descriptors.
+struct Share<'a>(&'a Searches);
+
+impl Searches {
+    /// Room for searches where files may have `max` descriptors.
+    pub(super) fn new(max: usize) -> Self {
+        Self { free: AtomicUsize::new((max / SEARCHES_SHARE).max(SEARCHES_MIN)) }
+    }
+
+    /// The descriptors for one more descent.
+    ///
+    /// # Errors
+    /// `EAGAIN` if others have them: clients ask again.
+    fn share(&self) -> Result<Share<'_>> {
+        let take = |free: usize| free.checked_sub(SHARE);
+        let taken = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        taken.map(|_| Share(self)).map_err(|_| Errno::AGAIN)
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.0.free.fetch_add(SHARE, Ordering::Relaxed);
+    }
 }
 
 impl Search<'_> {
@@ -131,7 +176,8 @@ impl Search<'_> {
     }
 
     /// Looks for a file below `dir`, to which the first `depth` bytes of its trail have led.
-    /// Without recursion: clients decide how deep directories are.
+    /// Without recursion: clients decide how deep directories are. Of the directories on the way only
+    /// the last is open; the way back leads over `..`, and is compared with the way there.
     fn descend(
         &self,
         dir: OwnedFd,
@@ -139,28 +185,62 @@ impl Search<'_> {
         depth: usize,
         turns: usize,
     ) -> Result<Option<OwnedFd>> {
-        let mut way = Vec::new();
-        let mut next = Some((dir, depth));
-        loop {
-            if let Some((dir, depth)) = next.take() {
-                let (found, names) = self.look(&dir, trail, depth)?;
-                if found.is_some() {
-                    return Ok(found);
+        let _share = self.searches.share()?;
+        let names = match self.visit(&dir, trail, depth, turns)? {
+            ControlFlow::Break(found) => return Ok(Some(found)),
+            ControlFlow::Continue(names) => names,
+        };
+        let mut way = vec![Level { id: id_of(&dir)?, depth, names }];
+        let mut here = dir;
+        while let Some(level) = way.last_mut() {
+            let Some(name) = level.names.pop() else {
+                way.pop();
+                if let Some(above) = way.last() {
+                    here = self.up(&here, above)?;
                 }
-                way.push(Level { dir, depth, names });
-            }
-            let levels = way.len();
-            let Some(level) = way.last_mut() else { return Ok(None) };
-            if let Some(name) = level.names.pop().filter(|_| levels < LEVELS_MAX) {
-                let below = self.open_in(&level.dir, name.as_bytes(), OFlags::DIRECTORY)?;
-                next = below.map(|below| (below, level.depth + 1));
                 continue;
+            };
+            let depth = level.depth + 1;
+            let below = self.open_in(&here, name.as_bytes(), OFlags::DIRECTORY)?;
+            let Some(below) = below else { continue };
+            match self.visit(&below, trail, depth, turns)? {
+                ControlFlow::Break(found) => return Ok(Some(found)),
+                // One that cannot be listed is not entered: there may be no way back.
+                ControlFlow::Continue(names) if names.is_empty() || way.len() >= LEVELS_MAX => {}
+                ControlFlow::Continue(names) => {
+                    way.push(Level { id: id_of(&below)?, depth, names });
+                    here = below;
+                }
             }
-            let found = self.look_in_moved(trail, level.depth, turns)?;
-            if found.is_some() {
-                return Ok(found);
-            }
-            way.pop();
+        }
+        Ok(None)
+    }
+
+    /// Looks for a file in `dir` and in what was moved and belongs below it; otherwise the names of
+    /// directories in which it may be.
+    fn visit(
+        &self,
+        dir: &OwnedFd,
+        trail: &Trail,
+        depth: usize,
+        turns: usize,
+    ) -> Result<ControlFlow<OwnedFd, Vec<CString>>> {
+        let (found, names) = self.look(dir, trail, depth)?;
+        let found = match found {
+            Some(found) => Some(found),
+            None => self.look_in_moved(trail, depth, turns)?,
+        };
+        Ok(found.map_or(ControlFlow::Continue(names), ControlFlow::Break))
+    }
+
+    /// Opens the directory above `dir`, if that is still `above`.
+    ///
+    /// # Errors
+    /// `EAGAIN` if `dir` was moved meanwhile: the search has to begin anew.
+    fn up(&self, dir: &OwnedFd, above: &Level) -> Result<OwnedFd> {
+        match self.open_in(dir, b"..", OFlags::DIRECTORY)? {
+            Some(up) if id_of(&up)? == above.id => Ok(up),
+            _ => Err(Errno::AGAIN),
         }
     }
 
@@ -226,6 +306,11 @@ impl Search<'_> {
         let open = || Ok(rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve)?);
         absent(self.lender.lend(dir, SEARCH, open))
     }
+}
+
+fn id_of(dir: &OwnedFd) -> Result<(u64, (u32, u32))> {
+    let attr = Attr::of(dir)?;
+    Ok((attr.fileid, attr.filesystem))
 }
 
 /// `None` where there is nothing that a file could be found in. Whatever else goes wrong is no
@@ -361,3 +446,6 @@ fn entries(list: &OwnedFd) -> Result<Vec<(u64, u8, CString)>> {
         found.extend(named.map(|entry| (entry.fileid, entry.kind, entry.name.to_owned())));
     }
 }
+
+#[cfg(test)]
+mod tests;

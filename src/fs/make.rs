@@ -8,7 +8,8 @@
 //!   unnamed   a file without a name: O_TMPFILE, attributes, linkat(2)
 //!   aside     anything else, or where there are no such files: a name that nobody knows
 //!             ([`super::aside`]), attributes, and a rename that does not replace
-//!   in place  where the file system has neither: under its name, which is removed on failure
+//!   in place  where the file system has neither, or the directory gives no name up (chattr +a): under
+//!             its name, which is removed on failure
 //! ```
 //!
 //! All of it happens in the directory that the file is for, as the caller, so that it inherits what
@@ -31,7 +32,7 @@ use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::Change;
 use crate::sys::Patience;
-use crate::sys::making::{give_name, rename_new, step, unnamed};
+use crate::sys::making::{give_name, gives_no_name_up, rename_new, step, unnamed};
 use crate::telemetry::bounded::OFTEN;
 
 /// What a new directory takes on the disk, at most, on nearly every file system.
@@ -253,6 +254,9 @@ impl Fs {
         if new.what == What::File && self.make_unnamed((dir, name), new, caller)? {
             return Ok(());
         }
+        if gives_no_name_up(dir) {
+            return Ok(self.make_steps((dir, name), new, caller, guard, || Ok(()))?);
+        }
         let is_directory = new.what == What::Directory;
         let rename = |aside: &[u8]| rename_new(&**dir, aside, name, is_directory);
         match self.make_aside(dir, new, caller, guard, rename) {
@@ -396,6 +400,7 @@ impl Fs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::attr::Time;
     use crate::fs::handle::{KEY_LEN, Key};
     use crate::fs::testing::Files;
     use std::path::Path;
@@ -409,7 +414,7 @@ mod tests {
     }
 
     fn records(state: &Path) -> usize {
-        std::fs::read_dir(state.join("making")).unwrap().count()
+        std::fs::read_dir(state.join("making")).map_or(0, Iterator::count)
     }
 
     #[test]
@@ -456,4 +461,34 @@ mod tests {
         assert_eq!(records(state.path()), 0);
         assert!(used.exists() && !left.exists());
     }
+
+    #[test]
+    fn a_directory_that_gives_no_name_up_gets_what_is_made_in_it() {
+        let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let chattr = |change: &str| {
+            let changed = std::process::Command::new("chattr").arg(change).arg(dir.path()).status();
+            changed.is_ok_and(|status| status.success())
+        };
+        if !chattr("+a") {
+            eprintln!("skipped: chattr +a does not work here");
+            return;
+        }
+        let fs = served(dir.path(), state.path());
+        let files = Files::of(&fs, EXPORT);
+        let changes = Changes { modified: SetTime::To(TIME), ..Changes::default() };
+        let whats = [What::Directory, What::File, What::Symlink(b"to"), What::Fifo];
+        let made: Vec<_> = (whats.iter().enumerate())
+            .map(|(n, what)| {
+                let new = New::with(*what, &changes, 0o700);
+                let made = files.make(&files.root(), &n.to_string(), &new);
+                made.and_then(|node| Ok(node.attr()?.modified))
+            })
+            .collect();
+        let names = std::fs::read_dir(dir.path()).unwrap().count();
+        assert!(chattr("-a"));
+        assert_eq!(made, [Ok(TIME); 4]);
+        assert_eq!((names, records(state.path())), (4, 0));
+    }
+
+    const TIME: Time = Time { seconds: 1_000_000_000, nanoseconds: 0 };
 }

@@ -15,6 +15,7 @@ mod charge;
 pub mod count;
 pub mod data;
 pub mod dir;
+mod farewell;
 pub mod flush;
 pub mod group;
 pub mod handle;
@@ -35,6 +36,7 @@ mod stripes;
 #[cfg(test)]
 pub(crate) mod testing;
 mod trail;
+pub mod which;
 mod writing;
 
 use std::cell::Cell;
@@ -62,7 +64,7 @@ use handle::{Body, Handle, Key};
 use identity::Switch;
 use lend::Lender;
 use linger::Lingering;
-use locate::{Moves, Search};
+use locate::{Moves, Search, Searches};
 use node::{Node, Nodes, Stats};
 use pieces::Pieces;
 use root::{HandleKind, Root};
@@ -100,6 +102,7 @@ pub struct Fs {
     /// Lends modes, where that is one user's affair.
     lender: Lender,
     moves: Moves,
+    searches: Searches,
     /// Names of files that are being made.
     asides: Asides,
     /// How many nodes may have unflushed content.
@@ -156,9 +159,10 @@ impl Fs {
             locks,
             links: Stripes::new(),
             lingering: Lingering::default(),
-            lender: Lender::new(!switch.can_switch()),
+            lender: Lender::new(!switch.can_switch(), state),
             switch,
             moves: Moves::open(state)?,
+            searches: Searches::new(descriptors),
             asides: Asides::open(state),
             // Each has up to three descriptors, which are kept until it is flushed.
             dirty_max: descriptors / 12,
@@ -288,7 +292,8 @@ impl Fs {
                 self.descriptor(|| sys::handle::open(root, kernel))
             }
             Body::Path(path) => {
-                let search = Search { moves: &self.moves, root, lender: &self.lender };
+                let (moves, lender, searches) = (&self.moves, &self.lender, &self.searches);
+                let search = Search { moves, root, lender, searches };
                 self.descriptor(|| search.find(path))
             }
         };
@@ -462,14 +467,6 @@ impl Fs {
         self.sweep_lingering();
         self.close_written(&swept.written);
         for node in swept.unflushed {
-            self.flush_quietly(&node);
-        }
-    }
-
-    /// Flushes everything that was written, and closes what has no name. Blocks.
-    pub fn flush_all(&self) {
-        self.give_all_back();
-        for node in self.nodes.select(|node| node.dirty.load(Ordering::Relaxed)) {
             self.flush_quietly(&node);
         }
     }

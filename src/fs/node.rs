@@ -194,6 +194,11 @@ impl Node {
         Ok(self.write.close())
     }
 
+    /// Whether its content was written and not flushed, or is being flushed.
+    pub(super) fn is_unflushed(&self) -> bool {
+        self.dirty.load(Ordering::Relaxed) || self.flush.is_busy()
+    }
+
     /// How many descriptors it has: one to three.
     fn descriptors(&self) -> u64 {
         1 + u64::from(self.read.get().is_some()) + u64::from(self.write.is_open())

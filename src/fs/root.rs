@@ -12,6 +12,7 @@ use super::flush::Named;
 use super::group::Group;
 use super::handle::{Body, STAMPED_MAX, Stamp};
 use super::proof;
+use super::which::Which;
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::Account;
@@ -47,12 +48,12 @@ pub struct Root {
     directory: OwnedFd,
     /// Where its file system is mounted, if that gives handles.
     pub(super) mount: Option<Mount>,
-    /// Its file system.
-    kind: FileSystem,
+    /// Which directory it is.
+    pub(super) which: Which,
+    /// Whether it was said that another one is in its place.
+    pub(super) told_of_rival: AtomicBool,
     /// The directory's number.
     pub(super) fileid: u64,
-    /// What tells it from other directories there.
-    stamp: Stamp,
     /// Which file system of that kind, or the subvolume of one; while this is open, no other gets
     /// its number.
     pub(super) filesystem: (u32, u32),
@@ -86,14 +87,16 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory: OwnedFd = rustix::fs::open(dir, flags, Mode::empty())?;
         let attr = Attr::of(&directory)?;
-        let kind = FileSystem::of(&directory)?;
+        let which = Which::with(&directory, &attr)?;
         let handles = match wanted {
             Some(HandleKind::Path) => HandleKind::Path,
             Some(HandleKind::Kernel) => {
                 proof::keeps(&directory)?;
                 HandleKind::Kernel
             }
-            None if kind.keeps_handles() && proof::keeps(&directory).is_ok() => HandleKind::Kernel,
+            None if which.kind.keeps_handles() && proof::keeps(&directory).is_ok() => {
+                HandleKind::Kernel
+            }
             None => HandleKind::Path,
         };
         let mount = handle::mount(&directory).ok();
@@ -107,9 +110,9 @@ impl Root {
             replaced: AtomicBool::new(false),
             directory,
             mount,
-            kind,
+            which,
+            told_of_rival: AtomicBool::new(false),
             fileid: attr.fileid,
-            stamp: Stamp::of(&attr),
             filesystem: attr.filesystem,
             account,
             discipline,
@@ -120,19 +123,14 @@ impl Root {
         })
     }
 
-    /// Whether both are the same directory, though the file system may have been mounted anew.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        (self.kind, self.stamp) == (other.kind, other.stamp)
-    }
-
     /// Whether the file system never gives a handle to another file.
     pub(super) fn keeps_handles(&self) -> bool {
-        self.kind.keeps_handles()
+        self.which.kind.keeps_handles()
     }
 
     /// The file system, if its handles are used although another file may get them.
     pub fn risks_handles(&self) -> Option<FileSystem> {
-        (self.handles == HandleKind::Kernel && !self.keeps_handles()).then_some(self.kind)
+        (self.handles == HandleKind::Kernel && !self.keeps_handles()).then_some(self.which.kind)
     }
 
     /// What goes into the handle of the file that has `attr`, with the file system's own.
@@ -151,7 +149,7 @@ impl Root {
     /// was made for. What is found by path was compared as it was found.
     pub(super) fn is_meant(&self, body: &Body<'_>, attr: &Attr) -> bool {
         match body {
-            Body::Kernel(kernel) if self.kind.has_numbers_in_handles() => {
+            Body::Kernel(kernel) if self.which.kind.has_numbers_in_handles() => {
                 kernel.fileid().is_none_or(|fileid| fileid == attr.fileid)
             }
             Body::Kernel(_) => self.keeps_handles(),
@@ -206,7 +204,7 @@ mod tests {
             eprintln!("skipped: no handles here");
             return None;
         };
-        root.kind = kind;
+        root.which.kind = kind;
         fs.attach_all([root]);
         Some(fs)
     }
@@ -254,7 +252,11 @@ mod tests {
         let proc = Path::new("/proc");
         assert_eq!(Root::open(EXPORT, proc, None, None).unwrap().handles, HandleKind::Path);
         let dir = tempfile::tempdir().unwrap();
-        let root = |kind| Root { kind, ..Root::open(EXPORT, dir.path(), None, None).unwrap() };
+        let root = |kind| {
+            let mut root = Root::open(EXPORT, dir.path(), None, None).unwrap();
+            root.which.kind = kind;
+            root
+        };
         assert_eq!(root(FileSystem::EXT).risks_handles(), None);
         let fuse = root(FileSystem::FUSE);
         let risk = (fuse.handles == HandleKind::Kernel).then_some(FileSystem::FUSE);

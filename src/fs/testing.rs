@@ -138,7 +138,7 @@ pub(crate) const VOLUME: ExportId = ExportId(1);
 pub(crate) fn volume(bytes: u64, inodes: Option<u64>) -> Volume {
     let (dir, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let fs = Fs::new(Key::new([1; KEY_LEN]), 4096, state.path()).unwrap();
-    let ledger = Ledger::open(state.path().join("ledger"));
+    let ledger = Ledger::open(state.path().join("ledger"), || Ok(()));
     let own = dir.path().metadata().unwrap().blocks() * 512;
     let limits = Limits { bytes, inodes, rule: Rule::Enforce };
     let account = ledger.fresh("a", limits, Usage { bytes: own, inodes: 1 });

@@ -51,11 +51,16 @@ pub struct Ledger {
 
 struct Books {
     path: PathBuf,
+    /// Whether the file may be written.
+    may: Box<May>,
     accounts: Mutex<HashMap<String, Arc<Account>>>,
     /// What the file said at the start, of accounts that were not asked for yet.
     known: Mutex<HashMap<String, Entry>>,
     keeper: Arc<Keeper>,
 }
+
+/// Says why the file may not be written, if so: it may be another server's by now.
+type May = dyn Fn() -> io::Result<()> + Send + Sync;
 
 /// Who is told when the file has to be written, and whom those ask who wait for it.
 #[derive(Default)]
@@ -94,8 +99,9 @@ struct Entry {
 }
 
 impl Ledger {
-    /// Reads the file. One that cannot be read is set aside, and nothing is known then.
-    pub fn open(path: PathBuf) -> Self {
+    /// Reads the file. One that cannot be read is set aside, and nothing is known then. `may` is asked each
+    /// time before it is written.
+    pub fn open(path: PathBuf, may: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
         let known = match durable::read(&path, FILE_MAX) {
             Ok(text) => read(&text).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(HashMap::new()),
@@ -103,7 +109,8 @@ impl Ledger {
         };
         let known = known.inspect_err(|error| set_aside(&path, error)).unwrap_or_default();
         let (accounts, keeper) = (Mutex::default(), Arc::default());
-        let books = Books { path, accounts, known: Mutex::new(known), keeper };
+        let may = Box::new(may);
+        let books = Books { path, may, accounts, known: Mutex::new(known), keeper };
         Self { books: Arc::new(books), thread: Mutex::default() }
     }
 
@@ -209,7 +216,9 @@ impl Books {
             (id.clone(), Entry::of(account, ceilings, at_the_end))
         });
         let content = Content { format: FORMAT, volumes: volumes.collect() };
-        durable::replace(&self.path, &serde_json::to_vec(&content)?)?;
+        let json = serde_json::to_vec(&content)?;
+        (self.may)()?;
+        durable::replace(&self.path, &json)?;
         for (account, (bytes, inodes)) in raised {
             account.bytes.raise(bytes, BYTES_SLACK);
             account.inodes.raise(inodes, INODES_SLACK);
@@ -353,7 +362,7 @@ mod tests {
     const LIMITS: Limits = Limits { bytes: 1 << 40, inodes: None, rule: Rule::Enforce };
 
     fn opened(dir: &Path) -> (Ledger, Arc<Account>) {
-        let ledger = Ledger::open(dir.join("ledger"));
+        let ledger = Ledger::open(dir.join("ledger"), || Ok(()));
         let account = ledger.account("a", LIMITS);
         ledger.begin().unwrap();
         (ledger, account)
@@ -362,7 +371,7 @@ mod tests {
     /// A folder with the ledger of an empty account "a".
     fn folder() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(dir.path().join("ledger"));
+        let ledger = Ledger::open(dir.path().join("ledger"), || Ok(()));
         ledger.fresh("a", LIMITS, Usage { bytes: 0, inodes: 1 });
         ledger.begin().unwrap();
         ledger.close().unwrap();
@@ -423,7 +432,7 @@ mod tests {
     #[test]
     fn without_an_entry_nothing_is_known() {
         let dir = folder();
-        let ledger = Ledger::open(dir.path().join("ledger"));
+        let ledger = Ledger::open(dir.path().join("ledger"), || Ok(()));
         let other = ledger.account("b", LIMITS);
         ledger.begin().unwrap();
         assert!(!other.is_exact());

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, StatxAttributes, StatxFlags};
 
 use super::fault;
 use crate::errno::{Errno, Result};
@@ -80,6 +80,13 @@ pub fn rename_new(dir: impl AsFd + Copy, from: &[u8], to: &[u8], is_directory: b
     rustix::fs::renameat(dir, from, dir, to)?;
     step();
     Ok(())
+}
+
+/// Whether nothing can be renamed or removed in `dir` (`chattr +a`). What has a name there keeps it.
+pub fn gives_no_name_up(dir: impl AsFd) -> bool {
+    let flags = AtFlags::EMPTY_PATH;
+    let of = rustix::fs::statx(dir, c"", flags, StatxFlags::empty());
+    of.is_ok_and(|of| of.stx_attributes.contains(StatxAttributes::APPEND))
 }
 
 fn rename_by_link(dir: impl AsFd + Copy, from: &[u8], to: &[u8]) -> Result<()> {

@@ -1,7 +1,9 @@
-//! Whether anything was mounted or unmounted, and where directories are, whatever is mounted over what.
+//! Whether anything was mounted or unmounted, where directories are, whatever is mounted over what, and
+//! what is mounted.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -72,6 +74,59 @@ impl Location {
     pub fn is_in(&self, other: &Self) -> bool {
         self.device == other.device && self.path.starts_with(&other.path)
     }
+}
+
+/// Where the file system is mounted that `path` leads to, which must be absolute and without links; whether
+/// that file system works or not. `None` where there is no /proc. Blocks.
+pub fn point_of(path: &Path) -> Option<PathBuf> {
+    let list = std::fs::read(LIST).ok()?;
+    let point = |line: &[u8]| Some(unescaped(line.split(|byte| *byte == b' ').nth(4)?));
+    let points = list.split(|byte| *byte == b'\n').filter_map(point);
+    points.filter(|point| path.starts_with(point)).max_by_key(|point| point.as_os_str().len())
+}
+
+/// What a file system says that it is, wherever and however often it is mounted: its type, and what it
+/// gets its files from (`server:/volume` of GlusterFS and CephFS, the device of a disk).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its type, and the kind of daemon behind it (`fuse.glusterfs`).
+    filesystem: Vec<u8>,
+    /// What was mounted. Whoever mounts it chooses the name.
+    name: Vec<u8>,
+}
+
+impl Source {
+    /// What the file of `fd` is on. `None` where that cannot be found out: it is not mounted here any
+    /// more, there is no /proc, or the kernel is older than 5.8. Blocks.
+    pub fn of(fd: impl AsFd) -> Option<Self> {
+        let mount = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+        if mount.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+            return None;
+        }
+        let list = std::fs::read(LIST).ok()?;
+        list.split(|byte| *byte == b'\n').find_map(|line| source_of(line, mount.stx_mnt_id))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [filesystem, name] = [&self.filesystem, &self.name].map(|s| String::from_utf8_lossy(s));
+        write!(f, "{filesystem} {name}")
+    }
+}
+
+/// What is mounted, if `line` is the one of the mount with this number. The fields before the lone hyphen
+/// differ in number.
+fn source_of(line: &[u8], mount: u64) -> Option<Source> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let number: u64 = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    if number != mount {
+        return None;
+    }
+    // The first six are always there, and a path may be a hyphen.
+    let mut words = words.skip(5).skip_while(|word| *word != b"-").skip(1);
+    let (filesystem, name) = (words.next()?.to_vec(), words.next()?.to_vec());
+    Some(Source { filesystem, name })
 }
 
 /// Where `path` is, if `line` is the one of the mount with this number (proc_pid_mountinfo(5)).
@@ -156,6 +211,35 @@ mod tests {
             .unwrap();
             assert!(!is_in("other", "a") && !is_in("a", "other"), "another file system");
         });
+    }
+
+    #[test]
+    fn a_file_system_is_known_by_what_was_mounted() {
+        with_own(|| {
+            let (dir, flags) = (tempfile::tempdir().unwrap(), rustix::mount::MountFlags::empty());
+            let source = || Source::of(std::fs::File::open(dir.path()).unwrap()).unwrap();
+            let mut seen = vec![source()];
+            for name in ["one", "other", "one"] {
+                rustix::mount::mount(name, dir.path(), "tmpfs", flags, None).unwrap();
+                seen.push(source());
+            }
+            assert_eq!(seen[1].to_string(), "tmpfs one");
+            assert_eq!(seen[1], seen[3]);
+            assert_eq!(point_of(&dir.path().join("a/b")), Some(dir.path().to_owned()));
+            assert_ne!(point_of(dir.path().parent().unwrap()), Some(dir.path().to_owned()));
+            assert!(seen[0] != seen[1] && seen[1] != seen[2]);
+        });
+    }
+
+    #[test]
+    fn a_line_is_read_whatever_stands_in_it() {
+        let line = b"7 1 0:26 / - rw,nosuid shared:1 master:2 - fuse.x srv:/a\\040b rw";
+        let expected = Source { filesystem: b"fuse.x".to_vec(), name: b"srv:/a\\040b".to_vec() };
+        assert_eq!(source_of(line, 7), Some(expected));
+        assert_eq!(source_of(line, 8), None);
+        for len in 0..line.len() {
+            let _ = source_of(&line[..len], 7);
+        }
     }
 
     #[test]

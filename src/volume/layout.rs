@@ -4,7 +4,7 @@
 //!   DIR/NAME/                  a volume, as its clients see it; or DIR/SOME/WHERE/, if it is to be there
 //!   DIR/archived-NAME-TIME/    what was archived
 //!   DIR/.berth/                Berth's own, for nobody else
-//!     lock                     held by the server that uses DIR
+//!     lock                     held by the server that uses DIR (see super::lock)
 //!     volumes/ID.json          the registry: what each volume is (see super::registry)
 //!     ledger                   what each volume uses (see crate::quota::ledger)
 //!     cloning/ID.json          clones that are no volumes yet (see super::attempt)
@@ -18,18 +18,18 @@
 //! All of it is on one file system, so that directories move in one step. Each function here is one
 //! such step: it happens or it does not, and is on the disk when it returns.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{
-    CWD, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, XattrFlags, flock, openat,
-    openat2, renameat_with,
+    CWD, Mode, OFlags, RenameFlags, ResolveFlags, XattrFlags, openat, openat2, renameat_with,
 };
 
 use super::error::{Error, Result};
+use super::lock::Lock;
 use super::name::VolumeId;
 use super::registry::Record;
 use super::spec::Spec;
@@ -57,7 +57,8 @@ const LATER: [&str; 2] = ["cloning", "spare"];
 pub(super) struct Layout {
     dir: PathBuf,
     own: PathBuf,
-    _lock: File,
+    /// That which says that nobody else has it.
+    pub(super) lock: Arc<Lock>,
     /// Held while something of the reserve is made or taken.
     pub(super) spare: Mutex<()>,
     #[cfg(test)]
@@ -87,11 +88,11 @@ impl Layout {
             }
         }
         durable::flush_folder(&own).map_err(Error::io("flush", &own))?;
-        let _lock = lock(&own.join("lock"))?;
+        let lock = Arc::new(Lock::take(&own)?);
         Ok(Self {
             dir,
             own,
-            _lock,
+            lock,
             spare: Mutex::default(),
             #[cfg(test)]
             crash: crash::Point::default(),
@@ -331,7 +332,7 @@ impl Layout {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.step()?;
+        self.begin()?;
         let moved = match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             // The file system does not know the flag. Nobody else makes names here.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if exists(to) => {
@@ -352,6 +353,12 @@ impl Layout {
             durable::flush_folder(folder).map_err(Error::io("flush", folder))?;
         }
         Ok(())
+    }
+
+    /// To be called before anything is registered or moved: it is still this server's to do.
+    pub(super) fn begin(&self) -> Result<()> {
+        self.lock.check().map_err(Error::io("use", &self.dir))?;
+        self.step()
     }
 
     /// Where a test may have the process die.
@@ -405,20 +412,6 @@ fn set_aside(path: &Path) -> Result<()> {
     let (path, aside) = (path.display(), aside.display());
     tracing::warn!(%path, %aside, "it is not a directory, and was set aside");
     Ok(())
-}
-
-fn lock(path: &Path) -> Result<File> {
-    let file = durable::open_lock(path).map_err(Error::io("open", path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let folder = path.parent().and_then(Path::parent).unwrap_or(path).display();
-            Err(Error::Invalid(format!(
-                "{folder} is in use by another server; a directory with volumes has one server"
-            )))
-        }
-        Err(errno) => Err(Error::io("lock", path)(errno.into())),
-    }
 }
 
 /// A point at which a test ends everything, as if the process had died there.

@@ -31,6 +31,7 @@ pub mod error;
 pub mod holder;
 mod labels;
 mod layout;
+mod lock;
 pub mod name;
 pub mod progress;
 pub mod promise;

@@ -151,7 +151,7 @@ impl Layout {
         record: &Record,
         replace: impl FnOnce(&Path, &[u8]) -> io::Result<()>,
     ) -> Result<()> {
-        self.step()?;
+        self.begin()?;
         let path = self.file(&record.spec.id);
         let json = serde_json::to_vec_pretty(record).map_err(io::Error::from);
         json.and_then(|json| replace(&path, &json)).map_err(Error::io("write", path))
@@ -164,7 +164,7 @@ impl Layout {
 
     /// Strikes a volume out.
     pub(super) fn strike(&self, id: &VolumeId) -> Result<()> {
-        self.step()?;
+        self.begin()?;
         let path = self.file(id);
         durable::remove(&path).map_err(Error::io("remove", path))
     }

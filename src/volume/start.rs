@@ -2,6 +2,7 @@
 //! their end with the server's.
 
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use super::contest;
@@ -28,7 +29,8 @@ impl Volumes {
     pub fn open(settings: &Settings, serving: Serving) -> Result<Arc<Self>> {
         let layout = Layout::open(&settings.dir)?;
         let (records, faults) = layout.records()?;
-        let ledger = Ledger::open(layout.ledger());
+        let lock = Arc::clone(&layout.lock);
+        let ledger = Ledger::open(layout.ledger(), move || lock.check());
         let mut volumes = Self {
             layout,
             serving,
@@ -164,6 +166,17 @@ impl Volumes {
         let counter = counter.map_err(Error::io("count the volumes in", &settings.dir))?;
         let _ = volumes.counter.set(counter);
         Ok(volumes)
+    }
+
+    /// Whether the directory `dir` is none of the volumes', or this server has those to itself. Blocks.
+    pub fn has(&self, dir: &Path) -> bool {
+        !dir.starts_with(self.layout.dir()) || self.layout.lock.check().is_ok()
+    }
+
+    /// Lets another server use the directory, for a process that ends but may not go for a while. Nothing
+    /// is to be done with volumes from then on.
+    pub fn unlock(&self) {
+        self.layout.lock.release();
     }
 
     /// Stops what goes on in the background, and keeps what is known of the usage. To be called

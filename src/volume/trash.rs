@@ -200,6 +200,8 @@ impl Worker {
 
     /// Removes what is in the folder; whether there is something to be tried again soon.
     fn round(&mut self) -> Result<bool> {
+        // Anew: its file system may have been mounted anew.
+        self.folder = file::root(&self.dir)?;
         let found = self.look()?;
         let (mut waiting, mut later) = (found.len(), false);
         for name in found {

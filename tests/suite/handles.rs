@@ -5,7 +5,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::support::client::{Client, Cred, NFS, Reply};
+use crate::support::client::{Client, Cred, NFS, Reply, unpacked};
 use crate::support::server::{Server, Setup};
 use crate::support::wire::*;
 
@@ -353,4 +353,25 @@ fn a_handle_is_valid_again_when_its_export_returns() {
     s.write_exports(all);
     s.restart();
     s.client().getattr(&a).ok();
+}
+
+#[test]
+fn files_deep_down_are_found_again_with_few_descriptors() {
+    const DEPTH: usize = 300;
+    let mut s = Setup::default().descriptors(200).start();
+    let mut c = s.client();
+    let root = c.root();
+    let files = ["one", "other", "third"].map(|name| {
+        let below = |dir: Fh, n| c.dir(&dir, if n == 0 { name } else { "d" });
+        let dir = (0..DEPTH).fold(root.clone(), below);
+        c.file_of(&dir, "file", b"content")
+    });
+    s.crash_and_restart();
+    // All at once: they are looked for while others are.
+    let mut c = s.client();
+    let asked = files.iter().cycle().take(30).map(packed).collect::<Vec<_>>();
+    let asked = c.ask(NFS_PROGRAM::NFSPROC3_GETATTR, &asked);
+    for answer in c.answers(&asked).into_values() {
+        unpacked::<GETATTR3res>(&answer).ok();
+    }
 }

@@ -182,3 +182,18 @@ fn two_servers_can_serve_one_directory_with_states_of_their_own() {
     other.kill().unwrap();
     other.wait().unwrap();
 }
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut s = Setup::default().faults().start();
+    let (mut c, disk) = (s.client(), s.faults());
+    let root = c.root();
+    let file = c.file(&root, "file");
+    c.write(&file, 0, b"content", stable_how::UNSTABLE).ok();
+    disk.hold_after(0);
+    s.signal(Signal::TERM);
+    eventually("it stops", || s.log().contains("stopping: "));
+    s.signal(Signal::TERM);
+    assert_eq!(s.wait().code(), Some(1));
+    assert!(s.log().contains("ending at once"), "{}", s.log());
+}

@@ -100,7 +100,7 @@ fn full_volumes_leave_threads_to_those_who_flush() {
     const MANY: u64 = 12;
     let dir = tempfile::tempdir().unwrap();
     let fs = Fs::new(Key::new([1; KEY_LEN]), 4096, dir.path()).unwrap();
-    let ledger = Ledger::open(dir.path().join("ledger"));
+    let ledger = Ledger::open(dir.path().join("ledger"), || Ok(()));
     let limits = Limits { bytes: 1 << 20, inodes: None, rule: Rule::Enforce };
     let ids = (1..=MANY).map(ExportId);
     let all: Vec<_> = ids

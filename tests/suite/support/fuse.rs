@@ -26,11 +26,13 @@ const TOP: u64 = 1;
 
 /// What is on the disk, whichever daemon has it.
 #[derive(Default)]
-struct Disk {
+pub struct Disk {
     files: BTreeMap<Vec<u8>, Stored>,
     born: u64,
     /// What everything is answered with while the disk is away.
     away: Option<i32>,
+    /// Whether nothing is taken up.
+    hangs: bool,
 }
 
 #[derive(Clone, Default)]
@@ -43,6 +45,8 @@ struct Stored {
 pub struct Fuse {
     dir: PathBuf,
     disk: Arc<Mutex<Disk>>,
+    /// What is mounted, as the list of mounts has it.
+    source: &'static str,
     daemon: Option<Daemon>,
 }
 
@@ -61,7 +65,7 @@ struct Session {
 impl Fuse {
     /// Mounts it at `dir`; `None` where that cannot be.
     pub fn mount(dir: &Path) -> Option<Self> {
-        let mut fuse = Self { dir: dir.into(), disk: Arc::default(), daemon: None };
+        let mut fuse = Self { dir: dir.into(), disk: Arc::default(), source: "test", daemon: None };
         fuse.start().then_some(fuse)
     }
 
@@ -73,7 +77,7 @@ impl Fuse {
         let options =
             format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other\0", device.as_raw_fd());
         let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes()).unwrap();
-        if mount("test", &self.dir, "fuse", MountFlags::empty(), options).is_err() {
+        if mount(self.source, &self.dir, "fuse", MountFlags::empty(), options).is_err() {
             return false;
         }
         let stop = Arc::new(Mutex::new(false));
@@ -95,9 +99,29 @@ impl Fuse {
         unmount(&self.dir, UnmountFlags::DETACH).unwrap();
     }
 
+    /// Takes another disk, under another name, for the daemon that is started next; returns the one
+    /// that it had.
+    pub fn change(&mut self, source: &'static str, disk: Disk) -> Disk {
+        self.source = source;
+        std::mem::replace(&mut self.disk.lock().unwrap(), disk)
+    }
+
+    /// Takes nothing up from now on, as a daemon that was stopped, or goes on.
+    pub fn hang(&self, hangs: bool) {
+        self.disk.lock().unwrap().hangs = hangs;
+    }
+
     /// Answers everything with this error from now on, or nothing any more.
     pub fn away(&self, errno: Option<i32>) {
         self.disk.lock().unwrap().away = errno;
+    }
+}
+
+impl Disk {
+    /// One with a file.
+    pub fn with(name: &str, content: &[u8]) -> Self {
+        let stored = Stored { ino: TOP + 1, content: content.to_vec() };
+        Self { files: [(name.into(), stored)].into(), born: 1, ..Self::default() }
     }
 }
 
@@ -141,6 +165,10 @@ impl Session {
         let mut request = vec![0; 1 << 20];
         let soon = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
         while !*stop.lock().unwrap() {
+            if self.disk().hangs {
+                thread::sleep(std::time::Duration::from_millis(10));
+                continue;
+            }
             let mut waiting = [PollFd::new(&self.device, PollFlags::IN)];
             if poll(&mut waiting, Some(&soon)).unwrap() == 0 {
                 continue;

@@ -70,6 +70,7 @@ pub struct Setup {
     disk: Option<&'static str>,
     faults: bool,
     address_space: Option<u64>,
+    descriptors: Option<u64>,
     secure: bool,
 }
 
@@ -96,6 +97,12 @@ impl Setup {
     /// Lets the server have so many bytes of addresses, as `ulimit -v` does: beyond that it gets no memory.
     pub const fn address_space(mut self, bytes: u64) -> Self {
         self.address_space = Some(bytes);
+        self
+    }
+
+    /// Lets the server have so many descriptors, as `ulimit -n` does.
+    pub const fn descriptors(mut self, descriptors: u64) -> Self {
+        self.descriptors = Some(descriptors);
         self
     }
 
@@ -265,6 +272,11 @@ impl Server {
         self.wait_until_it_answers();
     }
 
+    /// Starts the server after its end, without waiting until it answers.
+    pub fn launch_without_waiting(&mut self) {
+        self.launch();
+    }
+
     /// Starts the server again after its end was waited for.
     pub fn launch_again(&mut self) {
         self.launch();
@@ -292,15 +304,13 @@ impl Server {
 
     fn launch(&mut self) {
         let log = File::options().create(true).append(true).open(self.beside("log")).unwrap();
-        let mut command = match self.setup.address_space {
-            Some(bytes) => {
-                let mut shell = Command::new("sh");
-                shell.arg("-c").arg(format!("ulimit -v {}; exec \"$0\" \"$@\"", bytes / 1024));
-                shell.arg(program());
-                shell
-            }
-            None => Command::new(program()),
-        };
+        let limits = [
+            self.setup.address_space.map(|bytes| format!("ulimit -v {}; ", bytes / 1024)),
+            self.setup.descriptors.map(|descriptors| format!("ulimit -n {descriptors}; ")),
+        ];
+        let mut command = Command::new("sh");
+        let limits: String = limits.into_iter().flatten().collect();
+        command.arg("-c").arg(format!("{limits}exec \"$0\" \"$@\"")).arg(program());
         command.arg("serve").arg("--listen").arg(self.addr.to_string());
         command.arg("--state").arg(self.beside("state"));
         command.arg("--handles").arg(Mode::current().handles());

@@ -1,0 +1,235 @@
+//! The lock that gives a directory with volumes one server.
+//!
+//! It is held on a file, and goes with the file system: after a FUSE daemon was mounted anew, nobody has
+//! it. So it is looked at before anything is served again or written there, and taken again. The lock's
+//! file tells by its time whether another server has had it in between; then what this one knows of the
+//! volumes may be wrong, and it keeps away from them for good.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::error::{Error, Result};
+use crate::fs::which::Which;
+use crate::sys::durable;
+
+/// What the file is called.
+const NAME: &str = "lock";
+
+/// The lock of a directory with volumes.
+pub(super) struct Lock {
+    /// Berth's own folder in it.
+    own: PathBuf,
+    which: Which,
+    state: Mutex<State>,
+}
+
+enum State {
+    /// The file, and its time as it was set when the lock was taken.
+    Held(File, Time),
+    /// Another server has had it.
+    Lost,
+}
+
+/// Seconds and nanoseconds.
+type Time = (i64, i64);
+
+impl Lock {
+    /// Takes the lock of the directory in which `own` is Berth's folder.
+    ///
+    /// # Errors
+    /// Another server has it; it cannot be taken.
+    pub(super) fn take(own: &Path) -> Result<Self> {
+        let which = which(own).map_err(Error::io("look at", own))?;
+        let path = own.join(NAME);
+        let file = durable::open_lock(&path).map_err(Error::io("open", &path))?;
+        if !try_lock(&file).map_err(Error::io("lock", &path))? {
+            let folder = own.parent().unwrap_or(own).display();
+            return Err(Error::Invalid(format!(
+                "{folder} is in use by another server; a directory with volumes has one server"
+            )));
+        }
+        let time = stamp(&file).map_err(Error::io("look at", &path))?;
+        Ok(Self { own: own.to_owned(), which, state: Mutex::new(State::Held(file, time)) })
+    }
+
+    /// Makes sure that this server has the directory to itself: takes the lock again if it went with the
+    /// file system. Blocks.
+    ///
+    /// # Errors
+    /// The file system is away, or another one is there; another server has the directory, or has had
+    /// it.
+    pub(super) fn check(&self) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State::Held(file, time) = &*state else { return Err(lost()) };
+        let fresh = match self.is_in_place(file) {
+            // Again: a file system on a network may have given the lock to another client meanwhile.
+            true if try_lock(file)? => return Ok(()),
+            true => None,
+            false => self.take_again(*time)?,
+        };
+        if let Some(file) = fresh {
+            let time = stamp(&file)?;
+            *state = State::Held(file, time);
+            tracing::info!(dir = %self.dir().display(), "the lock of the volumes is taken again");
+            return Ok(());
+        }
+        *state = State::Lost;
+        tracing::error!(
+            dir = %self.dir().display(),
+            "another server has used the volumes while their file system was away from this one, which \
+             serves them no more: stop one of the two, and start the other again"
+        );
+        Err(lost())
+    }
+
+    /// Gives the lock up.
+    pub(super) fn release(&self) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let State::Held(file, _) = &*state {
+            let _ = flock(file, FlockOperation::Unlock); // it ends with the process in any case
+        }
+    }
+
+    fn dir(&self) -> &Path {
+        self.own.parent().unwrap_or(&self.own)
+    }
+
+    /// Whether `file` is open, and the one under the lock's name.
+    fn is_in_place(&self, file: &File) -> bool {
+        let number = |of: Metadata| (of.dev(), of.ino());
+        let ours = file.metadata().map(number);
+        let named = self.own.join(NAME).symlink_metadata().map(number);
+        matches!((ours, named), (Ok(ours), Ok(named)) if ours == named)
+    }
+
+    /// Takes the lock once more; `None` if another server has it, or has had it since `time`.
+    fn take_again(&self, time: Time) -> io::Result<Option<File>> {
+        if !which(&self.own)?.is_still(&self.which) {
+            return Err(io::Error::other("another file system is mounted there"));
+        }
+        let path = self.own.join(NAME);
+        let is_there = path.symlink_metadata().is_ok();
+        let file = durable::open_lock(&path)?;
+        if !try_lock(&file)? {
+            return Ok(None);
+        }
+        let is_as_before = !is_there || time_of(&file.metadata()?) == time;
+        Ok(is_as_before.then_some(file))
+    }
+}
+
+fn which(own: &Path) -> io::Result<Which> {
+    Ok(Which::of(File::open(own)?)?)
+}
+
+/// Takes the lock of a file; `false` if somebody else has it.
+fn try_lock(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Gives the file the present time; answers what it is then.
+fn stamp(file: &File) -> io::Result<Time> {
+    // Takes no room on a full disk. Where it is refused, the old time does: nobody else sets one there.
+    let _ = file.set_modified(SystemTime::now());
+    Ok(time_of(&file.metadata()?))
+}
+
+fn time_of(of: &Metadata) -> Time {
+    (of.mtime(), of.mtime_nsec())
+}
+
+fn lost() -> io::Error {
+    io::Error::other("another server has used the volumes; restart this one")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// Mounting anew, as far as the lock is concerned: the same file is another one.
+    fn renew(own: &Path) -> File {
+        let (path, fresh) = (own.join(NAME), own.join("fresh"));
+        let time = path.metadata().unwrap().modified().unwrap();
+        let file = durable::create(&fresh).unwrap();
+        file.set_modified(time).unwrap();
+        fs::rename(&fresh, &path).unwrap();
+        file
+    }
+
+    #[test]
+    fn it_is_taken_again_when_it_was_lost_with_the_file_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Lock::take(dir.path()).unwrap();
+        lock.check().unwrap();
+        renew(dir.path());
+        assert!(Lock::take(dir.path()).is_ok(), "nobody has it");
+        renew(dir.path());
+        let lock = Lock::take(dir.path()).unwrap();
+        renew(dir.path());
+        lock.check().unwrap();
+        assert!(Lock::take(dir.path()).is_err());
+        lock.release();
+        assert!(Lock::take(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn a_directory_that_another_server_has_or_had_is_left_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for has_ended in [false, true] {
+            let lock = Lock::take(dir.path()).unwrap();
+            renew(dir.path());
+            let other = Lock::take(dir.path()).unwrap();
+            let other = (!has_ended).then_some(other);
+            assert!(lock.check().is_err(), "{has_ended}");
+            drop(other);
+            assert!(lock.check().is_err(), "what it knows may be wrong");
+        }
+    }
+
+    #[test]
+    fn a_lock_that_was_given_to_another_client_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Lock::take(dir.path()).unwrap();
+        lock.release(); // stands for a server on the network that took it away
+        let other = Lock::take(dir.path()).unwrap();
+        assert!(lock.check().is_err());
+        drop(other);
+        assert!(lock.check().is_err());
+    }
+
+    #[test]
+    fn what_is_not_there_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, elsewhere) = (dir.path().join("own"), dir.path().join("elsewhere"));
+        fs::create_dir(&own).unwrap();
+        let lock = Lock::take(&own).unwrap();
+        fs::rename(&own, &elsewhere).unwrap();
+        assert!(lock.check().is_err());
+        fs::create_dir(&own).unwrap();
+        assert!(lock.check().is_err(), "what lies below the mount");
+        assert_eq!(fs::read_dir(&own).unwrap().count(), 0);
+        fs::remove_dir(&own).unwrap();
+        fs::rename(&elsewhere, &own).unwrap();
+        lock.check().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_removed_by_hand_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Lock::take(dir.path()).unwrap();
+        fs::remove_file(dir.path().join(NAME)).unwrap();
+        lock.check().unwrap();
+        assert!(Lock::take(dir.path()).is_err());
+    }
+}
