@@ -51,9 +51,11 @@ impl Which {
         self.kind == before.kind && self.source.is_some() && self.source != before.source
     }
 
-    /// What was mounted, if it takes that to tell the directory from others.
+    /// What was mounted, if it takes that to tell the directory from others. `None` for a disk: its
+    /// device may have another name after a restart of the machine.
     pub fn source(&self) -> Option<String> {
-        self.source.as_ref().map(ToString::to_string)
+        let source = self.source.as_ref().filter(|_| !self.kind.keeps_handles());
+        source.map(ToString::to_string)
     }
 }
 
