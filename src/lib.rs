@@ -43,50 +43,46 @@
 //! | [`telemetry`] | log, with a bound for what peers cause; every metric | - |
 //! | [`app`] | builds, starts and stops the parts | all |
 //!
-//! # What holds everywhere
+//! # Invariants
 //!
-//! - **A call is tried where it was read.** A data-plane thread never waits for a disk: a call that
-//!   might ([`sys::Patience::None`]) answers "later" before it has changed anything, and runs again
-//!   in the pool. What may wait is decided by what is known to be in memory: a file is open, a name
-//!   is in the kernel's cache (RESOLVE_CACHED), data is in the page cache (RWF_NOWAIT), and changes
-//!   were quick lately ([`nfs3`]'s pace), and the kernel has room for what is written (its credit).
-//!   Threads are single-threaded runtimes, so that a call wakes nobody.
-//! - **A call is answered where it came in.** A data-plane thread whose packets all come to one processor
-//!   moves there, while that pays (rpc's `follow`): for a short call, waking another processor is most
-//!   of what it costs.
-//! - **Who would wait for another call holds no thread either.** Changes of one file stand in a lane
-//!   ([`rpc::lanes`]), and so do those who list one directory: a file that hangs takes one thread, not
-//!   all. A thread that has a place in a lane, of the data plane or of the pool, does what others have put
-//!   in line behind it, so that nobody is woken, and no lock is handed round, for changes that many make
-//!   at once.
-//! - **A thread has an identity.** System calls whose outcome depends on who makes them run inside
-//!   `acting_as` or `as_server` of [`fs::identity`]; the thread stays who it was until the next
-//!   call needs somebody else.
-//! - **A file appears whole.** Its name comes last, after everything that the call asks for, so that
-//!   nobody finds it half made, whatever fails and wherever the server ends ([`fs::make`]); a call that
-//!   changes several attributes changes all of them or none.
-//! - **A change has a lock.** Attributes before and after are taken under the lock of the file or
-//!   directory, together with the change ([`fs::Guard`]).
-//! - **An answer is a promise.** Nothing is answered as stable that is not on the disk; a flush that
-//!   failed changes the write verifier before anybody hears of it; verifiers of WRITE are read
-//!   before the write.
-//! - **Who waits for a flush holds no thread.** The call ends with its change; threads of their own
-//!   flush once for all who wait for the same file, or for names in the same export, and write the
-//!   replies ([`fs::flush`]). A flush covers what was changed before it began, and no more.
-//!   A call that finds its volume full, but only with what is held until files are flushed, waits in the
-//!   same way for these flushes, and is then carried out again ([`rpc::Outcome::Wait`]).
+//! - **A call runs first on the thread that read it.** A data-plane thread never blocks on a disk: a
+//!   call that might block ([`sys::Patience::None`]) returns before it has changed anything, and runs
+//!   again on a thread of the pool. Whether it might block is decided by what is in memory: an open
+//!   file, a name in the kernel's cache (RESOLVE_CACHED), data in the page cache (RWF_NOWAIT), the
+//!   latency of recent changes ([`nfs3`]'s pace), and the budget of dirty pages for large writes.
+//!   Each data-plane thread is a runtime of its own, so a call wakes no other thread.
+//! - **Packets and calls share a processor.** A data-plane thread whose packets all arrive on one
+//!   processor moves there as long as that pays (rpc's `follow`): waking another processor is most of
+//!   the cost of a short call.
+//! - **A blocked call holds no thread.** Changes of one file wait in a lane ([`rpc::lanes`]), and so do
+//!   listings of one directory: a file that hangs occupies one thread, not all. The thread that holds
+//!   a lane carries out the calls that queue behind it, which saves waking a thread for each.
+//! - **A thread has an identity.** System calls whose outcome depends on the caller run inside
+//!   `acting_as` or `as_server` of [`fs::identity`]. A thread keeps an identity until a call needs
+//!   another one.
+//! - **A file appears complete.** It gets its name last, after all attributes of the call
+//!   ([`fs::make`]), so that a crash at any point leaves no incomplete file. A call that changes
+//!   several attributes changes all of them or none.
+//! - **A change has a lock.** Attributes before and after a change are read under the lock of its file
+//!   or directory ([`fs::Guard`]).
+//! - **A reply is a promise.** Nothing is reported as stable that is not on the disk. A failed flush
+//!   changes the write verifier before any client hears of it; a WRITE reads the verifier first.
+//! - **A call that waits for a flush holds no thread.** The call ends with its change. Threads of their
+//!   own flush once for all calls that wait for the same file, or for names in the same export, and
+//!   send the replies ([`fs::flush`]). A flush covers the changes made before it began, and no more.
+//!   A call that finds its volume full only because of room that is held until files are flushed
+//!   waits in the same way, and then runs again ([`rpc::Outcome::Wait`]).
 //! - **Room is held before it is used.** Whatever may grow a volume takes a [`quota::Hold`] first, and
-//!   settles it with what the file really took, under the lock of the change. The ledger on the disk
-//!   is an upper bound at any time; after a crash, what may not fit waits for a count instead of
-//!   being refused.
-//! - **Nothing is removed in place.** What is no longer wanted is renamed into the trash in one step,
-//!   when no client can reach it any more, and removed from there in the background.
-//! - **Peers choose no sizes.** Records, names, counts, queues, caches and connections have bounds,
-//!   and memory grows with what arrives, not with what is announced. What all peers make the server hold
-//!   is one budget, shared by address ([`rpc::memory_budget`]); who has no room in it waits, and is not
-//!   read.
-//! - **One file system for each export.** Mount points inside an export are not crossed, so that a
-//!   handle of the file system means one file only.
+//!   settles it with the real size under the lock of the change. The ledger on the disk is always an
+//!   upper bound; after a crash, a change that may not fit waits for a count and is not refused.
+//! - **Nothing is removed in place.** Content is renamed into the trash in one step, when clients can no
+//!   longer reach it, and removed from there in the background.
+//! - **Peers choose no sizes.** Records, names, counts, queues, caches and connections are bounded, and
+//!   memory grows with what arrives, not with what is announced. Everything that peers make the server
+//!   hold comes out of one budget, shared by address ([`rpc::memory_budget`]); a connection without
+//!   room in it is not read.
+//! - **One file system for each export.** Mount points inside an export are not crossed, so a handle of
+//!   the file system identifies one file.
 
 pub mod admin;
 pub mod app;
