@@ -19,6 +19,8 @@
 //!
 //! # Layers
 //!
+//! A test compares the imports of the source with this table, in both directions.
+//!
 //! | module | promises | may name |
 //! |---|---|---|
 //! | [`errno`] | what a system call answered | - |
@@ -28,18 +30,18 @@
 //! | [`xdr`] | bounded reading without allocation; writing into a buffer | - |
 //! | [`rpc`] | records, calls, credentials, the reply cache, limits, drain; knows no program | errno sys xdr telemetry |
 //! | [`export`] | what is exported, to whom, with which squash; pure | - |
-//! | [`quota`] | what each volume uses; room is held before it is used, on the disk before it counts | errno sys telemetry |
+//! | [`quota`] | what each volume uses; room is held before it is used, on the disk before it counts | errno sys |
 //! | [`fs`] | POSIX operations on handles, as the caller; knows no wire format | errno sys export quota telemetry |
 //! | [`nfs3`] | the 22 procedures: arguments to results | errno sys xdr rpc export fs telemetry |
 //! | [`mount`] | MOUNT: paths to handles | errno sys xdr rpc export fs telemetry |
-//! | [`portmap`] | where the programs are | xdr rpc |
+//! | [`portmap`] | where the programs are | rpc xdr |
 //! | [`volume`] | directory, registry entry, export and account as one unit; knows no Kubernetes | errno export fs label quota sys telemetry |
 //! | [`provisioner`] | Kubernetes: claims to volumes, by the contract of external provisioners | label mount_options quantity volume telemetry |
 //! | [`state`] | what survives a restart, apart from volumes | export fs sys |
 //! | [`admin`] | volumes over a unix socket; health, metrics and the status page over HTTP | telemetry volume |
 //! | [`manual`] | the pages of the manual | - |
 //! | [`command`] | `berth volume`, `berth health`, `berth manual`: asks a server, tells people and scripts | admin export label manual mount_options nfs3 quantity rpc telemetry volume xdr |
-//! | [`config`] | command line | command (arguments), export (ports), label, quantity, fs (kinds of handles), provisioner and volume (settings), telemetry |
+//! | [`config`] | the command line, checked into settings; uses the others' settings and choices only | command export fs label provisioner quantity telemetry volume |
 //! | [`telemetry`] | log, with a bound for what peers cause; every metric | - |
 //! | [`app`] | builds, starts and stops the parts | all |
 //!

@@ -1,77 +1,23 @@
-//! The layers of the program: which module may name which, and what may stand where.
+//! The layers of the program: which module may name which, and where certain code may stand.
 //!
-//! A plain reading of the source: imports are written `use crate::module::..`, one module each, so
-//! that this is enough. Comments and tests are left out; tests may borrow from anywhere.
+//! The table of layers is the one in `src/lib.rs`. The source is read as text: imports are written
+//! `use crate::module::..`, one module each, so that this is enough. Comments and tests are left out;
+//! tests may import from anywhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Every module, and the modules of this crate that it may name.
-const MAY_NAME: &[(&str, &[&str])] = &[
-    ("admin", &["volume", "telemetry"]),
-    (
-        "command",
-        &[
-            "admin",
-            "volume",
-            "export",
-            "label",
-            "manual",
-            "mount_options",
-            "nfs3",
-            "quantity",
-            "rpc",
-            "xdr",
-            "telemetry",
-        ],
-    ),
-    (
-        "config",
-        &["command", "export", "fs", "label", "provisioner", "quantity", "volume", "telemetry"],
-    ), // the names of choices, not what they do
-    ("errno", &[]),
-    ("export", &[]),
-    ("fs", &["errno", "sys", "telemetry", "export", "quota"]),
-    ("label", &[]),
-    ("manual", &[]),
-    ("mount", &["xdr", "rpc", "export", "fs", "errno", "sys", "telemetry"]),
-    ("mount_options", &[]),
-    ("nfs3", &["xdr", "rpc", "export", "fs", "errno", "sys", "telemetry"]),
-    ("nlm", &["xdr", "rpc", "export", "fs", "errno"]),
-    ("portmap", &["xdr", "rpc", "sys"]),
-    (
-        "provisioner",
-        &["label", "mount_options", "quantity", "volume", "quota", "export", "telemetry"],
-    ),
-    ("quantity", &[]),
-    ("quota", &["errno", "sys", "telemetry"]),
-    ("rpc", &["xdr", "telemetry", "errno", "sys"]),
-    ("state", &["export", "fs", "sys"]),
-    ("sys", &["errno"]),
-    ("telemetry", &[]),
-    ("volume", &["quota", "sys", "telemetry", "errno", "export", "fs", "label"]),
-    ("xdr", &[]),
-];
+/// The map of the source, with the table of layers.
+const MAP: &str = include_str!("../../src/lib.rs");
 
-/// Those that put the others together.
-const ABOVE_ALL: &[&str] = &["app", "lib", "main"];
+/// Files that are no module of the table: the root of the library and of the program.
+const ROOTS: &[&str] = &["lib", "main"];
 
 /// Where something may stand: the text, and the modules or files that may hold it.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("unsafe", &["sys"]),
-    (
-        ".await",
-        &[
-            "rpc/server.rs",
-            "rpc/connection.rs",
-            "rpc/client.rs",
-            "nlm/granted.rs",
-            "provisioner",
-            "admin",
-            "app",
-        ],
-    ),
+    (".await", &["rpc/server.rs", "rpc/connection.rs", "provisioner", "admin", "app"]),
     ("kube::", &["provisioner"]),
 ];
 
@@ -100,6 +46,24 @@ impl Source {
         };
         after.filter_map(word).collect()
     }
+}
+
+/// Every module, and the modules that it may name; `None`: all.
+fn table() -> BTreeMap<&'static str, Option<BTreeSet<&'static str>>> {
+    let mut table = BTreeMap::new();
+    for row in MAP.lines().filter_map(|line| line.strip_prefix("//! | [`")) {
+        let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
+        let names = match cells[cells.len() - 1] {
+            "-" => Some(BTreeSet::new()),
+            "all" => None,
+            names => Some(names.split(' ').collect()),
+        };
+        for module in cells[0].split("[`").map(|cell| cell.split('`').next().unwrap()) {
+            table.insert(module, names.clone());
+        }
+    }
+    assert!(table.len() > 10, "the table was not found");
+    table
 }
 
 fn sources() -> Vec<Source> {
@@ -141,23 +105,27 @@ fn fail_if_any(faults: &[String]) {
 }
 
 #[test]
-fn modules_name_only_what_lies_below_them() {
-    let mut faults = Vec::new();
+fn modules_name_what_the_table_says() {
+    let (table, mut used) = (table(), BTreeMap::<String, BTreeSet<String>>::new());
     for source in sources() {
-        let module = source.module();
-        if ABOVE_ALL.contains(&module.as_str()) {
-            continue;
-        }
-        let Some((_, allowed)) = MAY_NAME.iter().find(|(name, _)| *name == module) else {
+        used.entry(source.module()).or_default().append(&mut source.names());
+    }
+    let mut faults = Vec::new();
+    for (module, named) in used.iter().filter(|(module, _)| !ROOTS.contains(&module.as_str())) {
+        let Some(allowed) = table.get(module.as_str()) else {
             faults.push(format!("{module} is not in the table of layers"));
             continue;
         };
-        for named in source.names() {
-            if named != module && !allowed.contains(&named.as_str()) {
-                faults.push(format!("{} names {named}", source.path.display()));
-            }
-        }
+        let Some(allowed) = allowed else { continue };
+        let named: BTreeSet<_> =
+            named.iter().map(String::as_str).filter(|named| named != module).collect();
+        let above = named.difference(allowed).map(|named| format!("{module} names {named}"));
+        let unused = allowed.difference(&named);
+        faults.extend(above.chain(unused.map(|named| format!("{module} does not name {named}"))));
     }
+    faults.extend(
+        table.keys().filter(|m| !used.contains_key(**m)).map(|m| format!("there is no {m}")),
+    );
     fail_if_any(&faults);
 }
 
