@@ -45,7 +45,7 @@ use crate::sys::{durable, memory, process};
 use crate::telemetry::bounded::Limiter;
 use crate::telemetry::log::Chain;
 use crate::telemetry::metrics::Metrics;
-use crate::volume::{self, Volumes};
+use crate::volume::{self, Volumes, nested};
 use desk::{Desk, Parts};
 use office::Office;
 use place::Place;
@@ -296,6 +296,13 @@ impl App {
 
     fn listen(&mut self) -> Result<()> {
         let nfs = Arc::new(Nfs::new(Arc::clone(&self.fs), Arc::clone(&self.exports)));
+        if let Some(holder) = nested::holder_of(dir) {
+            let holder = holder.display();
+            bail!(
+                "the export {export} lies in {holder}, a directory of volumes ({holder}/.berth holds \
+                 their keys and capacities); serve them with --volumes {holder}"
+            );
+        }
         let mount = Arc::new(Mount::new(Arc::clone(&self.exports), Arc::clone(&self.fs)));
         let datagrams = self.service(vec![Arc::new(Datagrams(Arc::clone(&mount)))]);
         if let Some(volumes) = &self.volumes {

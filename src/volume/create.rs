@@ -178,6 +178,7 @@ impl Volumes {
     /// a faulty record names included.
     fn overlaps_none(&self, spec: &Spec) -> Result<()> {
         let place = Path::new(spec.place());
+        self.layout.holds_no_others(spec)?;
         let overlaps = |there: &Path| place.starts_with(there) || there.starts_with(place);
         if let Some(fault) =
             self.faults.iter().find(|fault| fault.place.as_deref().is_some_and(overlaps))

@@ -31,17 +31,18 @@ use rustix::fs::{
 use super::error::{Error, Result};
 use super::lock::Lock;
 use super::name::VolumeId;
+use super::nested;
 use super::registry::Record;
 use super::spec::Spec;
 use crate::export::ExportId;
 use crate::sys::durable;
 
 /// The folder with all that is Berth's own.
-const OWN: &str = ".berth";
+pub(super) const OWN: &str = ".berth";
 
 /// The extended attribute with the export that a directory was made for. It is short, so that it
 /// fits into the inode.
-const MARK: &str = "user.berth";
+pub(super) const MARK: &str = "user.berth";
 
 /// The folders in it.
 const FOLDERS: [&str; 6] = [REGISTRY, "cloning", "making", "leaving", "trash", "spare"];
@@ -391,7 +392,9 @@ pub(super) fn exists(path: &Path) -> bool {
 /// may enter: what a volume allows to everybody is meant for its clients.
 pub(super) fn prepare(dir: &Path) -> Result<()> {
     folder(dir, 0o700)?;
-    folder(&dir.join(OWN), 0o700)
+    folder(&dir.join(OWN), 0o700)?;
+    nested::mark(&dir.join(OWN));
+    Ok(())
 }
 
 /// Makes a folder and those above it, as far as they are not there.

@@ -34,6 +34,7 @@ mod layout;
 mod lock;
 pub mod name;
 pub mod progress;
+pub mod nested;
 pub mod promise;
 mod reclaim;
 mod registry;
@@ -204,9 +205,10 @@ pub struct Disk {
 /// there.
 ///
 /// # Errors
-/// It cannot be made.
+/// It cannot be made, or is no place for volumes: the root directory, or in another directory of volumes.
 pub fn prepare(dir: &Path) -> Result<()> {
     layout::prepare(dir)
+    nested::check(dir)?;
 }
 
 impl Volumes {

@@ -36,6 +36,7 @@ mod replay;
 mod setattr;
 mod slow;
 mod together;
+mod volume_care;
 mod volume_cli;
 mod volumes;
 mod whole;

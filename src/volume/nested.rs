@@ -1,0 +1,142 @@
+//! Directories with volumes in each other's way: what lies in one belongs to its server, whether that
+//! runs or not.
+//!
+//! A directory with volumes is recognized by its own folder, which bears an extended attribute. NFSv3
+//! has none, so no client of an export can make a directory look like one and have the next start
+//! refused. Where the file system has no extended attributes, the folder's content and mode decide.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use super::error::{Error, Result};
+use super::layout::{Layout, MARK, OWN, exists};
+use super::spec::Spec;
+
+/// The value of the attribute.
+const VALUE: &[u8] = b"volumes";
+
+/// Marks the own folder of a directory with volumes, where the file system has attributes.
+pub(super) fn mark(own: &Path) {
+    let _ = rustix::fs::lsetxattr(own, MARK, VALUE, XattrFlags::empty());
+}
+
+/// The directory with volumes that `dir` is or lies in, if there is one. `dir` is absolute and without
+/// links. Blocks.
+pub fn holder_of(dir: &Path) -> Option<PathBuf> {
+    dir.ancestors().find(|above| is_own(&above.join(OWN))).map(Path::to_owned)
+}
+
+/// Checks that volumes can be kept in `dir`, which need not exist yet. Blocks.
+///
+/// # Errors
+/// [`Error::Invalid`]: it is the root directory, or lies in another directory with volumes.
+pub(super) fn check(dir: &Path) -> Result<()> {
+    let absolute = std::path::absolute(dir).map_err(Error::io("find", dir))?;
+    let found = absolute.ancestors().find(|path| exists(path)).unwrap_or(Path::new("/"));
+    let real = match found.canonicalize() {
+        // A link to nowhere: making the directory says so better.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        real => real.map_err(Error::io("find", found))?,
+    };
+    // The directory itself may hold volumes, those that are to be served.
+    let above = if found == absolute { real.parent() } else { Some(real.as_path()) };
+    let Some(above) = above else {
+        return Err(Error::Invalid(
+            "the root directory cannot hold volumes; name a directory for them alone, like \
+             --volumes /srv/volumes"
+                .into(),
+        ));
+    };
+    let Some(holder) = holder_of(above) else { return Ok(()) };
+    let (dir, holder) = (real.display(), holder.display());
+    Err(Error::Invalid(format!(
+        "{dir} lies in {holder}, which holds volumes already ({holder}/{OWN}); choose a directory \
+         outside of it"
+    )))
+}
+
+impl Layout {
+    /// Checks that no directory on the way to a volume's, nor that itself, holds volumes of its own.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]
+    pub(super) fn holds_no_others(&self, spec: &Spec) -> Result<()> {
+        let volume = self.volume(spec);
+        let way = volume.ancestors().take_while(|path| *path != self.dir());
+        let Some(holder) = way.into_iter().find(|path| is_own(&path.join(OWN))) else {
+            return Ok(());
+        };
+        let holder = holder.display();
+        Err(Error::Invalid(format!(
+            "{holder} holds volumes of its own ({holder}/{OWN}); serve it with --volumes {holder}, or \
+             choose another directory"
+        )))
+    }
+}
+
+fn is_own(own: &Path) -> bool {
+    let Ok(found) = own.symlink_metadata() else { return false };
+    let mut value = [0; 16];
+    found.is_dir()
+        && match rustix::fs::lgetxattr(own, MARK, &mut value) {
+            Ok(len) => value.get(..len) == Some(VALUE),
+            Err(Errno::NODATA) => false,
+            // Another user's: what is in it cannot be seen.
+            Err(Errno::ACCESS) => true,
+            Err(_) => {
+                let is_closed = found.mode() & 0o077 == 0;
+                let is_mine = found.uid() == geteuid().as_raw() || found.uid() == 0;
+                is_closed && is_mine && ["lock", "volumes"].iter().all(|of| exists(&own.join(of)))
+            }
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::volume::prepare;
+
+    fn refused(dir: &Path) -> String {
+        check(dir).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_root_directory_holds_no_volumes() {
+        assert!(refused(Path::new("/")).contains("root directory"));
+        assert!(refused(Path::new("/tmp/..")).contains("root directory"));
+    }
+
+    #[test]
+    fn volumes_are_kept_in_no_other_volumes() {
+        let temp = TempDir::new().unwrap();
+        let dir = temp.path().canonicalize().unwrap().join("volumes");
+        prepare(&dir).unwrap();
+        check(&dir).unwrap(); // again
+        fs::create_dir(dir.join("a")).unwrap();
+        let mut mark = [0; 16];
+        if rustix::fs::lgetxattr(dir.join(OWN), MARK, &mut mark).is_err() {
+            return; // the file system of the tests has no attributes, and no server was here
+        }
+        for inside in ["a", "a/b/c", "new", ".berth/state"] {
+            assert!(refused(&dir.join(inside)).contains("holds volumes already"), "{inside}");
+            assert_eq!(holder_of(&dir.join(inside)).as_deref(), Some(&*dir), "{inside}");
+        }
+        assert_eq!(holder_of(&dir).as_deref(), Some(&*dir));
+        assert_eq!(holder_of(dir.parent().unwrap()), None);
+        // What a client of an export can make is not taken for it.
+        let made = temp.path().join("made");
+        for name in ["lock", "volumes", "state"] {
+            fs::create_dir_all(made.join(OWN).join(name)).unwrap();
+        }
+        assert_eq!(holder_of(&made), None);
+    }
+}

@@ -1,0 +1,63 @@
+//! What is said of volumes and directories that are not what they are taken for.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::server::{berth, program};
+use crate::support::volumes::{Port, with};
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn volumes_are_served_as_volumes_only() {
+    let mut port = Port::start();
+    port.done("create data --capacity 1Mi");
+    let dir = port.volumes.to_str().unwrap().to_owned();
+    let state = port.server.beside("other-state");
+    let try_it = |args: &[&str]| {
+        let more = ["--listen", "127.0.0.1:0", "--state", state.to_str().unwrap()];
+        let output = berth(&[&["serve"], args, &more].concat());
+        let why = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {why}");
+        assert!(why.contains(&format!("{dir}/.berth")), "{args:?}: {why}");
+        why
+    };
+    let exports = port.server.beside("other-exports");
+    fs::write(&exports, format!("{dir}/data *(rw)\n")).unwrap();
+    let check = || {
+        for at in [dir.clone(), format!("{dir}/data"), format!("{dir}/.berth/state")] {
+            assert!(try_it(&[&at]).contains(&format!("--volumes {dir}")));
+        }
+        try_it(&["--exports", exports.to_str().unwrap()]);
+        try_it(&["--volumes", &format!("{dir}/data")]);
+    };
+    check();
+    // Nor are they one of the volumes of a server above.
+    let above = port.server.beside("above");
+    fs::create_dir(&above).unwrap();
+    let other = with(&port.server.beside("above.sock"), &above).start();
+    let socket = port.server.beside("above.sock");
+    port.server.signal(Signal::TERM);
+    assert!(port.server.wait().success());
+    check();
+    fs::rename(&port.volumes, above.join("inner")).unwrap();
+    let words = ["volume", "--admin-socket", socket.to_str().unwrap(), "adopt", "inner"];
+    let output = berth(&[&words[..], &["--capacity", "1Mi"]].concat());
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && why.contains("volumes of its own"), "{why}");
+    drop(other);
+}
+
+#[test]
+fn the_root_directory_is_no_place_for_volumes() {
+    let state = TempDir::new().unwrap();
+    let args = ["serve", "--volumes", "/", "--listen", "127.0.0.1:0", "--state"];
+    let output = berth(&[&args[..], &[state.path().to_str().unwrap()]].concat());
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && why.contains("root directory"), "{why}");
+    assert!(!std::path::Path::new("/.berth").exists());
+}
