@@ -18,6 +18,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::call;
 use super::error::{Error, Result, has_code};
+use super::reach::Reach;
 
 /// How long a Lease holds without being renewed.
 const DURATION: Duration = Duration::from_secs(15);
@@ -56,6 +58,7 @@ pub struct Election {
     api: Api<Lease>,
     name: String,
     identity: Identity,
+    reach: Arc<Reach>,
 }
 
 /// A Lease as it was last seen to change.
@@ -109,7 +112,18 @@ impl fmt::Display for Identity {
 impl Election {
     /// A candidate for the Lease of this name.
     pub fn new(client: Client, namespace: &str, name: &str, identity: Identity) -> Self {
-        Self { api: Api::namespaced(client, namespace), name: name.to_owned(), identity }
+        let (api, reach) = (Api::namespaced(client, namespace), Arc::new(Reach::new("")));
+        Self { api, name: name.to_owned(), identity, reach }
+    }
+
+    /// The same, which tells others whether the API server answers.
+    pub fn telling(self, reach: Reach) -> Self {
+        Self { reach: Arc::new(reach), ..self }
+    }
+
+    /// What is known of whether the API server answers.
+    pub const fn reach(&self) -> &Arc<Reach> {
+        &self.reach
     }
 
     /// Waits for the Lease, and runs `lead` while it is held, again and again, until `stop`. `lead`
@@ -137,20 +151,30 @@ impl Election {
     async fn acquire(&self, mut seen: Seen<'_>) -> Lease {
         let mut holder = None;
         loop {
-            match self.try_acquire(&mut seen).await {
+            let tried = self.try_acquire(&mut seen).await;
+            match self.heard(tried) {
                 Ok(Ok(lease)) => return lease,
                 Ok(Err(other)) if holder.as_ref() != Some(&other) => {
                     tracing::info!(lease = self.name, holder = other, "somebody else leads");
                     holder = Some(other);
                 }
                 Ok(Err(_)) => {}
-                Err(error) if error.is_conflict() => {}
+                Err(error) if error.is_conflict() || error.is_of_the_server() => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot become leader; it is tried again");
                 }
             }
             sleep(PERIOD).await;
         }
+    }
+
+    /// Notes whether the API server answered.
+    fn heard<T>(&self, tried: Result<T>) -> Result<T> {
+        match &tried {
+            Err(error) if error.is_of_the_server() => self.reach.failed(&error.to_string()),
+            Ok(_) | Err(_) => self.reach.answered(),
+        }
+        tried
     }
 
     /// The Lease, or who has it.
@@ -203,7 +227,7 @@ impl Election {
         let mut renewed = Instant::now();
         while lost.run_until_cancelled(sleep(PERIOD)).await.is_some() {
             let left = DEADLINE.saturating_sub(renewed.elapsed());
-            match timeout(left, self.renew(lease.clone())).await {
+            match timeout(left, self.renew(lease.clone())).await.map(|tried| self.heard(tried)) {
                 Ok(Ok(new)) => {
                     renewed = Instant::now();
                     lease = new;
@@ -211,7 +235,9 @@ impl Election {
                 Ok(Err(error))
                     if renewed.elapsed() < DEADLINE && !matches!(error, Error::Stale) =>
                 {
-                    tracing::warn!(%error, "cannot renew the lease; it is tried again");
+                    if !error.is_of_the_server() {
+                        tracing::warn!(%error, "cannot renew the lease; it is tried again");
+                    }
                 }
                 Ok(Err(_)) | Err(_) => {
                     tracing::warn!(lease = self.name, "the lease is lost; serving goes on");

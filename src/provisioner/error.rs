@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::params::ParamError;
 use super::pattern::PatternError;
+use super::reach::is_of_the_server;
 use crate::mount_options::Unusable;
 use crate::volume;
 
@@ -178,10 +179,7 @@ impl Error {
     pub fn is_of_the_server(&self) -> bool {
         match self {
             Self::Timeout { .. } => true,
-            Self::Api { source, .. } => match &**source {
-                ApiError::Api(status) => status.code >= 500 || status.code == 429,
-                _ => true,
-            },
+            Self::Api { source, .. } => is_of_the_server(source),
             _ => false,
         }
     }

@@ -55,6 +55,7 @@ mod ownership;
 pub mod params;
 pub mod pattern;
 pub mod queue;
+mod reach;
 mod reclaim;
 mod recycled;
 pub mod server;
@@ -88,6 +89,7 @@ use error::{Error, Result};
 use events::{Events, Teller, events};
 use metrics::Metrics;
 use queue::{Outcome, Queue};
+use reach::Reach;
 use server::{Server, Where};
 use unfinished::Unfinished;
 use watch::{Key, Queues, Stores, Writers};
@@ -194,12 +196,28 @@ impl Provisioner {
     ) -> std::result::Result<Self, StartError> {
         let config = configuration(&settings).await?;
         let namespace = config.default_namespace.clone();
+        let reach = Reach::new(config.cluster_url.to_string());
         let client = Client::try_from(config).map_err(StartError::Client)?;
-        Ok(Self::with(client, settings, volumes, port, server, &namespace))
+        Ok(Self::asking(reach, client, settings, volumes, port, server, &namespace))
+    }
+
+    /// Starts with a client of a test.
+    #[cfg(test)]
+    fn with(
+        client: Client,
+        settings: Settings,
+        volumes: Arc<Volumes>,
+        port: u16,
+        server: &str,
+        namespace: &str,
+    ) -> Self {
+        let reach = Reach::new("test");
+        Self::asking(reach, client, settings, volumes, port, server, namespace)
     }
 
     /// Starts with a client.
-    fn with(
+    fn asking(
+        reach: Reach,
         client: Client,
         settings: Settings,
         volumes: Arc<Volumes>,
@@ -216,6 +234,7 @@ impl Provisioner {
         let lease_namespace = settings.lease_namespace.as_deref().unwrap_or(namespace);
         let election =
             Election::new(client.clone(), lease_namespace, &settings.lease, Identity::of(server));
+        let election = election.telling(reach);
         let (stores, writers) = watch::stores(&settings.namespaces);
         let (events, teller) = events(client.clone(), &settings.name, Arc::clone(&started.metrics));
         let cx = Context {
@@ -277,7 +296,7 @@ async fn run(
 ) {
     let queues = Arc::new(Queues::default());
     let telling = tokio::spawn(teller.run());
-    let mut watches = watch::begin(&cx.client, writers, &cx.stores, &queues);
+    let mut watches = watch::begin(&cx.client, writers, &cx.stores, &queues, election.reach());
     let working = async {
         if stop.run_until_cancelled(cx.stores.ready()).await.is_some() {
             let stores = Arc::clone(&cx.stores);

@@ -1,6 +1,6 @@
 //! What the cluster has, as far as it matters here: claims, PVs and classes, each watched and kept.
 //!
-//! A watch that breaks begins again, later each time (0.8 s to 30 s), for ever; until it does, what
+//! A watch that breaks begins again, later each time ([`super::reach`]), for ever; until it does, what
 //! is kept is what was known. A key is queued only when the store has what it stands for: during a
 //! new list, that is at its end.
 
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use super::cache::{Cache, Cached, Feed, cache};
 use super::queue::{Member, Queue};
+use super::reach::{self, Pauses, Reach};
 use super::{objects, ownership, terms};
 use crate::telemetry::log::Chain;
 use crate::volume::spec::Spec;
@@ -196,6 +197,7 @@ pub fn begin(
     writers: Writers,
     stores: &Arc<Stores>,
     queues: &Arc<Queues>,
+    reach: &Arc<Reach>,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     for (namespace, writer) in writers.claims {
@@ -205,14 +207,14 @@ pub fn begin(
         };
         let (kept, queues) = (Arc::clone(stores), Arc::clone(queues));
         let changed = move |claim: &PersistentVolumeClaim| changed_claim(&kept, &queues, claim);
-        tasks.spawn(follow(api, writer, changed));
+        tasks.spawn(follow(api, writer, Arc::clone(reach), changed));
     }
     let (kept, both) = (Arc::clone(stores), Arc::clone(queues));
     let changed = move |pv: &PersistentVolume| changed_pv(&kept, &both, pv);
-    tasks.spawn(follow(Api::all(client.clone()), writers.pvs, changed));
+    tasks.spawn(follow(Api::all(client.clone()), writers.pvs, Arc::clone(reach), changed));
     let (kept, queues) = (Arc::clone(stores), Arc::clone(queues));
     let changed = move |class: &StorageClass| changed_class(&kept, &queues, class);
-    tasks.spawn(follow(Api::all(client.clone()), writers.classes, changed));
+    tasks.spawn(follow(Api::all(client.clone()), writers.classes, Arc::clone(reach), changed));
     tasks
 }
 
@@ -249,9 +251,15 @@ fn changed_class(stores: &Stores, queues: &Queues, class: &StorageClass) {
 }
 
 /// Keeps a store up to date, and says what changed; what is gone has changed too.
-async fn follow<K: Cached>(api: Api<K>, mut feed: Feed<K>, changed: impl Fn(&K)) {
+async fn follow<K: Cached>(
+    api: Api<K>,
+    mut feed: Feed<K>,
+    reach: Arc<Reach>,
+    changed: impl Fn(&K),
+) {
     let config = Config::default().page_size(K::PAGE);
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff().modify(K::slim));
+    let mut events =
+        std::pin::pin!(watcher(api, config).backoff(Pauses::default()).modify(K::slim));
     // What was there before a list and is not in it is gone.
     let mut before: Vec<Arc<K>> = Vec::new();
     while let Some(event) = events.next().await {
@@ -266,6 +274,7 @@ async fn follow<K: Cached>(api: Api<K>, mut feed: Feed<K>, changed: impl Fn(&K))
                 before.drain(..).for_each(|object| changed(&object));
                 feed.all().iter().for_each(|object| changed(object));
             }
+            Err(error) if reach::is_away(&error) => reach.failed(&Chain(&error).to_string()),
             Err(error) => {
                 let (error, what) = (Chain(&error).to_string(), <K as Resource>::kind(&()));
                 tracing::warn!(error, %what, "cannot watch; it is tried again");

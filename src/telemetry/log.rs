@@ -1,5 +1,6 @@
 //! The log: to standard error, as text or JSON, as detailed as `RUST_LOG` says.
 
+use std::env;
 use std::error::Error;
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -20,12 +21,26 @@ pub enum Format {
     Json,
 }
 
+/// The client of Kubernetes logs each call that fails as an error, without the address; its callers
+/// report it, once.
+const CLIENT_QUIET: &str = "kube_client::client::builder=off";
+
+/// Whether somebody wants to see what that client logs.
+fn asks_for_client(filter: &str) -> bool {
+    filter.contains("kube")
+}
+
 /// Starts logging, for the whole process, panics too. Filters that make no sense in `RUST_LOG` are left out.
 /// Returns what bounds the lines that peers cause.
 pub fn start(format: Format) -> Arc<Limiter> {
     let limiter = Arc::<Limiter>::default();
     let filter =
         EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let filter = if asks_for_client(&env::var("RUST_LOG").unwrap_or_default()) {
+        filter
+    } else {
+        filter.add_directive(CLIENT_QUIET.parse().expect("the directive is well-formed"))
+    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -1,7 +1,11 @@
 //! The command line: what it accepts, what it refuses, and its messages.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::support::eventually;
 use crate::support::server::{Server, Setup, berth};
@@ -100,6 +104,69 @@ fn the_log_is_text_or_json() {
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(value.get("level").is_some(), "{line}");
     }
+}
+
+/// An API server that answers nothing, and what it does when it is told to be there: every object is
+/// missing then.
+struct ApiServer {
+    url: String,
+    asked: Arc<AtomicUsize>,
+    is_there: Arc<AtomicBool>,
+}
+
+impl ApiServer {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (asked, is_there) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let (count, there) = (Arc::clone(&asked), Arc::clone(&is_there));
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::SeqCst);
+                if there.load(Ordering::SeqCst) {
+                    let body =
+                        r#"{"kind":"Status","apiVersion":"v1","status":"Failure","code":404}"#;
+                    let _ = stream.read(&mut [0; 8192]);
+                    let _ = write!(
+                        stream,
+                        "HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\n\
+                         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+                        body.len()
+                    );
+                }
+            }
+        });
+        Self { url, asked, is_there }
+    }
+}
+
+#[test]
+fn an_api_server_that_is_away_is_told_once_by_its_address() {
+    let cluster = ApiServer::start();
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name).to_str().unwrap().to_owned();
+    let url = &cluster.url;
+    let config = format!(
+        "{{apiVersion: v1, kind: Config, current-context: x, clusters: [{{name: c, cluster: {{server: \
+         '{url}'}}}}], users: [{{name: u, user: {{}}}}], contexts: [{{name: x, context: {{cluster: c, \
+         user: u}}}}]}}"
+    );
+    fs::write(at("config"), config).unwrap();
+    let (volumes, socket, config) = (at("volumes"), at("socket"), at("config"));
+    let s = Setup::default()
+        .args(&["--volumes", &volumes, "--admin-socket", &socket, "--kubeconfig", &config])
+        .args(&["--provisioner", "example.org/berth", "--nfs-server", "10.0.0.1"])
+        .start();
+    let lines = |of: &str| s.log().lines().filter(|line| line.contains(of)).count();
+    eventually("it is tried again", || cluster.asked.load(Ordering::SeqCst) >= 12);
+    let log = s.log();
+    let tells = |line: &&str| line.contains("API server") || line.contains("with error");
+    let told: Vec<_> = log.lines().filter(tells).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert!(told[0].contains("is away") && told[0].contains(url), "{log}");
+    cluster.is_there.store(true, Ordering::SeqCst);
+    eventually("it is told that it is back", || lines("answers again") == 1);
+    assert_eq!(lines("is away"), 1, "{}", s.log());
 }
 
 #[test]
