@@ -17,7 +17,7 @@ use super::args::{
 };
 use super::progress::Progress;
 use super::pv::Manifest;
-use super::{Error, Exit, Result, request, show, text};
+use super::{Error, Exit, Result, ended, request, show, text};
 use crate::admin::api::{Create, Force, Kind, Reclaim};
 use crate::admin::client::{self, Client, Reply};
 use crate::label::is_label;
@@ -25,7 +25,7 @@ use crate::quantity::about;
 use crate::telemetry::log::Chain;
 use crate::volume::name::Name;
 use crate::volume::spec::{OWN_LABELS, OnDelete, Phase, Status};
-use crate::volume::{Ended, Growth, Origin, trash};
+use crate::volume::{Growth, Origin, trash};
 
 /// The first interval of polling for progress; each one is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -198,11 +198,7 @@ impl Session<'_> {
             Some(OnDelete::Archive) => self.client.archive(&args.name, Force { force })?,
             on_delete => self.client.reclaim(&args.name, Reclaim { on_delete, force })?,
         };
-        let outcome = |ended: &Ended| match ended {
-            Ended::Archived(directory) => format!("{}\n", text::plain(directory)),
-            Ended::Deleted | Ended::Recycled(_) | Ended::Retained(_) => String::new(),
-        };
-        self.print(args.output, &reply, outcome)
+        self.print(args.output, &reply, |ended| ended::outcome(&args.name, ended))
     }
 
     /// Asks for confirmation, and returns the action that was confirmed.

@@ -61,3 +61,19 @@ fn the_root_directory_is_no_place_for_volumes() {
     assert!(output.status.code() == Some(1) && why.contains("root directory"), "{why}");
     assert!(!std::path::Path::new("/.berth").exists());
 }
+
+#[test]
+fn what_became_of_a_volume_is_told() {
+    let port = Port::start();
+    port.done("create k --capacity 1Mi --on-delete retain");
+    let told = port.done("delete k --yes");
+    assert!(
+        told.contains("k is retained (its --on-delete)") && told.contains("nothing was"),
+        "{told}"
+    );
+    assert_eq!(port.done("list -o name"), "k\n");
+    let told = port.done("delete k --on-delete recycle --yes");
+    assert!(told.contains("k is recycled"), "{told}");
+    let told = port.done("delete --on-delete delete --yes k");
+    assert!(told.contains("k is deleted"), "{told}");
+}

@@ -155,8 +155,9 @@ fn the_confirmed_action_is_carried_out() {
     let served = Served::start(FakeVolumes::with(&["a", "b", "c", "d"]));
     let outcome = run_asking(&served, "recycle a", Some(true));
     assert_eq!(outcome.questions.len(), 1);
-    outcome.prints("");
-    run_asking(&served, "delete a", Some(true)).prints("");
+    outcome.prints("volume a is recycled: it is empty, and clients must mount it again\n");
+    let deleted = "volume a is deleted; its files are removed in the background\n";
+    run_asking(&served, "delete a", Some(true)).prints(deleted);
     run_asking(&served, "archive b", Some(true)).prints("/srv/archived-b\n");
     served.volumes.change("c", |c| c.spec.on_delete = OnDelete::Archive);
     let outcome = run_asking(&served, "delete c --yes", Some(false));
@@ -164,7 +165,11 @@ fn the_confirmed_action_is_carried_out() {
     outcome.prints("/srv/archived-c\n");
     let kept = run_asking(&served, "delete d --on-delete retain", None);
     assert!(kept.questions.is_empty(), "retain changes nothing");
-    kept.prints("");
+    let why = "volume d is retained (--on-delete retain): nothing was removed";
+    assert!(kept.out.starts_with(why), "{}", kept.out);
+    served.volumes.change("d", |d| d.spec.on_delete = OnDelete::Retain);
+    let kept = run(&served, "delete d --yes").out;
+    assert!(kept.contains("(its --on-delete)") && kept.contains("--on-delete delete d"), "{kept}");
     run(&served, "list -o name").prints("d\n");
     run(&served, "delete c --yes").fails(Exit::NotFound);
 }
@@ -177,7 +182,8 @@ fn a_volume_in_use_by_a_claim_is_reclaimed_only_with_force() {
         let message = run(&served, &format!("{words} --yes")).fails(Exit::Conflict);
         assert!(message.contains("default/data") && message.contains("--force"), "{message}");
     }
-    run(&served, "recycle held --yes --force").prints("");
+    let recycled = run(&served, "recycle held --yes --force").out;
+    assert!(recycled.starts_with("volume held is recycled"), "{recycled}");
     let asked = run_asking(&served, "delete held --force", Some(false));
     assert_eq!(asked.questions.len(), 1, "--force does not confirm");
     run(&served, "archive held --yes --force").prints("/srv/archived-held\n");

@@ -1,0 +1,30 @@
+//! What is printed of a volume that was ended.
+
+use super::text;
+use crate::volume::Ended;
+use crate::volume::name::Name;
+use crate::volume::spec::OnDelete;
+
+/// What became of a volume, in a line. Of an archived one it is the directory alone, for scripts.
+pub fn outcome(name: &Name, ended: &Ended) -> String {
+    let line = match ended {
+        Ended::Archived(directory) => directory.clone(),
+        Ended::Deleted => {
+            format!("volume {name} is deleted; its files are removed in the background")
+        }
+        Ended::Recycled(_) => {
+            format!("volume {name} is recycled: it is empty, and clients must mount it again")
+        }
+        Ended::Retained(status) => {
+            let why = match status.spec.on_delete {
+                OnDelete::Retain => "its --on-delete",
+                OnDelete::Delete | OnDelete::Archive | OnDelete::Recycle => "--on-delete retain",
+            };
+            format!(
+                "volume {name} is retained ({why}): nothing was removed, and it is still served; to \
+                 remove it: berth volume delete --on-delete delete {name}"
+            )
+        }
+    };
+    format!("{}\n", text::plain(&line))
+}
