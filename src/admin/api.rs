@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::telemetry::log::Chain;
+use crate::volume::damaged::Damaged;
 use crate::volume::error::{self, Error, Result};
 use crate::volume::name::Name;
 use crate::volume::promise::Promise;
@@ -62,6 +63,9 @@ pub struct Listing {
     /// The sum of their capacities, compared with the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promise: Option<Promise>,
+    /// Records that cannot be used; their volumes are not served.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<Damaged>,
 }
 
 /// The response to requests that return no value.
@@ -149,6 +153,10 @@ pub trait VolumeApi: Send + Sync + 'static {
     fn trash(&self) -> trash::Status;
     /// Returns descriptions of the registry's faults.
     fn faults(&self) -> Vec<String>;
+    /// Returns the records that cannot be used.
+    fn damaged(&self) -> Vec<Damaged> {
+        Vec::new()
+    }
     /// Returns the size of the disk of the volumes and its free space.
     fn disk(&self) -> Result<Disk>;
     /// Returns the sum of all capacities, compared with the disk.
@@ -189,6 +197,10 @@ impl VolumeApi for Arc<Volumes> {
 
     fn faults(&self) -> Vec<String> {
         Volumes::faults(self)
+    }
+
+    fn damaged(&self) -> Vec<Damaged> {
+        Volumes::damaged(self)
     }
 
     fn disk(&self) -> Result<Disk> {

@@ -92,7 +92,11 @@ pub fn router(volumes: Arc<dyn VolumeApi>, about: About) -> Router {
 }
 
 async fn list(State(s): Shared) -> ApiResult {
-    s.run(|volumes| Ok(Listing { volumes: volumes.list(), promise: volumes.promise() })).await
+    s.run(|all| {
+        let (volumes, promise, damaged) = (all.list(), all.promise(), all.damaged());
+        Ok(Listing { volumes, promise, damaged })
+    })
+    .await
 }
 
 async fn create(State(s): Shared, JsonBody(request): JsonBody<Create>) -> ApiResult {

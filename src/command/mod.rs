@@ -12,6 +12,7 @@
 //! - Text from the server is escaped ([`text`]) before it is written anywhere.
 
 pub mod args;
+pub mod damaged;
 pub mod ended;
 pub mod health;
 pub mod manual;

@@ -17,7 +17,7 @@ use super::args::{
 };
 use super::progress::Progress;
 use super::pv::Manifest;
-use super::{Error, Exit, Result, ended, request, show, text};
+use super::{Error, Exit, Result, damaged, ended, request, show, text};
 use crate::admin::api::{Create, Force, Kind, Reclaim};
 use crate::admin::client::{self, Client, Reply};
 use crate::label::is_label;
@@ -169,6 +169,7 @@ impl Session<'_> {
         match args.output {
             ListOutput::Table => {
                 write!(self.out, "{}", show::table(volumes))?;
+                write!(self.out, "{}", damaged::lines(&reply.value.damaged))?;
                 if let Some(promise) = &reply.value.promise {
                     writeln!(self.out, "\n{}", show::promise(promise))?;
                 }

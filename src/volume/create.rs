@@ -168,8 +168,7 @@ impl Volumes {
             return Err(Error::Export { name: spec.name.clone(), source });
         }
         if self.layout.is_registered(&spec.id) {
-            let message = format!("the id {} has a registry file that cannot be used", spec.id);
-            return Err(Error::Invalid(message));
+            return Err(self.unusable(&spec.id));
         }
         Ok(())
     }

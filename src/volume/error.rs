@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::copy;
+use super::damaged::Damaged;
 use super::name::{BadName, Name, VolumeId};
 use crate::errno::Errno;
 use crate::export::table::TableError;
@@ -96,6 +97,12 @@ pub enum Error {
     /// A record of the registry that cannot be used names the directory.
     #[error("{0}")]
     Faulty(String),
+    /// The volume's record cannot be used.
+    #[error(
+        "the record of the volume cannot be used: {}: {}; restore that file and start the server \
+         again, or move it away to give the volume up", .0.path, .0.why
+    )]
+    Damaged(Damaged),
     /// One of Berth's own folders is something else.
     #[error("{} is not a directory; restore it, or move it away", .0.display())]
     NoFolder(PathBuf),
@@ -240,9 +247,11 @@ impl Error {
             Self::Counting(_) | Self::Cloning(_) | Self::Source { .. } => Kind::Busy,
             Self::TooLarge { .. } | Self::Overcommitted { .. } => Kind::NoSpace,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Kind::NoSpace,
-            Self::Clone { .. } | Self::Serve { .. } | Self::Io { .. } | Self::NoFolder(_) => {
-                Kind::Internal
-            }
+            Self::Clone { .. }
+            | Self::Serve { .. }
+            | Self::Io { .. }
+            | Self::NoFolder(_)
+            | Self::Damaged(_) => Kind::Internal,
         }
     }
 
@@ -271,6 +280,9 @@ impl Error {
                 .into(),
             Self::NothingToAdopt(_) => "there is no directory to adopt".into(),
             Self::NoFolder(_) => "the server's directory is damaged; its log says how".into(),
+            Self::Damaged(_) => {
+                "the server's record of the volume is damaged; its log says how".into()
+            }
             Self::Faulty(_) => {
                 "the server has a damaged record that names the volume's directory; \
                                 its log says which"

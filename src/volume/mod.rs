@@ -27,6 +27,7 @@ mod copies;
 pub mod copy;
 mod counter;
 mod create;
+pub mod damaged;
 pub mod error;
 pub mod holder;
 mod labels;
@@ -333,7 +334,7 @@ impl Volumes {
 
     fn slot(&self, name: &Name) -> Result<Slot> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.slots.get(name).map(Slot::share).ok_or_else(|| Error::NotFound(name.to_string()))
+        table.slots.get(name).map(Slot::share).ok_or_else(|| self.missing(name.as_str()))
     }
 
     fn volume(&self, name: &Name) -> Result<Arc<Volume>> {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::damaged::Damaged;
 use super::error::{Error, Result};
 use super::layout::{Layout, exists};
 use super::name::{Name, Token, VolumeId};
@@ -73,6 +74,8 @@ pub(super) enum Step {
 pub(super) struct Fault {
     path: PathBuf,
     why: String,
+    /// The volume that it names, if that can be read.
+    name: Option<Name>,
     /// The directory that it names below that of the volumes, if that can be read.
     pub(super) place: Option<PathBuf>,
 }
@@ -122,7 +125,7 @@ impl Layout {
             }
             match read(&path) {
                 Ok(record) => records.push(record),
-                Err(why) => faults.push(Fault { path, why, place: None }),
+                Err(why) => faults.push(Fault { name: named(&path), path, why, place: None }),
             }
         }
         records.sort_by(|a: &Record, b| a.spec.id.cmp(&b.spec.id));
@@ -169,7 +172,7 @@ impl Layout {
         durable::remove(&path).map_err(Error::io("remove", path))
     }
 
-    fn file(&self, id: &VolumeId) -> PathBuf {
+    pub(super) fn file(&self, id: &VolumeId) -> PathBuf {
         self.registry().join(format!("{id}.{EXTENSION}"))
     }
 }
@@ -177,7 +180,18 @@ impl Layout {
 impl Fault {
     /// A record that cannot be used, because of another one.
     pub(super) fn of(layout: &Layout, spec: &Spec, why: String) -> Self {
-        Self { path: layout.file(&spec.id), why, place: Some(spec.place().into()) }
+        let (name, place) = (Some(spec.name.clone()), Some(spec.place().into()));
+        Self { path: layout.file(&spec.id), why, name, place }
+    }
+
+    /// What is told of it.
+    pub(super) fn damaged(&self) -> Damaged {
+        Damaged {
+            id: self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            name: self.name.as_ref().map(ToString::to_string),
+            path: self.path.display().to_string(),
+            why: self.why.clone(),
+        }
     }
 }
 
@@ -221,6 +235,13 @@ fn read(path: &Path) -> std::result::Result<Record, String> {
         return Err(format!("it is about the volume with the id {}", record.spec.id));
     }
     record.check().map(|()| record)
+}
+
+/// The volume that a record names which cannot be used as a whole.
+fn named(path: &Path) -> Option<Name> {
+    let text = durable::read(path, FILE_MAX).ok()?;
+    let record: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    Name::new(record["spec"]["name"].as_str()?).ok()
 }
 
 /// What all formats have in common.

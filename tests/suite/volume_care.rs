@@ -77,3 +77,32 @@ fn what_became_of_a_volume_is_told() {
     let told = port.done("delete --on-delete delete --yes k");
     assert!(told.contains("k is deleted"), "{told}");
 }
+
+#[test]
+fn a_damaged_record_is_shown_where_its_volume_is_looked_for() {
+    let mut port = Port::start();
+    for name in ["c", "d", "e"] {
+        port.done(&format!("create {name} --capacity 1Mi"));
+    }
+    let record = |name: &str| port.volumes.join(format!(".berth/volumes/{name}.json"));
+    fs::write(record("d"), "{").unwrap();
+    let newer = fs::read_to_string(record("e")).unwrap().replace("\"format\": 1", "\"format\": 9");
+    fs::write(record("e"), newer).unwrap();
+    let path = record("d").to_str().unwrap().to_owned();
+    port.server.restart();
+    let table = port.done("list");
+    assert!(
+        table.contains("c ") && table.contains("d is damaged") && table.contains(&path),
+        "{table}"
+    );
+    assert!(table.contains("format is 9"), "{table}");
+    let listed = port.json("list -o json");
+    let is_e = |of: &Value| of["id"] == "e" && of["name"] == "e";
+    assert!(listed["damaged"].as_array().unwrap().iter().any(is_e), "{listed}");
+    for words in ["show d", "create d --capacity 1Mi", "delete d --yes", "expand d --capacity 2Mi"]
+    {
+        let why = port.failed(words, 1);
+        assert!(why.contains(&path) && why.contains("restore"), "{words}: {why}");
+    }
+    port.failed("show none", 3);
+}
