@@ -10,7 +10,7 @@ use crate::export::{Squash, Who};
 use crate::label::is_provisioner;
 use crate::quantity;
 use crate::volume::name::{Directory, Name, VolumeId};
-use crate::volume::spec::{OnDelete, Quota, parse_client, parse_mode, parse_squash};
+use crate::volume::spec::{CAPACITY_MIN, OnDelete, Quota, parse_client, parse_mode, parse_squash};
 
 const HELP: &str = "\
 The server must run with --volumes; the commands use its admin socket.
@@ -443,7 +443,15 @@ fn provisioner(text: &str) -> Result<String, String> {
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    quantity::parse(text).map_err(|why| format!("the size {why}"))
+    let bytes = quantity::parse(text).map_err(|why| format!("the size {why}"))?;
+    if bytes >= CAPACITY_MIN {
+        return Ok(bytes);
+    }
+    let meant = match text.bytes().all(|b| b.is_ascii_digit()) {
+        true => format!("; did you mean {text}Gi?"),
+        false => String::new(),
+    };
+    Err(format!("{bytes} bytes can hold nothing, at least 64Ki are needed{meant}"))
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -37,7 +37,7 @@ use crate::mount_options;
 use crate::quantity;
 use crate::volume;
 use crate::volume::name::VolumeId;
-use crate::volume::spec::{Phase, Spec, Status};
+use crate::volume::spec::{CAPACITY_MIN, Phase, Spec, Status};
 use crate::volume::{Origin, Volumes};
 
 /// How often a clone is looked at.
@@ -139,6 +139,7 @@ pub fn plan(
     let size = asked.resources.and_then(|resources| resources.requests?.get("storage").cloned());
     let size = size.ok_or(Refusal::NoSize)?.0;
     let capacity = quantity::parse(&size).map_err(|why| Refusal::Size(size, why))?;
+    let capacity = capacity.max(CAPACITY_MIN); // a PV may have more than its claim requests
     let mount_options = class.mount_options.clone().unwrap_or_default();
     mount_options::check(&mount_options)?;
     let policy = class.reclaim_policy.clone().unwrap_or_else(|| "Delete".into());

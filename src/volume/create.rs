@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::error::{Error, Result};
 use super::layout::exists;
 use super::registry::{Record, Step};
-use super::spec::{Quota, Spec, Status, inodes_of};
+use super::spec::{CAPACITY_MIN, Quota, Spec, Status, inodes_of};
 use super::{Origin, Slot, Volume, Volumes};
 use crate::export::table::TableError;
 use crate::export::traffic::Traffic;
@@ -67,6 +67,22 @@ impl Volumes {
                 source.unwrap_or(Some(usual)).map(|limit| limit.max(usual))
             }
         }
+    }
+
+    /// Whether a wish can be fulfilled here.
+    pub(super) fn check(&self, spec: &Spec) -> Result<()> {
+        if spec.capacity < CAPACITY_MIN {
+            return Err(Error::Invalid(format!(
+                "a capacity of {} bytes can hold nothing; the least is {CAPACITY_MIN} bytes (64Ki)",
+                spec.capacity
+            )));
+        }
+        if spec.clients.is_empty() {
+            return Err(Error::Invalid("nobody may use the volume; name a client, or *".into()));
+        }
+        let size = self.disk()?.size;
+        let wanted = spec.capacity;
+        if wanted > size { Err(Error::TooLarge { wanted, size }) } else { Ok(()) }
     }
 
     /// The volume, if it exists already.

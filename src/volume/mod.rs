@@ -357,19 +357,6 @@ impl Volumes {
         table.slots.remove(name);
     }
 
-    /// Whether a wish can be fulfilled here.
-    fn check(&self, spec: &Spec) -> Result<()> {
-        if spec.capacity == 0 {
-            return Err(Error::Invalid("capacity 0 is no capacity".into()));
-        }
-        if spec.clients.is_empty() {
-            return Err(Error::Invalid("nobody may use the volume; name a client, or *".into()));
-        }
-        let size = self.disk()?.size;
-        let wanted = spec.capacity;
-        if wanted > size { Err(Error::TooLarge { wanted, size }) } else { Ok(()) }
-    }
-
     fn mounts_by_name(&self) -> HashMap<String, Vec<IpAddr>> {
         let mut found: HashMap<String, Vec<IpAddr>> = HashMap::new();
         for (client, path) in self.mounts.get().map(|mounts| mounts()).unwrap_or_default() {

@@ -22,6 +22,10 @@ pub const MODE: u32 = 0o777;
 /// volume has them.
 pub const OWN_LABELS: &str = "berth.io/";
 
+/// The least capacity, in bytes. An empty directory takes up to 4 KiB (ext4), and a file with anything
+/// in it at least as much, or 16 KiB with the blocks of some file systems.
+pub const CAPACITY_MIN: u64 = 64 * 1024;
+
 /// Bytes of capacity for each inode, as mkfs.ext4(8) has it.
 const BYTES_PER_INODE: u64 = 16 * 1024;
 

@@ -106,3 +106,15 @@ fn a_damaged_record_is_shown_where_its_volume_is_looked_for() {
     }
     port.failed("show none", 3);
 }
+
+#[test]
+fn a_capacity_that_can_hold_nothing_is_refused() {
+    let port = Port::start();
+    let why = port.ran("create a --capacity 10");
+    assert!(why.0 == 2 && why.2.contains("10 bytes") && why.2.contains("10Gi"), "{why:?}");
+    port.done("create a --capacity 64Ki");
+    let mut client = port.server.client();
+    let root = client.mounted("/a");
+    client.file_of(&root, "file", &[1; 4096]);
+    assert_eq!(port.ran("expand a --capacity 1Ki --shrink").0, 2);
+}

@@ -60,7 +60,7 @@ fn exit_codes_tell_the_kind_of_error() {
     assert!(port.failed("create way --capacity 1Mi", 4).contains("--adopt"));
     assert!(port.failed("create data --capacity 2Mi", 4).contains("capacity"));
     port.failed("create data --capacity 1Mi --id other", 4);
-    assert!(port.failed("expand data --capacity 4Ki", 2).contains("--shrink"));
+    assert!(port.failed("expand data --capacity 512Ki", 2).contains("--shrink"));
     port.failed("adopt nothing --capacity 1Mi", 3);
     port.failed("recount nothing", 3);
     port.failed("clone nothing copy", 3);
@@ -108,6 +108,7 @@ fn a_clone_is_complete_when_the_command_returns() {
     let root = client.mounted("/source");
     let dir = client.dir(&root, "dir");
     client.file_of(&dir, "file", &[7; 50_000]);
+    client.file_of(&dir, "other", &[8; 50_000]);
     port.done("clone source copy --label tier=gold");
     let copy = client.mounted("/copy");
     let dir = client.find(&copy, "dir");
@@ -116,7 +117,7 @@ fn a_clone_is_complete_when_the_command_returns() {
     let spec = port.json("show copy -o json")["spec"].clone();
     assert_eq!((spec["mode"].as_str(), spec["capacity"].as_u64()), (Some("0750"), Some(4 << 20)));
     assert_eq!(spec["labels"], serde_json::json!({ "team": "blue", "tier": "gold" }));
-    let full = port.failed("clone source small --capacity 40Ki", 4);
+    let full = port.failed("clone source small --capacity 64Ki", 4);
     assert!(full.contains("used"), "{full}");
 }
 

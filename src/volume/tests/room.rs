@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::volume::spec::CAPACITY_MIN;
 
 #[test]
 fn inodes_are_in_proportion_to_the_capacity_unless_others_are_wanted() {
@@ -86,7 +87,11 @@ fn a_volume_shrinks_only_by_explicit_wish_and_never_below_what_is_used() {
     };
     assert!(matches!(to(8 * MIB, false), Err(Error::WouldShrink { .. })));
     assert_eq!(to(8 * MIB, true).unwrap(), 8 * MIB);
-    assert!(matches!(to(1024, true), Err(Error::InUse { .. })), "the directory itself is used");
+    assert!(matches!(to(1024, true), Err(Error::Invalid(_))), "nothing fits into that");
+    fs::write(place.path("a/file"), vec![1; 128 << 10]).unwrap();
+    run.volumes.recount(&name("a")).unwrap();
+    run.eventually("it is counted", || run.settled("a").used > CAPACITY_MIN);
+    assert!(matches!(to(CAPACITY_MIN, true), Err(Error::InUse { .. })), "so much is used");
     assert_eq!(run.settled("a").spec.capacity, 8 * MIB);
     assert!(matches!(to(u64::MAX / 2, false), Err(Error::TooLarge { .. })));
 }
