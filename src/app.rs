@@ -21,6 +21,7 @@ use std::{fs, io, thread};
 
 use anyhow::{Context, Result, bail};
 use tokio::task::spawn_blocking;
+use tracing::field::display;
 
 use crate::admin::api::About;
 use crate::config::{Config, Source};
@@ -43,7 +44,7 @@ use crate::rpc::service::Service;
 use crate::state::State;
 use crate::sys::{durable, memory, process};
 use crate::telemetry::bounded::Limiter;
-use crate::telemetry::log::Chain;
+use crate::telemetry::log::{Chain, Format};
 use crate::telemetry::metrics::Metrics;
 use crate::volume::{self, Volumes, nested};
 use desk::{Desk, Parts};
@@ -360,10 +361,11 @@ impl App {
         let may = move |dir: &Path| volumes.as_ref().is_none_or(|volumes| volumes.has(dir));
         let renewer = Repeated::start("berth-renew", move || fs.renew_roots(&may))?;
         let provisioner = self.provisioner().await?;
-        greeting::say(&self.bound, &self.exports.load(), desk.address());
-        tracing::info!(
-            listen = ?self.bound, portmap = ?self.config.portmap, admin = ?desk.address(), "serving"
-        );
+        if self.config.log == Format::Text {
+            greeting::say(&self.bound, &self.exports.load(), desk.address());
+        }
+        let (portmap, admin) = (self.config.portmap.map(display), desk.address().map(display));
+        tracing::info!(listen = ?self.bound, portmap, admin, "serving");
         let metrics = provisioner.as_ref().map(|provisioner| Arc::clone(provisioner.metrics()));
         desk.serving(self.parts(metrics), &self.bound);
         while signals.next().await == Told::Reload {

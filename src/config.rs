@@ -279,6 +279,8 @@ impl ServeArgs {
             (None, Some(file)) => Source::File(file.clone()),
             (None, None) if self.volumes.is_some() => Source::None,
             _ => bail!(
+    /// How lines of the log look. Where programs read it, nothing is printed for people.
+    pub log: log::Format,
                 "name a directory to export, an exports file (--exports FILE), or a directory for \
                  volumes (--volumes DIR)"
             ),
@@ -337,6 +339,7 @@ impl ServeArgs {
     /// be root acts as root, so only root on the client may make calls. Otherwise all callers act
     /// as the user of the server.
     const fn ports(&self, is_root: bool) -> Ports {
+            log: self.log_format,
         if is_root && !self.insecure { Ports::Privileged } else { Ports::Any }
     }
 

@@ -30,7 +30,7 @@ pub fn say(bound: &[SocketAddr], exports: &Table, admin: Option<SocketAddr>) {
         );
     }
     if let Some(admin) = admin {
-        println!("Status page: http://{admin}/");
+        println!("Status page: http://{}/", reachable(admin));
     }
 }
 
@@ -45,6 +45,54 @@ fn mount_command(address: SocketAddr, export: &Export) -> String {
     let (port, path) = (address.port(), String::from_utf8_lossy(&export.path));
     format!(
         "mount -t nfs -o vers=3,proto={proto},nolock,port={port},mountport={port},mountproto={proto} \
-         '{host}:{path}' /mnt"
+         {} /mnt",
+        quoted(&format!("{host}:{path}"))
     )
+}
+
+/// A word for a shell. Names of volumes may have quotes in them, and the command is made to be pasted.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// The address with which this machine reaches what listens on `address`.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use super::*;
+    use crate::export::{ExportId, Ports};
+
+    #[test]
+    fn the_command_is_one_for_a_shell_whatever_a_volume_is_called() {
+        for name in ["data", "a b c.;'", "x'; echo pwned; '", "$(id) `id` \\", "a\"b"] {
+            let mut export = Export::sole(ExportId(1), PathBuf::from("/srv"), Ports::Any);
+            export.path = format!("/{name}").into_bytes();
+            let command = mount_command("127.0.0.1:2049".parse().unwrap(), &export);
+            let script = format!("mount() {{ shift 4; printf '%s\\n' \"$@\"; }}; {command}");
+            let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+            let said = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(said, format!("127.0.0.1:/{name}\n/mnt\n"), "{command}");
+        }
+    }
+
+    #[test]
+    fn the_page_has_an_address_that_can_be_opened() {
+        let check = |address: &str, expected: &str| {
+            assert_eq!(reachable(address.parse().unwrap()).to_string(), expected);
+        };
+        check("0.0.0.0:8080", "127.0.0.1:8080");
+        check("[::]:8080", "[::1]:8080");
+        check("10.0.0.1:80", "10.0.0.1:80");
+    }
 }
