@@ -48,6 +48,7 @@ use crate::telemetry::log::{Chain, Format};
 use crate::telemetry::metrics::Metrics;
 use crate::volume::{self, Volumes, nested};
 use desk::{Desk, Parts};
+use exposure::Audience;
 use office::Office;
 use place::Place;
 use repeated::Repeated;
@@ -134,11 +135,7 @@ impl App {
         let files = (descriptors / DESCRIPTORS_SHARE).min(DESCRIPTORS_MAX);
         let fs =
             Fs::new(state.key()?, files, state.dir()).context("cannot use the state folder")?;
-        if !fs.acts_as_callers() {
-            tracing::warn!(
-                "without the privilege to act as others: all clients act as the server's user"
-            );
-        }
+        exposure::say_who_acts(fs.acts_as_callers());
         let settings = Settings {
             threads: thread::available_parallelism().map_or(2, usize::from).clamp(2, 16),
             pool: POOL,
@@ -224,9 +221,12 @@ impl App {
                 entries.into_iter().zip(dirs).zip(ids).map(export).collect()
             }
         };
+        if let (Source::Directory(dir, _), false) = (&self.config.source, self.is_local()) {
+            exposure::warn_of_network(dir);
+        }
         for export in &exports {
             self.keeps_out_of_state(&export.dir)?;
-            exposure::warn_of(export);
+            self.audience().warn_of(export);
         }
         Ok(exports.into_iter().map(Arc::new).collect())
     }
@@ -242,6 +242,15 @@ impl App {
         self.state.ids(dirs.iter().map(PathBuf::as_path).zip(sources))
     }
 
+    /// Whether only this machine can connect.
+    fn is_local(&self) -> bool {
+        self.config.listen.iter().all(|address| address.ip().is_loopback())
+    }
+
+    fn audience(&self) -> Audience {
+        Audience { is_local: self.is_local(), acts_as_callers: self.fs.acts_as_callers() }
+    }
+
     fn open_volumes(&mut self) -> Result<()> {
         let Some(settings) = &self.config.volumes else { return Ok(()) };
         let open_to_users = exposure::is_open(&canonical(&settings.dir)?);
@@ -252,6 +261,7 @@ impl App {
                  bits and no devices unless they say otherwise; let only root enter it (chmod 700)"
             );
         }
+        self.audience().warn_of_volumes(&settings.dir);
         let serving = volume::Serving {
             fs: Arc::clone(&self.fs),
             exports: Arc::clone(&self.exports),
@@ -286,6 +296,13 @@ impl App {
                 );
             }
         }
+        if let Some(holder) = nested::holder_of(dir) {
+            let holder = holder.display();
+            bail!(
+                "the export {export} lies in {holder}, a directory of volumes ({holder}/.berth holds \
+                 their keys and capacities); serve them with --volumes {holder}"
+            );
+        }
         let state = Place::of(self.state.dir())?;
         if state.is_in(&export) {
             bail!(
@@ -297,13 +314,6 @@ impl App {
 
     fn listen(&mut self) -> Result<()> {
         let nfs = Arc::new(Nfs::new(Arc::clone(&self.fs), Arc::clone(&self.exports)));
-        if let Some(holder) = nested::holder_of(dir) {
-            let holder = holder.display();
-            bail!(
-                "the export {export} lies in {holder}, a directory of volumes ({holder}/.berth holds \
-                 their keys and capacities); serve them with --volumes {holder}"
-            );
-        }
         let mount = Arc::new(Mount::new(Arc::clone(&self.exports), Arc::clone(&self.fs)));
         let datagrams = self.service(vec![Arc::new(Datagrams(Arc::clone(&mount)))]);
         if let Some(volumes) = &self.volumes {

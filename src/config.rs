@@ -84,7 +84,7 @@ pub struct ServeArgs {
     )]
     pub dir: Option<PathBuf>,
     /// Accept calls to DIR from all ports, including those that every user of a client may use.
-    /// Without it, a server that runs as root accepts only calls from ports below 1024
+    /// Without it, only calls from ports below 1024 are accepted
     #[arg(long, env = "BERTH_INSECURE")]
     pub insecure: bool,
     /// Export the directories of this exports(5) file; SIGHUP reads it again
@@ -275,7 +275,7 @@ impl ServeArgs {
     /// An option is invalid or missing; the message names it.
     pub fn check(self, is_root: bool) -> Result<Config> {
         let source = match (&self.dir, &self.exports) {
-            (Some(dir), None) => Source::Directory(dir.clone(), self.ports(is_root)),
+            (Some(dir), None) => Source::Directory(dir.clone(), self.ports()),
             (None, Some(file)) => Source::File(file.clone()),
             (None, None) if self.volumes.is_some() => Source::None,
             _ => bail!(
@@ -335,12 +335,11 @@ impl ServeArgs {
 }
 
 impl ServeArgs {
-    /// The ports from which DIR accepts calls. If the server runs as root, a caller that claims to
-    /// be root acts as root, so only root on the client may make calls. Otherwise all callers act
-    /// as the user of the server.
-    const fn ports(&self, is_root: bool) -> Ports {
-            log: self.log_format,
-        if is_root && !self.insecure { Ports::Privileged } else { Ports::Any }
+    /// The ports from which DIR accepts calls. A caller that claims to be root acts as root, or, if
+    /// the server does not run as root, every caller acts as its user: so only root on the client may
+    /// make calls.
+    const fn ports(&self) -> Ports {
+        if self.insecure { Ports::Any } else { Ports::Privileged }
     }
 
     /// Checks the options of the provisioner; `None` without `--provisioner`.

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rustix::process::{geteuid, getpid};
 
-use crate::export::{Devices, Export, Mode, Options, SetId};
+use crate::export::{Devices, Export, Mode, Options, Ports, SetId};
 
 /// Whether users of this machine can enter the directory `dir`, which is absolute and without links, and
 /// would gain from it. Blocks.
@@ -32,18 +32,81 @@ const fn keeps_users_out(uid: u32, gid: u32, mode: u32) -> bool {
     uid == 0 && mode & others == 0
 }
 
-/// Warns of an export in which clients can make what gives power to users of this machine.
-pub fn warn_of(export: &Export) {
-    let gives_power = |options: &Options| {
+/// Says as whom clients act.
+pub fn say_who_acts(acts_as_callers: bool) {
+    if acts_as_callers {
+        tracing::info!("clients act as the users that they name, because the server may do so");
+    } else {
+        let uid = geteuid().as_raw();
+        tracing::info!(uid, "without root, all clients act as the user who runs the server");
+    }
+}
+
+/// Warns of a directory that is exported to a network with all rights.
+pub fn warn_of_network(dir: &Path) {
+    tracing::warn!(
+        dir = %dir.display(),
+        "whoever reaches this machine over the network can read and change the directory as any user, root \
+         included; say who may with --exports FILE, or listen on 127.0.0.1 only"
+    );
+}
+
+/// Who can connect, and as whom they act.
+#[derive(Clone, Copy)]
+pub struct Audience {
+    /// Whether only this machine can connect.
+    pub is_local: bool,
+    /// Whether clients act as the users that they name.
+    pub acts_as_callers: bool,
+}
+
+impl Audience {
+    /// Warns of an export from which users of this machine gain power.
+    pub fn warn_of(self, export: &Export) {
+        let has = |gains: fn(Self, &Options) -> bool| {
+            export.clients.iter().any(|client| gains(self, &client.options))
+        };
+        if has(Self::makes_powers) && is_open(&export.dir) {
+            tracing::warn!(
+                dir = %export.dir.display(),
+                "users of this machine can enter an exported directory, and run as root what clients make in \
+                 it; let only root enter it or a directory above it (chmod 700), or export it with nosuid,nodev"
+            );
+        }
+        if has(Self::lends_user) {
+            let (dir, uid) = (export.dir.display(), geteuid().as_raw());
+            tracing::warn!(
+                %dir, uid,
+                "every user of this machine can use an exported directory with the rights of the user who runs \
+                 the server, because calls from all ports are answered; leave out --insecure (insecure in an \
+                 exports file), or run the server as root"
+            );
+        }
+    }
+
+    /// Warns of volumes that users of this machine can use as the server's user.
+    pub fn warn_of_volumes(self, dir: &Path) {
+        if !self.acts_as_callers && !getpid().is_init() {
+            let (dir, uid) = (dir.display(), geteuid().as_raw());
+            tracing::warn!(
+                %dir, uid,
+                "every user of this machine can use volumes with the rights of the user who runs the server; \
+                 create them with --secure, or run the server as root"
+            );
+        }
+    }
+
+    /// Whether clients can make what runs with other rights than theirs. On this machine, only root has
+    /// ports below 1024, and gains nothing.
+    fn makes_powers(self, options: &Options) -> bool {
         let refuses = options.set_id == SetId::Refused && options.devices == Devices::Refused;
-        options.mode == Mode::ReadWrite && !refuses
-    };
-    if export.clients.iter().any(|client| gives_power(&client.options)) && is_open(&export.dir) {
-        tracing::warn!(
-            dir = %export.dir.display(),
-            "users of this machine can enter an exported directory, and run as root what clients make in \
-             it; let only root enter it or a directory above it (chmod 700), or export it with nosuid,nodev"
-        );
+        let is_roots = self.is_local && options.ports == Ports::Privileged;
+        options.mode == Mode::ReadWrite && !refuses && !is_roots
+    }
+
+    /// Whether users of this machine act as the server's user. A container has no users of its own.
+    fn lends_user(self, options: &Options) -> bool {
+        !self.acts_as_callers && options.ports == Ports::Any && !getpid().is_init()
     }
 }
 
@@ -66,6 +129,22 @@ mod tests {
         check(0, 1000, 0o40750, false);
         check(0, 1000, 0o40740, true);
         check(1000, 0, 0o40700, false);
+    }
+
+    #[test]
+    fn users_of_this_machine_gain_by_ports_that_they_may_use() {
+        let options = |ports| Options { mode: Mode::ReadWrite, ports, ..Options::default() };
+        let check = |is_local, acts_as_callers, ports, expected| {
+            let audience = Audience { is_local, acts_as_callers };
+            let options = options(ports);
+            let found = (audience.makes_powers(&options), audience.lends_user(&options));
+            assert_eq!(found, expected, "{is_local} {acts_as_callers} {ports:?}");
+        };
+        check(true, true, Ports::Privileged, (false, false));
+        check(true, true, Ports::Any, (true, false));
+        check(false, true, Ports::Privileged, (true, false));
+        check(true, false, Ports::Privileged, (false, false));
+        check(true, false, Ports::Any, (true, true));
     }
 
     #[test]

@@ -18,7 +18,7 @@ fn a_directory_is_enough() {
 }
 
 #[test]
-fn only_a_server_as_root_requires_privileged_ports() {
+fn a_directory_is_for_privileged_ports_unless_others_are_wanted() {
     let source = |args: &[&str], is_root| {
         let args = Args::try_parse_from(["berth", "serve", "d"].iter().chain(args)).unwrap();
         match args.command {
@@ -27,9 +27,10 @@ fn only_a_server_as_root_requires_privileged_ports() {
         }
     };
     let expected = |ports| Source::Directory("d".into(), ports);
-    assert_eq!(source(&[], true), expected(Ports::Privileged));
-    assert_eq!(source(&["--insecure"], true), expected(Ports::Any));
-    assert_eq!(source(&[], false), expected(Ports::Any));
+    for is_root in [true, false] {
+        assert_eq!(source(&[], is_root), expected(Ports::Privileged));
+        assert_eq!(source(&["--insecure"], is_root), expected(Ports::Any));
+    }
 }
 
 #[test]

@@ -29,17 +29,56 @@ fn mode_of(path: &Path) -> u32 {
 fn a_directory_that_root_serves_is_for_root_of_its_clients() {
     let s = Setup::default().secure().start();
     let mut c = s.client();
-    if !privileged() {
-        c.root(); // all clients are the server's own user
-        return;
-    }
+    // Without privileges, all clients would be the server's own user.
     let mountres3::Err(why) = c.mnt("/") else { panic!("mounted by whoever claims to be root") };
     assert_eq!(why as u32, 13, "ACCES");
     assert!(s.log().contains("--insecure"), "what to do is said: {}", s.log());
+    if !privileged() {
+        return;
+    }
     let root = trusted(&s).root();
     c.getattr(&root).fails(NFS3ERR_ACCES);
     c.create(&root, "program", createhow3::GUARDED(mode(0o4755))).failed();
     trusted(&s).file(&root, "file");
+}
+
+#[test]
+fn a_warning_is_given_where_users_of_this_machine_or_a_network_gain_power() {
+    let temp = TempDir::with_prefix("berth-local-").unwrap();
+    fs::set_permissions(temp.path(), Permissions::from_mode(0o755)).unwrap();
+    if temp.path().ancestors().any(|dir| mode_of(dir) & 0o001 == 0) {
+        return not_tried("the folder for temporary files is open to nobody else");
+    }
+    let (dir, state) = (temp.path().join("data"), temp.path().join("state"));
+    let said = |args: &[&str]| {
+        let log = temp.path().join("log");
+        let mut child = std::process::Command::new(crate::support::server::program())
+            .args(["serve", "--log-format", "json", "--state", state.to_str().unwrap()])
+            .arg(&dir)
+            .args(args)
+            .stdout(fs::File::create(temp.path().join("out")).unwrap())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let read = || fs::read_to_string(&log).unwrap();
+        crate::support::eventually("it serves", || read().contains("\"serving\""));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(
+            fs::read_to_string(temp.path().join("out")).unwrap(),
+            "",
+            "JSON has no greeting"
+        );
+        read()
+    };
+    let quiet = said(&["--listen", "127.0.0.1:0"]);
+    assert!(!quiet.contains("WARN") && quiet.contains("clients act as"), "{quiet}");
+    assert!(!quiet.contains("None"), "what there is not is left out: {quiet}");
+    let open = said(&["--listen", "127.0.0.1:0", "--insecure"]);
+    let why = if privileged() { "can enter an exported" } else { "rights of the user who runs" };
+    assert!(open.contains("WARN") && open.contains(why), "{open}");
+    let network = said(&["--listen", "0.0.0.0:0"]);
+    assert!(network.contains("over the network") && network.contains("--exports"), "{network}");
 }
 
 #[test]
