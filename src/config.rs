@@ -3,13 +3,14 @@
 //! The doc comments of the arguments are the help texts.
 
 mod help;
+mod useless;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use anyhow::{Context, Result, bail};
+use clap::{Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::command::args::VolumeArgs;
 use crate::command::health::HealthArgs;
@@ -39,6 +40,19 @@ pub struct Args {
     /// The command.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Args {
+    /// Reads the command line of this process. Exits if it asks for help or is invalid.
+    pub fn read() -> Self {
+        let mut command = <Self as CommandFactory>::command();
+        let matches = command.get_matches_mut();
+        let checked = match matches.subcommand() {
+            Some(("serve", serve)) => useless::check(&mut command, serve),
+            _ => Ok(()),
+        };
+        checked.and_then(|()| Self::from_arg_matches(&matches)).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// The commands.
@@ -265,6 +279,8 @@ pub struct Config {
     pub grace: Duration,
     /// The kind of handles; `None` to choose it by file system.
     pub handles: Option<HandleKind>,
+    /// How lines of the log look. Where programs read it, nothing is printed for people.
+    pub log: log::Format,
 }
 
 impl ServeArgs {
@@ -279,8 +295,6 @@ impl ServeArgs {
             (None, Some(file)) => Source::File(file.clone()),
             (None, None) if self.volumes.is_some() => Source::None,
             _ => bail!(
-    /// How lines of the log look. Where programs read it, nothing is printed for people.
-    pub log: log::Format,
                 "name a directory to export, an exports file (--exports FILE), or a directory for \
                  volumes (--volumes DIR)"
             ),
@@ -302,7 +316,7 @@ impl ServeArgs {
         let state = match (self.state, &self.volumes) {
             (Some(state), _) => state,
             (None, Some(volumes)) => volumes.join(".berth/state"),
-            (None, None) => default_state(is_root)?,
+            (None, None) => default_state(is_root).context("name a folder with --state DIR")?,
         };
         Ok(Config {
             source,
@@ -325,6 +339,7 @@ impl ServeArgs {
             idle: Duration::from_secs(self.idle_timeout),
             stalled: Duration::from_secs(self.stall_timeout),
             grace: Duration::from_secs(self.grace),
+            log: self.log_format,
             handles: match self.handles {
                 Handles::Auto => None,
                 Handles::Kernel => Some(HandleKind::Kernel),
@@ -425,6 +440,7 @@ fn admin_hosts(hosts: Vec<String>) -> Result<Vec<String>> {
 /// No default can be derived from the environment.
 pub fn admin_socket_of(args: &VolumeArgs, is_root: bool) -> Result<PathBuf> {
     admin_socket(args.admin_socket.clone(), env_path("BERTH_STATE"), is_root)
+        .context("cannot find the server's admin socket; name it with --admin-socket PATH")
 }
 
 /// The admin socket: the given one, or a default. The server and `berth volume` both use this, so
@@ -460,7 +476,7 @@ fn default_state(is_root: bool) -> Result<PathBuf> {
         .or_else(|| env_path("HOME").map(|home| home.join(".local/state")));
     match base {
         Some(base) => Ok(base.join("berth")),
-        None => bail!("neither XDG_STATE_HOME nor HOME is set; name a folder with --state DIR"),
+        None => bail!("no folder for the state: neither XDG_STATE_HOME nor HOME is set"),
     }
 }
 

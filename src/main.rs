@@ -6,11 +6,10 @@ use berth::app;
 use berth::command::{health, manual, volume};
 use berth::config::{self, Args, Command, ExportsCommand};
 use berth::telemetry::log;
-use clap::Parser;
 
 fn main() -> ExitCode {
     let is_root = rustix::process::geteuid().is_root();
-    let result = match Args::parse().command {
+    let result = match Args::read().command {
         Command::Serve(args) => {
             let limiter = log::start(args.log_format);
             args.check(is_root).and_then(|config| app::serve(config, limiter))

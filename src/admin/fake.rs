@@ -2,7 +2,7 @@
 //!
 //! Some names have an effect:
 //! - The name of a kind of error: every operation on it returns an error of that kind.
-//! - `broken`: a clone of it fails at the first poll. `fleeting`: a clone of it is gone then. A
+//! - `broken`: a clone of it fails at the first poll; `crowded`: it fails because the disk is full. `fleeting`: a clone of it is gone then. A
 //!   clone of any other volume is ready at the third poll.
 //! - `held`: a claim uses it.
 
@@ -105,6 +105,10 @@ impl FakeVolumes {
                 "broken" => {
                     status.phase = Phase::Failed { message: "the disk is\u{7} broken".into() };
                 }
+                "crowded" => {
+                    status.phase = Phase::Failed { message: "the disk is full".into() };
+                    status.full = true;
+                }
                 _ if progress.entries_done == progress.entries_total => status.phase = Phase::Ready,
                 _ => (),
             }
@@ -151,6 +155,8 @@ impl VolumeApi for FakeVolumes {
             directory: format!("/srv/{}", spec.name),
             created: Timestamp::UNIX_EPOCH,
             copy_of: None,
+            access: None,
+            full: false,
             phase,
             used: 0,
             free: spec.capacity,

@@ -51,6 +51,8 @@ pub enum Error {
         name: Name,
         /// The reason that the server gives.
         message: String,
+        /// Whether there was no room for it.
+        full: bool,
     },
     /// The volume existed before, and differs from what was requested.
     #[error(
@@ -120,6 +122,7 @@ impl Error {
             Self::Manifest(_) | Self::NoPort => Exit::Usage,
             // The reader of a pipe, such as head(1), has closed it: not an error.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+            Self::Unusable { full: true, .. } => Exit::NoSpace,
             Self::Unusable { .. } | Self::Gone(_) | Self::SetAside(_) => Exit::Failed,
             Self::Different { .. } => Exit::Conflict,
             Self::Output(_) => Exit::Failed,

@@ -28,8 +28,8 @@ pub fn table(volumes: &[Status]) -> String {
             volume.spec.name.to_string(),
             phase(&volume.phase).0.to_owned(),
             about(volume.spec.capacity),
-            about(volume.used),
-            percent(volume.used, volume.spec.capacity),
+            used(volume, about(volume.used)),
+            used(volume, percent(volume.used, volume.spec.capacity)),
             about(volume.free),
             count(volume.mounted_by.len()),
             on_delete(volume.spec.on_delete).to_owned(),
@@ -60,7 +60,9 @@ pub fn fields(volume: &Status) -> String {
     let spec = &volume.spec;
     let (status, detail) = phase(&volume.phase);
     let status = if detail.is_empty() { status.into() } else { format!("{status}: {detail}") };
-    let used = format!("{} ({})", about(volume.used), percent(volume.used, spec.capacity));
+    let beyond = if volume.used > spec.capacity { ", more than its capacity" } else { "" };
+    let share = percent(volume.used, spec.capacity);
+    let used = used(volume, format!("{} ({share}){beyond}", about(volume.used)));
     text::fields(&[
         ("Name", spec.name.to_string()),
         ("Id", spec.id.to_string()),
@@ -72,8 +74,8 @@ pub fn fields(volume: &Status) -> String {
         ("Used", used),
         ("Free", about(volume.free)),
         ("Inodes", inodes(volume)),
-        ("Owner", owner(spec)),
-        ("Mode", format!("{:04o}", spec.mode)),
+        ("Owner", owner(volume)),
+        ("Mode", format!("{:04o}", volume.access.map_or(spec.mode, |access| access.mode))),
         ("Squash", squash(spec)),
         ("Clients", list(&spec.clients)),
         ("Changes", if spec.sync { "sync" } else { "async" }.to_owned()),
@@ -129,6 +131,11 @@ pub fn phase(phase: &Phase) -> (&'static str, String) {
     }
 }
 
+/// What is known of a volume's usage: until it is counted, the number is only an upper bound.
+fn used(volume: &Status, known: String) -> String {
+    if volume.phase == Phase::Counting { "counting".to_owned() } else { known }
+}
+
 fn percent(part: u64, whole: u64) -> String {
     let percent = u128::from(part) * 100;
     percent.checked_div(whole.into()).map(|percent| format!("{percent}%")).unwrap_or_default()
@@ -158,7 +165,11 @@ fn created(volume: &Status) -> String {
     }
 }
 
-fn owner(spec: &Spec) -> String {
+fn owner(volume: &Status) -> String {
+    if let Some(access) = volume.access {
+        return format!("{}:{}", access.uid, access.gid);
+    }
+    let spec = &volume.spec;
     let id = |id: Option<u32>| id.map_or_else(|| "server".to_owned(), |id| id.to_string());
     format!("{}:{}", id(spec.uid), id(spec.gid))
 }
@@ -200,7 +211,7 @@ mod tests {
     use super::*;
     use crate::admin::api::VolumeApi;
     use crate::admin::fake::{FakeVolumes, name};
-    use crate::volume::spec::Traffic;
+    use crate::volume::spec::{Access, Traffic};
 
     fn volume() -> Status {
         FakeVolumes::with(&["data"]).show(&name("data")).unwrap()
@@ -256,6 +267,22 @@ Traffic:     5 calls, 1Mi read, 0 written
 ";
         assert_eq!(fields(&busy()), expected);
         assert!(fields(&volume()).contains("Mounted by:  -\nTraffic:     -\n"));
+    }
+
+    #[test]
+    fn usage_that_is_not_counted_yet_is_not_shown_as_known() {
+        let mut counting = volume();
+        counting.used = 10 << 30;
+        counting.phase = Phase::Counting;
+        let row = table(&[counting.clone()]);
+        assert!(row.contains("counting   counting") && !row.contains("100%"), "{row}");
+        assert!(fields(&counting).contains("Used:        counting\n"));
+        counting.phase = Phase::Ready;
+        counting.used += 1 << 30;
+        counting.access = Some(Access { uid: 1000, gid: 100, mode: 0o755 });
+        let told = fields(&counting);
+        assert!(told.contains("Used:        11Gi (110%), more than its capacity\n"), "{told}");
+        assert!(told.contains("Owner:       1000:100\nMode:        0755\n"), "{told}");
     }
 
     #[test]

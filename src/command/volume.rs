@@ -118,9 +118,10 @@ impl Session<'_> {
         if let Phase::Cloning { .. } = reply.value.phase {
             reply = self.wait_for(name)?;
         }
-        let Status { phase, path, spec, .. } = &reply.value;
+        let Status { phase, path, spec, full, .. } = &reply.value;
         if let Phase::Failed { message } | Phase::Lost { message } = phase {
-            return Err(Error::Unusable { name: name.clone(), message: message.clone() });
+            let (message, full) = (message.clone(), *full);
+            return Err(Error::Unusable { name: name.clone(), message, full });
         }
         let differences = request::differences(&request.spec, spec);
         if !differences.is_empty() {

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use super::attempt::Note;
 use super::copy::{self, copy_tree};
-use super::error::{Error, Result};
+use super::error::{Error, Kind, Result};
 use super::layout::{Layout, exists};
 use super::name::{Name, VolumeId};
 use super::progress::Progress;
@@ -39,6 +39,8 @@ pub(super) struct Job {
     progress: Progress,
     /// Why nothing has become of it.
     failed: Mutex<Option<String>>,
+    /// Whether that is because the disk is full.
+    full: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
     stopped: AtomicBool,
 }
@@ -52,6 +54,7 @@ impl Job {
             began: note.began,
             progress: Progress::new(),
             failed: Mutex::new(note.failed.clone()),
+            full: AtomicBool::new(false),
             thread: Mutex::default(),
             stopped: AtomicBool::new(false),
         }
@@ -79,7 +82,8 @@ impl Job {
         };
         let used = progress.bytes_done;
         let free = free.min(self.spec.capacity.saturating_sub(used));
-        Status { phase, used, free, ..Status::of(self.spec.clone(), layout, self.began) }
+        let full = self.full.load(Ordering::SeqCst);
+        Status { phase, full, used, free, ..Status::of(self.spec.clone(), layout, self.began) }
     }
 
     /// Begins, unless it was stopped before.
@@ -195,6 +199,7 @@ impl Volumes {
             }
             self.note_failure(job, &message);
         }
+        job.full.store(error.kind() == Kind::NoSpace, Ordering::SeqCst);
         *job.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
         let making = self.layout.making(&job.spec.id);
         if exists(&making)

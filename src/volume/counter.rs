@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::spec::{Quota, Spec};
 use super::{Slot, Volume, Volumes};
 use crate::export::ExportId;
 
@@ -147,6 +148,7 @@ impl Worker {
             Ok(Some(counted)) => {
                 self.failed.remove(&export);
                 let (usage, took) = (counted.usage, start.elapsed());
+                warn_beyond(&volume.record().spec, usage.bytes);
                 tracing::debug!(volume = %name, bytes = usage.bytes, inodes = usage.inodes,
                     difference = counted.difference, ?took, "counted");
             }
@@ -156,5 +158,16 @@ impl Worker {
                 tracing::warn!(volume = %name, %error, "cannot count what the volume uses");
             }
         }
+    }
+}
+
+/// Says that a volume has more in it than it may: what was adopted, or put there beside the server.
+fn warn_beyond(spec: &Spec, bytes: u64) {
+    if bytes > spec.capacity && spec.quota == Quota::Enforce {
+        tracing::warn!(
+            volume = %spec.name, bytes, capacity = spec.capacity,
+            "the volume uses more than its capacity: nothing can be written until files are removed or it \
+             is expanded"
+        );
     }
 }

@@ -178,6 +178,7 @@ impl Volumes {
         self.layout.way_is_clear(spec)?;
         self.overlaps_none(spec)?;
         self.layout.is_in_no_other(spec)?;
+        self.layout.holds_no_others(spec)?;
         let path = spec.export_path().into_bytes();
         if self.serving.exports.load().has_path(&path) {
             let source = TableError::SamePath(path);
@@ -193,7 +194,6 @@ impl Volumes {
     /// a faulty record names included.
     fn overlaps_none(&self, spec: &Spec) -> Result<()> {
         let place = Path::new(spec.place());
-        self.layout.holds_no_others(spec)?;
         let overlaps = |there: &Path| place.starts_with(there) || there.starts_with(place);
         if let Some(fault) =
             self.faults.iter().find(|fault| fault.place.as_deref().is_some_and(overlaps))

@@ -247,6 +247,7 @@ impl Error {
             Self::Counting(_) | Self::Cloning(_) | Self::Source { .. } => Kind::Busy,
             Self::TooLarge { .. } | Self::Overcommitted { .. } => Kind::NoSpace,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Kind::NoSpace,
+            Self::Clone { source: copy::Error::NoSpace { .. }, .. } => Kind::NoSpace,
             Self::Clone { .. }
             | Self::Serve { .. }
             | Self::Io { .. }

@@ -33,7 +33,7 @@ use super::lock::Lock;
 use super::name::VolumeId;
 use super::nested;
 use super::registry::Record;
-use super::spec::Spec;
+use super::spec::{Access, Spec};
 use crate::export::ExportId;
 use crate::sys::durable;
 
@@ -330,6 +330,12 @@ impl Layout {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("look at", path)(error)),
         }
+    }
+
+    /// Whose the directory of a volume is, if it is there.
+    pub(super) fn access(&self, spec: &Spec) -> Option<Access> {
+        let found = fs::symlink_metadata(self.volume(spec)).ok().filter(fs::Metadata::is_dir)?;
+        Some(Access { uid: found.uid(), gid: found.gid(), mode: found.mode() & 0o7777 })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

@@ -34,8 +34,8 @@ mod labels;
 mod layout;
 mod lock;
 pub mod name;
-pub mod progress;
 pub mod nested;
+pub mod progress;
 pub mod promise;
 mod reclaim;
 mod registry;
@@ -208,8 +208,8 @@ pub struct Disk {
 /// # Errors
 /// It cannot be made, or is no place for volumes: the root directory, or in another directory of volumes.
 pub fn prepare(dir: &Path) -> Result<()> {
-    layout::prepare(dir)
     nested::check(dir)?;
+    layout::prepare(dir)
 }
 
 impl Volumes {
@@ -231,7 +231,12 @@ impl Volumes {
     pub fn show(&self, name: &Name) -> Result<Status> {
         let free = self.disk().map_or(u64::MAX, |disk| disk.free);
         let mounts = self.mounts_by_name().remove(name.as_str()).unwrap_or_default();
-        Ok(self.slot(name)?.status(&self.layout, free, mounts))
+        let slot = self.slot(name)?;
+        let mut status = slot.status(&self.layout, free, mounts);
+        if let Slot::Volume(_) = slot {
+            status.access = self.layout.access(&status.spec);
+        }
+        Ok(status)
     }
 
     /// Changes how much a volume may hold. Takes effect for its clients at once.
@@ -471,6 +476,8 @@ impl Status {
             directory: layout.volume(&spec).to_string_lossy().into_owned(),
             created,
             copy_of: None,
+            access: None,
+            full: false,
             phase: Phase::Ready,
             used: 0,
             free: spec.capacity,

@@ -148,8 +148,14 @@ pub struct Status {
     /// The volume of which it is a copy, as that was shortly before `created`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_of: Option<Name>,
+    /// Whose its directory is at the moment. Of a list, and of what has no directory, it is not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
     /// What it is doing.
     pub phase: Phase,
+    /// Whether it could not be filled from another one because the disk is full.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub full: bool,
     /// What its content takes on the disk, in bytes.
     pub used: u64,
     /// What is left of its capacity, in bytes; not more than the disk has.
@@ -162,6 +168,19 @@ pub struct Status {
     /// What came through it since the server was started.
     #[serde(default)]
     pub traffic: Traffic,
+}
+
+/// Whose a directory is, and who may enter it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Access {
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its mode, in octal as text.
+    #[serde(with = "octal")]
+    pub mode: u32,
 }
 
 /// What a volume is doing.

@@ -118,3 +118,32 @@ fn a_capacity_that_can_hold_nothing_is_refused() {
     client.file_of(&root, "file", &[1; 4096]);
     assert_eq!(port.ran("expand a --capacity 1Ki --shrink").0, 2);
 }
+
+#[test]
+fn an_adopted_directory_is_shown_as_it_is() {
+    let port = Port::start();
+    let dir = port.volumes.join("old");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o750)).unwrap();
+    fs::write(dir.join("file"), vec![1; 2 * MIB]).unwrap();
+    port.done("adopt old --capacity 1Mi");
+    port.wait_until_counted("old");
+    let shown = port.done("show old");
+    let owner = rustix::process::geteuid().as_raw();
+    assert!(shown.contains(&format!("Owner:       {owner}:")), "{shown}");
+    assert!(shown.contains("Mode:        0750"), "{shown}");
+    assert!(shown.contains("more than its capacity"), "{shown}");
+    let log = port.server.log();
+    assert!(log.contains("uses more than its capacity"), "{log}");
+}
+
+#[test]
+fn without_a_home_the_option_that_helps_is_named() {
+    let output = std::process::Command::new(program())
+        .args(["volume", "list"])
+        .env_clear()
+        .output()
+        .unwrap();
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && why.contains("--admin-socket"), "{why}");
+}

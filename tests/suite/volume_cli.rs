@@ -2,16 +2,16 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 
-use nfs3_types::mount::mountres3;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::client::Client;
-use crate::support::server::{Setup, berth};
+use crate::support::eventually;
+use crate::support::server::{berth, free_port, program};
 use crate::support::volumes::{Port, with};
 use crate::support::wire::*;
 
@@ -185,8 +185,24 @@ fn the_admin_socket_is_private_and_removed_at_the_end() {
 fn without_volumes_there_is_no_socket() {
     let temp = TempDir::with_prefix("berth-volumes-").unwrap();
     let socket = temp.path().join("admin.sock");
-    let server = Setup::default().args(&["--admin-socket", socket.to_str().unwrap()]).start();
-    let mountres3::Ok(_) = server.client().mnt("/") else { panic!("not mounted") };
+    let (dir, state) = (temp.path().join("data"), temp.path().join("state"));
+    let listen = format!("127.0.0.1:{}", free_port());
+    let args = [&["serve", dir.to_str().unwrap(), "--listen", &listen][..]];
+    let args = [args.concat(), vec!["--state", state.to_str().unwrap()]].concat();
+    let output = berth(&[&args[..], &["--admin-socket", socket.to_str().unwrap()]].concat());
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && why.contains("--volumes"), "{why}");
+    // An image sets it in the environment, whatever is served then.
+    let mut server = std::process::Command::new(program())
+        .args(&args)
+        .env("BERTH_ADMIN_SOCKET", &socket)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("it serves", || TcpStream::connect(&listen).is_ok());
+    server.kill().unwrap();
+    server.wait().unwrap();
     assert!(!socket.exists());
 }
 

@@ -31,6 +31,8 @@ fn status(name: &str, used: u64, capacity: u64) -> Status {
         directory: "/data".into(),
         created: jiff::Timestamp::UNIX_EPOCH,
         copy_of: None,
+        access: None,
+        full: false,
         phase: Phase::Ready,
         used,
         free: capacity - used,

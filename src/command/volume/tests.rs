@@ -86,6 +86,9 @@ fn a_failed_clone_reports_the_reason() {
     let served = Served::start(FakeVolumes::with(&["broken"]));
     let message = run(&served, "clone broken copy").fails(Exit::Failed);
     assert!(message.contains("copy") && message.contains("broken"), "{message}");
+    let served = Served::start(FakeVolumes::with(&["crowded"]));
+    let message = run(&served, "clone crowded copy").fails(Exit::NoSpace);
+    assert!(message.contains("full"), "{message}");
     let served = Served::start(FakeVolumes::with(&["fleeting"]));
     let message = run(&served, "clone fleeting copy").fails(Exit::Failed);
     assert!(message.contains("again"), "{message}");

@@ -96,6 +96,20 @@ fn a_volume_shrinks_only_by_explicit_wish_and_never_below_what_is_used() {
     assert!(matches!(to(u64::MAX / 2, false), Err(Error::TooLarge { .. })));
 }
 
+#[test]
+fn a_copy_for_which_the_disk_has_no_room_is_told_from_one_that_fails() {
+    crate::sys::mounts::with_own(|| {
+        let place = small_disk();
+        let run = place.open();
+        run.create("a").unwrap();
+        fs::write(place.path("a/file"), vec![1; 12 << 20]).unwrap();
+        run.volumes.create(spec("copy"), Origin::Clone(name("a"))).unwrap();
+        let status = run.settled("copy");
+        assert!(matches!(status.phase, Phase::Failed { .. }) && status.full, "{status:?}");
+        assert!(!run.settled("a").full);
+    });
+}
+
 /// Takes all that a disk has: the blocks, or the inodes too.
 fn take_all(dir: &Path, inodes: bool) {
     let mut hog = fs::File::create(dir.join("hog")).unwrap();
