@@ -81,8 +81,12 @@ impl Layout {
 
 fn is_own(own: &Path) -> bool {
     let Ok(found) = own.symlink_metadata() else { return false };
+    // Where everybody may make names (/tmp), other users' folders say nothing.
+    let above = own.parent().and_then(|above| above.metadata().ok());
+    let owners = [Some(geteuid().as_raw()), above.map(|above| above.uid())];
     let mut value = [0; 16];
     found.is_dir()
+        && owners.contains(&Some(found.uid()))
         && match rustix::fs::lgetxattr(own, MARK, &mut value) {
             Ok(len) => value.get(..len) == Some(VALUE),
             Err(Errno::NODATA) => false,
@@ -90,8 +94,7 @@ fn is_own(own: &Path) -> bool {
             Err(Errno::ACCESS) => true,
             Err(_) => {
                 let is_closed = found.mode() & 0o077 == 0;
-                let is_mine = found.uid() == geteuid().as_raw() || found.uid() == 0;
-                is_closed && is_mine && ["lock", "volumes"].iter().all(|of| exists(&own.join(of)))
+                is_closed && ["lock", "volumes"].iter().all(|of| exists(&own.join(of)))
             }
         }
 }
