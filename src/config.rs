@@ -97,8 +97,8 @@ pub struct ServeArgs {
         conflicts_with = "exports"
     )]
     pub dir: Option<PathBuf>,
-    /// Accept calls to DIR from all ports, including those that every user of a client may use.
-    /// Without it, only calls from ports below 1024 are accepted
+    /// Accept calls to DIR from all ports, including those that every user of a client may use. As
+    /// root, only calls from ports below 1024 are accepted without it
     #[arg(long, env = "BERTH_INSECURE")]
     pub insecure: bool,
     /// Export the directories of this exports(5) file; SIGHUP reads it again
@@ -291,7 +291,7 @@ impl ServeArgs {
     /// An option is invalid or missing; the message names it.
     pub fn check(self, is_root: bool) -> Result<Config> {
         let source = match (&self.dir, &self.exports) {
-            (Some(dir), None) => Source::Directory(dir.clone(), self.ports()),
+            (Some(dir), None) => Source::Directory(dir.clone(), self.ports(is_root)),
             (None, Some(file)) => Source::File(file.clone()),
             (None, None) if self.volumes.is_some() => Source::None,
             _ => bail!(
@@ -350,11 +350,11 @@ impl ServeArgs {
 }
 
 impl ServeArgs {
-    /// The ports from which DIR accepts calls. A caller that claims to be root acts as root, or, if
-    /// the server does not run as root, every caller acts as its user: so only root on the client may
-    /// make calls.
-    const fn ports(&self) -> Ports {
-        if self.insecure { Ports::Any } else { Ports::Privileged }
+    /// The ports from which DIR accepts calls. As root, a caller that claims to be root acts as root,
+    /// so only root on the client may make calls. Otherwise every caller acts as the server's user,
+    /// whose own programs have no privileged ports.
+    const fn ports(&self, is_root: bool) -> Ports {
+        if is_root && !self.insecure { Ports::Privileged } else { Ports::Any }
     }
 
     /// Checks the options of the provisioner; `None` without `--provisioner`.

@@ -78,8 +78,7 @@ impl Audience {
             tracing::warn!(
                 %dir, uid,
                 "every user of this machine can use an exported directory with the rights of the user who runs \
-                 the server, because calls from all ports are answered; leave out --insecure (insecure in an \
-                 exports file), or run the server as root"
+                 the server; export it with `secure` in an exports file (--exports), or run the server as root"
             );
         }
     }

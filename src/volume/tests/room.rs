@@ -199,6 +199,7 @@ fn a_disk_that_an_earlier_version_has_filled_is_served_and_given_back() {
         assert_eq!(run.names(), names(["b", "hog"]));
         run.volumes.end(&name("hog"), Some(OnDelete::Delete)).unwrap();
         run.eventually("the trash is emptied", || run.trash_is_empty());
+        run.settled("b"); // a copy needs to know what it takes
         run.volumes.create(spec("copy"), Origin::Clone(name("b"))).unwrap();
         assert_eq!(run.settled("copy").phase, Phase::Ready);
         run.volumes.end(&name("copy"), Some(OnDelete::Delete)).unwrap();
