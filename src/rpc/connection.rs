@@ -14,6 +14,8 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -80,6 +82,7 @@ struct Connection {
     service: Arc<Service>,
     shared: Arc<Shared>,
     link: Arc<Link>,
+    stream: Arc<TcpStream>,
     origin: Origin,
     intake: Intake,
     /// The deadline of replies that the peer has not taken, if there were any at the last look.
@@ -97,13 +100,14 @@ pub async fn run(
     scratch: Arc<Mutex<Scratch>>,
 ) {
     let (link, limits) = (Arc::clone(seat.link()), shared.limits);
-    let intake = Intake::new(limits.record, limits.stalled);
-    let last = Instant::now();
-    let mut connection = Connection { service, shared, link, origin, intake, taking: None, last };
+    let Some(stream) = link.stream() else { return }; // another has its place already
+    let intake = Intake::new(Arc::clone(&stream), limits.record, limits.stalled);
+    let (taking, last) = (None, Instant::now());
+    let mut connection = Connection { service, shared, link, stream, origin, intake, taking, last };
     if let Err(why) = connection.serve(&scratch).await {
         tracing::debug!(peer = %origin.peer, error = %why, "connection closed");
         if matches!(why, Close::Stalled(_) | Close::Broken) {
-            connection.link.forget_sent();
+            connection.forget_sent();
         }
     }
     connection.link.give_up();
@@ -125,6 +129,12 @@ enum Close {
 }
 
 impl Connection {
+    /// Has the end of the connection be a reset. Otherwise the kernel would go on for minutes to offer
+    /// what it holds to a peer that takes nothing.
+    fn forget_sent(&self) {
+        let _ = SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO));
+    }
+
     async fn serve(&mut self, scratch: &Mutex<Scratch>) -> Result<(), Close> {
         let mut reading = true;
         let mut alarm = pin!(sleep_until((self.last + self.shared.limits.stalled).into()));
@@ -152,8 +162,8 @@ impl Connection {
             self.arm(alarm.as_mut());
             let readable = reading && turn != Turn::Paused;
             tokio::select! {
-                ready = self.link.stream.readable(), if readable => ready?,
-                ready = self.link.stream.writable(), if unsent => {
+                ready = self.stream.readable(), if readable => ready?,
+                ready = self.stream.writable(), if unsent => {
                     ready?;
                     if self.link.flush() {
                         self.last = Instant::now();
@@ -197,7 +207,7 @@ impl Connection {
         let (turn, flow) = self.intake.turn(input, &mut batch)?;
         batch.send();
         let deferred = batch.deferred.take();
-        follower.note(&self.link.stream);
+        follower.note(&self.stream);
         Ok(self.intake.after(before, (turn, flow?), deferred, &self.link))
     }
 

@@ -70,6 +70,11 @@ impl Reply for Sender {
 
     /// The client asks again when it hears nothing.
     fn lost(&self) {}
+
+    /// Nobody knows; a call that came as a datagram is short.
+    fn is_there(&self) -> bool {
+        true
+    }
 }
 
 /// What is sent instead of `reply` to a call of `received` bytes: itself, or that it is refused.

@@ -48,12 +48,12 @@ pub struct Handed {
 }
 
 impl Handed {
-    /// Whether nobody can be answered, and nothing is changed by not carrying the call out. A WRITE is
-    /// among these calls: its client sends it again on another connection, and may overwrite it there, so
-    /// that to carry out the old one later would do harm. Calls that are remembered are carried out: a
-    /// copy on another connection may wait for their answer.
+    /// Whether nobody can be answered. The client does not know whether the call was carried out, and
+    /// sends it again on another connection. For a WRITE, to carry out the old one later would do harm:
+    /// the client may have overwritten its data by then. And a peer that resets its connections must not
+    /// keep the server busy with their calls.
     fn is_pointless(&self) -> bool {
-        self.key.is_none() && self.link.is_broken()
+        self.link.is_broken() && !self.key.is_some_and(|key| self.service.is_awaited(key))
     }
 
     /// Waits for the results, with nothing kept of the call but where they go.

@@ -4,6 +4,7 @@
 //! The deadline of a record begins with it, and again after it had to wait for us.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -23,6 +24,9 @@ const SHORT: usize = 8 * 1024;
 /// So many connections of an address read whole pieces.
 const WHOLE: usize = 16;
 
+/// So many connections of all addresses together.
+const WHOLE_OF_ALL: usize = 128;
+
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -39,6 +43,7 @@ pub enum Turn {
 
 /// What a connection has received.
 pub struct Intake {
+    stream: Arc<TcpStream>,
     records: Records,
     /// Whether complete records are held.
     paused: bool,
@@ -64,9 +69,10 @@ pub struct Intake {
 
 impl Intake {
     /// Of a connection whose records have at most `max` bytes, and whose peer has `patience` with each.
-    pub fn new(max: usize, patience: Duration) -> Self {
+    pub fn new(stream: Arc<TcpStream>, max: usize, patience: Duration) -> Self {
         let now = Instant::now();
         Self {
+            stream,
             records: Records::new(max),
             paused: false,
             deferred: None,
@@ -104,7 +110,7 @@ impl Intake {
         if more > 0 {
             let admitted = link.admit(more);
             if !admitted || !self.held_up {
-                self.limit_kernel(!admitted, link); // and not where it was granted after a wait
+                self.limit_kernel(!admitted); // and not where it was granted after a wait
             }
             if !admitted {
                 return false;
@@ -120,14 +126,14 @@ impl Intake {
 
     /// As long as connections have to wait for memory, the kernel must not keep as much in its place: of a
     /// thousand that had been quick before, it kept a gigabyte.
-    fn limit_kernel(&mut self, limit: bool, link: &Link) {
+    fn limit_kernel(&mut self, limit: bool) {
         if limit != self.is_limited {
             self.is_limited = limit;
             // Without this it keeps more, or less than it could: nothing else depends on it.
             let _ = if limit {
-                socket::limit_receiving(&link.stream)
+                socket::limit_receiving(&self.stream)
             } else {
-                socket::unlimit_receiving(&link.stream)
+                socket::unlimit_receiving(&self.stream)
             };
         }
     }
@@ -150,7 +156,7 @@ impl Intake {
             return Ok((Turn::Again, self.records.resume(|record| batch.take(record))));
         }
         if let Some((own, want)) = self.records.room(|| batch.shared.buffers.take()) {
-            let got = receive(batch.link, want, |fd| socket::receive(fd, own, want))?;
+            let got = receive(&self.stream, want, |fd| socket::receive(fd, own, want))?;
             batch.arrived = self.note_received(&got);
             return Ok(match self.records.completed() {
                 Some(record) => (got.turn, Ok(batch.take_whole(record))),
@@ -161,7 +167,7 @@ impl Intake {
         let most = most_at_once(input.len(), &batch.link.account);
         let want = self.records.appetite().min(input.len() - at).min(most);
         let free = &mut input[at..at + want];
-        let got = receive(batch.link, want, |fd| socket::read(fd, free))?;
+        let got = receive(&self.stream, want, |fd| socket::read(fd, free))?;
         batch.arrived = self.note_received(&got);
         let flow = self.records.feed(&input[..at + got.bytes], |record| batch.take(record));
         Ok((got.turn, flow))
@@ -204,7 +210,7 @@ impl Intake {
         self.charge(link);
         self.held_up = self.deferred.is_some();
         if self.held_up {
-            self.limit_kernel(true, link); // it waits for memory, and what follows it is not read
+            self.limit_kernel(true); // it waits for memory, and what follows it is not read
         }
         match (self.held_up, self.paused) {
             (true, _) => Turn::Paused,
@@ -261,10 +267,12 @@ impl Intake {
 }
 
 /// How much of a piece of `len` bytes is read at once. Connections take turns, so what those of one
-/// address do in a round is bounded: 500 of them, each with thousands of small calls, would have the
-/// others wait for seconds.
+/// address, and what all of them do in a round is bounded: 500 of them, each with thousands of small
+/// calls, would have the others wait for seconds.
 fn most_at_once(len: usize, account: &Account) -> usize {
-    let fair = len / account.neighbours().div_ceil(WHOLE);
+    let share =
+        account.neighbours().div_ceil(WHOLE).max(account.connections().div_ceil(WHOLE_OF_ALL));
+    let fair = len / share;
     if account.is_short() { SHORT } else { fair.max(SHORT) }
 }
 
@@ -284,13 +292,13 @@ struct Received {
 
 /// Receives through `read` up to `want` bytes.
 fn receive(
-    link: &Link,
+    stream: &TcpStream,
     want: usize,
     read: impl FnOnce(&TcpStream) -> Result<usize, Errno>,
 ) -> io::Result<Received> {
     let mut got = None;
-    let result = link.stream.try_io(Interest::READABLE, || {
-        let n = read(&link.stream)?;
+    let result = stream.try_io(Interest::READABLE, || {
+        let n = read(stream)?;
         got = Some(n);
         // Less than there was room for: the socket is empty. Saying so here saves the read that
         // would only find that out. The end of the stream is reported again whatever we say.
@@ -312,7 +320,6 @@ mod tests {
     use crate::rpc::memory_budget::{MINIMUM, MemoryBudget};
     use crate::rpc::record::Header;
     use socket2::SockRef;
-    use std::sync::Arc;
     use tokio::net::TcpListener;
 
     /// A connection whose peer sends when it is told so.
@@ -329,7 +336,8 @@ mod tests {
             let budget = MemoryBudget::new(MINIMUM);
             let link =
                 Link::new(stream, Arc::new(Buffers::new(Arc::clone(&budget))), &budget.peer());
-            let intake = Intake::new(1 << 20, Duration::from_secs(60));
+            let stream = link.stream().unwrap();
+            let intake = Intake::new(stream, 1 << 20, Duration::from_secs(60));
             Self { intake, link, start: Instant::now() }
         }
 
@@ -369,7 +377,8 @@ mod tests {
     #[tokio::test]
     async fn the_kernel_keeps_little_while_a_call_waits_for_memory() {
         let mut peer = Slow::new().await;
-        let stream = SockRef::from(&peer.link.stream);
+        let stream = peer.link.stream().unwrap();
+        let stream = SockRef::from(&stream);
         stream.set_recv_buffer_size(1 << 20).unwrap();
         let before = stream.recv_buffer_size().unwrap();
         let start = peer.intake.before();
@@ -393,5 +402,20 @@ mod tests {
         assert_eq!(most_at_once(PIECE, &accounts[0]), SHORT.max(PIECE / 33));
         let other = Account::new(&MemoryBudget::new(MINIMUM).peer(), Arc::default());
         assert_eq!(most_at_once(PIECE, &other), PIECE);
+    }
+
+    #[test]
+    fn what_all_addresses_read_in_a_round_is_bounded() {
+        const PIECE: usize = 256 * 1024;
+        let budget = MemoryBudget::new(MINIMUM);
+        let mut accounts = Vec::new();
+        for count in 1..=1024 {
+            accounts.push(Account::new(&budget.peer(), Arc::default()));
+            let most = most_at_once(PIECE, &accounts[0]);
+            assert!(most * count <= WHOLE_OF_ALL * PIECE, "{most} bytes of each of {count}");
+            assert!(count > WHOLE_OF_ALL || most == PIECE, "{count} are few");
+        }
+        accounts.truncate(1);
+        assert_eq!(most_at_once(PIECE, &accounts[0]), PIECE, "the others are gone");
     }
 }

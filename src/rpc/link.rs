@@ -7,10 +7,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::net::{SendFlags, send};
-use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -39,8 +38,6 @@ const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A connection, as its task and the pool's threads share it.
 pub struct Link {
-    /// The socket; reading it is for the connection's task alone.
-    pub stream: TcpStream,
     /// Wakes the task: bytes wait for the socket, or there is room for calls again.
     pub wake: Arc<Notify>,
     /// What the connection holds of the memory budget.
@@ -62,6 +59,9 @@ pub struct Link {
 
 #[derive(Default)]
 struct Outbox {
+    /// The socket, until the connection is given up: calls that go on after that must not keep it open,
+    /// or peers could use up all descriptors by connections that they reset.
+    stream: Option<Arc<TcpStream>>,
     queue: VecDeque<Vec<u8>>,
     /// Bytes of the first in the queue that are sent.
     sent: usize,
@@ -115,12 +115,12 @@ impl Link {
     /// Wraps a connected socket, whose memory is charged to `peer`.
     pub fn new(stream: TcpStream, buffers: Arc<Buffers>, peer: &Arc<Peer>) -> Self {
         let wake = Arc::<Notify>::default();
+        let outbox = Outbox { stream: Some(Arc::new(stream)), ..Outbox::default() };
         Self {
-            stream,
             account: Account::new(peer, Arc::clone(&wake)),
             wake,
             buffers,
-            outbox: Mutex::default(),
+            outbox: Mutex::new(outbox),
             unsent: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
@@ -129,6 +129,11 @@ impl Link {
             progress: Progress::new(Instant::now()),
             is_behind: AtomicBool::new(false),
         }
+    }
+
+    /// The socket; reading it is for the connection's task alone. `None`: the connection was given up.
+    pub fn stream(&self) -> Option<Arc<TcpStream>> {
+        self.outbox().stream.clone()
     }
 
     /// Whether the connection moves.
@@ -152,10 +157,10 @@ impl Link {
     /// Looks at what the peer has taken by `now` of the replies that are owed to it. A system call.
     pub fn look(&self, now: Instant) {
         let mut outbox = self.outbox();
-        if !self.is_broken() {
+        if let Outbox { stream: Some(stream), kernel, .. } = &mut *outbox {
             let unsent = self.unsent.load(Ordering::SeqCst);
-            outbox.kernel.look(unsent, &self.stream, &self.account, (&self.progress, now));
-            self.note_behind(&outbox.kernel);
+            kernel.look(unsent, stream, &self.account, (&self.progress, now));
+            self.note_behind(kernel);
         }
     }
 
@@ -168,9 +173,9 @@ impl Link {
     }
 
     fn look_at_kernel(&self, outbox: &mut Outbox) {
-        if !self.is_broken() {
-            outbox.kernel.charge(&self.stream, &self.account);
-            self.note_behind(&outbox.kernel);
+        if let Outbox { stream: Some(stream), kernel, .. } = outbox {
+            kernel.charge(stream, &self.account);
+            self.note_behind(kernel);
         }
     }
 
@@ -248,12 +253,13 @@ impl Link {
     /// Writes to the socket until it takes no more; returns how much it took.
     fn write(&self, outbox: &mut Outbox, bytes: &[u8]) -> usize {
         let mut sent = 0;
+        let Some(stream) = &outbox.stream else { return 0 };
         while sent < bytes.len() && !self.is_broken() {
             // Through try_io, because that notes when the socket is full: otherwise the task
             // would be told at once that it is writable, again and again.
-            let written = self.stream.try_io(Interest::WRITABLE, || {
+            let written = stream.try_io(Interest::WRITABLE, || {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                send(&self.stream, &bytes[sent..], flags).map_err(io::Error::from)
+                send(stream, &bytes[sent..], flags).map_err(io::Error::from)
             });
             match written {
                 Ok(n) => sent += n,
@@ -273,7 +279,8 @@ impl Link {
 
     /// How many bytes of replies the peer has acknowledged since the start. A system call.
     pub fn acknowledged(&self) -> u64 {
-        self.outbox().kernel.acknowledged(&self.stream)
+        let outbox = self.outbox();
+        outbox.stream.as_ref().map_or(0, |stream| outbox.kernel.acknowledged(stream))
     }
 
     /// Keeps a call that is about to run as a job, if the peer does not take the replies that it has: the
@@ -346,13 +353,7 @@ impl Link {
         self.wake.notify_one();
     }
 
-    /// Has the end of the connection be a reset. Otherwise the kernel would go on for minutes to offer
-    /// what it holds to a peer that takes nothing.
-    pub fn forget_sent(&self) {
-        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
-    }
-
-    /// Leaves nothing to be sent.
+    /// Leaves nothing to be sent, and lets go of the socket.
     fn break_off(&self, mut outbox: MutexGuard<'_, Outbox>) {
         self.broken.store(true, Ordering::SeqCst);
         self.unsent.store(0, Ordering::SeqCst);
@@ -400,6 +401,11 @@ impl Reply for Link {
         self.push(&mut marked);
         self.buffers.give(marked);
     }
+
+    fn is_there(&self) -> bool {
+        !self.is_broken()
+    }
+
     /// The client must ask again. The connection's task does the rest: parked calls that are dropped may
     /// have others who wait for them, and so on.
     fn lost(&self) {

@@ -59,6 +59,8 @@ pub struct MemoryBudget {
     waiting: AtomicUsize,
     queue: Mutex<Queue>,
     waits: AtomicU64,
+    /// How many accounts there are.
+    connections: AtomicUsize,
 }
 
 /// What one address holds.
@@ -115,6 +117,7 @@ impl MemoryBudget {
             waiting: AtomicUsize::new(0),
             queue: Mutex::default(),
             waits: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
         })
     }
 
@@ -218,6 +221,7 @@ impl Peer {
 impl Account {
     /// An account of an address; `wake` is notified when it was granted what it waited for.
     pub fn new(peer: &Arc<Peer>, wake: Arc<Notify>) -> Arc<Self> {
+        peer.budget.connections.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self {
             peer: Arc::clone(peer),
             used: AtomicUsize::new(0),
@@ -278,6 +282,11 @@ impl Account {
     /// About how many connections the address has.
     pub fn neighbours(&self) -> usize {
         Arc::strong_count(&self.peer)
+    }
+
+    /// How many connections all addresses have.
+    pub fn connections(&self) -> usize {
+        self.peer.budget.connections.load(Ordering::Relaxed)
     }
 
     /// Whether no more should be read at once than is free of charge.
@@ -361,6 +370,7 @@ impl Drop for Account {
     fn drop(&mut self) {
         self.keep(0);
         self.give(self.used.load(Ordering::SeqCst));
+        self.peer.budget.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -161,6 +161,15 @@ impl<W> Replay<W> {
         }
     }
 
+    /// Those who wait for the answer of a running call.
+    pub fn waiting(&self, key: Key) -> &[W] {
+        let call = self.clients.get(&key.client).and_then(|client| client.calls.get(&key));
+        match call {
+            Some(State::Running(waiting)) => waiting,
+            Some(State::Answered(_)) | None => &[],
+        }
+    }
+
     /// Forgets a call that was new; gives back those who wait for its answer.
     pub fn abandon(&mut self, key: Key) -> Vec<W> {
         let client = self.clients.get_mut(&key.client);

@@ -43,6 +43,9 @@ pub trait Reply: Send + Sync {
     /// There will be no reply: whoever waits for it has to ask again. Only takes note, so that it may be
     /// called wherever a call ends.
     fn lost(&self);
+
+    /// Whether there is still somebody who can get it.
+    fn is_there(&self) -> bool;
 }
 
 /// Where a call came from and arrived.
@@ -190,6 +193,11 @@ impl Service {
             Running { service: self, key }.settle(&out[start..]);
         }
         Verdict::Answered(Procedure::of(call.program, call.procedure), Status::of(status))
+    }
+
+    /// Whether somebody waits for the answer of a running call who sent a copy of it.
+    pub fn is_awaited(&self, key: Key) -> bool {
+        self.shard(key.client).waiting(key).iter().any(|waiter| waiter.is_there())
     }
 
     /// Forgets a call that was given up: it will not be tried again, or its results do not come. Those
@@ -377,6 +385,10 @@ mod tests {
         fn lost(&self) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+
+        fn is_there(&self) -> bool {
+            self.lost.load(Ordering::Relaxed) == 0
+        }
     }
 
     /// Has a call and a copy of it come, the first one end, and another copy come; answers what became of
@@ -406,6 +418,18 @@ mod tests {
     fn check_lost((third, waiter): (Verdict, Arc<Waiter>)) {
         assert_eq!(waiter.lost.load(Ordering::Relaxed), 1);
         assert!(matches!(third, Verdict::Later(Some(_))), "the third is carried out");
+    }
+
+    #[test]
+    fn a_call_is_awaited_as_long_as_somebody_waits_who_is_there() {
+        check(true, |service, _, _, key| {
+            let key = key.unwrap();
+            assert!(service.is_awaited(key));
+            service.shard(key.client).waiting(key).iter().for_each(|waiter| waiter.lost());
+            assert!(!service.is_awaited(key));
+            service.forget(Some(key));
+            assert!(!service.is_awaited(key), "it does not run any more");
+        });
     }
 
     #[test]
