@@ -66,7 +66,8 @@ const DESCRIPTORS_SHARE: usize = 2;
 /// More are never kept open, however many there may be.
 const DESCRIPTORS_MAX: usize = 200_000;
 
-/// The share of the memory limit that clients may make the server hold, and what they may without one.
+/// The share of the memory limit that clients may make the server hold, and what they may without
+/// one.
 const MEMORY_SHARE: u64 = 4;
 const MEMORY: usize = 256 * 1024 * 1024;
 
@@ -445,8 +446,8 @@ impl App {
     }
 }
 
-/// Which clients are known: those that an export lists by more than `*`, and those that have mounted
-/// something.
+/// Which clients are known: those that an export lists by more than `*`, and those that have
+/// mounted something.
 fn knows(exports: &Arc<Exports>, mount: &Arc<Mount>) -> Knows {
     let (exports, mount) = (Arc::clone(exports), Arc::clone(mount));
     Box::new(move |ip| exports.load().lists(ip) || mount.has_mounted(ip))

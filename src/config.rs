@@ -350,9 +350,9 @@ impl ServeArgs {
 }
 
 impl ServeArgs {
-    /// The ports from which DIR accepts calls. As root, a caller that claims to be root acts as root,
-    /// so only root on the client may make calls. Otherwise every caller acts as the server's user,
-    /// whose own programs have no privileged ports.
+    /// The ports from which DIR accepts calls. As root, a caller that claims to be root acts as
+    /// root, so only root on the client may make calls. Otherwise every caller acts as the server's
+    /// user, whose own programs have no privileged ports.
     const fn ports(&self, is_root: bool) -> Ports {
         if is_root && !self.insecure { Ports::Privileged } else { Ports::Any }
     }

@@ -47,44 +47,47 @@
 //!
 //! # Invariants
 //!
-//! - **A call runs first on the thread that read it.** A data-plane thread never blocks on a disk: a
-//!   call that might block ([`sys::Patience::None`]) returns before it has changed anything, and runs
-//!   again on a thread of the pool. Whether it might block is decided by what is in memory: an open
-//!   file, a name in the kernel's cache (RESOLVE_CACHED), data in the page cache (RWF_NOWAIT), the
-//!   latency of recent changes ([`nfs3`]'s pace), and the budget of dirty pages for large writes.
-//!   Each data-plane thread is a runtime of its own, so a call wakes no other thread.
+//! - **A call runs first on the thread that read it.** A data-plane thread never blocks on a disk:
+//!   a call that might block ([`sys::Patience::None`]) returns before it has changed anything, and
+//!   runs again on a thread of the pool. Whether it might block is decided by what is in memory: an
+//!   open file, a name in the kernel's cache (RESOLVE_CACHED), data in the page cache (RWF_NOWAIT),
+//!   the latency of recent changes ([`nfs3`]'s pace), and the budget of dirty pages for large
+//!   writes. Each data-plane thread is a runtime of its own, so a call wakes no other thread.
 //! - **Packets and calls share a processor.** A data-plane thread whose packets all arrive on one
-//!   processor moves there as long as that pays (rpc's `follow`): waking another processor is most of
-//!   the cost of a short call.
-//! - **A blocked call holds no thread.** Changes of one file wait in a lane ([`rpc::lanes`]), and so do
-//!   listings of one directory: a file that hangs occupies one thread, not all. The thread that holds
-//!   a lane carries out the calls that queue behind it, which saves waking a thread for each.
+//!   processor moves there as long as that pays (rpc's `follow`): waking another processor is most
+//!   of the cost of a short call.
+//! - **A blocked call holds no thread.** Changes of one file wait in a lane ([`rpc::lanes`]), and
+//!   so do listings of one directory: a file that hangs occupies one thread, not all. The thread
+//!   that holds a lane carries out the calls that queue behind it, which saves waking a thread for
+//!   each.
 //! - **A thread has an identity.** System calls whose outcome depends on the caller run inside
 //!   `acting_as` or `as_server` of [`fs::identity`]. A thread keeps an identity until a call needs
 //!   another one.
 //! - **A file appears complete.** It gets its name last, after all attributes of the call
 //!   ([`fs::make`]), so that a crash at any point leaves no incomplete file. A call that changes
 //!   several attributes changes all of them or none.
-//! - **A change has a lock.** Attributes before and after a change are read under the lock of its file
-//!   or directory ([`fs::Guard`]).
-//! - **A reply is a promise.** Nothing is reported as stable that is not on the disk. A failed flush
-//!   changes the write verifier before any client hears of it; a WRITE reads the verifier first.
-//! - **A call that waits for a flush holds no thread.** The call ends with its change. Threads of their
-//!   own flush once for all calls that wait for the same file, or for names in the same export, and
-//!   send the replies ([`fs::flush`]). A flush covers the changes made before it began, and no more.
-//!   A call that finds its volume full only because of room that is held until files are flushed
-//!   waits in the same way, and then runs again ([`rpc::Outcome::Wait`]).
-//! - **Room is held before it is used.** Whatever may grow a volume takes a [`quota::Hold`] first, and
-//!   settles it with the real size under the lock of the change. The ledger on the disk is always an
-//!   upper bound; after a crash, a change that may not fit waits for a count and is not refused.
-//! - **Nothing is removed in place.** Content is renamed into the trash in one step, when clients can no
-//!   longer reach it, and removed from there in the background.
-//! - **Peers choose no sizes.** Records, names, counts, queues, caches and connections are bounded, and
-//!   memory grows with what arrives, not with what is announced. Everything that peers make the server
-//!   hold comes out of one budget, shared by address ([`rpc::memory_budget`]); a connection without
-//!   room in it is not read.
-//! - **One file system for each export.** Mount points inside an export are not crossed, so a handle of
-//!   the file system identifies one file.
+//! - **A change has a lock.** Attributes before and after a change are read under the lock of its
+//!   file or directory ([`fs::Guard`]).
+//! - **A reply is a promise.** Nothing is reported as stable that is not on the disk. A failed
+//!   flush changes the write verifier before any client hears of it; a WRITE reads the verifier
+//!   first.
+//! - **A call that waits for a flush holds no thread.** The call ends with its change. Threads of
+//!   their own flush once for all calls that wait for the same file, or for names in the same
+//!   export, and send the replies ([`fs::flush`]). A flush covers the changes made before it began,
+//!   and no more. A call that finds its volume full only because of room that is held until files
+//!   are flushed waits in the same way, and then runs again ([`rpc::Outcome::Wait`]).
+//! - **Room is held before it is used.** Whatever may grow a volume takes a [`quota::Hold`] first,
+//!   and settles it with the real size under the lock of the change. The ledger on the disk is
+//!   always an upper bound; after a crash, a change that may not fit waits for a count and is not
+//!   refused.
+//! - **Nothing is removed in place.** Content is renamed into the trash in one step, when clients
+//!   can no longer reach it, and removed from there in the background.
+//! - **Peers choose no sizes.** Records, names, counts, queues, caches and connections are bounded,
+//!   and memory grows with what arrives, not with what is announced. Everything that peers make the
+//!   server hold comes out of one budget, shared by address ([`rpc::memory_budget`]); a connection
+//!   without room in it is not read.
+//! - **One file system for each export.** Mount points inside an export are not crossed, so a
+//!   handle of the file system identifies one file.
 
 pub mod admin;
 pub mod app;

@@ -75,8 +75,8 @@ impl State {
         }
     }
 
-    /// Releases the lock, for a process that stops but may not be gone for a while. The folder must not
-    /// be used by it afterwards.
+    /// Releases the lock, for a process that stops but may not be gone for a while. The folder must
+    /// not be used by it afterwards.
     pub fn unlock(&self) {
         let _ = flock(&self.lock, FlockOperation::Unlock); // it ends with the process in any case
     }
@@ -116,9 +116,9 @@ impl State {
     }
 
     /// Returns the ids of exported directories, in the order of `dirs`. New ids are on the disk
-    /// before this returns. A directory is named by its path and, where that is needed to tell it from
-    /// others, by what is mounted there: a handle of one file system never leads to a file of another
-    /// that is mounted in its place.
+    /// before this returns. A directory is named by its path and, where that is needed to tell it
+    /// from others, by what is mounted there: a handle of one file system never leads to a file of
+    /// another that is mounted in its place.
     ///
     /// # Errors
     /// They cannot be read or written.
@@ -195,8 +195,8 @@ impl State {
     }
 }
 
-/// Finds the entry of a directory. One of an earlier version, which did not record what was mounted, is
-/// returned if the directory has no other.
+/// Finds the entry of a directory. One of an earlier version, which did not record what was
+/// mounted, is returned if the directory has no other.
 fn find<'a>(
     known: &'a mut [ExportRecord],
     dir: &[u8],

@@ -2,8 +2,9 @@
 //!
 //! Some names have an effect:
 //! - The name of a kind of error: every operation on it returns an error of that kind.
-//! - `broken`: a clone of it fails at the first poll; `crowded`: it fails because the disk is full. `fleeting`: a clone of it is gone then. A
-//!   clone of any other volume is ready at the third poll.
+//! - `broken`: a clone of it fails at the first poll; `crowded`: it fails because the disk is full.
+//!   `fleeting`: a clone of it is gone then. A clone of any other volume is ready at the third
+//!   poll.
 //! - `held`: a claim uses it.
 
 use std::collections::BTreeMap;

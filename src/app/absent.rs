@@ -1,9 +1,10 @@
 //! File systems that are away at the start.
 //!
-//! A directory whose FUSE daemon, or whose server on the network, is away cannot be opened, and is served
-//! again as soon as it can: clients that have it mounted wait. The server waits, too, before it serves
-//! anything. To serve the rest without it would be to answer for it that its files are gone; to end with
-//! an error would need somebody who starts it again. Until then, /readyz says that it is starting.
+//! A directory whose FUSE daemon, or whose server on the network, is away cannot be opened, and is
+//! served again as soon as it can: clients that have it mounted wait. The server waits, too, before
+//! it serves anything. To serve the rest without it would be to answer for it that its files are
+//! gone; to end with an error would need somebody who starts it again. Until then, /readyz says
+//! that it is starting.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,8 @@ use crate::sys::mounts;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Waits until no directory that is to be served or written says that its file system is away. What else
-/// is wrong with one is left to those who open it. Blocks.
+/// Waits until no directory that is to be served or written says that its file system is away. What
+/// else is wrong with one is left to those who open it. Blocks.
 pub fn wait_for(config: &Config) {
     let exports = match &config.source {
         Source::Directory(dir, _) => vec![dir.clone()],
@@ -41,7 +42,8 @@ fn exported(file: &Path) -> Vec<PathBuf> {
 
 fn wait_for_one(dir: &Path) {
     let Some(error) = away(dir) else { return };
-    // Once it is unmounted, the directory below is there to be seen, and is not what was to be served.
+    // Once it is unmounted, the directory below is there to be seen, and is not what was to be
+    // served.
     let point = mounts::point_of(dir);
     tracing::warn!(
         dir = %dir.display(), %error,

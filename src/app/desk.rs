@@ -43,8 +43,8 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Begins to answer on `address` those who call this server by `hosts`, or by what is its own in any
-    /// case: that the server is starting.
+    /// Begins to answer on `address` those who call this server by `hosts`, or by what is its own
+    /// in any case: that the server is starting.
     ///
     /// # Errors
     /// The address cannot be bound.

@@ -5,9 +5,9 @@
 //!                    --grace                 together at most FLUSH
 //! ```
 //!
-//! What hangs is left to itself, and so are the threads that wait for it: to join them would be to wait,
-//! too. The locks are given up explicitly, because the kernel may keep a process, with all that it has
-//! open, until a FUSE daemon has answered. A second signal ends the process at once.
+//! What hangs is left to itself, and so are the threads that wait for it: to join them would be to
+//! wait, too. The locks are given up explicitly, because the kernel may keep a process, with all
+//! that it has open, until a FUSE daemon has answered. A second signal ends the process at once.
 
 use std::mem::ManuallyDrop;
 use std::process;

@@ -1,8 +1,8 @@
 //! Whether users of this machine can enter a directory that is exported.
 //!
-//! A client whose root is not squashed makes programs there that run as root, and devices. Whoever can
-//! enter the directory on the server runs and opens them, past every mount option of the clients. So a
-//! way into it that is open to all is told at the start.
+//! A client whose root is not squashed makes programs there that run as root, and devices. Whoever
+//! can enter the directory on the server runs and opens them, past every mount option of the
+//! clients. So a way into it that is open to all is told at the start.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,8 +12,8 @@ use rustix::process::{geteuid, getpid};
 
 use crate::export::{Devices, Export, Mode, Options, Ports, SetId};
 
-/// Whether users of this machine can enter the directory `dir`, which is absolute and without links, and
-/// would gain from it. Blocks.
+/// Whether users of this machine can enter the directory `dir`, which is absolute and without
+/// links, and would gain from it. Blocks.
 ///
 /// Not where the server is no superuser: its clients are none either. And not where it is the first
 /// process of a container, which has no users of its own.
@@ -95,8 +95,8 @@ impl Audience {
         }
     }
 
-    /// Whether clients can make what runs with other rights than theirs. On this machine, only root has
-    /// ports below 1024, and gains nothing.
+    /// Whether clients can make what runs with other rights than theirs. On this machine, only root
+    /// has ports below 1024, and gains nothing.
     fn makes_powers(self, options: &Options) -> bool {
         let refuses = options.set_id == SetId::Refused && options.devices == Devices::Refused;
         let is_roots = self.is_local && options.ports == Ports::Privileged;

@@ -50,7 +50,8 @@ fn mount_command(address: SocketAddr, export: &Export) -> String {
     )
 }
 
-/// A word for a shell. Names of volumes may have quotes in them, and the command is made to be pasted.
+/// A word for a shell. Names of volumes may have quotes in them, and the command is made to be
+/// pasted.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }

@@ -1,8 +1,9 @@
 //! Where directories of the configuration lie, and whether one lies in another.
 //!
-//! Their paths do not tell: a bind mount shows a directory under a second path. So they are compared
-//! by what they are as well: by device and number of the directories on their ways, and by where they
-//! are in their file system, which also holds where the way of one leads through a bind mount.
+//! Their paths do not tell: a bind mount shows a directory under a second path. So they are
+//! compared by what they are as well: by device and number of the directories on their ways, and by
+//! where they are in their file system, which also holds where the way of one leads through a bind
+//! mount.
 
 use std::fmt;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Options that have no effect without another one. Whoever gives them expects something, so the start
-//! is refused. In the environment they may stand: an image sets them for whatever is served.
+//! Options that have no effect without another one. Whoever gives them expects something, so the
+//! start is refused. In the environment they may stand: an image sets them for whatever is served.
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;

@@ -49,7 +49,8 @@ pub(super) struct Left {
 }
 
 impl Asides {
-    /// Reads what is in the folder `state`. A record that cannot be read is reported and left alone.
+    /// Reads what is in the folder `state`. A record that cannot be read is reported and left
+    /// alone.
     pub(super) fn open(state: &Path) -> Self {
         let folder = state.join("making");
         let left = match left_in(&folder) {

@@ -1,4 +1,5 @@
-//! What is known of a file, what may be changed of it ([`super::change`] does), and who may access it.
+//! What is known of a file, what may be changed of it ([`super::change`] does), and who may access
+//! it.
 
 use std::ffi::CStr;
 use std::os::fd::AsFd;

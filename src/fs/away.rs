@@ -3,15 +3,16 @@
 //! While it is away, calls fail with what [`Errno::is_away`] knows, and clients wait. What was open
 //! does not work again where it was mounted anew: a FUSE daemon that ended leaves every descriptor
 //! `ENOTCONN` for ever. So the directory of an export of which a call has said so is opened every
-//! second, by its path, until that is possible and it is the same directory ([`super::which`]). What lies
-//! at the path while nothing is mounted there is another one, and so is another file system that was
-//! mounted there.
+//! second, by its path, until that is possible and it is the same directory ([`super::which`]).
+//! What lies at the path while nothing is mounted there is another one, and so is another file
+//! system that was mounted there.
 //!
 //! Then everything that was open is closed, to be opened anew by its handle. What was written
-//! without a flush may be lost with the daemon: the write verifier changes, by which clients send it
-//! again. Nobody may get the new verifier for what is written to the old file system, nor the old
-//! one for a COMMIT on the new one. So the old root is marked first, then the verifier changes, and
-//! then the new root is there to be found; a WRITE asks for the verifier before it looks at the mark.
+//! without a flush may be lost with the daemon: the write verifier changes, by which clients send
+//! it again. Nobody may get the new verifier for what is written to the old file system, nor the
+//! old one for a COMMIT on the new one. So the old root is marked first, then the verifier changes,
+//! and then the new root is there to be found; a WRITE asks for the verifier before it looks at the
+//! mark.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -72,9 +73,9 @@ impl Root {
 }
 
 impl Fs {
-    /// Opens the exports anew whose file systems were away and are back, if `may` says of their directory
-    /// that it is still this server's to serve. Blocks, for as long as one of them hangs; to be called
-    /// once a second, by one thread.
+    /// Opens the exports anew whose file systems were away and are back, if `may` says of their
+    /// directory that it is still this server's to serve. Blocks, for as long as one of them hangs;
+    /// to be called once a second, by one thread.
     pub fn renew_roots(&self, may: impl Fn(&Path) -> bool) {
         let roots = self.roots.load();
         for root in roots.values().filter(|root| root.away.load(Ordering::Relaxed)) {

@@ -28,12 +28,12 @@ use crate::errno::{Errno, Result};
 use crate::sys::Patience;
 
 impl Fs {
-    /// Changes attributes of `node`, which has `attr` and whose lock is held (`_guard`). The mode of
-    /// a symbolic link, which means nothing, is left as it is.
+    /// Changes attributes of `node`, which has `attr` and whose lock is held (`_guard`). The mode
+    /// of a symbolic link, which means nothing, is left as it is.
     ///
     /// # Errors
-    /// As chmod(2), chown(2), truncate(2) and utimensat(2) have them. Nothing is changed then, unless
-    /// restoring it fails too.
+    /// As chmod(2), chown(2), truncate(2) and utimensat(2) have them. Nothing is changed then,
+    /// unless restoring it fails too.
     pub fn change(
         &self,
         node: &Node,

@@ -4,10 +4,10 @@
 //! own between two changes (blocks that are allocated when data is written back) is caught up with
 //! at the next change, at the flush, or at the file's end, and nothing is charged twice.
 //!
-//! What finds the blocks of a file (extents, which a file system keeps in blocks of their own when they
-//! are many) is allocated late, when data is written back, and is not in the file's attributes
-//! before. Each WRITE that takes new blocks therefore holds room for it besides, and keeps it held until
-//! the file was flushed and its attributes say what it really took.
+//! What finds the blocks of a file (extents, which a file system keeps in blocks of their own when
+//! they are many) is allocated late, when data is written back, and is not in the file's attributes
+//! before. Each WRITE that takes new blocks therefore holds room for it besides, and keeps it held
+//! until the file was flushed and its attributes say what it really took.
 //!
 //! A file has ended when its last name is removed: nobody else may give it another one in
 //! between. So removing and linking hold a lock for the file besides those of the directories;
@@ -200,9 +200,9 @@ impl Victim<'_> {
 
 impl Fs {
     /// Keeps room for so many bytes and inodes in the volume of `node`, for a change under `guard`.
-    /// What lingers there gives way. What is held for files until they are flushed does not, because
-    /// nobody may wait for a flush here; the guard notes that the volume is full only with that
-    /// ([`Guard::may_have_room_later`]).
+    /// What lingers there gives way. What is held for files until they are flushed does not,
+    /// because nobody may wait for a flush here; the guard notes that the volume is full only with
+    /// that ([`Guard::may_have_room_later`]).
     ///
     /// # Errors
     /// As [`Account::hold`]; `EAGAIN` without patience, if there may be room nevertheless.
@@ -372,8 +372,8 @@ impl Fs {
         Ok(Some(Victim { attr, node, _link: link }))
     }
 
-    /// Lets go of what lost a name, if that was the last: its space comes back at once, or when it has
-    /// lingered for who reads it.
+    /// Lets go of what lost a name, if that was the last: its space comes back at once, or when it
+    /// has lingered for who reads it.
     pub(super) fn bury(&self, dir: &Node, victim: Option<Victim<'_>>) {
         let Some(Victim { attr, node, .. }) = &victim else { return };
         let ended = attr.kind == Kind::Directory || attr.links <= 1;

@@ -72,8 +72,8 @@ impl Fs {
     ///
     /// # Errors
     /// `EACCES`; `EISDIR` and `EINVAL` for what is no file; `EFBIG` beyond the largest offset;
-    /// `ENOSPC` if nothing fits into the volume; `ENOTCONN` if the export was opened anew since the file
-    /// was found; `EAGAIN` without patience, if the file is not open
+    /// `ENOSPC` if nothing fits into the volume; `ENOTCONN` if the export was opened anew since the
+    /// file was found; `EAGAIN` without patience, if the file is not open
     /// for writing, or its volume has to be looked at.
     pub fn write(
         &self,
@@ -106,7 +106,8 @@ impl Fs {
         if let Some(after) = &after {
             node.charge_write(after, room);
         }
-        // Behind the charge: what is held for the file is given back by the flush that this asks for.
+        // Behind the charge: what is held for the file is given back by the flush that this asks
+        // for.
         self.mark_dirty(node);
         let count = count.inspect_err(|errno| node.root.note(*errno))?;
         Ok(Written { count, after: after.filter(|attr| attr.links > 0) })

@@ -3,17 +3,18 @@
 //! A cookie is the directory's own offset of the next entry, so that a page costs a page wherever
 //! it starts, and entries that come and go move no others.
 //!
-//! What an entry with attributes costs is the file system's work: of 1.4 us, 1.0 are statx(2) by its
-//! name. By a descriptor it takes 0.4, so that the files of a list that is asked for again and again
-//! are kept open, as far as there are descriptors: 0.8 us in all for 1,000 files. To open a file and
-//! to close it takes 3.5 us, what six lists save, so that it is done with the sixth within seconds
-//! ([`super::pieces::OFTEN`]). Attributes are never remembered, because nobody would tell of a change
-//! made beside the server (inotify(7) knows neither mapped memory nor other names of a file).
+//! What an entry with attributes costs is the file system's work: of 1.4 us, 1.0 are statx(2) by
+//! its name. By a descriptor it takes 0.4, so that the files of a list that is asked for again and
+//! again are kept open, as far as there are descriptors: 0.8 us in all for 1,000 files. To open a
+//! file and to close it takes 3.5 us, what six lists save, so that it is done with the sixth within
+//! seconds ([`super::pieces::OFTEN`]). Attributes are never remembered, because nobody would tell
+//! of a change made beside the server (inotify(7) knows neither mapped memory nor other names of a
+//! file).
 //!
 //! Reading the list would cost 0.3 us if everybody read straight on and 0.5 as pages are asked for,
-//! so that lists are remembered as long as they are true ([`super::pieces`], [`Fs::settled`]). Asking
-//! for every handle anew would cost 1.1 us, so that those are remembered in the list, and apart from
-//! it for directories that change ([`Fs::look`]).
+//! so that lists are remembered as long as they are true ([`super::pieces`], [`Fs::settled`]).
+//! Asking for every handle anew would cost 1.1 us, so that those are remembered in the list, and
+//! apart from it for directories that change ([`Fs::look`]).
 
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
@@ -117,16 +118,17 @@ impl Fs {
 
     /// The list of a directory as it is now, if no other list will ever be called the same.
     ///
-    /// Every name that is made, removed or renamed gives its directory a new time of change, by a clock
-    /// that has gone on if the last one is over. The kernel reads a list under a lock that keeps
-    /// changes out, and who changes a directory sets the time before leaving the lock. So what is read
-    /// after the time was asked for is the list of that time, or a newer one if it changes meanwhile,
-    /// and then the next call asks for another. Each call asks for itself: what it is given lacks no
-    /// change that was made before.
+    /// Every name that is made, removed or renamed gives its directory a new time of change, by a
+    /// clock that has gone on if the last one is over. The kernel reads a list under a lock that
+    /// keeps changes out, and who changes a directory sets the time before leaving the lock. So
+    /// what is read after the time was asked for is the list of that time, or a newer one if it
+    /// changes meanwhile, and then the next call asks for another. Each call asks for itself: what
+    /// it is given lacks no change that was made before.
     ///
     /// What is mounted over a name changes no directory, and so is a part of what a list is called.
     fn settled(&self, dir: &Node) -> Result<Option<List>> {
-        // Elsewhere, others may change a directory by a clock or in ways that this kernel cannot know.
+        // Elsewhere, others may change a directory by a clock or in ways that this kernel cannot
+        // know.
         if dir.root.handles != HandleKind::Kernel || !dir.is_written_to_memory() {
             return Ok(None);
         }
@@ -167,11 +169,11 @@ impl Fs {
         Ok((piece, Place::start(cookie)))
     }
 
-    /// The attributes and the handle of what `listed` is in `dir`, as the thread's present identity.
-    /// `None` if it is gone, or must not be seen.
+    /// The attributes and the handle of what `listed` is in `dir`, as the thread's present
+    /// identity. `None` if it is gone, or must not be seen.
     ///
-    /// A handle means one file from its birth to its removal, so that it is remembered by number and
-    /// time of birth, in the piece and apart from that; attributes never are.
+    /// A handle means one file from its birth to its removal, so that it is remembered by number
+    /// and time of birth, in the piece and apart from that; attributes never are.
     pub fn look(&self, dir: &Node, listed: &Listed<'_>) -> Option<(Attr, Handle)> {
         if let Some(found) = self.look_at_open(listed) {
             return Some(found);
@@ -194,7 +196,8 @@ impl Fs {
         Some((attr, handle))
     }
 
-    /// Whether most of these files are open. Where they are not, to look for each cost a quarter more.
+    /// Whether most of these files are open. Where they are not, to look for each cost a quarter
+    /// more.
     fn are_open<'a>(&self, files: impl Iterator<Item = &'a Handle>) -> bool {
         let (mut all, mut open) = (0, 0);
         for file in files {
@@ -210,8 +213,8 @@ impl Fs {
         listed.handle(&attr).map(|handle| (attr, handle))
     }
 
-    /// Opens what `listed` is in `dir`, so that it is found open when the list is asked for again. What
-    /// cannot be opened is looked at by its name as before.
+    /// Opens what `listed` is in `dir`, so that it is found open when the list is asked for again.
+    /// What cannot be opened is looked at by its name as before.
     fn keep_open(&self, dir: &Node, listed: &Listed<'_>) {
         if !self.nodes.has_room() {
             return;
@@ -245,9 +248,9 @@ impl Fs {
 
 /// Whether a moment is over for sure: what is made or changed from now on has a later time.
 ///
-/// By the clock that the kernel takes the times of files from. It goes on with the timer's ticks, and may
-/// stand for long where the processor that counts those is held up (another guest of the same host has
-/// it), while others go on changing files.
+/// By the clock that the kernel takes the times of files from. It goes on with the timer's ticks,
+/// and may stand for long where the processor that counts those is held up (another guest of the
+/// same host has it), while others go on changing files.
 pub(super) fn is_over(time: Time) -> bool {
     let now = clock_gettime(ClockId::RealtimeCoarse);
     let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));

@@ -1,9 +1,11 @@
-//! The end of the server: what was written without a flush is flushed, as far as the file systems do it.
+//! The end of the server: what was written without a flush is flushed, as far as the file systems
+//! do it.
 //!
 //! Nothing that was promised depends on it: what was answered as stable was flushed before, and for
-//! everything else clients have a write verifier, which is another one after the restart, and send again.
-//! So a file system that hangs can be left to itself, and it must not keep others from being flushed: each
-//! has a thread of its own here, beside those that flush for clients, which may hang already.
+//! everything else clients have a write verifier, which is another one after the restart, and send
+//! again. So a file system that hangs can be left to itself, and it must not keep others from being
+//! flushed: each has a thread of its own here, beside those that flush for clients, which may hang
+//! already.
 
 use std::collections::HashMap;
 use std::sync::{Arc, mpsc};
@@ -17,8 +19,9 @@ use crate::sys::Patience;
 use crate::telemetry::bounded::OFTEN;
 
 impl Fs {
-    /// Flushes everything that was written. Blocks until that is done, but no longer than `patience`;
-    /// returns how many files are not flushed then. To be called when no client is served any more.
+    /// Flushes everything that was written. Blocks until that is done, but no longer than
+    /// `patience`; returns how many files are not flushed then. To be called when no client is
+    /// served any more.
     pub fn flush_all_within(self: &Arc<Self>, patience: Duration) -> usize {
         let until = Instant::now() + patience;
         let mut by_filesystem = HashMap::<_, Vec<_>>::new();

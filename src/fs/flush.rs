@@ -11,13 +11,13 @@
 //!
 //! Of names, the few files and directories that changed are flushed one by one. If there are many,
 //! the whole file system is, where that is known to work ([`Discipline`]): of 64 new files, a flush
-//! for each took 3.3 ms and 560 us of CPU time (ext4 without a journal), one of the whole 0.2 ms and
-//! 60 us, as much as one of the directory alone. It writes what others have not flushed, too, which
-//! is why one or a few are not flushed that way.
+//! for each took 3.3 ms and 560 us of CPU time (ext4 without a journal), one of the whole 0.2 ms
+//! and 60 us, as much as one of the directory alone. It writes what others have not flushed, too,
+//! which is why one or a few are not flushed that way.
 //!
-//! A durable write of 4 KiB that comes alone costs 156-170 us of CPU time, nearly all of it for the flush. To
-//! flush on the thread that received it saved 5 to 15 % of that, and every other call of the thread would
-//! wait for the disk.
+//! A durable write of 4 KiB that comes alone costs 156-170 us of CPU time, nearly all of it for the
+//! flush. To flush on the thread that received it saved 5 to 15 % of that, and every other call of
+//! the thread would wait for the disk.
 //!
 //! The kernel tells each open file once that data could not be written, and forgets the data. So a
 //! file is flushed by one thread at a time, a failure changes the verifier before anybody hears of

@@ -222,8 +222,8 @@ impl Key {
     ///
     /// # Errors
     /// `ESTALE` for any other. A handle of another server, or of a key that is lost, cannot be told
-    /// from a forged one, and clients recover from `NFS3ERR_STALE`: they look the file up again, and
-    /// a kubelet mounts anew. Linux turns `NFS3ERR_BADHANDLE` into "Unknown error 521".
+    /// from a forged one, and clients recover from `NFS3ERR_STALE`: they look the file up again,
+    /// and a kubelet mounts anew. Linux turns `NFS3ERR_BADHANDLE` into "Unknown error 521".
     pub fn check<'a>(&self, handle: &'a Handle) -> Result<Body<'a>> {
         let (covered, checksum) = handle.split();
         if self.checksum(covered) != checksum {

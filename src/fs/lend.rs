@@ -5,9 +5,9 @@
 //! which nobody may list. The owner can change the mode, so that it is lent the bits for the moment
 //! of opening.
 //!
-//! One mode is lent at a time, and which one is written down before: a server that is killed in that
-//! moment gives it back at its next start. As with [`super::aside`], the record survives the end of the
-//! server, not of the machine.
+//! One mode is lent at a time, and which one is written down before: a server that is killed in
+//! that moment gives it back at its next start. As with [`super::aside`], the record survives the
+//! end of the server, not of the machine.
 //!
 //! ```text
 //!   STATE/lent    JSON: where the file is, which one it is, its mode and the one that is lent; or nothing
@@ -68,8 +68,8 @@ impl Lender {
         self.modes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets a mode by `set`, while nobody lends one: what is older than the client's mode could be put
-    /// back otherwise.
+    /// Sets a mode by `set`, while nobody lends one: what is older than the client's mode could be
+    /// put back otherwise.
     pub(super) fn keeping<T>(&self, set: impl FnOnce() -> T) -> T {
         let _modes = self.lends.then(|| self.lock());
         set()
@@ -123,8 +123,9 @@ impl Lender {
 }
 
 impl Lent {
-    /// Gives the mode back, if the file is there and still has the one that was lent. It is found by
-    /// its path, on which clients may have put something else: nothing but the same file is changed.
+    /// Gives the mode back, if the file is there and still has the one that was lent. It is found
+    /// by its path, on which clients may have put something else: nothing but the same file is
+    /// changed.
     fn give_back(&self) -> Result<()> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let path = Path::new(std::ffi::OsStr::from_bytes(&self.path));

@@ -44,8 +44,8 @@ use crate::telemetry::bounded::OFTEN;
 /// Directories one below the other that are searched.
 const LEVELS_MAX: usize = 4096;
 
-/// Descriptors that a descent has open at most: of the directory where it is, of its list, of what is
-/// being opened, and of the directory in which it began.
+/// Descriptors that a descent has open at most: of the directory where it is, of its list, of what
+/// is being opened, and of the directory in which it began.
 const SHARE: usize = 4;
 
 /// The part of the descriptors for files that all searches have together: an eighth.
@@ -111,7 +111,8 @@ struct Level {
     names: Vec<CString>,
 }
 
-/// Descriptors that all searches may have open together, so that they cannot take those of everybody.
+/// Descriptors that all searches may have open together, so that they cannot take those of
+/// everybody.
 pub(super) struct Searches {
     free: AtomicUsize,
 }
@@ -176,8 +177,8 @@ impl Search<'_> {
     }
 
     /// Looks for a file below `dir`, to which the first `depth` bytes of its trail have led.
-    /// Without recursion: clients decide how deep directories are. Of the directories on the way only
-    /// the last is open; the way back leads over `..`, and is compared with the way there.
+    /// Without recursion: clients decide how deep directories are. Of the directories on the way
+    /// only the last is open; the way back leads over `..`, and is compared with the way there.
     fn descend(
         &self,
         dir: OwnedFd,

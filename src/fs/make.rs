@@ -75,8 +75,8 @@ pub struct Made {
     pub node: Arc<Node>,
     /// Its attributes.
     pub attr: Attr,
-    /// Whether one system call made it, so that nothing but its directory needs to be flushed for it
-    /// ([`Node::settles_new_names`]).
+    /// Whether one system call made it, so that nothing but its directory needs to be flushed for
+    /// it ([`Node::settles_new_names`]).
     pub at_once: bool,
 }
 
@@ -231,9 +231,9 @@ impl Fs {
         Ok((node, attr))
     }
 
-    /// What was just made: the caller may make it, and so needs no permission to find it. A file that
-    /// was made without a name is opened by its name: through the other descriptor, inotify(7) would
-    /// tell of changes under a name that nobody knows.
+    /// What was just made: the caller may make it, and so needs no permission to find it. A file
+    /// that was made without a name is opened by its name: through the other descriptor, inotify(7)
+    /// would tell of changes under a name that nobody knows.
     fn find_made(&self, dir: &Arc<Node>, name: &[u8]) -> Result<(Arc<Node>, Attr)> {
         let open = || self.open_below(dir, name, OFlags::empty(), Patience::Blocking);
         self.adopt(dir, name, self.descriptor(open)?)
@@ -267,8 +267,8 @@ impl Fs {
         }
     }
 
-    /// Makes a file under a name that nobody knows, and does `rename` with that. The record of the name
-    /// stays if there is something that can be removed later.
+    /// Makes a file under a name that nobody knows, and does `rename` with that. The record of the
+    /// name stays if there is something that can be removed later.
     fn make_aside(
         &self,
         dir: &Arc<Node>,

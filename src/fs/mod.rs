@@ -131,16 +131,16 @@ impl<'a> Guard<'a> {
         Self { patience, room_later: Cell::new(false), _first: first, _second: second }
     }
 
-    /// Whether the change that failed with `ENOSPC` may fit when files of its volume have been flushed
-    /// ([`Fs::settle_volume`]): room is held for what they may turn out to take.
+    /// Whether the change that failed with `ENOSPC` may fit when files of its volume have been
+    /// flushed ([`Fs::settle_volume`]): room is held for what they may turn out to take.
     pub const fn may_have_room_later(&self) -> bool {
         self.room_later.get()
     }
 }
 
 impl Fs {
-    /// Serves nothing yet. Handles are made with `key`; files are kept open with at most `descriptors`
-    /// of them; what has to survive the server is kept in the folder `state`.
+    /// Serves nothing yet. Handles are made with `key`; files are kept open with at most
+    /// `descriptors` of them; what has to survive the server is kept in the folder `state`.
     ///
     /// # Errors
     /// The system has no random numbers, or the folder cannot be used.
@@ -225,8 +225,8 @@ impl Fs {
         }
     }
 
-    /// Whether `id` stands for the directory that is at `dir` now: it may have been removed and made
-    /// anew since it was attached.
+    /// Whether `id` stands for the directory that is at `dir` now: it may have been removed and
+    /// made anew since it was attached.
     pub fn serves(&self, id: ExportId, dir: &Path) -> bool {
         self.root(id).is_ok_and(|root| root.is_at(dir))
     }
@@ -243,8 +243,9 @@ impl Fs {
         self.nodes.forget(&root);
     }
 
-    /// The handle of the directory `below` the root of an export. Symbolic links are followed as if that
-    /// were the root of everything: none leads out of it, and none to another file system. Blocks.
+    /// The handle of the directory `below` the root of an export. Symbolic links are followed as if
+    /// that were the root of everything: none leads out of it, and none to another file system.
+    /// Blocks.
     ///
     /// # Errors
     /// As openat2(2) has them; `ENOTDIR` if it is no directory, `EXDEV` on another file system.
@@ -388,8 +389,8 @@ impl Fs {
         self.handles.get(&(root.id, attr.fileid, attr.born?))
     }
 
-    /// Remembers the handle of the file that has `attr`, where no other file will ever have that number
-    /// and time of birth; answers whether it did.
+    /// Remembers the handle of the file that has `attr`, where no other file will ever have that
+    /// number and time of birth; answers whether it did.
     fn remember(&self, root: &Root, attr: &Attr, handle: Handle) -> bool {
         let Some(born) = attr.born.filter(|born| is_over(*born)) else { return false };
         let kept = root.handles == HandleKind::Kernel && root.keeps_handles();
@@ -443,8 +444,8 @@ impl Fs {
         self.locks.lock(index, patience)
     }
 
-    /// Waits until every change that is going on has come to its end. Those that begin meanwhile are
-    /// not waited for.
+    /// Waits until every change that is going on has come to its end. Those that begin meanwhile
+    /// are not waited for.
     fn wait_for_changes(&self) {
         self.locks.wait_for_all();
     }

@@ -2,7 +2,8 @@
 //!
 //! An append-only file of JSON lines in the state folder, and its content in memory. A later line
 //! about a file replaces the earlier ones. It is not flushed: it has to survive the end of the
-//! server, not of the machine, after which clients whose handles are lost look their files up again.
+//! server, not of the machine, after which clients whose handles are lost look their files up
+//! again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;

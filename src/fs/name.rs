@@ -240,8 +240,8 @@ pub(super) fn up(dir: &impl std::os::fd::AsFd) -> Result<OwnedFd> {
     Ok(rustix::fs::openat2(dir, c"..", flags, Mode::empty(), resolve)?)
 }
 
-/// Whether the directory `place` is the root of the export of `dir`, or lies below it. However deep:
-/// every step leads upwards, and a file system has an end there.
+/// Whether the directory `place` is the root of the export of `dir`, or lies below it. However
+/// deep: every step leads upwards, and a file system has an end there.
 fn is_below(place: &OwnedFd, dir: &Node) -> Result<bool> {
     let mut here = rustix::io::fcntl_dupfd_cloexec(place, 0)?;
     let mut fileid = Attr::of(&here)?.fileid;

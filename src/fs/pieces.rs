@@ -1,7 +1,7 @@
 //! Pieces of the lists of directories, remembered as long as they are true.
 //!
-//! A piece is what one getdents64(2) read from a cookie on. It is found by that cookie, and by those
-//! at which pages ended within it:
+//! A piece is what one getdents64(2) read from a cookie on. It is found by that cookie, and by
+//! those at which pages ended within it:
 //!
 //! ```text
 //!   directory, time of change, cookie   0 --> Start ----> piece of 1,000 entries
@@ -41,8 +41,8 @@ const ITEM: usize = 512;
 /// need that each read a huge directory once.
 const ASKED_AGAIN: f64 = 0.5;
 
-/// How often a piece is asked for, while files stay open without use, before it is worth while to open
-/// what is in it: by then, opening and closing cost what they would have saved.
+/// How often a piece is asked for, while files stay open without use, before it is worth while to
+/// open what is in it: by then, opening and closing cost what they would have saved.
 pub(super) const OFTEN: u32 = 6;
 
 /// The list of a directory between two changes.
@@ -90,8 +90,8 @@ pub struct Listed<'a> {
     handle: Option<&'a Slot>,
     /// Whether the list is asked for so often that it pays to keep its files open.
     pub(super) often: bool,
-    /// Whether the name has the file that was remembered, for sure, the caller may find it, and it is
-    /// likely to be open.
+    /// Whether the name has the file that was remembered, for sure, the caller may find it, and it
+    /// is likely to be open.
     pub(super) quick: bool,
 }
 
@@ -131,8 +131,8 @@ impl Piece {
         self.handles.get_or_init(|| (0..self.entries).map(|_| Slot::new()).collect());
     }
 
-    /// Gives `each` the entries from `start` on; answers the place behind the last that it took, and
-    /// whether it takes more.
+    /// Gives `each` the entries from `start` on; answers the place behind the last that it took,
+    /// and whether it takes more.
     pub(super) fn give(
         &self,
         start: Place,
@@ -229,8 +229,8 @@ impl Pieces {
         self.0.len()
     }
 
-    /// The piece with what follows `cookie` in a list, and where that is in it; `now` counts the sweeps
-    /// of nodes.
+    /// The piece with what follows `cookie` in a list, and where that is in it; `now` counts the
+    /// sweeps of nodes.
     pub(super) fn get(&self, list: &List, cookie: u64, now: u32) -> Option<(Arc<Piece>, Place)> {
         match self.0.get(&(*list, cookie))? {
             Found::Start(piece) => {

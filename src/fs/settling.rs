@@ -4,9 +4,9 @@
 //! ([`super::charge`]). A change that finds it so fails at once, and [`super::Guard`] says why. The
 //! caller then gives up its lock and its thread, waits here until all files for which room is held
 //! have been flushed, and tries again. If no room is held any more, the volume is really full. If
-//! other calls have taken the room in the meantime, flushing their files may free some of it, so the
-//! caller waits again, a limited number of times. Each time at least as much room is used as is held
-//! again, so that a few times are enough.
+//! other calls have taken the room in the meantime, flushing their files may free some of it, so
+//! the caller waits again, a limited number of times. Each time at least as much room is used as is
+//! held again, so that a few times are enough.
 //!
 //! ```text
 //!   call: full --> group of the volume --> chain: file, file, ... --> call again
@@ -16,8 +16,9 @@
 //! ```
 //!
 //! A chain flushes one file at a time, and lets another volume go on after each file. Only a few
-//! volumes have a turn at the same time, so that half of the threads that flush remain for those who
-//! wait for a flush of their own, however many volumes are full and however slow their disks are.
+//! volumes have a turn at the same time, so that half of the threads that flush remain for those
+//! who wait for a flush of their own, however many volumes are full and however slow their disks
+//! are.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

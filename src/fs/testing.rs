@@ -1,4 +1,5 @@
-//! Files of an export as tests use them, through all that a client's call goes through; and volumes.
+//! Files of an export as tests use them, through all that a client's call goes through; and
+//! volumes.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;

@@ -1,9 +1,11 @@
-//! Which directory an open one is, so that it is known again after its file system was mounted anew.
+//! Which directory an open one is, so that it is known again after its file system was mounted
+//! anew.
 //!
-//! A number alone does not tell: most file systems number their roots alike, FUSE daemons all of them.
-//! Disks record when a directory was made. Where that is not to be had, or handles are not kept, the
-//! directory is also known by what was mounted: type and source, as `server:/volume` of GlusterFS. The
-//! number of the device is no part of it, because each mount of FUSE, NFS or CephFS has another one.
+//! A number alone does not tell: most file systems number their roots alike, FUSE daemons all of
+//! them. Disks record when a directory was made. Where that is not to be had, or handles are not
+//! kept, the directory is also known by what was mounted: type and source, as `server:/volume` of
+//! GlusterFS. The number of the device is no part of it, because each mount of FUSE, NFS or CephFS
+//! has another one.
 
 use std::fmt;
 use std::os::fd::AsFd;

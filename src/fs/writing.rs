@@ -57,7 +57,8 @@ impl AsFd for Content<'_> {
 }
 
 impl Content<'_> {
-    /// What has to be kept for the content to stay open: nothing, if it does as long as the node is.
+    /// What has to be kept for the content to stay open: nothing, if it does as long as the node
+    /// is.
     pub(super) fn keep(self) -> Option<Arc<OwnedFd>> {
         match self {
             Self::Reading(_) => None,

@@ -1,5 +1,5 @@
-//! Claims that name a PV. Most are bound to it: what that means is written down with the volume, and
-//! the volume grows with the claim. Others name one that the cluster has not bound to them.
+//! Claims that name a PV. Most are bound to it: what that means is written down with the volume,
+//! and the volume grows with the claim. Others name one that the cluster has not bound to them.
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;

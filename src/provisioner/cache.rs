@@ -1,11 +1,11 @@
 //! What is kept of the objects of one kind, and an index of it: which objects have a uid, name a
 //! PersistentVolume, or point to a path.
 //!
-//! Invariant: whatever the store has is in the index under all its terms. The index may have more for
-//! a moment, so that callers check what they are given. Only one task writes.
+//! Invariant: whatever the store has is in the index under all its terms. The index may have more
+//! for a moment, so that callers check what they are given. Only one task writes.
 //!
-//! Authors of claims decide how large their objects are, and all of them are in memory: an object is
-//! cut ([`Cached::slim`]) to what is read of it before it is kept.
+//! Authors of claims decide how large their objects are, and all of them are in memory: an object
+//! is cut ([`Cached::slim`]) to what is read of it before it is kept.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;

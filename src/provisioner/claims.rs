@@ -1,8 +1,9 @@
 //! Claims: each that waits for us gets a volume and a PV.
 //!
-//! **Flow.** A claim that changed is looked at ([`decide`]). One that is owed a volume is read again
-//! from the API server; then its volume is made, known by the claim's uid; then its PV, named after
-//! the uid. Every step may be repeated: what is there already is taken as it is, if it is ours.
+//! **Flow.** A claim that changed is looked at ([`decide`]). One that is owed a volume is read
+//! again from the API server; then its volume is made, known by the claim's uid; then its PV, named
+//! after the uid. Every step may be repeated: what is there already is taken as it is, if it is
+//! ours.
 //!
 //! **Guarantees.** At most one volume and one PV for each claim, however often the process dies. A
 //! claim that vanishes half way leaves nothing: a volume that was not given to a PV is ended again.
@@ -43,7 +44,8 @@ use crate::volume::{Origin, Volumes};
 /// How often a clone is looked at.
 const CLONE_POLL: Duration = Duration::from_secs(1);
 
-/// What NFS volumes can have. Of these, the scheduler enforces ReadWriteOncePod, whatever the volume.
+/// What NFS volumes can have. Of these, the scheduler enforces ReadWriteOncePod, whatever the
+/// volume.
 const ACCESS_MODES: [&str; 4] =
     ["ReadWriteMany", "ReadWriteOnce", "ReadOnlyMany", "ReadWriteOncePod"];
 

@@ -12,9 +12,9 @@ use super::source::Source;
 use crate::volume::name::Name;
 use crate::volume::spec::Spec;
 
-/// The volume of the claim that is to be copied: one of the same namespace, which is bound to a PV of
-/// ours, and uses the PV's volume, as that volume's record has it. What the author of a claim wrote
-/// into it (`volumeName`) proves nothing.
+/// The volume of the claim that is to be copied: one of the same namespace, which is bound to a PV
+/// of ours, and uses the PV's volume, as that volume's record has it. What the author of a claim
+/// wrote into it (`volumeName`) proves nothing.
 pub async fn source_volume(
     cx: &Context,
     claim: &PersistentVolumeClaim,

@@ -6,8 +6,8 @@
 //!      +---------- not renewed for 10 s: steps down ------+
 //! ```
 //!
-//! Whether a Lease is over is told by our own clock, from when it was last seen to change: clocks of
-//! machines differ. A leader that cannot renew stops what it does before anybody else may begin
+//! Whether a Lease is over is told by our own clock, from when it was last seen to change: clocks
+//! of machines differ. A leader that cannot renew stops what it does before anybody else may begin
 //! (10 s before 15 s). Losing the Lease stops nothing but the provisioner.
 //!
 //! A server that was killed and comes back does not wait for its own Lease to run out: who has the

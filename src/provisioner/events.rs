@@ -1,8 +1,9 @@
 //! What claims and PVs are told: events, as `kubectl describe` shows them.
 //!
-//! Nobody waits for an event: they go through a bounded queue, and are sent one after the other, those of
-//! one namespace in turn with those of others. What is said again is counted, not written again. Events are news, not records: when the API server
-//! cannot be reached or the queue is full, they are lost, and counted as such.
+//! Nobody waits for an event: they go through a bounded queue, and are sent one after the other,
+//! those of one namespace in turn with those of others. What is said again is counted, not written
+//! again. Events are news, not records: when the API server cannot be reached or the queue is full,
+//! they are lost, and counted as such.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -140,9 +141,9 @@ impl Events {
     }
 
     /// Has a failure told, without what only administrators of the server may know
-    /// ([`Error::public`]), as long as it is the same failure once ([`Self::tell_once`]): whoever may
-    /// change the object decides how often it is tried. Says whether it is news. Trouble of the API
-    /// server always is, and is not told: an event would not reach it either.
+    /// ([`Error::public`]), as long as it is the same failure once ([`Self::tell_once`]): whoever
+    /// may change the object decides how often it is tried. Says whether it is news. Trouble of the
+    /// API server always is, and is not told: an event would not reach it either.
     pub fn failed(&self, of: ObjectReference, reason: &'static str, error: &Error) -> bool {
         error.is_of_the_server() || self.tell_once(of, Tone::Warning, reason, &error.public())
     }

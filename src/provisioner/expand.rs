@@ -1,8 +1,8 @@
 //! Claims that have grown: their volumes, PVs and the claims' own status follow.
 //!
-//! **Flow.** A bound claim asks for more than its PV has ([`decide`]): the volume's limit is raised,
-//! which its clients see at once; then the PV's capacity; then the claim's status, which ends the
-//! expansion.
+//! **Flow.** A bound claim asks for more than its PV has ([`decide`]): the volume's limit is
+//! raised, which its clients see at once; then the PV's capacity; then the claim's status, which
+//! ends the expansion.
 //!
 //! **Guarantees.** Nothing shrinks. A PV never says more than its volume holds. Every step may be
 //! repeated; a crash between two of them is made up for at the next look.

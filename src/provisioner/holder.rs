@@ -1,10 +1,11 @@
-//! Who has a volume: what is said to those who would end it by hand, or in whose way it is. Only reads
-//! what is known of the cluster.
+//! Who has a volume: what is said to those who would end it by hand, or in whose way it is. Only
+//! reads what is known of the cluster.
 //!
-//! The record of a volume says which PV holds it ([`super::ownership`]); the phase of that PV, which
-//! only the controller-manager sets, says whether a claim has it. A PV that is not in the record yet, or
-//! that an administrator wrote for another provisioner or none, is known by where it points: to the path of
-//! the volume, or below, on whichever server. That could be forged, and would then only have an administrator write `--force`.
+//! The record of a volume says which PV holds it ([`super::ownership`]); the phase of that PV,
+//! which only the controller-manager sets, says whether a claim has it. A PV that is not in the
+//! record yet, or that an administrator wrote for another provisioner or none, is known by where it
+//! points: to the path of the volume, or below, on whichever server. That could be forged, and
+//! would then only have an administrator write `--force`.
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 

@@ -8,13 +8,13 @@
 //!                                            orphans what does not belong together
 //! ```
 //!
-//! All of it runs on the control plane's runtime, beside the server of files. Several servers may have
-//! one provisioner's name: each ends, grows and watches over its own volumes, and the Lease
+//! All of it runs on the control plane's runtime, beside the server of files. Several servers may
+//! have one provisioner's name: each ends, grows and watches over its own volumes, and the Lease
 //! ([`election`]) decides only which one of them provisions. Whatever happens to the Lease or the
 //! API server, files are served.
 //!
-//! Each controller reads, decides (pure: `decide`), and applies; every step may be repeated, and the
-//! process may die between any two. Idle, nothing is asked but what watches and the Lease take.
+//! Each controller reads, decides (pure: `decide`), and applies; every step may be repeated, and
+//! the process may die between any two. Idle, nothing is asked but what watches and the Lease take.
 //!
 //! # What is believed
 //!
@@ -110,8 +110,8 @@ const PV_WORKERS: usize = 8;
 /// nothing is owed, and says anew why a claim is refused: events are kept for an hour only.
 const RESYNC: Duration = Duration::from_secs(15 * 60);
 
-/// How often it is looked for what does not belong together. That asks the API server nothing, unless
-/// something is found.
+/// How often it is looked for what does not belong together. That asks the API server nothing,
+/// unless something is found.
 const LOOK: Duration = Duration::from_secs(15);
 
 /// How to provision.
@@ -183,8 +183,8 @@ struct Context {
 
 impl Provisioner {
     /// Starts on the runtime that this runs on. `port` is where the server itself listens, `server`
-    /// which one it is ([`crate::state::State::server`]). Asks nobody yet: that the API server cannot
-    /// be reached is no error.
+    /// which one it is ([`crate::state::State::server`]). Asks nobody yet: that the API server
+    /// cannot be reached is no error.
     ///
     /// # Errors
     /// The configuration of the cluster cannot be had.

@@ -1,9 +1,9 @@
 //! The objects of the cluster, as they are read and as they are made: PVs, patches, references.
 //! Pure.
 //!
-//! A PV says in its annotations which volume it is ([`VOLUME_ID`], [`VOLUME`]), for people: what counts
-//! is the volume's own record ([`super::ownership`]). [`ON_DELETE`] says what is done with it in the
-//! end, so that neither the class nor the claim is needed then. [`ENDING`]
+//! A PV says in its annotations which volume it is ([`VOLUME_ID`], [`VOLUME`]), for people: what
+//! counts is the volume's own record ([`super::ownership`]). [`ON_DELETE`] says what is done with
+//! it in the end, so that neither the class nor the claim is needed then. [`ENDING`]
 //! is the record of an end that has begun: it is written before anything is removed, with the
 //! version that was looked at, so that a PV that changed meanwhile loses nothing, and a volume that
 //! is not there any more is known to be gone by our own doing.

@@ -1,12 +1,13 @@
 //! What does not belong together, looked for again and again: volumes of claims without a PV, and
 //! PVs of this server without a volume.
 //!
-//! They are counted, and each is said once (and again with every resync): in the log, and to the claim
-//! whose volume is gone. Nothing of them is deleted: somebody may restore the other half. One kind
-//! is no orphan but a beginning, and is taken away again: what a crash in the middle of provisioning
-//! leaves, which is a volume that no PV ever held ([`super::ownership`]), whose claim is gone or has
-//! another volume, and in which nothing ever was; what earlier versions left is only counted. A claim that still waits goes on with the volume that
-//! it has; for the case that it goes before, its volume is kept in mind ([`Unfinished::Found`]).
+//! They are counted, and each is said once (and again with every resync): in the log, and to the
+//! claim whose volume is gone. Nothing of them is deleted: somebody may restore the other half. One
+//! kind is no orphan but a beginning, and is taken away again: what a crash in the middle of
+//! provisioning leaves, which is a volume that no PV ever held ([`super::ownership`]), whose claim
+//! is gone or has another volume, and in which nothing ever was; what earlier versions left is only
+//! counted. A claim that still waits goes on with the volume that it has; for the case that it goes
+//! before, its volume is kept in mind ([`Unfinished::Found`]).
 //!
 //! The leader also says which released PVs wait for another server that does not end them.
 
@@ -51,7 +52,8 @@ pub async fn look(cx: &Context) {
     for pv in cx.stores.pvs() {
         // There may be ten thousand, and nothing of them be waited for.
         consume_budget().await;
-        // Also written down here: a claim whose predecessor has gone since is seen to use its volume.
+        // Also written down here: a claim whose predecessor has gone since is seen to use its
+        // volume.
         let relation = match cx.settle(&pv).await {
             Ok(relation) => relation,
             Err(error) => {
@@ -91,8 +93,8 @@ pub async fn look(cx: &Context) {
     }
 }
 
-/// Those PVs that still have no volume. Many may have ended meanwhile, each with its volume first, and
-/// what is known of the last ones may be older than that.
+/// Those PVs that still have no volume. Many may have ended meanwhile, each with its volume first,
+/// and what is known of the last ones may be older than that.
 async fn really_missing(
     cx: &Context,
     missing: Vec<Arc<PersistentVolume>>,
@@ -148,7 +150,8 @@ async fn is_alone(cx: &Context, spec: &Spec) -> bool {
         cx.remember(&Key::of(&**claim), Unfinished::Found(spec.name.clone()));
         return false;
     }
-    // Its PV may be about to be saved. Once the claim is seen to be gone or to have a volume, none is.
+    // Its PV may be about to be saved. Once the claim is seen to be gone or to have a volume, none
+    // is.
     if cx.is_busy_with(uid) {
         return false;
     }

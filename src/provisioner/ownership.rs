@@ -12,9 +12,10 @@
 //!            the one before is gone                         the one before is gone
 //! ```
 //!
-//! A PV that holds its volume, and names the claim that used it last, ends it when that is gone. Another one that points to the
-//! same volume (restored from a backup, copied, forged) does not, until the cluster has bound it to a
-//! claim: whoever has had a volume mounted could have emptied it anyway.
+//! A PV that holds its volume, and names the claim that used it last, ends it when that is gone.
+//! Another one that points to the same volume (restored from a backup, copied, forged) does not,
+//! until the cluster has bound it to a claim: whoever has had a volume mounted could have emptied
+//! it anyway.
 
 use std::sync::Arc;
 
@@ -32,8 +33,8 @@ use crate::volume::{self, Volumes};
 
 /// The uid of the PV that holds a volume: a label of the volume.
 pub const PV_UID: &str = "berth.io/pv-uid";
-/// The uid of the claim that uses a volume, or used it last: a label of the volume. One that is held
-/// and has none is empty, and free for the next claim.
+/// The uid of the claim that uses a volume, or used it last: a label of the volume. One that is
+/// held and has none is empty, and free for the next claim.
 pub const CLAIM_UID: &str = "berth.io/claim-uid";
 /// Namespace and name of that claim, as `NAMESPACE/NAME`.
 pub const CLAIM: &str = "berth.io/claim";
@@ -77,8 +78,8 @@ pub struct Facts {
     pub has_claim: bool,
     /// Whether the PV that the record names is there, and is another one.
     pub holder_is_there: bool,
-    /// Whether the claim that the record names is there, has this PV, and is another one; true where
-    /// that cannot be known.
+    /// Whether the claim that the record names is there, has this PV, and is another one; true
+    /// where that cannot be known.
     pub user_is_there: bool,
     /// Whether the PV was made when its volume was, and not long after or before.
     pub made_together: bool,
@@ -181,8 +182,8 @@ pub fn owed(pv: &PersistentVolume, relation: &Relation, facts: Facts) -> Owed {
     match relation {
         Relation::New(_) if made => {
             let labels = labels_for(uid, claim.filter(|_| user.is_none()));
-            // Records of earlier versions name no claim: their PVs are known by their names, and told
-            // from those that were restored from a backup, in another cluster, by their age.
+            // Records of earlier versions name no claim: their PVs are known by their names, and
+            // told from those that were restored from a backup, in another cluster, by their age.
             let sure = match user {
                 Some(_) => !is_ended(pv),
                 None => phase == "Bound" || facts.made_together,
@@ -196,7 +197,8 @@ pub fn owed(pv: &PersistentVolume, relation: &Relation, facts: Facts) -> Owed {
     }
 }
 
-/// Whether a PV looks like one that an earlier version recycled: free, and of this server by its name.
+/// Whether a PV looks like one that an earlier version recycled: free, and of this server by its
+/// name.
 fn was_recycled(pv: &PersistentVolume, spec: &Spec) -> bool {
     is_named_after(pv, spec)
         && objects::phase(pv) == "Available"

@@ -2,8 +2,8 @@
 //! ([`Parameters`]). Pure.
 //!
 //! A word that is not known, or a value that makes no sense, is an error that names it: it becomes
-//! an event of the claim. Nothing is left out quietly and nothing has a default that stands in for a
-//! value that cannot be read, because a class is the promise of what a volume is.
+//! an event of the claim. Nothing is left out quietly and nothing has a default that stands in for
+//! a value that cannot be read, because a class is the promise of what a volume is.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;

@@ -1,5 +1,5 @@
-//! Whether the API server can be reached, and what the log says of that: a line when it goes away, one
-//! now and then while it stays away, one when it is back, however many calls fail meanwhile.
+//! Whether the API server can be reached, and what the log says of that: a line when it goes away,
+//! one now and then while it stays away, one when it is back, however many calls fail meanwhile.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -99,8 +99,8 @@ impl Reach {
 
 /// Pauses that become longer until a watch has gone well for a while.
 ///
-/// A watch says that it begins before it has asked anybody, and each such event resets the backoff of
-/// its stream: those of kube would stay at their first pause for ever.
+/// A watch says that it begins before it has asked anybody, and each such event resets the backoff
+/// of its stream: those of kube would stay at their first pause for ever.
 #[derive(Default)]
 pub struct Pauses {
     last: Option<(Instant, Duration)>,

@@ -4,14 +4,15 @@
 //!   Released --volume emptied--> Available, parked --a claim waits for us--> given: bound by the cluster
 //! ```
 //!
-//! The cluster would give an Available PV to any claim of its class that it is large enough for, also to
-//! one that asks for the content of another (`dataSource`), which would silently be empty. So the
-//! PV is parked: by an annotation that the cluster's binder and scheduler read before the field, it has
-//! a class of its own, which nobody can guess. No claim is bound to it, each asks us, and one that wants
-//! no content is given the smallest free volume that fits before another is made.
+//! The cluster would give an Available PV to any claim of its class that it is large enough for,
+//! also to one that asks for the content of another (`dataSource`), which would silently be empty.
+//! So the PV is parked: by an annotation that the cluster's binder and scheduler read before the
+//! field, it has a class of its own, which nobody can guess. No claim is bound to it, each asks us,
+//! and one that wants no content is given the smallest free volume that fits before another is
+//! made.
 //!
-//! Only the server whose volume it is gives it away, and only if the volume's record says that it is free
-//! ([`super::ownership::CLAIM_UID`]): what a PV says is not enough.
+//! Only the server whose volume it is gives it away, and only if the volume's record says that it
+//! is free ([`super::ownership::CLAIM_UID`]): what a PV says is not enough.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::Api;

@@ -1,8 +1,8 @@
 //! Where clients find the server: what every PV says for all its life.
 //!
 //! A Service is asked for its address when a PV is made, and not once for all: one that was made
-//! anew has another address. What it said is believed for some seconds, so that a thousand claims do
-//! not ask a thousand times.
+//! anew has another address. What it said is believed for some seconds, so that a thousand claims
+//! do not ask a thousand times.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Where a claim's content comes from: nowhere, another claim, or something that Berth leaves to others.
-//! Pure.
+//! Where a claim's content comes from: nowhere, another claim, or something that Berth leaves to
+//! others. Pure.
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
@@ -26,9 +26,9 @@ impl Source {
     /// Where a claim's content comes from. What nobody could fill is refused: an empty volume where
     /// somebody expects content would be worse than none.
     ///
-    /// An object of another API group is a populator's (VolSync and its like): it has a volume of its own
-    /// made, fills it, and binds the claim to it. Snapshots are no such objects. Only the driver that took
-    /// one can make a volume of it, and Berth takes none.
+    /// An object of another API group is a populator's (VolSync and its like): it has a volume of
+    /// its own made, fills it, and binds the claim to it. Snapshots are no such objects. Only the
+    /// driver that took one can make a volume of it, and Berth takes none.
     ///
     /// # Errors
     /// [`Refusal::DataSource`]

@@ -12,8 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use super::cache::Cached;
 use super::{objects, ownership, recycled};
 
-/// How much of one value of a claim is kept, in bytes. Longer than any name or directory can be: what
-/// is cut is none, as before.
+/// How much of one value of a claim is kept, in bytes. Longer than any name or directory can be:
+/// what is cut is none, as before.
 const VALUE_MAX: usize = 2048;
 
 /// How much is kept of a claim's labels, and of its annotations, in bytes. The shortest are kept.

@@ -1,5 +1,6 @@
 //! What is begun for a claim and not its own yet: a volume that is given to no PV, or a PV that the
-//! cluster has still to bind. It is kept in mind, so that it comes to its end if the claim goes before.
+//! cluster has still to bind. It is kept in mind, so that it comes to its end if the claim goes
+//! before.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -125,8 +126,8 @@ impl Drop for Busy<'_> {
 }
 
 impl Context {
-    /// A claim is looked at from now on: nobody else takes its volume away until that is over. To be
-    /// called before what is known of the claim is read.
+    /// A claim is looked at from now on: nobody else takes its volume away until that is over. To
+    /// be called before what is known of the claim is read.
     pub(super) fn busy_with(&self, key: &Key) -> Busy<'_> {
         let uid = key.uid.clone();
         self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.clone());
@@ -155,8 +156,8 @@ impl Context {
         all.insert(key.uid.clone(), Unfinished::Given(pv.to_owned(), Instant::now()));
     }
 
-    /// What is to be done about a claim that was given a PV: nothing until the cluster binds it, as long
-    /// as the PV is still for it, or not known to be yet. `None`: it was not, or has lost it.
+    /// What is to be done about a claim that was given a PV: nothing until the cluster binds it, as
+    /// long as the PV is still for it, or not known to be yet. `None`: it was not, or has lost it.
     pub(super) fn is_given(&self, key: &Key) -> Option<Outcome> {
         let Some(Unfinished::Given(pv, since)) = self.unfinished(key) else { return None };
         let pv = self.stores.pv(&pv);

@@ -1,21 +1,22 @@
 //! PVs whose claim is gone: their volumes are deleted, archived, recycled or retained.
 //!
-//! **Flow.** A PV that changed is looked at ([`super::reclaim`]). Its end is recorded on the PV first, with
-//! the version that was looked at; then the volume ends; then the PV is deleted and let go, or, if
-//! it was recycled, made available to every claim.
+//! **Flow.** A PV that changed is looked at ([`super::reclaim`]). Its end is recorded on the PV
+//! first, with the version that was looked at; then the volume ends; then the PV is deleted and let
+//! go, or, if it was recycled, made available to every claim.
 //!
 //! ```text
 //!   Released --record--> recorded --volume ends--> deleted, archived, retained --> PV deleted
 //!                                             \--> recycled --claimRef cleared--> Available
 //! ```
 //!
-//! **Guarantees.** Policy Retain: hands off, always. Only the PV that holds a volume by the volume's
-//! own record ([`super::ownership`]) ends it, and only if neither the claim in that record nor
-//! another one of its namespace names the PV, and no other PV that points there is bound: then an event says what to do. Nothing of a PV is touched
-//! that changed since it was looked at, so that a recycled PV which has its next tenant already loses
-//! nothing: the record of the end names the claim that is gone, and once it is there the PV is read
-//! again before anything is done. A volume that is not there without such a record is an error, and
-//! not a success: somebody may have started the server with an empty directory.
+//! **Guarantees.** Policy Retain: hands off, always. Only the PV that holds a volume by the
+//! volume's own record ([`super::ownership`]) ends it, and only if neither the claim in that record
+//! nor another one of its namespace names the PV, and no other PV that points there is bound: then
+//! an event says what to do. Nothing of a PV is touched that changed since it was looked at, so
+//! that a recycled PV which has its next tenant already loses nothing: the record of the end names
+//! the claim that is gone, and once it is there the PV is read again before anything is done. A
+//! volume that is not there without such a record is an error, and not a success: somebody may have
+//! started the server with an empty directory.
 //!
 //! **Assumes.** The cluster says when a claim is gone (phase Released).
 //!
@@ -145,8 +146,8 @@ async fn apply(cx: &Context, pv: &PersistentVolume, spec: &Spec, end: &End) -> R
             patch(cx, &pv, &recycled::parking_patch(&pv)?).await?;
             tell("VolumeRecycled", "The volume is empty, and free for the next claim".into());
         }
-        // Told first: when the PV is only removed at the second attempt, nobody knows any more where
-        // the data is.
+        // Told first: when the PV is only removed at the second attempt, nobody knows any more
+        // where the data is.
         Some(Ended::Archived(to)) => {
             tell("VolumeArchived", format!("The data is kept in the directory {to}"));
             remove(cx, &pv).await?;
@@ -162,8 +163,8 @@ async fn apply(cx: &Context, pv: &PersistentVolume, spec: &Spec, end: &End) -> R
     Ok(Outcome::Done)
 }
 
-/// The claim of a PV's name that names it, as the cluster has it now: one that came back just now may
-/// not have been seen yet.
+/// The claim of a PV's name that names it, as the cluster has it now: one that came back just now
+/// may not have been seen yet.
 async fn live_claimant(
     cx: &Context,
     pv: &PersistentVolume,

@@ -1,8 +1,8 @@
 //! What the cluster has, as far as it matters here: claims, PVs and classes, each watched and kept.
 //!
-//! A watch that breaks begins again, later each time ([`super::reach`]), for ever; until it does, what
-//! is kept is what was known. A key is queued only when the store has what it stands for: during a
-//! new list, that is at its end.
+//! A watch that breaks begins again, later each time ([`super::reach`]), for ever; until it does,
+//! what is kept is what was known. A key is queued only when the store has what it stands for:
+//! during a new list, that is at its end.
 
 use std::sync::Arc;
 #[cfg(test)]
@@ -227,7 +227,8 @@ fn changed_claim(stores: &Stores, queues: &Queues, claim: &PersistentVolumeClaim
     }
 }
 
-/// A PV matters to its claim too: for its growth. One that is free matters to the claims that name it.
+/// A PV matters to its claim too: for its growth. One that is free matters to the claims that name
+/// it.
 fn changed_pv(stores: &Stores, queues: &Queues, pv: &PersistentVolume) {
     queues.pvs.add(Key::of(pv));
     let Some(claim) = objects::claim_of(pv) else {

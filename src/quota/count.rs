@@ -8,11 +8,12 @@
 //! - a file is seen while nobody else can change it (the walk holds its locks);
 //! - before the end, every change that was going on is waited for: a file that was made or removed
 //!   shows that before it is booked;
-//! - a new file is booked and reported by its creator in one step ([`Change::Seen`]): a report that came
-//!   before the end of the count and a booking behind it would count the file twice. Where the
+//! - a new file is booked and reported by its creator in one step ([`Change::Seen`]): a report that
+//!   came before the end of the count and a booking behind it would count the file twice. Where the
 //!   creator cannot report it, the walk looks at it before the end, as at a file that moved;
 //! - a file that is renamed or linked during the walk could be missed by it, or its directory
-//!   could: it is remembered, and looked at before the end ([`Account::moved`], [`Account::next_moved`]).
+//!   could: it is remembered, and looked at before the end ([`Account::moved`],
+//!   [`Account::next_moved`]).
 
 use std::sync::atomic::Ordering;
 
@@ -111,8 +112,8 @@ impl Account {
         self.count().as_mut()?.moved.pop()
     }
 
-    /// Ends the count: from now on the usage is exact. Whoever walks has waited, after the walk, for
-    /// all changes that were going on. `None`: something moved since
+    /// Ends the count: from now on the usage is exact. Whoever walks has waited, after the walk,
+    /// for all changes that were going on. `None`: something moved since
     /// [`Account::next_moved`] had nothing, so that the walk has to go on.
     pub fn end_count(&self) -> Option<Counted> {
         let mut place = self.count();

@@ -99,8 +99,8 @@ struct Entry {
 }
 
 impl Ledger {
-    /// Reads the file. One that cannot be read is set aside, and nothing is known then. `may` is asked each
-    /// time before it is written.
+    /// Reads the file. One that cannot be read is set aside, and nothing is known then. `may` is
+    /// asked each time before it is written.
     pub fn open(path: PathBuf, may: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
         let known = match durable::read(&path, FILE_MAX) {
             Ok(text) => read(&text).map_err(io::Error::from),
@@ -139,8 +139,8 @@ impl Ledger {
     /// Writes the file, and keeps it true from now on. To be called when all accounts that exist
     /// have been asked for: what nobody asked for is forgotten.
     ///
-    /// Where it cannot be written (the disk is full), there is none for now: without one, it is known
-    /// after a crash that nothing is known.
+    /// Where it cannot be written (the disk is full), there is none for now: without one, it is
+    /// known after a crash that nothing is known.
     ///
     /// # Errors
     /// It can neither be written nor removed.
@@ -179,7 +179,8 @@ impl Ledger {
         true
     }
 
-    /// Stops the thread and writes what is exactly used. To be called when nothing changes any more.
+    /// Stops the thread and writes what is exactly used. To be called when nothing changes any
+    /// more.
     ///
     /// # Errors
     /// It cannot be written; the file says then that everything uses at most so much.

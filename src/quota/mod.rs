@@ -179,8 +179,9 @@ impl Account {
         Usage { bytes: shown(&self.bytes, bytes), inodes: shown(&self.inodes, inodes) }
     }
 
-    /// A file of so many bytes has lost its last name and is kept open for a while: it takes its room as
-    /// before, but is not shown as used any more. To be followed by [`Account::end_lingering`].
+    /// A file of so many bytes has lost its last name and is kept open for a while: it takes its
+    /// room as before, but is not shown as used any more. To be followed by
+    /// [`Account::end_lingering`].
     pub fn linger(&self, bytes: i64) {
         self.lingering.0.fetch_add(bytes, Ordering::Relaxed);
         self.lingering.1.fetch_add(1, Ordering::Relaxed);

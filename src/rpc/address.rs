@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use crate::telemetry::bounded::network;
 
-/// An IPv4 address, or the network of 64 bits of an IPv6 address: a host has at least one such network's
-/// addresses to choose from.
+/// An IPv4 address, or the network of 64 bits of an IPv6 address: a host has at least one such
+/// network's addresses to choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Address(IpAddr);
 

@@ -1,5 +1,5 @@
-//! What becomes of the records that came together: answered here, or handed on to whoever may sleep or
-//! has what they would wait for; counted, and their replies sent.
+//! What becomes of the records that came together: answered here, or handed on to whoever may sleep
+//! or has what they would wait for; counted, and their replies sent.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,8 +41,8 @@ pub struct Batch<'a> {
     pub deferred: Option<Vec<u8>>,
 }
 
-/// More than the header and the arguments of a call that asks for a large reply. What follows them in a
-/// record is of no use to anybody, and is not kept while the call waits.
+/// More than the header and the arguments of a call that asks for a large reply. What follows them
+/// in a record is of no use to anybody, and is not kept while the call waits.
 const DEFERRED_MAX: usize = 4 * 1024;
 
 /// Copied into a buffer of its own size, and not into a large one that is used again.
@@ -83,8 +83,8 @@ impl Batch<'_> {
         self.flow(reply)
     }
 
-    /// Answers a record, as far as that can be done here, and what stands in line behind it. Also answers
-    /// how many bytes were admitted for its reply.
+    /// Answers a record, as far as that can be done here, and what stands in line behind it. Also
+    /// answers how many bytes were admitted for its reply.
     fn answer(&mut self, record: &[u8]) -> (Left, usize) {
         let start = begin_reply(self.replies);
         let waiter = || Arc::clone(self.link) as Arc<dyn Reply>;

@@ -1,8 +1,8 @@
 //! Large buffers that are used again: for records of WRITEs and for replies of READs.
 //!
-//! Mapping and clearing a fresh megabyte costs more than copying one, so that buffers are kept for the
-//! next call: as many as their part of the memory budget allows, and none while memory is short. Those
-//! that are not needed for a while are given back ([`Buffers::trim`]).
+//! Mapping and clearing a fresh megabyte costs more than copying one, so that buffers are kept for
+//! the next call: as many as their part of the memory budget allows, and none while memory is
+//! short. Those that are not needed for a while are given back ([`Buffers::trim`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -63,8 +63,8 @@ impl Buffers {
         }
     }
 
-    /// Gives back the buffers that were not needed since this was last called; answers how many bytes
-    /// that was.
+    /// Gives back the buffers that were not needed since this was last called; answers how many
+    /// bytes that was.
     pub fn trim(&self) -> usize {
         let mut stock = self.stock();
         let unused = stock.least;

@@ -1,17 +1,17 @@
 //! How long a peer may take to send a record, or to take its replies.
 //!
-//! A deadline for each byte lets a peer that sends one now and then hold a record for ever; a deadline
-//! for the whole closes an honest client on a slow line. So there is a deadline, and every [`RATE`]
-//! bytes put it off by a second: whoever keeps that rate up is never late. It is never put off further
-//! than from now on, so that nobody is slow on what it was quick with before.
+//! A deadline for each byte lets a peer that sends one now and then hold a record for ever; a
+//! deadline for the whole closes an honest client on a slow line. So there is a deadline, and every
+//! [`RATE`] bytes put it off by a second: whoever keeps that rate up is never late. It is never put
+//! off further than from now on, so that nobody is slow on what it was quick with before.
 
 use std::time::{Duration, Instant};
 
 /// Bytes a second at which a peer is never late: 64 kbit/s.
 const RATE: u64 = 8 * 1024;
 
-/// For how long a peer that moved so many bytes has kept up: twice the time that they may take, because
-/// lines are uneven.
+/// For how long a peer that moved so many bytes has kept up: twice the time that they may take,
+/// because lines are uneven.
 pub fn credit(bytes: u64) -> Duration {
     Duration::from_micros(bytes.saturating_mul(2_000_000) / RATE)
 }

@@ -129,8 +129,8 @@ enum Close {
 }
 
 impl Connection {
-    /// Has the end of the connection be a reset. Otherwise the kernel would go on for minutes to offer
-    /// what it holds to a peer that takes nothing.
+    /// Has the end of the connection be a reset. Otherwise the kernel would go on for minutes to
+    /// offer what it holds to a peer that takes nothing.
     fn forget_sent(&self) {
         let _ = SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO));
     }

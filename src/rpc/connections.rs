@@ -1,14 +1,15 @@
 //! Who may have a connection when all of them are taken.
 //!
-//! Up to the limit everybody may. Beyond it, a new connection takes the place of another: of the address
-//! that has most, the one that has been quiet the longest ([`super::progress`]). A flood from one address so displaces its
-//! own connections, and costs others none. An address is counted a [`CREDIT`]th if it is known: it is
-//! listed in an export by more than `*`, has something mounted, or is this machine, from where health
-//! checks come. So unknown addresses give way to known ones, however many they are.
+//! Up to the limit everybody may. Beyond it, a new connection takes the place of another: of the
+//! address that has most, the one that has been quiet the longest ([`super::progress`]). A flood
+//! from one address so displaces its own connections, and costs others none. An address is counted
+//! a [`CREDIT`]th if it is known: it is listed in an export by more than `*`, has something
+//! mounted, or is this machine, from where health checks come. So unknown addresses give way to
+//! known ones, however many they are.
 //!
-//! If the address of the newcomer is the one that has most, the newcomer is refused while the others are
-//! in use: clients that need more connections than there are would displace each other for ever. This
-//! machine is not refused.
+//! If the address of the newcomer is the one that has most, the newcomer is refused while the
+//! others are in use: clients that need more connections than there are would displace each other
+//! for ever. This machine is not refused.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -25,8 +26,8 @@ use super::service::Origin;
 /// How many connections of a known address count as one of an unknown one.
 const CREDIT: usize = 8;
 
-/// A connection that has been quiet for longer is not in use. Peers that take replies are looked at once
-/// a second.
+/// A connection that has been quiet for longer is not in use. Peers that take replies are looked at
+/// once a second.
 const UNUSED: Duration = Duration::from_secs(2);
 
 /// For how long an address is taken to be known, or unknown.
@@ -47,8 +48,9 @@ pub struct Connections {
 /// An address with its connections.
 struct Host {
     peer: Arc<Peer>,
-    /// Who is asked for when it is asked whether the address is known: the IP address that was found
-    /// known, or the latest one. An [`Address`] may be a whole network, whose own address nobody has.
+    /// Who is asked for when it is asked whether the address is known: the IP address that was
+    /// found known, or the latest one. An [`Address`] may be a whole network, whose own address
+    /// nobody has.
     ip: IpAddr,
     links: Vec<Arc<Link>>,
     /// Whether it was known, and when that was asked.
@@ -165,9 +167,9 @@ impl Connections {
         self.knows.get().is_some_and(|knows| knows(ip))
     }
 
-    /// Forgets addresses that have no connections and hold nothing any more, and looks at what peers have
-    /// taken of their replies. If an address waits for memory of which others hold much more, slow
-    /// connections of those [give way](giving_way). To be called every second.
+    /// Forgets addresses that have no connections and hold nothing any more, and looks at what
+    /// peers have taken of their replies. If an address waits for memory of which others hold much
+    /// more, slow connections of those [give way](giving_way). To be called every second.
     pub fn sweep(&self) {
         self.sweep_at(Instant::now());
     }
@@ -215,7 +217,8 @@ impl Host {
         Self { peer, ip, links: Vec::new(), known: None }
     }
 
-    /// Notes that `ip` makes a connection. A neighbour does not take the place of one that is known.
+    /// Notes that `ip` makes a connection. A neighbour does not take the place of one that is
+    /// known.
     const fn came_from(&mut self, ip: IpAddr) {
         if !matches!(self.known, Some((true, _))) {
             self.ip = ip;
@@ -415,7 +418,8 @@ mod tests {
         (places, seats, newcomer)
     }
 
-    /// Which connections gave way after so many seconds, in which they received so many bytes each second.
+    /// Which connections gave way after so many seconds, in which they received so many bytes each
+    /// second.
     fn pass(places: &Places, seats: &[Seat], seconds: u64, rates: &[u64]) -> Vec<usize> {
         let start = Instant::now();
         for second in 1..=seconds {

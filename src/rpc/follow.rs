@@ -1,16 +1,16 @@
 //! On which processor a data-plane thread runs: where its packets come to, while that pays.
 //!
-//! The scheduler wakes a thread on an idle processor, if there is one. For a short call that is a bad
-//! bargain: another processor has to be woken, for every call, and then waits for its cache. On a
-//! virtual machine a GETATTR that came alone cost 33 us of CPU time that way, of which 9 were ours, and
-//! took 75 us; on the processor where its packet was received it costs 9, and takes 17. So a thread
-//! whose packets keep coming to one processor moves there (a network card has an interrupt, and with it
-//! a processor, for each connection).
+//! The scheduler wakes a thread on an idle processor, if there is one. For a short call that is a
+//! bad bargain: another processor has to be woken, for every call, and then waits for its cache. On
+//! a virtual machine a GETATTR that came alone cost 33 us of CPU time that way, of which 9 were
+//! ours, and took 75 us; on the processor where its packet was received it costs 9, and takes 17.
+//! So a thread whose packets keep coming to one processor moves there (a network card has an
+//! interrupt, and with it a processor, for each connection).
 //!
 //! It does not, or goes away again,
 //! - when packets come to another processor as well,
-//! - when it has so much to do each time that waking a processor does not matter: megabytes are better
-//!   copied by one while another receives or sends,
+//! - when it has so much to do each time that waking a processor does not matter: megabytes are
+//!   better copied by one while another receives or sends,
 //! - when it would have to wait there for others, and
 //! - when another thread of the data plane is there.
 
@@ -174,7 +174,8 @@ impl Choice {
         }
     }
 
-    /// Whether being where packets come to pays for a thread that is so `busy` each time it wakes up.
+    /// Whether being where packets come to pays for a thread that is so `busy` each time it wakes
+    /// up.
     fn pays(&mut self, busy: Option<Duration>, is_there: bool, now: Instant) -> bool {
         let most = if is_there { STAYS } else { GOES };
         let pays = busy.is_some_and(|busy| busy <= most);

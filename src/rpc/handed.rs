@@ -1,4 +1,5 @@
-//! Calls that are not answered where they were read: handed to another thread, or waiting for results.
+//! Calls that are not answered where they were read: handed to another thread, or waiting for
+//! results.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,16 +19,17 @@ use crate::xdr::Encode;
 /// Longer than the replies of calls that change something.
 const SMALL: usize = 512;
 
-/// How often a call may wait for what it needs ([`Outcome::Wait`](super::Outcome::Wait)). Others that wait
-/// for the same may take it each time; whoever has come so late that often is told that there is none.
+/// How often a call may wait for what it needs ([`Outcome::Wait`](super::Outcome::Wait)). Others
+/// that wait for the same may take it each time; whoever has come so late that often is told that
+/// there is none.
 const WAITS_MAX: u32 = 8;
 
 /// What is charged for a call that is not answered yet, besides its record and its reply, in bytes.
 pub const OVERHEAD: usize = 512;
 
-/// A call that another thread has, or that waits for its results. Dropped without an answer, which only a
-/// panic or the end of the connection does, it is forgotten and the connection given up, so that the
-/// client asks again instead of waiting for ever.
+/// A call that another thread has, or that waits for its results. Dropped without an answer, which
+/// only a panic or the end of the connection does, it is forgotten and the connection given up, so
+/// that the client asks again instead of waiting for ever.
 pub struct Handed {
     /// Who answers.
     pub service: Arc<Service>,
@@ -48,10 +50,10 @@ pub struct Handed {
 }
 
 impl Handed {
-    /// Whether nobody can be answered. The client does not know whether the call was carried out, and
-    /// sends it again on another connection. For a WRITE, to carry out the old one later would do harm:
-    /// the client may have overwritten its data by then. And a peer that resets its connections must not
-    /// keep the server busy with their calls.
+    /// Whether nobody can be answered. The client does not know whether the call was carried out,
+    /// and sends it again on another connection. For a WRITE, to carry out the old one later would
+    /// do harm: the client may have overwritten its data by then. And a peer that resets its
+    /// connections must not keep the server busy with their calls.
     fn is_pointless(&self) -> bool {
         self.link.is_broken() && !self.key.is_some_and(|key| self.service.is_awaited(key))
     }
@@ -102,8 +104,8 @@ pub struct PutOff {
 }
 
 impl PutOff {
-    /// Drops the call if it is pointless. Keeps it if its reply may not be sent: it stands in line again
-    /// then.
+    /// Drops the call if it is pointless. Keeps it if its reply may not be sent: it stands in line
+    /// again then.
     fn unless_parked(self: Box<Self>) -> Option<Box<Self>> {
         if self.handed.is_pointless() {
             return None;
@@ -124,8 +126,8 @@ impl PutOff {
         delay.begin(Box::new(move || shared.pool.run(&mut vec![self.job()])));
     }
 
-    /// Carries the call out, and gives what there is to be sent to `send`; gives the call back if it
-    /// would have to sleep and must not.
+    /// Carries the call out, and gives what there is to be sent to `send`; gives the call back if
+    /// it would have to sleep and must not.
     fn carry_out(
         mut self: Box<Self>,
         patience: Patience,
@@ -183,13 +185,13 @@ impl Work for PutOff {
     }
 }
 
-/// Replies that were written one after the other; those to one connection are sent together. Dropping it
-/// sends what is left.
+/// Replies that were written one after the other; those to one connection are sent together.
+/// Dropping it sends what is left.
 #[derive(Default)]
 pub struct Bundle {
     replies: Vec<u8>,
-    /// The calls that these answer, of one connection. They end when that is sent, and not before: their
-    /// connection would be closed if it has no others.
+    /// The calls that these answer, of one connection. They end when that is sent, and not before:
+    /// their connection would be closed if it has no others.
     calls: Vec<Handed>,
 }
 

@@ -68,7 +68,8 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Of a connection whose records have at most `max` bytes, and whose peer has `patience` with each.
+    /// Of a connection whose records have at most `max` bytes, and whose peer has `patience` with
+    /// each.
     pub fn new(stream: Arc<TcpStream>, max: usize, patience: Duration) -> Self {
         let now = Instant::now();
         Self {
@@ -93,8 +94,8 @@ impl Intake {
         self.arrived
     }
 
-    /// Whether the turn that is to come may take anything. If not, the link's task is woken when that
-    /// has changed.
+    /// Whether the turn that is to come may take anything. If not, the link's task is woken when
+    /// that has changed.
     pub fn may_go_on(&mut self, link: &Link) -> bool {
         let may = link.has_room() && self.is_admitted(link);
         self.held_up |= !may;
@@ -124,8 +125,8 @@ impl Intake {
         true
     }
 
-    /// As long as connections have to wait for memory, the kernel must not keep as much in its place: of a
-    /// thousand that had been quick before, it kept a gigabyte.
+    /// As long as connections have to wait for memory, the kernel must not keep as much in its
+    /// place: of a thousand that had been quick before, it kept a gigabyte.
     fn limit_kernel(&mut self, limit: bool) {
         if limit != self.is_limited {
             self.is_limited = limit;
@@ -173,8 +174,8 @@ impl Intake {
         Ok((got.turn, flow))
     }
 
-    /// Looks at the clock, once for all that came together, if something did; answers when the records
-    /// at hand were complete.
+    /// Looks at the clock, once for all that came together, if something did; answers when the
+    /// records at hand were complete.
     fn note_received(&mut self, got: &Received) -> Instant {
         if got.bytes > 0 {
             self.received += got.bytes as u64;
@@ -189,8 +190,8 @@ impl Intake {
         Before { given, is_inside, received: self.received }
     }
 
-    /// Notes what a turn left: what is `deferred`, and whether records are kept back. Charges what is
-    /// held, and says how the turn ended.
+    /// Notes what a turn left: what is `deferred`, and whether records are kept back. Charges what
+    /// is held, and says how the turn ended.
     pub fn after(
         &mut self,
         before: Before,
@@ -220,8 +221,8 @@ impl Intake {
         }
     }
 
-    /// Notes that the bytes beyond `before` belong to a record that is not complete, and may have begun
-    /// with them.
+    /// Notes that the bytes beyond `before` belong to a record that is not complete, and may have
+    /// begun with them.
     fn note_inside(&mut self, begins: bool, before: u64, link: &Link) {
         if begins || self.held_up {
             let now = if self.held_up { Instant::now() } else { self.arrived };
@@ -267,8 +268,8 @@ impl Intake {
 }
 
 /// How much of a piece of `len` bytes is read at once. Connections take turns, so what those of one
-/// address, and what all of them do in a round is bounded: 500 of them, each with thousands of small
-/// calls, would have the others wait for seconds.
+/// address, and what all of them do in a round is bounded: 500 of them, each with thousands of
+/// small calls, would have the others wait for seconds.
 fn most_at_once(len: usize, account: &Account) -> usize {
     let share =
         account.neighbours().div_ceil(WHOLE).max(account.connections().div_ceil(WHOLE_OF_ALL));

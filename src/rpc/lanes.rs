@@ -126,8 +126,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order: never more than may, nobody overtakes, and nobody waits while there is
-        /// a place; nothing is kept of a lane that is empty.
+        /// Whatever the order: never more than may, nobody overtakes, and nobody waits while there
+        /// is a place; nothing is kept of a lane that is empty.
         #[test]
         fn a_lane_is_as_full_as_it_can_be(width in 1..4_usize, steps in prop::collection::vec(0..3, 1..200)) {
             let (lanes, lane) = (Lanes::default(), Lane { key: 1, width });

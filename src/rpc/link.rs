@@ -44,8 +44,8 @@ pub struct Link {
     pub account: Arc<Account>,
     buffers: Arc<Buffers>,
     outbox: Mutex<Outbox>,
-    /// Bytes in the outbox, and whether the peer is gone: changed under its lock, and looked at without,
-    /// because whoever sends holds that for as long as the kernel takes.
+    /// Bytes in the outbox, and whether the peer is gone: changed under its lock, and looked at
+    /// without, because whoever sends holds that for as long as the kernel takes.
     unsent: AtomicUsize,
     broken: AtomicBool,
     calls: AtomicUsize,
@@ -59,8 +59,8 @@ pub struct Link {
 
 #[derive(Default)]
 struct Outbox {
-    /// The socket, until the connection is given up: calls that go on after that must not keep it open,
-    /// or peers could use up all descriptors by connections that they reset.
+    /// The socket, until the connection is given up: calls that go on after that must not keep it
+    /// open, or peers could use up all descriptors by connections that they reset.
     stream: Option<Arc<TcpStream>>,
     queue: VecDeque<Vec<u8>>,
     /// Bytes of the first in the queue that are sent.
@@ -131,7 +131,8 @@ impl Link {
         }
     }
 
-    /// The socket; reading it is for the connection's task alone. `None`: the connection was given up.
+    /// The socket; reading it is for the connection's task alone. `None`: the connection was given
+    /// up.
     pub fn stream(&self) -> Option<Arc<TcpStream>> {
         self.outbox().stream.clone()
     }
@@ -141,8 +142,8 @@ impl Link {
         &self.progress
     }
 
-    /// Notes that a call was complete `at` this time, or begins, or had waited for memory until then.
-    /// While replies wait, a peer is judged by what it takes of them: calls are cheaper.
+    /// Notes that a call was complete `at` this time, or begins, or had waited for memory until
+    /// then. While replies wait, a peer is judged by what it takes of them: calls are cheaper.
     pub fn called(&self, at: Instant) {
         if !self.is_owed() {
             self.progress.begin(at);
@@ -283,8 +284,9 @@ impl Link {
         outbox.stream.as_ref().map_or(0, |stream| outbox.kernel.acknowledged(stream))
     }
 
-    /// Keeps a call that is about to run as a job, if the peer does not take the replies that it has: the
-    /// pool could fill the memory with replies of one megabyte each. Gives it back otherwise.
+    /// Keeps a call that is about to run as a job, if the peer does not take the replies that it
+    /// has: the pool could fill the memory with replies of one megabyte each. Gives it back
+    /// otherwise.
     pub fn park<T>(&self, call: T, job: impl FnOnce(T) -> Job) -> Option<T> {
         let mut outbox = self.outbox();
         if self.is_broken() || !self.is_full() {
@@ -406,8 +408,8 @@ impl Reply for Link {
         !self.is_broken()
     }
 
-    /// The client must ask again. The connection's task does the rest: parked calls that are dropped may
-    /// have others who wait for them, and so on.
+    /// The client must ask again. The connection's task does the rest: parked calls that are
+    /// dropped may have others who wait for them, and so on.
     fn lost(&self) {
         self.broken.store(true, Ordering::SeqCst);
         self.wake.notify_one();

@@ -8,21 +8,22 @@
 //! ```
 //!
 //! An address may hold [`SHARE`] times as much as is free. One address alone gets two thirds of the
-//! budget, two addresses get two fifths each in the end, and any number of them leave room for one more:
-//! the threshold falls while the budget fills, without a list of who is active.
+//! budget, two addresses get two fifths each in the end, and any number of them leave room for one
+//! more: the threshold falls while the budget fills, without a list of who is active.
 //!
-//! What is admitted comes to an end by itself: records and replies have deadlines, calls are answered.
-//! What was read and must wait is therefore counted apart ([`Account::keep`]): however much of it there
-//! is, something can be admitted, and all that waits goes on.
+//! What is admitted comes to an end by itself: records and replies have deadlines, calls are
+//! answered. What was read and must wait is therefore counted apart ([`Account::keep`]): however
+//! much of it there is, something can be admitted, and all that waits goes on.
 //!
-//! Memory that cannot wait is charged without a question ([`Account::take`]): it is small, or at most
-//! one reply for each thread. What can wait is admitted first ([`Account::admit`]): a large record
-//! before it is read, a call with a large reply before it is carried out. Admission charges the whole
-//! size, so that no record waits in the middle for memory that other incomplete records hold. Within an
-//! address, memory is granted in the order of the requests.
+//! Memory that cannot wait is charged without a question ([`Account::take`]): it is small, or at
+//! most one reply for each thread. What can wait is admitted first ([`Account::admit`]): a large
+//! record before it is read, a call with a large reply before it is carried out. Admission charges
+//! the whole size, so that no record waits in the middle for memory that other incomplete records
+//! hold. Within an address, memory is granted in the order of the requests.
 //!
-//! A connection's first [`ALLOWANCE`] bytes are free, and charges are rounded up to [`CHUNK`]s: small
-//! calls write no memory that connections share. `--max-connections` bounds what is not charged.
+//! A connection's first [`ALLOWANCE`] bytes are free, and charges are rounded up to [`CHUNK`]s:
+//! small calls write no memory that connections share. `--max-connections` bounds what is not
+//! charged.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -296,9 +297,9 @@ impl Account {
         self.peer.kept.load(Ordering::SeqCst) + CHUNK > SHARE * left
     }
 
-    /// Charges `bytes` if the address may hold them. Otherwise the account is notified when they are
-    /// granted: then this is to be called again. Does not block. For one caller at a time, which waits
-    /// for one thing at a time.
+    /// Charges `bytes` if the address may hold them. Otherwise the account is notified when they
+    /// are granted: then this is to be called again. Does not block. For one caller at a time,
+    /// which waits for one thing at a time.
     pub fn admit(self: &Arc<Self>, bytes: usize) -> bool {
         // Before the look at what was granted: what is granted afterwards is notified.
         let is_waiting = self.is_waiting.load(Ordering::SeqCst);

@@ -67,8 +67,8 @@ pub trait Program: Send + Sync {
         0
     }
 
-    /// About how large the reply to a call may be at most, in bytes, if it may be large: the call waits
-    /// until the memory budget has room for it.
+    /// About how large the reply to a call may be at most, in bytes, if it may be large: the call
+    /// waits until the memory budget has room for it.
     fn reply_size(&self, _procedure: u32, _args: Reader<'_>) -> usize {
         0
     }

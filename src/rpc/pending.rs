@@ -17,12 +17,13 @@ type Take = Box<dyn FnOnce(&dyn Encode) + Send>;
 /// Begins to wait for what a call needs before it can be carried out.
 pub struct Delay(Box<dyn FnOnce(Wake) + Send>);
 
-/// Has a call carried out again, from any thread, and does not block. Dropped, the call is given up, and
-/// its client has to ask again.
+/// Has a call carried out again, from any thread, and does not block. Dropped, the call is given
+/// up, and its client has to ask again.
 pub type Wake = Box<dyn FnOnce() + Send>;
 
 impl Delay {
-    /// A wait that `begin` sees to. It must not block for long, and may call what it is given at once.
+    /// A wait that `begin` sees to. It must not block for long, and may call what it is given at
+    /// once.
     pub fn new(begin: impl FnOnce(Wake) + Send + 'static) -> Self {
         Self(Box::new(begin))
     }

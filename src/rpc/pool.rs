@@ -3,13 +3,14 @@
 //! The queue is bounded by those who feed it: a connection hands over a limited number of calls
 //! and bytes before it stops reading ([`super::link`]).
 //!
-//! Jobs that would only wait for each other stand in a lane ([`super::lanes`]) instead of on threads:
-//! changes of one file come one after the other anyway. So a file that hangs takes one thread and not all
-//! of them, and what runs has the processor's cache for itself: listings of one directory, 16 at a time,
-//! went from 2.4 us an entry to 1.8, and the slowest from 28 ms to 10.
+//! Jobs that would only wait for each other stand in a lane ([`super::lanes`]) instead of on
+//! threads: changes of one file come one after the other anyway. So a file that hangs takes one
+//! thread and not all of them, and what runs has the processor's cache for itself: listings of one
+//! directory, 16 at a time, went from 2.4 us an entry to 1.8, and the slowest from 28 ms to 10.
 //!
-//! Calls that run where they were read take a [`Place`] in their lane, too. Whoever has one does what has
-//! come to stand in line behind it ([`Place::serve`]), with one send for the replies of a connection:
+//! Calls that run where they were read take a [`Place`] in their lane, too. Whoever has one does
+//! what has come to stand in line behind it ([`Place::serve`]), with one send for the replies of a
+//! connection:
 //!
 //! ```text
 //!   data plane 0   CREATE, then what is in line: CREATE, CREATE ... 64 at most
@@ -17,10 +18,10 @@
 //!   pool           what has to sleep, and what is more than 64; then, again, what is in line
 //! ```
 //!
-//! So nobody is woken to wait for a lock, and clients that get their replies together make their next
-//! calls together. Over eight connections writes of 4 KiB to one file went from 19 us to 15, and REMOVE in
-//! one directory from 38 to 23, most of it by the sending. To try again what has just found its lane
-//! taken, a few hundred times or when everything else is done, saved nothing.
+//! So nobody is woken to wait for a lock, and clients that get their replies together make their
+//! next calls together. Over eight connections writes of 4 KiB to one file went from 19 us to 15,
+//! and REMOVE in one directory from 38 to 23, most of it by the sending. To try again what has just
+//! found its lane taken, a few hundred times or when everything else is done, saved nothing.
 //!
 //! A thread is woken for each job. Waking one or two, and having each that finds more jobs wake the
 //! next, saved durable writes of 4 KiB nothing and made those of 1 MiB a tenth dearer.
@@ -55,8 +56,8 @@ pub trait Work: Send {
     /// Does it. May sleep.
     fn run(self: Box<Self>);
 
-    /// Does it without sleeping, and has its reply sent with the `bundle`; gives it back if it would
-    /// have to sleep.
+    /// Does it without sleeping, and has its reply sent with the `bundle`; gives it back if it
+    /// would have to sleep.
     fn attempt(self: Box<Self>, bundle: &mut Bundle) -> Option<Box<dyn Work>>;
 }
 
@@ -80,7 +81,8 @@ pub enum Stand {
     Begun(Place),
 }
 
-/// A place in a lane. Dropping it gives it up: the next who stands in line goes to the pool with it.
+/// A place in a lane. Dropping it gives it up: the next who stands in line goes to the pool with
+/// it.
 #[must_use = "the place is given up when this is dropped"]
 pub struct Place {
     queue: Arc<Queue>,
@@ -114,15 +116,16 @@ impl Place {
         self.lane
     }
 
-    /// Ends what has the place; answers the work of the next who stands in line, whose place it is now.
+    /// Ends what has the place; answers the work of the next who stands in line, whose place it is
+    /// now.
     fn next(&mut self) -> Option<Box<dyn Work>> {
         let next = self.queue.lanes.leave(self.lane);
         self.is_held = next.is_some();
         next
     }
 
-    /// Does what stands in line for it without sleeping, `budget` jobs at most; answers the job that it is
-    /// left to, because that would have to sleep or is too much.
+    /// Does what stands in line for it without sleeping, `budget` jobs at most; answers the job
+    /// that it is left to, because that would have to sleep or is too much.
     pub fn serve(mut self, budget: &mut usize, bundle: &mut Bundle) -> Option<Job> {
         while let Some(mut work) = self.next() {
             if *budget > 0 {
@@ -173,8 +176,8 @@ impl Pool {
         }
     }
 
-    /// A place in a lane for a call that runs where it was read; the lane, if it has to stand in line.
-    /// Does not block.
+    /// A place in a lane for a call that runs where it was read; the lane, if it has to stand in
+    /// line. Does not block.
     pub fn enter(&self, lane: Lane) -> Result<Place, Lane> {
         if self.queue.lanes.enter(lane) { Ok(self.queue.place(lane)) } else { Err(lane) }
     }
@@ -248,8 +251,8 @@ impl Queue {
     }
 }
 
-/// Does something for a call. A bug in one must not take a thread from all the others: what the job held
-/// is dropped, and its connection given up.
+/// Does something for a call. A bug in one must not take a thread from all the others: what the job
+/// held is dropped, and its connection given up.
 fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     let done = catch_unwind(AssertUnwindSafe(work));
     if done.is_err() {

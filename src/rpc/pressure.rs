@@ -1,12 +1,13 @@
 //! Which connections give way to addresses that wait for memory.
 //!
 //! The memory budget leaves room for newcomers, but several addresses together can fill it with
-//! records and replies that move slowly. So a connection of an address that holds more than twice as
-//! much as one that waits gives way, one for each that waits:
+//! records and replies that move slowly. So a connection of an address that holds more than twice
+//! as much as one that waits gives way, one for each that waits:
 //! - one that has not kept up for [`STUCK`];
-//! - one that keeps up, but has been at the same record or reply for longer than that, unless it is the
-//!   address's oldest. So a client on a slow line gets its calls done one after the other, however many
-//!   wait, and an address cannot hold more than one record by sending just at the minimum rate.
+//! - one that keeps up, but has been at the same record or reply for longer than that, unless it is
+//!   the address's oldest. So a client on a slow line gets its calls done one after the other,
+//!   however many wait, and an address cannot hold more than one record by sending just at the
+//!   minimum rate.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,15 +29,15 @@ pub struct Holder {
 impl Holder {
     /// An address with these connections, which holds so many bytes.
     pub fn new(held: usize, links: &[Arc<Link>]) -> Self {
-        // What waits for the server is not slow: neither calls that are carried out, nor records that
-        // wait for memory, which hold none that was admitted.
+        // What waits for the server is not slow: neither calls that are carried out, nor records
+        // that wait for memory, which hold none that was admitted.
         let holds =
             |link: &&Arc<Link>| link.account.is_charged() && link.is_settled() && !link.is_broken();
         Self { held, links: links.iter().filter(holds).cloned().collect() }
     }
 
-    /// Its slow connections: first those that have fallen behind, the furthest behind first, then others,
-    /// the latest first, but not the first of them.
+    /// Its slow connections: first those that have fallen behind, the furthest behind first, then
+    /// others, the latest first, but not the first of them.
     fn slow(self, now: Instant) -> Vec<Arc<Link>> {
         let is_past = |since| now.saturating_duration_since(since) > STUCK;
         let links = self.links.into_iter().filter(|link| is_past(link.progress().begun()));

@@ -1,18 +1,18 @@
 //! Whether a connection moves: how long ago it began what it is at, and until when it has kept up.
 //!
-//! A connection is at one thing at a time: a record that arrives, replies that the peer does not take at
-//! once, or nothing. Its last complete call does not tell whether it moves: a WRITE of 1 MiB over a line
-//! of 64 kbit/s is complete after two minutes. Bytes do: each [`credit`] puts the end of the time in
-//! which it has kept up forward, to the present at most. A peer at half the minimum rate stays in the
-//! present; one that is slower falls behind.
+//! A connection is at one thing at a time: a record that arrives, replies that the peer does not
+//! take at once, or nothing. Its last complete call does not tell whether it moves: a WRITE of 1
+//! MiB over a line of 64 kbit/s is complete after two minutes. Bytes do: each [`credit`] puts the
+//! end of the time in which it has kept up forward, to the present at most. A peer at half the
+//! minimum rate stays in the present; one that is slower falls behind.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::clock::credit;
 
-/// The times of a connection, in microseconds since it was accepted. Written by its task, and looked at
-/// by others.
+/// The times of a connection, in microseconds since it was accepted. Written by its task, and
+/// looked at by others.
 #[derive(Debug)]
 pub struct Progress {
     accepted: Instant,
@@ -26,8 +26,8 @@ impl Progress {
         Self { accepted: now, begun: AtomicU64::new(0), until: AtomicU64::new(0) }
     }
 
-    /// Notes that something was complete `at` that time, or begins then, or had waited for the server
-    /// until then.
+    /// Notes that something was complete `at` that time, or begins then, or had waited for the
+    /// server until then.
     pub fn begin(&self, at: Instant) {
         let at = self.micros(at);
         self.begun.store(at, Ordering::Relaxed);
@@ -63,7 +63,8 @@ impl Progress {
 mod tests {
     use super::*;
 
-    /// How many seconds a connection is behind that began a minute ago and moves `bytes` each second.
+    /// How many seconds a connection is behind that began a minute ago and moves `bytes` each
+    /// second.
     fn behind(bytes: u64) -> u64 {
         let start = Instant::now();
         let progress = Progress::new(start);

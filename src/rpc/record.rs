@@ -24,8 +24,8 @@ const LARGE: usize = 32 * 1024;
 /// From this size on a record needs room in the memory budget before all of it is read.
 const ADMITTED: usize = 8 * 1024;
 
-/// A buffer of this size is kept by a connection that has nothing to keep in it: small WRITEs that come
-/// in a row are seldom cut where a record ends.
+/// A buffer of this size is kept by a connection that has nothing to keep in it: small WRITEs that
+/// come in a row are seldom cut where a record ends.
 const KEPT: usize = 8 * 1024;
 
 /// The first allocation for a large record; it doubles as bytes arrive.
@@ -105,8 +105,8 @@ impl Records {
         self.held.capacity() + self.joined.capacity()
     }
 
-    /// The memory that the record which has begun may need in the end, if it is large; else 0. Not to be
-    /// asked after a pause, when complete records may be held.
+    /// The memory that the record which has begun may need in the end, if it is large; else 0. Not
+    /// to be asked after a pause, when complete records may be held.
     pub fn needs(&self) -> usize {
         let fragment = Header::parse(&self.held).map_or(0, |header| 4 + header.len);
         let known = self.joined.len() + fragment;

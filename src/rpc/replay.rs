@@ -15,8 +15,8 @@
 //! clients behind one address may use the same xid.
 //!
 //! Pure: no clock, no sockets. Bounds: bytes for all, [`ANSWERS`] for each client, [`CLIENTS`],
-//! [`WAITERS`] for each call, and the size of an answer ([`ANSWER_MAX`]). The oldest answer of the client
-//! that has most goes first, and a running call never.
+//! [`WAITERS`] for each call, and the size of an answer ([`ANSWER_MAX`]). The oldest answer of the
+//! client that has most goes first, and a running call never.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
@@ -179,9 +179,9 @@ impl<W> Replay<W> {
         }
     }
 
-    /// Forgets a client, if there are as many as may be: of the address with most of them, which a host
-    /// of IPv6 may have any number of, the one that was quiet the longest. One with running calls stays:
-    /// its copies must find them.
+    /// Forgets a client, if there are as many as may be: of the address with most of them, which a
+    /// host of IPv6 may have any number of, the one that was quiet the longest. One with running
+    /// calls stays: its copies must find them.
     fn make_room(&mut self) {
         if self.clients.len() < CLIENTS {
             return;

@@ -1,12 +1,12 @@
 //! Replies of a connection that the kernel has taken and the peer has not acknowledged.
 //!
-//! The kernel keeps up to `net.ipv4.tcp_wmem` of them for each connection, some megabytes, and they count
-//! towards the control group's limit. So what it keeps beyond [`FREE`] is charged to the connection, and
-//! while its address holds its share, the kernel takes only little. A fixed bound would cost a fast
-//! connection over a long line its speed.
+//! The kernel keeps up to `net.ipv4.tcp_wmem` of them for each connection, some megabytes, and they
+//! count towards the control group's limit. So what it keeps beyond [`FREE`] is charged to the
+//! connection, and while its address holds its share, the kernel takes only little. A fixed bound
+//! would cost a fast connection over a long line its speed.
 //!
-//! The kernel does not say when it holds less. It is asked when a connection has sent another [`FREE`]
-//! bytes, before the connection has to wait for memory, and every second.
+//! The kernel does not say when it holds less. It is asked when a connection has sent another
+//! [`FREE`] bytes, before the connection has to wait for memory, and every second.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -60,8 +60,8 @@ impl Sent {
         acknowledged
     }
 
-    /// The same, and notes how far the peer has come by `now` with what is owed to it: what the kernel
-    /// holds, and `unsent` bytes.
+    /// The same, and notes how far the peer has come by `now` with what is owed to it: what the
+    /// kernel holds, and `unsent` bytes.
     pub fn look(
         &mut self,
         unsent: usize,

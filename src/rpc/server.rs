@@ -297,8 +297,9 @@ impl Upkeep {
 
 impl Worker {
     fn start(n: usize, stop: CancellationToken, scratch: Scratch) -> io::Result<Self> {
-        // What another thread wakes, or a new connection is, takes turns with what is ready here. As
-        // tokio has it by default, it is looked for only once in 31 turns as long as something is.
+        // What another thread wakes, or a new connection is, takes turns with what is ready here.
+        // As tokio has it by default, it is looked for only once in 31 turns as long as something
+        // is.
         let runtime =
             Builder::new_current_thread().enable_all().global_queue_interval(2).build()?;
         let handle = runtime.handle().clone();

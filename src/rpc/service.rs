@@ -40,8 +40,8 @@ pub trait Reply: Send + Sync {
     /// Sends a whole reply, without its record mark.
     fn send(&self, reply: &[u8]);
 
-    /// There will be no reply: whoever waits for it has to ask again. Only takes note, so that it may be
-    /// called wherever a call ends.
+    /// There will be no reply: whoever waits for it has to ask again. Only takes note, so that it
+    /// may be called wherever a call ends.
     fn lost(&self);
 
     /// Whether there is still somebody who can get it.
@@ -106,16 +106,16 @@ pub struct Service {
 }
 
 impl Service {
-    /// Serves `programs`, counts in `metrics`, and keeps so many bytes of answers for calls that are
-    /// repeated.
+    /// Serves `programs`, counts in `metrics`, and keeps so many bytes of answers for calls that
+    /// are repeated.
     pub fn new(programs: Vec<Arc<dyn Program>>, metrics: Arc<Metrics>, replies: usize) -> Self {
         let replay = array::from_fn(|_| Mutex::new(Replay::new(replies / SHARDS)));
         Self { programs, replay, hasher: RandomState::new(), metrics }
     }
 
     /// Answers a record, as far as possible without sleeping; appends the reply to `out`.
-    /// `waiter` is where the answer goes if the call is the copy of one that is running. A call that
-    /// `gate` does not let through is not tried.
+    /// `waiter` is where the answer goes if the call is the copy of one that is running. A call
+    /// that `gate` does not let through is not tried.
     pub fn answer(
         &self,
         record: &[u8],
@@ -166,8 +166,8 @@ impl Service {
         }
     }
 
-    /// Answers a record for which [`Service::answer`] said [`Verdict::Later`]. Blocks, if it may; otherwise
-    /// it may say the same again.
+    /// Answers a record for which [`Service::answer`] said [`Verdict::Later`]. Blocks, if it may;
+    /// otherwise it may say the same again.
     pub fn answer_again(
         &self,
         record: &[u8],
@@ -200,8 +200,8 @@ impl Service {
         self.shard(key.client).waiting(key).iter().any(|waiter| waiter.is_there())
     }
 
-    /// Forgets a call that was given up: it will not be tried again, or its results do not come. Those
-    /// who wait for its answer are told.
+    /// Forgets a call that was given up: it will not be tried again, or its results do not come.
+    /// Those who wait for its answer are told.
     pub fn forget(&self, key: Option<Key>) {
         if let Some(key) = key {
             let waiting = self.shard(key.client).abandon(key);
@@ -298,8 +298,8 @@ impl Service {
 }
 
 /// A remembered call that is being carried out. Dropped without an answer, which only a panic
-/// does, it is forgotten, so that a copy of it is carried out instead of waiting for ever, and those that
-/// wait are told.
+/// does, it is forgotten, so that a copy of it is carried out instead of waiting for ever, and
+/// those that wait are told.
 struct Running<'a> {
     service: &'a Service,
     key: Key,
@@ -391,8 +391,8 @@ mod tests {
         }
     }
 
-    /// Has a call and a copy of it come, the first one end, and another copy come; answers what became of
-    /// that, and of those who waited.
+    /// Has a call and a copy of it come, the first one end, and another copy come; answers what
+    /// became of that, and of those who waited.
     fn check(
         panics: bool,
         end: impl FnOnce(&Service, &[u8], Origin, Option<Key>),

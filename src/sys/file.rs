@@ -44,8 +44,8 @@ pub fn read_at(
     Ok(read)
 }
 
-/// Puts what `by` refers to into the place of what `kept` referred to, in one step: whoever uses that
-/// number meanwhile uses the one or the other.
+/// Puts what `by` refers to into the place of what `kept` referred to, in one step: whoever uses
+/// that number meanwhile uses the one or the other.
 ///
 /// # Errors
 /// As dup3(2) has them.

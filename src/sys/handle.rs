@@ -80,8 +80,8 @@ pub fn of_entry(dir: impl AsFd, name: &CStr) -> Result<KernelHandle> {
     Ok(of_name(dir, name, 0)?.0)
 }
 
-/// As [`of_entry`], if that is the file with the number `fileid`; `None` if it is not, or its handle
-/// does not say.
+/// As [`of_entry`], if that is the file with the number `fileid`; `None` if it is not, or its
+/// handle does not say.
 pub fn of_file(dir: impl AsFd, name: &CStr, fileid: u64, mount: Mount) -> Option<KernelHandle> {
     let (handle, on) = of_name(dir, name, 0).ok()?;
     (on == mount && handle.fileid() == Some(fileid)).then_some(handle)
@@ -123,8 +123,9 @@ const TRIES: usize = 1000;
 /// # Errors
 /// `ESTALE` if the file is gone, `EPERM` without the privilege.
 pub fn open(mount: impl AsFd, handle: &KernelHandle) -> Result<OwnedFd> {
-    // `ENOMEM` is also what the kernel says of a file that is gone and whose number another one is just
-    // being given (iget_locked() in fs/inode.c finds that one and gives up). It is over in a moment.
+    // `ENOMEM` is also what the kernel says of a file that is gone and whose number another one is
+    // just being given (iget_locked() in fs/inode.c finds that one and gives up). It is over in a
+    // moment.
     for _ in 0..TRIES {
         match try_open(&mount, handle) {
             Err(Errno::NOMEM) => thread::yield_now(),

@@ -1,8 +1,8 @@
 //! Threads that wait for work: the one that has waited least is woken first.
 //!
-//! What it worked with is still in its processor's cache, and a thread that always comes to the turn when
-//! there is little to do stays on one processor. A condition variable wakes the one that has waited longest,
-//! so that each piece of work goes to another thread.
+//! What it worked with is still in its processor's cache, and a thread that always comes to the
+//! turn when there is little to do stays on one processor. A condition variable wakes the one that
+//! has waited longest, so that each piece of work goes to another thread.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};

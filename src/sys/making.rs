@@ -51,8 +51,9 @@ pub fn give_name(file: impl AsFd, dir: impl AsFd, name: &[u8]) -> Result<()> {
 /// Renames `from` to `to` in `dir`, where `to` must not exist.
 ///
 /// Where the file system cannot rename without replacing, what is no directory is linked and
-/// unlinked; if it cannot be unlinked, it keeps both names. A directory is renamed after a look at whether the name is taken; if somebody takes it
-/// beside the server in that moment, rename(2) replaces an empty directory at most.
+/// unlinked; if it cannot be unlinked, it keeps both names. A directory is renamed after a look at
+/// whether the name is taken; if somebody takes it beside the server in that moment, rename(2)
+/// replaces an empty directory at most.
 ///
 /// # Errors
 /// As renameat2(2) has them; `EEXIST` if the name is taken; `EOPNOTSUPP` if the file system can do
@@ -82,7 +83,8 @@ pub fn rename_new(dir: impl AsFd + Copy, from: &[u8], to: &[u8], is_directory: b
     Ok(())
 }
 
-/// Whether nothing can be renamed or removed in `dir` (`chattr +a`). What has a name there keeps it.
+/// Whether nothing can be renamed or removed in `dir` (`chattr +a`). What has a name there keeps
+/// it.
 pub fn gives_no_name_up(dir: impl AsFd) -> bool {
     let flags = AtFlags::EMPTY_PATH;
     let of = rustix::fs::statx(dir, c"", flags, StatxFlags::empty());

@@ -9,9 +9,10 @@ use super::fault;
 /// Where control groups (version 2) are.
 const GROUPS: &str = "/sys/fs/cgroup";
 
-/// Bytes that may be written to files in memory until the kernel holds writers up, which it does not
-/// do below the middle of its two thresholds (mm/page-writeback.c, "freerun"). 0 where that cannot be
-/// known: in a control group whose memory is limited, and which has thresholds of its own.
+/// Bytes that may be written to files in memory until the kernel holds writers up, which it does
+/// not do below the middle of its two thresholds (mm/page-writeback.c, "freerun"). 0 where that
+/// cannot be known: in a control group whose memory is limited, and which has thresholds of its
+/// own.
 ///
 /// Reads a few files of the kernel: 50 us.
 pub fn room_to_write() -> u64 {
@@ -93,8 +94,9 @@ fn total(meminfo: &str) -> Option<u64> {
 /// Has large blocks of memory be the kernel's again as soon as they are freed. To be called before
 /// other threads are there.
 ///
-/// By default the C library moves the threshold up with each large block that is freed, to 32 MiB, and
-/// keeps what is below it: after a load that held a gigabyte in buffers, hundreds of megabytes stayed.
+/// By default the C library moves the threshold up with each large block that is freed, to 32 MiB,
+/// and keeps what is below it: after a load that held a gigabyte in buffers, hundreds of megabytes
+/// stayed.
 pub fn free_at_once() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the function takes two numbers, and refuses those that make no sense.

@@ -1,5 +1,5 @@
-//! Whether anything was mounted or unmounted, where directories are, whatever is mounted over what, and
-//! what is mounted.
+//! Whether anything was mounted or unmounted, where directories are, whatever is mounted over what,
+//! and what is mounted.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -48,8 +48,8 @@ impl Mounts {
     }
 }
 
-/// Where a directory is in its file system, by whichever mount it was reached (bind mounts show parts of
-/// a file system elsewhere).
+/// Where a directory is in its file system, by whichever mount it was reached (bind mounts show
+/// parts of a file system elsewhere).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     /// The device of the file system, as the list of mounts has it.
@@ -59,8 +59,8 @@ pub struct Location {
 }
 
 impl Location {
-    /// Where the directory at `path` is, which must be absolute and without links. `None` where that cannot
-    /// be found out: there is no /proc, or the kernel is older than 5.8. Blocks.
+    /// Where the directory at `path` is, which must be absolute and without links. `None` where
+    /// that cannot be found out: there is no /proc, or the kernel is older than 5.8. Blocks.
     pub fn of(path: &Path) -> Option<Self> {
         let mount = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
         if mount.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
@@ -76,8 +76,8 @@ impl Location {
     }
 }
 
-/// Where the file system is mounted that `path` leads to, which must be absolute and without links; whether
-/// that file system works or not. `None` where there is no /proc. Blocks.
+/// Where the file system is mounted that `path` leads to, which must be absolute and without links;
+/// whether that file system works or not. `None` where there is no /proc. Blocks.
 pub fn point_of(path: &Path) -> Option<PathBuf> {
     let list = std::fs::read(LIST).ok()?;
     let point = |line: &[u8]| Some(unescaped(line.split(|byte| *byte == b' ').nth(4)?));
@@ -85,8 +85,8 @@ pub fn point_of(path: &Path) -> Option<PathBuf> {
     points.filter(|point| path.starts_with(point)).max_by_key(|point| point.as_os_str().len())
 }
 
-/// What a file system says that it is, wherever and however often it is mounted: its type, and what it
-/// gets its files from (`server:/volume` of GlusterFS and CephFS, the device of a disk).
+/// What a file system says that it is, wherever and however often it is mounted: its type, and what
+/// it gets its files from (`server:/volume` of GlusterFS and CephFS, the device of a disk).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Its type, and the kind of daemon behind it (`fuse.glusterfs`).
@@ -96,8 +96,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// What the file of `fd` is on. `None` where that cannot be found out: it is not mounted here any
-    /// more, there is no /proc, or the kernel is older than 5.8. Blocks.
+    /// What the file of `fd` is on. `None` where that cannot be found out: it is not mounted here
+    /// any more, there is no /proc, or the kernel is older than 5.8. Blocks.
     pub fn of(fd: impl AsFd) -> Option<Self> {
         let mount = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
         if mount.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
@@ -115,8 +115,8 @@ impl fmt::Display for Source {
     }
 }
 
-/// What is mounted, if `line` is the one of the mount with this number. The fields before the lone hyphen
-/// differ in number.
+/// What is mounted, if `line` is the one of the mount with this number. The fields before the lone
+/// hyphen differ in number.
 fn source_of(line: &[u8], mount: u64) -> Option<Source> {
     let mut words = line.split(|byte| *byte == b' ');
     let number: u64 = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
@@ -158,8 +158,8 @@ fn unescaped(word: &[u8]) -> PathBuf {
     OsString::from_vec(path).into()
 }
 
-/// Runs a test on a thread that has mounts of its own, which go with it, whatever happens; says so if
-/// there can be none.
+/// Runs a test on a thread that has mounts of its own, which go with it, whatever happens; says so
+/// if there can be none.
 #[cfg(test)]
 pub fn with_own(test: impl FnOnce() + Send) {
     use rustix::mount::{MountPropagationFlags, mount_change};

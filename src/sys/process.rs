@@ -1,5 +1,5 @@
-//! What a server asks of its process: no mask on modes, many descriptors, few privileges; and what it
-//! can know of its threads.
+//! What a server asks of its process: no mask on modes, many descriptors, few privileges; and what
+//! it can know of its threads.
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
@@ -36,8 +36,8 @@ pub fn prepare() -> Result<usize> {
     Ok(descriptors)
 }
 
-/// How often the calling thread has gone to sleep to wait for something, as a disk or a lock, and not
-/// because others had their turn (getrusage(2), `ru_nvcsw`).
+/// How often the calling thread has gone to sleep to wait for something, as a disk or a lock, and
+/// not because others had their turn (getrusage(2), `ru_nvcsw`).
 pub fn sleeps() -> i64 {
     // SAFETY: all zeros are a value of the type.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };

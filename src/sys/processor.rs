@@ -44,8 +44,8 @@ impl Kept {
         self.on
     }
 
-    /// Lets the calling thread, which must be the one that is kept, run where it might before; unless
-    /// somebody has told it otherwise meanwhile.
+    /// Lets the calling thread, which must be the one that is kept, run where it might before;
+    /// unless somebody has told it otherwise meanwhile.
     pub fn release(self) {
         if sched_getaffinity(None).is_ok_and(|now| now == only(self.on)) {
             // What was allowed before may be forbidden now; then it stays where it is.

@@ -31,8 +31,8 @@ pub fn receive(fd: impl AsFd, buffer: &mut Vec<u8>, max: usize) -> Result<usize>
     Ok(received)
 }
 
-/// Has the kernel keep little of what is received and not read, about [`LIMITED`] bytes, and has the peer
-/// told so.
+/// Has the kernel keep little of what is received and not read, about [`LIMITED`] bytes, and has
+/// the peer told so.
 ///
 /// # Errors
 /// It is no socket.
@@ -68,7 +68,8 @@ pub fn unlimit_sending(fd: impl AsFd) -> Result<()> {
     unlock(fd, SOCK_SNDBUF_LOCK)
 }
 
-/// Flags of `SO_BUF_LOCK`: the size of the buffer was set, and is not to be changed (linux/socket.h).
+/// Flags of `SO_BUF_LOCK`: the size of the buffer was set, and is not to be changed
+/// (linux/socket.h).
 const SOCK_SNDBUF_LOCK: libc::c_int = 1;
 const SOCK_RCVBUF_LOCK: libc::c_int = 2;
 

@@ -1,11 +1,11 @@
 //! A bound on the log lines that peers can cause.
 //!
 //! A line counts if its event has a field `peer`, or is named [`OFTEN`] because the address is not
-//! known where it is written. Its kind is its place in the source. Of each kind, an address may cause
-//! [`PER_ADDRESS`] lines within a [`WINDOW`], and all addresses together [`PER_KIND`]; what is beyond
-//! is counted instead, and told in one line for each of the addresses that had most, and one for all
-//! others ([`Limiter::tell`]). Lines of the levels debug and trace are not bounded: an administrator
-//! who asks for them wants every one.
+//! known where it is written. Its kind is its place in the source. Of each kind, an address may
+//! cause [`PER_ADDRESS`] lines within a [`WINDOW`], and all addresses together [`PER_KIND`]; what
+//! is beyond is counted instead, and told in one line for each of the addresses that had most, and
+//! one for all others ([`Limiter::tell`]). Lines of the levels debug and trace are not bounded: an
+//! administrator who asks for them wants every one.
 //!
 //! The limiter itself keeps at most [`ADDRESSES`] addresses for each kind. IPv6 addresses count by
 //! their network of 64 bits, because a host has a whole one of them.
@@ -237,8 +237,8 @@ fn address(text: &str) -> Option<IpAddr> {
     Some(network(socket.or_else(|_| text.parse()).ok()?))
 }
 
-/// What a peer counts by where there is a bound for each: its address, of IPv6 its network of 64 bits,
-/// of which a host can have all addresses.
+/// What a peer counts by where there is a bound for each: its address, of IPv6 its network of 64
+/// bits, of which a host can have all addresses.
 pub const fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(ip),

@@ -30,8 +30,8 @@ fn asks_for_client(filter: &str) -> bool {
     filter.contains("kube")
 }
 
-/// Starts logging, for the whole process, panics too. Filters that make no sense in `RUST_LOG` are left out.
-/// Returns what bounds the lines that peers cause.
+/// Starts logging, for the whole process, panics too. Filters that make no sense in `RUST_LOG` are
+/// left out. Returns what bounds the lines that peers cause.
 pub fn start(format: Format) -> Arc<Limiter> {
     let limiter = Arc::<Limiter>::default();
     let filter =

@@ -1,7 +1,7 @@
 //! Panics go to the log, within the bound for lines that peers can cause ([`OFTEN`]).
 //!
-//! A call that panics costs its connection and no more, so a peer that finds one can repeat it at the
-//! speed of the network. Rust's own hook writes to standard error each time.
+//! A call that panics costs its connection and no more, so a peer that finds one can repeat it at
+//! the speed of the network. Rust's own hook writes to standard error each time.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{self, PanicHookInfo};
@@ -9,7 +9,8 @@ use std::thread;
 
 use super::bounded::{Cut, OFTEN};
 
-/// Has panics of the whole process reported in the log. `RUST_BACKTRACE` adds a backtrace, as usual.
+/// Has panics of the whole process reported in the log. `RUST_BACKTRACE` adds a backtrace, as
+/// usual.
 pub fn log() {
     panic::set_hook(Box::new(report));
 }

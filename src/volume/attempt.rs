@@ -1,13 +1,13 @@
-//! Clones that are no volumes yet, on the disk: one that was acknowledged is shown as failed after a
-//! crash, and does not vanish.
+//! Clones that are no volumes yet, on the disk: one that was acknowledged is shown as failed after
+//! a crash, and does not vanish.
 //!
 //! ```text
 //!   .berth/cloning/ID.json    what was asked for, and why nothing came of it, if that is known
 //! ```
 //!
-//! The note is written before the clone is acknowledged, and struck out when the volume is registered
-//! or the failed clone is deleted. It promises nothing: a volume that has the id or the name goes
-//! before it, and a note that cannot be read is reported and left alone.
+//! The note is written before the clone is acknowledged, and struck out when the volume is
+//! registered or the failed clone is deleted. It promises nothing: a volume that has the id or the
+//! name goes before it, and a note that cannot be read is reported and left alone.
 
 use std::fs;
 use std::io;

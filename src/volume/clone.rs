@@ -168,8 +168,8 @@ impl Volumes {
         self.begin_copies();
     }
 
-    /// Gives up making a volume that nobody waits for: it fails before long, and can be ended then. One
-    /// whose copy waits for its turn fails at once. May be repeated.
+    /// Gives up making a volume that nobody waits for: it fails before long, and can be ended then.
+    /// One whose copy waits for its turn fails at once. May be repeated.
     pub fn give_up(&self, name: &Name, id: &VolumeId) {
         let Ok(Slot::Clone(job)) = self.slot(name) else { return };
         if job.spec.id != *id || job.failed().is_some() {

@@ -1,13 +1,14 @@
 //! Which records are believed that contradict each other.
 //!
-//! No two volumes have one name, one export or one directory, and no directory lies in another one's.
-//! Records that say otherwise were not written so: one was edited, copied, restored or damaged. To
-//! serve both would let the clients of one volume read the other, and deleting one would destroy
-//! both. The most credible record is believed, and the others are faults: nothing that they name is
-//! served, changed or removed.
+//! No two volumes have one name, one export or one directory, and no directory lies in another
+//! one's. Records that say otherwise were not written so: one was edited, copied, restored or
+//! damaged. To serve both would let the clients of one volume read the other, and deleting one
+//! would destroy both. The most credible record is believed, and the others are faults: nothing
+//! that they name is served, changed or removed.
 //!
 //! A record is credible if its directory bears the mark that it was made for this very export
-//! ([`Layout::mark`]); among others, if its directory has the volume's own name; then the older one.
+//! ([`Layout::mark`]); among others, if its directory has the volume's own name; then the older
+//! one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

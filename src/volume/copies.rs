@@ -1,6 +1,6 @@
 //! Which copies are made when: a few at a time, because more would only share the disk, each with a
-//! thread. Of those that wait, the next one is for whoever has the fewest under way: a hundred copies
-//! that one asks for do not come before the first one of another.
+//! thread. Of those that wait, the next one is for whoever has the fewest under way: a hundred
+//! copies that one asks for do not come before the first one of another.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,7 +41,8 @@ impl Copies {
         self.lock().waiting.push_back(job);
     }
 
-    /// The next copy to be made, if one waits and not enough are made; [`Self::turn`] is owed for it.
+    /// The next copy to be made, if one waits and not enough are made; [`Self::turn`] is owed for
+    /// it.
     pub(super) fn next(&self) -> Option<Arc<Job>> {
         let mut state = self.lock();
         if state.running.len() >= state.limit {

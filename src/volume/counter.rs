@@ -123,8 +123,8 @@ impl Worker {
         }
     }
 
-    /// Has everything written back that was written before a crash, or beside the server: some of its
-    /// blocks are allocated, and so can be counted, only then. One flush does for many counts.
+    /// Has everything written back that was written before a crash, or beside the server: some of
+    /// its blocks are allocated, and so can be counted, only then. One flush does for many counts.
     fn flush(&mut self, volumes: &Volumes) {
         if self.flushed.is_some_and(|flushed| flushed.elapsed() < LOOK) {
             return;

@@ -18,7 +18,8 @@ use crate::quota::{Account, Usage};
 
 impl Volumes {
     /// Makes a volume. One that is there with the same id is a success, whatever else is asked for
-    /// now, except that a copy must be one of the same volume. A clone goes on in the background: [`super::spec::Phase::Cloning`].
+    /// now, except that a copy must be one of the same volume. A clone goes on in the background:
+    /// [`super::spec::Phase::Cloning`].
     ///
     /// # Errors
     /// The name or the id is another volume's; something is in the way; the wish makes no sense;
@@ -51,9 +52,9 @@ impl Volumes {
         self.show(&name)
     }
 
-    /// The limit of inodes that a new volume gets. One that is not asked for is in proportion to the
-    /// capacity; a clone has at least what its source may have, and what is adopted has no limit,
-    /// because nobody has counted yet what is in it.
+    /// The limit of inodes that a new volume gets. One that is not asked for is in proportion to
+    /// the capacity; a clone has at least what its source may have, and what is adopted has no
+    /// limit, because nobody has counted yet what is in it.
     fn inodes(&self, spec: &Spec, origin: &Origin) -> Option<u64> {
         let usual = inodes_of(spec.capacity);
         match (spec.inodes, origin) {
@@ -266,8 +267,8 @@ impl Volumes {
         })
     }
 
-    /// Whether clients may make what gives power to users of this machine, who may be able to enter the
-    /// volume's directory: a client that is root in a volume would make them root here.
+    /// Whether clients may make what gives power to users of this machine, who may be able to enter
+    /// the volume's directory: a client that is root in a volume would make them root here.
     fn powers(&self, spec: &Spec) -> Options {
         let refused = |said: Option<bool>| said.unwrap_or(self.serving.open_to_users);
         Options {

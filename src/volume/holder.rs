@@ -1,7 +1,8 @@
-//! Who has a volume besides its clients, and would be left without it: whoever ends a volume by hand is
-//! told so first.
+//! Who has a volume besides its clients, and would be left without it: whoever ends a volume by
+//! hand is told so first.
 //!
-//! The volumes themselves do not know: those who give them out are asked ([`Volumes::set_holders`]).
+//! The volumes themselves do not know: those who give them out are asked
+//! ([`Volumes::set_holders`]).
 
 use std::sync::PoisonError;
 

@@ -50,8 +50,8 @@ const FOLDERS: [&str; 6] = [REGISTRY, "cloning", "making", "leaving", "trash", "
 /// The folder without which nothing is known.
 const REGISTRY: &str = "volumes";
 
-/// The folders that are made later if the disk is full: the server of a disk that an earlier version
-/// has filled starts, or nobody could give anything back.
+/// The folders that are made later if the disk is full: the server of a disk that an earlier
+/// version has filled starts, or nobody could give anything back.
 const LATER: [&str; 2] = ["cloning", "spare"];
 
 /// A directory with volumes, locked.
@@ -256,8 +256,8 @@ impl Layout {
         self.parents(spec).iter().try_for_each(|path| self.directory(path).map(drop))
     }
 
-    /// Whether no directory on the way to a volume's was made for another one. That may be one of which
-    /// nothing else is known, because its record cannot be read.
+    /// Whether no directory on the way to a volume's was made for another one. That may be one of
+    /// which nothing else is known, because its record cannot be read.
     ///
     /// # Errors
     /// [`Error::Faulty`]
@@ -272,15 +272,15 @@ impl Layout {
         }
     }
 
-    /// Whether a volume's directory is where it should be: a directory, and no link on the way to it.
-    /// Whatever else is there was put there by somebody else, and is left alone.
+    /// Whether a volume's directory is where it should be: a directory, and no link on the way to
+    /// it. Whatever else is there was put there by somebody else, and is left alone.
     pub(super) fn is_there(&self, spec: &Spec) -> bool {
         let found = self.way_is_clear(spec).and_then(|()| self.directory(&self.volume(spec)));
         matches!(found, Ok(Some(_)))
     }
 
-    /// Checks that nothing is mounted on a volume's directory or on the way to it. A bind mount may show
-    /// another volume's directory, and a mount point cannot be moved to the trash.
+    /// Checks that nothing is mounted on a volume's directory or on the way to it. A bind mount may
+    /// show another volume's directory, and a mount point cannot be moved to the trash.
     ///
     /// # Errors
     /// [`Error::Invalid`] if something is; as openat2(2).

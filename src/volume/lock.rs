@@ -1,9 +1,9 @@
 //! The lock that gives a directory with volumes one server.
 //!
-//! It is held on a file, and goes with the file system: after a FUSE daemon was mounted anew, nobody has
-//! it. So it is looked at before anything is served again or written there, and taken again. The lock's
-//! file tells by its time whether another server has had it in between; then what this one knows of the
-//! volumes may be wrong, and it keeps away from them for good.
+//! It is held on a file, and goes with the file system: after a FUSE daemon was mounted anew,
+//! nobody has it. So it is looked at before anything is served again or written there, and taken
+//! again. The lock's file tells by its time whether another server has had it in between; then what
+//! this one knows of the volumes may be wrong, and it keeps away from them for good.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -58,17 +58,18 @@ impl Lock {
         Ok(Self { own: own.to_owned(), which, state: Mutex::new(State::Held(file, time)) })
     }
 
-    /// Makes sure that this server has the directory to itself: takes the lock again if it went with the
-    /// file system. Blocks.
+    /// Makes sure that this server has the directory to itself: takes the lock again if it went
+    /// with the file system. Blocks.
     ///
     /// # Errors
-    /// The file system is away, or another one is there; another server has the directory, or has had
-    /// it.
+    /// The file system is away, or another one is there; another server has the directory, or has
+    /// had it.
     pub(super) fn check(&self) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State::Held(file, time) = &*state else { return Err(lost()) };
         let fresh = match self.is_in_place(file) {
-            // Again: a file system on a network may have given the lock to another client meanwhile.
+            // Again: a file system on a network may have given the lock to another client
+            // meanwhile.
             true if try_lock(file)? => return Ok(()),
             true => None,
             false => self.take_again(*time)?,
@@ -139,7 +140,8 @@ fn try_lock(file: &File) -> io::Result<bool> {
 
 /// Gives the file the present time; answers what it is then.
 fn stamp(file: &File) -> io::Result<Time> {
-    // Takes no room on a full disk. Where it is refused, the old time does: nobody else sets one there.
+    // Takes no room on a full disk. Where it is refused, the old time does: nobody else sets one
+    // there.
     let _ = file.set_modified(SystemTime::now());
     Ok(time_of(&file.metadata()?))
 }

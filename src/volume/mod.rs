@@ -15,10 +15,10 @@
 //! | archive | - | archiving as NAME | to that name; struck out |
 //! | recycle | empty directory in `making` (as `ID~`) | recycling, other export | old one out, new one in; ready; into the trash |
 //!
-//! Giving back (delete, archive, recycle, a smaller capacity) takes no room on the disk ([`reserve`]).
-//! Of several records that contradict each other, the most credible one is believed ([`contest`]).
-//! What is in `making` or `leaving` without a record that needs it goes into the trash at the next
-//! start. Where things are, [`layout`] says.
+//! Giving back (delete, archive, recycle, a smaller capacity) takes no room on the disk
+//! ([`reserve`]). Of several records that contradict each other, the most credible one is believed
+//! ([`contest`]). What is in `making` or `leaving` without a record that needs it goes into the
+//! trash at the next start. Where things are, [`layout`] says.
 
 mod attempt;
 mod clone;
@@ -206,7 +206,8 @@ pub struct Disk {
 /// there.
 ///
 /// # Errors
-/// It cannot be made, or is no place for volumes: the root directory, or in another directory of volumes.
+/// It cannot be made, or is no place for volumes: the root directory, or in another directory of
+/// volumes.
 pub fn prepare(dir: &Path) -> Result<()> {
     nested::check(dir)?;
     layout::prepare(dir)

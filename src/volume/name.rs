@@ -34,7 +34,8 @@ pub struct Name(String);
 #[serde(try_from = "String")]
 pub struct VolumeId(String);
 
-/// The secret part of the path that clients mount: whoever does not know it cannot mount the volume.
+/// The secret part of the path that clients mount: whoever does not know it cannot mount the
+/// volume.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Token(String);
@@ -92,7 +93,8 @@ impl Name {
 }
 
 impl Directory {
-    /// Checks a relative path of names ([`Name::new`]) with a `/` between them, of at most 1024 bytes.
+    /// Checks a relative path of names ([`Name::new`]) with a `/` between them, of at most 1024
+    /// bytes.
     pub fn new(path: impl Into<String>) -> Result<Self, BadName> {
         let path = path.into();
         if path.len() > PATH_MAX {

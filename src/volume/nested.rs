@@ -1,9 +1,10 @@
-//! Directories with volumes in each other's way: what lies in one belongs to its server, whether that
-//! runs or not.
+//! Directories with volumes in each other's way: what lies in one belongs to its server, whether
+//! that runs or not.
 //!
-//! A directory with volumes is recognized by its own folder, which bears an extended attribute. NFSv3
-//! has none, so no client of an export can make a directory look like one and have the next start
-//! refused. Where the file system has no extended attributes, the folder's content and mode decide.
+//! A directory with volumes is recognized by its own folder, which bears an extended attribute.
+//! NFSv3 has none, so no client of an export can make a directory look like one and have the next
+//! start refused. Where the file system has no extended attributes, the folder's content and mode
+//! decide.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -25,8 +26,8 @@ pub(super) fn mark(own: &Path) {
     let _ = rustix::fs::lsetxattr(own, MARK, VALUE, XattrFlags::empty());
 }
 
-/// The directory with volumes that `dir` is or lies in, if there is one. `dir` is absolute and without
-/// links. Blocks.
+/// The directory with volumes that `dir` is or lies in, if there is one. `dir` is absolute and
+/// without links. Blocks.
 pub fn holder_of(dir: &Path) -> Option<PathBuf> {
     dir.ancestors().find(|above| is_own(&above.join(OWN))).map(Path::to_owned)
 }
@@ -61,7 +62,8 @@ pub(super) fn check(dir: &Path) -> Result<()> {
 }
 
 impl Layout {
-    /// Checks that no directory on the way to a volume's, nor that itself, holds volumes of its own.
+    /// Checks that no directory on the way to a volume's, nor that itself, holds volumes of its
+    /// own.
     ///
     /// # Errors
     /// [`Error::Invalid`]

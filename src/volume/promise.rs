@@ -39,8 +39,8 @@ impl Volumes {
         Promise { promised: self.promised(None), disk, overcommit: self.overcommit }
     }
 
-    /// Whether a volume that has had the capacity `before` may have what `spec` says: a promise that
-    /// does not grow is always kept.
+    /// Whether a volume that has had the capacity `before` may have what `spec` says: a promise
+    /// that does not grow is always kept.
     pub(super) fn may_promise(&self, spec: &Spec, before: u64) -> Result<()> {
         let wanted = capacity(spec);
         if self.overcommit.is_none() || wanted <= before {

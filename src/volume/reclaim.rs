@@ -1,8 +1,8 @@
 //! The end of volumes: deleted, archived, recycled or retained.
 //!
-//! **Flow.** The record says first what is going to happen, and from then on it happens: [`Volumes::finish`]
-//! takes up whatever step a record is in and brings it to its end, when the operation is asked for,
-//! asked for again, or at a start.
+//! **Flow.** The record says first what is going to happen, and from then on it happens:
+//! [`Volumes::finish`] takes up whatever step a record is in and brings it to its end, when the
+//! operation is asked for, asked for again, or at a start.
 //!
 //! **Guarantees.** Clients get ESTALE before anything is removed, and never see half of a tree.
 //! What is removed goes through the trash, in one step each. Nothing is touched that is not the
@@ -53,7 +53,8 @@ impl Volumes {
                 }
             }
         }
-        // Again, too, for one that is recycled: if that could not be served, it was done by the record.
+        // Again, too, for one that is recycled: if that could not be served, it was done by the
+        // record.
         if matches!(volume.record().step, Step::Ready | Step::Recycling) {
             self.layout.write_giving_back(&record)?;
         }
@@ -166,8 +167,8 @@ impl Volumes {
         Ok(None)
     }
 
-    /// Whether what is in the place of a volume that is being recycled is not the new directory yet.
-    /// The mark says so; without one, that nothing has left the place.
+    /// Whether what is in the place of a volume that is being recycled is not the new directory
+    /// yet. The mark says so; without one, that nothing has left the place.
     fn is_old(&self, record: &Record) -> bool {
         match self.layout.marked(&record.spec) {
             Some(export) => export != record.export,
@@ -175,8 +176,8 @@ impl Volumes {
         }
     }
 
-    /// Takes the directory of a volume out of its place, if it is there, whatever an earlier end has
-    /// left where it goes to.
+    /// Takes the directory of a volume out of its place, if it is there, whatever an earlier end
+    /// has left where it goes to.
     fn withdraw(&self, spec: &Spec) -> Result<()> {
         if !self.layout.is_there(spec) {
             return Ok(());

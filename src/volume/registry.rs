@@ -1,9 +1,9 @@
 //! The registry: what volumes there are, on the disk.
 //!
-//! One JSON file for each volume, called by its id and replaced whole. A file that is damaged, is no
-//! regular file or has another format is reported and left alone: neither it nor the directory that
-//! it may be about is touched, and the other volumes go on. So is a record that contradicts a more
-//! credible one ([`super::contest`]).
+//! One JSON file for each volume, called by its id and replaced whole. A file that is damaged, is
+//! no regular file or has another format is reported and left alone: neither it nor the directory
+//! that it may be about is touched, and the other volumes go on. So is a record that contradicts a
+//! more credible one ([`super::contest`]).
 
 use std::fs;
 use std::io;

@@ -5,18 +5,18 @@
 //!   .berth/spare/dir.N     an empty directory for a volume that is recycled
 //! ```
 //!
-//! Deleting and archiving take one record, recycling takes two and a directory. A record that cannot
-//! be written beside the old one is written into a spare file, which then changes places with it
-//! (RENAME_EXCHANGE): nothing is allocated at any point, so that no client that fills the disk can
-//! come in between, and the old record is the spare file from then on. The renaming that follows adds
-//! one name to a folder that is nearly empty.
+//! Deleting and archiving take one record, recycling takes two and a directory. A record that
+//! cannot be written beside the old one is written into a spare file, which then changes places
+//! with it (RENAME_EXCHANGE): nothing is allocated at any point, so that no client that fills the
+//! disk can come in between, and the old record is the spare file from then on. The renaming that
+//! follows adds one name to a folder that is nearly empty.
 //!
-//! Where there is no reserve, because an earlier version has filled the disk, a record of one block is
-//! written over the old one, which is the least safe of these: a crash that tears it leaves a record
-//! that cannot be read, and is left alone.
+//! Where there is no reserve, because an earlier version has filled the disk, a record of one block
+//! is written over the old one, which is the least safe of these: a crash that tears it leaves a
+//! record that cannot be read, and is left alone.
 //!
-//! Creating volumes uses none of this. What was used is replaced when there is room again. Where the
-//! file system never writes in place (btrfs, ZFS), its own reserve has to do.
+//! Creating volumes uses none of this. What was used is replaced when there is room again. Where
+//! the file system never writes in place (btrfs, ZFS), its own reserve has to do.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -138,8 +138,8 @@ fn write_in_place(spare: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Makes `content`, which is JSON, that of the file `path`, in the block and with the length that it
-/// has. A record of more than one block could be left half old and half new.
+/// Makes `content`, which is JSON, that of the file `path`, in the block and with the length that
+/// it has. A record of more than one block could be left half old and half new.
 pub(super) fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
     let file: File = durable::open_to_write(path)?;
     let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);

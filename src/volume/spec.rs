@@ -22,8 +22,8 @@ pub const MODE: u32 = 0o777;
 /// volume has them.
 pub const OWN_LABELS: &str = "berth.io/";
 
-/// The least capacity, in bytes. An empty directory takes up to 4 KiB (ext4), and a file with anything
-/// in it at least as much, or 16 KiB with the blocks of some file systems.
+/// The least capacity, in bytes. An empty directory takes up to 4 KiB (ext4), and a file with
+/// anything in it at least as much, or 16 KiB with the blocks of some file systems.
 pub const CAPACITY_MIN: u64 = 64 * 1024;
 
 /// Bytes of capacity for each inode, as mkfs.ext4(8) has it.
@@ -87,8 +87,8 @@ pub struct Spec {
     /// container of its own may use any port, and addresses are translated on the way to one.
     #[serde(default, skip_serializing_if = "is_false")]
     pub secure: bool,
-    /// Whether its files can have no set-id bits; without it, that is so where users of the server's
-    /// machine can enter the directory of the volumes.
+    /// Whether its files can have no set-id bits; without it, that is so where users of the
+    /// server's machine can enter the directory of the volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nosuid: Option<bool>,
     /// Whether no devices can be made in it; without it, likewise.
@@ -148,7 +148,8 @@ pub struct Status {
     /// The volume of which it is a copy, as that was shortly before `created`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_of: Option<Name>,
-    /// Whose its directory is at the moment. Of a list, and of what has no directory, it is not told.
+    /// Whose its directory is at the moment. Of a list, and of what has no directory, it is not
+    /// told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
     /// What it is doing.
@@ -261,8 +262,8 @@ impl Spec {
         self.directory.as_ref().map_or(self.name.as_str(), Directory::as_str)
     }
 
-    /// The path that clients mount: `/NAME`, or `/NAME/TOKEN`. The name comes first, so that people and
-    /// programs see from it which volume it is.
+    /// The path that clients mount: `/NAME`, or `/NAME/TOKEN`. The name comes first, so that people
+    /// and programs see from it which volume it is.
     pub fn export_path(&self) -> String {
         match &self.token {
             Some(token) => format!("/{}/{}", self.name, token.as_str()),

@@ -24,8 +24,8 @@ impl Volumes {
     /// Blocks; ten thousand volumes take less than two seconds.
     ///
     /// # Errors
-    /// The directory cannot be used, or is in use by another server. What is wrong with one volume is
-    /// no error: it is logged, shown, and left alone.
+    /// The directory cannot be used, or is in use by another server. What is wrong with one volume
+    /// is no error: it is logged, shown, and left alone.
     pub fn open(settings: &Settings, serving: Serving) -> Result<Arc<Self>> {
         let layout = Layout::open(&settings.dir)?;
         let (records, faults) = layout.records()?;
@@ -105,7 +105,8 @@ impl Volumes {
         self.open_root(volume)
     }
 
-    /// The volume of a record, after what was begun with it is done. `None`: there is none any more.
+    /// The volume of a record, after what was begun with it is done. `None`: there is none any
+    /// more.
     fn restore(&self, record: Record) -> Option<Volume> {
         let (step, name) = (record.step.clone(), record.spec.name.clone());
         let account =
@@ -146,8 +147,8 @@ impl Volumes {
         }
     }
 
-    /// Whether what an earlier run has left may be all that there is of a volume: its record cannot be
-    /// read, or what it says could not be finished.
+    /// Whether what an earlier run has left may be all that there is of a volume: its record cannot
+    /// be read, or what it says could not be finished.
     fn may_need(&self, id: &VolumeId) -> bool {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         match table.names.get(id).and_then(|name| table.slots.get(name)) {
@@ -168,13 +169,14 @@ impl Volumes {
         Ok(volumes)
     }
 
-    /// Whether the directory `dir` is none of the volumes', or this server has those to itself. Blocks.
+    /// Whether the directory `dir` is none of the volumes', or this server has those to itself.
+    /// Blocks.
     pub fn has(&self, dir: &Path) -> bool {
         !dir.starts_with(self.layout.dir()) || self.layout.lock.check().is_ok()
     }
 
-    /// Lets another server use the directory, for a process that ends but may not go for a while. Nothing
-    /// is to be done with volumes from then on.
+    /// Lets another server use the directory, for a process that ends but may not go for a while.
+    /// Nothing is to be done with volumes from then on.
     pub fn unlock(&self) {
         self.layout.lock.release();
     }

@@ -106,8 +106,8 @@ fn the_log_is_text_or_json() {
     }
 }
 
-/// An API server that answers nothing, and what it does when it is told to be there: every object is
-/// missing then.
+/// An API server that answers nothing, and what it does when it is told to be there: every object
+/// is missing then.
 struct ApiServer {
     url: String,
     asked: Arc<AtomicUsize>,

@@ -9,8 +9,8 @@ use crate::support::wire::*;
 
 const MIB: u64 = 1 << 20;
 
-/// Writes of a block to each of `files` in turn. They lie so far apart that as much is held for finding
-/// each of them.
+/// Writes of a block to each of `files` in turn. They lie so far apart that as much is held for
+/// finding each of them.
 fn scattered(files: [&Fh; 2], numbers: std::ops::Range<u64>) -> Vec<Vec<u8>> {
     let write = |number: u64| {
         let (file, at) = (files[(number % 2) as usize], (number + 1) * MIB);

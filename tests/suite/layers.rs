@@ -1,8 +1,8 @@
 //! The layers of the program: which module may name which, and where certain code may stand.
 //!
 //! The table of layers is the one in `src/lib.rs`. The source is read as text: imports are written
-//! `use crate::module::..`, one module each, so that this is enough. Comments and tests are left out;
-//! tests may import from anywhere.
+//! `use crate::module::..`, one module each, so that this is enough. Comments and tests are left
+//! out; tests may import from anywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

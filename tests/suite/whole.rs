@@ -1,5 +1,5 @@
-//! A file appears with everything that it was made with, or not at all: whatever fails, and wherever
-//! the server ends.
+//! A file appears with everything that it was made with, or not at all: whatever fails, and
+//! wherever the server ends.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;

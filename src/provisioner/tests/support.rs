@@ -278,7 +278,8 @@ impl Scene {
         self.volumes.create(spec, Origin::Fresh).unwrap();
     }
 
-    /// Makes the volume of a claim as earlier versions left it: its record names no claim and no PV.
+    /// Makes the volume of a claim as earlier versions left it: its record names no claim and no
+    /// PV.
     pub fn made_by_an_earlier_version(&self, claim: &str) {
         self.made(claim, &[]);
         let name = self.name(&volume_of(claim));

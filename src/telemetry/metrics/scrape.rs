@@ -92,8 +92,8 @@ pub struct Scrape {
 }
 
 impl Scrape {
-    /// Writes the text, with what others `add` to the registry. Takes time with thousands of volumes,
-    /// and no lock that calls need.
+    /// Writes the text, with what others `add` to the registry. Takes time with thousands of
+    /// volumes, and no lock that calls need.
     ///
     /// # Errors
     /// The encoder refuses something.

@@ -1,12 +1,13 @@
-//! Registries and directories that something else than Berth has changed: nothing but what is faulty
-//! is left alone.
+//! Registries and directories that something else than Berth has changed: nothing but what is
+//! faulty is left alone.
 
 use std::fs;
 use std::path::Path;
 
 use super::*;
 
-/// Whether the file system of the tests has extended attributes, so that the directory of "a" is marked.
+/// Whether the file system of the tests has extended attributes, so that the directory of "a" is
+/// marked.
 fn has_marks(place: &Place) -> bool {
     rustix::fs::lgetxattr(place.path("a"), "user.berth", &mut [0; 16]) == Ok(16)
 }

@@ -54,8 +54,8 @@ fn a_slow_line_gets_through() {
 
 #[test]
 fn a_little_taken_now_and_then_does_not_keep_replies_waiting() {
-    // The server's socket takes more whenever a third of its buffer is free: of a small one, by segments
-    // of this size, 20 KB or so.
+    // The server's socket takes more whenever a third of its buffer is free: of a small one, by
+    // segments of this size, 20 KB or so.
     const SEGMENT: u32 = 1000;
     const PIECE: usize = 500;
     let s = Setup::default().args(&["--stall-timeout", "5"]).start();

@@ -89,7 +89,7 @@ fn a_connection_that_was_reset_leaves_no_socket_although_its_calls_wait() {
     let (mut c, disk) = (w.server.client(), w.server.faults());
     let root = c.root();
     let file = c.find(&root, "file");
-    let dirs: Vec<_> = (0..PEERS).map(|n| c.find(&root, &format!("dir{n}"))).collect();
+    let dirs: Vec<_> = (0..PEERS).map(|n| c.find(&root, format!("dir{n}"))).collect();
     c.content(&file);
     disk.cold();
     disk.hold_after(0);

@@ -94,7 +94,8 @@ impl Setup {
         self
     }
 
-    /// Lets the server have so many bytes of addresses, as `ulimit -v` does: beyond that it gets no memory.
+    /// Lets the server have so many bytes of addresses, as `ulimit -v` does: beyond that it gets no
+    /// memory.
     pub const fn address_space(mut self, bytes: u64) -> Self {
         self.address_space = Some(bytes);
         self
