@@ -239,7 +239,8 @@ fn check(from: &Path, to: &Path) -> Copied {
     assert_eq!(before, look(from).0, "the source has changed");
     assert_eq!(copied.entries, before.len() as u64 - 1);
     let alone: u64 = after.iter().filter(|(p, s)| **p == s.same).map(|(p, _)| used_after[p]).sum();
-    assert_eq!(copied.bytes, alone);
+    // What was written back since may have taken a block more, or less, for finding its blocks.
+    assert!(copied.bytes.abs_diff(alone) <= 4096 * copied.entries, "{copied:?}, not {alone}");
     copied
 }
 
