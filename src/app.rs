@@ -6,6 +6,7 @@
 mod absent;
 mod desk;
 mod ending;
+pub mod exports;
 mod exposure;
 mod greeting;
 mod office;
@@ -13,7 +14,7 @@ mod place;
 mod repeated;
 mod signals;
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,8 +26,7 @@ use tracing::field::display;
 
 use crate::admin::api::About;
 use crate::config::{Config, Source};
-use crate::export::file::{self, Entry};
-
+use crate::export::file::Entry;
 use crate::export::table::Exports;
 use crate::export::{Export, ExportId};
 use crate::fs::Fs;
@@ -42,7 +42,7 @@ use crate::rpc::connections::Knows;
 use crate::rpc::server::{Limits, Server, Settings};
 use crate::rpc::service::Service;
 use crate::state::State;
-use crate::sys::{durable, memory, process};
+use crate::sys::{memory, process};
 use crate::telemetry::bounded::Limiter;
 use crate::telemetry::log::{Chain, Format};
 use crate::telemetry::metrics::Metrics;
@@ -53,9 +53,6 @@ use office::Office;
 use place::Place;
 use repeated::Repeated;
 use signals::{Signals, Told};
-
-/// Largest exports file that is read.
-const EXPORTS_FILE_MAX: u64 = 1024 * 1024;
 
 /// Threads for calls that may sleep. Most of the time they wait for the disk together.
 const POOL: usize = 32;
@@ -212,8 +209,8 @@ impl App {
             }
             Source::None => Vec::new(),
             Source::File(path) => {
-                let entries = read_exports(path)?;
-                let dirs = entries.iter().map(directory).collect::<Result<Vec<_>>>()?;
+                let entries = exports::read(path)?;
+                let dirs = entries.iter().map(exports::directory).collect::<Result<Vec<_>>>()?;
                 let ids = self.ids(&dirs)?;
                 let export = |((entry, dir), id): ((Entry, PathBuf), _)| Export {
                     dir,
@@ -456,41 +453,6 @@ fn knows(exports: &Arc<Exports>, mount: &Arc<Mount>) -> Knows {
 /// What clients may make the server hold if nobody says so, in bytes.
 fn memory_for_clients() -> usize {
     memory::limit().map_or(MEMORY, |limit| usize::try_from(limit / MEMORY_SHARE).unwrap_or(MEMORY))
-}
-
-/// Reads an exports file and says what it means.
-///
-/// # Errors
-/// What is wrong with it, in one line for each fault.
-pub fn check_exports(path: &Path) -> Result<()> {
-    for entry in read_exports(path)? {
-        directory(&entry)?;
-        println!("{entry}");
-    }
-    Ok(())
-}
-
-fn read_exports(path: &Path) -> Result<Vec<Entry>> {
-    let name = path.display().to_string();
-    let text = durable::read_named(path, EXPORTS_FILE_MAX);
-    let text = text.with_context(|| format!("cannot read {name}"))?;
-    let mut resolve = |host: &str| -> io::Result<Vec<IpAddr>> {
-        Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
-    };
-    file::parse(&text, &name, &mut resolve).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(|error| Chain(error).to_string()).collect();
-        anyhow::anyhow!(lines.join("\n"))
-    })
-}
-
-/// The directory of an export, without links.
-fn directory(entry: &Entry) -> Result<PathBuf> {
-    let dir = entry.clone().into_export(ExportId(0)).dir;
-    let dir = canonical(&dir).with_context(|| format!("line {}", entry.line))?;
-    if !dir.is_dir() {
-        bail!("line {}: {} is not a directory", entry.line, dir.display());
-    }
-    Ok(dir)
 }
 
 /// Makes a directory that is to be exported, if it is not there. With modes of its own, because the

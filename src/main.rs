@@ -14,7 +14,7 @@ fn main() -> ExitCode {
             let limiter = log::start(args.log_format);
             args.check(is_root).and_then(|config| app::serve(config, limiter))
         }
-        Command::Exports(ExportsCommand::Check { file }) => app::check_exports(&file),
+        Command::Exports(ExportsCommand::Check { file }) => app::exports::check(&file),
         Command::Volume(args) => match config::admin_socket_of(&args, is_root) {
             Ok(socket) => return volume::run(&socket, &args),
             Err(error) => Err(error),

@@ -7,37 +7,30 @@
 //! that it is starting.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use super::read_exports;
+use super::exports;
 use crate::config::{Config, Source};
 use crate::errno::Errno;
-use crate::export::ExportId;
 use crate::sys::mounts;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Waits until no directory that is to be served or written says that its file system is away. What
-/// else is wrong with one is left to those who open it. Blocks.
+/// Blocks until the file systems of all directories that are served or written can be reached. Other
+/// errors are left to the code that opens the directories.
 pub fn wait_for(config: &Config) {
-    let exports = match &config.source {
+    let served = match &config.source {
         Source::Directory(dir, _) => vec![dir.clone()],
-        Source::File(file) => exported(file),
+        Source::File(file) => exports::directories(file),
         Source::None => Vec::new(),
     };
     let volumes = config.volumes.as_ref().map(|volumes| &volumes.dir);
-    for dir in exports.iter().chain(volumes).chain([&config.state]) {
+    for dir in served.iter().chain(volumes).chain([&config.state]) {
         wait_for_one(dir);
     }
-}
-
-/// The directories that a file names, as far as it can be read.
-fn exported(file: &Path) -> Vec<PathBuf> {
-    let entries = read_exports(file).unwrap_or_default();
-    entries.into_iter().map(|entry| entry.into_export(ExportId(0)).dir).collect()
 }
 
 fn wait_for_one(dir: &Path) {
