@@ -13,10 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Fs;
+use super::flush::note_failure;
 use super::node::Node;
 use crate::errno::Result;
 use crate::sys::Patience;
-use crate::telemetry::bounded::OFTEN;
 
 impl Fs {
     /// Flushes everything that was written. Blocks until that is done, but no longer than
@@ -45,11 +45,6 @@ impl Fs {
         left
     }
 
-    /// Closes the files that have no name any more, so that their room is given back. Blocks.
-    pub fn close_nameless(&self) {
-        self.give_all_back();
-    }
-
     /// Flushes everything that was written, and closes what has no name. Blocks.
     #[cfg(test)]
     pub(crate) fn flush_all(&self) {
@@ -65,9 +60,7 @@ impl Fs {
             self.flusher.flush_here(node, kept)
         };
         if let Err(error) = flush() {
-            tracing::error!(
-                name: OFTEN, %error, fileid = node.fileid, "cannot flush a file; clients send again"
-            );
+            note_failure(node, error);
         }
         let _ = done.send(()); // nobody may wait any more
     }

@@ -89,8 +89,8 @@ impl Fs {
         self.part(self.lingering.take(|gone| gone.node.root.id == root.id));
     }
 
-    /// The same for all exports.
-    pub(super) fn give_all_back(&self) {
+    /// The same for all exports. Blocks.
+    pub fn give_all_back(&self) {
         self.part(self.lingering.take(|_| true));
     }
 
