@@ -3,6 +3,11 @@
 //! The pages are Markdown files, which can be read in the source, in the documentation of this
 //! crate, and with `berth manual TOPIC`, also in a container image without a shell.
 
+/// The page on a topic.
+pub fn page(topic: &str) -> Option<&'static Page> {
+    PAGES.iter().find(|page| page.topic == topic)
+}
+
 /// A page of the manual.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {

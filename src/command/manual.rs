@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use crate::manual::PAGES;
+use crate::manual::{PAGES, page};
 
 /// Options of `berth manual`.
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ fn topics() -> PossibleValuesParser {
 /// # Errors
 /// Standard output cannot be written. A pipe that its reader has closed is not an error.
 pub fn print(args: &ManualArgs) -> io::Result<()> {
-    let page = PAGES.iter().find(|page| Some(page.topic) == args.topic.as_deref());
+    let page = args.topic.as_deref().and_then(page);
     let text = page.map_or_else(list, |page| page.text.to_owned());
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -36,10 +36,10 @@ use crate::export::ExportId;
 const VOLUMES: usize = 4;
 
 /// The volumes whose files are flushed, and those that wait for that.
-pub(super) type Settling = Turns<Chain>;
+pub(super) type Settling = RoundRobin<Chain>;
 
 /// Who has a turn, and who waits for one.
-pub(super) struct Turns<T>(Mutex<State<T>>);
+pub(super) struct RoundRobin<T>(Mutex<State<T>>);
 
 struct State<T> {
     begun: usize,
@@ -55,13 +55,13 @@ pub(super) struct Chain {
     waiting: Vec<Waiter>,
 }
 
-impl<T> Default for Turns<T> {
+impl<T> Default for RoundRobin<T> {
     fn default() -> Self {
         Self(Mutex::new(State { begun: 0, waiting: VecDeque::new() }))
     }
 }
 
-impl<T> Turns<T> {
+impl<T> RoundRobin<T> {
     /// Begins a turn; answers what has it. `None`: it waits for one.
     fn begin(&self, new: T) -> Option<T> {
         let mut state = self.state();

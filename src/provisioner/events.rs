@@ -20,8 +20,8 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::call;
 use super::error::{Error, has_code};
+use super::fair_queue::FairQueue;
 use super::metrics::Metrics;
-use super::turns::Turns;
 
 /// Events that wait at a time: those of some thousand claims.
 const WAITING: usize = 8192;
@@ -76,7 +76,7 @@ pub struct Events {
 /// Sends them.
 pub struct Teller {
     notes: Receiver<Note>,
-    waiting: Turns<Note>,
+    waiting: FairQueue<Note>,
     metrics: Arc<Metrics>,
     client: Client,
     source: String,
@@ -91,7 +91,7 @@ pub fn events(client: Client, source: &str, metrics: Arc<Metrics>) -> (Events, T
     let (sender, notes) = mpsc::channel(WAITING);
     let teller = Teller {
         notes,
-        waiting: Turns::default(),
+        waiting: FairQueue::default(),
         metrics: Arc::clone(&metrics),
         client,
         source: source.to_owned(),

@@ -47,6 +47,7 @@ mod election;
 pub mod error;
 mod events;
 mod expand;
+mod fair_queue;
 pub mod holder;
 pub mod metrics;
 mod objects;
@@ -63,7 +64,6 @@ mod source;
 mod terms;
 #[cfg(test)]
 mod tests;
-mod turns;
 mod unfinished;
 mod volumes;
 mod watch;
@@ -199,20 +199,6 @@ impl Provisioner {
         let reach = Reach::new(config.cluster_url.to_string());
         let client = Client::try_from(config).map_err(StartError::Client)?;
         Ok(Self::asking(reach, client, settings, volumes, port, server, &namespace))
-    }
-
-    /// Starts with a client of a test.
-    #[cfg(test)]
-    fn with(
-        client: Client,
-        settings: Settings,
-        volumes: Arc<Volumes>,
-        port: u16,
-        server: &str,
-        namespace: &str,
-    ) -> Self {
-        let reach = Reach::new("test");
-        Self::asking(reach, client, settings, volumes, port, server, namespace)
     }
 
     /// Starts with a client.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::turns::Turns;
+use super::fair_queue::FairQueue;
 
 /// The first wait after a failure.
 const SOON: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ pub struct Queue<K> {
 }
 
 struct State<K> {
-    ready: Turns<K>,
+    ready: FairQueue<K>,
     waiting: HashSet<K>,
     running: HashSet<K>,
     /// Changed while they ran.
@@ -67,7 +67,7 @@ struct State<K> {
 impl<K: Member + Clone + Eq + Ord + Hash> Default for Queue<K> {
     fn default() -> Self {
         let state = State {
-            ready: Turns::default(),
+            ready: FairQueue::default(),
             waiting: HashSet::new(),
             running: HashSet::new(),
             again: HashSet::new(),

@@ -5,17 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use berth::command::Exit;
-use berth::manual::PAGES;
+use berth::manual::{PAGES, page};
 use berth::provisioner::params::Parameters;
 
 use crate::support::server::berth;
 
 const README: &str = include_str!("../../README.md");
-
-/// The page of a topic.
-fn page(topic: &str) -> &'static str {
-    PAGES.iter().find(|page| page.topic == topic).unwrap().text
-}
 
 /// The cells of a row of a table; `None` if the line is not one.
 fn cells(line: &'static str) -> Option<Vec<&'static str>> {
@@ -33,7 +28,7 @@ fn cells(line: &'static str) -> Option<Vec<&'static str>> {
 
 /// The rows of the table of a page that has this header.
 fn table(topic: &str, head: &[&str]) -> Vec<Vec<&'static str>> {
-    table_of(page(topic), head)
+    table_of(page(topic).unwrap().text, head)
 }
 
 fn table_of(text: &'static str, head: &[&str]) -> Vec<Vec<&'static str>> {

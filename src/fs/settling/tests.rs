@@ -134,7 +134,7 @@ fn full_volumes_leave_threads_to_those_who_flush() {
 
 #[test]
 fn few_have_a_turn_and_the_others_have_theirs_in_between() {
-    let turns = Turns::default();
+    let turns = RoundRobin::default();
     let begun: Vec<_> = (0..VOLUMES + 2).filter_map(|n| turns.begin(n)).collect();
     assert_eq!(begun, (0..VOLUMES).collect::<Vec<_>>());
     assert_eq!(turns.pass(0), VOLUMES);

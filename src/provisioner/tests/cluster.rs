@@ -19,6 +19,7 @@ use tower_test::mock::{Handle, pair};
 
 use super::support::{self, OURS, claim, open_volumes, pv, settings, volume_of};
 use crate::provisioner::Provisioner;
+use crate::provisioner::reach::Reach;
 use crate::volume::name::{Name, VolumeId};
 use crate::volume::spec::Spec;
 use crate::volume::{Origin, Volumes};
@@ -182,7 +183,9 @@ impl Cluster {
         let volumes = open_volumes(dirs[0].path(), dirs[1].path());
         let client = Client::new(service, "default");
         let shared = Arc::clone(&volumes);
-        let provisioner = Provisioner::with(client, settings(), shared, 2049, "me", "default");
+        let reach = Reach::new("test");
+        let provisioner =
+            Provisioner::asking(reach, client, settings(), shared, 2049, "me", "default");
         Self { world, volumes, provisioner, _dirs: dirs }
     }
 

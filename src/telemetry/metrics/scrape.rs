@@ -455,7 +455,7 @@ mod tests {
         let text = scrape.text(|registry| provisioner.register(registry)).unwrap();
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         let told: BTreeSet<_> = types.filter_map(|line| line.split(' ').next()).collect();
-        let page = crate::manual::PAGES.iter().find(|page| page.topic == "metrics").unwrap();
+        let page = crate::manual::page("metrics").unwrap();
         let rows = page.text.lines().filter_map(|line| line.strip_prefix("| `"));
         let listed: BTreeSet<_> = rows.filter_map(|row| row.split('`').next()).collect();
         assert_eq!(listed, told);

@@ -1,23 +1,23 @@
-//! A queue in which each group has its turn: who puts in a thousand waits for his own thousand, and
-//! others for one of them at a time.
+//! A queue that serves groups in turn: a group with a thousand items delays the next item of another
+//! group by one item.
 
 use std::collections::{HashMap, VecDeque};
 
 /// Items by group; within a group they stay in order.
-pub struct Turns<T> {
+pub struct FairQueue<T> {
     lines: HashMap<String, VecDeque<T>>,
     /// The groups that have something, the next one first.
     order: VecDeque<String>,
     len: usize,
 }
 
-impl<T> Default for Turns<T> {
+impl<T> Default for FairQueue<T> {
     fn default() -> Self {
         Self { lines: HashMap::new(), order: VecDeque::new(), len: 0 }
     }
 }
 
-impl<T> Turns<T> {
+impl<T> FairQueue<T> {
     /// Puts an item at the end of its group's line.
     pub fn push(&mut self, group: &str, item: T) {
         self.len += 1;
@@ -64,19 +64,19 @@ mod tests {
 
     #[test]
     fn each_group_has_its_turn_and_keeps_its_order() {
-        let mut turns = Turns::default();
+        let mut queue = FairQueue::default();
         for item in 0..1000 {
-            turns.push("greedy", item);
+            queue.push("greedy", item);
         }
-        turns.push("modest", 7);
-        turns.push("other", 8);
-        assert_eq!((turns.len(), turns.of("greedy"), turns.of("nobody")), (1002, 1000, 0));
-        let first: Vec<_> = std::iter::from_fn(|| turns.pop()).take(5).collect();
+        queue.push("modest", 7);
+        queue.push("other", 8);
+        assert_eq!((queue.len(), queue.of("greedy"), queue.of("nobody")), (1002, 1000, 0));
+        let first: Vec<_> = std::iter::from_fn(|| queue.pop()).take(5).collect();
         assert_eq!(first, [0, 7, 8, 1, 2]);
-        turns.push("modest", 9);
-        let next: Vec<_> = std::iter::from_fn(|| turns.pop()).take(2).collect();
+        queue.push("modest", 9);
+        let next: Vec<_> = std::iter::from_fn(|| queue.pop()).take(2).collect();
         assert_eq!(next, [3, 9]);
-        while turns.pop().is_some() {}
-        assert!(turns.is_empty() && turns.lines.is_empty() && turns.order.is_empty());
+        while queue.pop().is_some() {}
+        assert!(queue.is_empty() && queue.lines.is_empty() && queue.order.is_empty());
     }
 }
