@@ -42,6 +42,7 @@ mod registry;
 mod reserve;
 pub mod spec;
 mod start;
+mod status;
 #[cfg(test)]
 mod tests;
 pub mod trash;
@@ -65,7 +66,7 @@ use layout::Layout;
 use name::{Name, VolumeId};
 pub use registry::fresh_token;
 use registry::{Fault, Record};
-use spec::{Phase, Quota, Spec, Status, Traffic, inodes_of};
+use spec::{Quota, Spec, Status, inodes_of};
 use trash::Trash;
 
 use crate::export::ExportId;
@@ -393,13 +394,6 @@ impl Slot {
             Self::Clone(job) => job.spec().clone(),
         }
     }
-
-    fn status(&self, layout: &Layout, free: u64, mounted_by: Vec<IpAddr>) -> Status {
-        match self {
-            Self::Volume(volume) => volume.status(layout, free, mounted_by),
-            Self::Clone(job) => job.status(layout, free),
-        }
-    }
 }
 
 impl Volume {
@@ -417,27 +411,6 @@ impl Volume {
 
     fn set_lost(&self, why: Option<String>) {
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = why;
-    }
-
-    fn status(&self, layout: &Layout, free: u64, mounted_by: Vec<IpAddr>) -> Status {
-        let (record, usage) = (self.record(), self.account.usage());
-        let phase = match self.lost() {
-            Some(message) => Phase::Lost { message },
-            None if self.account.is_exact() => Phase::Ready,
-            None => Phase::Counting,
-        };
-        let traffic::Sums { calls, read, written } = self.traffic.sums();
-        let left = record.spec.capacity.saturating_sub(usage.bytes);
-        Status {
-            used: usage.bytes,
-            inodes_used: usage.inodes,
-            free: if record.spec.quota == Quota::Off { free } else { left.min(free) },
-            phase,
-            mounted_by,
-            traffic: Traffic { calls, read, written },
-            copy_of: record.copy_of,
-            ..Status::of(record.spec, layout, record.created)
-        }
     }
 
     /// Whether its limits may become others; the account has them already, so that nothing can
@@ -466,27 +439,6 @@ impl Volume {
             )));
         }
         Ok(())
-    }
-}
-
-impl Status {
-    /// A volume of which only this is known.
-    fn of(spec: Spec, layout: &Layout, created: jiff::Timestamp) -> Self {
-        Self {
-            path: spec.export_path(),
-            directory: layout.volume(&spec).to_string_lossy().into_owned(),
-            created,
-            copy_of: None,
-            access: None,
-            full: false,
-            phase: Phase::Ready,
-            used: 0,
-            free: spec.capacity,
-            inodes_used: 0,
-            mounted_by: Vec::new(),
-            traffic: Traffic::default(),
-            spec,
-        }
     }
 }
 

@@ -1,0 +1,61 @@
+//! What is shown of a volume.
+
+use std::net::IpAddr;
+
+use super::layout::Layout;
+use super::spec::{Phase, Quota, Spec, Status, Traffic};
+use super::{Slot, Volume};
+use crate::export::traffic;
+
+impl Slot {
+    pub(super) fn status(&self, layout: &Layout, free: u64, mounted_by: Vec<IpAddr>) -> Status {
+        match self {
+            Self::Volume(volume) => volume.status(layout, free, mounted_by),
+            Self::Clone(job) => job.status(layout, free),
+        }
+    }
+}
+
+impl Volume {
+    fn status(&self, layout: &Layout, free: u64, mounted_by: Vec<IpAddr>) -> Status {
+        let (record, usage) = (self.record(), self.account.usage());
+        let phase = match self.lost() {
+            Some(message) => Phase::Lost { message },
+            None if self.account.is_exact() => Phase::Ready,
+            None => Phase::Counting,
+        };
+        let traffic::Sums { calls, read, written } = self.traffic.sums();
+        let left = record.spec.capacity.saturating_sub(usage.bytes);
+        Status {
+            used: usage.bytes,
+            inodes_used: usage.inodes,
+            free: if record.spec.quota == Quota::Off { free } else { left.min(free) },
+            phase,
+            mounted_by,
+            traffic: Traffic { calls, read, written },
+            copy_of: record.copy_of,
+            ..Status::of(record.spec, layout, record.created)
+        }
+    }
+}
+
+impl Status {
+    /// A volume of which only this is known.
+    pub(super) fn of(spec: Spec, layout: &Layout, created: jiff::Timestamp) -> Self {
+        Self {
+            path: spec.export_path(),
+            directory: layout.volume(&spec).to_string_lossy().into_owned(),
+            created,
+            copy_of: None,
+            access: None,
+            full: false,
+            phase: Phase::Ready,
+            used: 0,
+            free: spec.capacity,
+            inodes_used: 0,
+            mounted_by: Vec::new(),
+            traffic: Traffic::default(),
+            spec,
+        }
+    }
+}
