@@ -255,8 +255,9 @@ impl App {
         if open_to_users {
             tracing::warn!(
                 dir = %settings.dir.display(),
-                "users of this machine can enter the directory of the volumes, so that these have no set-id \
-                 bits and no devices unless they say otherwise; let only root enter it (chmod 700)"
+                "users of this machine can enter the directory of the volumes, so that these have \
+                 no set-id bits and no devices unless they say otherwise; let only root enter it \
+                 (chmod 700)"
             );
         }
         self.audience().warn_of_volumes(&settings.dir);
@@ -297,8 +298,8 @@ impl App {
         if let Some(holder) = nested::holder_of(dir) {
             let holder = holder.display();
             bail!(
-                "the export {export} lies in {holder}, a directory of volumes ({holder}/.berth holds \
-                 their keys and capacities); serve them with --volumes {holder}"
+                "the export {export} lies in {holder}, a directory of volumes ({holder}/.berth \
+                 holds their keys and capacities); serve them with --volumes {holder}"
             );
         }
         let state = Place::of(self.state.dir())?;

@@ -146,7 +146,7 @@ impl Slot {
         Some(Active(self))
     }
 
-    /// Waits until the slot is given to another connection, so that this one must be closed.
+    /// Completes when the slot is given to another connection. This one must then be closed.
     pub async fn lost(&self) {
         self.taken.closed.cancelled().await;
     }

@@ -40,8 +40,9 @@ fn wait_for_one(dir: &Path) {
     let point = mounts::point_of(dir);
     tracing::warn!(
         dir = %dir.display(), %error,
-        "its file system is away, and nothing is served until it is back: mount it anew (where a daemon \
-         has ended, umount it first), or take the directory out of what is served and start again"
+        "its file system is away, and nothing is served until it is back: mount it anew (where a \
+         daemon has ended, umount it first), or take the directory out of what is served and \
+         start again"
     );
     while away(dir).is_some() || mounts::point_of(dir) != point {
         thread::sleep(PAUSE);

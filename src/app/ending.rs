@@ -89,8 +89,8 @@ pub async fn finish(app: Arc<App>, upkeep: Vec<Repeated>) -> Result<()> {
     app.unlock();
     tracing::error!(
         files = left, within = ?bound,
-        "a file system does not answer: not all that was written is flushed; nothing that was acknowledged \
-         as stable is lost, and clients that are still there send the rest again"
+        "a file system does not answer: not all that was written is flushed; nothing that was \
+         acknowledged as stable is lost, and clients that are still there send the rest again"
     );
     bail!("a file system does not answer; the end was not waited for")
 }

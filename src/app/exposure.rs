@@ -32,7 +32,7 @@ const fn keeps_users_out(uid: u32, gid: u32, mode: u32) -> bool {
     uid == 0 && mode & others == 0
 }
 
-/// Says as whom clients act.
+/// Logs as which users clients act.
 pub fn say_who_acts(acts_as_callers: bool) {
     if acts_as_callers {
         tracing::info!("clients act as the users that they name, because the server may do so");
@@ -46,12 +46,12 @@ pub fn say_who_acts(acts_as_callers: bool) {
 pub fn warn_of_network(dir: &Path) {
     tracing::warn!(
         dir = %dir.display(),
-        "whoever reaches this machine over the network can read and change the directory as any user, root \
-         included; say who may with --exports FILE, or listen on 127.0.0.1 only"
+        "whoever reaches this machine over the network can read and change the directory as any \
+         user, root included; say who may with --exports FILE, or listen on 127.0.0.1 only"
     );
 }
 
-/// Who can connect, and as whom they act.
+/// Who can connect, and as which users clients act.
 #[derive(Clone, Copy)]
 pub struct Audience {
     /// Whether only this machine can connect.
@@ -69,16 +69,18 @@ impl Audience {
         if has(Self::makes_powers) && is_open(&export.dir) {
             tracing::warn!(
                 dir = %export.dir.display(),
-                "users of this machine can enter an exported directory, and run as root what clients make in \
-                 it; let only root enter it or a directory above it (chmod 700), or export it with nosuid,nodev"
+                "users of this machine can enter an exported directory, and run as root what \
+                 clients make in it; let only root enter it or a directory above it (chmod 700), \
+                 or export it with nosuid,nodev"
             );
         }
         if has(Self::lends_user) {
             let (dir, uid) = (export.dir.display(), geteuid().as_raw());
             tracing::warn!(
                 %dir, uid,
-                "every user of this machine can use an exported directory with the rights of the user who runs \
-                 the server; export it with `secure` in an exports file (--exports), or run the server as root"
+                "every user of this machine can use an exported directory with the rights of the \
+                 user who runs the server; export it with `secure` in an exports file \
+                 (--exports), or run the server as root"
             );
         }
     }
@@ -89,8 +91,8 @@ impl Audience {
             let (dir, uid) = (dir.display(), geteuid().as_raw());
             tracing::warn!(
                 %dir, uid,
-                "every user of this machine can use volumes with the rights of the user who runs the server; \
-                 create them with --secure, or run the server as root"
+                "every user of this machine can use volumes with the rights of the user who runs \
+                 the server; create them with --secure, or run the server as root"
             );
         }
     }

@@ -21,8 +21,8 @@ pub fn outcome(name: &Name, ended: &Ended) -> String {
                 OnDelete::Delete | OnDelete::Archive | OnDelete::Recycle => "--on-delete retain",
             };
             format!(
-                "volume {name} is retained ({why}): nothing was removed, and it is still served; to \
-                 remove it: berth volume delete --on-delete delete {name}"
+                "volume {name} is retained ({why}): nothing was removed, and it is still served; \
+                 to remove it: berth volume delete --on-delete delete {name}"
             )
         }
     };

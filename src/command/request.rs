@@ -81,8 +81,7 @@ fn fresh(name: &Name, capacity: u64, settings: &SettingArgs) -> Result<Spec, Bad
 
 /// The requested id, or one made from the name by escaping what an id cannot contain.
 ///
-/// The same name always gives the same id, so that a command can be repeated, and two names never
-/// give the same one.
+/// A name always has the same id, which makes the command repeatable, and no two names share one.
 fn id(name: &Name, settings: &SettingArgs) -> Result<VolumeId, BadName> {
     if let Some(id) = &settings.id {
         return Ok(id.clone());

@@ -65,8 +65,8 @@ impl Root {
             let (path, expected) = (self.path.display(), &self.which);
             tracing::error!(
                 name: OFTEN, %path, %expected, found = %rival,
-                "another file system is mounted in place of the one that is served; clients wait until \
-                 that is back: mount it there, or restart the server to serve the other one"
+                "another file system is mounted in place of the one that is served; clients wait \
+                 until that is back: mount it there, or restart the server to serve the other one"
             );
         }
     }

@@ -199,10 +199,10 @@ impl Victim<'_> {
 }
 
 impl Fs {
-    /// Keeps room for so many bytes and inodes in the volume of `node`, for a change under `guard`.
-    /// What lingers there gives way. What is held for files until they are flushed does not,
-    /// because nobody may wait for a flush here; the guard notes that the volume is full only with
-    /// that ([`Guard::may_have_room_later`]).
+    /// Holds room for this many bytes and inodes in the volume of `node`, for a change under
+    /// `guard`. Lingering files are closed for it. Files for which room is held until a flush are
+    /// not flushed, because no lock may be held during a flush; the guard records that flushing
+    /// them may free room ([`Guard::may_have_room_later`]).
     ///
     /// # Errors
     /// As [`Account::hold`]; `EAGAIN` without patience, if there may be room nevertheless.

@@ -3,18 +3,16 @@
 //! A cookie is the directory's own offset of the next entry, so that a page costs a page wherever
 //! it starts, and entries that come and go move no others.
 //!
-//! What an entry with attributes costs is the file system's work: of 1.4 us, 1.0 are statx(2) by
-//! its name. By a descriptor it takes 0.4, so that the files of a list that is asked for again and
-//! again are kept open, as far as there are descriptors: 0.8 us in all for 1,000 files. To open a
-//! file and to close it takes 3.5 us, what six lists save, so that it is done with the sixth within
-//! seconds ([`super::pieces::OFTEN`]). Attributes are never remembered, because nobody would tell
-//! of a change made beside the server (inotify(7) knows neither mapped memory nor other names of a
-//! file).
+//! Most of the cost of an entry with attributes is statx(2), which is more than twice as fast by
+//! descriptor as by name. The files of a directory that is listed repeatedly are therefore kept
+//! open, as far as there are descriptors. Opening and closing a file costs what six listings save,
+//! so it begins with the sixth listing within seconds ([`super::pieces::OFTEN`]). Attributes are
+//! never cached: the server is not notified of changes that other programs make (inotify(7) misses
+//! changes through mapped memory and through other names of a file).
 //!
-//! Reading the list would cost 0.3 us if everybody read straight on and 0.5 as pages are asked for,
-//! so that lists are remembered as long as they are true ([`super::pieces`], [`Fs::settled`]).
-//! Asking for every handle anew would cost 1.1 us, so that those are remembered in the list, and
-//! apart from it for directories that change ([`Fs::look`]).
+//! Listings are cached while the directory is unchanged ([`super::pieces`], [`Fs::settled`]). Handles
+//! cost more to get than the rest of an entry; they are cached with the listing, and separately for
+//! directories that change ([`Fs::look`]).
 
 use std::ffi::CStr;
 use std::ops::RangeInclusive;

@@ -217,10 +217,10 @@ impl Fs {
         if !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 %filesystem,
-                "--handles kernel: this file system may forget a file handle, or give it to another \
-                 file; a client then gets ESTALE for a file that is still there, and a file that got the \
-                 handle, number and time of birth of one that was removed is taken for that one; \
-                 --handles auto avoids both"
+                "--handles kernel: this file system may forget a file handle, or give it to \
+                 another file; a client then gets ESTALE for a file that is still there, and a \
+                 file that got the handle, number and time of birth of one that was removed is \
+                 taken for that one; --handles auto avoids both"
             );
         }
     }

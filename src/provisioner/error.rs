@@ -37,8 +37,8 @@ pub enum Error {
     Foreign(String),
     /// Another volume has the directory.
     #[error(
-        "pathPattern makes the directory {directory:?} of this claim, which collides with {by}; give \
-         one of them another name, label or annotation, or remove it"
+        "pathPattern makes the directory {directory:?} of this claim, which collides with {by}; \
+         give one of them another name, label or annotation, or remove it"
     )]
     Collision {
         /// The claim's directory.
@@ -93,8 +93,8 @@ pub enum Refusal {
     AccessMode(String),
     /// Attributes that a CSI driver would apply.
     #[error(
-        "volumeAttributesClassName {0:?} is not supported: only CSI volumes have such attributes, and \
-         the claim could never be bound; make it again without"
+        "volumeAttributesClassName {0:?} is not supported: only CSI volumes have such attributes, \
+         and the claim could never be bound; make it again without"
     )]
     AttributesClass(String),
     /// Content that cannot be had.

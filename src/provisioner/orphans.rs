@@ -215,9 +215,10 @@ fn say_pvs(cx: &Context, missing: &[Arc<PersistentVolume>]) {
         let name = pv.metadata.name.as_deref().unwrap_or_default();
         tracing::warn!(pv = name, "the PersistentVolume has no volume here");
         let message = format!(
-            "The volume of PersistentVolume {name} is not served any more: it was deleted beside the \
-             cluster, or its directory or record is not what it was, which the server's log says. Have \
-             it restored; if its data is gone for good, delete the claim and make it anew"
+            "The volume of PersistentVolume {name} is not served any more: it was deleted beside \
+             the cluster, or its directory or record is not what it was, which the server's log \
+             says. Have it restored; if its data is gone for good, delete the claim and make it \
+             anew"
         );
         if let Some(of) = objects::claim_of(pv).filter(|of| of.uid.is_some()) {
             cx.events.tell(of.clone(), Tone::Warning, "VolumeLost", message.clone());

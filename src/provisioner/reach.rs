@@ -63,8 +63,8 @@ impl Reach {
             Some(_) => tracing::warn!(
                 server,
                 error,
-                "the API server of the cluster is away: no claim gets a volume until it answers again, and \
-                 volumes are served as before"
+                "the API server of the cluster is away: no claim gets a volume until it answers \
+                 again, and volumes are served as before"
             ),
             None => tracing::debug!(server, error, "the API server is away"),
         }

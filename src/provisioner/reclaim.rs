@@ -146,9 +146,10 @@ fn missing(pv: &PersistentVolume) -> Decision {
 fn disown(pv: &PersistentVolume, spec: &Spec, leaves: bool) -> Decision {
     let (name, volume) = (pv.metadata.name.as_deref().unwrap_or_default(), &spec.name);
     let why = format!(
-        "PersistentVolume {name} is not the one that the volume {volume} was bound to (restored from \
-         a backup?), so that nothing of the volume is destroyed. To use it, bind a claim to it: make \
-         the claim with volumeName {name}, and {}. To end it: berth volume delete {volume}",
+        "PersistentVolume {name} is not the one that the volume {volume} was bound to (restored \
+         from a backup?), so that nothing of the volume is destroyed. To use it, bind a claim to \
+         it: make the claim with volumeName {name}, and {}. To end it: berth volume delete \
+         {volume}",
         unbind(name)
     );
     Decision::Disown { leaves, why }
@@ -164,9 +165,9 @@ fn is_for_another(pv: &PersistentVolume, spec: &Spec) -> bool {
 fn mismatch(pv: &PersistentVolume, spec: &Spec, leaves: bool) -> Decision {
     let (name, volume) = (pv.metadata.name.as_deref().unwrap_or_default(), &spec.name);
     let why = format!(
-        "PersistentVolume {name} does not name the claim that used the volume {volume} last, {}, so \
-         that nothing of the volume is destroyed. To use it, bind a claim to it: make the claim with \
-         volumeName {name}, and {}. To end it: berth volume delete {volume}",
+        "PersistentVolume {name} does not name the claim that used the volume {volume} last, {}, \
+         so that nothing of the volume is destroyed. To use it, bind a claim to it: make the \
+         claim with volumeName {name}, and {}. To end it: berth volume delete {volume}",
         spec.labels.get(CLAIM).map_or("which is not known by name", String::as_str),
         unbind(name)
     );

@@ -188,8 +188,9 @@ fn kept(cx: &Context, pv: &PersistentVolume, claim: &PersistentVolumeClaim) -> R
     }
     let name = pv.metadata.name.as_deref().unwrap_or_default();
     let message = format!(
-        "PersistentVolume {name} is not bound to the claim {} that names it (restored from a backup?), \
-         so that nothing of its volume is destroyed. To bind them: {}. To have it end: delete the claim",
+        "PersistentVolume {name} is not bound to the claim {} that names it (restored from a \
+         backup?), so that nothing of its volume is destroyed. To bind them: {}. To have it end: \
+         delete the claim",
         claims::full_name(claim),
         unbind(name)
     );
@@ -206,8 +207,9 @@ fn shared(cx: &Context, pv: &PersistentVolume, other: &PersistentVolume) {
     let text = |name: &Option<String>| name.clone().unwrap_or_default();
     let (name, other_name) = (text(&pv.metadata.name), text(&other.metadata.name));
     let message = format!(
-        "The volume of PersistentVolume {name} is also that of PersistentVolume {other_name}, which \
-         is bound to a claim, so that nothing of it is destroyed. It ends when that claim is deleted"
+        "The volume of PersistentVolume {name} is also that of PersistentVolume {other_name}, \
+         which is bound to a claim, so that nothing of it is destroyed. It ends when that claim \
+         is deleted"
     );
     if cx.events.tell_once(objects::pv_ref(pv), Tone::Warning, KEPT, &message) {
         tracing::info!(pv = name, other_name, "kept for a claim that uses it through another PV");

@@ -166,8 +166,8 @@ fn warn_beyond(spec: &Spec, bytes: u64) {
     if bytes > spec.capacity && spec.quota == Quota::Enforce {
         tracing::warn!(
             volume = %spec.name, bytes, capacity = spec.capacity,
-            "the volume uses more than its capacity: nothing can be written until files are removed or it \
-             is expanded"
+            "the volume uses more than its capacity: nothing can be written until files are \
+             removed or it is expanded"
         );
     }
 }

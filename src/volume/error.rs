@@ -59,8 +59,8 @@ pub enum Error {
     },
     /// A copy was asked for, and the volume exists and is none.
     #[error(
-        "volume {name} exists and is not a copy of {from}; nothing was copied. Choose another name, \
-         or delete {name} first"
+        "volume {name} exists and is not a copy of {from}; nothing was copied. Choose another \
+         name, or delete {name} first"
     )]
     NotCopied {
         /// The volume.
@@ -85,8 +85,8 @@ pub enum Error {
     },
     /// Somebody has the volume, who would never hear of its end.
     #[error(
-        "volume {name} belongs to {holder}; end that instead, or force it (--force, force=true in the \
-         API), which takes the volume away from it"
+        "volume {name} belongs to {holder}; end that instead, or force it (--force, force=true in \
+         the API), which takes the volume away from it"
     )]
     Held {
         /// The volume.
@@ -120,8 +120,8 @@ pub enum Error {
     /// All capacities together would be more than the administrator allows.
     #[error(
         "with capacity {wanted}, all volumes would have {promised} bytes, more than the {allowed} \
-         that are allowed ({percent} % of the disk); delete or shrink volumes, enlarge the disk, or \
-         allow more (--overcommit)"
+         that are allowed ({percent} % of the disk); delete or shrink volumes, enlarge the disk, \
+         or allow more (--overcommit)"
     )]
     Overcommitted {
         /// What was asked for, in bytes.

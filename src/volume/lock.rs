@@ -83,8 +83,8 @@ impl Lock {
         *state = State::Lost;
         tracing::error!(
             dir = %self.dir().display(),
-            "another server has used the volumes while their file system was away from this one, which \
-             serves them no more: stop one of the two, and start the other again"
+            "another server has used the volumes while their file system was away from this one, \
+             which serves them no more: stop one of the two, and start the other again"
         );
         Err(lost())
     }

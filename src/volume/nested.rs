@@ -75,8 +75,8 @@ impl Layout {
         };
         let holder = holder.display();
         Err(Error::Invalid(format!(
-            "{holder} holds volumes of its own ({holder}/{OWN}); serve it with --volumes {holder}, or \
-             choose another directory"
+            "{holder} holds volumes of its own ({holder}/{OWN}); serve it with --volumes \
+             {holder}, or choose another directory"
         )))
     }
 }
