@@ -5,13 +5,13 @@
 
 mod absent;
 mod desk;
-mod ending;
 pub mod exports;
 mod exposure;
 mod greeting;
 mod office;
 mod place;
 mod repeated;
+mod shutdown;
 mod signals;
 
 use std::net::SocketAddr;
@@ -387,10 +387,10 @@ impl App {
         }
         desk.draining();
         tracing::info!("stopping: answering what was asked");
-        ending::at_once(signals);
-        ending::answer(&self, provisioner.as_ref()).await;
+        shutdown::at_once(signals);
+        shutdown::answer(&self, provisioner.as_ref()).await;
         drop(renewer); // it may hang, and has nothing to finish
-        ending::finish(self, vec![upkeep, sweeper]).await?;
+        shutdown::finish(self, vec![upkeep, sweeper]).await?;
         tracing::info!("stopped");
         Ok(())
     }

@@ -15,7 +15,6 @@ mod charge;
 pub mod count;
 pub mod data;
 pub mod dir;
-mod farewell;
 pub mod flush;
 pub mod group;
 pub mod handle;
@@ -32,6 +31,7 @@ mod pieces;
 mod proof;
 pub mod root;
 mod settling;
+mod shutdown;
 mod stripes;
 #[cfg(test)]
 pub(crate) mod testing;
