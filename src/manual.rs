@@ -45,3 +45,34 @@ pages! {
     api: "the HTTP API behind `berth volume`",
     migration: "from other provisioners, to other disks",
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::provisioner;
+    use crate::telemetry::metrics::Metrics;
+    use crate::telemetry::metrics::scrape::{Gauges, Scrape, Volumes};
+
+    #[test]
+    fn every_metric_is_in_the_table() {
+        let volumes = Volumes { disk: Some((2, 1)), allowed: Some(1), ..Volumes::default() };
+        let (metrics, gauges) = (Arc::new(Metrics::new()), Gauges::default());
+        let scrape = Scrape { metrics, gauges, volumes: Some(volumes) };
+        // A family without a member is not written.
+        let provisioner = provisioner::metrics::Metrics::default();
+        provisioner.provisioned("class", false, Duration::ZERO);
+        provisioner.provision_failed("class", false);
+        provisioner.deleted("class", Duration::ZERO);
+        provisioner.delete_failed("class");
+        let text = scrape.text(|registry| provisioner.register(registry)).unwrap();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let written: BTreeSet<_> = types.filter_map(|line| line.split(' ').next()).collect();
+        let page = super::page("metrics").unwrap();
+        let rows = page.text.lines().filter_map(|line| line.strip_prefix("| `"));
+        let listed: BTreeSet<_> = rows.filter_map(|row| row.split('`').next()).collect();
+        assert_eq!(listed, written);
+    }
+}

@@ -1,14 +1,9 @@
 use super::*;
 use crate::telemetry::metrics::Answered;
 use crate::telemetry::metrics::names::{Procedure, Status};
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 fn text_of(metrics: Metrics, volumes: Option<Volumes>) -> String {
-    Scrape { volumes, ..scrape_of(metrics) }.text(|_| ()).unwrap()
-}
-
-fn scrape_of(metrics: Metrics) -> Scrape {
     let gauges = Gauges {
         connections: 3,
         queue: 4,
@@ -20,7 +15,7 @@ fn scrape_of(metrics: Metrics) -> Scrape {
         memory_limit: 11,
         memory_waits: 12,
     };
-    Scrape { metrics: Arc::new(metrics), gauges, volumes: None }
+    Scrape { metrics: Arc::new(metrics), gauges, volumes }.text(|_| ()).unwrap()
 }
 
 #[track_caller]
@@ -100,25 +95,6 @@ fn every_metric_says_what_it_is_once() {
     types.sort_unstable();
     types.dedup();
     assert_eq!(helps, types.len());
-}
-
-#[test]
-fn every_metric_stands_in_the_manual() {
-    let volumes = Volumes { disk: Some((2, 1)), allowed: Some(1), ..Volumes::default() };
-    let scrape = Scrape { volumes: Some(volumes), ..scrape_of(Metrics::new()) };
-    // A family without a member is not written.
-    let provisioner = crate::provisioner::metrics::Metrics::default();
-    provisioner.provisioned("class", false, Duration::ZERO);
-    provisioner.provision_failed("class", false);
-    provisioner.deleted("class", Duration::ZERO);
-    provisioner.delete_failed("class");
-    let text = scrape.text(|registry| provisioner.register(registry)).unwrap();
-    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let told: BTreeSet<_> = types.filter_map(|line| line.split(' ').next()).collect();
-    let page = crate::manual::page("metrics").unwrap();
-    let rows = page.text.lines().filter_map(|line| line.strip_prefix("| `"));
-    let listed: BTreeSet<_> = rows.filter_map(|row| row.split('`').next()).collect();
-    assert_eq!(listed, told);
 }
 
 #[test]
