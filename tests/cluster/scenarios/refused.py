@@ -91,6 +91,23 @@ def escapes(stage):
 
 
 @scenario
+def said_again(stage):
+    """What is said of a claim for the second time is counted in its event, and no other event is written."""
+    stage.berth()
+    claim = stage.claim("data", stage.storage_class(pathPattern="${.PVC.annotations.path}"), annotations={"path": "../a"})
+    message = stage.event(claim, "ProvisioningFailed", '"../a"')
+    for path in ["../b", "../a"]:
+        change = {"metadata": {"annotations": {"path": path}}}
+        stage.kube.patch("persistentvolumeclaims", "data", change, stage.namespace)
+        stage.event(claim, "ProvisioningFailed", f'"{path}"')
+    until("the event is counted", lambda: counts(stage, claim, message) == [2])
+
+
+def counts(stage, claim, message):
+    return [event["count"] for event in stage.events_of(claim["metadata"]["uid"]) if event["message"] == message]
+
+
+@scenario
 def shared_path(stage):
     """Of two claims with one path, the second gets an event, and its volume when the first is deleted."""
     stage.berth()
