@@ -17,10 +17,11 @@ mod signals;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::{fs, io, thread};
 
 use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
 use tracing::field::display;
 
@@ -167,7 +168,7 @@ impl App {
 
     /// Reads what is to be exported, and exports it. If anything of it is faulty, nothing changes.
     fn load(&self) -> Result<()> {
-        let mut statics = self.statics.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut statics = self.statics.lock();
         let new = self.wanted()?;
         let mut attached: Vec<ExportId> = Vec::new();
         let is_new = |export: &Export| !self.fs.serves(export.id, &export.dir);

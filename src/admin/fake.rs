@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{About, Reclaim, VolumeApi};
@@ -76,7 +77,7 @@ impl FakeVolumes {
     }
 
     fn volumes(&self) -> MutexGuard<'_, BTreeMap<Name, Status>> {
-        self.volumes.lock().expect("no thread panics while it holds the lock")
+        self.volumes.lock()
     }
 
     /// Changes the status of a volume.
@@ -87,7 +88,7 @@ impl FakeVolumes {
     /// Fills the trash; each poll then removes one entry.
     pub fn litter(&self, waiting: u64, set_aside: u64) {
         let current = Some("a\u{1b}[31m".to_owned());
-        *self.trash.lock().expect("no thread panics while it holds the lock") =
+        *self.trash.lock() =
             trash::Status { waiting, set_aside, current, ..trash::Status::default() };
     }
 
@@ -214,7 +215,7 @@ impl VolumeApi for FakeVolumes {
     }
 
     fn trash(&self) -> trash::Status {
-        let mut trash = self.trash.lock().expect("no thread panics while it holds the lock");
+        let mut trash = self.trash.lock();
         let now = trash.clone();
         trash.waiting = trash.waiting.saturating_sub(1);
         trash.idle = trash.waiting == 0;

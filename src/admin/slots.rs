@@ -11,9 +11,10 @@
 //! later". A health check takes at most about a second.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 /// Connections at a time.
@@ -98,7 +99,7 @@ impl Slots {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         // A poisoned lock is usable: the table is consistent after every step.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

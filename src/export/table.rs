@@ -5,9 +5,10 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
 use thiserror::Error;
 
 use crate::export::{Export, ExportId, Table, Who, path};
@@ -54,7 +55,7 @@ impl Exports {
         gone: &[ExportId],
         new: impl IntoIterator<Item = Arc<Export>>,
     ) -> Result<(), TableError> {
-        let _change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let _change = self.change.lock();
         let old = self.now.load();
         let gone: HashSet<_> = gone.iter().collect();
         let stay = old.iter().filter(|export| !gone.contains(&export.id)).cloned();

@@ -14,7 +14,8 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::handle::{self, Handle};
 use crate::errno::{Errno, Result};
@@ -84,7 +85,7 @@ impl Asides {
 
     /// What was left behind in these exports; each is told once.
     pub(super) fn left_in(&self, exports: &[ExportId]) -> Vec<Left> {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = self.left.lock();
         left.extract_if(.., |left| exports.contains(&left.dir.export())).collect()
     }
 }

@@ -14,9 +14,10 @@
 //! it is always the last lock that is taken.
 
 use std::ffi::CString;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, MutexGuard};
 
+use parking_lot::MutexGuard;
 use rustix::fs::SeekFrom;
 
 use super::attr::{Attr, Kind};

@@ -16,7 +16,7 @@
 
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::SeekFrom;
@@ -154,7 +154,7 @@ impl Fs {
         let directory = self.readable(dir, Patience::Blocking)?;
         // One position serves all who list this directory. It is held for this piece only, so that
         // they do not wait for each other while they look at the entries.
-        let _position = dir.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _position = dir.listing.lock();
         if let Some(found) = remembered() {
             return Ok(found); // somebody else read it meanwhile
         }

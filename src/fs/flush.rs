@@ -27,8 +27,10 @@
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Fs;
 use super::attr::Kind;
@@ -323,7 +325,7 @@ impl Drop for Flusher {
 
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     fn push(&self, job: Job) {
@@ -398,7 +400,7 @@ impl Shared {
     fn flush_one(&self, node: &Node, extent: Extent, kept: Kept) -> Result<()> {
         // If nothing was kept, it is open for reading, and stays so.
         let content = kept.map(Content::kept).or_else(|| node.opened()).ok_or(Errno::BADF)?;
-        let one_at_a_time = node.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let one_at_a_time = node.flushing.lock();
         // Before the flush: what is written while it runs is not covered.
         if node.dirty.swap(false, Ordering::SeqCst) {
             node.root.unflushed.fetch_sub(1, Ordering::Relaxed);

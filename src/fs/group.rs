@@ -10,7 +10,7 @@
 //! needs the next one, and all of those share that. Pure: who flushes, and when, is for
 //! [`super::flush`].
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::errno::Result;
 
@@ -75,7 +75,7 @@ impl<T: Default> Group<T> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

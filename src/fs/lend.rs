@@ -18,8 +18,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +65,7 @@ impl Lender {
 
     /// Keeps others from setting or lending a mode.
     pub(super) fn lock(&self) -> MutexGuard<'_, Option<File>> {
-        self.modes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.modes.lock()
     }
 
     /// Sets a mode by `set`, while nobody lends one: what is older than the client's mode could be

@@ -11,7 +11,9 @@
 //! way do not linger, because the count could have passed by their names or not.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Fs;
 use super::attr::Kind;
@@ -41,7 +43,7 @@ pub(super) struct Lingering(Mutex<VecDeque<Gone>>);
 
 impl Lingering {
     fn files(&self) -> MutexGuard<'_, VecDeque<Gone>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Takes out those that `leaves` is true for.

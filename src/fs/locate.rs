@@ -22,9 +22,10 @@ use std::ffi::CString;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use quick_cache::sync::Cache;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
@@ -74,7 +75,7 @@ impl Moves {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+        self.moved.lock()
     }
 
     /// The trail of a file of `root` in the directory with the trail `dir`: the one that it always

@@ -43,10 +43,11 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard};
 
 use arc_swap::ArcSwap;
+use parking_lot::MutexGuard;
 use quick_cache::sync::Cache;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 

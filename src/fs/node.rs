@@ -13,8 +13,9 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use quick_cache::sync::EntryAction;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};

@@ -21,8 +21,10 @@
 //! are.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::vec;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Fs;
 use super::flush::{Flusher, Shared, note_failure, tell};
@@ -91,7 +93,7 @@ impl<T> RoundRobin<T> {
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
         // Each step leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

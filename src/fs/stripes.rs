@@ -1,7 +1,8 @@
 //! Locks for files, by number: a file has one of many, which two files may share.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::errno::{Errno, Result};
 use crate::sys::Patience;
@@ -36,12 +37,8 @@ impl Stripes {
     pub(super) fn lock(&self, index: usize, patience: Patience) -> Result<MutexGuard<'_, ()>> {
         let lock = &self.locks[index];
         match patience {
-            Patience::Blocking => Ok(lock.lock().unwrap_or_else(PoisonError::into_inner)),
-            Patience::None => match lock.try_lock() {
-                Ok(guard) => Ok(guard),
-                Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => Err(Errno::AGAIN),
-            },
+            Patience::Blocking => Ok(lock.lock()),
+            Patience::None => lock.try_lock().ok_or(Errno::AGAIN),
         }
     }
 
@@ -49,7 +46,7 @@ impl Stripes {
     /// not waited for.
     pub(super) fn wait_for_all(&self) {
         for lock in &self.locks {
-            drop(lock.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(lock.lock());
         }
     }
 }

@@ -11,7 +11,9 @@ mod mnt;
 mod types;
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::export::table::Exports;
 use crate::fs::Fs;
@@ -68,7 +70,7 @@ impl Mount {
 
     fn mounts(&self) -> MutexGuard<'_, Mounts> {
         // The list is informative: a state left by a panic does no harm.
-        self.mounts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.mounts.lock()
     }
 
     fn dispatch(

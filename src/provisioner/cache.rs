@@ -9,12 +9,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use kube::Resource;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
 use kube::runtime::watcher::Event;
+use parking_lot::{Mutex, MutexGuard};
 use serde::de::DeserializeOwned;
 
 /// A kind of objects that can be kept.
@@ -152,7 +153,7 @@ impl<K: Cached> Feed<K> {
 }
 
 fn locked<K: Cached>(terms: &Terms<K>) -> MutexGuard<'_, BTreeMap<String, HashSet<ObjectRef<K>>>> {
-    terms.lock().unwrap_or_else(PoisonError::into_inner)
+    terms.lock()
 }
 
 fn add<K: Cached>(

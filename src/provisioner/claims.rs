@@ -15,7 +15,6 @@
 //!
 //! **Errors.** `ProvisioningFailed` on the claim, with what to do.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -222,7 +221,7 @@ pub async fn reconcile(cx: &Context, key: &Key) -> Outcome {
 /// Says once that a claim waits for somebody else.
 fn leave_to_others(cx: &Context, claim: &PersistentVolumeClaim, source: &str) {
     let uid = claim.metadata.uid.clone().unwrap_or_default();
-    if !cx.populated.lock().unwrap_or_else(PoisonError::into_inner).insert(uid) {
+    if !cx.populated.lock().insert(uid) {
         return;
     }
     let message = format!(

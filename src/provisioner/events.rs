@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -15,6 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::ObjectMeta;
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
@@ -127,7 +128,7 @@ impl Events {
     ) -> bool {
         let key = (of.uid.clone().unwrap_or_default(), reason);
         let said = self.hasher.hash_one(message);
-        let before = self.once.lock().unwrap_or_else(PoisonError::into_inner).insert(key, said);
+        let before = self.once.lock().insert(key, said);
         let is_new = before != Some(said);
         if is_new {
             self.tell(of, tone, reason, message);
@@ -137,7 +138,7 @@ impl Events {
 
     /// Has all that was told once told again when it is found again.
     pub fn say_again(&self) {
-        self.once.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.once.lock().clear();
     }
 
     /// Has a failure told, without what only administrators of the server may know

@@ -12,7 +12,7 @@
 //! The leader also says which released PVs wait for another server that does not end them.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -110,7 +110,7 @@ async fn really_missing(
             Relation::Other => {}
         }
     }
-    let mut found = cx.found.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = cx.found.lock();
     let before = std::mem::replace(&mut found.ending, ending);
     let again = found.ending.intersection(&before);
     still.extend(again.filter_map(|uid| cx.stores.pv_with_uid(uid)));
@@ -123,7 +123,7 @@ fn may_be_ending(pv: &PersistentVolume) -> bool {
 
 /// Has everything said again that is found from now on.
 pub fn say_again(cx: &Context) {
-    let mut found = cx.found.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = cx.found.lock();
     found.volumes.clear();
     found.pvs.clear();
     found.abandoned.values_mut().for_each(|(_, said)| *said = false);
@@ -199,7 +199,7 @@ async fn taken_away(cx: &Context, spec: &Spec, namespace: &str) -> bool {
 }
 
 fn say_volumes(cx: &Context, alone: &[&Spec]) {
-    let mut found = cx.found.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = cx.found.lock();
     let now: HashSet<_> = alone.iter().map(|spec| spec.id.as_str().to_owned()).collect();
     for spec in alone.iter().filter(|spec| !found.volumes.contains(spec.id.as_str())) {
         let (volume, id) = (&spec.name, spec.id.as_str());
@@ -209,7 +209,7 @@ fn say_volumes(cx: &Context, alone: &[&Spec]) {
 }
 
 fn say_pvs(cx: &Context, missing: &[Arc<PersistentVolume>]) {
-    let mut found = cx.found.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = cx.found.lock();
     let uid = |pv: &PersistentVolume| pv.metadata.uid.clone().unwrap_or_default();
     for pv in missing.iter().filter(|pv| !found.pvs.contains(&uid(pv))) {
         let name = pv.metadata.name.as_deref().unwrap_or_default();
@@ -230,7 +230,7 @@ fn say_pvs(cx: &Context, missing: &[Arc<PersistentVolume>]) {
 
 /// Says which released PVs wait for a server that does not end them.
 fn say_abandoned(cx: &Context, others: &[Arc<PersistentVolume>]) {
-    let mut found = cx.found.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = cx.found.lock();
     let before = std::mem::take(&mut found.abandoned);
     for pv in others.iter().filter(|pv| waits_for_its_end(cx, pv)) {
         let uid = pv.metadata.uid.clone().unwrap_or_default();

@@ -1,12 +1,12 @@
 //! Whether the API server can be reached, and what the log says of that: a line when it goes away,
 //! one now and then while it stays away, one when it is back, however many calls fail meanwhile.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use kube::Error as ApiError;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Between two lines while it stays away.
@@ -79,7 +79,7 @@ impl Reach {
     }
 
     fn failed_at(&self, now: Instant) -> Option<News> {
-        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut away = self.away.lock();
         let Some(known) = &mut *away else {
             *away = Some(Away { since: now, told: now });
             return Some(News::Gone);
@@ -92,7 +92,7 @@ impl Reach {
     }
 
     fn answered_at(&self, now: Instant) -> Option<News> {
-        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let away = self.away.lock().take()?;
         Some(News::Back(now - away.since))
     }
 }

@@ -4,11 +4,11 @@
 //! anew has another address. What it said is believed for some seconds, so that a thousand claims
 //! do not ask a thousand times.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::call;
@@ -68,7 +68,7 @@ impl Server {
     }
 
     fn last(&self) -> Option<Address> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock();
         known.as_ref().map(|(_, address)| address.clone())
     }
 
@@ -83,7 +83,7 @@ impl Server {
             }
             Where::Service { namespace, name } => (namespace, name),
         };
-        if let Some((at, address)) = &*self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        if let Some((at, address)) = &*self.known.lock()
             && at.elapsed() < FRESH
         {
             return Ok(address.clone());
@@ -95,7 +95,7 @@ impl Server {
             found.ok_or_else(|| waiting("is not there; create it, or use --nfs-server"))?;
         let address = address_of(&service, self.port).map_err(waiting)?;
         let known = Some((Instant::now(), address.clone()));
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        *self.known.lock() = known;
         Ok(address)
     }
 }

@@ -2,7 +2,6 @@
 //! cluster has still to bind. It is kept in mind, so that it comes to its end if the claim goes
 //! before.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume};
@@ -121,7 +120,7 @@ pub struct Busy<'a> {
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.cx.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.uid);
+        self.cx.busy.lock().remove(&self.uid);
     }
 }
 
@@ -130,29 +129,29 @@ impl Context {
     /// be called before what is known of the claim is read.
     pub(super) fn busy_with(&self, key: &Key) -> Busy<'_> {
         let uid = key.uid.clone();
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.clone());
+        self.busy.lock().insert(uid.clone());
         Busy { cx: self, uid }
     }
 
     /// Whether the claim with this uid is looked at.
     pub(super) fn is_busy_with(&self, uid: &str) -> bool {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
+        self.busy.lock().contains(uid)
     }
 
     /// A claim's volume is given to no PV yet. What was said of it first stays.
     pub(super) fn remember(&self, key: &Key, volume: Unfinished) {
-        let mut all = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.unfinished.lock();
         all.entry(key.uid.clone()).or_insert(volume);
     }
 
     pub(super) fn forget(&self, key: &Key) {
-        self.populated.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.uid);
-        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.uid);
+        self.populated.lock().remove(&key.uid);
+        self.unfinished.lock().remove(&key.uid);
     }
 
     /// A claim was given a PV.
     pub(super) fn given(&self, key: &Key, pv: &str) {
-        let mut all = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.unfinished.lock();
         all.insert(key.uid.clone(), Unfinished::Given(pv.to_owned(), Instant::now()));
     }
 
@@ -174,7 +173,7 @@ impl Context {
     }
 
     pub(super) fn unfinished(&self, key: &Key) -> Option<Unfinished> {
-        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).get(&key.uid).cloned()
+        self.unfinished.lock().get(&key.uid).cloned()
     }
 }
 

@@ -17,10 +17,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::{Account, Limits, Opening, Pot, Usage};
@@ -116,7 +117,7 @@ impl Ledger {
 
     /// The account of what is called `id`, with what the file said of it, if it did.
     pub fn account(&self, id: &str, limits: Limits) -> Arc<Account> {
-        let known = lock(&self.books.known).remove(id);
+        let known = self.books.known.lock().remove(id);
         self.enter(id, limits, known.map_or(Opening::Unknown, Entry::opening))
     }
 
@@ -127,13 +128,13 @@ impl Ledger {
 
     fn enter(&self, id: &str, limits: Limits, opening: Opening) -> Arc<Account> {
         let account = Arc::new(Account::new(limits, opening, Arc::clone(&self.books.keeper)));
-        lock(&self.books.accounts).insert(id.to_owned(), Arc::clone(&account));
+        self.books.accounts.lock().insert(id.to_owned(), Arc::clone(&account));
         account
     }
 
     /// Forgets an account.
     pub fn forget(&self, id: &str) {
-        lock(&self.books.accounts).remove(id);
+        self.books.accounts.lock().remove(id);
     }
 
     /// Writes the file, and keeps it true from now on. To be called when all accounts that exist
@@ -145,7 +146,7 @@ impl Ledger {
     /// # Errors
     /// It can neither be written nor removed.
     pub fn begin(&self) -> io::Result<()> {
-        lock(&self.books.known).clear();
+        self.books.known.lock().clear();
         if let Err(error) = self.books.save(false) {
             tracing::error!(%error, "cannot write the ledger; volumes are counted after a crash");
             durable::remove(&self.books.path)?;
@@ -153,17 +154,17 @@ impl Ledger {
         }
         let books = Arc::clone(&self.books);
         let thread = thread::Builder::new().name("berth-ledger".into());
-        *lock(&self.thread) = Some(thread.spawn(move || books.keep())?);
+        *self.thread.lock() = Some(thread.spawn(move || books.keep())?);
         Ok(())
     }
 
     /// Waits until some account wants to be counted ([`Account::wants_count`]), or `limit` is over.
     pub fn wait_for_wish(&self, limit: std::time::Duration) {
         let keeper = &self.books.keeper;
-        let state = lock(&keeper.state);
+        let mut state = keeper.state.lock();
         let waits = |state: &mut Saves| !state.counts_wanted && !state.closed;
-        let waited = keeper.counts.wait_timeout_while(state, limit, waits);
-        waited.unwrap_or_else(PoisonError::into_inner).0.counts_wanted = false;
+        keeper.counts.wait_while_for(&mut state, waits, limit);
+        state.counts_wanted = false;
     }
 
     /// Ends a wait for wishes.
@@ -173,7 +174,7 @@ impl Ledger {
 
     /// Ends the thread, if it runs.
     fn stop(&self) -> bool {
-        let Some(thread) = lock(&self.thread).take() else { return false };
+        let Some(thread) = self.thread.lock().take() else { return false };
         self.books.keeper.close();
         let _ = thread.join();
         true
@@ -209,7 +210,7 @@ impl Books {
 
     fn save(&self, at_the_end: bool) -> io::Result<()> {
         let accounts: Vec<_> =
-            lock(&self.accounts).iter().map(|(id, a)| (id.clone(), Arc::clone(a))).collect();
+            self.accounts.lock().iter().map(|(id, a)| (id.clone(), Arc::clone(a))).collect();
         let mut raised = Vec::new();
         let volumes = accounts.iter().map(|(id, account)| {
             let ceilings = (account.bytes.next(BYTES_SLACK), account.inodes.next(INODES_SLACK));
@@ -231,7 +232,7 @@ impl Books {
 impl Keeper {
     /// Has the file written soon.
     pub(super) fn nudge(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !state.wanted {
             state.wanted = true;
             self.changed.notify_all();
@@ -243,12 +244,12 @@ impl Keeper {
     /// # Errors
     /// It failed.
     pub(super) fn wait_for_a_save(&self) -> Result<()> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.wanted = true;
         self.changed.notify_all();
         let mine = state.begun + 1;
         while (state.begun < mine || state.begun == mine && state.running) && !state.closed {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut state);
         }
         match state.failed {
             Some(errno) => Err(errno),
@@ -259,15 +260,15 @@ impl Keeper {
 
     /// Somebody waits for a count.
     pub(super) fn want_count(&self) {
-        lock(&self.state).counts_wanted = true;
+        self.state.lock().counts_wanted = true;
         self.counts.notify_all();
     }
 
     /// Waits until a save is wanted, and begins it. `false`: it is over.
     fn begin(&self) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         while !state.wanted && !state.closed {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut state);
         }
         state.wanted = false;
         state.begun += 1;
@@ -276,14 +277,14 @@ impl Keeper {
     }
 
     fn end(&self, failed: Option<Errno>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.running = false;
         state.failed = failed;
         self.changed.notify_all();
     }
 
     fn close(&self) {
-        lock(&self.state).closed = true;
+        self.state.lock().closed = true;
         self.changed.notify_all();
         self.counts.notify_all();
     }
@@ -346,11 +347,6 @@ fn set_aside(path: &Path, error: &io::Error) {
     let aside = aside.map_or_else(|error| error.to_string(), |aside| aside.display().to_string());
     tracing::warn!(path = %path.display(), aside, %error,
         "the ledger is damaged; all volumes are counted anew");
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every step leaves it whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -20,9 +20,11 @@
 pub mod count;
 pub mod ledger;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::errno::{Errno, Result};
 use crate::sys::Patience;
@@ -217,12 +219,12 @@ impl Account {
 
     /// What the volume may use.
     pub fn limits(&self) -> Limits {
-        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.limits.lock()
     }
 
     /// Sets what the volume may use. Takes effect at once; what is used already stays.
     pub fn set_limits(&self, limits: Limits) {
-        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        *self.limits.lock() = limits;
         let enforced = |limit: Option<u64>| match limit {
             Some(limit) if limits.rule == Rule::Enforce => limit.try_into().unwrap_or(i64::MAX),
             _ => i64::MAX,
@@ -273,8 +275,7 @@ impl Account {
             if left.is_zero() {
                 return false;
             }
-            let waited = self.counted.wait_timeout(count, left);
-            count = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.counted.wait_for(&mut count, left);
         }
         true
     }
@@ -355,7 +356,7 @@ impl Account {
     }
 
     fn count(&self) -> MutexGuard<'_, Option<Count>> {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+        self.count.lock()
     }
 }
 

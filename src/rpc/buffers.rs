@@ -4,7 +4,9 @@
 //! the next call: as many as their part of the memory budget allows, and none while memory is
 //! short. Those that are not needed for a while are given back ([`Buffers::trim`]).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::memory_budget::MemoryBudget;
 
@@ -77,7 +79,7 @@ impl Buffers {
     }
 
     fn stock(&self) -> MutexGuard<'_, Stock> {
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stock.lock()
     }
 }
 

@@ -11,9 +11,10 @@
 
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
@@ -141,7 +142,7 @@ impl Connection {
         loop {
             let mut turn = Turn::Drained;
             if reading {
-                let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut scratch = scratch.lock();
                 turn = self.turn(&mut scratch)?;
             }
             if self.link.is_broken() {

@@ -16,8 +16,10 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::sys::processor::{self, Account, Kept, Spent};
 
@@ -110,7 +112,7 @@ impl Follower {
 
     /// Claims a processor for this thread, or says that it is still there.
     fn claim(&self, processor: usize, now: Instant) -> bool {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut claims = self.claims.lock();
         let (owner, said) = claims.entry(processor).or_insert((self.number, now));
         if *owner != self.number && now.saturating_duration_since(*said) < CLAIM {
             return false;
@@ -121,7 +123,7 @@ impl Follower {
 
     fn leave(&mut self) {
         let Some(kept) = self.kept.take() else { return };
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut claims = self.claims.lock();
         if claims.get(&kept.processor()).is_some_and(|(owner, _)| *owner == self.number) {
             claims.remove(&kept.processor());
         }

@@ -9,7 +9,8 @@
 //! Pure: what waits in a lane, and who runs it, is for [`super::pool`].
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Parts, each with a lock of its own, so that threads which change different files seldom meet.
 const PARTS: usize = 64;
@@ -102,7 +103,7 @@ impl<T> Lanes<T> {
 }
 
 fn lock<T>(part: &Mutex<T>) -> MutexGuard<'_, T> {
-    part.lock().unwrap_or_else(PoisonError::into_inner)
+    part.lock()
 }
 
 #[cfg(test)]

@@ -27,8 +27,9 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// What a connection holds free of charge, in bytes.
@@ -175,7 +176,7 @@ impl MemoryBudget {
         // The last reference to an account must not go while the queue is locked: its end gives
         // memory back, which comes here again.
         let mut looked_at = Vec::new();
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.queue.lock();
         let Queue { waiters, passes } = &mut *queue;
         waiters.extend(waiter);
         *passes += 1;

@@ -6,11 +6,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::{Builder, Handle};
@@ -205,7 +206,7 @@ impl Server {
     }
 
     fn upkeep(&self) -> MutexGuard<'_, Upkeep> {
-        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
+        self.upkeep.lock()
     }
 
     /// How many calls wait for a thread on which they may sleep.
@@ -306,7 +307,7 @@ impl Worker {
         let scratch = Arc::new(Mutex::new(scratch));
         let own = Arc::clone(&scratch);
         thread::Builder::new().name(format!("berth-data-{n}")).spawn(move || {
-            own.lock().unwrap_or_else(PoisonError::into_inner).begin();
+            own.lock().begin();
             runtime.block_on(stop.cancelled());
         })?;
         Ok(Self { handle, scratch })

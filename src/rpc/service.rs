@@ -7,8 +7,10 @@ use std::array;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::lanes::Lane;
 use super::message::{self, Header, Reject, Unfit};
@@ -293,7 +295,7 @@ impl Service {
         #[allow(clippy::cast_possible_truncation)] // below SHARDS
         let index = (self.hasher.hash_one(client) % SHARDS as u64) as usize;
         // Every step of the cache leaves it whole, so that a panic in one does not spoil it.
-        self.replay[index].lock().unwrap_or_else(PoisonError::into_inner)
+        self.replay[index].lock()
     }
 }
 

@@ -4,8 +4,9 @@
 //! turn when there is little to do stays on one processor. A condition variable wakes the one that
 //! has waited longest, so that each piece of work goes to another thread.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// The threads that wait, kept with the work under one lock.
 #[derive(Default)]
@@ -40,7 +41,7 @@ pub fn wait<'a, T>(
     loop {
         drop(held);
         thread::park();
-        held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        held = lock.lock();
         // Parking may end without a reason.
         if idle(&mut held).0.iter().all(|waiting| waiting.id() != me.id()) {
             return held;
@@ -60,12 +61,12 @@ mod tests {
     /// Starts a thread that waits once, and says when it does so no more.
     fn start(waiting: &Waiting, number: usize) -> Receiver<usize> {
         let (woken, wakes) = channel();
-        let (lock, before) = (Arc::clone(waiting), waiting.lock().unwrap().count());
+        let (lock, before) = (Arc::clone(waiting), waiting.lock().count());
         thread::spawn(move || {
-            drop(wait(&lock, lock.lock().unwrap(), |idle| idle));
+            drop(wait(&lock, lock.lock(), |idle| idle));
             woken.send(number).unwrap();
         });
-        while waiting.lock().unwrap().count() == before {
+        while waiting.lock().count() == before {
             thread::yield_now();
         }
         wakes
@@ -76,24 +77,24 @@ mod tests {
         let waiting = Waiting::default();
         let wakes: Vec<_> = (0..3).map(|number| start(&waiting, number)).collect();
         for number in [2, 1, 0] {
-            wake(waiting.lock().unwrap(), |idle| idle, 1);
+            wake(waiting.lock(), |idle| idle, 1);
             assert_eq!(wakes[number].recv_timeout(Duration::from_secs(60)), Ok(number));
-            assert_eq!(waiting.lock().unwrap().count(), number);
+            assert_eq!(waiting.lock().count(), number);
         }
-        wake(waiting.lock().unwrap(), |idle| idle, 1); // there is nobody, which is no harm
+        wake(waiting.lock(), |idle| idle, 1); // there is nobody, which is no harm
     }
 
     #[test]
     fn nobody_goes_on_without_being_taken() {
         let waiting = Waiting::default();
         let wakes = start(&waiting, 0);
-        let thread = waiting.lock().unwrap().0[0].clone();
+        let thread = waiting.lock().0[0].clone();
         for _ in 0..1000 {
             thread.unpark();
             thread::yield_now();
         }
         assert!(wakes.try_recv().is_err());
-        wake(waiting.lock().unwrap(), |idle| idle, 7);
+        wake(waiting.lock(), |idle| idle, 7);
         assert_eq!(wakes.recv_timeout(Duration::from_secs(60)), Ok(0));
     }
 }

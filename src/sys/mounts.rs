@@ -6,8 +6,8 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
 
@@ -39,7 +39,7 @@ impl Mounts {
     /// count as one.
     pub fn changes(&self) -> u64 {
         // The kernel tells of each change once, so that nobody may ask before it is counted.
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.lock();
         let mut list = [PollFd::new(&seen.list, PollFlags::PRI)];
         // What cannot be asked may have changed.
         let changed = poll(&mut list, Some(&Timespec::default())) != Ok(0);

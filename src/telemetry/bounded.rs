@@ -13,9 +13,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -162,7 +163,7 @@ impl Limiter {
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         // Numbers for people: a panic spoils nothing.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -293,7 +294,7 @@ pub(super) mod tests {
 
     impl io::Write for Log {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
+            self.0.lock().extend(bytes);
             Ok(bytes.len())
         }
 
@@ -320,7 +321,7 @@ pub(super) mod tests {
             .map_event_format(|format| Bounded::new(format, Arc::clone(&limiter)))
             .finish();
         tracing::subscriber::with_default(subscriber, || work(&limiter));
-        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(log.0.lock().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }
 

@@ -17,11 +17,12 @@ pub mod names;
 pub mod scrape;
 
 use std::array;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use names::{PROCEDURES, Procedure, STATUSES, Status};
+use parking_lot::{Mutex, MutexGuard};
 
 /// The upper bounds of the latency histogram's buckets, in nanoseconds; above is one more.
 const BOUNDS: [u64; 16] = [
@@ -176,7 +177,7 @@ impl Metrics {
     }
 
     fn shards(&self) -> MutexGuard<'_, Vec<Arc<Shard>>> {
-        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards.lock()
     }
 }
 

@@ -8,11 +8,12 @@
 //! A few copies are made at a time ([`super::copies`]); the others are there without any progress.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use super::attempt::Note;
 use super::copy::{self, copy_tree};
@@ -71,7 +72,7 @@ impl Job {
     }
 
     pub(super) fn failed(&self) -> Option<String> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failed.lock().clone()
     }
 
     pub(super) fn status(&self, layout: &Layout, free: u64) -> Status {
@@ -89,7 +90,7 @@ impl Job {
     /// Begins, unless it was stopped before.
     fn start(self: &Arc<Self>, volumes: &Arc<Volumes>) -> std::io::Result<()> {
         // Whoever stops it waits for the thread.
-        let mut place = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.thread.lock();
         if !self.stopped.load(Ordering::SeqCst) {
             let (volumes, job) = (Arc::clone(volumes), Arc::clone(self));
             let thread = thread::Builder::new().name("berth-clone".into());
@@ -102,7 +103,7 @@ impl Job {
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.progress.cancel();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().take();
         if let Some(thread) = thread {
             let _ = thread.join();
         }
@@ -200,7 +201,7 @@ impl Volumes {
             self.note_failure(job, &message);
         }
         job.full.store(error.kind() == Kind::NoSpace, Ordering::SeqCst);
-        *job.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+        *job.failed.lock() = Some(message);
         let making = self.layout.making(&job.spec.id);
         if exists(&making)
             && let Err(error) = self.layout.discard(&making)
@@ -278,7 +279,7 @@ impl Volumes {
     /// # Errors
     /// [`Error::Source`]: it must not go away now.
     pub(super) fn is_not_cloned(&self, name: &Name) -> Result<()> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         let uses = |slot: &Slot| matches!(slot, Slot::Clone(job) if job.from == *name && job.failed().is_none());
         match table.slots.iter().find(|(_, slot)| uses(slot)) {
             Some((by, _)) => Err(Error::Source { name: name.clone(), by: by.clone() }),
@@ -308,7 +309,7 @@ impl Volumes {
     pub(super) fn replaced(&self, failed: &Job, id: &VolumeId) -> Result<()> {
         let old = &failed.spec.id;
         if old != id {
-            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            let mut table = self.table.write();
             table.names.remove(old);
         }
         self.layout.strike_note(old)
@@ -316,7 +317,7 @@ impl Volumes {
 
     /// The failed clones of an earlier run; notes of those that are volumes by now are struck out.
     pub(super) fn enter_cut_off(&self) {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.write();
         for note in self.layout.notes() {
             let (id, name) = (note.spec.id.clone(), note.spec.name.clone());
             if table.slots.contains_key(&name) || table.names.contains_key(&id) {
@@ -339,7 +340,7 @@ impl Volumes {
     /// Ends all that is being made, and waits for that.
     pub(super) fn stop_clones(&self) {
         self.copies.close();
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         let jobs: Vec<_> = table
             .slots
             .values()

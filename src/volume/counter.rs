@@ -5,9 +5,11 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::spec::{Quota, Spec};
 use super::{Slot, Volume, Volumes};
@@ -61,14 +63,14 @@ impl Counter {
 
     /// Has a volume counted soon.
     pub(super) fn ask(&self, export: ExportId) {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(export);
+        self.asked.lock().insert(export);
     }
 
     /// Ends the thread, and waits for that. `wake` ends its wait.
     pub(super) fn stop(&self, wake: impl FnOnce()) {
         self.stop.store(true, Ordering::SeqCst);
         wake();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().take();
         if let Some(thread) = thread {
             let _ = thread.join();
         }
@@ -93,7 +95,7 @@ impl Worker {
     /// The volume that should be counted first: one that somebody waits for, one that was asked
     /// for, one of which nothing is known, one that was not counted for long.
     fn due(&mut self, volumes: &Volumes) -> Option<Arc<Volume>> {
-        let table = volumes.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = volumes.table.read();
         let (now, mut best) = (Instant::now(), None);
         for slot in table.slots.values() {
             let Slot::Volume(volume) = slot else { continue };
@@ -112,7 +114,7 @@ impl Worker {
         if self.failed.get(&export).is_some_and(|failed| now - *failed < RETRY) {
             return None;
         }
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).contains(&export);
+        let asked = self.asked.lock().contains(&export);
         let last = *self.last.entry(export).or_insert(now);
         match () {
             () if volume.account.wants_count() => Some(0),
@@ -140,7 +142,7 @@ impl Worker {
 
     fn count(&mut self, volumes: &Volumes, volume: &Volume) {
         let (export, name) = (volume.export_id(), volume.record().spec.name);
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&export);
+        self.asked.lock().remove(&export);
         self.last.insert(export, Instant::now());
         self.flush(volumes);
         let start = Instant::now();

@@ -1,7 +1,9 @@
 //! Making volumes, and making them reachable.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::error::{Error, Result};
 use super::layout::exists;
@@ -92,7 +94,7 @@ impl Volumes {
     /// Another one has its name, or its id.
     fn existing(&self, spec: &Spec) -> Result<Option<Slot>> {
         let (name, id) = (&spec.name, &spec.id);
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         if let Some(other) = table.names.get(id).filter(|other| *other != name) {
             return Err(Error::OtherName { id: id.clone(), name: other.clone() });
         }
@@ -201,7 +203,7 @@ impl Volumes {
         {
             return Err(Error::Faulty(fault.to_string()));
         }
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         for slot in table.slots.values() {
             let other = slot.spec();
             if other.name != spec.name && overlaps(Path::new(other.place())) {

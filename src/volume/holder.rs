@@ -4,8 +4,6 @@
 //! The volumes themselves do not know: those who give them out are asked
 //! ([`Volumes::set_holders`]).
 
-use std::sync::PoisonError;
-
 use super::error::{Error, Result};
 use super::name::Name;
 use super::registry::Step;
@@ -19,7 +17,7 @@ pub type Holders = Box<dyn Fn(&Spec) -> Option<String> + Send + Sync>;
 impl Volumes {
     /// Tells where to learn who has which volume, in place of what was told before.
     pub fn set_holders(&self, holders: Holders) {
-        *self.holders.write().unwrap_or_else(PoisonError::into_inner) = Some(holders);
+        *self.holders.write() = Some(holders);
     }
 
     /// Whether a volume may be ended without anybody being left without it. One whose end has begun
@@ -34,7 +32,7 @@ impl Volumes {
         if kept || record.step != Step::Ready {
             return Ok(());
         }
-        let holders = self.holders.read().unwrap_or_else(PoisonError::into_inner);
+        let holders = self.holders.read();
         match holders.as_ref().and_then(|holders| holders(&record.spec)) {
             Some(holder) => Err(Error::Held { name: name.clone(), holder }),
             None => Ok(()),

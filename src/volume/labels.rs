@@ -3,7 +3,6 @@
 //! Looking them up waits for no disk: a caller may do it for every object that it sees.
 
 use std::os::unix::fs::MetadataExt;
-use std::sync::PoisonError;
 
 use jiff::Timestamp;
 
@@ -18,7 +17,7 @@ const CLOCK_SLACK: i64 = 2;
 impl Volumes {
     /// What all volumes were asked to be, those that are still being made included. Does not block.
     pub fn specs(&self) -> Vec<Spec> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         table.slots.values().map(Slot::spec).collect()
     }
 
@@ -69,7 +68,7 @@ impl Volumes {
         if record != volume.record() {
             // Labels say who may give the volume back, which must need no room.
             self.layout.write_giving_back(&record)?;
-            *volume.record.lock().unwrap_or_else(PoisonError::into_inner) = record.clone();
+            *volume.record.lock() = record.clone();
         }
         Ok(record.spec)
     }

@@ -22,8 +22,9 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::fs::{
     CWD, Mode, OFlags, RenameFlags, ResolveFlags, XattrFlags, openat, openat2, renameat_with,
 };

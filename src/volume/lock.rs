@@ -9,9 +9,9 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 
 use super::error::{Error, Result};
@@ -65,7 +65,7 @@ impl Lock {
     /// The file system is away, or another one is there; another server has the directory, or has
     /// had it.
     pub(super) fn check(&self) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let State::Held(file, time) = &*state else { return Err(lost()) };
         let fresh = match self.is_in_place(file) {
             // Again: a file system on a network may have given the lock to another client
@@ -91,7 +91,7 @@ impl Lock {
 
     /// Gives the lock up.
     pub(super) fn release(&self) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock();
         if let State::Held(file, _) = &*state {
             let _ = flock(file, FlockOperation::Unlock); // it ends with the process in any case
         }

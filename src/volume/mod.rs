@@ -52,8 +52,9 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use rustix::fs::statvfs;
 use serde::{Deserialize, Serialize};
 
@@ -219,7 +220,7 @@ impl Volumes {
     pub fn list(&self) -> Vec<Status> {
         let free = self.disk().map_or(u64::MAX, |disk| disk.free);
         let mut mounts = self.mounts_by_name();
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         let status = |(name, slot): (&Name, &Slot)| {
             slot.status(&self.layout, free, mounts.remove(name.as_str()).unwrap_or_default())
         };
@@ -271,7 +272,7 @@ impl Volumes {
             volume.account.set_limits(before.spec.limits());
             return Err(error);
         }
-        *volume.record.lock().unwrap_or_else(PoisonError::into_inner) = record;
+        *volume.record.lock() = record;
         drop(change);
         self.show(name)
     }
@@ -302,7 +303,7 @@ impl Volumes {
 
     /// What there is to remove.
     pub fn trash(&self) -> trash::Status {
-        let trash = self.trash.lock().unwrap_or_else(PoisonError::into_inner);
+        let trash = self.trash.lock();
         trash.as_ref().map(Trash::status).unwrap_or_default()
     }
 
@@ -329,18 +330,18 @@ impl Volumes {
     }
 
     fn nudge_trash(&self) {
-        let trash = self.trash.lock().unwrap_or_else(PoisonError::into_inner);
+        let trash = self.trash.lock();
         if let Some(trash) = &*trash {
             trash.nudge();
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {
-        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+        self.change.lock()
     }
 
     fn slot(&self, name: &Name) -> Result<Slot> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         table.slots.get(name).map(Slot::share).ok_or_else(|| self.missing(name.as_str()))
     }
 
@@ -353,13 +354,13 @@ impl Volumes {
     }
 
     fn enter(&self, name: &Name, id: &VolumeId, slot: Slot) {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.write();
         table.names.insert(id.clone(), name.clone());
         table.slots.insert(name.clone(), slot);
     }
 
     fn forget(&self, name: &Name, id: &VolumeId) {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.write();
         table.names.remove(id);
         table.slots.remove(name);
     }
@@ -398,19 +399,19 @@ impl Slot {
 
 impl Volume {
     fn record(&self) -> Record {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.record.lock().clone()
     }
 
     fn export_id(&self) -> ExportId {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).export
+        self.record.lock().export
     }
 
     fn lost(&self) -> Option<String> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lost.lock().clone()
     }
 
     fn set_lost(&self, why: Option<String>) {
-        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        *self.lost.lock() = why;
     }
 
     /// Whether its limits may become others; the account has them already, so that nothing can

@@ -57,7 +57,7 @@ impl Volumes {
     }
 
     fn promised(&self, but_for: Option<&Spec>) -> u64 {
-        let table = self.table.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let table = self.table.read();
         let counts = |slot: &&Slot| !matches!(slot, Slot::Clone(job) if job.failed().is_some());
         let specs = table.slots.values().filter(counts).map(Slot::spec);
         let others = specs.filter(|spec| but_for.is_none_or(|not| not.name != spec.name));

@@ -8,7 +8,7 @@
 //! What is removed goes through the trash, in one step each. Nothing is touched that is not the
 //! directory of a registered volume.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -202,15 +202,15 @@ impl Volumes {
 impl Volume {
     /// What its clients have: its record, or the one before its end began.
     fn served(&self) -> Record {
-        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let before = self.before.lock().clone();
         before.unwrap_or_else(|| self.record())
     }
 
     /// Notes how it ends, and what it was before, which counts until that is done.
     fn end_by(&self, record: &Record) {
         let was = self.served();
-        *self.before.lock().unwrap_or_else(PoisonError::into_inner) = Some(was);
-        *self.record.lock().unwrap_or_else(PoisonError::into_inner) = record.clone();
+        *self.before.lock() = Some(was);
+        *self.record.lock() = record.clone();
     }
 }
 

@@ -22,7 +22,6 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -46,7 +45,7 @@ const DIRECTORIES: usize = 8;
 impl Layout {
     /// Makes what is missing of the reserve, as far as there is room.
     pub(super) fn stock(&self) {
-        let _spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let _spare = self.spare.lock();
         let stock = || -> io::Result<()> {
             (0..FILES).try_for_each(|n| fill(&self.spare_file(n)))?;
             (0..DIRECTORIES)
@@ -65,7 +64,7 @@ impl Layout {
     /// # Errors
     /// No spare file has enough blocks; the file system fails. The old content is still there.
     pub(super) fn replace_in_place(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        let _spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let _spare = self.spare.lock();
         let mut failure = io::Error::from(io::ErrorKind::StorageFull);
         for spare in (0..FILES).map(|n| self.spare_file(n)) {
             match write_in_place(&spare, content).and_then(|()| change_places(&spare, path)) {
@@ -89,7 +88,7 @@ impl Layout {
     }
 
     fn take_directory(&self, path: &Path) -> bool {
-        let _spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let _spare = self.spare.lock();
         (0..DIRECTORIES).any(|n| fs::rename(self.spare_directory(n), path).is_ok())
     }
 

@@ -3,7 +3,9 @@
 
 use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
 
 use super::contest;
 use super::copies::Copies;
@@ -81,7 +83,7 @@ impl Volumes {
             table.names.insert(id, name.clone());
             table.slots.insert(name, Slot::Volume(Arc::new(volume)));
         }
-        *self.table.get_mut().unwrap_or_else(PoisonError::into_inner) = table;
+        *self.table.get_mut() = table;
         self.serving.fs.attach_all(opened);
         let exported = exports.len();
         self.serving
@@ -150,7 +152,7 @@ impl Volumes {
     /// Whether what an earlier run has left may be all that there is of a volume: its record cannot
     /// be read, or what it says could not be finished.
     fn may_need(&self, id: &VolumeId) -> bool {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         match table.names.get(id).and_then(|name| table.slots.get(name)) {
             Some(Slot::Volume(volume)) => volume.lost().is_some(),
             Some(Slot::Clone(job)) => job.failed().is_none(),
@@ -190,7 +192,7 @@ impl Volumes {
         if let Some(counter) = self.counter.get() {
             counter.stop(|| self.ledger.wake());
         }
-        self.trash.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.trash.lock().take();
         if let Err(error) = self.ledger.close() {
             tracing::error!(%error, "cannot write the ledger; the volumes are counted at the next start");
         }

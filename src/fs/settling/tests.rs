@@ -45,7 +45,7 @@ fn settled(fs: &Fs, id: ExportId) -> Receiver<Result<()>> {
 #[test]
 fn nobody_waits_for_a_flush_with_a_lock() {
     let (volume, file) = full();
-    let hangs = file.flushing.lock().unwrap();
+    let hangs = file.flushing.lock();
     let settled = thread::scope(|scope| {
         // Whatever it does, it does not wait: the test would have to.
         let (done, ends) = channel();
@@ -84,7 +84,7 @@ fn a_volume_that_is_full_in_truth_is_said_to_be() {
 #[test]
 fn whoever_comes_while_a_volume_is_settled_waits_for_the_next_time() {
     let (volume, file) = full();
-    let hangs = file.flushing.lock().unwrap();
+    let hangs = file.flushing.lock();
     let first = settled(&volume.fs, VOLUME);
     let others = [settled(&volume.fs, VOLUME), settled(&volume.fs, VOLUME)];
     assert!(first.try_recv().is_err());
@@ -116,7 +116,7 @@ fn full_volumes_leave_threads_to_those_who_flush() {
             (id, file)
         })
         .collect();
-    let hang: Vec<_> = all.iter().map(|(_, file)| file.flushing.lock().unwrap()).collect();
+    let hang: Vec<_> = all.iter().map(|(_, file)| file.flushing.lock()).collect();
     let settled: Vec<_> = all.iter().map(|(id, _)| settled(&fs, *id)).collect();
     let files = Files::of(&fs, all[0].0);
     let other = files.create(&files.root(), "other").unwrap();

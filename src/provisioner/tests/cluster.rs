@@ -2,7 +2,7 @@
 //! claims as the controller-manager does, and breaks where it is told to.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame};
 use kube::Client;
 use kube::client::Body;
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -175,8 +176,8 @@ impl Cluster {
     fn start(begin: impl FnOnce(&mut World)) -> Self {
         let world = Arc::<Mutex<World>>::default();
         let class = json!({ "metadata": { "name": "fast" }, "provisioner": OURS });
-        world.lock().unwrap().put("storageclasses", "fast", class);
-        begin(&mut world.lock().unwrap());
+        world.lock().put("storageclasses", "fast", class);
+        begin(&mut world.lock());
         let (service, server) = pair::<Request<Body>, Response<Wire>>();
         tokio::spawn(serve(server, Arc::clone(&world)));
         let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
@@ -190,7 +191,7 @@ impl Cluster {
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap()
+        self.world.lock()
     }
 
     fn claim(&self, name: &str) {
@@ -220,7 +221,7 @@ async fn serve(mut server: Handle<Request<Body>, Response<Wire>>, world: Arc<Mut
         let body = request.into_body().collect_bytes().await.unwrap();
         let body = String::from_utf8(body.to_vec()).unwrap();
         let query = uri.query().unwrap_or_default();
-        let answer = world.lock().unwrap().answer(&method, uri.path(), query, &body);
+        let answer = world.lock().answer(&method, uri.path(), query, &body);
         send.send_response(answer);
     }
 }

@@ -1,11 +1,12 @@
 //! The Lease: who leads, and who stops when. The time of these tests does not take any.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
 use kube::Client;
 use kube::client::Body;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -120,18 +121,18 @@ impl Candidate {
     }
 
     fn change(&self, change: impl FnOnce(&mut Leases)) {
-        change(&mut self.leases.lock().unwrap());
+        change(&mut self.leases.lock());
     }
 
     /// Whether the Lease is that of this process.
     fn is_held(&self) -> bool {
-        self.leases.lock().unwrap().holder() == self.identity
+        self.leases.lock().holder() == self.identity
     }
 
     async fn end(self) -> String {
         self.stop.cancel();
         timeout(Duration::from_secs(60), self.running).await.unwrap().unwrap();
-        self.leases.lock().unwrap().holder()
+        self.leases.lock().holder()
     }
 }
 
@@ -140,7 +141,7 @@ async fn serve(mut server: ApiServer, leases: Arc<Mutex<Leases>>) {
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let body = request.into_body().collect_bytes().await.unwrap();
         let body = String::from_utf8(body.to_vec()).unwrap();
-        let (code, value) = leases.lock().unwrap().answer(&method, &path, &body);
+        let (code, value) = leases.lock().answer(&method, &path, &body);
         send.send_response(response(code, &value));
     }
 }

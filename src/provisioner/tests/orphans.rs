@@ -25,7 +25,7 @@ async fn died_half_way(claim: &Value) -> (Scene, Key) {
     let steps = vec![waits(), step("POST", PVS, Answer::Broken)];
     assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Failed);
     assert_eq!(scene.names(), [volume_of("data")]);
-    scene.cx.unfinished.lock().unwrap().clear();
+    scene.cx.unfinished.lock().clear();
     scene.told();
     (scene, key)
 }
@@ -171,7 +171,7 @@ async fn a_copy_that_nobody_waits_for_is_taken_away() {
         tokio::task::yield_now().await;
     }
     // Somebody else led for a while, and the claim went.
-    scene.cx.unfinished.lock().unwrap().clear();
+    scene.cx.unfinished.lock().clear();
     scene.claim_gone(&copy);
     begin(&mut scene, vec![no_pv()]).await;
     assert_eq!((scene.names(), alone(&scene)), (vec![volume_of("source")], "0".into()));

@@ -30,9 +30,9 @@ fn until(trash: &Trash, wanted: impl Fn(&Status) -> bool) -> Status {
         if wanted(&status) {
             return status;
         }
-        let state = trash.shared.lock();
+        let mut state = trash.shared.lock();
         assert!(Instant::now() < end, "nothing goes on: {status:?}");
-        drop(trash.shared.changed.wait_timeout(state, Duration::from_millis(2)));
+        trash.shared.changed.wait_for(&mut state, Duration::from_millis(2));
     }
 }
 

@@ -12,9 +12,10 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -90,7 +91,7 @@ impl Fuse {
     /// Ends the daemon, as a crash does: what was open is dead.
     pub fn kill(&mut self) {
         let Some(daemon) = self.daemon.take() else { return };
-        *daemon.stop.lock().unwrap() = true;
+        *daemon.stop.lock() = true;
         daemon.thread.join().unwrap();
     }
 
@@ -103,17 +104,17 @@ impl Fuse {
     /// that it had.
     pub fn change(&mut self, source: &'static str, disk: Disk) -> Disk {
         self.source = source;
-        std::mem::replace(&mut self.disk.lock().unwrap(), disk)
+        std::mem::replace(&mut self.disk.lock(), disk)
     }
 
     /// Takes nothing up from now on, as a daemon that was stopped, or goes on.
     pub fn hang(&self, hangs: bool) {
-        self.disk.lock().unwrap().hangs = hangs;
+        self.disk.lock().hangs = hangs;
     }
 
     /// Answers everything with this error from now on, or nothing any more.
     pub fn away(&self, errno: Option<i32>) {
-        self.disk.lock().unwrap().away = errno;
+        self.disk.lock().away = errno;
     }
 }
 
@@ -164,7 +165,7 @@ impl Session {
     fn run(mut self, stop: &Mutex<bool>) {
         let mut request = vec![0; 1 << 20];
         let soon = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-        while !*stop.lock().unwrap() {
+        while !*stop.lock() {
             if self.disk().hangs {
                 thread::sleep(std::time::Duration::from_millis(10));
                 continue;
@@ -180,7 +181,7 @@ impl Session {
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.disk.lock().unwrap()
+        self.disk.lock()
     }
 
     fn reply(&mut self, request: &[u8]) {
