@@ -27,13 +27,14 @@
 //! | [`quantity`], [`label`] | amounts of bytes, names and labels, as Kubernetes has them; pure | - |
 //! | [`mount_options`] | options of clients' mounts: the defaults, and what can never work; pure | - |
 //! | [`sys`] | system calls, thin and safe; the only `unsafe` | errno |
+//! | [`sched`] | threads and waiting: which thread runs work, and whether it may block | sys |
 //! | [`xdr`] | bounded reading without allocation; writing into a buffer | - |
-//! | [`rpc`] | records, calls, credentials, the reply cache, limits, drain; knows no program | errno sys xdr telemetry |
+//! | [`rpc`] | records, calls, credentials, the reply cache, limits, drain; knows no program | errno sched sys xdr telemetry |
 //! | [`export`] | what is exported, to whom, with which squash; pure | - |
-//! | [`quota`] | what each volume uses; room is held before it is used, on the disk before it counts | errno sys |
-//! | [`fs`] | POSIX operations on handles, as the caller; knows no wire format | errno sys export quota telemetry |
-//! | [`nfs3`] | the 22 procedures: arguments to results | errno sys xdr rpc export fs telemetry |
-//! | [`mount`] | MOUNT: paths to handles | errno sys xdr rpc export fs telemetry |
+//! | [`quota`] | what each volume uses; room is held before it is used, on the disk before it counts | errno sched sys |
+//! | [`fs`] | POSIX operations on handles, as the caller; knows no wire format | errno sched sys export quota telemetry |
+//! | [`nfs3`] | the 22 procedures: arguments to results | errno sched sys xdr rpc export fs telemetry |
+//! | [`mount`] | MOUNT: paths to handles | errno sched xdr rpc export fs telemetry |
 //! | [`portmap`] | where the programs are | rpc xdr |
 //! | [`volume`] | directory, registry entry, export and account as one unit; knows no Kubernetes | errno export fs label quota sys telemetry |
 //! | [`provisioner`] | Kubernetes: claims to volumes, by the contract of external provisioners | label mount_options quantity volume telemetry |
@@ -48,13 +49,14 @@
 //! # Invariants
 //!
 //! - **A call runs first on the thread that read it.** A data-plane thread never blocks on a disk:
-//!   a call that might block ([`sys::Patience::None`]) returns before it has changed anything, and
+//!   a call that might block ([`sched::Patience::None`]) returns before it has changed anything, and
 //!   runs again on a thread of the pool. Whether it might block is decided by what is in memory: an
 //!   open file, a name in the kernel's cache (RESOLVE_CACHED), data in the page cache (RWF_NOWAIT),
-//!   the latency of recent changes ([`nfs3`]'s pace), and the budget of dirty pages for large
-//!   writes. Each data-plane thread is a runtime of its own, so a call wakes no other thread.
+//!   the latency of recent changes ([`sched::pace`]), and the budget of dirty pages for large writes
+//!   ([`sched::dirty_budget`]). Each data-plane thread is a runtime of its own, so a call wakes no
+//!   other thread.
 //! - **Packets and calls share a processor.** A data-plane thread whose packets all arrive on one
-//!   processor moves there as long as that pays (rpc's `follow`): waking another processor is most
+//!   processor moves there as long as that pays ([`sched::affinity`]): waking another processor is most
 //!   of the cost of a short call.
 //! - **A blocked call holds no thread.** Changes of one file wait in a lane ([`rpc::lanes`]), and
 //!   so do listings of one directory: a file that hangs occupies one thread, not all. The thread
@@ -106,6 +108,7 @@ pub mod provisioner;
 pub mod quantity;
 pub mod quota;
 pub mod rpc;
+pub mod sched;
 pub mod state;
 pub mod sys;
 pub mod telemetry;

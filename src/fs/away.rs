@@ -128,7 +128,7 @@ mod tests {
     use crate::export::ExportId;
     use crate::fs::handle::{KEY_LEN, Key};
     use crate::fs::testing::Files;
-    use crate::sys::Patience;
+    use crate::sched::Patience;
     use std::fs::{create_dir, rename};
 
     const EXPORT: ExportId = ExportId(1);

@@ -25,7 +25,7 @@ use super::node::{Node, proc_path};
 use super::writing::Content;
 use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
-use crate::sys::Patience;
+use crate::sched::Patience;
 
 impl Fs {
     /// Changes attributes of `node`, which has `attr` and whose lock is held (`_guard`). The mode

@@ -25,7 +25,8 @@ use super::node::Node;
 use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
 use crate::quota::{Account, Change, Hold};
-use crate::sys::{self, Patience};
+use crate::sched::Patience;
+use crate::sys;
 use crate::telemetry::bounded::OFTEN;
 
 /// What the disk gives at a time, on nearly every file system. Where it gives more, what a change

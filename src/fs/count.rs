@@ -22,7 +22,8 @@ use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::Account;
 use crate::quota::count::Counted;
-use crate::sys::{self, Patience};
+use crate::sched::Patience;
+use crate::sys;
 
 /// Bytes of a directory's list that are read at a time.
 const PIECE: usize = 64 * 1024;

@@ -11,7 +11,8 @@ use super::node::Node;
 use super::writing::Content;
 use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
-use crate::sys::{self, Patience};
+use crate::sched::Patience;
+use crate::sys;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +58,10 @@ impl Fs {
             return Ok(Read { count: 0, eof: true });
         }
         let content = self.readable(node, patience)?;
-        let read = sys::file::read_at(content, buffer, max, offset, patience);
+        let read = match patience {
+            Patience::None => sys::file::read_cached_at(content, buffer, max, offset),
+            Patience::Blocking => sys::file::read_at(content, buffer, max, offset),
+        };
         let count = read.inspect_err(|errno| node.root.note(*errno))?;
         let end = offset + count as u64;
         if count < max && end < attr.size && patience == Patience::None {

@@ -30,8 +30,9 @@ use super::node::Node;
 use super::pieces::{List, Listed, Piece, Place};
 use super::root::HandleKind;
 use crate::errno::{Errno, Result};
+use crate::sched::Patience;
+use crate::sys;
 use crate::sys::mounts::Mounts;
-use crate::sys::{self, Patience};
 
 /// Bytes of a directory that are read at a time: at most, and at least, which is more than the
 /// longest entry.

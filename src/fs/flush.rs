@@ -41,9 +41,9 @@ use super::settling::Settling;
 use super::stripes::Stripes;
 use super::writing::Content;
 use crate::errno::{Errno, Result};
-use crate::sys::Patience;
+use crate::sched::Patience;
+use crate::sched::idle::{self, Idle};
 use crate::sys::disk::{self, Discipline};
-use crate::sys::idle::{self, Idle};
 use crate::telemetry::bounded::OFTEN;
 
 /// Threads that flush. More than disks have: flushes of different files share what the file system

@@ -31,7 +31,7 @@ use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::Change;
-use crate::sys::Patience;
+use crate::sched::Patience;
 use crate::sys::making::{give_name, gives_no_name_up, rename_new, step, unnamed};
 use crate::telemetry::bounded::OFTEN;
 

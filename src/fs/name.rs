@@ -13,7 +13,8 @@ use super::identity::Identity;
 use super::node::Node;
 use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
-use crate::sys::{self, Patience};
+use crate::sched::Patience;
+use crate::sys;
 
 /// Longest name, in bytes.
 pub const NAME_MAX: usize = 255;

@@ -424,7 +424,7 @@ mod tests {
     use crate::fs::flush::Extent;
     use crate::fs::handle::{KEY_LEN, Key};
     use crate::fs::testing::Files;
-    use crate::sys::Patience;
+    use crate::sched::Patience;
 
     const DESCRIPTORS: usize = 600;
     const EXPORT: ExportId = ExportId(1);

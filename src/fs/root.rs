@@ -187,7 +187,7 @@ mod tests {
     use crate::fs::handle::{Handle, KEY_LEN, Key};
     use crate::fs::node::Node;
     use crate::fs::testing::Files;
-    use crate::sys::Patience;
+    use crate::sched::Patience;
 
     const EXPORT: ExportId = ExportId(1);
 

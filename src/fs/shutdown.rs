@@ -16,7 +16,7 @@ use super::Fs;
 use super::flush::note_failure;
 use super::node::Node;
 use crate::errno::Result;
-use crate::sys::Patience;
+use crate::sched::Patience;
 
 impl Fs {
     /// Flushes everything that was written. Blocks until that is done, but no longer than

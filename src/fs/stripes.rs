@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::errno::{Errno, Result};
-use crate::sys::Patience;
+use crate::sched::Patience;
 
 /// How many locks there are.
 const LOCKS: usize = 1024;

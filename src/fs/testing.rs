@@ -19,7 +19,7 @@ use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::ledger::Ledger;
 use crate::quota::{Account, Limits, Rule, Usage};
-use crate::sys::Patience;
+use crate::sched::Patience;
 
 const WAIT: Patience = Patience::Blocking;
 

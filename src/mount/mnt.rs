@@ -9,7 +9,7 @@ use crate::errno::Errno;
 use crate::export::{Export, Refused, Table};
 use crate::fs::handle::Handle;
 use crate::rpc::Call;
-use crate::sys::Patience;
+use crate::sched::Patience;
 use crate::telemetry::bounded::Cut;
 
 /// Why MNT fails.

@@ -162,7 +162,7 @@ mod tests {
     use crate::export::{Client, Export, ExportId, Options, Who};
     use crate::fs::handle::{KEY_LEN, Key};
     use crate::rpc::auth::Credentials;
-    use crate::sys::Patience;
+    use crate::sched::Patience;
     use proptest::prelude::*;
     use std::net::SocketAddr;
     use tempfile::TempDir;

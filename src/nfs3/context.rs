@@ -18,7 +18,7 @@ use crate::fs::{Fs, Guard};
 use crate::rpc::auth::Credentials;
 use crate::rpc::pending::Delay;
 use crate::rpc::{self, Outcome};
-use crate::sys::Patience;
+use crate::sched::Patience;
 
 /// The context in which a procedure runs.
 pub struct CallContext<'a> {

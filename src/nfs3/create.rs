@@ -16,7 +16,7 @@ use crate::fs::handle::Handle;
 use crate::fs::make::{New, What};
 use crate::fs::name::Name;
 use crate::fs::node::Node;
-use crate::sys::Patience;
+use crate::sched::Patience;
 use crate::xdr::{Encode, Error, Reader, Writer};
 
 /// The mode of a new file, if the client specifies none.

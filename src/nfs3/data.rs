@@ -17,7 +17,7 @@ use crate::fs::Fs;
 use crate::fs::attr::Attr;
 use crate::fs::flush::{Due, Extent};
 use crate::fs::node::Node;
-use crate::sys::Patience;
+use crate::sched::Patience;
 use crate::xdr::{Encode, Error, Reader, Writer};
 
 /// Larger writes, in bytes, spend the dirty budget: these are the ones that fill the page cache.

@@ -8,7 +8,7 @@ use super::context::CallContext;
 use super::status::{Cause, Reply};
 use super::types::{Fattr, Fh, PostOp};
 use crate::fs::info::{Limits, Space};
-use crate::sys::Patience;
+use crate::sched::Patience;
 use crate::xdr::{Encode, Writer};
 
 /// The multiple of which READ and WRITE sizes should be: a page.

@@ -9,12 +9,10 @@ mod attr;
 mod context;
 mod create;
 mod data;
-mod dirty_budget;
 mod durable;
 mod errors;
 mod info;
 mod lookup;
-mod pace;
 mod readdir;
 mod remove;
 mod rename;
@@ -32,11 +30,12 @@ use crate::export::table::Exports;
 use crate::fs::{Fs, handle};
 use crate::rpc::lanes::Lane;
 use crate::rpc::{self, Outcome, Program};
+use crate::sched::Patience;
+use crate::sched::dirty_budget::DirtyBudget;
+use crate::sched::pace::Pace;
 use crate::xdr::{Encode, Error, Reader, Writer};
 use context::CallContext;
-use dirty_budget::DirtyBudget;
 use durable::Durable;
-use pace::Pace;
 use status::{Cause, Fail, Reply};
 use types::Decode;
 
@@ -222,7 +221,7 @@ fn reply_with<'a, A: Decode<'a>, F: Encode + Default>(
     out.rewind(start);
     let status = match cause {
         Cause::Status(status) => status,
-        Cause::WouldBlock if cx.patience() == crate::sys::Patience::None => return Outcome::Later,
+        Cause::WouldBlock if cx.patience() == Patience::None => return Outcome::Later,
         // A call that may block got EAGAIN from the file system: the client has to retry.
         Cause::WouldBlock => nfsstat3::NFS3ERR_JUKEBOX,
         Cause::Full => match cx.wait_for_room() {

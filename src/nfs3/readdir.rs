@@ -10,7 +10,7 @@ use super::status::{Cause, Fail, Reply};
 use super::types::{Decode, Fh, PostOp};
 use crate::errno::Errno;
 use crate::fs::dir::Step;
-use crate::sys::Patience;
+use crate::sched::Patience;
 use crate::sys::dir::Entry;
 use crate::xdr::{Encode, Error, Mark, Reader, Writer};
 

@@ -85,7 +85,7 @@ impl Program for Portmap {
 mod tests {
     use super::*;
     use crate::rpc::auth::Credentials;
-    use crate::sys::Patience;
+    use crate::sched::Patience;
     use crate::xdr::Reader;
     use proptest::prelude::*;
 

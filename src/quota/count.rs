@@ -151,7 +151,7 @@ mod tests {
     use super::super::tests::account;
     use super::*;
     use crate::quota::Opening;
-    use crate::sys::Patience;
+    use crate::sched::Patience;
 
     fn unknown() -> Account {
         account(1000, None, Opening::Unknown)

@@ -353,7 +353,7 @@ fn set_aside(path: &Path, error: &io::Error) {
 mod tests {
     use super::*;
     use crate::quota::{Change, Rule};
-    use crate::sys::Patience;
+    use crate::sched::Patience;
     use std::fs;
 
     const LIMITS: Limits = Limits { bytes: 1 << 40, inodes: None, rule: Rule::Enforce };

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::errno::{Errno, Result};
-use crate::sys::Patience;
+use crate::sched::Patience;
 use count::Count;
 use ledger::Keeper;
 

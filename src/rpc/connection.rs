@@ -24,7 +24,6 @@ use super::batch::Batch;
 use super::buffers::Buffers;
 use super::clock::Clock;
 use super::connections::Seat;
-use super::follow::Follower;
 use super::intake::{Intake, Turn};
 use super::link::Link;
 use super::memory_budget::MemoryBudget;
@@ -32,6 +31,7 @@ use super::pool::{Job, Pool, SERVED};
 use super::record::Error;
 use super::server::Limits;
 use super::service::{Origin, Service};
+use crate::sched::affinity::Follower;
 use crate::telemetry::metrics::{Answered, Local, Metrics};
 
 /// The piece in which sockets are read. Small calls in it are answered together.

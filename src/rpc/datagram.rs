@@ -16,7 +16,7 @@ use super::lanes::Lane;
 use super::message::Reject;
 use super::pool::{Job, Stand};
 use super::service::{Carried, Gate, How, Origin, Reply, Service, Verdict};
-use crate::sys::Patience;
+use crate::sched::Patience;
 use crate::telemetry::metrics::{Answered, Metrics};
 use crate::xdr::{Reader, Writer};
 

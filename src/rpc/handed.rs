@@ -12,7 +12,7 @@ use super::pool::{Job, Stand, Work};
 use super::record::Header;
 use super::replay::Key;
 use super::service::{Carried, How, Origin, Service, Verdict};
-use crate::sys::Patience;
+use crate::sched::Patience;
 use crate::telemetry::metrics::Answered;
 use crate::xdr::Encode;
 

@@ -24,7 +24,6 @@ mod clock;
 mod connection;
 pub mod connections;
 mod datagram;
-mod follow;
 mod handed;
 mod intake;
 pub mod lanes;
@@ -43,7 +42,7 @@ pub mod service;
 
 use std::net::SocketAddr;
 
-use crate::sys::Patience;
+use crate::sched::Patience;
 use crate::xdr::{Error, Reader, Writer};
 use auth::Credentials;
 use lanes::Lane;

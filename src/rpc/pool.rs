@@ -36,7 +36,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::handed::Bundle;
 use super::lanes::{Lane, Lanes};
-use crate::sys::idle::{self, Idle};
+use crate::sched::idle::{self, Idle};
 use crate::telemetry::bounded::OFTEN;
 
 /// Stack of a thread. The deepest calls use a few KiB; directories are read into the heap.

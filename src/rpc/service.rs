@@ -17,7 +17,7 @@ use super::message::{self, Header, Reject, Unfit};
 use super::pending::{Delay, Pending};
 use super::replay::{Key, Replay, Seen};
 use super::{Call, Outcome, Program};
-use crate::sys::Patience;
+use crate::sched::Patience;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::names::{Procedure, Status};
 use crate::xdr::{Encode, Writer};

@@ -2,41 +2,54 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use super::{Patience, check, fault};
+use super::{check, fault};
 use crate::errno::{Errno, Result};
 
-/// Reads up to `max` bytes at `offset` and appends them to `buffer`; answers how many. Fewer than
-/// asked for are the end of the file, or with [`Patience::None`] of what is in memory.
+/// Reads up to `max` bytes at `offset` and appends them to `buffer`; returns how many. Fewer than
+/// `max` mean the end of the file. May wait for a disk.
 ///
 /// # Errors
-/// `EAGAIN` with [`Patience::None`] if nothing is in memory, or the file system cannot tell.
-pub fn read_at(
+/// As preadv2(2) has them.
+pub fn read_at(fd: impl AsFd, buffer: &mut Vec<u8>, max: usize, offset: u64) -> Result<usize> {
+    fault::read();
+    append_from(fd, buffer, max, offset, 0)
+}
+
+/// As [`read_at`], but never waits for a disk: returns what is in memory, which may be less than
+/// the file has.
+///
+/// # Errors
+/// `EAGAIN` if nothing is in memory, or the file system cannot tell; others as preadv2(2) has them.
+pub fn read_cached_at(
     fd: impl AsFd,
     buffer: &mut Vec<u8>,
     max: usize,
     offset: u64,
-    patience: Patience,
+) -> Result<usize> {
+    if fault::is_cold() {
+        return Err(Errno::AGAIN);
+    }
+    match append_from(fd, buffer, max, offset, libc::RWF_NOWAIT) {
+        Err(Errno::OPNOTSUPP) => Err(Errno::AGAIN),
+        read => read,
+    }
+}
+
+fn append_from(
+    fd: impl AsFd,
+    buffer: &mut Vec<u8>,
+    max: usize,
+    offset: u64,
+    flags: i32,
 ) -> Result<usize> {
     let offset = i64::try_from(offset).map_err(|_| Errno::INVAL)?;
-    let flags = match patience {
-        Patience::None if fault::is_cold() => return Err(Errno::AGAIN),
-        Patience::None => libc::RWF_NOWAIT,
-        Patience::Blocking => 0,
-    };
-    if patience == Patience::Blocking {
-        fault::read();
-    }
     buffer.reserve(max);
     let free = &mut buffer.spare_capacity_mut()[..max];
     let part = libc::iovec { iov_base: free.as_mut_ptr().cast(), iov_len: free.len() };
     // SAFETY: the kernel writes at most `iov_len` bytes into the spare capacity.
     let read =
-        check(unsafe { libc::preadv2(fd.as_fd().as_raw_fd(), &raw const part, 1, offset, flags) });
-    let read = match read {
-        Ok(read) => read.unsigned_abs(),
-        Err(Errno::OPNOTSUPP) if patience == Patience::None => return Err(Errno::AGAIN),
-        Err(errno) => return Err(errno),
-    };
+        check(unsafe { libc::preadv2(fd.as_fd().as_raw_fd(), &raw const part, 1, offset, flags) })?
+            .unsigned_abs();
     let len = buffer.len() + read;
     // SAFETY: that many bytes behind the old length are initialised by the kernel, within the
     // capacity.

@@ -11,7 +11,6 @@ mod fault;
 pub mod file;
 pub mod filesystem;
 pub mod handle;
-pub mod idle;
 pub mod making;
 pub mod memory;
 pub mod mounts;
@@ -19,16 +18,6 @@ pub mod process;
 pub mod processor;
 pub mod socket;
 pub mod user;
-
-/// Whether a thread may sleep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// It serves sockets: what would have to wait for a disk or a lock answers `EAGAIN`, and has
-    /// changed nothing.
-    None,
-    /// It may wait.
-    Blocking,
-}
 
 /// The answer of a system call that returns -1 and sets errno.
 fn check<T: Copy + PartialEq + From<i8>>(answer: T) -> crate::errno::Result<T> {

@@ -19,7 +19,7 @@ use berth::nfs3::Nfs;
 use berth::portmap::Portmap;
 use berth::rpc::auth::{Credentials, Sys};
 use berth::rpc::{Call, Outcome, Program};
-use berth::sys::Patience;
+use berth::sched::Patience;
 use berth::xdr::{Reader, Writer};
 use bolero::{TypeGenerator, check};
 use tempfile::TempDir;

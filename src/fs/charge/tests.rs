@@ -15,7 +15,7 @@ use crate::fs::flush::{Due, Extent};
 use crate::fs::make::{New, What};
 use crate::fs::node::Node;
 use crate::fs::testing::{VOLUME, Volume, du, volume};
-use crate::sys::Patience;
+use crate::sched::Patience;
 
 impl Volume {
     /// Does what `op` says with the directory and the name that it says. What cannot be is refused

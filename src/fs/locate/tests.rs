@@ -4,7 +4,7 @@ use super::*;
 use crate::export::ExportId;
 use crate::fs::handle::{Handle, KEY_LEN, Key};
 use crate::fs::testing::Files;
-use crate::sys::Patience;
+use crate::sched::Patience;
 
 const EXPORT: ExportId = ExportId(1);
 

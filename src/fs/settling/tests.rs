@@ -10,7 +10,7 @@ use crate::fs::handle::{KEY_LEN, Key};
 use crate::fs::testing::{Files, VOLUME, Volume, volume};
 use crate::quota::ledger::Ledger;
 use crate::quota::{Limits, Rule, Usage};
-use crate::sys::Patience;
+use crate::sched::Patience;
 
 const LONG: Duration = Duration::from_secs(60);
 const WAIT: Patience = Patience::Blocking;

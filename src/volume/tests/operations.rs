@@ -185,7 +185,7 @@ fn a_recycled_volume_has_new_handles_and_an_empty_account() {
     run.volumes.end(&name("a"), Some(OnDelete::Recycle)).unwrap();
     assert_ne!(export(&run), before);
     assert_eq!(run.fs.locate(before, b"").err(), Some(Errno::STALE));
-    assert!(run.fs.node(&handle, crate::sys::Patience::Blocking).is_err());
+    assert!(run.fs.node(&handle, crate::sched::Patience::Blocking).is_err());
     assert_eq!(run.settled("a").inodes_used, 1);
     assert!(run.settled("a").used < 10_000);
 }

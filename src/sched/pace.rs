@@ -7,7 +7,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::sys::{Patience, process};
+use super::Patience;
+use crate::sys::process;
 
 /// A change that takes longer has waited for something.
 const SLOW: Duration = Duration::from_millis(2);
