@@ -15,7 +15,7 @@ use crate::volume::error::{self, Error, Result};
 use crate::volume::name::Name;
 use crate::volume::promise::Promise;
 use crate::volume::spec::{OnDelete, Spec, Status};
-use crate::volume::{Disk, Ended, Growth, Origin, Volumes, trash};
+use crate::volume::{Disk, Growth, Origin, Reclaimed, Volumes, trash};
 
 /// Largest body of a request, in bytes.
 pub const REQUEST_MAX: usize = 64 * 1024;
@@ -146,7 +146,7 @@ pub trait VolumeApi: Send + Sync + 'static {
     /// Changes the limits of a volume.
     fn expand(&self, name: &Name, growth: Growth) -> Result<Status>;
     /// Reclaims a volume, unless a claim uses it and `request.force` is not set.
-    fn reclaim(&self, name: &Name, request: Reclaim) -> Result<Ended>;
+    fn reclaim(&self, name: &Name, request: Reclaim) -> Result<Reclaimed>;
     /// Starts to count the usage of a volume again.
     fn recount(&self, name: &Name) -> Result<()>;
     /// Returns the state of the trash.
@@ -180,11 +180,11 @@ impl VolumeApi for Arc<Volumes> {
         Volumes::expand(self, name, growth)
     }
 
-    fn reclaim(&self, name: &Name, request: Reclaim) -> Result<Ended> {
+    fn reclaim(&self, name: &Name, request: Reclaim) -> Result<Reclaimed> {
         if !request.force {
             self.may_be_taken(name, request.on_delete)?;
         }
-        Volumes::end(self, name, request.on_delete)
+        Volumes::reclaim(self, name, request.on_delete)
     }
 
     fn recount(&self, name: &Name) -> Result<()> {

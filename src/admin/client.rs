@@ -27,7 +27,7 @@ use super::api::{
 };
 use crate::volume::name::Name;
 use crate::volume::spec::Status;
-use crate::volume::{Ended, Growth, trash};
+use crate::volume::{Growth, Reclaimed, trash};
 
 /// Default time limit of a call. No operation of the API waits for more than a few accesses to the
 /// disk.
@@ -149,7 +149,7 @@ impl Client {
     }
 
     /// Reclaims a volume.
-    pub fn reclaim(&self, name: &Name, request: Reclaim) -> Result<Reply<Ended>> {
+    pub fn reclaim(&self, name: &Name, request: Reclaim) -> Result<Reply<Reclaimed>> {
         let how = request.on_delete.and_then(|how| serde_json::to_value(how).ok());
         let how = how.as_ref().and_then(serde_json::Value::as_str);
         let how = how.map(|how| format!("onDelete={how}"));
@@ -160,12 +160,12 @@ impl Client {
     }
 
     /// Removes a volume, and keeps its directory.
-    pub fn archive(&self, name: &Name, Force { force }: Force) -> Result<Reply<Ended>> {
+    pub fn archive(&self, name: &Name, Force { force }: Force) -> Result<Reply<Reclaimed>> {
         self.call(Method::POST, &of(name, &forced("/archive", force)), None::<&()>)
     }
 
     /// Empties a volume, and keeps it.
-    pub fn recycle(&self, name: &Name, Force { force }: Force) -> Result<Reply<Ended>> {
+    pub fn recycle(&self, name: &Name, Force { force }: Force) -> Result<Reply<Reclaimed>> {
         self.call(Method::POST, &of(name, &forced("/recycle", force)), None::<&()>)
     }
 
@@ -323,13 +323,13 @@ mod tests {
         assert_eq!(grown, 20 << 30);
         client.recount(&strange).unwrap();
         let recycled = client.recycle(&strange, Force::default()).unwrap().value;
-        assert!(matches!(recycled, Ended::Recycled(_)));
+        assert!(matches!(recycled, Reclaimed::Recycled(_)));
         let retain = Reclaim { on_delete: Some(OnDelete::Retain), force: false };
-        assert!(matches!(client.reclaim(&strange, retain).unwrap().value, Ended::Retained(_)));
-        assert_eq!(client.reclaim(&strange, Reclaim::default()).unwrap().value, Ended::Deleted);
+        assert!(matches!(client.reclaim(&strange, retain).unwrap().value, Reclaimed::Retained(_)));
+        assert_eq!(client.reclaim(&strange, Reclaim::default()).unwrap().value, Reclaimed::Deleted);
         assert!(matches!(
             client.archive(&data, Force::default()).unwrap().value,
-            Ended::Archived(_)
+            Reclaimed::Archived(_)
         ));
         assert_eq!(client.list().unwrap().json, r#"{"volumes":[]}"#);
         assert_eq!(client.trash().unwrap().value.waiting, 0);

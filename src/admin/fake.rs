@@ -25,7 +25,7 @@ use crate::volume::name::{Name, VolumeId};
 use crate::volume::progress::Snapshot;
 use crate::volume::promise::Promise;
 use crate::volume::spec::{OnDelete, Phase, Spec, Status, Traffic};
-use crate::volume::{Disk, Ended, Growth, Origin, trash};
+use crate::volume::{Disk, Growth, Origin, Reclaimed, trash};
 
 /// Volumes in memory.
 #[derive(Default)]
@@ -192,7 +192,11 @@ impl VolumeApi for FakeVolumes {
         Ok(status)
     }
 
-    fn reclaim(&self, name: &Name, Reclaim { on_delete: how, force }: Reclaim) -> Result<Ended> {
+    fn reclaim(
+        &self,
+        name: &Name,
+        Reclaim { on_delete: how, force }: Reclaim,
+    ) -> Result<Reclaimed> {
         let status = self.show(name)?;
         let kept = how.unwrap_or(status.spec.on_delete) == OnDelete::Retain;
         if name.as_str() == "held" && !force && !kept {
@@ -200,13 +204,13 @@ impl VolumeApi for FakeVolumes {
             return Err(Error::Held { name: name.clone(), holder });
         }
         match how.unwrap_or(status.spec.on_delete) {
-            OnDelete::Recycle => return Ok(Ended::Recycled(Box::new(status))),
-            OnDelete::Retain => return Ok(Ended::Retained(Box::new(status))),
+            OnDelete::Recycle => return Ok(Reclaimed::Recycled(Box::new(status))),
+            OnDelete::Retain => return Ok(Reclaimed::Retained(Box::new(status))),
             OnDelete::Delete | OnDelete::Archive => self.volumes().remove(name),
         };
         match how.unwrap_or(status.spec.on_delete) {
-            OnDelete::Archive => Ok(Ended::Archived(format!("/srv/archived-{name}"))),
-            _ => Ok(Ended::Deleted),
+            OnDelete::Archive => Ok(Reclaimed::Archived(format!("/srv/archived-{name}"))),
+            _ => Ok(Reclaimed::Deleted),
         }
     }
 

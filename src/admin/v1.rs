@@ -5,10 +5,10 @@
 //!   POST   /v1/volumes                creates one (Create)                 Status
 //!   GET    /v1/volumes/NAME           one volume                           Status
 //!   POST   /v1/volumes/NAME/expand    changes its limits (Growth)          Status
-//!   DELETE /v1/volumes/NAME[?onDelete=delete|archive|recycle|retain]       Ended
-//!   DELETE ...[&force=true]           even if a claim uses it              Ended
-//!   POST   /v1/volumes/NAME/archive[?force=true]  removes it, keeps files  Ended
-//!   POST   /v1/volumes/NAME/recycle[?force=true]  empties it               Ended
+//!   DELETE /v1/volumes/NAME[?onDelete=delete|archive|recycle|retain]       Reclaimed
+//!   DELETE ...[&force=true]           even if a claim uses it              Reclaimed
+//!   POST   /v1/volumes/NAME/archive[?force=true]  removes it, keeps files  Reclaimed
+//!   POST   /v1/volumes/NAME/recycle[?force=true]  empties it               Reclaimed
 //!   POST   /v1/volumes/NAME/recount   counts its usage again               Accepted
 //!   GET    /v1/trash                  what is still to be removed          trash::Status
 //!   GET    /v1/server                 version, addresses, disk, faults     ServerInfo

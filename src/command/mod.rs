@@ -13,11 +13,11 @@
 
 pub mod args;
 pub mod damaged;
-pub mod ended;
 pub mod health;
 pub mod manual;
 pub mod progress;
 pub mod pv;
+pub mod reclaimed;
 pub mod request;
 pub mod show;
 pub mod text;

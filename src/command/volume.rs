@@ -17,7 +17,7 @@ use super::args::{
 };
 use super::progress::Progress;
 use super::pv::Manifest;
-use super::{Error, Exit, Result, damaged, ended, request, show, text};
+use super::{Error, Exit, Result, damaged, reclaimed, request, show, text};
 use crate::admin::api::{Create, Force, Kind, Reclaim};
 use crate::admin::client::{self, Client, Reply};
 use crate::label::is_label;
@@ -200,7 +200,7 @@ impl Session<'_> {
             Some(OnDelete::Archive) => self.client.archive(&args.name, Force { force })?,
             on_delete => self.client.reclaim(&args.name, Reclaim { on_delete, force })?,
         };
-        self.print(args.output, &reply, |ended| ended::outcome(&args.name, ended))
+        self.print(args.output, &reply, |reclaimed| reclaimed::outcome(&args.name, reclaimed))
     }
 
     /// Asks for confirmation, and returns the action that was confirmed.

@@ -97,7 +97,7 @@ pub async fn end_unfinished(cx: &Context, key: &Key, name: Name) -> Result<bool>
         Ok(status) if status.spec.labels.contains_key(PV_UID) => Ok(false),
         Ok(status) if status.spec.id.as_str() == uid => {
             volumes.give_up(&name, &status.spec.id);
-            volumes.end(&name, Some(OnDelete::Delete)).map(|_| true)
+            volumes.reclaim(&name, Some(OnDelete::Delete)).map(|_| true)
         }
         _ => Ok(true),
     });

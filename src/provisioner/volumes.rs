@@ -38,7 +38,7 @@ use super::reclaim::{Decision, End, decide, unbind};
 use super::watch::Key;
 use super::{Context, call, claims, recycled};
 use crate::volume;
-use crate::volume::Ended;
+use crate::volume::Reclaimed;
 use crate::volume::name::Name;
 use crate::volume::spec::{OnDelete, Spec};
 
@@ -142,21 +142,21 @@ async fn apply(cx: &Context, pv: &PersistentVolume, spec: &Spec, end: &End) -> R
     let of = objects::pv_ref(&pv);
     let tell = |reason, message: String| cx.events.tell(of, Tone::Normal, reason, message);
     match &ended {
-        Some(Ended::Recycled(_)) => {
+        Some(Reclaimed::Recycled(_)) => {
             patch(cx, &pv, &recycled::parking_patch(&pv)?).await?;
             tell("VolumeRecycled", "The volume is empty, and free for the next claim".into());
         }
         // Told first: when the PV is only removed at the second attempt, nobody knows any more
         // where the data is.
-        Some(Ended::Archived(to)) => {
+        Some(Reclaimed::Archived(to)) => {
             tell("VolumeArchived", format!("The data is kept in the directory {to}"));
             remove(cx, &pv).await?;
         }
-        Some(Ended::Retained(_)) => {
+        Some(Reclaimed::Retained(_)) => {
             tell("VolumeRetained", format!("The data is kept as the volume {}", end.volume));
             remove(cx, &pv).await?;
         }
-        Some(Ended::Deleted) | None => remove(cx, &pv).await?,
+        Some(Reclaimed::Deleted) | None => remove(cx, &pv).await?,
     }
     cx.metrics.deleted(class(&pv), began.elapsed());
     tracing::info!(pv = pv.metadata.name, volume = %end.volume, how = ?end.how, "the claim is gone");
@@ -242,7 +242,7 @@ fn ended(
     volumes: &volume::Volumes,
     name: &Name,
     end: &End,
-) -> volume::error::Result<Option<Ended>> {
+) -> volume::error::Result<Option<Reclaimed>> {
     match volumes.show(name) {
         Ok(status) if status.spec.id == end.id => {}
         Ok(_) | Err(volume::error::Error::NotFound(_)) => return Ok(None),
@@ -253,8 +253,8 @@ fn ended(
         OnDelete::Recycle if end.leaves => OnDelete::Delete,
         how => how,
     };
-    let ended = volumes.end(name, Some(how))?;
-    if let Ended::Recycled(_) = &ended {
+    let ended = volumes.reclaim(name, Some(how))?;
+    if let Reclaimed::Recycled(_) = &ended {
         volumes.set_labels(name, &end.id, &[(CLAIM_UID, None), (CLAIM, None)])?;
     }
     Ok(Some(ended))

@@ -23,7 +23,7 @@ use super::name::{Name, VolumeId};
 use super::progress::Progress;
 use super::registry::{self, Record};
 use super::spec::{Phase, Quota, Spec, Status};
-use super::{Ended, Slot, Volumes};
+use super::{Reclaimed, Slot, Volumes};
 use crate::telemetry::log::Chain;
 
 /// Why a clone has failed of which nothing else is known.
@@ -288,13 +288,13 @@ impl Volumes {
     }
 
     /// Ends a volume that is only being made.
-    pub(super) fn end_clone(&self, name: &Name, job: &Job) -> Result<Ended> {
+    pub(super) fn reclaim_clone(&self, name: &Name, job: &Job) -> Result<Reclaimed> {
         if job.failed().is_none() {
             return Err(Error::Cloning(name.clone()));
         }
         self.layout.strike_note(&job.spec.id)?;
         self.forget(name, &job.spec.id);
-        Ok(Ended::Deleted)
+        Ok(Reclaimed::Deleted)
     }
 
     /// The clone that has this name and has failed.

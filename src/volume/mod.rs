@@ -25,7 +25,6 @@ mod clone;
 mod contest;
 mod copies;
 pub mod copy;
-mod counter;
 mod create;
 pub mod damaged;
 pub mod error;
@@ -38,10 +37,11 @@ pub mod nested;
 pub mod progress;
 pub mod promise;
 mod reclaim;
+mod recovery;
 mod registry;
 mod reserve;
+mod scanner;
 pub mod spec;
-mod start;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -60,13 +60,13 @@ use serde::{Deserialize, Serialize};
 
 use clone::Job;
 use copies::Copies;
-use counter::Counter;
 use error::{Error, Result};
 use holder::Holders;
 use layout::Layout;
 use name::{Name, VolumeId};
 pub use registry::fresh_token;
 use registry::{Fault, Record};
+use scanner::Scanner;
 use spec::{Quota, Spec, Status, inodes_of};
 use trash::Trash;
 
@@ -90,7 +90,7 @@ pub struct Volumes {
     table: RwLock<Table>,
     faults: Vec<Fault>,
     overcommit: Option<u32>,
-    counter: OnceLock<Counter>,
+    scanner: OnceLock<Scanner>,
     copies: Copies,
     mounts: OnceLock<Mounts>,
     holders: RwLock<Option<Holders>>,
@@ -184,7 +184,7 @@ pub struct Growth {
 /// What became of a volume that is no longer wanted.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "outcome", content = "volume")]
-pub enum Ended {
+pub enum Reclaimed {
     /// It is gone; its content is being removed.
     Deleted,
     /// It is gone; its content is in this directory.
@@ -283,8 +283,8 @@ impl Volumes {
     /// [`Error::NotFound`].
     pub fn recount(&self, name: &Name) -> Result<()> {
         let export = self.volume(name)?.record().export;
-        if let Some(counter) = self.counter.get() {
-            counter.ask(export);
+        if let Some(scanner) = self.scanner.get() {
+            scanner.ask(export);
             self.ledger.wake();
         }
         Ok(())

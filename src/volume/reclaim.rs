@@ -17,7 +17,7 @@ use super::layout::exists;
 use super::name::Name;
 use super::registry::{self, Record, Step};
 use super::spec::{OnDelete, Spec};
-use super::{Ended, Slot, Volume, Volumes};
+use super::{Reclaimed, Slot, Volume, Volumes};
 
 impl Volumes {
     /// Ends the use of a volume: as `how` says, or as the volume's own wish is. Its clients get
@@ -25,19 +25,19 @@ impl Volumes {
     ///
     /// # Errors
     /// [`Error::NotFound`]; it is being cloned; the disk fails: asked again, it goes on.
-    pub fn end(&self, name: &Name, how: Option<OnDelete>) -> Result<Ended> {
+    pub fn reclaim(&self, name: &Name, how: Option<OnDelete>) -> Result<Reclaimed> {
         let _change = self.lock();
         if let Slot::Clone(job) = self.slot(name)? {
-            return self.end_clone(name, &job);
+            return self.reclaim_clone(name, &job);
         }
         let volume = self.volume(name)?;
         let mut record = volume.record();
         self.is_not_cloned(name)?;
         if record.step == Step::Ready {
             let how = how.unwrap_or(record.spec.on_delete);
-            self.may_end(&volume, how)?;
+            self.check_reclaimable(&volume, how)?;
             if how == OnDelete::Retain {
-                return Ok(Ended::Retained(Box::new(self.show(name)?)));
+                return Ok(Reclaimed::Retained(Box::new(self.show(name)?)));
             }
             // From the record on, what is there counts as the directory that has left its place.
             self.throw_away(&self.layout.leaving(&record.spec.id))?;
@@ -58,13 +58,13 @@ impl Volumes {
         if matches!(volume.record().step, Step::Ready | Step::Recycling) {
             self.layout.write_giving_back(&record)?;
         }
-        let ended = self.end_as_recorded(&volume, record);
+        let ended = self.reclaim_as_recorded(&volume, record);
         self.layout.stock();
         ended
     }
 
     /// Whether there is what it takes: a volume whose directory is gone can only be deleted.
-    fn may_end(&self, volume: &Volume, how: OnDelete) -> Result<()> {
+    fn check_reclaimable(&self, volume: &Volume, how: OnDelete) -> Result<()> {
         let spec = volume.record().spec;
         match how {
             OnDelete::Archive | OnDelete::Recycle if !self.layout.is_there(&spec) => {
@@ -76,7 +76,7 @@ impl Volumes {
     }
 
     /// The volume's record says how it ends.
-    fn end_as_recorded(&self, volume: &Arc<Volume>, record: Record) -> Result<Ended> {
+    fn reclaim_as_recorded(&self, volume: &Arc<Volume>, record: Record) -> Result<Reclaimed> {
         let name = record.spec.name.clone();
         let old = volume.served();
         if record.step != Step::Recycling {
@@ -86,7 +86,7 @@ impl Volumes {
             self.serving.fs.detach(old.export);
         }
         volume.set_lost(Some("it is being put away; ask for that again to go on".into()));
-        volume.end_by(&record);
+        volume.set_reclaiming(&record);
         let step = record.step.clone();
         let record = self.finish(record)?;
         self.ledger.forget(&old.account());
@@ -97,15 +97,15 @@ impl Volumes {
                 self.nudge_trash();
                 tracing::info!(volume = %name, ?step, "volume is gone");
                 Ok(match step {
-                    Step::Archiving(to) => Ended::Archived(to),
-                    Step::Ready | Step::Deleting | Step::Recycling => Ended::Deleted,
+                    Step::Archiving(to) => Reclaimed::Archived(to),
+                    Step::Ready | Step::Deleting | Step::Recycling => Reclaimed::Deleted,
                 })
             }
         }
     }
 
     /// Serves a volume whose directory is a new one.
-    fn renew(&self, old: &Record, record: Record) -> Result<Ended> {
+    fn renew(&self, old: &Record, record: Record) -> Result<Reclaimed> {
         let name = record.spec.name.clone();
         self.layout.step()?;
         let account = self.fresh_account(&record)?;
@@ -117,7 +117,7 @@ impl Volumes {
         self.enter(&name, &record.spec.id, Slot::Volume(Arc::new(fresh)));
         self.nudge_trash();
         tracing::info!(volume = %name, "volume is recycled");
-        Ok(Ended::Recycled(Box::new(self.show(&name)?)))
+        Ok(Reclaimed::Recycled(Box::new(self.show(&name)?)))
     }
 
     /// Brings to its end what a record says is being done. Answers the record if there is still a
@@ -207,7 +207,7 @@ impl Volume {
     }
 
     /// Notes how it ends, and what it was before, which counts until that is done.
-    fn end_by(&self, record: &Record) {
+    fn set_reclaiming(&self, record: &Record) {
         let was = self.served();
         *self.before.lock() = Some(was);
         *self.record.lock() = record.clone();

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use super::error::{Error, Kind};
 use super::name::{Directory, Name, Token, VolumeId};
 use super::spec::{OnDelete, Phase, Quota, Spec, Status};
-use super::{Ended, Growth, Origin, Serving, Settings, Volumes, attempt, registry};
+use super::{Growth, Origin, Reclaimed, Serving, Settings, Volumes, attempt, registry};
 use crate::errno::Errno;
 use crate::export::table::Exports;
 use crate::fs::Fs;
@@ -163,7 +163,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         // What a crash ends, too; nothing is written.
         self.volumes.stop_clones();
-        self.volumes.counter.get().unwrap().stop(|| self.volumes.ledger.wake());
+        self.volumes.scanner.get().unwrap().stop(|| self.volumes.ledger.wake());
     }
 }
 
@@ -238,7 +238,7 @@ fn a_crash_while_creating_leaves_a_volume_or_none() {
 fn a_crash_while_deleting_leaves_the_volume_whole_or_nothing() {
     crash_everywhere(
         with_a_file,
-        |run| run.volumes.end(&name("a"), Some(OnDelete::Delete)).map(drop),
+        |run| run.volumes.reclaim(&name("a"), Some(OnDelete::Delete)).map(drop),
         |run, place, done| {
             other_is_whole(run, place);
             if run.names().contains(&"a".to_owned()) {
@@ -257,7 +257,7 @@ fn a_crash_while_deleting_leaves_the_volume_whole_or_nothing() {
 fn a_crash_while_archiving_loses_nothing() {
     crash_everywhere(
         with_a_file,
-        |run| run.volumes.end(&name("a"), Some(OnDelete::Archive)).map(drop),
+        |run| run.volumes.reclaim(&name("a"), Some(OnDelete::Archive)).map(drop),
         |run, place, done| {
             other_is_whole(run, place);
             let content = place.content();
@@ -279,7 +279,7 @@ fn a_crash_while_archiving_loses_nothing() {
 fn a_crash_while_recycling_leaves_the_old_content_or_none() {
     crash_everywhere(
         with_a_file,
-        |run| run.volumes.end(&name("a"), Some(OnDelete::Recycle)).map(drop),
+        |run| run.volumes.reclaim(&name("a"), Some(OnDelete::Recycle)).map(drop),
         |run, place, done| {
             other_is_whole(run, place);
             assert_eq!(run.exported(), ["/a", "/other"]);
@@ -301,7 +301,7 @@ fn an_end_that_failed_is_asked_for_again_without_a_restart() {
             with_a_file(&run, &place);
             let old = run.exports.load().locate(b"/a").unwrap().0.id;
             run.volumes.layout.crash.after(step);
-            let first = run.volumes.end(&name("a"), Some(how));
+            let first = run.volumes.reclaim(&name("a"), Some(how));
             let failed = run.volumes.layout.crash.reached();
             assert_eq!(first.is_err(), failed, "{how:?} {step}: {first:?}");
             run.volumes.layout.crash.heal();
@@ -309,7 +309,7 @@ fn an_end_that_failed_is_asked_for_again_without_a_restart() {
                 assert!(step > 3, "there was nothing to fail in");
                 break;
             }
-            let again = run.volumes.end(&name("a"), Some(how));
+            let again = run.volumes.reclaim(&name("a"), Some(how));
             assert!(again.is_ok(), "{how:?} {step}: {again:?}");
             assert_eq!(run.fs.locate(old, b"").err(), Some(Errno::STALE), "{how:?} {step}");
             assert!(!place.path("a/file").exists());
@@ -363,7 +363,7 @@ fn a_crash_while_ending_a_nested_volume_leaves_no_empty_directories() {
         run.volumes.create(Spec { directory, ..spec("n") }, Origin::Fresh).unwrap();
     };
     for how in [OnDelete::Delete, OnDelete::Archive] {
-        let end = |run: &Run| run.volumes.end(&name("n"), Some(how)).map(drop);
+        let end = |run: &Run| run.volumes.reclaim(&name("n"), Some(how)).map(drop);
         crash_everywhere(nested, end, |run, place, _| {
             other_is_whole(run, place);
             let there = run.names().contains(&"n".to_owned());

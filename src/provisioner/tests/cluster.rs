@@ -389,7 +389,7 @@ async fn a_volume_that_is_ended_by_hand_is_missed_before_long() {
     cluster.claim("data");
     cluster.until_bound("data").await;
     cluster.until("it is held", |cluster| held(cluster).is_some()).await;
-    cluster.volumes.end(&Name::new(volume_of("data")).unwrap(), None).unwrap();
+    cluster.volumes.reclaim(&Name::new(volume_of("data")).unwrap(), None).unwrap();
     let told = |cluster: &Cluster| {
         let world = cluster.world();
         let reasons = world.of("events").into_iter().map(|event| event["reason"].clone());

@@ -218,7 +218,7 @@ async fn a_claim_whose_volume_is_gone_is_told_once() {
     assert_eq!((missing(&scene).as_str(), scene.told().len()), ("0", 0));
     // Somebody deletes it beside the cluster.
     let name = scene.name(&volume_of("data"));
-    scene.volumes.end(&name, None).unwrap();
+    scene.volumes.reclaim(&name, None).unwrap();
     begin(&mut scene, vec![]).await;
     assert_eq!(missing(&scene), "1");
     let notes = scene.notes();

@@ -61,7 +61,7 @@ fn a_clone_that_was_cut_off_can_be_deleted_or_made_again() {
     let run = place.open();
     assert!(failure(&run, "b").contains("create it again, or delete it"));
     assert_eq!(run.exported(), names(["/a", "/other"]));
-    run.volumes.end(&name("b"), Some(OnDelete::Delete)).unwrap();
+    run.volumes.reclaim(&name("b"), Some(OnDelete::Delete)).unwrap();
     drop(run);
     assert_eq!(place.open().names(), names(["a", "other"]));
 
@@ -171,7 +171,7 @@ fn a_copy_that_is_given_up_ends_at_once_and_its_source_can_go() {
     with_a_file(&run, &place);
     run.volumes.copies.set_limit(0);
     run.volumes.create(spec("b"), Origin::Clone(name("a"))).unwrap();
-    let end = |of: &str| run.volumes.end(&name(of), Some(OnDelete::Delete));
+    let end = |of: &str| run.volumes.reclaim(&name(of), Some(OnDelete::Delete));
     assert!(matches!(end("b"), Err(Error::Cloning(_))));
     assert!(matches!(end("a"), Err(Error::Source { .. })));
     // Another one of its name is not meant.
@@ -205,6 +205,6 @@ fn a_copy_that_is_under_way_ends_early_when_it_is_given_up() {
         Phase::Failed { message } => assert!(message.contains("cancel"), "{message}"),
         phase => panic!("{phase:?}"),
     }
-    run.volumes.end(&name("b"), Some(OnDelete::Delete)).unwrap();
-    run.volumes.end(&name("a"), Some(OnDelete::Delete)).unwrap();
+    run.volumes.reclaim(&name("b"), Some(OnDelete::Delete)).unwrap();
+    run.volumes.reclaim(&name("a"), Some(OnDelete::Delete)).unwrap();
 }

@@ -87,7 +87,7 @@ fn only_a_is_faulty((place, run): &(Place, Run), why: &str) {
     let faults = run.volumes.faults().join("\n");
     assert!(faults.contains("id-a.json") && faults.contains(why), "{why}: {faults}");
     assert_eq!((run.names(), run.exported()), (names(["b", "c"]), names(["/b", "/c"])), "{why}");
-    assert!(run.volumes.end(&name("a"), Some(OnDelete::Delete)).is_err());
+    assert!(run.volumes.reclaim(&name("a"), Some(OnDelete::Delete)).is_err());
     assert!(run.create("a").is_err());
     for of in ["a", "b", "c"] {
         assert_eq!(place.content()[&format!("{of}/file")], of, "{why}");
@@ -195,10 +195,10 @@ fn a_volume_without_its_directory_is_lost_and_can_be_deleted() {
     fs::rename(place.path("a"), place.path("elsewhere")).unwrap();
     let run = place.open();
     assert!(matches!(
-        run.volumes.end(&name("a"), Some(OnDelete::Recycle)),
+        run.volumes.reclaim(&name("a"), Some(OnDelete::Recycle)),
         Err(Error::Lost { .. })
     ));
-    assert_eq!(run.volumes.end(&name("a"), None).unwrap(), Ended::Deleted);
+    assert_eq!(run.volumes.reclaim(&name("a"), None).unwrap(), Reclaimed::Deleted);
     assert!(place.path("elsewhere").exists() && run.names().is_empty());
 }
 
@@ -217,9 +217,12 @@ fn what_took_the_place_of_a_volume_is_left_alone_at_its_end() {
     }
     let run = place.open();
     for of in ["a", "b"] {
-        let recycled = run.volumes.end(&name(of), Some(OnDelete::Recycle));
+        let recycled = run.volumes.reclaim(&name(of), Some(OnDelete::Recycle));
         assert!(matches!(recycled, Err(Error::Lost { .. })), "{recycled:?}");
-        assert_eq!(run.volumes.end(&name(of), Some(OnDelete::Delete)).unwrap(), Ended::Deleted);
+        assert_eq!(
+            run.volumes.reclaim(&name(of), Some(OnDelete::Delete)).unwrap(),
+            Reclaimed::Deleted
+        );
     }
     assert!(place.path("precious/b").exists() && place.path("kept-team/b").exists());
     assert!(place.path("a").is_symlink() && place.path("team").is_symlink());
@@ -248,7 +251,7 @@ fn what_is_left_of_an_earlier_end_does_not_stand_for_the_next_one() {
         let left = place.path(".berth/leaving/id-a");
         fs::create_dir(&left).unwrap();
         fs::write(place.path("a/file"), "content").unwrap();
-        run.volumes.end(&name("a"), Some(how)).unwrap();
+        run.volumes.reclaim(&name("a"), Some(how)).unwrap();
         assert!(!place.path("a/file").exists(), "{how:?} leaves the content to the next claim");
         assert!(!left.exists(), "{how:?}");
         assert_eq!(place.path("a").exists(), how == OnDelete::Recycle);
@@ -267,7 +270,7 @@ fn an_end_that_goes_on_tells_the_old_directory_from_the_new_one() {
         fs::write(place.path("a/file"), "content").unwrap();
         // The record says it, and nothing else has happened.
         run.volumes.layout.crash.after(step);
-        run.volumes.end(&name("a"), Some(how)).unwrap_err();
+        run.volumes.reclaim(&name("a"), Some(how)).unwrap_err();
         assert!(place.path("a/file").exists());
         let record = fs::read_to_string(place.path(".berth/volumes/id-a.json")).unwrap();
         assert!(!record.contains("ready"), "{record}");

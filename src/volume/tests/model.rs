@@ -99,11 +99,11 @@ impl Run {
             Op::Rename(n, m) => files.rename((&root, &called(n)), (&root, &called(m))),
             Op::Remove(n) => files.remove(&root, &called(n)),
             Op::Recycle => {
-                self.volumes.end(&name(of), Some(OnDelete::Recycle)).unwrap();
+                self.volumes.reclaim(&name(of), Some(OnDelete::Recycle)).unwrap();
                 Ok(())
             }
             Op::Clone => {
-                self.volumes.end(&name(other), Some(OnDelete::Delete)).unwrap();
+                self.volumes.reclaim(&name(other), Some(OnDelete::Delete)).unwrap();
                 self.volumes.create(spec(other), Origin::Clone(name(of))).unwrap();
                 self.settled(other);
                 Ok(())

@@ -65,14 +65,14 @@ fn the_end_of_a_volume_is_the_one_that_it_asks_for() {
         run.volumes.create(spec, Origin::Fresh).unwrap();
         fs::write(place.path(of).join("file"), "").unwrap();
     }
-    let end = |of| run.volumes.end(&name(of), None).unwrap();
-    assert_eq!(end("d"), Ended::Deleted);
-    assert!(matches!(end("a"), Ended::Archived(to) if place.path(&to).join("file").exists()));
-    assert!(matches!(end("r"), Ended::Recycled(_)));
-    assert!(matches!(end("k"), Ended::Retained(_)));
+    let end = |of| run.volumes.reclaim(&name(of), None).unwrap();
+    assert_eq!(end("d"), Reclaimed::Deleted);
+    assert!(matches!(end("a"), Reclaimed::Archived(to) if place.path(&to).join("file").exists()));
+    assert!(matches!(end("r"), Reclaimed::Recycled(_)));
+    assert!(matches!(end("k"), Reclaimed::Retained(_)));
     assert_eq!(run.names(), ["k", "r"]);
     assert!(place.path("k/file").exists() && !place.path("r/file").exists());
-    assert!(matches!(run.volumes.end(&name("d"), None), Err(Error::NotFound(_))));
+    assert!(matches!(run.volumes.reclaim(&name("d"), None), Err(Error::NotFound(_))));
 }
 
 #[test]
@@ -100,14 +100,14 @@ fn a_volume_may_be_deeper_and_no_two_are_in_each_other() {
     drop(run);
     let run = place.open();
     assert_eq!(run.exported(), ["/a", "/b"]);
-    run.volumes.end(&name("a"), Some(OnDelete::Recycle)).unwrap();
+    run.volumes.reclaim(&name("a"), Some(OnDelete::Recycle)).unwrap();
     assert!(!place.path("team/app/data/file").exists() && place.path("team/app/data").exists());
-    run.volumes.end(&name("a"), Some(OnDelete::Delete)).unwrap();
+    run.volumes.reclaim(&name("a"), Some(OnDelete::Delete)).unwrap();
     assert!(!place.path("team/app").exists(), "what was made for it is left");
     assert!(place.path("team/other").exists());
-    let archived = run.volumes.end(&name("b"), Some(OnDelete::Archive)).unwrap();
+    let archived = run.volumes.reclaim(&name("b"), Some(OnDelete::Archive)).unwrap();
     assert!(!place.path("team").exists());
-    let Ended::Archived(to) = archived else { panic!("{archived:?}") };
+    let Reclaimed::Archived(to) = archived else { panic!("{archived:?}") };
     assert!(to.starts_with("archived-team-other-b-"), "{to}");
 }
 
@@ -122,7 +122,7 @@ fn a_secret_path_stays_and_leads_to_its_name() {
     let mounted = "/a//./0123456789abcdef/";
     run.volumes.set_mounts(Box::new(|| vec![([10, 0, 0, 1].into(), mounted.into())]));
     assert_eq!(run.volumes.show(&name("a")).unwrap().mounted_by.len(), 1);
-    run.volumes.end(&name("a"), Some(OnDelete::Recycle)).unwrap();
+    run.volumes.reclaim(&name("a"), Some(OnDelete::Recycle)).unwrap();
     // Asked for again, with another one or none, it is where it was.
     let again = run.volumes.create(spec("a"), Origin::Fresh).unwrap();
     assert_eq!(again.path, made.path);
@@ -164,7 +164,7 @@ fn archiving_twice_in_a_second_keeps_both() {
     for content in ["one", "two", "three"] {
         run.create("a").unwrap();
         fs::write(place.path("a/file"), content).unwrap();
-        run.volumes.end(&name("a"), Some(OnDelete::Archive)).unwrap();
+        run.volumes.reclaim(&name("a"), Some(OnDelete::Archive)).unwrap();
     }
     let mut kept: Vec<_> = place.content().into_values().filter(|c| !c.is_empty()).collect();
     kept.sort();
@@ -182,7 +182,7 @@ fn a_recycled_volume_has_new_handles_and_an_empty_account() {
     fs::write(place.path("a/file"), vec![1; 100_000]).unwrap();
     run.fs.count(before, &AtomicBool::new(false)).unwrap();
     assert!(run.settled("a").used > 100_000);
-    run.volumes.end(&name("a"), Some(OnDelete::Recycle)).unwrap();
+    run.volumes.reclaim(&name("a"), Some(OnDelete::Recycle)).unwrap();
     assert_ne!(export(&run), before);
     assert_eq!(run.fs.locate(before, b"").err(), Some(Errno::STALE));
     assert!(run.fs.node(&handle, crate::sched::Patience::Blocking).is_err());

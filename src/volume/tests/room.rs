@@ -145,10 +145,10 @@ fn volumes_are_given_back_when_the_disk_has_nothing_left() {
         fs::write(place.path("a/file"), "content").unwrap();
         take_all(&place.path("hog"), inodes);
         assert!(run.create("g").is_err(), "there is room");
-        let end = |run: &Run, of: &str, how| run.volumes.end(&name(of), Some(how)).unwrap();
-        assert!(matches!(end(&run, "a", OnDelete::Archive), Ended::Archived(_)));
+        let end = |run: &Run, of: &str, how| run.volumes.reclaim(&name(of), Some(how)).unwrap();
+        assert!(matches!(end(&run, "a", OnDelete::Archive), Reclaimed::Archived(_)));
         for of in ["b", "c", "d"] {
-            assert!(matches!(end(&run, of, OnDelete::Recycle), Ended::Recycled(_)));
+            assert!(matches!(end(&run, of, OnDelete::Recycle), Reclaimed::Recycled(_)));
             take_all(&place.path("hog"), inodes); // a client that takes what was given back
         }
         let less = Growth { capacity: Some(8 * MIB), shrink: true, ..Growth::default() };
@@ -192,17 +192,17 @@ fn a_disk_that_an_earlier_version_has_filled_is_served_and_given_back() {
         let run = place.open();
         assert_eq!(run.exported(), ["/a", "/b", "/hog"]);
         let had_nothing = !place.path(".berth/spare").exists();
-        run.volumes.end(&name("a"), Some(OnDelete::Delete)).unwrap();
+        run.volumes.reclaim(&name("a"), Some(OnDelete::Delete)).unwrap();
         take_all(&place.path("hog"), inodes);
         drop(run);
         let run = place.open();
         assert_eq!(run.names(), names(["b", "hog"]));
-        run.volumes.end(&name("hog"), Some(OnDelete::Delete)).unwrap();
+        run.volumes.reclaim(&name("hog"), Some(OnDelete::Delete)).unwrap();
         run.eventually("the trash is emptied", || run.trash_is_empty());
         run.settled("b"); // a copy needs to know what it takes
         run.volumes.create(spec("copy"), Origin::Clone(name("b"))).unwrap();
         assert_eq!(run.settled("copy").phase, Phase::Ready);
-        run.volumes.end(&name("copy"), Some(OnDelete::Delete)).unwrap();
+        run.volumes.reclaim(&name("copy"), Some(OnDelete::Delete)).unwrap();
         assert_eq!(place.own("spare").len(), 12);
         drop(run);
         had_nothing

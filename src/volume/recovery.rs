@@ -9,11 +9,11 @@ use parking_lot::{Mutex, RwLock};
 
 use super::contest;
 use super::copies::Copies;
-use super::counter::Counter;
 use super::error::{Error, Result};
 use super::layout::{Layout, exists};
 use super::name::VolumeId;
 use super::registry::Record;
+use super::scanner::Scanner;
 use super::trash::Trash;
 use super::{Serving, Settings, Slot, Table, Volume, Volumes};
 use crate::export::table::TableError;
@@ -42,7 +42,7 @@ impl Volumes {
             table: RwLock::default(),
             faults,
             overcommit: settings.overcommit,
-            counter: OnceLock::new(),
+            scanner: OnceLock::new(),
             copies: Copies::default(),
             mounts: OnceLock::new(),
             holders: RwLock::default(),
@@ -165,9 +165,9 @@ impl Volumes {
         let rate = NonZeroU32::new(settings.purge_rate).unwrap_or(NonZeroU32::MIN);
         let trash = Trash::start(path.clone(), rate).map_err(Error::io("empty", path))?;
         let volumes = Arc::new(Self { trash: Mutex::new(Some(trash)), ..self });
-        let counter = Counter::start(Arc::clone(&volumes), settings.recount);
-        let counter = counter.map_err(Error::io("count the volumes in", &settings.dir))?;
-        let _ = volumes.counter.set(counter);
+        let scanner = Scanner::start(Arc::clone(&volumes), settings.recount);
+        let scanner = scanner.map_err(Error::io("count the volumes in", &settings.dir))?;
+        let _ = volumes.scanner.set(scanner);
         Ok(volumes)
     }
 
@@ -189,8 +189,8 @@ impl Volumes {
         self.stop_clones();
         // What was begun comes to its end; what comes later finds nobody who would answer it.
         let _change = self.lock();
-        if let Some(counter) = self.counter.get() {
-            counter.stop(|| self.ledger.wake());
+        if let Some(scanner) = self.scanner.get() {
+            scanner.stop(|| self.ledger.wake());
         }
         self.trash.lock().take();
         if let Err(error) = self.ledger.close() {

@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(60);
 
 /// The thread.
-pub(super) struct Counter {
+pub(super) struct Scanner {
     asked: Arc<Mutex<HashSet<ExportId>>>,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -40,7 +40,7 @@ struct Worker {
     flushed: Option<Instant>,
 }
 
-impl Counter {
+impl Scanner {
     /// Starts the thread.
     ///
     /// # Errors

@@ -1,21 +1,21 @@
-//! What is printed of a volume that was ended.
+//! What is printed of a volume that was reclaimed.
 
 use super::text;
-use crate::volume::Ended;
+use crate::volume::Reclaimed;
 use crate::volume::name::Name;
 use crate::volume::spec::OnDelete;
 
 /// What became of a volume, in a line. Of an archived one it is the directory alone, for scripts.
-pub fn outcome(name: &Name, ended: &Ended) -> String {
-    let line = match ended {
-        Ended::Archived(directory) => directory.clone(),
-        Ended::Deleted => {
+pub fn outcome(name: &Name, reclaimed: &Reclaimed) -> String {
+    let line = match reclaimed {
+        Reclaimed::Archived(directory) => directory.clone(),
+        Reclaimed::Deleted => {
             format!("volume {name} is deleted; its files are removed in the background")
         }
-        Ended::Recycled(_) => {
+        Reclaimed::Recycled(_) => {
             format!("volume {name} is recycled: it is empty, and clients must mount it again")
         }
-        Ended::Retained(status) => {
+        Reclaimed::Retained(status) => {
             let why = match status.spec.on_delete {
                 OnDelete::Retain => "its --on-delete",
                 OnDelete::Delete | OnDelete::Archive | OnDelete::Recycle => "--on-delete retain",
