@@ -58,7 +58,7 @@
 //! - **Packets and calls share a processor.** A data-plane thread whose packets all arrive on one
 //!   processor moves there as long as that pays ([`sched::affinity`]): waking another processor is most
 //!   of the cost of a short call.
-//! - **A blocked call holds no thread.** Changes of one file wait in a lane ([`rpc::lanes`]), and
+//! - **A blocked call holds no thread.** Changes of one file wait in a lane ([`sched::lanes`]), and
 //!   so do listings of one directory: a file that hangs occupies one thread, not all. The thread
 //!   that holds a lane carries out the calls that queue behind it, which saves waking a thread for
 //!   each.

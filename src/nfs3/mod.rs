@@ -28,10 +28,10 @@ use nfsserve::nfs::nfsstat3;
 
 use crate::export::table::Exports;
 use crate::fs::{Fs, handle};
-use crate::rpc::lanes::Lane;
 use crate::rpc::{self, Outcome, Program};
 use crate::sched::Patience;
 use crate::sched::dirty_budget::DirtyBudget;
+use crate::sched::lanes::Lane;
 use crate::sched::pace::Pace;
 use crate::xdr::{Encode, Error, Reader, Writer};
 use context::CallContext;

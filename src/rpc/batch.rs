@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::connection::{SCRATCH, Shared};
-use super::handed::{Bundle, Handed, OVERHEAD, PutOff, begin_reply, end_reply};
-use super::lanes::Lane;
+use super::handed::{Bundle, Handed, OVERHEAD, PooledCall, PutOff, begin_reply, end_reply};
 use super::link::Link;
 use super::pending::Pending;
-use super::pool::{Job, Place, Pool, Stand};
 use super::record::Flow;
 use super::replay::Key;
 use super::service::{Carried, Gate, Origin, Reply, Service, Verdict};
+use crate::sched::lanes::Lane;
+use crate::sched::pool::{Admission, Job, LanePermit, Pool};
 use crate::telemetry::metrics::{Answered, Local};
 
 /// The records that came together, and what becomes of them.
@@ -30,12 +30,12 @@ pub struct Batch<'a> {
     /// Replies that are not sent yet.
     pub replies: &'a mut Vec<u8>,
     /// Calls for threads that may sleep.
-    pub jobs: &'a mut Vec<Job>,
+    pub jobs: &'a mut Vec<Job<PooledCall>>,
     /// The calls whose replies are in `replies`.
     pub answered: &'a mut Vec<Answered>,
     /// Where they are counted.
     pub tally: &'a mut Local,
-    /// How much may still be done for other threads: at first [`SERVED`](super::pool::SERVED).
+    /// How much may still be done for other threads: at first [`QUEUED_MAX`](crate::sched::pool::QUEUED_MAX).
     pub budget: usize,
     /// A call that waits until there is memory for its reply.
     pub deferred: Option<Vec<u8>>,
@@ -113,8 +113,8 @@ impl Batch<'_> {
             // Where it was read, no call may wait.
             Verdict::Replayed | Verdict::Silent | Verdict::Wait(_) => Left::Nothing,
         };
-        if let Some(Ok(place)) = tried {
-            self.jobs.extend(place.serve(&mut self.budget, &mut Bundle::default()));
+        if let Some(Ok(permit)) = tried {
+            self.jobs.extend(permit.run_queued(&mut self.budget, &mut Bundle::default()));
         }
         (left, admitted)
     }
@@ -131,14 +131,14 @@ impl Batch<'_> {
         (key, reply): (Option<Key>, usize),
         tried: Tried,
     ) {
-        let (lane, stand) = match tried {
-            None => (None, Stand::Nowhere),
-            Some(Ok(place)) => (Some(place.lane()), Stand::Begun(place)),
-            Some(Err(lane)) => (Some(lane), Stand::InLine(lane)),
+        let (lane, admission) = match tried {
+            None => (None, Admission::Unrestricted),
+            Some(Ok(permit)) => (Some(permit.lane()), Admission::Granted(permit)),
+            Some(Err(lane)) => (Some(lane), Admission::Required(lane)),
         };
         let handed = self.handed(OVERHEAD + record.capacity() + reply, key);
         let call = PutOff { handed, record, start, lane, waits: 0 };
-        self.jobs.push(Job { stand, work: Box::new(call) });
+        self.jobs.push(Job { admission, work: PooledCall::Stream(Box::new(call)) });
     }
 
     fn wait(&self, call: Carried, pending: Pending, received: usize) {
@@ -173,7 +173,7 @@ impl Batch<'_> {
 
     /// Hands the jobs on, and sends the replies.
     pub fn send(&mut self) {
-        self.shared.pool.run(self.jobs);
+        self.shared.pool.run_all(self.jobs);
         if !self.replies.is_empty() {
             self.push();
         }
@@ -201,11 +201,11 @@ enum Left {
 }
 
 /// What came of entering the lane of a call, if it has one.
-type Tried = Option<Result<Place, Lane>>;
+type Tried = Option<Result<LanePermit<PooledCall>, Lane>>;
 
 /// What stands between a call and its being tried.
 struct Way<'a> {
-    pool: &'a Pool,
+    pool: &'a Pool<PooledCall>,
     link: &'a Link,
     tried: Tried,
     /// Bytes that were admitted for its reply.

@@ -24,14 +24,15 @@ use super::batch::Batch;
 use super::buffers::Buffers;
 use super::clock::Clock;
 use super::connections::Seat;
+use super::handed::PooledCall;
 use super::intake::{Intake, Turn};
 use super::link::Link;
 use super::memory_budget::MemoryBudget;
-use super::pool::{Job, Pool, SERVED};
 use super::record::Error;
 use super::server::Limits;
 use super::service::{Origin, Service};
 use crate::sched::affinity::Follower;
+use crate::sched::pool::{Job, Pool, QUEUED_MAX};
 use crate::telemetry::metrics::{Answered, Local, Metrics};
 
 /// The piece in which sockets are read. Small calls in it are answered together.
@@ -43,7 +44,7 @@ const REPLIES_MAX: usize = 4 * 1024 * 1024;
 /// What the connections of a server share.
 pub struct Shared {
     /// The threads that may sleep.
-    pub pool: Arc<Pool>,
+    pub pool: Arc<Pool<PooledCall>>,
     /// Large buffers.
     pub buffers: Arc<Buffers>,
     /// The memory that the connections may hold.
@@ -60,7 +61,7 @@ pub struct Shared {
 pub struct Scratch {
     input: Vec<u8>,
     replies: Vec<u8>,
-    jobs: Vec<Job>,
+    jobs: Vec<Job<PooledCall>>,
     answered: Vec<Answered>,
     tally: Local,
     follower: Follower,
@@ -168,7 +169,7 @@ impl Connection {
                     ready?;
                     if self.link.flush() {
                         self.last = Instant::now();
-                        self.shared.pool.run(&mut self.link.unpark());
+                        self.link.unpark();
                     }
                 }
                 () = self.link.wake.notified() => {}
@@ -202,7 +203,7 @@ impl Connection {
             jobs,
             answered,
             tally,
-            budget: SERVED,
+            budget: QUEUED_MAX,
             deferred: None,
         };
         let (turn, flow) = self.intake.turn(input, &mut batch)?;

@@ -12,11 +12,12 @@ use std::time::Instant;
 use tokio::net::UdpSocket;
 
 use super::connection::Shared;
-use super::lanes::Lane;
+use super::handed::PooledCall;
 use super::message::Reject;
-use super::pool::{Job, Stand};
 use super::service::{Carried, Gate, How, Origin, Reply, Service, Verdict};
 use crate::sched::Patience;
+use crate::sched::lanes::Lane;
+use crate::sched::pool::{Admission, Job};
 use crate::telemetry::metrics::{Answered, Metrics};
 use crate::xdr::{Reader, Writer};
 
@@ -126,13 +127,13 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
                 let how = How { origin, patience: Patience::Blocking, may_wait: false };
                 let (service, record) = (Arc::clone(&service), call[..len].to_vec());
                 let (running, metrics) = (Arc::clone(&running), Arc::clone(&shared.metrics));
-                let work = Box::new(move || {
+                let work = PooledCall::Datagram(Box::new(move || {
                     let mut reply = Vec::new();
                     let verdict = service.answer_again(&record, how, key, &mut reply);
                     sender.settle(verdict, &reply, arrived, &metrics);
                     drop(running);
-                });
-                shared.pool.run(&mut vec![Job { stand: Stand::Nowhere, work }]);
+                }));
+                shared.pool.run(Job { admission: Admission::Unrestricted, work });
             }
             // None of the programs that are served here has results that come later: those may be
             // lost, too.

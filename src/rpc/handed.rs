@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::connection::{SCRATCH, Shared};
-use super::lanes::Lane;
-use super::link::Link;
+use super::link::{Link, Parked};
 use super::pending::{Delay, Pending, Ready};
-use super::pool::{Job, Stand, Work};
 use super::record::Header;
 use super::replay::Key;
 use super::service::{Carried, How, Origin, Service, Verdict};
 use crate::sched::Patience;
+use crate::sched::lanes::Lane;
+use crate::sched::pool::{Admission, Job, Work};
+use crate::telemetry::bounded::OFTEN;
 use crate::telemetry::metrics::Answered;
 use crate::xdr::Encode;
 
@@ -111,19 +112,25 @@ impl PutOff {
             return None;
         }
         let link = Arc::clone(&self.handed.link);
-        link.park(self, Self::job)
+        link.park(self)
     }
 
     /// The call as a job that has yet to come to its turn.
-    fn job(self: Box<Self>) -> Job {
-        Job { stand: self.lane.map_or(Stand::Nowhere, Stand::InLine), work: self }
+    fn job(self: Box<Self>) -> Job<PooledCall> {
+        let admission = self.lane.map_or(Admission::Unrestricted, Admission::Required);
+        Job { admission, work: PooledCall::Stream(self) }
+    }
+
+    /// Has the call wait for its turn again.
+    fn requeue(self: Box<Self>) {
+        let shared = Arc::clone(&self.handed.shared);
+        shared.pool.run(self.job());
     }
 
     /// Waits for what the call needs, with all that is kept of it, and has it carried out then.
     fn wait(mut self: Box<Self>, delay: Delay) {
         self.waits += 1;
-        let shared = Arc::clone(&self.handed.shared);
-        delay.begin(Box::new(move || shared.pool.run(&mut vec![self.job()])));
+        delay.begin(Box::new(move || self.requeue()));
     }
 
     /// Carries the call out, and gives what there is to be sent to `send`; gives the call back if
@@ -132,7 +139,7 @@ impl PutOff {
         mut self: Box<Self>,
         patience: Patience,
         send: impl FnOnce(Handed, &mut Vec<u8>),
-    ) -> Option<Box<dyn Work>> {
+    ) -> Option<Box<Self>> {
         let shared = Arc::clone(&self.handed.shared);
         let (buffers, record) = (&shared.buffers, &self.record[self.start..]);
         let mut reply = buffers.take();
@@ -172,16 +179,47 @@ impl PutOff {
     }
 }
 
-impl Work for PutOff {
-    fn run(self: Box<Self>) {
-        if let Some(call) = self.unless_parked() {
-            call.carry_out(Patience::Blocking, |handed, reply| handed.link.push(reply));
+impl Parked for PutOff {
+    fn resume(self: Box<Self>) {
+        self.requeue();
+    }
+}
+
+/// A call for the threads that may block.
+pub enum PooledCall {
+    /// It came over a connection.
+    Stream(Box<PutOff>),
+    /// It came as a datagram.
+    Datagram(Box<dyn FnOnce() + Send>),
+}
+
+impl Work for PooledCall {
+    type Bundle = Bundle;
+
+    fn run(self) {
+        match self {
+            Self::Stream(call) => {
+                if let Some(call) = call.unless_parked() {
+                    call.carry_out(Patience::Blocking, |handed, reply| handed.link.push(reply));
+                }
+            }
+            Self::Datagram(call) => call(),
         }
     }
 
-    fn attempt(self: Box<Self>, bundle: &mut Bundle) -> Option<Box<dyn Work>> {
-        let call = self.unless_parked()?;
-        call.carry_out(Patience::None, |handed, reply| bundle.add(handed, reply))
+    fn attempt(self, bundle: &mut Bundle) -> Option<Self> {
+        match self {
+            Self::Stream(call) => {
+                let call = call.unless_parked()?;
+                call.carry_out(Patience::None, |handed, reply| bundle.add(handed, reply))
+                    .map(Self::Stream)
+            }
+            Self::Datagram(_) => Some(self), // it is in no lane
+        }
+    }
+
+    fn panicked() {
+        tracing::error!(name: OFTEN, "a call panicked; its connection is closed");
     }
 }
 

@@ -17,7 +17,6 @@ use tokio::sync::Notify;
 
 use super::buffers::Buffers;
 use super::memory_budget::{Account, Peer};
-use super::pool::Job;
 use super::progress::Progress;
 use super::record;
 use super::sent::Sent;
@@ -36,6 +35,12 @@ const CALLS_MAX: usize = 256;
 /// Bytes of such calls and of what their replies may have: a connection must not take all that its
 /// address may hold, and 16 of the largest keep a disk busy.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// A call that must not run before there is room for its reply.
+pub trait Parked: Send {
+    /// Has the call run. Does not block.
+    fn resume(self: Box<Self>);
+}
 
 /// A connection, as its task and the pool's threads share it.
 pub struct Link {
@@ -70,7 +75,7 @@ struct Outbox {
     charged: usize,
     kernel: Sent,
     /// Calls that must not run before there is room for their replies.
-    parked: Vec<Job>,
+    parked: Vec<Box<dyn Parked>>,
 }
 
 impl Outbox {
@@ -285,22 +290,26 @@ impl Link {
         outbox.stream.as_ref().map_or(0, |stream| outbox.kernel.acknowledged(stream))
     }
 
-    /// Keeps a call that is about to run as a job, if the peer does not take the replies that it
-    /// has: the pool could fill the memory with replies of one megabyte each. Gives it back
-    /// otherwise.
-    pub fn park<T>(&self, call: T, job: impl FnOnce(T) -> Job) -> Option<T> {
+    /// Keeps a call that is about to run if the peer does not take the replies that it has: the
+    /// pool could fill the memory with replies of one megabyte each. Gives the call back otherwise.
+    pub fn park<T: Parked + 'static>(&self, call: Box<T>) -> Option<Box<T>> {
         let mut outbox = self.outbox();
         if self.is_broken() || !self.is_full() {
             return Some(call);
         }
-        outbox.parked.push(job(call));
+        outbox.parked.push(call);
         None
     }
 
-    /// The calls that were parked, if there is room again.
-    pub fn unpark(&self) -> Vec<Job> {
+    /// Resumes the calls that were parked, if there is room again.
+    pub fn unpark(&self) {
         let mut outbox = self.outbox();
-        if self.is_full() { Vec::new() } else { std::mem::take(&mut outbox.parked) }
+        if self.is_full() {
+            return;
+        }
+        let parked = std::mem::take(&mut outbox.parked);
+        drop(outbox);
+        parked.into_iter().for_each(Parked::resume);
     }
 
     /// Whether replies wait for the socket.

@@ -26,12 +26,12 @@ pub mod connections;
 mod datagram;
 mod handed;
 mod intake;
-pub mod lanes;
+
 mod link;
 pub mod memory_budget;
 pub mod message;
 pub mod pending;
-pub mod pool;
+
 mod pressure;
 mod progress;
 pub mod record;
@@ -43,9 +43,9 @@ pub mod service;
 use std::net::SocketAddr;
 
 use crate::sched::Patience;
+use crate::sched::lanes::Lane;
 use crate::xdr::{Error, Reader, Writer};
 use auth::Credentials;
-use lanes::Lane;
 use pending::{Delay, Pending};
 
 /// One remote program, and its versions.

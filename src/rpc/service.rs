@@ -12,12 +12,12 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::lanes::Lane;
 use super::message::{self, Header, Reject, Unfit};
 use super::pending::{Delay, Pending};
 use super::replay::{Key, Replay, Seen};
 use super::{Call, Outcome, Program};
 use crate::sched::Patience;
+use crate::sched::lanes::Lane;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::names::{Procedure, Status};
 use crate::xdr::{Encode, Writer};

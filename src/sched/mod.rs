@@ -12,7 +12,9 @@
 pub mod affinity;
 pub mod dirty_budget;
 pub mod idle;
+pub mod lanes;
 pub mod pace;
 mod patience;
+pub mod pool;
 
 pub use patience::Patience;
