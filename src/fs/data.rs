@@ -59,7 +59,8 @@ impl Fs {
         }
         let content = self.readable(node, patience)?;
         let read = match patience {
-            Patience::None => sys::file::read_cached_at(content, buffer, max, offset),
+            Patience::None => sys::file::read_cached(content, buffer, max, offset)
+                .and_then(|read| read.ok_or(Errno::AGAIN)),
             Patience::Blocking => sys::file::read_at(content, buffer, max, offset),
         };
         let count = read.inspect_err(|errno| node.root.note(*errno))?;

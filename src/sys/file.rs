@@ -5,42 +5,43 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use super::{check, fault};
 use crate::errno::{Errno, Result};
 
-/// Reads up to `max` bytes at `offset` and appends them to `buffer`; returns how many. Fewer than
-/// `max` mean the end of the file. May wait for a disk.
+/// Reads up to `max` bytes at `offset` and appends them to `buffer`. Returns how many; fewer than
+/// `max` only at the end of the file. May block.
 ///
 /// # Errors
-/// As preadv2(2) has them.
+/// As pread(2).
 pub fn read_at(fd: impl AsFd, buffer: &mut Vec<u8>, max: usize, offset: u64) -> Result<usize> {
     fault::read();
-    append_from(fd, buffer, max, offset, 0)
+    read_with(fd, buffer, max, offset, 0)
 }
 
-/// As [`read_at`], but never waits for a disk: returns what is in memory, which may be less than
-/// the file has.
+/// As [`read_at`], but reads only what is in memory, and does not block. `None` if nothing is in
+/// memory, or the file system cannot tell.
 ///
 /// # Errors
-/// `EAGAIN` if nothing is in memory, or the file system cannot tell; others as preadv2(2) has them.
-pub fn read_cached_at(
+/// As pread(2).
+pub fn read_cached(
     fd: impl AsFd,
     buffer: &mut Vec<u8>,
     max: usize,
     offset: u64,
-) -> Result<usize> {
+) -> Result<Option<usize>> {
     if fault::is_cold() {
-        return Err(Errno::AGAIN);
+        return Ok(None);
     }
-    match append_from(fd, buffer, max, offset, libc::RWF_NOWAIT) {
-        Err(Errno::OPNOTSUPP) => Err(Errno::AGAIN),
-        read => read,
+    match read_with(fd, buffer, max, offset, libc::RWF_NOWAIT) {
+        Ok(read) => Ok(Some(read)),
+        Err(Errno::AGAIN | Errno::OPNOTSUPP) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 
-fn append_from(
+fn read_with(
     fd: impl AsFd,
     buffer: &mut Vec<u8>,
     max: usize,
     offset: u64,
-    flags: i32,
+    flags: libc::c_int,
 ) -> Result<usize> {
     let offset = i64::try_from(offset).map_err(|_| Errno::INVAL)?;
     buffer.reserve(max);
@@ -51,8 +52,7 @@ fn append_from(
         check(unsafe { libc::preadv2(fd.as_fd().as_raw_fd(), &raw const part, 1, offset, flags) })?
             .unsigned_abs();
     let len = buffer.len() + read;
-    // SAFETY: that many bytes behind the old length are initialised by the kernel, within the
-    // capacity.
+    // SAFETY: the kernel has initialized `read` bytes behind the old length, within the capacity.
     unsafe { buffer.set_len(len) };
     Ok(read)
 }
