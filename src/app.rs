@@ -31,8 +31,8 @@ use crate::export::file::Entry;
 use crate::export::table::Exports;
 use crate::export::{Export, ExportId};
 use crate::fs::Fs;
+use crate::fs::fingerprint::Fingerprint;
 use crate::fs::root::HandleKind;
-use crate::fs::which::Which;
 use crate::mount::{self, Datagrams, Mount};
 use crate::nfs3::{self, Nfs};
 use crate::portmap::registration::Transport;
@@ -233,11 +233,11 @@ impl App {
     fn ids(&self, dirs: &[PathBuf]) -> Result<Vec<ExportId>> {
         let which = |dir: &PathBuf| {
             let which = fs::File::open(dir).map_err(anyhow::Error::new);
-            let which = which.and_then(|dir| Ok(Which::of(dir)?));
+            let which = which.and_then(|dir| Ok(Fingerprint::of(dir)?));
             which.with_context(|| format!("cannot look at {}", dir.display()))
         };
         let which = dirs.iter().map(which).collect::<Result<Vec<_>>>()?;
-        let sources = which.iter().map(Which::source);
+        let sources = which.iter().map(Fingerprint::source);
         self.state.ids(dirs.iter().map(PathBuf::as_path).zip(sources))
     }
 
@@ -369,7 +369,7 @@ impl App {
         let sweeper = Repeated::start("berth-sweep", move || fs.sweep())?;
         let (fs, volumes) = (Arc::clone(&self.fs), self.volumes.clone());
         let may = move |dir: &Path| volumes.as_ref().is_none_or(|volumes| volumes.has(dir));
-        let renewer = Repeated::start("berth-renew", move || fs.renew_roots(&may))?;
+        let renewer = Repeated::start("berth-renew", move || fs.reopen_exports(&may))?;
         let provisioner = self.provisioner().await?;
         if self.config.log == Format::Text {
             greeting::say(&self.bound, &self.exports.load(), desk.address());
@@ -445,7 +445,7 @@ impl App {
     }
 }
 
-/// Which clients are known: those that an export lists by more than `*`, and those that have
+/// Fingerprint clients are known: those that an export lists by more than `*`, and those that have
 /// mounted something.
 fn knows(exports: &Arc<Exports>, mount: &Arc<Mount>) -> Knows {
     let (exports, mount) = (Arc::clone(exports), Arc::clone(mount));

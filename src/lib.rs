@@ -66,10 +66,10 @@
 //!   `acting_as` or `as_server` of [`fs::identity`]. A thread keeps an identity until a call needs
 //!   another one.
 //! - **A file appears complete.** It gets its name last, after all attributes of the call
-//!   ([`fs::make`]), so that a crash at any point leaves no incomplete file. A call that changes
+//!   ([`fs::create`]), so that a crash at any point leaves no incomplete file. A call that changes
 //!   several attributes changes all of them or none.
 //! - **A change has a lock.** Attributes before and after a change are read under the lock of its
-//!   file or directory ([`fs::Guard`]).
+//!   file or directory ([`fs::guard::Guard`]).
 //! - **A reply is a promise.** Nothing is reported as stable that is not on the disk. A failed
 //!   flush changes the write verifier before any client hears of it; a WRITE reads the verifier
 //!   first.

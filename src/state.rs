@@ -45,7 +45,7 @@ struct ExportRecord {
     dir: Vec<u8>,
     id: u64,
     /// What was mounted there, where directories of different mounts look alike
-    /// ([`crate::fs::which::Which::source`]). Earlier versions did not write it.
+    /// ([`crate::fs::fingerprint::Fingerprint::source`]). Earlier versions did not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     source: Option<String>,
 }

@@ -74,7 +74,7 @@ pub async fn finish(app: Arc<App>, upkeep: Vec<Repeated>) -> Result<()> {
     let (fs, volumes) = (Arc::clone(&app.fs), app.volumes.clone());
     let rest = spawn_blocking(move || {
         upkeep.into_iter().for_each(Repeated::stop);
-        fs.give_all_back();
+        fs.close_orphans();
         if let Some(volumes) = volumes {
             volumes.stop();
         }

@@ -1,23 +1,18 @@
-//! What is known of a file, what may be changed of it ([`super::change`] does), and who may access
-//! it.
+//! File attributes, and attributes to be set ([`super::change`] sets them).
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, Statx, StatxAttributes, StatxFlags};
 
-use super::Fs;
-use super::identity::Identity;
-use super::node::Node;
 use crate::errno::{Errno, Result};
-use crate::sys;
 
 /// The set-user-id and the set-group-id bit of a mode.
 pub const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
 
-/// The kinds of files.
+/// The type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum FileKind {
     /// A file with content.
     Regular,
     /// A directory.
@@ -34,7 +29,7 @@ pub enum Kind {
     Socket,
 }
 
-impl Kind {
+impl FileKind {
     fn of(mode: u32) -> Result<Self> {
         match mode & libc::S_IFMT {
             libc::S_IFREG => Ok(Self::Regular),
@@ -49,7 +44,7 @@ impl Kind {
     }
 }
 
-/// A moment, since 1970.
+/// A time, since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time {
     /// Seconds.
@@ -61,11 +56,11 @@ pub struct Time {
 /// The attributes of a file at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attr {
-    /// Its kind.
-    pub kind: Kind,
+    /// The type of the file.
+    pub kind: FileKind,
     /// Permissions, set-id and sticky bits.
     pub mode: u32,
-    /// Names of the file.
+    /// The number of names.
     pub links: u32,
     /// The owner.
     pub uid: u32,
@@ -73,34 +68,38 @@ pub struct Attr {
     pub gid: u32,
     /// The length of its content, in bytes.
     pub size: u64,
-    /// What it takes on the disk, in bytes.
+    /// The space that it takes on the disk, in bytes.
     pub used: u64,
-    /// Major and minor number of a device.
+    /// The major and minor number of a device.
     pub device: (u32, u32),
-    /// Number of the file in its file system.
+    /// The inode number.
     pub fileid: u64,
-    /// Which file system that is, or which subvolume of it: the same number may be in several.
+    /// The device number of its file system, or of the subvolume. The same inode number may be in
+    /// several.
     pub filesystem: (u32, u32),
-    /// When it was made, if the file system says.
+    /// The birth time, if the file system records it.
     pub born: Option<Time>,
-    /// Last access.
+    /// The time of the last access.
     pub accessed: Time,
-    /// Last change of its content.
+    /// The time of the last change of the content.
     pub modified: Time,
-    /// Last change of anything about it.
+    /// The time of the last change of content or attributes.
     pub changed: Time,
 }
 
 impl Attr {
-    /// The attributes of the file that `fd` refers to.
+    /// Returns the attributes of the file that `fd` refers to.
+    ///
+    /// # Errors
+    /// As statx(2); `EIO` if it is of no known type.
     pub(super) fn of(fd: impl AsFd) -> Result<Self> {
         Self::from(&statx(fd, c"", AtFlags::EMPTY_PATH)?)
     }
 
-    /// The attributes of the file that `name` has in `dir`, links not followed.
+    /// Returns the attributes of the entry `name` of `dir`, without following a symbolic link.
     ///
     /// # Errors
-    /// `EXDEV` if another file system is mounted there.
+    /// As [`Self::of`]; `EXDEV` if another file system is mounted there.
     pub(super) fn of_entry(dir: impl AsFd, name: &CStr) -> Result<Self> {
         let stat = statx(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)?;
         if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
@@ -114,7 +113,7 @@ impl Attr {
             |t: rustix::fs::StatxTimestamp| Time { seconds: t.tv_sec, nanoseconds: t.tv_nsec };
         let has_born = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
         Ok(Self {
-            kind: Kind::of(stat.stx_mode.into())?,
+            kind: FileKind::of(stat.stx_mode.into())?,
             mode: u32::from(stat.stx_mode) & 0o7777,
             links: stat.stx_nlink,
             uid: stat.stx_uid,
@@ -132,6 +131,11 @@ impl Attr {
     }
 }
 
+/// Whether `name` is in `dir`.
+pub(super) fn entry_exists(dir: impl AsFd, name: &[u8]) -> bool {
+    CString::new(name).is_ok_and(|name| Attr::of_entry(dir, &name).is_ok())
+}
+
 fn statx(dir: impl AsFd, name: &CStr, flags: AtFlags) -> Result<Statx> {
     Ok(rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?)
 }
@@ -139,12 +143,12 @@ fn statx(dir: impl AsFd, name: &CStr, flags: AtFlags) -> Result<Statx> {
 /// A time to be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum SetTime {
-    /// Leave it.
+    /// Leave it as it is.
     #[default]
     Keep,
-    /// The server's present.
+    /// Set it to the server's time.
     Now,
-    /// What the client says.
+    /// Set it to this time.
     To(Time),
 }
 
@@ -159,9 +163,9 @@ pub struct Changes {
     pub gid: Option<u32>,
     /// The length.
     pub size: Option<u64>,
-    /// Last access.
+    /// The time of the last access.
     pub accessed: SetTime,
-    /// Last change of the content.
+    /// The time of the last change of the content.
     pub modified: SetTime,
 }
 
@@ -174,59 +178,5 @@ impl Changes {
             || self.gid.is_some()
             || sets(self.accessed)
             || sets(self.modified)
-    }
-}
-
-/// What a caller may want to do with a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Read its content, or list it.
-    Read,
-    /// Write its content, or change names in it.
-    Write,
-    /// Execute it, or find names in it.
-    Execute,
-}
-
-impl Access {
-    const fn bit(self) -> i32 {
-        match self {
-            Self::Read => libc::R_OK,
-            Self::Write => libc::W_OK,
-            Self::Execute => libc::X_OK,
-        }
-    }
-}
-
-impl Fs {
-    /// Whether the mode, the groups and the ACL of `node` allow `caller` the access.
-    pub fn may(&self, node: &Node, caller: &Identity, access: Access) -> Result<bool> {
-        let answer = self.switch.acting_as(caller, || sys::file::access(node, access.bit()))?;
-        match answer {
-            Ok(()) => Ok(true),
-            Err(Errno::ACCES | Errno::PERM | Errno::ROFS | Errno::TXTBSY) => Ok(false),
-            Err(errno) => Err(errno),
-        }
-    }
-
-    /// Whether `caller` may read the content of `node`, which has `attr`: its owner may whatever
-    /// the mode says by now, because the client checked when the file was opened, and who may
-    /// execute a file must be able to read it.
-    pub fn may_read(&self, node: &Node, attr: &Attr, caller: &Identity) -> Result<bool> {
-        Ok(self.owns(attr, caller)
-            || self.may(node, caller, Access::Read)?
-            || self.may(node, caller, Access::Execute)?)
-    }
-
-    /// Whether `caller` may write the content of `node`, which has `attr`; as [`Fs::may_read`].
-    pub fn may_write(&self, node: &Node, attr: &Attr, caller: &Identity) -> Result<bool> {
-        Ok(self.owns(attr, caller) || self.may(node, caller, Access::Write)?)
-    }
-
-    /// Whether `caller` is root or the owner. Without the privilege to act as others, everybody
-    /// is the server's user.
-    pub(super) fn owns(&self, attr: &Attr, caller: &Identity) -> bool {
-        let who = if self.switch.can_switch() { caller } else { self.switch.server() };
-        who.is_root() || who.uid == attr.uid
     }
 }

@@ -19,11 +19,12 @@ use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
 
-use super::attr::{Attr, Changes, Kind, SET_IDS, SetTime, Time};
+use super::Fs;
+use super::attr::{Attr, Changes, FileKind, SET_IDS, SetTime, Time};
+use super::guard::Guard;
 use super::identity::Identity;
 use super::node::{Node, proc_path};
-use super::writing::Content;
-use super::{Fs, Guard};
+use super::write_descriptor::Content;
 use crate::errno::{Errno, Result};
 use crate::sched::Patience;
 
@@ -67,8 +68,8 @@ impl Fs {
     ) -> Result<Option<(Content<'static>, u64)>> {
         let Some(size) = size else { return Ok(None) };
         match attr.kind {
-            Kind::Regular => {}
-            Kind::Directory => return Err(Errno::ISDIR),
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(Errno::ISDIR),
             _ => return Err(Errno::INVAL),
         }
         if !self.may_write(node, attr, caller)? {
@@ -87,21 +88,21 @@ impl Fs {
         changes: &Changes,
         resize: Option<&(Content<'_>, u64)>,
     ) -> Result<()> {
-        let mode = changes.mode.filter(|_| node.kind != Kind::Symlink);
+        let mode = changes.mode.filter(|_| node.kind != FileKind::Symlink);
         let (accessed, mut modified) = (changes.accessed, changes.modified);
         if resize.is_some() && (accessed, modified) == (SetTime::Keep, SetTime::Now) {
             modified = SetTime::Keep; // truncating does it, and allows it to those who may only write
         }
         set_owner(node, changes)?;
         if let Some(mode) = mode {
-            self.lender.keeping(|| set_mode(node, mode))?;
+            self.lender.while_none_is_lent(|| set_mode(node, mode))?;
         }
         set_times(node, accessed, modified)?;
         let Some((content, size)) = resize else { return Ok(()) };
         rustix::fs::ftruncate(content, *size)?;
         // The kernel clears set-id bits when anybody but root truncates.
         if let Some(mode) = mode.filter(|mode| mode & SET_IDS != 0) {
-            self.lender.keeping(|| set_mode(node, mode))?;
+            self.lender.while_none_is_lent(|| set_mode(node, mode))?;
         }
         match modified {
             SetTime::To(_) => set_times(node, SetTime::Keep, modified),
@@ -119,7 +120,7 @@ impl Fs {
                 ..Changes::default()
             };
             set_owner(node, &owner)?;
-            self.lender.keeping(|| {
+            self.lender.while_none_is_lent(|| {
                 if Attr::of(node)?.mode == before.mode {
                     Ok(())
                 } else {
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
     use crate::export::ExportId;
     use crate::fs::handle::{KEY_LEN, Key};
-    use crate::fs::lend::Lender;
+    use crate::fs::mode_loan::ModeLender;
     use crate::fs::testing::Files;
 
     const EXPORT: ExportId = ExportId(1);
@@ -246,7 +247,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "content").unwrap();
         let mut fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
-        fs.lender = Lender::new(true, dir.path());
+        fs.lender = ModeLender::new(true, dir.path());
         fs.attach(EXPORT, dir.path(), None, None).unwrap();
         let files = Files::of(&fs, EXPORT);
         let file = files.find(&files.root(), "file").unwrap();

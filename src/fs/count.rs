@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 
 use super::Fs;
-use super::attr::{Attr, Kind};
+use super::attr::{Attr, FileKind};
 use super::handle::Handle;
 use super::node::Node;
 use super::root::Root;
@@ -52,7 +52,7 @@ impl Fs {
         let root = self.root(id)?;
         let Some(account) = root.account.clone() else { return Ok(None) };
         account.begin_count();
-        self.give_back(&root); // what lingers has no name, so that the count would miss it
+        self.close_orphans_of(&root); // what lingers has no name, so that the count would miss it
         let top = self.root_node(&root)?;
         let (pending, turn) = (vec![*top.handle()], Instant::now());
         let mut walk = Walk { fs: self, root, account: &account, pending, turn };
@@ -99,7 +99,7 @@ impl Walk<'_> {
         attr: impl Fn() -> Result<Attr>,
         handle: impl Fn(&Attr) -> Result<Handle>,
     ) -> Option<Attr> {
-        let _file = self.fs.lock_at(self.fs.stripe(fileid), Patience::Blocking).ok()?;
+        let _file = self.fs.lock_stripe(fileid, Patience::Blocking).ok()?;
         let _links = self.fs.lock_links(fileid, Patience::Blocking).ok()?;
         // It may be another one by now, or another file system may be mounted there.
         let attr = attr().ok().filter(|attr| attr.fileid == fileid && attr.links > 0)?;
@@ -133,12 +133,12 @@ impl Walk<'_> {
             self.fs.handle_in(dir, name.to_bytes(), attr, kernel)
         };
         let attr = self.see(fileid, || Attr::of_entry(&**dir, name), handle);
-        if attr.is_some_and(|attr| attr.kind == Kind::Directory) {
+        if attr.is_some_and(|attr| attr.kind == FileKind::Directory) {
             let open =
                 self.fs.open_below(dir, name.to_bytes(), OFlags::DIRECTORY, Patience::Blocking);
-            let Ok(place) = open else { return Ok(()) }; // gone, or of another file system
+            let Ok(path_fd) = open else { return Ok(()) }; // gone, or of another file system
             // By what was opened: the name may be gone by now.
-            let (attr, kernel) = (Attr::of(&place)?, || sys::handle::of(&place));
+            let (attr, kernel) = (Attr::of(&path_fd)?, || sys::handle::of(&path_fd));
             self.pending.push(self.fs.handle_in(dir, name.to_bytes(), &attr, kernel)?);
         }
         Ok(())
@@ -148,7 +148,7 @@ impl Walk<'_> {
         let Ok(handle) = Handle::parse(handle) else { return };
         let Ok(node) = self.open(&handle) else { return }; // gone since
         let attr = self.see(node.fileid, || Attr::of(&node), |_| Ok(handle));
-        if attr.is_some_and(|attr| attr.kind == Kind::Directory) {
+        if attr.is_some_and(|attr| attr.kind == FileKind::Directory) {
             self.pending.push(handle);
         }
     }
@@ -156,8 +156,8 @@ impl Walk<'_> {
     /// Opens a file without keeping it open for others.
     fn open(&self, handle: &Handle) -> Result<Arc<Node>> {
         let body = handle.body().ok_or(Errno::STALE)?;
-        let (place, attr) = self.fs.open_body(&self.root, &body)?;
-        Ok(Node::new(&self.root, *handle, place, &attr))
+        let (path_fd, attr) = self.fs.open_body(&self.root, &body)?;
+        Ok(Node::new(&self.root, *handle, path_fd, &attr))
     }
 
     fn rest(&mut self) {

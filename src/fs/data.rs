@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::OFlags;
 
-use super::attr::{Attr, Kind};
+use super::Fs;
+use super::attr::{Attr, FileKind};
+use super::guard::Guard;
 use super::identity::Identity;
 use super::node::Node;
-use super::writing::Content;
-use super::{Fs, Guard};
+use super::write_descriptor::Content;
 use crate::errno::{Errno, Result};
 use crate::sched::Patience;
 use crate::sys;
@@ -156,14 +157,14 @@ impl Fs {
 
     /// Opens the content as the server, which decided before that the caller may.
     fn open_own(&self, node: &Node, flags: OFlags, bits: u32) -> Result<OwnedFd> {
-        self.lender.lend(node, bits, || self.descriptor(|| node.open(flags)))
+        self.lender.open_with(node, bits, || self.open_as_server(|| node.open(flags)))
     }
 }
 
-fn is_file(kind: Kind) -> Result<()> {
+fn is_file(kind: FileKind) -> Result<()> {
     match kind {
-        Kind::Regular => Ok(()),
-        Kind::Directory => Err(Errno::ISDIR),
+        FileKind::Regular => Ok(()),
+        FileKind::Directory => Err(Errno::ISDIR),
         _ => Err(Errno::INVAL),
     }
 }

@@ -1,45 +1,52 @@
 //! The backing directory: POSIX operations on handles, as the caller's identity.
 //!
-//! Knows neither the wire nor Kubernetes. A change made beside the server is seen at once: what is
-//! cached are descriptors ([`node`]), handles, and lists of directories as long as the kernel says
-//! that they are true ([`pieces`]); attributes never are.
+//! Knows neither the wire format nor Kubernetes. A change made beside the server is seen at once:
+//! descriptors and handles are cached ([`node_cache`]), and directory listings as long as the
+//! kernel says that they are true ([`listing`]). Attributes are never cached.
 //!
-//! Operations that change a file or directory take its [`Guard`]: the attributes before and after
-//! must be read under the same lock as the change, or clients that compare them keep stale caches.
+//! Operations that change a file or directory take its [`guard::Guard`]: the attributes before and
+//! after must be read under the same lock as the change, or clients that compare them keep stale
+//! caches.
+//!
+//! ```text
+//!   name  create  change  data  listing  access  info    what clients ask for
+//!   accounting  flush  orphans  temp_name  mode_loan     what a change involves
+//!   node_cache  node  root  reopen                       what is open
+//!   handle  path_handle  handle_probe  fingerprint       how a file or root is found again
+//!   attr  identity  guard  stripes  group_commit         the basis
+//! ```
 
-mod aside;
+pub mod access;
+mod accounting;
 pub mod attr;
-mod away;
 mod change;
-mod charge;
 pub mod count;
+pub mod create;
 pub mod data;
-pub mod dir;
+pub mod fingerprint;
 pub mod flush;
-pub mod group;
+pub mod group_commit;
+pub mod guard;
 pub mod handle;
+mod handle_probe;
 pub mod identity;
 pub mod info;
-mod lend;
-mod linger;
-mod locate;
-pub mod make;
-mod moves;
+pub mod listing;
+mod mode_loan;
 pub mod name;
 pub mod node;
-mod pieces;
-mod proof;
+pub mod node_cache;
+mod orphans;
+mod path_handle;
+mod reopen;
 pub mod root;
-mod settling;
 mod shutdown;
 mod stripes;
+mod temp_name;
 #[cfg(test)]
 pub(crate) mod testing;
-mod trail;
-pub mod which;
-mod writing;
+mod write_descriptor;
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -47,8 +54,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
-use parking_lot::MutexGuard;
-use quick_cache::sync::Cache;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::errno::{Errno, Result};
@@ -58,130 +63,92 @@ use crate::sched::Patience;
 use crate::sys;
 use crate::sys::handle::KernelHandle;
 use crate::sys::mounts::Mounts;
-use aside::Asides;
-use attr::{Attr, Time};
-use dir::is_over;
-use flush::{Extent, Flusher};
+use attr::Attr;
+use flush::flusher::Flusher;
 use handle::{Body, Handle, Key};
 use identity::Switch;
-use lend::Lender;
-use linger::Lingering;
-use locate::{Moves, Search, Searches};
-use node::{Node, Nodes, Stats};
-use pieces::Pieces;
+use listing::Listings;
+use mode_loan::ModeLender;
+use node::Node;
+use node_cache::{NodeCache, Stats};
+use orphans::Orphans;
+use path_handle::{DescentBudget, Moves, Search, Trail};
 use root::{HandleKind, Root};
 use stripes::Stripes;
-use trail::Trail;
+use temp_name::TempNames;
 
-/// Sweeps without use after which a node is closed.
+/// Sweeps without use after which a file is closed.
 const IDLE_SWEEPS: u32 = 4;
 
-/// How often a path is tried again on which something is renamed.
-const RENAMES: usize = 100;
+/// How often a path is resolved again because something on it was renamed.
+const RENAMES_MAX: usize = 100;
 
-/// Handles that are remembered: 30 MB of them.
-const HANDLES: usize = 200_000;
-
-/// The exported directories, and what is open in them.
+/// The exported directories, and the files that are open in them.
 pub struct Fs {
     key: Key,
     pub(crate) switch: Switch,
     roots: ArcSwap<HashMap<ExportId, Arc<Root>>>,
-    nodes: Arc<Nodes>,
-    /// Handles of files that were listed or looked up, by export, number and time of birth.
-    handles: Cache<(ExportId, u64, Time), Handle>,
-    /// Lists of directories.
-    pieces: Pieces,
+    nodes: Arc<NodeCache>,
+    listings: Listings,
     /// What is mounted, where there is a /proc.
     mounts: Option<Mounts>,
     flusher: Flusher,
-    /// For the files that change.
+    /// Locks for files that change.
     locks: Arc<Stripes>,
-    /// For the names of a file, and always taken after those (see [`charge`]).
+    /// Locks for the names of a file, always taken after those (see [`accounting`]).
     links: Stripes,
-    /// Files without a name that can be read for some seconds more.
-    lingering: Lingering,
-    /// Lends modes, where that is one user's affair.
-    lender: Lender,
+    orphans: Orphans,
+    lender: ModeLender,
     moves: Moves,
-    searches: Searches,
-    /// Names of files that are being made.
-    asides: Asides,
-    /// How many nodes may have unflushed content.
+    descents: DescentBudget,
+    temp_names: TempNames,
+    /// The number of files that may have unflushed content.
     dirty_max: usize,
-    /// Whether it was said what handles risk.
+    /// Whether the risk of kernel handles was logged.
     warned: AtomicBool,
 }
 
-/// The right to change one or two files, until it is dropped.
-#[must_use = "the files are unlocked when this is dropped"]
-pub struct Guard<'a> {
-    /// That of the call, for what else it may have to wait for.
-    patience: Patience,
-    /// Whether the last room that was asked for is held until files are flushed.
-    room_later: Cell<bool>,
-    _first: MutexGuard<'a, ()>,
-    _second: Option<MutexGuard<'a, ()>>,
-}
-
-impl<'a> Guard<'a> {
-    fn new(
-        patience: Patience,
-        first: MutexGuard<'a, ()>,
-        second: Option<MutexGuard<'a, ()>>,
-    ) -> Self {
-        Self { patience, room_later: Cell::new(false), _first: first, _second: second }
-    }
-
-    /// Whether the change that failed with `ENOSPC` may fit when files of its volume have been
-    /// flushed ([`Fs::settle_volume`]): room is held for what they may turn out to take.
-    pub const fn may_have_room_later(&self) -> bool {
-        self.room_later.get()
-    }
-}
-
 impl Fs {
-    /// Serves nothing yet. Handles are made with `key`; files are kept open with at most
-    /// `descriptors` of them; what has to survive the server is kept in the folder `state`.
+    /// Creates it without exports. Handles are made with `key`. At most `descriptors` descriptors
+    /// are kept open for files. What has to survive the server is kept in the folder `state`.
     ///
     /// # Errors
     /// The system has no random numbers, or the folder cannot be used.
     pub fn new(key: Key, descriptors: usize, state: &Path) -> Result<Self> {
         let descriptors = descriptors.max(48);
         let (switch, locks) = (Switch::new(), Arc::new(Stripes::new()));
-        let nodes = Arc::new(Nodes::new(descriptors));
+        let nodes = Arc::new(NodeCache::new(descriptors));
         Ok(Self {
             key,
             roots: ArcSwap::default(),
-            handles: Cache::new(HANDLES),
-            pieces: Pieces::new(),
+            listings: Listings::new(),
             mounts: Mounts::watch().ok(),
             flusher: Flusher::start(Arc::clone(&locks), Arc::clone(&nodes))?,
             nodes,
             locks,
             links: Stripes::new(),
-            lingering: Lingering::default(),
-            lender: Lender::new(!switch.can_switch(), state),
+            orphans: Orphans::default(),
+            lender: ModeLender::new(!switch.can_switch(), state),
             switch,
             moves: Moves::open(state)?,
-            searches: Searches::new(descriptors),
-            asides: Asides::open(state),
-            // Each has up to three descriptors, which are kept until it is flushed.
+            descents: DescentBudget::new(descriptors),
+            temp_names: TempNames::open(state),
+            // Each has up to three descriptors, which stay open until it is flushed.
             dirty_max: descriptors / 12,
             warned: AtomicBool::new(false),
         })
     }
 
-    /// Whether changes are made as the callers; if not, all are the server's user.
+    /// Whether callers act as themselves. If not, every caller acts as the server's user.
     pub const fn acts_as_callers(&self) -> bool {
         self.switch.can_switch()
     }
 
-    /// Makes a directory reachable by the handles of `id`; answers how its files are found. What
-    /// they take is booked to `account`.
+    /// Makes a directory reachable by the handles of `id`. Returns how its files are found. The
+    /// space that they take is booked to `account`. Blocks.
     ///
     /// # Errors
-    /// The directory cannot be opened, or `wanted` does not work there.
+    /// The directory cannot be opened, or the `wanted` kind of handle does not work there.
     pub fn attach(
         &self,
         id: ExportId,
@@ -195,7 +162,7 @@ impl Fs {
         Ok(kind)
     }
 
-    /// As [`Fs::attach`], for many that were opened before ([`Root::open`]).
+    /// As [`Fs::attach`], for any number of roots that are open already ([`Root::open`]).
     pub fn attach_all(&self, opened: impl IntoIterator<Item = Root>) {
         let opened: Vec<_> = opened.into_iter().map(|root| self.attached(root)).collect();
         self.warn_of_risks(&opened);
@@ -207,13 +174,13 @@ impl Fs {
         self.remove_unfinished(&opened.iter().map(|root| root.id).collect::<Vec<_>>());
     }
 
-    /// A root whose files are counted with those of all others.
+    /// Shares a root whose unflushed files are counted with those of all others.
     fn attached(&self, mut root: Root) -> Arc<Root> {
         root.unflushed = Arc::clone(self.flusher.unflushed());
         Arc::new(root)
     }
 
-    /// Says once what kernel handles risk where the file system may give them to other files.
+    /// Warns once if kernel handles are used on a file system that may give them to other files.
     fn warn_of_risks(&self, opened: &[Arc<Root>]) {
         let Some(filesystem) = opened.iter().find_map(|root| root.risks_handles()) else { return };
         if !self.warned.swap(true, Ordering::Relaxed) {
@@ -227,8 +194,8 @@ impl Fs {
         }
     }
 
-    /// Whether `id` stands for the directory that is at `dir` now: it may have been removed and
-    /// made anew since it was attached.
+    /// Whether `id` is attached to the directory that is at `dir` now. That may have been removed
+    /// and created again since.
     pub fn serves(&self, id: ExportId, dir: &Path) -> bool {
         self.root(id).is_ok_and(|root| root.is_at(dir))
     }
@@ -241,36 +208,36 @@ impl Fs {
             roots.remove(&id);
             roots
         });
-        self.give_back(&root);
+        self.close_orphans_of(&root);
         self.nodes.forget(&root);
     }
 
-    /// The handle of the directory `below` the root of an export. Symbolic links are followed as if
-    /// that were the root of everything: none leads out of it, and none to another file system.
-    /// Blocks.
+    /// Returns the handle of the directory `below` the root of an export. Symbolic links are
+    /// followed as if the export were the root directory: none leads out of it, and none to another
+    /// file system. Blocks.
     ///
     /// # Errors
-    /// As openat2(2) has them; `ENOTDIR` if it is no directory, `EXDEV` on another file system.
+    /// As openat2(2); `ENOTDIR` if it is no directory, `EXDEV` on another file system.
     pub fn locate(&self, id: ExportId, below: &[u8]) -> Result<Handle> {
         let root = self.root(id)?;
         if below.is_empty() {
             return Ok(*self.root_node(&root)?.handle());
         }
-        let place = self.descriptor(|| open_in_root(&root, below))?;
-        let attr = Attr::of(&place)?;
+        let path_fd = self.open_as_server(|| open_in_root(&root, below))?;
+        let attr = Attr::of(&path_fd)?;
         if (attr.fileid, attr.filesystem) == (root.fileid, root.filesystem) {
             return Ok(*self.root_node(&root)?.handle());
         }
-        let trail = || self.switch.as_server(|| self.trail_from_root(&root, &place))?;
-        let handle = self.seal(&root, &attr, || sys::handle::of(&place), trail)?;
-        Ok(*self.keep(Node::new(&root, handle, place, &attr))?.handle())
+        let trail = || self.switch.as_server(|| self.trail_from_root(&root, &path_fd))?;
+        let handle = self.seal(&root, &attr, || sys::handle::of(&path_fd), trail)?;
+        Ok(*self.keep(Node::new(&root, handle, path_fd, &attr))?.handle())
     }
 
-    /// The file of a handle.
+    /// Returns the file of a handle.
     ///
     /// # Errors
-    /// `ESTALE` if the handle is none of ours or its file is gone; others if that cannot be opened;
-    /// `EAGAIN` without patience, if it is not open.
+    /// `ESTALE` if the handle was not made by this server or its file is gone; others if the file
+    /// cannot be opened; `EAGAIN` without patience, if it is not open.
     pub fn node(&self, handle: &Handle, patience: Patience) -> Result<Arc<Node>> {
         if let Some(node) = self.nodes.get(handle) {
             return Ok(node);
@@ -280,33 +247,34 @@ impl Fs {
         if patience == Patience::None {
             return Err(Errno::AGAIN); // finding it may read from the disk
         }
-        let (place, attr) = self.open_body(&root, &body)?;
-        self.keep(Node::new(&root, *handle, place, &attr))
+        let (path_fd, attr) = self.open_body(&root, &body)?;
+        self.keep(Node::new(&root, *handle, path_fd, &attr))
     }
 
-    /// Opens the file that the handle with this body was made for. Blocks.
+    /// Opens the file for which the handle with this body was made. Blocks.
     ///
     /// # Errors
     /// `ESTALE` if it is gone, or the file system has given its handle to another file.
     fn open_body(&self, root: &Root, body: &Body<'_>) -> Result<(OwnedFd, Attr)> {
-        let place = match body {
+        let path_fd = match body {
             Body::Kernel(_) if !root.keeps_handles() => return Err(Errno::STALE),
             Body::Kernel(kernel) | Body::Stamped(_, kernel) => {
-                self.descriptor(|| sys::handle::open(root, kernel))
+                self.open_as_server(|| sys::handle::open(root, kernel))
             }
             Body::Path(path) => {
-                let (moves, lender, searches) = (&self.moves, &self.lender, &self.searches);
-                let search = Search { moves, root, lender, searches };
-                self.descriptor(|| search.find(path))
+                let (moves, lender, budget) = (&self.moves, &self.lender, &self.descents);
+                let search = Search { moves, root, lender, budget };
+                self.open_as_server(|| search.find(path))
             }
         };
-        let place = place.inspect_err(|errno| root.note(*errno)).map_err(|errno| match errno {
-            // What a file system says of a handle whose file is gone differs.
-            Errno::NOENT | Errno::INVAL => Errno::STALE,
-            errno => errno,
-        })?;
-        let attr = Attr::of(&place)?;
-        if root.is_meant(body, &attr) { Ok((place, attr)) } else { Err(Errno::STALE) }
+        let path_fd =
+            path_fd.inspect_err(|errno| root.note(*errno)).map_err(|errno| match errno {
+                // File systems differ in the error for a handle whose file is gone.
+                Errno::NOENT | Errno::INVAL => Errno::STALE,
+                errno => errno,
+            })?;
+        let attr = Attr::of(&path_fd)?;
+        if root.is_meant(body, &attr) { Ok((path_fd, attr)) } else { Err(Errno::STALE) }
     }
 
     fn root(&self, id: ExportId) -> Result<Arc<Root>> {
@@ -314,16 +282,16 @@ impl Fs {
     }
 
     fn root_node(&self, root: &Arc<Root>) -> Result<Arc<Node>> {
-        let place = root.place()?;
-        let attr = Attr::of(&place).inspect_err(|errno| root.note(*errno))?;
-        let kernel = || sys::handle::of(&place);
+        let path_fd = root.duplicate()?;
+        let attr = Attr::of(&path_fd).inspect_err(|errno| root.note(*errno))?;
+        let kernel = || sys::handle::of(&path_fd);
         let handle = self.seal(root, &attr, kernel, || Ok(Trail::root(&attr)))?;
-        self.keep(Node::new(root, handle, place, &attr))
+        self.keep(Node::new(root, handle, path_fd, &attr))
     }
 
-    /// Runs `open` as the server; if there are no descriptors left, closes what is not in use and
-    /// tries once more.
-    fn descriptor(&self, open: impl Fn() -> Result<OwnedFd>) -> Result<OwnedFd> {
+    /// Runs `open` as the server. If there are no descriptors left, closes files that are not in use
+    /// and tries once more.
+    fn open_as_server(&self, open: impl Fn() -> Result<OwnedFd>) -> Result<OwnedFd> {
         match self.switch.as_server(&open)? {
             Err(Errno::MFILE | Errno::NFILE) => {
                 self.nodes.sweep(0);
@@ -333,7 +301,10 @@ impl Fs {
         }
     }
 
-    /// Opens what `name` is in `dir`, without access to its content, within the file system.
+    /// Opens the entry `name` of `dir`, without access to its content, within the file system.
+    ///
+    /// # Errors
+    /// As openat2(2); `EACCES` if another file system is mounted there, which is not exported.
     fn open_below(
         &self,
         dir: &Node,
@@ -347,31 +318,30 @@ impl Fs {
         }
         let flags = flags | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
-            Ok(place) => Ok(place),
-            // Another file system is mounted there. It is not exported.
+            Ok(path_fd) => Ok(path_fd),
             Err(rustix::io::Errno::XDEV) => Err(Errno::ACCES),
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// The node and the attributes of a file that was just opened as `name` in `dir`.
-    fn adopt(&self, dir: &Node, name: &[u8], place: OwnedFd) -> Result<(Arc<Node>, Attr)> {
-        let attr = Attr::of(&place)?;
-        let handle = match self.remembered(&dir.root, &attr) {
+    /// Returns the node and the attributes of a file that was just opened as `name` in `dir`.
+    fn adopt(&self, dir: &Node, name: &[u8], path_fd: OwnedFd) -> Result<(Arc<Node>, Attr)> {
+        let attr = Attr::of(&path_fd)?;
+        let handle = match self.listings.handle(&dir.root, &attr) {
             Some(handle) => handle,
             None => {
-                let handle = self.handle_in(dir, name, &attr, || sys::handle::of(&place))?;
-                self.remember(&dir.root, &attr, handle);
+                let handle = self.handle_in(dir, name, &attr, || sys::handle::of(&path_fd))?;
+                self.listings.remember_handle(&dir.root, &attr, handle);
                 handle
             }
         };
         if let Some(node) = self.nodes.get(&handle) {
             return Ok((node, attr));
         }
-        Ok((self.keep(Node::new(&dir.root, handle, place, &attr))?, attr))
+        Ok((self.keep(Node::new(&dir.root, handle, path_fd, &attr))?, attr))
     }
 
-    /// The handle of the file that is `name` in `dir` and has `attr`.
+    /// Returns the handle of the file that is `name` in `dir` and has `attr`.
     fn handle_in(
         &self,
         dir: &Node,
@@ -382,28 +352,7 @@ impl Fs {
         self.seal(&dir.root, attr, kernel, || self.trail_in(dir, attr, Some(name)))
     }
 
-    /// The handle of the file that has `attr`, if it was asked for before.
-    fn remembered(&self, root: &Root, attr: &Attr) -> Option<Handle> {
-        // A snapshot in the export has files of the same number and time of birth.
-        if attr.filesystem != root.filesystem {
-            return None;
-        }
-        self.handles.get(&(root.id, attr.fileid, attr.born?))
-    }
-
-    /// Remembers the handle of the file that has `attr`, where no other file will ever have that
-    /// number and time of birth; answers whether it did.
-    fn remember(&self, root: &Root, attr: &Attr, handle: Handle) -> bool {
-        let Some(born) = attr.born.filter(|born| is_over(*born)) else { return false };
-        let kept = root.handles == HandleKind::Kernel && root.keeps_handles();
-        let may = kept && attr.filesystem == root.filesystem;
-        if may {
-            self.handles.insert((root.id, attr.fileid, born), handle);
-        }
-        may
-    }
-
-    /// Makes the handle of the file that has `attr`, of the kind that the export has.
+    /// Creates the handle of the file that has `attr`, of the kind that the export uses.
     fn seal(
         &self,
         root: &Root,
@@ -417,77 +366,39 @@ impl Fs {
         })
     }
 
-    /// Locks a file for a change.
-    ///
-    /// # Errors
-    /// `EAGAIN` without patience, if another change is going on.
-    pub fn lock(&self, node: &Node, patience: Patience) -> Result<Guard<'_>> {
-        let first = self.lock_at(self.stripe(node.fileid), patience)?;
-        Ok(Guard::new(patience, first, None))
-    }
-
-    /// Locks two files for a change of both.
-    ///
-    /// # Errors
-    /// As [`Fs::lock`].
-    pub fn lock_both(&self, one: &Node, other: &Node, patience: Patience) -> Result<Guard<'_>> {
-        let (a, b) = (self.stripe(one.fileid), self.stripe(other.fileid));
-        // Always in this order, so that two who need the same locks cannot wait for each other.
-        let first = self.lock_at(a.min(b), patience)?;
-        let second = if a == b { None } else { Some(self.lock_at(a.max(b), patience)?) };
-        Ok(Guard::new(patience, first, second))
-    }
-
-    fn stripe(&self, fileid: u64) -> usize {
-        self.locks.index(fileid)
-    }
-
-    fn lock_at(&self, index: usize, patience: Patience) -> Result<MutexGuard<'_, ()>> {
-        self.locks.lock(index, patience)
-    }
-
-    /// Waits until every change that is going on has come to its end. Those that begin meanwhile
-    /// are not waited for.
-    fn wait_for_changes(&self) {
-        self.locks.wait_for_all();
-    }
-
-    /// The files that are open, and how well they are found.
+    /// Returns how many files are open, and how often a call found its file open.
     pub fn stats(&self) -> Stats {
         self.nodes.stats()
     }
 
-    /// How often something was flushed.
+    /// Returns the number of flushes until now.
     pub fn flushes(&self) -> u64 {
         self.flusher.count()
     }
 
-    /// Closes what was not used for a while, and flushes what was written then. Blocks; to be
-    /// called once a second.
+    /// Closes files that were not used for a while, and flushes those that were written. Blocks. To
+    /// be called once a second.
     pub fn sweep(&self) {
         self.nodes.tick();
         let swept = self.nodes.sweep(IDLE_SWEEPS + 1);
-        self.sweep_lingering();
+        self.sweep_orphans();
         self.close_written(&swept.written);
         for node in swept.unflushed {
-            self.flush_quietly(&node);
-        }
-    }
-
-    fn flush_quietly(&self, node: &Arc<Node>) {
-        if let Err(error) = self.flush(node, Extent::All) {
-            flush::note_failure(node, error);
+            self.flush_in_background(&node);
         }
     }
 }
 
-/// Opens the directory `path` below a root, which no link on the way leaves.
+/// Opens the directory `path` below a root, which no symbolic link on the way leaves. Blocks.
+///
+/// # Errors
+/// As openat2(2); `EAGAIN` if directories on the way are renamed all the time.
 fn open_in_root(root: &Root, path: &[u8]) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
-    for _ in 0..RENAMES {
+    for _ in 0..RENAMES_MAX {
         match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
-            // Something was renamed on the way, so that the kernel is not sure of a `..`.
+            // Something was renamed on the way, and the kernel cannot be sure of a `..`.
             Err(rustix::io::Errno::AGAIN) => {}
             opened => return Ok(opened?),
         }

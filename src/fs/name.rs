@@ -1,25 +1,26 @@
-//! Names in directories: finding, removing, moving. Making is in [`super::make`].
+//! Names in directories: looking up, removing, renaming, linking. [`super::create`] creates files.
 //!
-//! Each runs as the caller, so that the kernel decides what is allowed and to whom a new file
-//! belongs. Where a change is made, the lock of each directory that it touches is held.
+//! Each operation runs as the caller: the kernel decides what is allowed, and who owns a new file. A
+//! change is made under the lock of each directory that it touches.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 
-use super::attr::{Attr, Kind};
+use super::Fs;
+use super::attr::{Attr, FileKind};
+use super::guard::Guard;
 use super::identity::Identity;
 use super::node::Node;
-use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
 use crate::sched::Patience;
 use crate::sys;
 
-/// Longest name, in bytes.
+/// The length of the longest name, in bytes.
 pub const NAME_MAX: usize = 255;
 
-/// A name as a client may write it: bytes, any but `/` and zero.
+/// A name as clients may write it: any bytes but `/` and zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name<'a> {
     /// `.`, the directory itself.
@@ -34,7 +35,7 @@ impl<'a> Name<'a> {
     /// Checks a name.
     ///
     /// # Errors
-    /// `EACCES` for an empty one (RFC 1813 §3.2) and for one that cannot be; `ENAMETOOLONG`.
+    /// `EACCES` for an empty name (RFC 1813 §3.2) and for one with other bytes; `ENAMETOOLONG`.
     pub fn new(name: &'a [u8]) -> Result<Self> {
         match name {
             b"" => Err(Errno::ACCES),
@@ -46,7 +47,10 @@ impl<'a> Name<'a> {
         }
     }
 
-    /// The name of an entry; `otherwise` for the two that every directory has.
+    /// Returns the name of an entry.
+    ///
+    /// # Errors
+    /// `otherwise` for `.` and `..`.
     pub fn entry(self, otherwise: Errno) -> Result<&'a [u8]> {
         match self {
             Self::Entry(name) => Ok(name),
@@ -56,11 +60,11 @@ impl<'a> Name<'a> {
 }
 
 impl Fs {
-    /// Finds a name in a directory.
+    /// Looks up a name in a directory. Returns its file, open, with the attributes.
     ///
     /// # Errors
-    /// As openat2(2) has them; `EACCES` for the root of another file system; `EAGAIN` without
-    /// patience, if the answer is not in memory.
+    /// As openat2(2); `EACCES` for the root of another file system; `EAGAIN` without patience, if
+    /// the entry is not in memory.
     pub fn find(
         &self,
         dir: &Arc<Node>,
@@ -68,7 +72,7 @@ impl Fs {
         caller: &Identity,
         patience: Patience,
     ) -> Result<(Arc<Node>, Attr)> {
-        if dir.kind != Kind::Directory {
+        if dir.kind != FileKind::Directory {
             return Err(Errno::NOTDIR);
         }
         match name {
@@ -76,13 +80,13 @@ impl Fs {
             Name::Parent => self.parent(dir, caller, patience),
             Name::Entry(name) => {
                 let open = || self.open_below(dir, name, OFlags::empty(), patience);
-                let place = self.switch.acting_as(caller, open)??;
-                self.adopt(dir, name, place)
+                let path_fd = self.switch.acting_as(caller, open)??;
+                self.adopt(dir, name, path_fd)
             }
         }
     }
 
-    /// The directory above; above the root of an export there is only the root.
+    /// Returns the parent of a directory. The parent of an export's root is the root itself.
     fn parent(
         &self,
         dir: &Arc<Node>,
@@ -95,37 +99,37 @@ impl Fs {
         if patience == Patience::None {
             return Err(Errno::AGAIN);
         }
-        let place = self.switch.acting_as(caller, || up(dir))??;
-        // A directory that was moved out of the export beside the server still has its handle,
-        // but that must not lead to its new surroundings.
-        if !self.switch.as_server(|| is_below(&place, dir))?? {
+        let path_fd = self.switch.acting_as(caller, || parent_of(dir))??;
+        // A directory that was moved out of the export beside the server still has its handle, but
+        // that must not lead to its new surroundings.
+        if !self.switch.as_server(|| is_below(&path_fd, dir))?? {
             return Err(Errno::STALE);
         }
-        let attr = Attr::of(&place)?;
+        let attr = Attr::of(&path_fd)?;
         if attr.fileid == dir.root.fileid {
             let root = self.root_node(&dir.root)?;
             return Ok((root, attr));
         }
-        let trail = || self.switch.as_server(|| self.trail_from_root(&dir.root, &place))?;
-        let handle = self.seal(&dir.root, &attr, || sys::handle::of(&place), trail)?;
-        Ok((self.keep(Node::new(&dir.root, handle, place, &attr))?, attr))
+        let trail = || self.switch.as_server(|| self.trail_from_root(&dir.root, &path_fd))?;
+        let handle = self.seal(&dir.root, &attr, || sys::handle::of(&path_fd), trail)?;
+        Ok((self.keep(Node::new(&dir.root, handle, path_fd, &attr))?, attr))
     }
 
-    /// Where a symbolic link points.
+    /// Returns the target of a symbolic link.
     ///
     /// # Errors
     /// `EINVAL` if it is no symbolic link.
     pub fn target(&self, node: &Node) -> Result<Vec<u8>> {
-        if node.kind != Kind::Symlink {
+        if node.kind != FileKind::Symlink {
             return Err(Errno::INVAL);
         }
         Ok(rustix::fs::readlinkat(node, c"", Vec::new())?.into_bytes())
     }
 
-    /// Takes away the name of what is no directory.
+    /// Removes the name of a file that is no directory.
     ///
     /// # Errors
-    /// As unlink(2) has them.
+    /// As unlink(2).
     pub fn remove(
         &self,
         dir: &Arc<Node>,
@@ -139,7 +143,7 @@ impl Fs {
     /// Removes an empty directory.
     ///
     /// # Errors
-    /// As rmdir(2) has them.
+    /// As rmdir(2).
     pub fn remove_directory(
         &self,
         dir: &Arc<Node>,
@@ -159,18 +163,18 @@ impl Fs {
         guard: &Guard<'_>,
     ) -> Result<()> {
         self.switch.acting_as(caller, || {
-            let victim = self.victim(dir, name, guard)?;
+            let unlinked = self.begin_unlink(dir, name, guard)?;
             rustix::fs::unlinkat(dir, name, flags)?;
-            self.bury(dir, victim);
+            self.release(dir, unlinked);
             dir.recharge();
             Ok(())
         })?
     }
 
-    /// Moves a name, over another if there is one.
+    /// Renames a file, and replaces the file that has the new name.
     ///
     /// # Errors
-    /// As rename(2) has them.
+    /// As rename(2).
     pub fn rename(
         &self,
         (from_dir, from): (&Arc<Node>, &[u8]),
@@ -178,13 +182,13 @@ impl Fs {
         caller: &Identity,
         guard: &Guard<'_>,
     ) -> Result<()> {
-        let victim = self.switch.acting_as(caller, || self.victim(to_dir, to, guard))??;
-        let moving = self.moving((from_dir, from), (to_dir, to), caller)?;
+        let unlinked = self.switch.acting_as(caller, || self.begin_unlink(to_dir, to, guard))??;
+        let pending = self.begin_move((from_dir, from), (to_dir, to), caller)?;
         let renamed = self.switch.acting_as(caller, || {
-            // Two names of one file: nothing happens to it.
-            let victim = victim.filter(|victim| !is(from_dir, from, victim.fileid()));
+            // Two names of one file: rename(2) does nothing.
+            let unlinked = unlinked.filter(|unlinked| !is(from_dir, from, unlinked.fileid()));
             rustix::fs::renameat(from_dir, from, to_dir, to)?;
-            self.bury(to_dir, victim);
+            self.release(to_dir, unlinked);
             Ok(())
         })?;
         if renamed.is_ok() {
@@ -192,13 +196,13 @@ impl Fs {
             from_dir.recharge();
             self.tell_count(to_dir, to);
         }
-        self.moved(moving, renamed)
+        self.end_move(pending, renamed)
     }
 
-    /// Gives a file a further name.
+    /// Adds a name to a file.
     ///
     /// # Errors
-    /// As link(2) has them; `EINVAL` for a directory, as RFC 1813 §3.3.15 knows no better one.
+    /// As link(2); `EINVAL` for a directory, for which RFC 1813 §3.3.15 has no better status.
     pub fn link(
         &self,
         node: &Node,
@@ -207,17 +211,17 @@ impl Fs {
         caller: &Identity,
         guard: &Guard<'_>,
     ) -> Result<()> {
-        if node.kind == Kind::Directory {
+        if node.kind == FileKind::Directory {
             return Err(Errno::INVAL);
         }
         let _links = self.lock_links(node.fileid, guard.patience)?;
-        // Through /proc: to link a descriptor itself asks for a privilege that the caller lacks.
-        // What is followed is the entry there, never a symbolic link that the file may be.
+        // Through /proc: linking a descriptor needs a privilege that the caller lacks. The link that
+        // is followed is the one in /proc, never the file itself if that is a symbolic link.
         let path = node.proc_path();
-        let moving = self.linking(node, dir, name)?;
+        let pending = self.begin_link(node, dir, name)?;
         let link = || rustix::fs::linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW);
         let linked = self.switch.acting_as(caller, link)?.map_err(|errno| match errno.into() {
-            // It is the file that is not there.
+            // The file is gone, not the directory.
             Errno::NOENT if node.attr().is_err() => Errno::STALE,
             errno => errno,
         });
@@ -225,7 +229,7 @@ impl Fs {
             dir.recharge();
             self.tell_count(dir, name);
         }
-        self.moved(moving, linked)
+        self.end_move(pending, linked)
     }
 }
 
@@ -235,19 +239,23 @@ fn is(dir: &Node, name: &[u8], fileid: u64) -> bool {
     matches!(attr, Ok(Ok(attr)) if attr.fileid == fileid)
 }
 
-pub(super) fn up(dir: &impl std::os::fd::AsFd) -> Result<OwnedFd> {
+/// Opens the parent of `dir` within its file system.
+///
+/// # Errors
+/// As openat2(2); `EXDEV` above the root of the file system.
+pub(super) fn parent_of(dir: &impl std::os::fd::AsFd) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_XDEV;
     Ok(rustix::fs::openat2(dir, c"..", flags, Mode::empty(), resolve)?)
 }
 
-/// Whether the directory `place` is the root of the export of `dir`, or lies below it. However
-/// deep: every step leads upwards, and a file system has an end there.
-fn is_below(place: &OwnedFd, dir: &Node) -> Result<bool> {
-    let mut here = rustix::io::fcntl_dupfd_cloexec(place, 0)?;
+/// Whether the directory `path_fd` is the root of the export of `dir`, or below it. Ends at any
+/// depth: each step leads upwards, and the root of the file system is the last.
+fn is_below(path_fd: &OwnedFd, dir: &Node) -> Result<bool> {
+    let mut here = rustix::io::fcntl_dupfd_cloexec(path_fd, 0)?;
     let mut fileid = Attr::of(&here)?.fileid;
     while fileid != dir.root.fileid {
-        here = match up(&here) {
+        here = match parent_of(&here) {
             Ok(above) => above,
             Err(Errno::XDEV) => return Ok(false), // the root of the file system
             Err(errno) => return Err(errno),
@@ -286,7 +294,7 @@ mod tests {
         check(&[b'x'; 256], Err(Errno::NAMETOOLONG));
     }
 
-    /// Directories one in the other, all called `d`, made and removed without ever naming a path.
+    /// Nested directories, all called `d`, created and removed without a path.
     struct Deep(OwnedFd, usize);
 
     impl Deep {
@@ -304,14 +312,14 @@ mod tests {
     impl Drop for Deep {
         fn drop(&mut self) {
             for _ in 0..self.1 {
-                self.0 = up(&self.0).unwrap();
+                self.0 = parent_of(&self.0).unwrap();
                 rustix::fs::unlinkat(&self.0, c"d", AtFlags::REMOVEDIR).unwrap();
             }
         }
     }
 
     #[test]
-    fn the_directory_above_is_found_at_any_depth() {
+    fn the_parent_is_found_at_any_depth() {
         let dir = tempfile::tempdir().unwrap();
         let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
         fs.attach(EXPORT, dir.path(), None, None).unwrap();
@@ -320,9 +328,9 @@ mod tests {
         let attr = Attr::of(&deep.0).unwrap();
         let trail = || fs.trail_from_root(&root, &deep.0);
         let handle = fs.seal(&root, &attr, || sys::handle::of(&deep.0), trail).unwrap();
-        let place = rustix::io::fcntl_dupfd_cloexec(&deep.0, 0).unwrap();
-        let node = Node::new(&root, handle, place, &attr);
+        let path_fd = rustix::io::fcntl_dupfd_cloexec(&deep.0, 0).unwrap();
+        let node = Node::new(&root, handle, path_fd, &attr);
         let above = fs.find(&node, Name::Parent, fs.switch.server(), Patience::Blocking).unwrap().1;
-        assert_eq!(above.fileid, Attr::of(up(&deep.0).unwrap()).unwrap().fileid);
+        assert_eq!(above.fileid, Attr::of(parent_of(&deep.0).unwrap()).unwrap().fileid);
     }
 }

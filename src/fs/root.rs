@@ -1,4 +1,4 @@
-//! Roots: the directories that are exported, open.
+//! Roots: the exported directories, open.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use rustix::fs::{Mode, OFlags};
 
 use super::attr::Attr;
-use super::flush::Named;
-use super::group::Group;
+use super::fingerprint::Fingerprint;
+use super::flush::metadata_request::MetadataRequest;
+use super::group_commit::GroupCommit;
 use super::handle::{Body, STAMPED_MAX, Stamp};
-use super::proof;
-use super::which::Which;
+use super::handle_probe;
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::Account;
@@ -23,12 +23,11 @@ use crate::sys::handle::{self, KernelHandle, Mount};
 /// How the files of an export are found by their handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandleKind {
-    /// By the file system's own handle: survives everything but the file's removal, on file systems
-    /// that never give a handle to another file. On others the file that it leads to is compared
-    /// with what the handle says.
+    /// By the file system's own handle, which is valid until the file is removed. On a file system
+    /// that may give a handle to another file, the file that is found is compared with the handle.
     Kernel,
-    /// By number and path, where the file system or the privileges do not allow the other:
-    /// survives a restart, and renaming through the server.
+    /// By inode number and path, where the file system or missing privileges rule out the other.
+    /// The handle survives a restart, and renaming through the server.
     Path,
 }
 
@@ -38,46 +37,46 @@ pub struct Root {
     pub id: ExportId,
     /// How its files are found.
     pub handles: HandleKind,
-    /// Where the directory is.
+    /// The path of the directory.
     pub(super) path: PathBuf,
-    /// Whether its file system was found to be away ([`super::away`]).
+    /// Whether its file system was found to be away ([`super::reopen`]).
     pub(super) away: AtomicBool,
-    /// Whether it was opened anew, and nothing is to be done with this one any more.
+    /// Whether it was reopened, and this one must not be used any more.
     pub(super) replaced: AtomicBool,
     /// The directory, open for reading: opening by handle asks for such a descriptor.
     directory: OwnedFd,
-    /// Where its file system is mounted, if that gives handles.
+    /// The mount of its file system, if that has handles.
     pub(super) mount: Option<Mount>,
-    /// Which directory it is.
-    pub(super) which: Which,
-    /// Whether it was said that another one is in its place.
-    pub(super) told_of_rival: AtomicBool,
-    /// The directory's number.
+    /// The identity of the directory.
+    pub(super) fingerprint: Fingerprint,
+    /// Whether it was logged that another file system is in its place.
+    pub(super) warned_of_rival: AtomicBool,
+    /// The inode number of the directory.
     pub(super) fileid: u64,
-    /// Which file system of that kind, or the subvolume of one; while this is open, no other gets
-    /// its number.
+    /// The device number of its file system or subvolume. No other has the same one while this is
+    /// open.
     pub(super) filesystem: (u32, u32),
-    /// What its files are booked to, if anything.
+    /// The account to which its files are booked, if it is a volume.
     pub(super) account: Option<Arc<Account>>,
-    /// What flushing means to its file system.
+    /// The guarantees of flushes on its file system.
     pub(super) discipline: Discipline,
-    /// Whether its file system may have files without a name; it is found out when one is made.
+    /// Whether its file system may support O_TMPFILE. The first file that is created shows it.
     pub(super) has_unnamed: AtomicBool,
-    /// Open files with content that no flush covers; those of all exports together, once it is
-    /// attached.
+    /// The number of open files with content that no flush covers; once it is attached, of all
+    /// exports together.
     pub(super) unflushed: Arc<AtomicUsize>,
-    /// Who waits for names and attributes to be flushed.
-    pub(super) names: Group<Vec<Named>>,
-    /// Who waits for room that is held until files are flushed.
-    pub(super) room: Group<()>,
+    /// The callers that wait for metadata to be flushed.
+    pub(super) metadata: GroupCommit<Vec<MetadataRequest>>,
+    /// The callers that wait for room that is held until files are flushed.
+    pub(super) room: GroupCommit<()>,
 }
 
 impl Root {
-    /// Opens the directory of an export, and finds out how its files can be found again.
-    /// `wanted` rules that out for the kind that it does not name.
+    /// Opens the directory of an export, and chooses the kind of its handles unless that is
+    /// `wanted`. Blocks.
     ///
     /// # Errors
-    /// The directory cannot be opened, or the kind of handle that is wanted does not work here.
+    /// The directory cannot be opened, or the wanted kind of handle does not work here.
     pub fn open(
         id: ExportId,
         dir: &Path,
@@ -87,20 +86,20 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory: OwnedFd = rustix::fs::open(dir, flags, Mode::empty())?;
         let attr = Attr::of(&directory)?;
-        let which = Which::with(&directory, &attr)?;
+        let fingerprint = Fingerprint::with(&directory, &attr)?;
         let handles = match wanted {
             Some(HandleKind::Path) => HandleKind::Path,
             Some(HandleKind::Kernel) => {
-                proof::keeps(&directory)?;
+                handle_probe::check(&directory)?;
                 HandleKind::Kernel
             }
-            None if which.kind.keeps_handles() && proof::keeps(&directory).is_ok() => {
+            None if fingerprint.kind.keeps_handles() && handle_probe::check(&directory).is_ok() => {
                 HandleKind::Kernel
             }
             None => HandleKind::Path,
         };
         let mount = handle::mount(&directory).ok();
-        let (discipline, names) = (disk::discipline(&directory), Group::default());
+        let discipline = disk::discipline(&directory);
         let has_unnamed = AtomicBool::new(true);
         Ok(Self {
             id,
@@ -110,33 +109,41 @@ impl Root {
             replaced: AtomicBool::new(false),
             directory,
             mount,
-            which,
-            told_of_rival: AtomicBool::new(false),
+            fingerprint,
+            warned_of_rival: AtomicBool::new(false),
             fileid: attr.fileid,
             filesystem: attr.filesystem,
             account,
             discipline,
             has_unnamed,
             unflushed: Arc::default(),
-            names,
-            room: Group::default(),
+            metadata: GroupCommit::default(),
+            room: GroupCommit::default(),
         })
     }
 
     /// Whether the file system never gives a handle to another file.
     pub(super) fn keeps_handles(&self) -> bool {
-        self.which.kind.keeps_handles()
+        self.fingerprint.kind.keeps_handles()
     }
 
-    /// The file system, if its handles are used although another file may get them.
+    /// Whether no other file of the root will ever have the inode number and birth time of `attr`.
+    pub(super) fn keeps_files_apart(&self, attr: &Attr) -> bool {
+        self.handles == HandleKind::Kernel
+            && self.keeps_handles()
+            && attr.filesystem == self.filesystem
+    }
+
+    /// Returns the file system, if its handles are used although another file may get them.
     pub fn risks_handles(&self) -> Option<FileSystem> {
-        (self.handles == HandleKind::Kernel && !self.keeps_handles()).then_some(self.which.kind)
+        (self.handles == HandleKind::Kernel && !self.keeps_handles())
+            .then_some(self.fingerprint.kind)
     }
 
-    /// What goes into the handle of the file that has `attr`, with the file system's own.
+    /// Returns the body of the handle of the file that has `attr` and the handle `kernel`.
     ///
     /// # Errors
-    /// `EOVERFLOW` if that is too long.
+    /// `EOVERFLOW` if it is too long.
     pub(super) fn body(&self, attr: &Attr, kernel: KernelHandle) -> Result<Body<'static>> {
         if self.keeps_handles() {
             return Ok(Body::Kernel(kernel));
@@ -145,11 +152,11 @@ impl Root {
         fits.then_some(Body::Stamped(Stamp::of(attr), kernel)).ok_or(Errno::OVERFLOW)
     }
 
-    /// Whether the file that has `attr`, to which the handle with this body led, is the one that it
-    /// was made for. What is found by path was compared as it was found.
+    /// Whether the file that has `attr`, and was found by the handle with this body, is the one for
+    /// which the handle was made. A search by path has compared them already.
     pub(super) fn is_meant(&self, body: &Body<'_>, attr: &Attr) -> bool {
         match body {
-            Body::Kernel(kernel) if self.which.kind.has_numbers_in_handles() => {
+            Body::Kernel(kernel) if self.fingerprint.kind.has_numbers_in_handles() => {
                 kernel.fileid().is_none_or(|fileid| fileid == attr.fileid)
             }
             Body::Kernel(_) => self.keeps_handles(),
@@ -158,18 +165,18 @@ impl Root {
         }
     }
 
-    /// Whether this is what is at `dir` now.
+    /// Whether this directory is at the path `dir` now.
     pub(super) fn is_at(&self, dir: &Path) -> bool {
         let same = |ours: rustix::fs::Stat, theirs: rustix::fs::Stat| {
-            // A number may be used again, but not while what had it still has a name.
+            // A number may be reused, but not while its directory still has a name.
             ours.st_nlink > 0 && (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
         };
         let ours = rustix::fs::fstat(&self.directory);
         matches!((ours, rustix::fs::stat(dir)), (Ok(ours), Ok(theirs)) if same(ours, theirs))
     }
 
-    /// A further descriptor of the directory, whoever asks.
-    pub(super) fn place(&self) -> Result<OwnedFd> {
+    /// Returns another descriptor of the directory. Needs no permission.
+    pub(super) fn duplicate(&self) -> Result<OwnedFd> {
         Ok(rustix::io::fcntl_dupfd_cloexec(&self.directory, 0)?)
     }
 }
@@ -195,7 +202,7 @@ mod tests {
         Key::new([1; KEY_LEN])
     }
 
-    /// Serves a directory as if a file system of `kind` were there; `None` where there are no
+    /// Serves a directory as if it were on a file system of `kind`. `None` where there are no
     /// handles.
     fn served(dir: &Path, kind: FileSystem) -> Option<Fs> {
         let fs = Fs::new(key(), 64, dir).unwrap();
@@ -204,13 +211,13 @@ mod tests {
             eprintln!("skipped: no handles here");
             return None;
         };
-        root.which.kind = kind;
+        root.fingerprint.kind = kind;
         fs.attach_all([root]);
         Some(fs)
     }
 
     fn open(fs: &Fs, body: Body<'_>) -> Result<()> {
-        fs.nodes.sweep(0); // what is open is not asked for by its handle
+        fs.nodes.sweep(0); // an open file would be found without its handle
         let handle = Handle::parse(key().seal(EXPORT, body).as_ref()).unwrap();
         fs.node(&handle, Patience::Blocking).map(drop)
     }
@@ -228,17 +235,17 @@ mod tests {
         let (mine, right) = (stamp(&one), kernel(&one));
         assert_eq!(one.handle().body(), Some(Body::Stamped(mine, right)));
         assert_eq!(open(&fs, Body::Stamped(mine, right)), Ok(()));
-        // The file system has given what it called the one file to the other.
+        // The file system has given the handle of one file to the other.
         assert_eq!(open(&fs, Body::Stamped(mine, kernel(&other))), Err(Errno::STALE));
-        // The same number, by a file that was born at another time.
+        // The same number, with another birth time.
         let later = Stamp { generation: !mine.generation, ..mine };
         assert_eq!(open(&fs, Body::Stamped(later, right)), Err(Errno::STALE));
-        // A handle that an earlier version gave out says nothing that could be compared.
+        // A handle of an earlier version has nothing to compare.
         assert_eq!(open(&fs, Body::Kernel(right)), Err(Errno::STALE));
     }
 
     #[test]
-    fn handles_are_as_short_as_they_were_where_they_are_kept() {
+    fn handles_have_no_stamp_where_they_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let Some(fs) = served(dir.path(), FileSystem::EXT) else { return };
         let root = Files::of(&fs, EXPORT).root();
@@ -248,13 +255,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_risked_unless_it_is_asked_for() {
+    fn no_handle_is_risked_unless_requested() {
         let proc = Path::new("/proc");
         assert_eq!(Root::open(EXPORT, proc, None, None).unwrap().handles, HandleKind::Path);
         let dir = tempfile::tempdir().unwrap();
         let root = |kind| {
             let mut root = Root::open(EXPORT, dir.path(), None, None).unwrap();
-            root.which.kind = kind;
+            root.fingerprint.kind = kind;
             root
         };
         assert_eq!(root(FileSystem::EXT).risks_handles(), None);

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Fs;
-use super::flush::note_failure;
+use super::flush::log_failure;
 use super::node::Node;
 use crate::errno::Result;
 use crate::sched::Patience;
@@ -48,9 +48,9 @@ impl Fs {
     /// Flushes everything that was written, and closes what has no name. Blocks.
     #[cfg(test)]
     pub(crate) fn flush_all(&self) {
-        self.give_all_back();
+        self.close_orphans();
         for node in self.nodes.select(Node::is_unflushed) {
-            self.flush_quietly(&node);
+            self.flush_in_background(&node);
         }
     }
 
@@ -60,7 +60,7 @@ impl Fs {
             self.flusher.flush_here(node, kept)
         };
         if let Err(error) = flush() {
-            note_failure(node, error);
+            log_failure(node, error);
         }
         let _ = done.send(()); // nobody may wait any more
     }

@@ -8,13 +8,14 @@ use std::sync::{Arc, mpsc};
 
 use tempfile::TempDir;
 
+use super::Fs;
 use super::attr::Changes;
+use super::create::{NewFile, NewKind};
+use super::guard::Guard;
 use super::handle::{KEY_LEN, Key};
 use super::identity::Identity;
-use super::make::{New, What};
 use super::name::Name;
 use super::node::Node;
-use super::{Fs, Guard};
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::ledger::Ledger;
@@ -44,19 +45,19 @@ impl<'a> Files<'a> {
     }
 
     pub(crate) fn create(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
-        self.make(dir, name, &New::with(What::File, &Changes::default(), 0o600))
+        self.make(dir, name, &NewFile::with(NewKind::File, &Changes::default(), 0o600))
     }
 
     pub(crate) fn mkdir(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
-        self.make(dir, name, &New::with(What::Directory, &Changes::default(), 0o700))
+        self.make(dir, name, &NewFile::with(NewKind::Directory, &Changes::default(), 0o700))
     }
 
     pub(crate) fn symlink(&self, dir: &Arc<Node>, name: &str, target: &[u8]) -> Result<Arc<Node>> {
-        self.make(dir, name, &New::with(What::Symlink(target), &Changes::default(), 0o777))
+        self.make(dir, name, &NewFile::with(NewKind::Symlink(target), &Changes::default(), 0o777))
     }
 
-    pub(crate) fn make(&self, dir: &Arc<Node>, name: &str, new: &New<'_>) -> Result<Arc<Node>> {
-        let make = |guard: &Guard<'_>| self.fs.make(dir, name.as_bytes(), new, &self.who, guard);
+    pub(crate) fn make(&self, dir: &Arc<Node>, name: &str, new: &NewFile<'_>) -> Result<Arc<Node>> {
+        let make = |guard: &Guard<'_>| self.fs.create(dir, name.as_bytes(), new, &self.who, guard);
         Ok(self.change(dir, make)?.node)
     }
 
@@ -85,7 +86,7 @@ impl<'a> Files<'a> {
     pub(crate) fn settle(&self) {
         let (told, settled) = mpsc::channel();
         let then = Box::new(move |settled| told.send(settled).unwrap());
-        self.fs.settle_volume(self.export, then);
+        self.fs.flush_volume(self.export, then);
         settled.recv().unwrap().unwrap();
     }
 
@@ -154,7 +155,7 @@ impl Volume {
     }
 }
 
-/// What du(1) finds in a directory.
+/// NewKind du(1) finds in a directory.
 pub(crate) fn du(dir: &Path) -> Usage {
     let mut seen = BTreeSet::new();
     let mut usage = Usage::default();

@@ -7,7 +7,8 @@ use super::durable::{Durable, same_body};
 use super::status::{Cause, Reply};
 use super::types::{Decode, Fattr, Fh, PostOp, Wcc, time, wire_seconds};
 use crate::export::Mode;
-use crate::fs::attr::{Access, Changes, Kind, Time};
+use crate::fs::access::Access;
+use crate::fs::attr::{Changes, FileKind, Time};
 use crate::xdr::{Encode, Error, Reader, Writer};
 
 const ACCESS_READ: u32 = 0x01;
@@ -105,7 +106,7 @@ fn grant(cx: &CallContext<'_>, object: &Object<'_>, wanted: u32) -> Result<u32, 
     let writable = object.options.mode == Mode::ReadWrite;
     let mut left = if writable { wanted } else { wanted & !ACCESS_CHANGE };
     let mut granted = 0;
-    let rights = if object.node.kind == Kind::Directory {
+    let rights = if object.node.kind == FileKind::Directory {
         [
             (Access::Read, ACCESS_READ),
             (Access::Execute, ACCESS_LOOKUP),

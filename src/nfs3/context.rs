@@ -9,12 +9,13 @@ use super::Nfs;
 use super::status::{Cause, Fail};
 use super::types::{Fattr, Fh, PostOp, Wcc};
 use crate::export::{Devices, Durability, Export, Mode, Options, SetId, Table};
-use crate::fs::attr::{Attr, Changes, Kind, SET_IDS};
+use crate::fs::Fs;
+use crate::fs::attr::{Attr, Changes, FileKind, SET_IDS};
 use crate::fs::flush::Due;
+use crate::fs::guard::Guard;
 use crate::fs::handle::Handle;
 use crate::fs::identity::Identity;
 use crate::fs::node::Node;
-use crate::fs::{Fs, Guard};
 use crate::rpc::auth::Credentials;
 use crate::rpc::pending::Delay;
 use crate::rpc::{self, Outcome};
@@ -61,9 +62,9 @@ impl View {
         Fattr { attr, fsid: self.fsid }
     }
 
-    const fn mode(self, kind: Kind, mode: u32) -> u32 {
+    const fn mode(self, kind: FileKind, mode: u32) -> u32 {
         match (self.set_id, kind) {
-            (SetId::Kept, _) | (_, Kind::Directory) => mode,
+            (SetId::Kept, _) | (_, FileKind::Directory) => mode,
             (SetId::Refused, _) => mode & !SET_IDS,
         }
     }
@@ -157,7 +158,7 @@ impl<'a> CallContext<'a> {
     pub fn wait_for_room(&self) -> Option<Outcome> {
         let id = self.export.get().filter(|_| self.rpc.may_wait)?.id;
         let fs = Arc::clone(&self.nfs.fs);
-        Some(Outcome::Wait(Delay::new(move |wake| fs.settle_volume(id, Box::new(|_| wake())))))
+        Some(Outcome::Wait(Delay::new(move |wake| fs.flush_volume(id, Box::new(|_| wake())))))
     }
 }
 
@@ -166,7 +167,7 @@ impl Object<'_> {
     /// `nodes` is sent; `None` if the export is `async`.
     pub fn due<const N: usize>(&self, nodes: [&Arc<Node>; N]) -> Option<Due> {
         match self.options.durability {
-            Durability::Sync => Some(Due::Names(nodes.map(Arc::clone).to_vec())),
+            Durability::Sync => Some(Due::Metadata(nodes.map(Arc::clone).to_vec())),
             Durability::Async => None,
         }
     }
@@ -174,7 +175,7 @@ impl Object<'_> {
     /// As [`Self::due`], for this directory and a file that was made, found or linked in it.
     pub fn due_with(&self, file: &Arc<Node>, scope: FlushScope) -> Option<Due> {
         match scope {
-            FlushScope::WithDirectory if self.node.settles_new_names() => self.due([&self.node]),
+            FlushScope::WithDirectory if self.node.flushes_new_files() => self.due([&self.node]),
             // The file first: a crash must not leave a name without its file.
             _ => self.due([file, &self.node]),
         }
@@ -192,7 +193,7 @@ impl Object<'_> {
 
     /// Removes from `changes` what the export does not allow for this kind of file. The other
     /// changes are made, as Linux does for callers that may not set these mode bits.
-    pub fn allowed(&self, kind: Kind, changes: Changes) -> Changes {
+    pub fn allowed(&self, kind: FileKind, changes: Changes) -> Changes {
         let mode = changes.mode.map(|mode| self.view().mode(kind, mode));
         Changes { mode, ..changes }
     }

@@ -11,9 +11,9 @@ use super::types::{Decode, DirOp, Fattr, Wcc, path};
 use crate::errno::Errno;
 use crate::export::Devices;
 use crate::fs;
-use crate::fs::attr::{Attr, Changes, Kind, SetTime, Time};
+use crate::fs::attr::{Attr, Changes, FileKind, SetTime, Time};
+use crate::fs::create::{NewFile, NewKind};
 use crate::fs::handle::Handle;
-use crate::fs::make::{New, What};
 use crate::fs::name::Name;
 use crate::fs::node::Node;
 use crate::sched::Patience;
@@ -48,14 +48,14 @@ impl Encode for CreateOk {
 }
 
 /// A file that was made, or that CREATE found, and how to flush it.
-struct MadeOrFound {
+struct CreatedOrFound {
     node: Arc<Node>,
     attr: Attr,
     scope: FlushScope,
 }
 
-impl From<fs::make::Made> for MadeOrFound {
-    fn from(fs::make::Made { node, attr, at_once }: fs::make::Made) -> Self {
+impl From<fs::create::Created> for CreatedOrFound {
+    fn from(fs::create::Created { node, attr, at_once }: fs::create::Created) -> Self {
         let scope = if at_once { FlushScope::WithDirectory } else { FlushScope::Separate };
         Self { node, attr, scope }
     }
@@ -73,8 +73,8 @@ impl How {
     /// Removes the attributes that the export of `dir` does not allow.
     fn allowed(self, dir: &Object<'_>) -> Self {
         match self {
-            Self::Unchecked(wanted) => Self::Unchecked(dir.allowed(Kind::Regular, wanted)),
-            Self::Guarded(wanted) => Self::Guarded(dir.allowed(Kind::Regular, wanted)),
+            Self::Unchecked(wanted) => Self::Unchecked(dir.allowed(FileKind::Regular, wanted)),
+            Self::Guarded(wanted) => Self::Guarded(dir.allowed(FileKind::Regular, wanted)),
             Self::Exclusive(verifier) => Self::Exclusive(verifier),
         }
     }
@@ -103,18 +103,18 @@ impl<'a> Decode<'a> for CreateArgs<'a> {
 /// CREATE: makes a file, or opens the existing one, depending on `createhow3`.
 pub fn create(cx: &CallContext<'_>, args: &CreateArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
     let dir = cx.object_to_change(args.at.dir)?;
-    let ((MadeOrFound { node, mut attr, scope }, size), wcc) =
+    let ((CreatedOrFound { node, mut attr, scope }, size), wcc) =
         cx.change_directory(&dir, |guard| {
             let name = Name::new(args.at.name)?.entry(Errno::EXIST)?;
             let new = match args.how.allowed(&dir) {
                 How::Unchecked(wanted) | How::Guarded(wanted) => {
-                    New::with(What::File, &wanted, FILE_MODE)
+                    NewFile::with(NewKind::File, &wanted, FILE_MODE)
                 }
                 How::Exclusive(verifier) => {
-                    New::with(What::File, &verifier_as_times(verifier), EXCLUSIVE_MODE)
+                    NewFile::with(NewKind::File, &verifier_as_times(verifier), EXCLUSIVE_MODE)
                 }
             };
-            match cx.fs().make(&dir.node, name, &new, &dir.caller, guard) {
+            match cx.fs().create(&dir.node, name, &new, &dir.caller, guard) {
                 Ok(made) => Ok((made.into(), None)),
                 Err(Errno::EXIST) => existing(cx, &dir, name, args.how),
                 Err(errno) => Err(errno.into()),
@@ -138,11 +138,11 @@ fn existing(
     dir: &Object<'_>,
     name: &[u8],
     how: How,
-) -> Result<(MadeOrFound, Option<u64>), Cause> {
+) -> Result<(CreatedOrFound, Option<u64>), Cause> {
     let name = Name::Entry(name);
     let (node, attr) = cx.fs().find(&dir.node, name, &dir.caller, Patience::Blocking)?;
     let size = match how {
-        _ if node.kind != Kind::Regular => None,
+        _ if node.kind != FileKind::Regular => None,
         How::Unchecked(changes) => Some(changes.size),
         // A retransmission: the client did not receive the reply, perhaps before a restart.
         How::Exclusive(verifier) if holds_verifier(&attr, verifier) => Some(None),
@@ -152,7 +152,7 @@ fn existing(
         // Setting the size takes the file's lock, which may be held by a call that waits for the
         // disk.
         Some(Some(_)) if cx.patience() == Patience::None => Err(Cause::WouldBlock),
-        Some(size) => Ok((MadeOrFound { node, attr, scope: FlushScope::Separate }, size)),
+        Some(size) => Ok((CreatedOrFound { node, attr, scope: FlushScope::Separate }, size)),
         None => Err(nfsstat3::NFS3ERR_EXIST.into()),
     }
 }
@@ -205,7 +205,7 @@ impl<'a> Decode<'a> for MkdirArgs<'a> {
 
 /// MKDIR: makes a directory.
 pub fn mkdir(cx: &CallContext<'_>, args: &MkdirArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
-    make(cx, args.at, |_| Ok(New::with(What::Directory, &args.changes, DIRECTORY_MODE)))
+    make(cx, args.at, |_| Ok(NewFile::with(NewKind::Directory, &args.changes, DIRECTORY_MODE)))
 }
 
 /// `SYMLINK3args`
@@ -232,14 +232,14 @@ pub fn symlink(cx: &CallContext<'_>, args: &SymlinkArgs<'_>) -> Reply<Durable<Cr
             return Err(Errno::INVAL.into());
         }
         // On Linux a symbolic link has no mode of its own.
-        Ok(New::with(What::Symlink(args.target), &args.changes, 0o777))
+        Ok(NewFile::with(NewKind::Symlink(args.target), &args.changes, 0o777))
     })
 }
 
 /// `mknoddata3`
 #[derive(Clone, Copy, Debug)]
 enum NodeSpec {
-    Special(What<'static>, Changes),
+    Special(NewKind<'static>, Changes),
     /// A type of file that has its own procedure.
     Other,
 }
@@ -251,13 +251,13 @@ impl NodeSpec {
     /// `NFS3ERR_PERM` for a device, if the export refuses devices.
     fn allowed(self, dir: &Object<'_>) -> Result<Self, Cause> {
         match self {
-            Self::Special(What::Block(..) | What::Character(..), _)
+            Self::Special(NewKind::Block(..) | NewKind::Character(..), _)
                 if dir.options.devices == Devices::Refused =>
             {
                 Err(nfsstat3::NFS3ERR_PERM.into())
             }
             Self::Special(special, wanted) => {
-                Ok(Self::Special(special, dir.allowed(Kind::Fifo, wanted)))
+                Ok(Self::Special(special, dir.allowed(FileKind::Fifo, wanted)))
             }
             Self::Other => Ok(Self::Other),
         }
@@ -275,16 +275,16 @@ impl<'a> Decode<'a> for MknodArgs<'a> {
     fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
         let at = DirOp::decode(r)?;
         let kind = r.u32()?;
-        let device = |r: &mut Reader<'a>, special: fn(u32, u32) -> What<'static>| {
+        let device = |r: &mut Reader<'a>, special: fn(u32, u32) -> NewKind<'static>| {
             let changes = Changes::decode(r)?;
             Ok(NodeSpec::Special(special(r.u32()?, r.u32()?), changes))
         };
         let what = match kind {
             1 | 2 | 5 => NodeSpec::Other, // NF3REG, NF3DIR, NF3LNK
-            3 => device(r, What::Block)?,
-            4 => device(r, What::Character)?,
-            6 => NodeSpec::Special(What::Socket, Changes::decode(r)?),
-            7 => NodeSpec::Special(What::Fifo, Changes::decode(r)?),
+            3 => device(r, NewKind::Block)?,
+            4 => device(r, NewKind::Character)?,
+            6 => NodeSpec::Special(NewKind::Socket, Changes::decode(r)?),
+            7 => NodeSpec::Special(NewKind::Fifo, Changes::decode(r)?),
             _ => return Err(Error::Unknown),
         };
         Ok(Self { at, what })
@@ -294,7 +294,7 @@ impl<'a> Decode<'a> for MknodArgs<'a> {
 /// MKNOD: makes a device, a FIFO or a socket.
 pub fn mknod(cx: &CallContext<'_>, args: &MknodArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
     make(cx, args.at, |dir| match &args.what.allowed(dir)? {
-        NodeSpec::Special(what, changes) => Ok(New::with(*what, changes, FILE_MODE)),
+        NodeSpec::Special(what, changes) => Ok(NewFile::with(*what, changes, FILE_MODE)),
         NodeSpec::Other => Err(nfsstat3::NFS3ERR_BADTYPE.into()),
     })
 }
@@ -303,12 +303,12 @@ pub fn mknod(cx: &CallContext<'_>, args: &MknodArgs<'_>) -> Reply<Durable<Create
 fn make<'a>(
     cx: &CallContext<'_>,
     at: DirOp<'_>,
-    new: impl FnOnce(&Object<'_>) -> Result<New<'a>, Cause>,
+    new: impl FnOnce(&Object<'_>) -> Result<NewFile<'a>, Cause>,
 ) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
     let dir = cx.object_to_change(at.dir)?;
-    let (MadeOrFound { node, attr, scope }, wcc) = cx.change_directory(&dir, |guard| {
+    let (CreatedOrFound { node, attr, scope }, wcc) = cx.change_directory(&dir, |guard| {
         let name = Name::new(at.name)?.entry(Errno::EXIST)?;
-        Ok(cx.fs().make(&dir.node, name, &new(&dir)?, &dir.caller, guard)?.into())
+        Ok(cx.fs().create(&dir.node, name, &new(&dir)?, &dir.caller, guard)?.into())
     })?;
     let due = dir.due_with(&node, scope);
     let result = CreateOk { handle: *node.handle(), attr: dir.fattr(attr), dir: wcc };

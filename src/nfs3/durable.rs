@@ -56,7 +56,7 @@ where
                 ready.write(&WithStatus(status(errno), failure_body));
             }
         });
-        fs.settle(due, then);
+        fs.make_durable(due, then);
     }))
 }
 

@@ -3,13 +3,14 @@
 //! Cookies are the directory's own offsets and stay valid when the directory changes. The cookie
 //! verifier is therefore always 0 and not checked.
 
+use std::ops::ControlFlow;
+
 use nfsserve::nfs::nfsstat3;
 
 use super::context::{CallContext, Object};
 use super::status::{Cause, Fail, Reply};
 use super::types::{Decode, Fh, PostOp};
 use crate::errno::Errno;
-use crate::fs::dir::Step;
 use crate::sched::Patience;
 use crate::sys::dir::Entry;
 use crate::xdr::{Encode, Error, Mark, Reader, Writer};
@@ -80,7 +81,7 @@ pub fn readdirplus(
             let seen = match listed.entry.name.to_bytes() {
                 b"." => dir.node.attr().ok().map(|attr| (attr, *dir.node.handle())),
                 b".." => None, // LOOKUP knows where the export ends
-                _ => cx.fs().look(&dir.node, &listed),
+                _ => cx.fs().look_up_listed(&dir.node, &listed),
             };
             PostOp(seen.map(|(attr, _)| dir.fattr(attr))).encode(w);
             w.option(seen.map(|(_, handle)| handle).as_ref());
@@ -123,7 +124,7 @@ impl<'w, 'b> Page<'w, 'b> {
     }
 
     /// Adds an entry and what `rest` appends to it, if both fit.
-    fn add(&mut self, entry: &Entry<'_>, rest: impl FnOnce(&mut Writer<'_>)) -> Step {
+    fn add(&mut self, entry: &Entry<'_>, rest: impl FnOnce(&mut Writer<'_>)) -> ControlFlow<()> {
         let before = self.w.mark();
         self.w.bool(true);
         self.w.u64(entry.fileid);
@@ -136,11 +137,11 @@ impl<'w, 'b> Page<'w, 'b> {
             if self.w.since(self.start) <= self.max {
                 self.names = names;
                 self.is_empty = false;
-                return Step::More;
+                return ControlFlow::Continue(());
             }
         }
         self.w.rewind(before);
-        Step::Full
+        ControlFlow::Break(())
     }
 
     fn end(self, dir: &Object<'_>, listed: Result<bool, Errno>) -> Reply<(), PostOp> {

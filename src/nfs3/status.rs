@@ -5,7 +5,7 @@ use nfsserve::nfs::nfsstat3;
 use super::errors::status;
 use crate::errno::Errno;
 use crate::export::Refused;
-use crate::fs::Guard;
+use crate::fs::guard::Guard;
 use crate::fs::handle::BadHandle;
 
 /// The cause of a failure.

@@ -2,7 +2,7 @@
 
 use nfsserve::nfs::ftype3;
 
-use crate::fs::attr::{Attr, Changes, Kind, SetTime, Time};
+use crate::fs::attr::{Attr, Changes, FileKind, SetTime, Time};
 use crate::fs::handle::{self, Handle};
 use crate::xdr::{Encode, Error, Reader, Writer};
 
@@ -139,15 +139,15 @@ impl Encode for Fattr {
     }
 }
 
-const fn ftype(kind: Kind) -> ftype3 {
+const fn ftype(kind: FileKind) -> ftype3 {
     match kind {
-        Kind::Regular => ftype3::NF3REG,
-        Kind::Directory => ftype3::NF3DIR,
-        Kind::Block => ftype3::NF3BLK,
-        Kind::Character => ftype3::NF3CHR,
-        Kind::Symlink => ftype3::NF3LNK,
-        Kind::Socket => ftype3::NF3SOCK,
-        Kind::Fifo => ftype3::NF3FIFO,
+        FileKind::Regular => ftype3::NF3REG,
+        FileKind::Directory => ftype3::NF3DIR,
+        FileKind::Block => ftype3::NF3BLK,
+        FileKind::Character => ftype3::NF3CHR,
+        FileKind::Symlink => ftype3::NF3LNK,
+        FileKind::Socket => ftype3::NF3SOCK,
+        FileKind::Fifo => ftype3::NF3FIFO,
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
     fn attr() -> Attr {
         let time = |seconds| Time { seconds, nanoseconds: 999_999_999 };
         Attr {
-            kind: Kind::Character,
+            kind: FileKind::Character,
             mode: 0o4755,
             links: 3,
             uid: 1000,

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 
 use super::error::{Error, Result};
-use crate::fs::which::Which;
+use crate::fs::fingerprint::Fingerprint;
 use crate::sys::durable;
 
 /// What the file is called.
@@ -25,7 +25,7 @@ const NAME: &str = "lock";
 pub(super) struct Lock {
     /// Berth's own folder in it.
     own: PathBuf,
-    which: Which,
+    which: Fingerprint,
     state: Mutex<State>,
 }
 
@@ -125,8 +125,8 @@ impl Lock {
     }
 }
 
-fn which(own: &Path) -> io::Result<Which> {
-    Ok(Which::of(File::open(own)?)?)
+fn which(own: &Path) -> io::Result<Fingerprint> {
+    Ok(Fingerprint::of(File::open(own)?)?)
 }
 
 /// Takes the lock of a file; `false` if somebody else has it.

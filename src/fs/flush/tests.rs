@@ -1,8 +1,11 @@
-//! Who is told what of a flush, and what stays open until then.
+//! What callers are told of a flush, and what stays open until then.
 
+use super::flusher::Job;
 use super::*;
 use crate::export::ExportId;
+use crate::fs::group_commit::Next;
 use crate::fs::handle::{KEY_LEN, Key};
+use crate::fs::root::Root;
 use crate::fs::testing::Files;
 use std::path::Path;
 
@@ -13,7 +16,7 @@ fn served(dir: &Path) -> (Fs, Arc<Node>) {
     (fs, node)
 }
 
-/// Has the flushes of `node` fail: a pipe stands for a disk that is broken.
+/// Makes the flushes of `node` fail: a pipe stands for a broken disk.
 fn broken(node: &Node) {
     let (_, pipe) = std::io::pipe().unwrap();
     node.write.set(pipe.into(), 0);
@@ -40,14 +43,14 @@ fn a_flush_that_succeeds_leaves_the_verifier() {
 }
 
 #[test]
-fn a_flush_that_failed_since_the_change_is_a_failure_though_the_next_succeeds() {
+fn a_flush_that_failed_since_the_change_is_a_failure_although_the_next_succeeds() {
     let dir = tempfile::tempdir().unwrap();
     let (fs, node) = served(dir.path());
     let since = node.failures();
     node.failures.fetch_add(1, Ordering::SeqCst);
     let (told, flushed) = mpsc::channel();
     let due = Due::Content(Arc::clone(&node), Extent::Data, since);
-    fs.settle(due, Box::new(move |flushed| told.send(flushed).unwrap()));
+    fs.make_durable(due, Box::new(move |flushed| told.send(flushed).unwrap()));
     assert_eq!(flushed.recv().unwrap(), Err(Errno::IO));
     assert_eq!(fs.flush(&node, Extent::Data), Ok(()));
 }
@@ -63,50 +66,50 @@ fn with_file(dir: &Path) -> (Fs, Arc<Node>) {
 }
 
 #[test]
-fn who_waits_for_the_next_flush_gets_it_although_the_one_before_closes_the_file() {
+fn a_flush_succeeds_although_the_one_before_closes_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let (fs, file) = with_file(dir.path());
     let shared = &fs.flusher.shared;
-    // The first waits, and its flush begins.
-    let first = file.flush.join(|wanted| wanted.add(Extent::All, None), Box::new(drop));
-    assert_eq!(first, Next::Due);
+    // The first caller waits, and its flush begins.
+    let first = file.flush.join(|request| request.add(Extent::All, None), Box::new(drop));
+    assert_eq!(first, Next::Begin);
     drop(file.flush.begin());
     let (told, flushed) = mpsc::channel();
     let due = Due::Content(Arc::clone(&file), Extent::All, file.failures());
-    fs.settle(due, Box::new(move |flushed| told.send(flushed).unwrap()));
+    fs.make_durable(due, Box::new(move |flushed| told.send(flushed).unwrap()));
     shared.flush_one(&file, Extent::All, None).unwrap();
     assert!(!file.write.is_open(), "nothing is left to be flushed");
-    assert_eq!(file.flush.end(), Next::Due);
+    assert_eq!(file.flush.end(), Next::Begin);
     shared.push(Job::Content(Arc::clone(&file)));
     assert_eq!(flushed.recv().unwrap(), Ok(()));
 }
 
 #[test]
-fn names_are_flushed_although_a_sweep_closed_the_file_meanwhile() {
+fn metadata_is_flushed_although_a_sweep_closed_the_file_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let (fs, file) = with_file(dir.path());
     let root = &file.root;
-    assert_eq!(root.names.join(|_| (), Box::new(drop)), Next::Due);
-    drop(root.names.begin());
+    assert_eq!(root.metadata.join(|_| (), Box::new(drop)), Next::Begin);
+    drop(root.metadata.begin());
     let (told, flushed) = mpsc::channel();
     let then = Box::new(move |flushed| told.send(flushed).unwrap());
-    fs.settle(Due::Names(vec![Arc::clone(&file)]), then);
+    fs.make_durable(Due::Metadata(vec![Arc::clone(&file)]), then);
     (0..2).for_each(|_| fs.sweep());
     assert!(!file.write.is_open() && file.read.get().is_none());
-    assert_eq!(root.names.end(), Next::Due);
-    fs.flusher.shared.push(Job::Names(Arc::clone(root)));
+    assert_eq!(root.metadata.end(), Next::Begin);
+    fs.flusher.shared.push(Job::Metadata(Arc::clone(root)));
     assert_eq!(flushed.recv().unwrap(), Ok(()));
 }
 
 #[test]
-fn what_is_queued_is_flushed_and_told_before_the_end() {
+fn the_queue_is_flushed_before_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let (fs, node) = served(dir.path());
     let (told, flushed) = mpsc::channel();
     for _ in 0..100 {
         let told = told.clone();
         let then = Box::new(move |flushed| told.send(flushed).unwrap());
-        fs.settle(Due::Names(vec![Arc::clone(&node)]), then);
+        fs.make_durable(Due::Metadata(vec![Arc::clone(&node)]), then);
     }
     drop((fs, told));
     assert_eq!(flushed.iter().collect::<Vec<_>>(), [Ok(()); 100]);

@@ -1,14 +1,21 @@
-//! Searches: what they find, and what they hold meanwhile.
+//! What searches find, and what they hold meanwhile.
 
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::descent_budget::{MIN, PER_DESCENT};
 use super::*;
 use crate::export::ExportId;
-use crate::fs::handle::{Handle, KEY_LEN, Key};
+use crate::fs::Fs;
+use crate::fs::handle::{Body, Handle, KEY_LEN, Key};
+use crate::fs::root::HandleKind;
 use crate::fs::testing::Files;
 use crate::sched::Patience;
 
 const EXPORT: ExportId = ExportId(1);
 
-/// Two deep ways, at the end of one of which is a file; and what lies beside them.
+/// Serves two deep chains of directories with a file at the end of each; returns the handle of one
+/// file.
 fn served(dir: &Path, state: &Path, depth: usize) -> (Fs, Handle) {
     let fs = Fs::new(Key::new([1; KEY_LEN]), 64, state).unwrap();
     fs.attach(EXPORT, dir, Some(HandleKind::Path), None).unwrap();
@@ -26,7 +33,7 @@ fn served(dir: &Path, state: &Path, depth: usize) -> (Fs, Handle) {
     (fs, handle)
 }
 
-fn anew(state: &Path, dir: &Path) -> Fs {
+fn reopened(state: &Path, dir: &Path) -> Fs {
     let fs = Fs::new(Key::new([1; KEY_LEN]), 64, state).unwrap();
     fs.attach(EXPORT, dir, Some(HandleKind::Path), None).unwrap();
     fs
@@ -40,11 +47,11 @@ fn descriptors() -> usize {
 fn a_search_takes_few_descriptors_however_deep_it_is() {
     let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (_, handle) = served(dir.path(), state.path(), 300);
-    let fs = anew(state.path(), dir.path()); // which has seen no names
+    let fs = reopened(state.path(), dir.path()); // without recent entries
     let most = AtomicUsize::new(0);
     let (root, trail) = (fs.root(EXPORT).unwrap(), Trail::parse(body(&handle)).unwrap());
-    let (moves, lender, searches) = (&fs.moves, &fs.lender, &fs.searches);
-    let search = Search { moves, root: &root, lender, searches };
+    let (moves, lender, budget) = (&fs.moves, &fs.lender, &fs.descents);
+    let search = Search { moves, root: &root, lender, budget };
     let before = descriptors();
     std::thread::scope(|scope| {
         let found = scope.spawn(|| search.find(body(&handle)).map(|file| Attr::of(&file)));
@@ -53,7 +60,7 @@ fn a_search_takes_few_descriptors_however_deep_it_is() {
         }
         assert!(trail.is(&found.join().unwrap().unwrap().unwrap()));
     });
-    // Other tests open files, too, but not so many.
+    // Other tests open files too, but fewer.
     assert!(most.into_inner() < before + 200);
     fs.node(&handle, Patience::Blocking).unwrap();
 }
@@ -64,12 +71,12 @@ fn body(handle: &Handle) -> &[u8] {
 }
 
 #[test]
-fn searches_that_find_no_descriptors_are_made_later() {
+fn a_search_without_descriptors_is_retried() {
     let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (_, handle) = served(dir.path(), state.path(), 3);
-    let fs = anew(state.path(), dir.path());
-    let taken: Vec<_> = std::iter::from_fn(|| fs.searches.share().ok()).collect();
-    assert_eq!(taken.len() * SHARE, SEARCHES_MIN);
+    let fs = reopened(state.path(), dir.path());
+    let taken: Vec<_> = std::iter::from_fn(|| fs.descents.take().ok()).collect();
+    assert_eq!(taken.len() * PER_DESCENT, MIN);
     assert_eq!(fs.node(&handle, Patience::Blocking).err(), Some(Errno::AGAIN));
     drop(taken);
     fs.node(&handle, Patience::Blocking).unwrap();

@@ -1,4 +1,4 @@
-//! What is booked to a volume's account is what du(1) finds, whatever was done.
+//! NewKind is booked to a volume's account is what du(1) finds, whatever was done.
 
 use std::fs::{self, File};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,14 +11,14 @@ use tempfile::TempDir;
 
 use crate::errno::{Errno, Result};
 use crate::fs::attr::{Attr, Changes, SetTime, Time};
+use crate::fs::create::{NewFile, NewKind};
 use crate::fs::flush::{Due, Extent};
-use crate::fs::make::{New, What};
 use crate::fs::node::Node;
 use crate::fs::testing::{VOLUME, Volume, du, volume};
 use crate::sched::Patience;
 
 impl Volume {
-    /// Does what `op` says with the directory and the name that it says. What cannot be is refused
+    /// Does what `op` says with the directory and the name that it says. NewKind cannot be is refused
     /// by the file system, and no matter here.
     fn apply(&self, dirs: &[Arc<Node>], op: Op) -> Result<()> {
         let dir = |n: u8| &dirs[usize::from(n) % dirs.len()];
@@ -31,10 +31,10 @@ impl Volume {
                 .symlink(dir(d), &name(n), &vec![b'x'; 1 + usize::from(len) * 4])
                 .map(drop),
             Op::Make(d, n, directory, uid) => {
-                let what = if directory { What::Directory } else { What::File };
+                let what = if directory { NewKind::Directory } else { NewKind::File };
                 let modified = SetTime::To(Time { seconds: 1, nanoseconds: 0 });
                 let changes = Changes { uid, modified, ..Changes::default() };
-                let new = New::with(what, &changes, 0o700);
+                let new = NewFile::with(what, &changes, 0o700);
                 self.files().make(dir(d), &name(n), &new).map(drop)
             }
             Op::Write(d, n, at, len) => {
@@ -325,7 +325,7 @@ fn holes_cost_nothing_until_they_are_filled() {
         at += count as u64;
     }
     assert!(at > (1 << 20) - 65536 && at < 1 << 20, "{at}");
-    // What is there can be written over, up to the hole behind it.
+    // NewKind is there can be written over, up to the hole behind it.
     assert_eq!(volume.files().write(&file, 1 << 39, 4096), Ok(4096));
     assert_eq!(volume.files().write(&file, (1 << 39) + 4096, 1).err(), Some(Errno::NOSPC));
 }
@@ -421,13 +421,13 @@ fn the_next_flush_begins_when_what_was_held_for_the_one_before_is_given_back() {
     let v = volume(1 << 20, None);
     let file = v.files().create(&v.files().root(), "file").unwrap();
     v.files().write(&file, 0, 1 << 16).unwrap();
-    assert!(file.charge.late() > 0);
+    assert!(file.charge.delayed() > 0);
     let before = v.fs.flushes();
     let (told, flushed) = mpsc::channel();
     let due = Due::Content(Arc::clone(&file), Extent::All, file.failures());
     // The flush can book nothing until this ends.
     v.account.book_found(file.fileid, || {
-        v.fs.settle(due, Box::new(move |flushed| told.send(flushed).unwrap()));
+        v.fs.make_durable(due, Box::new(move |flushed| told.send(flushed).unwrap()));
         while v.fs.flushes() == before {
             thread::yield_now();
         }
@@ -438,5 +438,5 @@ fn the_next_flush_begins_when_what_was_held_for_the_one_before_is_given_back() {
         0
     });
     flushed.recv().unwrap().unwrap();
-    assert_eq!(file.charge.late(), 0);
+    assert_eq!(file.charge.delayed(), 0);
 }

@@ -1,14 +1,14 @@
-//! Files that lost their last name while a client read them: readable for some seconds more.
+//! Orphans: files that lost their last name while a client read them, readable for some seconds.
 //!
 //! A file that is replaced by RENAME would be `ESTALE` at the next READ of a client that has it
-//! open, where a local reader goes on. So what was read within the last seconds stays open for as
-//! long again, for READ, and for GETATTR and ACCESS, which a client's READ needs: they say that the
-//! file has no links, by which a client that opens it anew knows that it is gone. For everything
-//! else it is gone at once.
+//! open, where a local reader goes on. A file that was read within the last seconds therefore stays
+//! open for as long again, for READ, and for GETATTR and ACCESS, which a client's READ needs. Its
+//! attributes report no links, by which a client that opens it again knows that it is gone. For all
+//! other calls it is gone at once.
 //!
-//! The volume pays for the file until it is closed: the room comes back with that. Who needs the
-//! room before gets it ([`Fs::hold`]), so that it is shown as free. Files of which a count is under
-//! way do not linger, because the count could have passed by their names or not.
+//! The volume pays for an orphan until it is closed. A change that needs the room gets it
+//! ([`super::accounting::room`]), and the room is therefore shown as free. No orphans are kept while
+//! a count is under way: the count may or may not have passed by their names.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,38 +16,37 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Fs;
-use super::attr::Kind;
+use super::attr::FileKind;
 use super::node::Node;
 use super::root::Root;
 use crate::quota::Account;
 
-/// For how many sweeps, which come once a second, a file lingers; and how long ago a READ may be
-/// for it.
+/// The sweeps, one a second, for which an orphan is kept; also, how long ago its last READ may be.
 const SWEEPS: u32 = 5;
 
-/// How many files may linger. The oldest goes first.
+/// Orphans that are kept. The oldest is closed first.
 const MAX: usize = 128;
 
-/// A file that lingers.
-struct Gone {
+/// An open file without a name.
+struct Orphan {
     node: Arc<Node>,
-    /// The sweep since when.
+    /// The sweep at which it lost its name.
     since: u32,
-    /// What its volume was told that it takes.
+    /// The bytes that were reported to its account.
     cost: i64,
 }
 
-/// The files that linger, the oldest first.
+/// The orphans, the oldest first.
 #[derive(Default)]
-pub(super) struct Lingering(Mutex<VecDeque<Gone>>);
+pub(super) struct Orphans(Mutex<VecDeque<Orphan>>);
 
-impl Lingering {
-    fn files(&self) -> MutexGuard<'_, VecDeque<Gone>> {
+impl Orphans {
+    fn files(&self) -> MutexGuard<'_, VecDeque<Orphan>> {
         self.0.lock()
     }
 
-    /// Takes out those that `leaves` is true for.
-    fn take(&self, leaves: impl Fn(&Gone) -> bool) -> VecDeque<Gone> {
+    /// Removes and returns the orphans for which `leaves` is true.
+    fn take(&self, leaves: impl Fn(&Orphan) -> bool) -> VecDeque<Orphan> {
         let mut files = self.files();
         let (left, kept) = files.drain(..).partition(leaves);
         *files = kept;
@@ -56,50 +55,49 @@ impl Lingering {
 }
 
 impl Fs {
-    /// Keeps a file readable that lost its last name, if it was just read; answers whether it did,
-    /// and its end is booked later.
-    pub(super) fn linger(&self, node: &Arc<Node>) -> bool {
+    /// Keeps a file that lost its last name as an orphan, if it was just read. Returns whether it
+    /// did; then its end is booked later.
+    pub(super) fn keep_orphan(&self, node: &Arc<Node>) -> bool {
         let now = self.nodes.now();
-        if node.kind != Kind::Regular || !node.was_read(now, SWEEPS) {
+        if node.kind != FileKind::Regular || !node.was_read(now, SWEEPS) {
             return false;
         }
-        let mut files = self.lingering.files();
-        // Under the lock: a count that begins gives back what lingers (`Fs::give_back`).
+        let mut files = self.orphans.files();
+        // Under the lock: a count that begins closes the orphans (`Fs::close_orphans_of`).
         if node.account().is_some_and(Account::is_counting) {
             return false;
         }
-        node.set_lingers(true);
+        node.set_orphan(true);
         let cost = node.charge.cost();
         if let Some(account) = node.account() {
             account.linger(cost);
         }
-        files.push_back(Gone { node: Arc::clone(node), since: now, cost });
+        files.push_back(Orphan { node: Arc::clone(node), since: now, cost });
         let oldest = if files.len() > MAX { files.pop_front() } else { None };
         drop(files);
-        self.part(oldest);
+        self.close_all(oldest);
         true
     }
 
-    /// Closes the files that have lingered for long enough.
-    pub(super) fn sweep_lingering(&self) {
+    /// Closes the orphans whose time is over.
+    pub(super) fn sweep_orphans(&self) {
         let now = self.nodes.now();
-        self.part(self.lingering.take(|gone| now.wrapping_sub(gone.since) >= SWEEPS));
+        self.close_all(self.orphans.take(|orphan| now.wrapping_sub(orphan.since) >= SWEEPS));
     }
 
-    /// Closes all files of an export that linger, and gives their room back.
-    pub(super) fn give_back(&self, root: &Root) {
-        self.part(self.lingering.take(|gone| gone.node.root.id == root.id));
+    /// Closes the orphans of an export, and gives their room back.
+    pub(super) fn close_orphans_of(&self, root: &Root) {
+        self.close_all(self.orphans.take(|orphan| orphan.node.root.id == root.id));
     }
 
-    /// The same for all exports. Blocks.
-    pub fn give_all_back(&self) {
-        self.part(self.lingering.take(|_| true));
+    /// Closes all orphans. Blocks.
+    pub fn close_orphans(&self) {
+        self.close_all(self.orphans.take(|_| true));
     }
 
-    /// The end of files that lingered.
-    fn part(&self, files: impl IntoIterator<Item = Gone>) {
-        for Gone { node, cost, .. } in files {
-            node.set_lingers(false);
+    fn close_all(&self, files: impl IntoIterator<Item = Orphan>) {
+        for Orphan { node, cost, .. } in files {
+            node.set_orphan(false);
             self.nodes.remove(node.handle());
             if let Some(account) = node.account() {
                 account.end_lingering(node.fileid, cost, node.charge.end());

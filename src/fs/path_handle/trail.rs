@@ -1,19 +1,19 @@
-//! Trails: how a file is found again by number and path (see [`super::locate`]).
+//! Trails: what a path handle holds to find its file again (see [`super`]).
 
 use std::hash::{Hash, Hasher};
 
 use siphasher::sip::SipHasher13;
 
-use super::attr::Attr;
-use super::handle::{BODY_MAX, Stamp};
-use super::root::Root;
+use crate::fs::attr::Attr;
+use crate::fs::handle::{BODY_MAX, Stamp};
+use crate::fs::root::Root;
 
-/// Directories that a trail remembers; below that every directory is looked into.
+/// Directories that a trail holds. Below them, every directory is searched.
 pub(super) const HINTS_MAX: usize = BODY_MAX - 12;
 
-/// What a handle of this kind says of its file.
+/// An inode number, a generation, and a byte for each directory on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Trail {
+pub(in crate::fs) struct Trail {
     pub(super) fileid: u64,
     pub(super) generation: u32,
     len: u8,
@@ -21,12 +21,13 @@ pub(super) struct Trail {
 }
 
 impl Trail {
-    /// The trail of an export's root.
-    pub(super) fn root(attr: &Attr) -> Self {
+    /// Returns the trail of an export's root.
+    pub(in crate::fs) fn root(attr: &Attr) -> Self {
         let generation = generation(attr);
         Self { fileid: attr.fileid, generation, len: 0, hints: [0; HINTS_MAX] }
     }
 
+    /// Parses the body of a handle.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let (fileid, rest) = body.split_first_chunk()?;
         let (generation, rest) = rest.split_first_chunk()?;
@@ -40,8 +41,8 @@ impl Trail {
         })
     }
 
-    /// What goes into a handle.
-    pub(super) fn to_bytes(self) -> Vec<u8> {
+    /// Returns the body of a handle.
+    pub(in crate::fs) fn to_bytes(self) -> Vec<u8> {
         let mut body = self.fileid.to_be_bytes().to_vec();
         body.extend(self.generation.to_be_bytes());
         body.extend(self.hints());
@@ -52,7 +53,7 @@ impl Trail {
         &self.hints[..usize::from(self.len)]
     }
 
-    /// The trail of a file of `root` that lies in the directory with this trail.
+    /// Returns the trail of a file of `root` in the directory with this trail.
     pub(super) fn below(&self, root: &Root, attr: &Attr) -> Self {
         let mut trail = Self { fileid: attr.fileid, generation: generation(attr), ..*self };
         if self.fileid != root.fileid && usize::from(self.len) < HINTS_MAX {
@@ -62,17 +63,19 @@ impl Trail {
         trail
     }
 
+    /// Whether it is the trail of the file that has `attr`.
     pub(super) fn is(&self, attr: &Attr) -> bool {
         attr.fileid == self.fileid && generation(attr) == self.generation
     }
 }
 
-/// Tells a file from an earlier one with the same number, if the file system knows when it was
-/// made.
+/// Returns what tells a file from an earlier one with the same number, if the file system records
+/// birth times.
 pub(super) fn generation(attr: &Attr) -> u32 {
     Stamp::of(attr).generation
 }
 
+/// Returns the byte that stands for a directory in the trails of its content.
 pub(super) fn hint(fileid: u64) -> u8 {
     let mut hasher = SipHasher13::new();
     fileid.hash(&mut hasher);

@@ -1,11 +1,10 @@
-//! Which directory an open one is, so that it is known again after its file system was mounted
-//! anew.
+//! What identifies an exported directory, also after its file system was remounted.
 //!
-//! A number alone does not tell: most file systems number their roots alike, FUSE daemons all of
-//! them. Disks record when a directory was made. Where that is not to be had, or handles are not
-//! kept, the directory is also known by what was mounted: type and source, as `server:/volume` of
-//! GlusterFS. The number of the device is no part of it, because each mount of FUSE, NFS or CephFS
-//! has another one.
+//! The inode number does not suffice: most file systems give their roots the same one, FUSE daemons
+//! all of them. File systems on disks record the birth time. Where there is none, or handles are
+//! not kept, the fingerprint includes what was mounted: type and source, such as `server:/volume`
+//! of GlusterFS. It does not include the device number, because each mount of FUSE, NFS or CephFS
+//! has a new one.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -16,17 +15,17 @@ use crate::errno::Result;
 use crate::sys::filesystem::FileSystem;
 use crate::sys::mounts::Source;
 
-/// Which directory it is.
+/// The identity of a directory.
 #[derive(Clone, Debug)]
-pub struct Which {
+pub struct Fingerprint {
     pub(super) kind: FileSystem,
     stamp: Stamp,
-    /// What was mounted, where it takes that to tell and can be found out.
+    /// What was mounted, if it is needed and known.
     source: Option<Source>,
 }
 
-impl Which {
-    /// Looks at the directory of `fd`. Blocks.
+impl Fingerprint {
+    /// Takes the fingerprint of the directory of `fd`. Blocks.
     ///
     /// # Errors
     /// As statx(2) and fstatfs(2).
@@ -37,31 +36,31 @@ impl Which {
 
     pub(super) fn with(fd: impl AsFd, attr: &Attr) -> Result<Self> {
         let kind = FileSystem::of(&fd)?;
-        let is_told = attr.born.is_some() && kind.keeps_handles();
-        let source = if is_told { None } else { Source::of(fd) };
+        let is_unique = attr.born.is_some() && kind.keeps_handles();
+        let source = if is_unique { None } else { Source::of(fd) };
         Ok(Self { kind, stamp: Stamp::of(attr), source })
     }
 
-    /// Whether this, which was just opened, is the same directory as `before`.
+    /// Whether this fingerprint, which was just taken, is of the same directory as `before`.
     pub fn is_still(&self, before: &Self) -> bool {
         let source = before.source.is_none() || self.source == before.source;
         (self.kind, self.stamp) == (before.kind, before.stamp) && source
     }
 
-    /// Whether it is the directory in which another mount of the same kind of file system begins.
+    /// Whether it is the root of another mount of the same type of file system.
     pub(super) fn is_rival_of(&self, before: &Self) -> bool {
         self.kind == before.kind && self.source.is_some() && self.source != before.source
     }
 
-    /// What was mounted, if it takes that to tell the directory from others. `None` for a disk: its
-    /// device may have another name after a restart of the machine.
+    /// Returns what was mounted, if that is part of the identity. `None` for a disk, whose device
+    /// may have another name after a restart of the machine.
     pub fn source(&self) -> Option<String> {
         let source = self.source.as_ref().filter(|_| !self.kind.keeps_handles());
         source.map(ToString::to_string)
     }
 }
 
-impl fmt::Display for Which {
+impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             Some(source) => source.fmt(f),

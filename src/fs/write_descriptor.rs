@@ -30,7 +30,7 @@ const IDLE: u32 = 2;
 
 /// The descriptor, if it is open.
 #[derive(Default)]
-pub(super) struct Writing {
+pub(super) struct WriteDescriptor {
     content: ArcSwapOption<OwnedFd>,
     /// The sweep at which it was last used.
     used: AtomicU32,
@@ -72,7 +72,7 @@ impl Content<'_> {
     }
 }
 
-impl Writing {
+impl WriteDescriptor {
     /// The descriptor, if it is open.
     pub(super) fn get(&self) -> Option<Content<'static>> {
         let content = self.content.load();
@@ -127,13 +127,13 @@ impl Writing {
 mod tests {
     use super::*;
 
-    fn open(writing: &Writing, now: u32) {
+    fn open(writing: &WriteDescriptor, now: u32) {
         writing.set(tempfile::tempfile().unwrap().into(), now);
     }
 
     #[test]
     fn what_is_opened_often_between_two_sweeps_stays_open_until_it_is_idle() {
-        let writing = Writing::default();
+        let writing = WriteDescriptor::default();
         for _ in 0..OFTEN {
             open(&writing, 1000);
             assert!(writing.is_seldom_opened());
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_first_that_was_opened_is_kept_and_outlives_its_end_for_who_uses_it() {
-        let writing = Writing::default();
+        let writing = WriteDescriptor::default();
         assert!(writing.get().is_none());
         open(&writing, 7);
         let first = writing.get().unwrap();

@@ -1,10 +1,9 @@
-//! Trying out whether a file system keeps its handles.
+//! Probes whether a file system keeps its handles.
 //!
-//! That a handle never comes to mean another file can only be known of a file system, not tried out
-//! ([`crate::sys::filesystem`]). What can be tried is whether it fails to: the directory has to be
-//! found by its handle, and a file that is gone must not be. For the latter a file without a name
-//! is made, where the file system can do that: nothing is to be seen of it, and the directory does
-//! not change.
+//! A probe cannot show that a handle never comes to mean another file; that must be known of the
+//! file system ([`crate::sys::filesystem`]). It can show the contrary: the directory must be found
+//! by its handle, and a deleted file must not. For the latter, a file without a name is created
+//! (O_TMPFILE) where possible. It is invisible, and does not change the directory.
 
 use std::os::fd::OwnedFd;
 
@@ -15,23 +14,22 @@ use super::handle::Stamp;
 use crate::errno::{Errno, Result};
 use crate::sys::handle;
 
-/// Whether `directory` is found by its handle, and no file by that of one that is gone. Blocks.
+/// Checks that `directory` is found by its handle, and a deleted file is not. Blocks.
 ///
 /// # Errors
 /// The file system has no handles, or does not keep them (`ESTALE`); `EPERM` without the privilege.
-pub(super) fn keeps(directory: &OwnedFd) -> Result<()> {
+pub(super) fn check(directory: &OwnedFd) -> Result<()> {
     let own = handle::of(directory)?;
     let again = handle::open(directory, &own)?;
     if Stamp::of(&Attr::of(&again)?) != Stamp::of(&Attr::of(directory)?) {
         return Err(Errno::STALE);
     }
-    forgets(directory)
+    check_deleted(directory)
 }
 
-/// Whether the handle of a file that is gone leads nowhere. Where no such file can be made (on a
-/// full or read-only disk, or on a file system that has no files without names), there is nothing
-/// to say.
-fn forgets(directory: &OwnedFd) -> Result<()> {
+/// Checks that the handle of a deleted file is stale. Passes if no file without a name can be
+/// created (on a full or read-only disk, or a file system that does not support it).
+fn check_deleted(directory: &OwnedFd) -> Result<()> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
     let Ok(file) = rustix::fs::openat(directory, c".", flags, Mode::empty()) else {
         return Ok(());
@@ -39,7 +37,7 @@ fn forgets(directory: &OwnedFd) -> Result<()> {
     let Ok(gone) = handle::of(&file) else { return Ok(()) };
     drop(file);
     match handle::open(directory, &gone).and_then(Attr::of) {
-        // It may still be on its way out.
+        // Without links, it may still be in the process of deletion.
         Ok(attr) if attr.links > 0 => Err(Errno::STALE),
         _ => Ok(()),
     }
@@ -55,15 +53,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let directory = File::open(dir.path()).unwrap().into();
         let before = Attr::of(&directory).unwrap();
-        match keeps(&directory) {
+        match check(&directory) {
             Err(Errno::PERM | Errno::OPNOTSUPP) => eprintln!("skipped: no handles here"),
             kept => assert_eq!(kept, Ok(())),
         }
-        assert_eq!(Attr::of(&directory).unwrap().changed, before.changed, "nothing is to be seen");
+        assert_eq!(Attr::of(&directory).unwrap().changed, before.changed, "the probe is invisible");
     }
 
     #[test]
-    fn what_has_no_files_on_a_disk_does_not() {
-        assert!(keeps(&File::open("/proc").unwrap().into()).is_err());
+    fn proc_does_not_keep_handles() {
+        assert!(check(&File::open("/proc").unwrap().into()).is_err());
     }
 }

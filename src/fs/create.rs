@@ -1,19 +1,19 @@
-//! Making files: each appears with everything that it was made with, or not at all.
+//! Creating files: each appears complete, or not at all.
 //!
-//! What one system call makes is made by it. What needs more (an owner, times, a size, the verifier
-//! of an exclusive CREATE) gets its name last, so that nobody finds it half made, neither now nor
-//! after a crash:
+//! A file that one system call can create is created by it. A file that needs more (an owner, times,
+//! a size, the verifier of an exclusive CREATE) gets its name last. No other call finds it
+//! incomplete, neither now nor after a crash:
 //!
 //! ```text
-//!   unnamed   a file without a name: O_TMPFILE, attributes, linkat(2)
-//!   aside     anything else, or where there are no such files: a name that nobody knows
-//!             ([`super::aside`]), attributes, and a rename that does not replace
-//!   in place  where the file system has neither, or the directory gives no name up (chattr +a): under
-//!             its name, which is removed on failure
+//!   unnamed    a file without a name: O_TMPFILE, attributes, linkat(2)
+//!   temporary  anything else, or without O_TMPFILE: a temporary name ([`super::temp_name`]),
+//!              attributes, and a rename that does not replace
+//!   in place   if the file system supports neither, or the directory does not let names go
+//!              (chattr +a): under its name, which is removed on failure
 //! ```
 //!
-//! All of it happens in the directory that the file is for, as the caller, so that it inherits what
-//! a plain open(2) there gives it: group, ACL, project, label.
+//! All of it happens in the directory for which the file is created, as the caller. The file
+//! therefore inherits what a plain open(2) there gives it: group, ACL, project, label.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,13 +21,14 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use super::aside::Left;
-use super::attr::{Attr, Changes, Kind, SET_IDS, SetTime};
+use super::Fs;
+use super::attr::entry_exists;
+use super::attr::{Attr, Changes, FileKind, SET_IDS, SetTime};
 use super::change::{set_mode, set_owner, set_times};
-use super::charge::exists;
+use super::guard::Guard;
 use super::identity::Identity;
 use super::node::Node;
-use super::{Fs, Guard};
+use super::temp_name::Leftover;
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::Change;
@@ -35,24 +36,24 @@ use crate::sched::Patience;
 use crate::sys::making::{give_name, gives_no_name_up, rename_new, step, unnamed};
 use crate::telemetry::bounded::OFTEN;
 
-/// What a new directory takes on the disk, at most, on nearly every file system.
+/// The space that a new directory takes at most, on nearly every file system.
 const DIRECTORY: u64 = 4096;
 
-/// The same for a symbolic link that does not fit into its inode.
+/// The space that a symbolic link takes at most, if it does not fit into its inode.
 const SYMLINK: u64 = 4096;
 
-/// A file to be made.
+/// The type of a new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What<'a> {
-    /// One with content; open for writing when it is made.
+pub enum NewKind<'a> {
+    /// A regular file; open for writing when it is created.
     File,
     /// A directory.
     Directory,
     /// A symbolic link to this.
     Symlink(&'a [u8]),
-    /// A block device with its numbers.
+    /// A block device with its major and minor number.
     Block(u32, u32),
-    /// A character device with its numbers.
+    /// A character device with its major and minor number.
     Character(u32, u32),
     /// A named pipe.
     Fifo,
@@ -60,109 +61,110 @@ pub enum What<'a> {
     Socket,
 }
 
-/// A file to be made, and all that it is to have.
+/// A new file, and all attributes that it is to have.
 #[derive(Clone, Copy, Debug)]
-pub struct New<'a> {
-    what: What<'a>,
+pub struct NewFile<'a> {
+    what: NewKind<'a>,
     mode: u32,
-    /// What making it does not give it.
+    /// The attributes that the first system call does not set.
     rest: Changes,
 }
 
-/// A file that was made.
-pub struct Made {
-    /// It.
+/// A file that was created.
+pub struct Created {
+    /// The file.
     pub node: Arc<Node>,
     /// Its attributes.
     pub attr: Attr,
-    /// Whether one system call made it, so that nothing but its directory needs to be flushed for
-    /// it ([`Node::settles_new_names`]).
+    /// Whether one system call created it. Then a flush of its directory may suffice for it
+    /// ([`Node::flushes_new_files`]).
     pub at_once: bool,
 }
 
-/// Why a file was not made.
-struct Unmade {
+/// The reason why a file was not created.
+struct CreateError {
     errno: Errno,
-    /// Whether somebody has put files into it, so that it stays.
+    /// Whether it stays, because it is a directory into which others have put files.
     is_in_use: bool,
 }
 
-impl From<Errno> for Unmade {
+impl From<Errno> for CreateError {
     fn from(errno: Errno) -> Self {
         Self { errno, is_in_use: false }
     }
 }
 
-impl From<Unmade> for Errno {
-    fn from(unmade: Unmade) -> Self {
+impl From<CreateError> for Errno {
+    fn from(unmade: CreateError) -> Self {
         unmade.errno
     }
 }
 
-/// Whether a directory cannot be removed because somebody has put files into it: it is theirs now.
+/// Whether a directory cannot be removed because others have put files into it: it is theirs now.
 fn is_in_use(error: Errno) -> bool {
     matches!(error, Errno::NOTEMPTY | Errno::EXIST)
 }
 
-impl<'a> New<'a> {
-    /// `what` with the attributes `wanted`, and the permissions `mode` if those name none.
-    pub fn with(what: What<'a>, wanted: &Changes, mode: u32) -> Self {
-        // It is made now, and empty.
+impl<'a> NewFile<'a> {
+    /// Describes a new file with the attributes `wanted`, and the permissions `mode` if those name
+    /// none.
+    pub fn with(what: NewKind<'a>, wanted: &Changes, mode: u32) -> Self {
+        // A new file is empty, and has the current time.
         let late = |time| if time == SetTime::Now { SetTime::Keep } else { time };
-        let size = wanted.size.filter(|size| *size != 0 && what == What::File);
+        let size = wanted.size.filter(|size| *size != 0 && what == NewKind::File);
         let (accessed, modified) = (late(wanted.accessed), late(wanted.modified));
         let rest = Changes { mode: None, size, accessed, modified, ..*wanted };
         Self { what, mode: wanted.mode.unwrap_or(mode) & 0o7777, rest }
     }
 
-    /// Whether one system call makes it.
+    /// Whether one system call creates it.
     fn is_simple(&self) -> bool {
-        let inherits = self.what == What::Directory && self.set_ids() != 0; // mkdir(2) ignores them
+        let inherits = self.what == NewKind::Directory && self.set_ids() != 0; // mkdir(2) ignores them
         self.rest == Changes::default() && !inherits
     }
 
-    /// Its set-id bits, as far as they mean anything.
+    /// Returns its set-id bits, as far as they mean anything.
     const fn set_ids(&self) -> u32 {
         match self.what {
-            What::Symlink(_) => 0,
-            What::Directory => self.mode & libc::S_ISGID,
+            NewKind::Symlink(_) => 0,
+            NewKind::Directory => self.mode & libc::S_ISGID,
             _ => self.mode & SET_IDS,
         }
     }
 
-    /// What it takes on the disk, at most.
+    /// Returns the space that it takes on the disk at most, in bytes.
     const fn room(&self) -> u64 {
         match self.what {
-            What::Directory => DIRECTORY,
-            What::Symlink(_) => SYMLINK,
+            NewKind::Directory => DIRECTORY,
+            NewKind::Symlink(_) => SYMLINK,
             _ => 0,
         }
     }
 
-    /// Makes it under `name`; answers its content, open.
+    /// Creates it under `name`. Returns the content of a regular file, open.
     fn make(&self, dir: &Node, name: &[u8]) -> Result<Option<OwnedFd>> {
         let mode = Mode::from_raw_mode(self.mode);
         let mknod = |kind, device| rustix::fs::mknodat(dir, name, kind, mode, device);
         let device = |(major, minor)| rustix::fs::makedev(major, minor);
         match self.what {
-            What::File => {
+            NewKind::File => {
                 let how = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
                 let how = how | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 return Ok(Some(rustix::fs::openat(dir, name, how, mode)?));
             }
-            What::Directory => rustix::fs::mkdirat(dir, name, mode)?,
-            What::Symlink(target) => rustix::fs::symlinkat(target, dir, name)?,
-            What::Block(major, minor) => mknod(FileType::BlockDevice, device((major, minor)))?,
-            What::Character(major, minor) => {
+            NewKind::Directory => rustix::fs::mkdirat(dir, name, mode)?,
+            NewKind::Symlink(target) => rustix::fs::symlinkat(target, dir, name)?,
+            NewKind::Block(major, minor) => mknod(FileType::BlockDevice, device((major, minor)))?,
+            NewKind::Character(major, minor) => {
                 mknod(FileType::CharacterDevice, device((major, minor)))?;
             }
-            What::Fifo => mknod(FileType::Fifo, 0)?,
-            What::Socket => mknod(FileType::Socket, 0)?,
+            NewKind::Fifo => mknod(FileType::Fifo, 0)?,
+            NewKind::Socket => mknod(FileType::Socket, 0)?,
         }
         Ok(None)
     }
 
-    /// Gives `file`, which was just made, what that did not give it.
+    /// Sets the remaining attributes of `file`, which was just created.
     fn complete(&self, file: &OwnedFd) -> Result<()> {
         step();
         set_owner(file, &self.rest)?;
@@ -172,7 +174,7 @@ impl<'a> New<'a> {
             rustix::fs::ftruncate(file, size.unsigned_abs())?;
             step();
         }
-        // Changing the owner or the size has cleared them, and mkdir(2) leaves them out.
+        // Changing the owner or the size has cleared them, and mkdir(2) ignores them.
         let set_ids = self.set_ids();
         let mode = if set_ids == 0 { 0 } else { Attr::of(file)?.mode };
         if mode & set_ids != set_ids {
@@ -186,19 +188,19 @@ impl<'a> New<'a> {
 }
 
 impl Fs {
-    /// Makes a file that is not there, as a whole or not at all.
+    /// Creates a file, complete or not at all. Blocks.
     ///
     /// # Errors
-    /// As open(2) with O_CREAT and O_EXCL, mkdir(2), symlink(2) and mknod(2) have them; those of
+    /// As open(2) with O_CREAT and O_EXCL, mkdir(2), symlink(2) and mknod(2); those of
     /// [`Fs::change`] for the attributes.
-    pub fn make(
+    pub fn create(
         &self,
         dir: &Arc<Node>,
         name: &[u8],
-        new: &New<'_>,
+        new: &NewFile<'_>,
         caller: &Identity,
         guard: &Guard<'_>,
-    ) -> Result<Made> {
+    ) -> Result<Created> {
         let hold = self.hold_birth(dir, name, new.room(), guard)?;
         let at_once = new.is_simple();
         let content = if at_once {
@@ -209,57 +211,57 @@ impl Fs {
         };
         let (node, attr) = match content {
             Some(content) => self.keep_content(dir, name, content)?,
-            None => self.find_made(dir, name)?,
+            None => self.find_created(dir, name)?,
         };
         self.charge_birth(&node, &attr, hold);
         dir.recharge();
-        Ok(Made { node, attr, at_once })
+        Ok(Created { node, attr, at_once })
     }
 
-    /// The node of a new file that is open for writing, and is kept so.
+    /// Returns the node of a new file that is open for writing, and stays so.
     fn keep_content(
         &self,
         dir: &Arc<Node>,
         name: &[u8],
         content: OwnedFd,
     ) -> Result<(Arc<Node>, Attr)> {
-        // A second descriptor, which opens nothing: it costs a tenth of one without access.
-        let place = rustix::io::fcntl_dupfd_cloexec(&content, 0)?;
-        let (node, attr) = self.adopt(dir, name, place)?;
+        // A duplicate costs a tenth of opening a descriptor without access.
+        let path_fd = rustix::io::fcntl_dupfd_cloexec(&content, 0)?;
+        let (node, attr) = self.adopt(dir, name, path_fd)?;
         node.write.set(content, self.nodes.now());
         self.nodes.recount(&node.handle);
         Ok((node, attr))
     }
 
-    /// What was just made: the caller may make it, and so needs no permission to find it. A file
-    /// that was made without a name is opened by its name: through the other descriptor, inotify(7)
-    /// would tell of changes under a name that nobody knows.
-    fn find_made(&self, dir: &Arc<Node>, name: &[u8]) -> Result<(Arc<Node>, Attr)> {
+    /// Returns the node of a file that was just created. The caller may create it, and needs no
+    /// permission to find it. A file that was created without a name is opened by its name: through
+    /// the other descriptor, inotify(7) would report changes under an unknown name.
+    fn find_created(&self, dir: &Arc<Node>, name: &[u8]) -> Result<(Arc<Node>, Attr)> {
         let open = || self.open_below(dir, name, OFlags::empty(), Patience::Blocking);
-        self.adopt(dir, name, self.descriptor(open)?)
+        self.adopt(dir, name, self.open_as_server(open)?)
     }
 
-    /// Makes what takes several steps.
+    /// Creates a file that takes several steps.
     fn make_whole(
         &self,
         (dir, name): (&Arc<Node>, &[u8]),
-        new: &New<'_>,
+        new: &NewFile<'_>,
         caller: &Identity,
         guard: &Guard<'_>,
     ) -> Result<()> {
-        // That the name is taken matters more than that it could not be made, as in open(2).
-        if self.switch.acting_as(caller, || exists(dir, name))? {
+        // An existing name takes precedence over other errors, as in open(2).
+        if self.switch.acting_as(caller, || entry_exists(dir, name))? {
             return Err(Errno::EXIST);
         }
-        if new.what == What::File && self.make_unnamed((dir, name), new, caller)? {
+        if new.what == NewKind::File && self.make_unnamed((dir, name), new, caller)? {
             return Ok(());
         }
         if gives_no_name_up(dir) {
             return Ok(self.make_steps((dir, name), new, caller, guard, || Ok(()))?);
         }
-        let is_directory = new.what == What::Directory;
-        let rename = |aside: &[u8]| rename_new(&**dir, aside, name, is_directory);
-        match self.make_aside(dir, new, caller, guard, rename) {
+        let is_directory = new.what == NewKind::Directory;
+        let rename = |temp: &[u8]| rename_new(&**dir, temp, name, is_directory);
+        match self.make_under_temp_name(dir, new, caller, guard, rename) {
             Err(Errno::OPNOTSUPP) => {
                 Ok(self.make_steps((dir, name), new, caller, guard, || Ok(()))?)
             }
@@ -267,34 +269,34 @@ impl Fs {
         }
     }
 
-    /// Makes a file under a name that nobody knows, and does `rename` with that. The record of the
-    /// name stays if there is something that can be removed later.
-    fn make_aside(
+    /// Creates a file under a temporary name, and calls `rename` with that. The record of the name
+    /// stays if a file is left that can be removed later.
+    fn make_under_temp_name(
         &self,
         dir: &Arc<Node>,
-        new: &New<'_>,
+        new: &NewFile<'_>,
         caller: &Identity,
         guard: &Guard<'_>,
         rename: impl FnOnce(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        let aside = self.switch.as_server(|| self.asides.begin(dir.handle()))??;
-        let last = || rename(aside.name());
-        let made = self.make_steps((dir, aside.name()), new, caller, guard, last);
+        let temp = self.switch.as_server(|| self.temp_names.begin(dir.handle()))??;
+        let last = || rename(temp.as_bytes());
+        let made = self.make_steps((dir, temp.as_bytes()), new, caller, guard, last);
         let is_in_use = made.as_ref().is_err_and(|unmade| unmade.is_in_use);
         self.switch.as_server(|| {
-            if is_in_use || !exists(dir, aside.name()) {
-                aside.end();
+            if is_in_use || !entry_exists(dir, temp.as_bytes()) {
+                temp.end();
             }
         })?;
         Ok(made?)
     }
 
-    /// Makes a file that gets its name when it is complete; answers `false` if the file system
-    /// cannot do that.
+    /// Creates a file that gets its name when it is complete. Returns `false` if the file system
+    /// does not support that.
     fn make_unnamed(
         &self,
         (dir, name): (&Arc<Node>, &[u8]),
-        new: &New<'_>,
+        new: &NewFile<'_>,
         caller: &Identity,
     ) -> Result<bool> {
         let can = &dir.root.has_unnamed;
@@ -311,28 +313,28 @@ impl Fs {
             };
             new.complete(&file)?;
             match give_name(&file, dir, name) {
-                // It has no links, or its owner is not the caller although the caller made it.
+                // There are no links, or the owner is not the caller although the caller created it.
                 Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM | Errno::MLINK) => Ok(false),
                 named => named.map(|()| true),
             }
         })?
     }
 
-    /// Makes a file under `name`, completes it, and does `last`. What fails half way is removed.
+    /// Creates a file under `name`, completes it, and runs `last`. Removes the file on failure.
     fn make_steps(
         &self,
         (dir, name): (&Arc<Node>, &[u8]),
-        new: &New<'_>,
+        new: &NewFile<'_>,
         caller: &Identity,
         guard: &Guard<'_>,
         last: impl FnOnce() -> Result<()>,
-    ) -> std::result::Result<(), Unmade> {
+    ) -> std::result::Result<(), CreateError> {
         let content = self.switch.acting_as(caller, || new.make(dir, name))??;
         step();
         let open = || self.open_below(dir, name, OFlags::empty(), Patience::Blocking);
         let made = match content {
             Some(content) => Ok(content),
-            None => self.descriptor(open),
+            None => self.open_as_server(open),
         };
         let made = made.and_then(|file| {
             self.switch.acting_as(caller, || {
@@ -347,14 +349,14 @@ impl Fs {
                 name: OFTEN, %error, "cannot remove a file that could not be completed"
             );
         }
-        Err(Unmade { errno, is_in_use: taken_back.is_err_and(is_in_use) })
+        Err(CreateError { errno, is_in_use: taken_back.is_err_and(is_in_use) })
     }
 
-    /// Removes what was made and not completed.
+    /// Removes a file that was created and not completed.
     fn take_back(&self, dir: &Arc<Node>, name: &[u8], guard: &Guard<'_>) -> Result<()> {
         let path = std::ffi::CString::new(name).map_err(|_| Errno::INVAL)?;
         let attr = Attr::of_entry(&**dir, &path)?;
-        // A count may have seen it, and has to hear of its end.
+        // A count may have seen it, and must see its end.
         if let Some(account) = dir.root.account.as_deref() {
             account.book(attr.fileid, Change::Birth(attr.cost()));
         }
@@ -368,29 +370,29 @@ impl Fs {
         attr: &Attr,
         guard: &Guard<'_>,
     ) -> Result<()> {
-        let is_directory = attr.kind == Kind::Directory;
+        let is_directory = attr.kind == FileKind::Directory;
         let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         self.unlink(dir, name, flags, self.switch.server(), guard)
     }
 
-    /// Removes what an earlier server was making in these exports when it ended. Blocks.
+    /// Removes the incomplete files that an earlier run has left in these exports. Blocks.
     pub(super) fn remove_unfinished(&self, exports: &[ExportId]) {
-        for left in self.asides.left_in(exports) {
+        for left in self.temp_names.leftovers_in(exports) {
             match self.remove_left(&left) {
-                Ok(()) | Err(Errno::NOENT | Errno::STALE) => left.aside.end(),
-                Err(error) if is_in_use(error) => left.aside.end(),
+                Ok(()) | Err(Errno::NOENT | Errno::STALE) => left.name.end(),
+                Err(error) if is_in_use(error) => left.name.end(),
                 Err(error) => {
-                    let file = String::from_utf8_lossy(left.aside.name()).into_owned();
+                    let file = String::from_utf8_lossy(left.name.as_bytes()).into_owned();
                     tracing::warn!(name: OFTEN, %error, file, "cannot remove a file that was not completed");
                 }
             }
         }
     }
 
-    fn remove_left(&self, left: &Left) -> Result<()> {
+    fn remove_left(&self, left: &Leftover) -> Result<()> {
         let dir = self.node(&left.dir, Patience::Blocking)?;
         let guard = self.lock(&dir, Patience::Blocking)?;
-        let name = left.aside.name();
+        let name = left.name.as_bytes();
         let path = std::ffi::CString::new(name).map_err(|_| Errno::INVAL)?;
         let attr = Attr::of_entry(&*dir, &path)?;
         self.remove_any(&dir, name, &attr, &guard)
@@ -422,7 +424,7 @@ mod tests {
         let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let fs = served(dir.path(), state.path());
         let files = Files::of(&fs, EXPORT);
-        let new = New::with(What::Directory, &Changes::default(), 0o700);
+        let new = NewFile::with(NewKind::Directory, &Changes::default(), 0o700);
         let root = files.root();
         let guard = fs.lock(&root, Patience::Blocking).unwrap();
         let refused_and = |name: &[u8], used: bool| {
@@ -435,7 +437,7 @@ mod tests {
         };
         for used in [false, true] {
             let rename = |name: &[u8]| refused_and(name, used);
-            let made = fs.make_aside(&root, &new, &files.who, &guard, rename);
+            let made = fs.make_under_temp_name(&root, &new, &files.who, &guard, rename);
             assert_eq!(made, Err(Errno::PERM));
             assert_eq!(records(state.path()), 0);
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), usize::from(used));
@@ -443,13 +445,13 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_server_left_is_removed_unless_others_use_it() {
+    fn files_that_an_earlier_run_left_are_removed_unless_others_use_them() {
         let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let fs = served(dir.path(), state.path());
         let root = Files::of(&fs, EXPORT).root();
         let begin = || {
-            let aside = fs.asides.begin(root.handle()).unwrap();
-            let path = dir.path().join(std::str::from_utf8(aside.name()).unwrap());
+            let temp = fs.temp_names.begin(root.handle()).unwrap();
+            let path = dir.path().join(std::str::from_utf8(temp.as_bytes()).unwrap());
             std::fs::create_dir(&path).unwrap();
             path
         };
@@ -463,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_gives_no_name_up_gets_what_is_made_in_it() {
+    fn files_are_created_in_an_append_only_directory() {
         let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let chattr = |change: &str| {
             let changed = std::process::Command::new("chattr").arg(change).arg(dir.path()).status();
@@ -476,10 +478,10 @@ mod tests {
         let fs = served(dir.path(), state.path());
         let files = Files::of(&fs, EXPORT);
         let changes = Changes { modified: SetTime::To(TIME), ..Changes::default() };
-        let whats = [What::Directory, What::File, What::Symlink(b"to"), What::Fifo];
+        let whats = [NewKind::Directory, NewKind::File, NewKind::Symlink(b"to"), NewKind::Fifo];
         let made: Vec<_> = (whats.iter().enumerate())
             .map(|(n, what)| {
-                let new = New::with(*what, &changes, 0o700);
+                let new = NewFile::with(*what, &changes, 0o700);
                 let made = files.make(&files.root(), &n.to_string(), &new);
                 made.and_then(|node| Ok(node.attr()?.modified))
             })

@@ -1,18 +1,18 @@
-//! File systems whose daemon or server goes away, and comes back.
+//! Reopens exports whose file system went away (its daemon or server), and came back.
 //!
-//! While it is away, calls fail with what [`Errno::is_away`] knows, and clients wait. What was open
-//! does not work again where it was mounted anew: a FUSE daemon that ended leaves every descriptor
-//! `ENOTCONN` for ever. So the directory of an export of which a call has said so is opened every
-//! second, by its path, until that is possible and it is the same directory ([`super::which`]).
-//! What lies at the path while nothing is mounted there is another one, and so is another file
-//! system that was mounted there.
+//! While it is away, calls fail with an errno for which [`Errno::is_away`] is true, and clients
+//! wait. After a remount, old descriptors do not work again: those of a FUSE daemon that ended
+//! return `ENOTCONN` for ever. Once a call has failed in this way, the directory of its export is
+//! opened every second, by its path, until that succeeds and it is the same directory
+//! ([`super::fingerprint`]). The directory below the mount point is another one, and so is another
+//! file system that is mounted there.
 //!
-//! Then everything that was open is closed, to be opened anew by its handle. What was written
-//! without a flush may be lost with the daemon: the write verifier changes, by which clients send
-//! it again. Nobody may get the new verifier for what is written to the old file system, nor the
-//! old one for a COMMIT on the new one. So the old root is marked first, then the verifier changes,
-//! and then the new root is there to be found; a WRITE asks for the verifier before it looks at the
-//! mark.
+//! Then all files of the export are closed, and opened again by their handles when they are used.
+//! Data that was written without a flush may be lost with the daemon. The write verifier therefore
+//! changes, and clients send the data again. A WRITE to the old file system must not return the new
+//! verifier, and a COMMIT on the new one must not return the old verifier. The old root is
+//! therefore marked first, then the verifier changes, and then the new root becomes visible. A
+//! WRITE reads the verifier before it reads the mark.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,14 +20,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Fs;
+use super::fingerprint::Fingerprint;
 use super::node::Node;
 use super::root::Root;
-use super::which::Which;
 use crate::errno::{Errno, Result};
 use crate::telemetry::bounded::OFTEN;
 
 impl Root {
-    /// Notes what a system call on its files said.
+    /// Notes an error of a system call on its files.
     pub(super) fn note(&self, errno: Errno) {
         if errno.is_away() && !self.away.swap(true, Ordering::Relaxed) {
             let path = self.path.display();
@@ -37,32 +37,33 @@ impl Root {
         }
     }
 
-    /// Says so if it was opened anew: the caller has to find its files again.
+    /// Checks that it was not reopened. If it was, the caller has to find its files again.
     ///
     /// # Errors
-    /// `ENOTCONN`, which clients wait for.
+    /// `ENOTCONN`, on which clients retry.
     pub(super) fn check_current(&self) -> Result<()> {
         if self.replaced.load(Ordering::SeqCst) { Err(Errno::NOTCONN) } else { Ok(()) }
     }
 
-    /// Opens the same directory once more.
+    /// Opens the same directory again. Blocks.
     ///
     /// # Errors
-    /// It cannot be opened; `ESTALE` if another one is there.
+    /// It cannot be opened; `ESTALE` if another directory is there.
     fn reopened(&self) -> Result<Self> {
         let account = self.account.clone();
         let fresh = Self::open(self.id, &self.path, Some(self.handles), account)?;
-        if fresh.which.is_still(&self.which) {
+        if fresh.fingerprint.is_still(&self.fingerprint) {
             return Ok(fresh);
         }
-        self.tell_of(&fresh.which);
+        self.warn_of_rival(&fresh.fingerprint);
         Err(Errno::STALE)
     }
 
-    /// Says once that another file system is mounted in place of this one.
-    fn tell_of(&self, rival: &Which) {
-        if rival.is_rival_of(&self.which) && !self.told_of_rival.swap(true, Ordering::Relaxed) {
-            let (path, expected) = (self.path.display(), &self.which);
+    /// Logs once that another file system is mounted in place of this one.
+    fn warn_of_rival(&self, rival: &Fingerprint) {
+        let is_rival = rival.is_rival_of(&self.fingerprint);
+        if is_rival && !self.warned_of_rival.swap(true, Ordering::Relaxed) {
+            let (path, expected) = (self.path.display(), &self.fingerprint);
             tracing::error!(
                 name: OFTEN, %path, %expected, found = %rival,
                 "another file system is mounted in place of the one that is served; clients wait \
@@ -73,16 +74,16 @@ impl Root {
 }
 
 impl Fs {
-    /// Opens the exports anew whose file systems were away and are back, if `may` says of their
-    /// directory that it is still this server's to serve. Blocks, for as long as one of them hangs;
-    /// to be called once a second, by one thread.
-    pub fn renew_roots(&self, may: impl Fn(&Path) -> bool) {
+    /// Reopens the exports whose file systems were away and are back, if `may` returns that this
+    /// server may still serve their directory. Blocks for as long as one of them hangs. To be called
+    /// once a second, by one thread.
+    pub fn reopen_exports(&self, may: impl Fn(&Path) -> bool) {
         let roots = self.roots.load();
         for root in roots.values().filter(|root| root.away.load(Ordering::Relaxed)) {
             let fresh = root.reopened();
-            // Then, because only what is there again can have a lock.
+            // After opening: only a file system that is back can hold a lock file.
             match fresh.and_then(|fresh| may(&root.path).then_some(fresh).ok_or(Errno::BUSY)) {
-                Ok(fresh) => self.renew(root, fresh),
+                Ok(fresh) => self.replace_root(root, fresh),
                 Err(error) => {
                     tracing::debug!(%error, path = %root.path.display(), "still away");
                 }
@@ -90,25 +91,25 @@ impl Fs {
         }
     }
 
-    /// Adds a node, unless its export was opened anew since its root was looked up: it would stay,
-    /// and never work, for as long as clients ask for it.
+    /// Adds a node to the cache, unless its export was reopened since its root was looked up: the
+    /// node would not work, and stay for as long as clients use it.
     ///
     /// # Errors
-    /// `ENOTCONN`, which clients wait for.
+    /// `ENOTCONN`, on which clients retry.
     pub(super) fn keep(&self, node: Arc<Node>) -> Result<Arc<Node>> {
         let node = self.nodes.add(node);
-        // Afterwards: what is added before the mark is forgotten with the others.
+        // After adding: a node that is added before the mark is forgotten with the others.
         node.root.check_current().inspect_err(|_| self.nodes.forget(&node.root))?;
         Ok(node)
     }
 
-    fn renew(&self, old: &Arc<Root>, fresh: Root) {
+    fn replace_root(&self, old: &Arc<Root>, fresh: Root) {
         old.replaced.store(true, Ordering::SeqCst);
-        self.flusher.forget_unflushed();
+        self.flusher.change_verifier();
         let fresh = self.attached(fresh);
         self.roots.rcu(|roots| {
             let mut roots = HashMap::clone(roots);
-            // It may have been detached, or attached anew, meanwhile.
+            // It may have been detached, or attached again, meanwhile.
             if let Some(root) = roots.get_mut(&old.id)
                 && Arc::ptr_eq(root, old)
             {
@@ -116,7 +117,7 @@ impl Fs {
             }
             roots
         });
-        self.give_back(old);
+        self.close_orphans_of(old);
         self.nodes.forget(old);
         tracing::info!(name: OFTEN, path = %old.path.display(), "the file system is back");
     }
@@ -134,7 +135,7 @@ mod tests {
     const EXPORT: ExportId = ExportId(1);
 
     #[test]
-    fn an_export_is_opened_anew_once_the_same_directory_is_there() {
+    fn an_export_is_reopened_once_the_same_directory_is_there() {
         let dir = tempfile::tempdir().unwrap();
         let [export, elsewhere, other] =
             ["export", "elsewhere", "other"].map(|name| dir.path().join(name));
@@ -147,34 +148,34 @@ mod tests {
         let is_as_before =
             || Arc::ptr_eq(&fs.root(EXPORT).unwrap(), &before.0) && fs.verifier() == before.1;
         before.0.note(Errno::IO);
-        fs.renew_roots(|_| true);
+        fs.reopen_exports(|_| true);
         assert!(is_as_before(), "a disk that fails is not away");
 
         before.0.note(Errno::NOTCONN);
         rename(&export, &elsewhere).unwrap();
-        fs.renew_roots(|_| true);
+        fs.reopen_exports(|_| true);
         assert!(is_as_before(), "nothing is there");
         create_dir(&export).unwrap();
-        fs.renew_roots(|_| true);
-        assert!(is_as_before(), "what was below the mount is not what was mounted");
+        fs.reopen_exports(|_| true);
+        assert!(is_as_before(), "the directory below the mount point is another one");
 
         rename(&export, &other).unwrap();
         rename(&elsewhere, &export).unwrap();
-        fs.renew_roots(|dir| dir != export);
+        fs.reopen_exports(|dir| dir != export);
         assert!(is_as_before(), "it is another server's");
-        fs.renew_roots(|dir| dir == export);
+        fs.reopen_exports(|dir| dir == export);
         assert!(!is_as_before());
         assert_ne!(fs.verifier(), before.1, "what was not flushed may be lost");
         let again = fs.node(file.handle(), Patience::Blocking).unwrap();
-        assert!(!Arc::ptr_eq(&again, &file), "it is opened anew");
+        assert!(!Arc::ptr_eq(&again, &file), "it is reopened");
         assert_eq!(again.fileid, file.fileid);
         let renewed = fs.verifier();
-        fs.renew_roots(|_| true);
+        fs.reopen_exports(|_| true);
         assert_eq!(fs.verifier(), renewed, "once is enough");
     }
 
     #[test]
-    fn nothing_is_written_to_or_found_in_what_was_opened_anew() {
+    fn a_root_that_was_replaced_is_neither_written_nor_searched() {
         let dir = tempfile::tempdir().unwrap();
         let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
         fs.attach(EXPORT, dir.path(), None, None).unwrap();
@@ -183,8 +184,8 @@ mod tests {
         let file = files.create(&dir, "file").unwrap();
         files.write(&file, 0, 1).unwrap();
         old.note(Errno::NOTCONN);
-        fs.renew_roots(|_| true);
-        // Calls that were under way, with what they had found before.
+        fs.reopen_exports(|_| true);
+        // Calls that were under way, with the files that they had found before.
         assert_eq!(files.write(&file, 0, 1), Err(Errno::NOTCONN), "under the new verifier");
         assert_eq!(fs.root_node(&old).err(), Some(Errno::NOTCONN));
         assert_eq!(files.find(&dir, "file").err(), Some(Errno::NOTCONN));
@@ -195,14 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_detached_while_it_was_away_stays_so() {
+    fn an_export_that_was_detached_while_away_stays_detached() {
         let dir = tempfile::tempdir().unwrap();
         let fs = Fs::new(Key::new([1; KEY_LEN]), 64, dir.path()).unwrap();
         fs.attach(EXPORT, dir.path(), None, None).unwrap();
         let root = fs.root(EXPORT).unwrap();
         let fresh = root.reopened().unwrap();
         fs.detach(EXPORT);
-        fs.renew(&root, fresh);
+        fs.replace_root(&root, fresh);
         assert_eq!(fs.root(EXPORT).err(), Some(Errno::STALE));
     }
 }

@@ -1,4 +1,4 @@
-//! Who waits for the files of a full volume, and who does not.
+//! Which calls wait for the files of a full volume, and which do not.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -15,7 +15,7 @@ use crate::sched::Patience;
 const LONG: Duration = Duration::from_secs(60);
 const WAIT: Patience = Patience::Blocking;
 
-/// A volume that is full with what is held for its file until that is flushed.
+/// A volume that is full with the room that is held for its file until a flush.
 fn full() -> (Volume, Arc<Node>) {
     let volume = volume(60 * 1024, None);
     let root = volume.files().root();
@@ -27,7 +27,7 @@ fn full() -> (Volume, Arc<Node>) {
     (volume, file)
 }
 
-/// Writes four blocks once; answers whether they may fit later if they do not.
+/// Writes four blocks once. Returns whether they may fit later if they do not.
 fn write(volume: &Volume, file: &Node) -> (Result<usize>, bool) {
     let guard = volume.fs.lock(file, WAIT).unwrap();
     let (attr, data) = (file.attr().unwrap(), (9 << 20, &[1; 4 * 4096][..]));
@@ -35,19 +35,19 @@ fn write(volume: &Volume, file: &Node) -> (Result<usize>, bool) {
     (written.map(|written| written.count), guard.may_have_room_later())
 }
 
-/// Where it is told that a volume has been settled.
+/// Flushes a volume. Returns where the end is reported.
 fn settled(fs: &Fs, id: ExportId) -> Receiver<Result<()>> {
     let (told, settled) = channel();
-    fs.settle_volume(id, Box::new(move |settled| told.send(settled).unwrap()));
+    fs.flush_volume(id, Box::new(move |settled| told.send(settled).unwrap()));
     settled
 }
 
 #[test]
-fn nobody_waits_for_a_flush_with_a_lock() {
+fn no_call_waits_for_a_flush_with_a_lock() {
     let (volume, file) = full();
     let hangs = file.flushing.lock();
     let settled = thread::scope(|scope| {
-        // Whatever it does, it does not wait: the test would have to.
+        // If a call waited, the test would wait for it.
         let (done, ends) = channel();
         let (volume, file) = (&volume, &file);
         scope.spawn(move || {
@@ -68,12 +68,12 @@ fn nobody_waits_for_a_flush_with_a_lock() {
         settled
     });
     settled.recv_timeout(LONG).unwrap().unwrap();
-    assert_eq!((file.charge.late(), volume.account.late()), (0, 0));
+    assert_eq!((file.charge.delayed(), volume.account.late()), (0, 0));
     assert_eq!(write(&volume, &file).0, Ok(4 * 4096));
 }
 
 #[test]
-fn a_volume_that_is_full_in_truth_is_said_to_be() {
+fn a_volume_that_is_really_full_is_reported_as_full() {
     let (volume, file) = full();
     let other = volume.files().create(&volume.files().root(), "other").unwrap();
     let sizes = (0..).map_while(|n| volume.files().write(&other, n * 4096, 4096).ok());
@@ -82,7 +82,7 @@ fn a_volume_that_is_full_in_truth_is_said_to_be() {
 }
 
 #[test]
-fn whoever_comes_while_a_volume_is_settled_waits_for_the_next_time() {
+fn a_call_during_the_flush_of_a_volume_waits_for_the_next_one() {
     let (volume, file) = full();
     let hangs = file.flushing.lock();
     let first = settled(&volume.fs, VOLUME);
@@ -96,7 +96,7 @@ fn whoever_comes_while_a_volume_is_settled_waits_for_the_next_time() {
 }
 
 #[test]
-fn full_volumes_leave_threads_to_those_who_flush() {
+fn full_volumes_leave_threads_to_other_flushes() {
     const MANY: u64 = 12;
     let dir = tempfile::tempdir().unwrap();
     let fs = Fs::new(Key::new([1; KEY_LEN]), 4096, dir.path()).unwrap();
@@ -112,7 +112,7 @@ fn full_volumes_leave_threads_to_those_who_flush() {
             let files = Files::of(&fs, id);
             let file = files.create(&files.root(), "file").unwrap();
             files.write(&file, 1 << 19, 4096).unwrap();
-            assert!(file.charge.late() > 0);
+            assert!(file.charge.delayed() > 0);
             (id, file)
         })
         .collect();
@@ -130,17 +130,4 @@ fn full_volumes_leave_threads_to_those_who_flush() {
     for told in settled {
         told.recv_timeout(LONG).unwrap().unwrap();
     }
-}
-
-#[test]
-fn few_have_a_turn_and_the_others_have_theirs_in_between() {
-    let turns = RoundRobin::default();
-    let begun: Vec<_> = (0..VOLUMES + 2).filter_map(|n| turns.begin(n)).collect();
-    assert_eq!(begun, (0..VOLUMES).collect::<Vec<_>>());
-    assert_eq!(turns.pass(0), VOLUMES);
-    assert_eq!(turns.pass(1), VOLUMES + 1);
-    assert_eq!(turns.pass(VOLUMES), 0);
-    let ended: Vec<_> = (0..=VOLUMES).map(|_| turns.end()).take(VOLUMES).collect();
-    assert_eq!(ended[..3], [Some(1), Some(VOLUMES), None]);
-    assert_eq!(turns.begin(9), Some(9), "there is a place again");
 }

@@ -1,4 +1,4 @@
-//! What is remembered of a list is never seen: each listing is that of the directory as it is.
+//! Each listing is that of the directory as it is, whatever is remembered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,11 +11,11 @@ use std::time::Instant;
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
+use super::listing_cache::OPEN_AFTER;
 use super::*;
 use crate::export::ExportId;
 use crate::fs::IDLE_SWEEPS;
 use crate::fs::handle::{KEY_LEN, Key};
-use crate::fs::pieces::OFTEN;
 use crate::fs::testing::Files;
 use crate::sys::mounts::with_own;
 
@@ -54,17 +54,17 @@ impl Shared {
             let (mut room, from) = (page, cookie);
             let each = |listed: Listed<'_>| {
                 if room == 0 {
-                    return Step::Full;
+                    return ControlFlow::Break(());
                 }
                 (room, cookie) = (room - 1, listed.entry.cookie);
                 let name = listed.entry.name.to_str().unwrap();
-                if let Some(found) = self.fs.look(&root, &listed)
+                if let Some(found) = self.fs.look_up_listed(&root, &listed)
                     && ![".", ".."].contains(&name)
                 {
                     let twice = seen.insert(name.to_owned(), found);
                     assert!(twice.is_none(), "{name} came twice");
                 }
-                Step::More
+                ControlFlow::Continue(())
             };
             ended = self.fs.list(&root, who, (from, 4096), each).unwrap();
             between();
@@ -78,7 +78,7 @@ impl Shared {
 
     /// Lists so often that the files are kept open.
     fn list_often(&self) -> Seen {
-        (0..OFTEN + 2).map(|_| self.list()).last().unwrap()
+        (0..OPEN_AFTER + 2).map(|_| self.list()).last().unwrap()
     }
 
     /// Whether a listing is that of the directory as the kernel has it, and so are the numbers.
@@ -110,8 +110,9 @@ impl Shared {
 
     /// Whether the list as it is now is remembered from its start on; true where lists never are.
     fn is_remembered(&self) -> bool {
-        let list = self.fs.settled(&Files::of(&self.fs, EXPORT).root()).unwrap();
-        !self.remembers() || list.is_some_and(|list| self.fs.pieces.get(&list, 0, 0).is_some())
+        let version = self.fs.current_version(&Files::of(&self.fs, EXPORT).root()).unwrap();
+        !self.remembers()
+            || version.is_some_and(|version| self.fs.listings.chunks.get(&version, 0, 0).is_some())
     }
 }
 
@@ -191,7 +192,7 @@ fn a_list_that_has_just_changed_is_not_remembered() {
     let start = Instant::now();
     make(&s.path("made"));
     s.list();
-    let lists = s.fs.pieces.len();
+    let lists = s.fs.listings.chunks.len();
     if start.elapsed() < TICK && s.remembers() {
         assert_eq!(lists, 2); // that before the change, and its end
     }
@@ -232,8 +233,8 @@ fn a_list_that_is_asked_for_again_remembers_handles() {
         let each = |listed: Listed<'_>| {
             let attr = Attr::of_entry(&*root, listed.entry.name).unwrap();
             known += usize::from(listed.handle(&attr).is_some());
-            s.fs.look(&root, &listed);
-            Step::More
+            s.fs.look_up_listed(&root, &listed);
+            ControlFlow::Continue(())
         };
         s.fs.list(&root, who, (0, 4096), each).unwrap();
         known
@@ -273,7 +274,7 @@ fn files_that_are_listed_often_are_open_as_long_as_they_are_listed() {
 fn files_that_are_listed_now_and_then_are_not_opened() {
     let s = shared(|dir| fill(dir, 3));
     let _root = Files::of(&s.fs, EXPORT).root();
-    for _ in 0..2 * OFTEN {
+    for _ in 0..2 * OPEN_AFTER {
         assert_eq!(s.list().len(), 3);
         (0..IDLE_SWEEPS).for_each(|_| s.fs.sweep());
     }
@@ -302,8 +303,8 @@ fn who_may_not_find_files_is_told_nothing_of_those_that_are_open() {
     let found_by = |who: &Identity| {
         let mut found = 0;
         let each = |listed: Listed<'_>| {
-            found += usize::from(s.fs.look(&root, &listed).is_some());
-            Step::More
+            found += usize::from(s.fs.look_up_listed(&root, &listed).is_some());
+            ControlFlow::Continue(())
         };
         s.fs.list(&root, who, (0, 4096), each).unwrap();
         found
@@ -318,16 +319,16 @@ fn a_file_of_a_snapshot_is_not_taken_for_the_original() {
     let root = Files::of(&shared.fs, EXPORT).root();
     let (_, (original, handle)) = shared.list().into_iter().next().unwrap();
     let known = (shared.remembers() && original.born.is_some()).then_some(handle);
-    assert_eq!(shared.fs.remembered(&root.root, &original), known);
+    assert_eq!(shared.fs.listings.handle(&root.root, &original), known);
     let filesystem = (original.filesystem.0, original.filesystem.1 + 1);
     let copy = Attr { filesystem, ..original };
-    assert_eq!(shared.fs.remembered(&root.root, &copy), None);
-    assert!(!shared.fs.remember(&root.root, &copy, handle));
+    assert_eq!(shared.fs.listings.handle(&root.root, &copy), None);
+    assert!(!shared.fs.listings.remember_handle(&root.root, &copy, handle));
 }
 
 #[test]
 fn pages_of_any_size_give_every_entry_once() {
-    let s = shared(|dir| fill(dir, 3000)); // four pieces
+    let s = shared(|dir| fill(dir, 3000)); // four chunks
     let names = s.names();
     for page in [1000, 7, 1, 641, 3002, 1] {
         assert!(s.pages(page, || ()).into_keys().eq(names.iter().cloned()), "{page} at a time");
@@ -388,7 +389,7 @@ fn a_moment_is_over_when_the_clock_of_files_has_gone_on() {
     let check = |nanoseconds, millis, expected| {
         let now = Duration::new(1000, nanoseconds) + Duration::from_millis(millis);
         let time = Time { seconds: 1000, nanoseconds };
-        assert_eq!(is_before(time, now), expected, "{nanoseconds} ns, {millis} ms later");
+        assert_eq!(is_over_at(time, now), expected, "{nanoseconds} ns, {millis} ms later");
     };
     check(5, 0, false);
     check(5, 100, false);
@@ -398,5 +399,5 @@ fn a_moment_is_over_when_the_clock_of_files_has_gone_on() {
     check(0, 2000, false);
     check(0, 2101, true);
     // The clock was set back.
-    assert!(!is_before(Time { seconds: 1000, nanoseconds: 5 }, Duration::from_secs(999)));
+    assert!(!is_over_at(Time { seconds: 1000, nanoseconds: 5 }, Duration::from_secs(999)));
 }

@@ -1,10 +1,10 @@
-//! Names that files have while they are made in several steps (see [`super::make`]).
+//! Temporary names of files that are created in several steps (see [`super::create`]).
 //!
-//! Such a name lies in the directory that the file is made for, so that it inherits what every file
-//! there does (group, ACL, project), and cannot be guessed. A record of it is written to the state
-//! folder first and removed last: after a crash, the names that are left are removed when their
-//! export is attached. Records are not flushed: they survive the end of the server, not of the
-//! machine, after which a name may be left in the directory.
+//! A temporary name is in the directory for which the file is created, so that the file inherits
+//! what every file there does (group, ACL, project). It cannot be guessed. Its record in the state
+//! folder is written first and removed last: after a crash, the names that are left are removed when
+//! their export is attached. Records are not flushed: they survive the server, not the machine. A
+//! crash of the machine may leave a temporary name in the directory.
 //!
 //! ```text
 //!   STATE/making/HEX    the handle of the directory in which .berth-HEX is
@@ -23,38 +23,37 @@ use crate::export::ExportId;
 use crate::sys::durable;
 use crate::sys::making::step;
 
-/// What the names begin with.
+/// The prefix of temporary names.
 const PREFIX: &str = ".berth-";
 
-/// Records that are read at the start; there is one for each call that a crash cut off.
+/// Records that are read at the start. There is one for each call that a crash cut off.
 const RECORDS_MAX: usize = 10_000;
 
-/// The records.
-pub(super) struct Asides {
+/// The temporary names, and their records.
+pub(super) struct TempNames {
     folder: PathBuf,
-    left: Mutex<Vec<Left>>,
+    left: Mutex<Vec<Leftover>>,
 }
 
-/// A name in use.
-pub(super) struct Aside {
+/// A temporary name in use.
+pub(super) struct TempName {
     name: String,
     record: Option<PathBuf>,
 }
 
-/// A name that an earlier server left behind.
-pub(super) struct Left {
+/// A temporary name that an earlier run left behind.
+pub(super) struct Leftover {
     /// The directory.
     pub(super) dir: Handle,
     /// The name, with its record.
-    pub(super) aside: Aside,
+    pub(super) name: TempName,
 }
 
-impl Asides {
-    /// Reads what is in the folder `state`. A record that cannot be read is reported and left
-    /// alone.
+impl TempNames {
+    /// Reads the records in the folder `state`. Logs and ignores those that it cannot read.
     pub(super) fn open(state: &Path) -> Self {
         let folder = state.join("making");
-        let left = match left_in(&folder) {
+        let left = match leftovers_in(&folder) {
             Ok(left) => left,
             Err(error) => {
                 tracing::warn!(%error, folder = %folder.display(), "cannot read; remove it");
@@ -64,12 +63,12 @@ impl Asides {
         Self { folder, left: Mutex::new(left) }
     }
 
-    /// A name for a file in the directory `dir`. Without room for a record it has none: a file can
-    /// be made all the same.
+    /// Creates a temporary name in the directory `dir`. On a full disk it has no record, and the
+    /// file can be created all the same.
     ///
     /// # Errors
     /// The system has no random numbers.
-    pub(super) fn begin(&self, dir: &Handle) -> Result<Aside> {
+    pub(super) fn begin(&self, dir: &Handle) -> Result<TempName> {
         let mut bytes = [0; 16];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
         let id = format!("{:032x}", u128::from_ne_bytes(bytes));
@@ -77,32 +76,32 @@ impl Asides {
         let record = self.folder.join(&id);
         let recorded = write(&self.folder, &record, dir.as_ref());
         if let Err(error) = &recorded {
-            tracing::debug!(%error, "cannot record that a file is being made");
+            tracing::debug!(%error, "cannot record that a file is being created");
         }
         step();
-        Ok(Aside { name: format!("{PREFIX}{id}"), record: recorded.is_ok().then_some(record) })
+        Ok(TempName { name: format!("{PREFIX}{id}"), record: recorded.is_ok().then_some(record) })
     }
 
-    /// What was left behind in these exports; each is told once.
-    pub(super) fn left_in(&self, exports: &[ExportId]) -> Vec<Left> {
+    /// Takes the names that were left behind in these exports.
+    pub(super) fn leftovers_in(&self, exports: &[ExportId]) -> Vec<Leftover> {
         let mut left = self.left.lock();
         left.extract_if(.., |left| exports.contains(&left.dir.export())).collect()
     }
 }
 
-impl Aside {
+impl TempName {
     /// The name.
-    pub(super) const fn name(&self) -> &[u8] {
+    pub(super) const fn as_bytes(&self) -> &[u8] {
         self.name.as_bytes()
     }
 
-    /// Removes the record: nothing has the name any more.
+    /// Removes the record: no file has the name any more.
     pub(super) fn end(self) {
         step();
         if let Some(record) = self.record
             && let Err(error) = std::fs::remove_file(&record)
         {
-            tracing::debug!(%error, "cannot remove the record of a file that was made");
+            tracing::debug!(%error, "cannot remove the record of a file that was created");
         }
         step();
     }
@@ -121,8 +120,8 @@ fn write(folder: &Path, record: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)
 }
 
-/// The names that are recorded in a folder.
-fn left_in(folder: &Path) -> io::Result<Vec<Left>> {
+/// Returns the names that are recorded in a folder.
+fn leftovers_in(folder: &Path) -> io::Result<Vec<Leftover>> {
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -141,8 +140,8 @@ fn left_in(folder: &Path) -> io::Result<Vec<Left>> {
     Ok(left)
 }
 
-/// Reads a record. One that is empty was cut off before its file was begun, and goes.
-fn read(record: &Path) -> Result<Option<Left>> {
+/// Reads a record. Removes one that is empty: a crash cut it off before the file was created.
+fn read(record: &Path) -> Result<Option<Leftover>> {
     let id = record.file_name().and_then(|name| name.to_str()).ok_or(Errno::INVAL)?;
     let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if id.len() != 32 || !id.bytes().all(is_hex) {
@@ -154,8 +153,8 @@ fn read(record: &Path) -> Result<Option<Left>> {
         return Ok(None);
     }
     let dir = Handle::parse(&content).map_err(|_| Errno::INVAL)?;
-    let aside = Aside { name: format!("{PREFIX}{id}"), record: Some(record.to_owned()) };
-    Ok(Some(Left { dir, aside }))
+    let name = TempName { name: format!("{PREFIX}{id}"), record: Some(record.to_owned()) };
+    Ok(Some(Leftover { dir, name }))
 }
 
 #[cfg(test)]
@@ -169,25 +168,25 @@ mod tests {
     }
 
     #[test]
-    fn what_was_begun_and_not_ended_is_left() {
+    fn a_name_that_was_begun_and_not_ended_is_left() {
         let state = tempfile::tempdir().unwrap();
-        let asides = Asides::open(state.path());
-        let (ended, left) = (asides.begin(&handle(1)).unwrap(), asides.begin(&handle(1)).unwrap());
-        let name = left.name().to_vec();
+        let names = TempNames::open(state.path());
+        let (ended, left) = (names.begin(&handle(1)).unwrap(), names.begin(&handle(1)).unwrap());
+        let name = left.as_bytes().to_vec();
         ended.end();
-        let asides = Asides::open(state.path());
-        assert!(asides.left_in(&[ExportId(2)]).is_empty());
-        let found = asides.left_in(&[ExportId(2), ExportId(1)]);
-        assert_eq!(found.iter().map(|left| left.aside.name()).collect::<Vec<_>>(), [name]);
-        found.into_iter().for_each(|left| left.aside.end());
-        assert!(Asides::open(state.path()).left_in(&[ExportId(1)]).is_empty());
+        let names = TempNames::open(state.path());
+        assert!(names.leftovers_in(&[ExportId(2)]).is_empty());
+        let found = names.leftovers_in(&[ExportId(2), ExportId(1)]);
+        assert_eq!(found.iter().map(|left| left.name.as_bytes()).collect::<Vec<_>>(), [name]);
+        found.into_iter().for_each(|left| left.name.end());
+        assert!(TempNames::open(state.path()).leftovers_in(&[ExportId(1)]).is_empty());
     }
 
     #[test]
-    fn what_is_no_record_is_left_alone() {
+    fn a_file_that_is_no_record_is_left_alone() {
         let state = tempfile::tempdir().unwrap();
-        let asides = Asides::open(state.path());
-        drop(asides.begin(&handle(1)).unwrap());
+        let names = TempNames::open(state.path());
+        drop(names.begin(&handle(1)).unwrap());
         let folder = state.path().join("making");
         let id = |digit: &str| folder.join(digit.repeat(32));
         std::fs::write(folder.join("name"), handle(1)).unwrap();
@@ -196,19 +195,19 @@ mod tests {
         std::fs::create_dir(id("c")).unwrap();
         symlink("/dev/zero", id("d")).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, id("e"), 0o600.into()).unwrap();
-        let asides = Asides::open(state.path());
-        assert_eq!(asides.left_in(&[ExportId(1)]).len(), 1);
-        assert!(!id("b").exists(), "it was cut off before anything was made");
+        let names = TempNames::open(state.path());
+        assert_eq!(names.leftovers_in(&[ExportId(1)]).len(), 1);
+        assert!(!id("b").exists(), "it was cut off before anything was created");
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 6);
     }
 
     #[test]
-    fn without_room_for_records_there_are_names() {
+    fn names_do_not_need_room_for_records() {
         let state = tempfile::tempdir().unwrap();
         std::fs::write(state.path().join("making"), "in the way").unwrap();
-        let asides = Asides::open(state.path());
-        let (one, other) = (asides.begin(&handle(1)).unwrap(), asides.begin(&handle(1)).unwrap());
-        assert_ne!(one.name(), other.name());
+        let names = TempNames::open(state.path());
+        let (one, other) = (names.begin(&handle(1)).unwrap(), names.begin(&handle(1)).unwrap());
+        assert_ne!(one.as_bytes(), other.as_bytes());
         one.end();
     }
 }
