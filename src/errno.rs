@@ -11,7 +11,7 @@ use std::io;
 pub struct Errno(i32);
 
 /// The result of a system call, or of an operation of several.
-pub type Result<T> = std::result::Result<T, Errno>;
+pub type Result<T, E = Errno> = std::result::Result<T, E>;
 
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident = $number:ident;)*) => {

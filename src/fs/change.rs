@@ -26,7 +26,6 @@ use super::identity::Identity;
 use super::node::{Node, proc_path};
 use super::write_descriptor::Content;
 use crate::errno::{Errno, Result};
-use crate::sched::Patience;
 
 impl Fs {
     /// Changes attributes of `node`, which has `attr` and whose lock is held (`_guard`). The mode
@@ -78,7 +77,7 @@ impl Fs {
         if i64::try_from(size).is_err() {
             return Err(Errno::FBIG);
         }
-        Ok(Some((self.writable(node, Patience::Blocking)?, size)))
+        Ok(Some((self.writable(node)?, size)))
     }
 
     /// Makes all changes, the one that cannot be undone last.
@@ -188,6 +187,7 @@ mod tests {
     use crate::fs::handle::{KEY_LEN, Key};
     use crate::fs::mode_loan::ModeLender;
     use crate::fs::testing::Files;
+    use crate::sched::Patience;
 
     const EXPORT: ExportId = ExportId(1);
 

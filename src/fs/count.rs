@@ -15,6 +15,7 @@ use rustix::fs::OFlags;
 
 use super::Fs;
 use super::attr::{Attr, FileKind};
+use super::error::Error;
 use super::handle::Handle;
 use super::node::Node;
 use super::root::Root;
@@ -48,7 +49,7 @@ impl Fs {
     ///
     /// # Errors
     /// The tree cannot be read; the account is as it was.
-    pub fn count(&self, id: ExportId, stop: &AtomicBool) -> Result<Option<Counted>> {
+    pub fn count(&self, id: ExportId, stop: &AtomicBool) -> Result<Option<Counted>, Error> {
         let root = self.root(id)?;
         let Some(account) = root.account.clone() else { return Ok(None) };
         account.begin_count();
@@ -66,16 +67,17 @@ impl Fs {
 }
 
 impl Walk<'_> {
-    fn run(&mut self, stop: &AtomicBool) -> Result<Option<Counted>> {
+    fn run(&mut self, stop: &AtomicBool) -> Result<Option<Counted>, Error> {
         let mut piece = vec![0; PIECE];
         loop {
             while let Some(handle) = self.pending.pop() {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(None);
                 }
-                match self.open(&handle).and_then(|dir| self.list(&dir, &mut piece)) {
-                    Ok(()) | Err(Errno::STALE | Errno::NOENT) => {} // or it is gone
-                    Err(errno) => return Err(errno),
+                match self.open(&handle).and_then(|dir| Ok(self.list(&dir, &mut piece)?)) {
+                    Ok(()) => {}
+                    Err(Error::Errno(Errno::STALE | Errno::NOENT)) => {} // it is gone
+                    Err(error) => return Err(error),
                 }
             }
             self.fs.wait_for_changes();
@@ -112,7 +114,7 @@ impl Walk<'_> {
     }
 
     fn list(&mut self, dir: &Arc<Node>, piece: &mut [u8]) -> Result<()> {
-        let list = self.fs.readable(dir, Patience::Blocking)?;
+        let list = self.fs.readable(dir)?;
         loop {
             self.rest();
             let read = sys::dir::read(&list, piece)?;
@@ -134,8 +136,7 @@ impl Walk<'_> {
         };
         let attr = self.see(fileid, || Attr::of_entry(&**dir, name), handle);
         if attr.is_some_and(|attr| attr.kind == FileKind::Directory) {
-            let open =
-                self.fs.open_below(dir, name.to_bytes(), OFlags::DIRECTORY, Patience::Blocking);
+            let open = self.fs.open_below(dir, name.to_bytes(), OFlags::DIRECTORY);
             let Ok(path_fd) = open else { return Ok(()) }; // gone, or of another file system
             // By what was opened: the name may be gone by now.
             let (attr, kernel) = (Attr::of(&path_fd)?, || sys::handle::of(&path_fd));
@@ -154,7 +155,7 @@ impl Walk<'_> {
     }
 
     /// Opens a file without keeping it open for others.
-    fn open(&self, handle: &Handle) -> Result<Arc<Node>> {
+    fn open(&self, handle: &Handle) -> Result<Arc<Node>, Error> {
         let body = handle.body().ok_or(Errno::STALE)?;
         let (path_fd, attr) = self.fs.open_body(&self.root, &body)?;
         Ok(Node::new(&self.root, *handle, path_fd, &attr))

@@ -25,6 +25,7 @@ use super::Fs;
 use super::attr::entry_exists;
 use super::attr::{Attr, Changes, FileKind, SET_IDS, SetTime};
 use super::change::{set_mode, set_owner, set_times};
+use super::error::Error;
 use super::guard::Guard;
 use super::identity::Identity;
 use super::node::Node;
@@ -101,8 +102,8 @@ impl From<CreateError> for Errno {
 }
 
 /// Whether a directory cannot be removed because others have put files into it: it is theirs now.
-fn is_in_use(error: Errno) -> bool {
-    matches!(error, Errno::NOTEMPTY | Errno::EXIST)
+fn is_in_use(error: Error) -> bool {
+    matches!(error, Error::Errno(Errno::NOTEMPTY | Errno::EXIST))
 }
 
 impl<'a> NewFile<'a> {
@@ -192,7 +193,8 @@ impl Fs {
     ///
     /// # Errors
     /// As open(2) with O_CREAT and O_EXCL, mkdir(2), symlink(2) and mknod(2); those of
-    /// [`Fs::change`] for the attributes.
+    /// [`Fs::change`] for the attributes. [`Error::WouldBlock`] and [`Error::NotCounted`] if room
+    /// cannot be held.
     pub fn create(
         &self,
         dir: &Arc<Node>,
@@ -200,7 +202,7 @@ impl Fs {
         new: &NewFile<'_>,
         caller: &Identity,
         guard: &Guard<'_>,
-    ) -> Result<Created> {
+    ) -> Result<Created, Error> {
         let hold = self.hold_birth(dir, name, new.room(), guard)?;
         let at_once = new.is_simple();
         let content = if at_once {
@@ -237,7 +239,7 @@ impl Fs {
     /// permission to find it. A file that was created without a name is opened by its name: through
     /// the other descriptor, inotify(7) would report changes under an unknown name.
     fn find_created(&self, dir: &Arc<Node>, name: &[u8]) -> Result<(Arc<Node>, Attr)> {
-        let open = || self.open_below(dir, name, OFlags::empty(), Patience::Blocking);
+        let open = || self.open_below(dir, name, OFlags::empty());
         self.adopt(dir, name, self.open_as_server(open)?)
     }
 
@@ -331,7 +333,7 @@ impl Fs {
     ) -> std::result::Result<(), CreateError> {
         let content = self.switch.acting_as(caller, || new.make(dir, name))??;
         step();
-        let open = || self.open_below(dir, name, OFlags::empty(), Patience::Blocking);
+        let open = || self.open_below(dir, name, OFlags::empty());
         let made = match content {
             Some(content) => Ok(content),
             None => self.open_as_server(open),
@@ -353,7 +355,7 @@ impl Fs {
     }
 
     /// Removes a file that was created and not completed.
-    fn take_back(&self, dir: &Arc<Node>, name: &[u8], guard: &Guard<'_>) -> Result<()> {
+    fn take_back(&self, dir: &Arc<Node>, name: &[u8], guard: &Guard<'_>) -> Result<(), Error> {
         let path = std::ffi::CString::new(name).map_err(|_| Errno::INVAL)?;
         let attr = Attr::of_entry(&**dir, &path)?;
         // A count may have seen it, and must see its end.
@@ -369,7 +371,7 @@ impl Fs {
         name: &[u8],
         attr: &Attr,
         guard: &Guard<'_>,
-    ) -> Result<()> {
+    ) -> Result<(), Error> {
         let is_directory = attr.kind == FileKind::Directory;
         let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         self.unlink(dir, name, flags, self.switch.server(), guard)
@@ -379,7 +381,7 @@ impl Fs {
     pub(super) fn remove_unfinished(&self, exports: &[ExportId]) {
         for left in self.temp_names.leftovers_in(exports) {
             match self.remove_left(&left) {
-                Ok(()) | Err(Errno::NOENT | Errno::STALE) => left.name.end(),
+                Ok(()) | Err(Error::Errno(Errno::NOENT | Errno::STALE)) => left.name.end(),
                 Err(error) if is_in_use(error) => left.name.end(),
                 Err(error) => {
                     let file = String::from_utf8_lossy(left.name.as_bytes()).into_owned();
@@ -389,7 +391,7 @@ impl Fs {
         }
     }
 
-    fn remove_left(&self, left: &Leftover) -> Result<()> {
+    fn remove_left(&self, left: &Leftover) -> Result<(), Error> {
         let dir = self.node(&left.dir, Patience::Blocking)?;
         let guard = self.lock(&dir, Patience::Blocking)?;
         let name = left.name.as_bytes();

@@ -43,7 +43,6 @@ use super::attr::FileKind;
 use super::group_commit::Waiter;
 use super::node::Node;
 use crate::errno::{Errno, Result};
-use crate::sched::Patience;
 use crate::sys::disk::Discipline;
 use crate::telemetry::bounded::OFTEN;
 pub use content_request::Extent;
@@ -95,7 +94,7 @@ impl Fs {
     pub fn make_durable(&self, due: Due, then: Waiter) {
         match due {
             Due::Content(node, extent, since) => {
-                let kept = match self.readable(&node, Patience::Blocking) {
+                let kept = match self.readable(&node) {
                     Ok(content) => content.keep(),
                     Err(errno) => return then(Err(errno)),
                 };
@@ -126,7 +125,7 @@ impl Fs {
     /// Opens `node` for a flush, if it can be opened. Blocks.
     fn metadata_request(&self, node: Arc<Node>) -> Result<MetadataRequest> {
         let kept = match node.has_content() {
-            true => self.readable(&node, Patience::Blocking)?.keep(),
+            true => self.readable(&node)?.keep(),
             false => None,
         };
         Ok(MetadataRequest { node, kept })

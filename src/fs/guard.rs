@@ -5,6 +5,7 @@ use std::cell::Cell;
 use parking_lot::MutexGuard;
 
 use super::Fs;
+use super::error::Error;
 use super::node::Node;
 use crate::errno::Result;
 use crate::sched::Patience;
@@ -40,8 +41,8 @@ impl Fs {
     /// Locks a file for a change.
     ///
     /// # Errors
-    /// `EAGAIN` without patience, if another change is under way.
-    pub fn lock(&self, node: &Node, patience: Patience) -> Result<Guard<'_>> {
+    /// [`Error::WouldBlock`] if another change is under way.
+    pub fn lock(&self, node: &Node, patience: Patience) -> Result<Guard<'_>, Error> {
         let first = self.lock_stripe(node.fileid, patience)?;
         Ok(Guard::new(patience, first, None))
     }
@@ -50,7 +51,12 @@ impl Fs {
     ///
     /// # Errors
     /// As [`Fs::lock`].
-    pub fn lock_both(&self, one: &Node, other: &Node, patience: Patience) -> Result<Guard<'_>> {
+    pub fn lock_both(
+        &self,
+        one: &Node,
+        other: &Node,
+        patience: Patience,
+    ) -> Result<Guard<'_>, Error> {
         let (a, b) = (self.locks.index(one.fileid), self.locks.index(other.fileid));
         // Always in this order: two calls that need the same locks must not wait for each other.
         let first = self.locks.lock(a.min(b), patience)?;
@@ -66,7 +72,7 @@ impl Fs {
         &self,
         fileid: u64,
         patience: Patience,
-    ) -> Result<MutexGuard<'_, ()>> {
+    ) -> Result<MutexGuard<'_, ()>, Error> {
         self.locks.lock(self.locks.index(fileid), patience)
     }
 

@@ -33,7 +33,6 @@ use super::identity::Identity;
 use super::node::Node;
 use super::root::{HandleKind, Root};
 use crate::errno::{Errno, Result};
-use crate::sched::Patience;
 use crate::sys;
 use crate::sys::mounts::Mounts;
 use handle_cache::HandleCache;
@@ -97,7 +96,7 @@ impl Fs {
         if !self.may(dir, caller, Access::Read)? {
             return Err(Errno::ACCES);
         }
-        self.readable(dir, Patience::Blocking)?;
+        self.readable(dir)?;
         let version = self.current_version(dir)?;
         // Without a count of mounts, a mount point may hide the file that the name had before.
         let names_are_certain = version.is_some_and(|version| version.mounts.is_some());
@@ -174,7 +173,7 @@ impl Fs {
         let len = if version.is_some() { usize::MAX } else { wanted };
         let mut buffer = vec![0; len.clamp(*CHUNK_BYTES.start(), *CHUNK_BYTES.end())];
         let start = i64::try_from(cookie).map_err(|_| Errno::INVAL)?.unsigned_abs();
-        let directory = self.readable(dir, Patience::Blocking)?;
+        let directory = self.readable(dir)?;
         // The descriptor has one position for all callers. The lock is held for this chunk only, so
         // that callers do not wait while others process their entries.
         let _position = dir.listing.lock();
@@ -238,7 +237,7 @@ impl Fs {
             return;
         }
         let (name, flags) = (listed.entry.name.to_bytes(), rustix::fs::OFlags::empty());
-        let opened = self.open_below(dir, name, flags, Patience::Blocking);
+        let opened = self.open_below(dir, name, flags);
         let _ = opened.and_then(|path_fd| self.adopt(dir, name, path_fd));
     }
 
@@ -256,7 +255,7 @@ impl Fs {
             return Some((attr, self.key.seal(dir.root.id, body)));
         }
         let flags = rustix::fs::OFlags::empty();
-        let path_fd = self.open_below(dir, name.to_bytes(), flags, Patience::Blocking).ok()?;
+        let path_fd = self.open_below(dir, name.to_bytes(), flags).ok()?;
         let attr = Attr::of(&path_fd).ok()?;
         let handle =
             self.handle_in(dir, name.to_bytes(), &attr, || sys::handle::of(&path_fd)).ok()?;

@@ -23,6 +23,7 @@ mod change;
 pub mod count;
 pub mod create;
 pub mod data;
+pub mod error;
 pub mod fingerprint;
 pub mod flush;
 pub mod group_commit;
@@ -64,6 +65,7 @@ use crate::sys;
 use crate::sys::handle::KernelHandle;
 use crate::sys::mounts::Mounts;
 use attr::Attr;
+use error::Error;
 use flush::flusher::Flusher;
 use handle::{Body, Handle, Key};
 use identity::Switch;
@@ -237,29 +239,30 @@ impl Fs {
     ///
     /// # Errors
     /// `ESTALE` if the handle was not made by this server or its file is gone; others if the file
-    /// cannot be opened; `EAGAIN` without patience, if it is not open.
-    pub fn node(&self, handle: &Handle, patience: Patience) -> Result<Arc<Node>> {
+    /// cannot be opened; [`Error::WouldBlock`] if it is not open.
+    pub fn node(&self, handle: &Handle, patience: Patience) -> Result<Arc<Node>, Error> {
         if let Some(node) = self.nodes.get(handle) {
             return Ok(node);
         }
         let body = self.key.check(handle)?;
         let root = self.root(handle.export())?;
         if patience == Patience::None {
-            return Err(Errno::AGAIN); // finding it may read from the disk
+            return Err(Error::WouldBlock); // opening it may read from the disk
         }
         let (path_fd, attr) = self.open_body(&root, &body)?;
-        self.keep(Node::new(&root, *handle, path_fd, &attr))
+        Ok(self.keep(Node::new(&root, *handle, path_fd, &attr))?)
     }
 
     /// Opens the file for which the handle with this body was made. Blocks.
     ///
     /// # Errors
-    /// `ESTALE` if it is gone, or the file system has given its handle to another file.
-    fn open_body(&self, root: &Root, body: &Body<'_>) -> Result<(OwnedFd, Attr)> {
+    /// `ESTALE` if it is gone, or the file system has given its handle to another file;
+    /// [`Error::Busy`] if it cannot be searched now.
+    fn open_body(&self, root: &Root, body: &Body<'_>) -> Result<(OwnedFd, Attr), Error> {
         let path_fd = match body {
-            Body::Kernel(_) if !root.keeps_handles() => return Err(Errno::STALE),
+            Body::Kernel(_) if !root.keeps_handles() => return Err(Errno::STALE.into()),
             Body::Kernel(kernel) | Body::Stamped(_, kernel) => {
-                self.open_as_server(|| sys::handle::open(root, kernel))
+                self.open_as_server(|| Ok(sys::handle::open(root, kernel)?))
             }
             Body::Path(path) => {
                 let (moves, lender, budget) = (&self.moves, &self.lender, &self.descents);
@@ -267,14 +270,14 @@ impl Fs {
                 self.open_as_server(|| search.find(path))
             }
         };
-        let path_fd =
-            path_fd.inspect_err(|errno| root.note(*errno)).map_err(|errno| match errno {
-                // File systems differ in the error for a handle whose file is gone.
-                Errno::NOENT | Errno::INVAL => Errno::STALE,
-                errno => errno,
-            })?;
+        let path_fd = path_fd.inspect_err(|error| root.note_error(*error));
+        let path_fd = path_fd.map_err(|error| match error {
+            // File systems differ in the error for a handle whose file is gone.
+            Error::Errno(Errno::NOENT | Errno::INVAL) => Errno::STALE.into(),
+            error => error,
+        })?;
         let attr = Attr::of(&path_fd)?;
-        if root.is_meant(body, &attr) { Ok((path_fd, attr)) } else { Err(Errno::STALE) }
+        if root.is_meant(body, &attr) { Ok((path_fd, attr)) } else { Err(Errno::STALE.into()) }
     }
 
     fn root(&self, id: ExportId) -> Result<Arc<Root>> {
@@ -291,9 +294,13 @@ impl Fs {
 
     /// Runs `open` as the server. If there are no descriptors left, closes files that are not in use
     /// and tries once more.
-    fn open_as_server(&self, open: impl Fn() -> Result<OwnedFd>) -> Result<OwnedFd> {
+    fn open_as_server<E: From<Errno> + PartialEq>(
+        &self,
+        open: impl Fn() -> Result<OwnedFd, E>,
+    ) -> Result<OwnedFd, E> {
+        let is_limit = |error: &E| [Errno::MFILE, Errno::NFILE].map(E::from).contains(error);
         match self.switch.as_server(&open)? {
-            Err(Errno::MFILE | Errno::NFILE) => {
+            Err(error) if is_limit(&error) => {
                 self.nodes.sweep(0);
                 self.switch.as_server(open)?
             }
@@ -302,25 +309,34 @@ impl Fs {
     }
 
     /// Opens the entry `name` of `dir`, without access to its content, within the file system.
+    /// Blocks.
     ///
     /// # Errors
     /// As openat2(2); `EACCES` if another file system is mounted there, which is not exported.
-    fn open_below(
+    fn open_below(&self, dir: &Node, name: &[u8], flags: OFlags) -> Result<OwnedFd> {
+        open_entry(dir, name, flags, ResolveFlags::empty()).map_err(not_exported)
+    }
+
+    /// As [`Fs::open_below`], but blocks only with patience.
+    ///
+    /// # Errors
+    /// As [`Fs::open_below`]; [`Error::WouldBlock`] if the entry is not in memory.
+    fn open_below_with(
         &self,
         dir: &Node,
         name: &[u8],
-        flags: OFlags,
         patience: Patience,
-    ) -> Result<OwnedFd> {
-        let mut resolve = ResolveFlags::NO_XDEV;
-        if patience == Patience::None {
-            resolve |= ResolveFlags::CACHED;
-        }
-        let flags = flags | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
-            Ok(path_fd) => Ok(path_fd),
-            Err(rustix::io::Errno::XDEV) => Err(Errno::ACCES),
-            Err(errno) => Err(errno.into()),
+    ) -> Result<OwnedFd, Error> {
+        match patience {
+            Patience::None => {
+                open_entry(dir, name, OFlags::empty(), ResolveFlags::CACHED).map_err(|errno| {
+                    match errno {
+                        rustix::io::Errno::AGAIN => Error::WouldBlock,
+                        errno => not_exported(errno).into(),
+                    }
+                })
+            }
+            Patience::Blocking => Ok(self.open_below(dir, name, OFlags::empty())?),
         }
     }
 
@@ -387,6 +403,21 @@ impl Fs {
             self.flush_in_background(&node);
         }
     }
+}
+
+fn open_entry(
+    dir: &Node,
+    name: &[u8],
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve | ResolveFlags::NO_XDEV)
+}
+
+/// Another file system is mounted where this is `EXDEV`. It is not exported.
+fn not_exported(errno: rustix::io::Errno) -> Errno {
+    if errno == rustix::io::Errno::XDEV { Errno::ACCES } else { errno.into() }
 }
 
 /// Opens the directory `path` below a root, which no symbolic link on the way leaves. Blocks.

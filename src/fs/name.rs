@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 
 use super::Fs;
 use super::attr::{Attr, FileKind};
+use super::error::Error;
 use super::guard::Guard;
 use super::identity::Identity;
 use super::node::Node;
@@ -63,25 +64,25 @@ impl Fs {
     /// Looks up a name in a directory. Returns its file, open, with the attributes.
     ///
     /// # Errors
-    /// As openat2(2); `EACCES` for the root of another file system; `EAGAIN` without patience, if
-    /// the entry is not in memory.
+    /// As openat2(2); `EACCES` for the root of another file system; [`Error::WouldBlock`] if the
+    /// entry is not in memory.
     pub fn find(
         &self,
         dir: &Arc<Node>,
         name: Name<'_>,
         caller: &Identity,
         patience: Patience,
-    ) -> Result<(Arc<Node>, Attr)> {
+    ) -> Result<(Arc<Node>, Attr), Error> {
         if dir.kind != FileKind::Directory {
-            return Err(Errno::NOTDIR);
+            return Err(Errno::NOTDIR.into());
         }
         match name {
             Name::Itself => Ok((Arc::clone(dir), dir.attr()?)),
             Name::Parent => self.parent(dir, caller, patience),
             Name::Entry(name) => {
-                let open = || self.open_below(dir, name, OFlags::empty(), patience);
+                let open = || self.open_below_with(dir, name, patience);
                 let path_fd = self.switch.acting_as(caller, open)??;
-                self.adopt(dir, name, path_fd)
+                Ok(self.adopt(dir, name, path_fd)?)
             }
         }
     }
@@ -92,18 +93,18 @@ impl Fs {
         dir: &Arc<Node>,
         caller: &Identity,
         patience: Patience,
-    ) -> Result<(Arc<Node>, Attr)> {
+    ) -> Result<(Arc<Node>, Attr), Error> {
         if dir.fileid == dir.root.fileid {
             return Ok((Arc::clone(dir), dir.attr()?));
         }
         if patience == Patience::None {
-            return Err(Errno::AGAIN);
+            return Err(Error::WouldBlock);
         }
         let path_fd = self.switch.acting_as(caller, || parent_of(dir))??;
         // A directory that was moved out of the export beside the server still has its handle, but
         // that must not lead to its new surroundings.
         if !self.switch.as_server(|| is_below(&path_fd, dir))?? {
-            return Err(Errno::STALE);
+            return Err(Errno::STALE.into());
         }
         let attr = Attr::of(&path_fd)?;
         if attr.fileid == dir.root.fileid {
@@ -136,7 +137,7 @@ impl Fs {
         name: &[u8],
         caller: &Identity,
         guard: &Guard<'_>,
-    ) -> Result<()> {
+    ) -> Result<(), Error> {
         self.unlink(dir, name, AtFlags::empty(), caller, guard)
     }
 
@@ -150,7 +151,7 @@ impl Fs {
         name: &[u8],
         caller: &Identity,
         guard: &Guard<'_>,
-    ) -> Result<()> {
+    ) -> Result<(), Error> {
         self.unlink(dir, name, AtFlags::REMOVEDIR, caller, guard)
     }
 
@@ -161,10 +162,10 @@ impl Fs {
         flags: AtFlags,
         caller: &Identity,
         guard: &Guard<'_>,
-    ) -> Result<()> {
+    ) -> Result<(), Error> {
         self.switch.acting_as(caller, || {
             let unlinked = self.begin_unlink(dir, name, guard)?;
-            rustix::fs::unlinkat(dir, name, flags)?;
+            rustix::fs::unlinkat(dir, name, flags).map_err(Errno::from)?;
             self.release(dir, unlinked);
             dir.recharge();
             Ok(())
@@ -181,7 +182,7 @@ impl Fs {
         (to_dir, to): (&Arc<Node>, &[u8]),
         caller: &Identity,
         guard: &Guard<'_>,
-    ) -> Result<()> {
+    ) -> Result<(), Error> {
         let unlinked = self.switch.acting_as(caller, || self.begin_unlink(to_dir, to, guard))??;
         let pending = self.begin_move((from_dir, from), (to_dir, to), caller)?;
         let renamed = self.switch.acting_as(caller, || {
@@ -196,7 +197,7 @@ impl Fs {
             from_dir.recharge();
             self.tell_count(to_dir, to);
         }
-        self.end_move(pending, renamed)
+        Ok(self.end_move(pending, renamed)?)
     }
 
     /// Adds a name to a file.
@@ -210,9 +211,9 @@ impl Fs {
         name: &[u8],
         caller: &Identity,
         guard: &Guard<'_>,
-    ) -> Result<()> {
+    ) -> Result<(), Error> {
         if node.kind == FileKind::Directory {
-            return Err(Errno::INVAL);
+            return Err(Errno::INVAL.into());
         }
         let _links = self.lock_links(node.fileid, guard.patience)?;
         // Through /proc: linking a descriptor needs a privilege that the caller lacks. The link that
@@ -229,7 +230,7 @@ impl Fs {
             dir.recharge();
             self.tell_count(dir, name);
         }
-        self.end_move(pending, linked)
+        Ok(self.end_move(pending, linked)?)
     }
 }
 

@@ -226,7 +226,6 @@ mod tests {
     use crate::fs::flush::Extent;
     use crate::fs::handle::{KEY_LEN, Key};
     use crate::fs::testing::Files;
-    use crate::sched::Patience;
 
     const DESCRIPTORS: usize = 600;
     const EXPORT: ExportId = ExportId(1);
@@ -263,13 +262,13 @@ mod tests {
         each_has(1);
         for name in &names {
             let node = files.find(&root, name).unwrap();
-            fs.readable(&node, Patience::Blocking).unwrap();
+            fs.readable(&node).unwrap();
         }
         each_has(2);
         for name in &names {
             let node = files.find(&root, name).unwrap();
-            fs.readable(&node, Patience::Blocking).unwrap();
-            fs.writable(&node, Patience::Blocking).unwrap();
+            fs.readable(&node).unwrap();
+            fs.writable(&node).unwrap();
         }
         each_has(3);
     }

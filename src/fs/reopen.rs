@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Fs;
+use super::error::Error;
 use super::fingerprint::Fingerprint;
 use super::node::Node;
 use super::root::Root;
@@ -34,6 +35,13 @@ impl Root {
             tracing::warn!(
                 name: OFTEN, %path, error = %errno, "the file system is away; clients wait until it is back"
             );
+        }
+    }
+
+    /// As [`Root::note`], if it is the error of a system call.
+    pub(super) fn note_error(&self, error: Error) {
+        if let Error::Errno(errno) = error {
+            self.note(errno);
         }
     }
 

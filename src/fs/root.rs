@@ -193,7 +193,7 @@ mod tests {
     use crate::fs::Fs;
     use crate::fs::handle::{Handle, KEY_LEN, Key};
     use crate::fs::node::Node;
-    use crate::fs::testing::Files;
+    use crate::fs::testing::{Files, errno};
     use crate::sched::Patience;
 
     const EXPORT: ExportId = ExportId(1);
@@ -219,7 +219,7 @@ mod tests {
     fn open(fs: &Fs, body: Body<'_>) -> Result<()> {
         fs.nodes.sweep(0); // an open file would be found without its handle
         let handle = Handle::parse(key().seal(EXPORT, body).as_ref()).unwrap();
-        fs.node(&handle, Patience::Blocking).map(drop)
+        fs.node(&handle, Patience::Blocking).map(drop).map_err(errno)
     }
 
     #[test]

@@ -16,7 +16,6 @@ use super::Fs;
 use super::flush::log_failure;
 use super::node::Node;
 use crate::errno::Result;
-use crate::sched::Patience;
 
 impl Fs {
     /// Flushes everything that was written. Blocks until that is done, but no longer than
@@ -56,7 +55,7 @@ impl Fs {
 
     fn flush_last(&self, node: &Arc<Node>, done: &mpsc::Sender<()>) {
         let flush = || -> Result<()> {
-            let kept = self.readable(node, Patience::Blocking)?.keep();
+            let kept = self.readable(node)?.keep();
             self.flusher.flush_here(node, kept)
         };
         if let Err(error) = flush() {

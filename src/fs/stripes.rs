@@ -1,16 +1,17 @@
-//! Locks for files, by number: a file has one of many, which two files may share.
+//! Striped locks for files: a file has one of many locks, by its inode number.
 
 use std::hash::{BuildHasher, RandomState};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::errno::{Errno, Result};
+use super::error::Error;
+use crate::errno::Result;
 use crate::sched::Patience;
 
-/// How many locks there are.
+/// The number of locks.
 const LOCKS: usize = 1024;
 
-/// Locks that protect nothing but an order of deeds, so that a panic spoils nothing.
+/// Locks that order changes, and protect no data.
 pub(super) struct Stripes {
     locks: Vec<Mutex<()>>,
     hasher: RandomState,
@@ -22,28 +23,32 @@ impl Stripes {
         Self { locks, hasher: RandomState::new() }
     }
 
-    /// Which lock a file has. By number alone: the same file reached through two exports must find
-    /// the same lock.
+    /// Returns the index of a file's lock. It depends on the number alone: the same file, reached
+    /// through two exports, must have the same lock.
     pub(super) fn index(&self, fileid: u64) -> usize {
         #[allow(clippy::cast_possible_truncation)] // below LOCKS
         let index = (self.hasher.hash_one(fileid) % LOCKS as u64) as usize;
         index
     }
 
-    /// Locks what has this index.
+    /// Takes the lock with this index. Blocks with patience.
     ///
     /// # Errors
-    /// `EAGAIN` without patience, if it is locked.
-    pub(super) fn lock(&self, index: usize, patience: Patience) -> Result<MutexGuard<'_, ()>> {
+    /// [`Error::WouldBlock`] if another thread has it.
+    pub(super) fn lock(
+        &self,
+        index: usize,
+        patience: Patience,
+    ) -> Result<MutexGuard<'_, ()>, Error> {
         let lock = &self.locks[index];
         match patience {
             Patience::Blocking => Ok(lock.lock()),
-            Patience::None => lock.try_lock().ok_or(Errno::AGAIN),
+            Patience::None => lock.try_lock().ok_or(Error::WouldBlock),
         }
     }
 
-    /// Waits until everybody who has a lock now has given it back. Those who take one meanwhile are
-    /// not waited for.
+    /// Waits until every lock that is held now was released. Does not wait for threads that take one
+    /// meanwhile.
     pub(super) fn wait_for_all(&self) {
         for lock in &self.locks {
             drop(lock.lock());

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::Fs;
 use super::attr::Changes;
 use super::create::{NewFile, NewKind};
+use super::error::Error;
 use super::guard::Guard;
 use super::handle::{KEY_LEN, Key};
 use super::identity::Identity;
@@ -23,6 +24,14 @@ use crate::quota::{Account, Limits, Rule, Usage};
 use crate::sched::Patience;
 
 const WAIT: Patience = Patience::Blocking;
+
+/// The errno of an operation that may block, and fails for no other reason in tests.
+pub(crate) fn errno(error: Error) -> Errno {
+    match error {
+        Error::Errno(errno) => errno,
+        Error::WouldBlock | Error::NotCounted | Error::Busy => panic!("{error}"),
+    }
+}
 
 /// The files of an export, used as the server's user.
 pub(crate) struct Files<'a> {
@@ -41,7 +50,8 @@ impl<'a> Files<'a> {
     }
 
     pub(crate) fn find(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
-        Ok(self.fs.find(dir, Name::Entry(name.as_bytes()), &self.who, WAIT)?.0)
+        let found = self.fs.find(dir, Name::Entry(name.as_bytes()), &self.who, WAIT);
+        Ok(found.map_err(errno)?.0)
     }
 
     pub(crate) fn create(&self, dir: &Arc<Node>, name: &str) -> Result<Arc<Node>> {
@@ -70,10 +80,10 @@ impl<'a> Files<'a> {
     }
 
     /// Makes a change under the lock of `node`; again, if the volume may have room later.
-    fn change<T>(&self, node: &Node, make: impl Fn(&Guard<'_>) -> Result<T>) -> Result<T> {
+    fn change<T>(&self, node: &Node, make: impl Fn(&Guard<'_>) -> Result<T, Error>) -> Result<T> {
         for _ in 0..8 {
-            let guard = self.fs.lock(node, WAIT)?;
-            match make(&guard) {
+            let guard = self.fs.lock(node, WAIT).map_err(errno)?;
+            match make(&guard).map_err(errno) {
                 Err(Errno::NOSPC) if guard.may_have_room_later() => drop(guard),
                 made => return made,
             }
@@ -93,34 +103,35 @@ impl<'a> Files<'a> {
     /// Reads as a client does; answers how much.
     pub(crate) fn read(&self, file: &Node) -> Result<usize> {
         let (attr, mut buffer) = (file.attr_to_read()?, Vec::new());
-        Ok(self.fs.read(file, &attr, &self.who, &mut buffer, (0, 1 << 20), WAIT)?.count)
+        let read = self.fs.read(file, &attr, &self.who, &mut buffer, (0, 1 << 20), WAIT);
+        Ok(read.map_err(errno)?.count)
     }
 
     pub(crate) fn truncate(&self, file: &Node, size: u64) -> Result<()> {
-        let guard = self.fs.lock(file, WAIT)?;
+        let guard = self.fs.lock(file, WAIT).map_err(errno)?;
         let changes = Changes { size: Some(size), ..Changes::default() };
         self.fs.change(file, &file.attr()?, &self.who, &changes, &guard)
     }
 
     pub(crate) fn remove(&self, dir: &Arc<Node>, name: &str) -> Result<()> {
-        let guard = self.fs.lock(dir, WAIT)?;
-        self.fs.remove(dir, name.as_bytes(), &self.who, &guard)
+        let guard = self.fs.lock(dir, WAIT).map_err(errno)?;
+        self.fs.remove(dir, name.as_bytes(), &self.who, &guard).map_err(errno)
     }
 
     pub(crate) fn rmdir(&self, dir: &Arc<Node>, name: &str) -> Result<()> {
-        let guard = self.fs.lock(dir, WAIT)?;
-        self.fs.remove_directory(dir, name.as_bytes(), &self.who, &guard)
+        let guard = self.fs.lock(dir, WAIT).map_err(errno)?;
+        self.fs.remove_directory(dir, name.as_bytes(), &self.who, &guard).map_err(errno)
     }
 
     pub(crate) fn rename(&self, from: (&Arc<Node>, &str), to: (&Arc<Node>, &str)) -> Result<()> {
-        let guard = self.fs.lock_both(from.0, to.0, WAIT)?;
+        let guard = self.fs.lock_both(from.0, to.0, WAIT).map_err(errno)?;
         let (from, to) = ((from.0, from.1.as_bytes()), (to.0, to.1.as_bytes()));
-        self.fs.rename(from, to, &self.who, &guard)
+        self.fs.rename(from, to, &self.who, &guard).map_err(errno)
     }
 
     pub(crate) fn link(&self, file: &Node, dir: &Arc<Node>, name: &str) -> Result<()> {
-        let guard = self.fs.lock_both(file, dir, WAIT)?;
-        self.fs.link(file, dir, name.as_bytes(), &self.who, &guard)
+        let guard = self.fs.lock_both(file, dir, WAIT).map_err(errno)?;
+        self.fs.link(file, dir, name.as_bytes(), &self.who, &guard).map_err(errno)
     }
 }
 

@@ -116,7 +116,7 @@ pub fn create(cx: &CallContext<'_>, args: &CreateArgs<'_>) -> Reply<Durable<Crea
             };
             match cx.fs().create(&dir.node, name, &new, &dir.caller, guard) {
                 Ok(made) => Ok((made.into(), None)),
-                Err(Errno::EXIST) => existing(cx, &dir, name, args.how),
+                Err(fs::error::Error::Errno(Errno::EXIST)) => existing(cx, &dir, name, args.how),
                 Err(errno) => Err(errno.into()),
             }
         })?;

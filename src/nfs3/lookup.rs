@@ -3,6 +3,7 @@
 use super::context::CallContext;
 use super::status::{Cause, Reply};
 use super::types::{DirOp, Fattr, Fh, PostOp};
+use crate::fs::error::Error;
 use crate::fs::handle::Handle;
 use crate::fs::name::Name;
 use crate::xdr::{Encode, Writer};
@@ -27,6 +28,7 @@ impl Encode for LookupOk {
 pub fn lookup(cx: &CallContext<'_>, args: DirOp<'_>) -> Reply<LookupOk, PostOp> {
     let dir = cx.object(args.dir)?;
     let found = Name::new(args.name)
+        .map_err(Error::from)
         .and_then(|name| cx.fs().find(&dir.node, name, &dir.caller, cx.patience()));
     match found {
         Ok((node, attr)) => {

@@ -222,7 +222,7 @@ fn reply_with<'a, A: Decode<'a>, F: Encode + Default>(
     let status = match cause {
         Cause::Status(status) => status,
         Cause::WouldBlock if cx.patience() == Patience::None => return Outcome::Later,
-        // A call that may block got EAGAIN from the file system: the client has to retry.
+        // Operations that may block do not return this.
         Cause::WouldBlock => nfsstat3::NFS3ERR_JUKEBOX,
         Cause::Full => match cx.wait_for_room() {
             Some(wait) => return wait,

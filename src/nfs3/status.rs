@@ -5,6 +5,7 @@ use nfsserve::nfs::nfsstat3;
 use super::errors::status;
 use crate::errno::Errno;
 use crate::export::Refused;
+use crate::fs::error::Error;
 use crate::fs::guard::Guard;
 use crate::fs::handle::BadHandle;
 
@@ -49,9 +50,16 @@ impl Cause {
 
 impl From<Errno> for Cause {
     fn from(errno: Errno) -> Self {
-        match errno {
-            Errno::AGAIN => Self::WouldBlock,
-            errno => Self::Status(status(errno)),
+        Self::Status(status(errno))
+    }
+}
+
+impl From<Error> for Cause {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::WouldBlock => Self::WouldBlock,
+            Error::NotCounted | Error::Busy => Self::Status(nfsstat3::NFS3ERR_JUKEBOX),
+            Error::Errno(errno) => errno.into(),
         }
     }
 }
@@ -84,6 +92,12 @@ impl<F: Default> From<Cause> for Fail<F> {
 impl<F: Default> From<Errno> for Fail<F> {
     fn from(errno: Errno) -> Self {
         Cause::from(errno).into()
+    }
+}
+
+impl<F: Default> From<Error> for Fail<F> {
+    fn from(error: Error) -> Self {
+        Cause::from(error).into()
     }
 }
 

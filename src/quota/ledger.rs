@@ -24,7 +24,7 @@ use std::thread::{self, JoinHandle};
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
-use super::{Account, Limits, Opening, Pot, Usage};
+use super::{Account, Limits, Opening, Pot, Refusal, Usage};
 use crate::errno::{Errno, Result};
 use crate::sys::durable;
 
@@ -243,7 +243,7 @@ impl Keeper {
     ///
     /// # Errors
     /// It failed.
-    pub(super) fn wait_for_a_save(&self) -> Result<()> {
+    pub(super) fn wait_for_a_save(&self) -> Result<(), Refusal> {
         let mut state = self.state.lock();
         state.wanted = true;
         self.changed.notify_all();
@@ -252,8 +252,8 @@ impl Keeper {
             self.changed.wait(&mut state);
         }
         match state.failed {
-            Some(errno) => Err(errno),
-            None if state.closed => Err(Errno::AGAIN),
+            Some(errno) => Err(Refusal::Errno(errno)),
+            None if state.closed => Err(Refusal::Closed),
             None => Ok(()),
         }
     }
@@ -412,7 +412,7 @@ mod tests {
         let dir = folder();
         let (_ledger, account) = opened(dir.path());
         let first = account.hold(1 << 30, 0, Patience::None);
-        assert_eq!(first.err(), Some(Errno::AGAIN));
+        assert_eq!(first.err(), Some(Refusal::WouldBlock));
         assert!(account.hold(1 << 25, 0, Patience::Blocking).is_ok());
     }
 
@@ -433,7 +433,7 @@ mod tests {
         let other = ledger.account("b", LIMITS);
         ledger.begin().unwrap();
         assert!(!other.is_exact());
-        assert_eq!(other.hold(1, 0, Patience::Blocking).err(), Some(Errno::AGAIN));
+        assert_eq!(other.hold(1, 0, Patience::Blocking).err(), Some(Refusal::NotCounted));
         ledger.close().unwrap();
         let (_, account) = opened(dir.path());
         assert!(!account.is_exact(), "the entry of an account that nobody asked for was kept");

@@ -118,6 +118,21 @@ enum Short {
     Ceiling,
 }
 
+/// Why room is not held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The volume is full.
+    Full,
+    /// The usage must be counted first; then the change may fit.
+    NotCounted,
+    /// The caller would have to wait, and has no patience.
+    WouldBlock,
+    /// The ledger is closed: the server is stopping.
+    Closed,
+    /// The ledger cannot be written.
+    Errno(Errno),
+}
+
 /// Room that is kept for a change until it is settled, or dropped.
 #[must_use = "the room is given back when this is dropped"]
 pub struct Hold<'a> {
@@ -237,10 +252,9 @@ impl Account {
     /// until the ledger is written.
     ///
     /// # Errors
-    /// `ENOSPC` if it does not fit. `EAGAIN` if it may fit when the files have been counted, or
-    /// without patience, when the ledger has been written.
-    pub fn hold(&self, bytes: u64, inodes: u64, patience: Patience) -> Result<Hold<'_>> {
-        let amount = |n: u64| i64::try_from(n).map_err(|_| Errno::NOSPC);
+    /// As [`Refusal`]. Without patience, [`Refusal::WouldBlock`] also if the usage must be counted.
+    pub fn hold(&self, bytes: u64, inodes: u64, patience: Patience) -> Result<Hold<'_>, Refusal> {
+        let amount = |n: u64| i64::try_from(n).map_err(|_| Refusal::Full);
         let (bytes, inodes) = (amount(bytes)?, amount(inodes)?);
         let mut limit = None;
         loop {
@@ -249,18 +263,21 @@ impl Account {
                 Err(short) => short,
             };
             match short {
-                Short::Limit if self.is_exact() => return Err(Errno::NOSPC),
+                Short::Limit if self.is_exact() => return Err(Refusal::Full),
                 Short::Limit => {
                     self.wanted.store(true, Ordering::Relaxed);
                     self.keeper.want_count();
+                    if patience == Patience::None {
+                        return Err(Refusal::WouldBlock);
+                    }
                     let limit = *limit.get_or_insert_with(|| Instant::now() + COUNT_SOON);
-                    if patience == Patience::None || !self.wait_for_count(limit) {
-                        return Err(Errno::AGAIN);
+                    if !self.wait_for_count(limit) {
+                        return Err(Refusal::NotCounted);
                     }
                 }
                 Short::Ceiling if patience == Patience::None => {
                     self.keeper.nudge();
-                    return Err(Errno::AGAIN);
+                    return Err(Refusal::WouldBlock);
                 }
                 Short::Ceiling => self.keeper.wait_for_a_save()?,
             }
@@ -285,7 +302,7 @@ impl Account {
         self.bytes.left()
     }
 
-    fn take(&self, bytes: i64, inodes: i64) -> std::result::Result<(), Short> {
+    fn take(&self, bytes: i64, inodes: i64) -> Result<(), Short> {
         let low = self.bytes.take(bytes)?;
         let low = low | self.inodes.take(inodes).inspect_err(|_| self.bytes.give_back(bytes))?;
         if low {
@@ -405,7 +422,7 @@ impl Pot {
     }
 
     /// Takes `n`; answers whether the ceiling is near. Nothing can always be taken.
-    fn take(&self, n: i64) -> std::result::Result<bool, Short> {
+    fn take(&self, n: i64) -> Result<bool, Short> {
         if n == 0 {
             return Ok(false);
         }

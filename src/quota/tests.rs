@@ -16,12 +16,12 @@ fn empty(bytes: u64) -> Account {
 fn what_does_not_fit_is_refused() {
     let account = empty(100);
     let hold = account.hold(60, 0, Patience::None).unwrap();
-    assert_eq!(account.hold(41, 0, Patience::None).err(), Some(Errno::NOSPC));
+    assert_eq!(account.hold(41, 0, Patience::None).err(), Some(Refusal::Full));
     assert_eq!(account.left(), 40);
     hold.settle(1, Change::By(50));
     assert_eq!(account.usage().bytes, 50);
     let _all = account.hold(50, 0, Patience::None).unwrap();
-    assert_eq!(account.hold(1, 0, Patience::None).err(), Some(Errno::NOSPC));
+    assert_eq!(account.hold(1, 0, Patience::None).err(), Some(Refusal::Full));
     assert!(account.hold(0, 0, Patience::None).is_ok(), "what takes nothing always fits");
 }
 
@@ -29,7 +29,7 @@ fn what_does_not_fit_is_refused() {
 fn what_is_not_settled_is_given_back() {
     let account = account(100, Some(1), Opening::Exact(Usage::default()));
     drop(account.hold(100, 1, Patience::None).unwrap());
-    assert_eq!(account.hold(1, 2, Patience::None).err(), Some(Errno::NOSPC));
+    assert_eq!(account.hold(1, 2, Patience::None).err(), Some(Refusal::Full));
     assert!(account.hold(100, 1, Patience::None).is_ok(), "half of a hold was kept");
 }
 
@@ -38,7 +38,7 @@ fn deaths_give_back_at_once() {
     let account = account(100, Some(2), Opening::Exact(Usage { bytes: 0, inodes: 1 }));
     account.hold(100, 1, Patience::None).unwrap().settle(7, Change::Birth(90));
     assert_eq!(account.usage(), Usage { bytes: 90, inodes: 2 });
-    assert_eq!(account.hold(0, 1, Patience::None).err(), Some(Errno::NOSPC));
+    assert_eq!(account.hold(0, 1, Patience::None).err(), Some(Refusal::Full));
     account.book(7, Change::Death(90));
     assert_eq!(account.usage(), Usage { bytes: 0, inodes: 1 });
     assert!(account.hold(100, 1, Patience::None).is_ok());
@@ -48,7 +48,7 @@ fn deaths_give_back_at_once() {
 fn a_smaller_limit_leaves_what_is_there() {
     let account = account(100, None, Opening::Exact(Usage { bytes: 80, inodes: 1 }));
     account.set_limits(Limits { bytes: 50, inodes: None, rule: Rule::Enforce });
-    assert_eq!(account.hold(1, 0, Patience::None).err(), Some(Errno::NOSPC));
+    assert_eq!(account.hold(1, 0, Patience::None).err(), Some(Refusal::Full));
     assert_eq!(account.left(), 0);
     account.set_limits(Limits { bytes: 50, inodes: None, rule: Rule::Report });
     assert!(account.hold(1000, 0, Patience::None).is_ok());
@@ -57,12 +57,12 @@ fn a_smaller_limit_leaves_what_is_there() {
 #[test]
 fn what_may_fit_is_put_off_until_it_is_known() {
     let unknown = account(100, None, Opening::Unknown);
-    assert_eq!(unknown.hold(1, 0, Patience::Blocking).err(), Some(Errno::AGAIN));
+    assert_eq!(unknown.hold(1, 0, Patience::Blocking).err(), Some(Refusal::NotCounted));
     assert!(unknown.wants_count());
     let bounded = account(100, None, Opening::AtMost(Usage { bytes: 40, inodes: 0 }));
     assert!(bounded.hold(60, 0, Patience::None).is_ok());
     assert!(!bounded.wants_count());
-    assert_eq!(bounded.hold(61, 0, Patience::None).err(), Some(Errno::AGAIN));
+    assert_eq!(bounded.hold(61, 0, Patience::None).err(), Some(Refusal::WouldBlock));
 }
 
 #[test]

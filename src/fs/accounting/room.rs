@@ -6,9 +6,10 @@ use super::charge::{BLOCK, round_down, round_up};
 use crate::errno::{Errno, Result};
 use crate::fs::Fs;
 use crate::fs::attr::{Attr, entry_exists};
+use crate::fs::error::Error;
 use crate::fs::guard::Guard;
 use crate::fs::node::Node;
-use crate::quota::{Account, Hold};
+use crate::quota::{Account, Hold, Refusal};
 use crate::sched::Patience;
 
 /// What a new name may add to its directory, in bytes.
@@ -37,21 +38,21 @@ impl Fs {
     /// room ([`Guard::may_have_room_later`]).
     ///
     /// # Errors
-    /// As [`Account::hold`]; `EAGAIN` without patience, if there may be room nevertheless.
+    /// As [`Account::hold`]; [`Refusal::WouldBlock`] also if there may be room nevertheless.
     fn hold<'n>(
         &self,
         node: &'n Node,
         account: &'n Account,
         (bytes, inodes): (u64, u64),
         guard: &Guard<'_>,
-    ) -> Result<Hold<'n>> {
+    ) -> Result<Hold<'n>, Refusal> {
         let held = account.hold(bytes, inodes, guard.patience);
-        if !matches!(held, Err(Errno::NOSPC)) {
+        if !matches!(held, Err(Refusal::Full)) {
             return held;
         }
         let (has_orphans, later) = (account.has_lingering(), account.may_have_room_later(inodes));
         if guard.patience == Patience::None && (has_orphans || later) {
-            return Err(Errno::AGAIN);
+            return Err(Refusal::WouldBlock);
         }
         if has_orphans {
             self.close_orphans_of(&node.root);
@@ -72,11 +73,11 @@ impl Fs {
         name: &[u8],
         bytes: u64,
         guard: &Guard<'_>,
-    ) -> Result<Option<Hold<'d>>> {
+    ) -> Result<Option<Hold<'d>>, Error> {
         let Some(account) = dir.account() else { return Ok(None) };
         match self.hold(dir, account, (bytes + NAME, 1), guard) {
-            Err(Errno::NOSPC) if entry_exists(dir, name) => Err(Errno::EXIST),
-            hold => hold.map(Some),
+            Err(Refusal::Full) if entry_exists(dir, name) => Err(Errno::EXIST.into()),
+            hold => Ok(Some(hold?)),
         }
     }
 
@@ -84,15 +85,15 @@ impl Fs {
     /// many as fit. The file's lock is held.
     ///
     /// # Errors
-    /// As [`Fs::hold`]; `ENOSPC` if nothing fits. `EAGAIN` without patience, also if it has to be
-    /// looked up which part of the file has blocks already.
+    /// As [`Fs::hold`]; `ENOSPC` if nothing fits. [`Error::WouldBlock`] also if it has to be looked
+    /// up which part of the file has blocks already.
     pub(in crate::fs) fn hold_write<'n>(
         &self,
         node: &'n Node,
         attr: &Attr,
         (offset, len): (u64, usize),
         guard: &Guard<'_>,
-    ) -> Result<WriteRoom<'n>> {
+    ) -> Result<WriteRoom<'n>, Error> {
         let free = WriteRoom { hold: None, fits: len, delayed: 0 };
         let Some(account) = node.account() else { return Ok(free) };
         let end = offset + len as u64;
@@ -103,14 +104,14 @@ impl Fs {
         let (data, apart) = (round_up(end) - round_down(offset), mapping_apart(attr, offset));
         let delayed = apart + data / BLOCK * MAPPING;
         match self.hold(node, account, (data + delayed, 0), guard) {
-            Err(Errno::NOSPC) => {}
+            Err(Refusal::Full) => {}
             hold => {
                 let delayed = delayed.cast_signed();
                 return Ok(WriteRoom { hold: Some(hold?), delayed, ..free });
             }
         }
         if guard.patience == Patience::None {
-            return Err(Errno::AGAIN);
+            return Err(Error::WouldBlock);
         }
         for _ in 0..ATTEMPTS {
             // To the last block: the mapping of blocks side by side fits into a block that is there.
@@ -118,21 +119,21 @@ impl Fs {
             let (fits, cost) = self.fitting(node, (offset, end), left)?;
             let delayed = if cost > 0 { apart } else { 0 };
             match account.hold(cost + delayed, 0, guard.patience) {
-                Err(Errno::NOSPC) if cost > 0 => {} // another call was quicker
-                _ if fits == 0 => return Err(Errno::NOSPC),
+                Err(Refusal::Full) if cost > 0 => {} // another call was quicker
+                _ if fits == 0 => return Err(Errno::NOSPC.into()),
                 hold => {
                     let delayed = delayed.cast_signed();
                     return Ok(WriteRoom { hold: Some(hold?), fits, delayed });
                 }
             }
         }
-        Err(Errno::NOSPC)
+        Err(Errno::NOSPC.into())
     }
 
     /// Returns how many bytes of a write fit into `left` bytes of new blocks, and how many of those
     /// they take. Holes in the file take blocks; what is there already does not.
     fn fitting(&self, node: &Node, (offset, end): (u64, u64), left: u64) -> Result<(usize, u64)> {
-        let content = self.writable(node, Patience::Blocking)?;
+        let content = self.writable(node)?;
         let (mut at, mut cost) = (round_down(offset), 0);
         while at < end {
             let data = match rustix::fs::seek(&content, SeekFrom::Data(at)) {

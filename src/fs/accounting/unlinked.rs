@@ -8,6 +8,7 @@ use parking_lot::MutexGuard;
 use crate::errno::Result;
 use crate::fs::Fs;
 use crate::fs::attr::{Attr, FileKind};
+use crate::fs::error::Error;
 use crate::fs::guard::Guard;
 use crate::fs::node::Node;
 use crate::quota::Change;
@@ -33,13 +34,13 @@ impl Fs {
     /// the file cannot be examined: then its name cannot be removed either.
     ///
     /// # Errors
-    /// `EAGAIN` without patience, if another of its names is being added or removed.
+    /// [`Error::WouldBlock`] if another of its names is being added or removed.
     pub(in crate::fs) fn begin_unlink(
         &self,
         dir: &Arc<Node>,
         name: &[u8],
         guard: &Guard<'_>,
-    ) -> Result<Option<Unlinked<'_>>> {
+    ) -> Result<Option<Unlinked<'_>>, Error> {
         let Ok(path) = CString::new(name) else { return Ok(None) };
         let Ok(mut attr) = Attr::of_entry(&**dir, &path) else { return Ok(None) };
         let mut link = None;
@@ -82,12 +83,12 @@ impl Fs {
     /// Locks the names of a file: no other call adds or removes one.
     ///
     /// # Errors
-    /// `EAGAIN` without patience, if another call has the lock.
+    /// [`Error::WouldBlock`] if another call has the lock.
     pub(in crate::fs) fn lock_links(
         &self,
         fileid: u64,
         patience: Patience,
-    ) -> Result<MutexGuard<'_, ()>> {
+    ) -> Result<MutexGuard<'_, ()>, Error> {
         self.links.lock(self.locks.index(fileid), patience)
     }
 }

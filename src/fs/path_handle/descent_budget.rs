@@ -3,7 +3,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::errno::{Errno, Result};
+use crate::errno::Result;
+use crate::fs::error::Error;
 
 /// Descriptors that a descent has open at most: of the current directory, of its listing, of the
 /// entry that is being opened, and of the directory in which it began.
@@ -32,11 +33,11 @@ impl DescentBudget {
     /// Takes the descriptors for a descent. Does not block.
     ///
     /// # Errors
-    /// `EAGAIN` if other searches have them: clients retry.
-    pub(super) fn take(&self) -> Result<DescentPermit<'_>> {
+    /// [`Error::Busy`] if other searches have them.
+    pub(super) fn take(&self) -> Result<DescentPermit<'_>, Error> {
         let take = |free: usize| free.checked_sub(PER_DESCENT);
         let taken = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        taken.map(|_| DescentPermit(self)).map_err(|_| Errno::AGAIN)
+        taken.map(|_| DescentPermit(self)).map_err(|_| Error::Busy)
     }
 }
 

@@ -11,6 +11,7 @@ use super::moves::Moves;
 use super::trail::{HINTS_MAX, Trail, hint};
 use crate::errno::{Errno, Result};
 use crate::fs::attr::Attr;
+use crate::fs::error::Error;
 use crate::fs::mode_loan::ModeLender;
 use crate::fs::root::Root;
 use crate::sys;
@@ -41,17 +42,18 @@ impl Search<'_> {
     /// Opens the file of a handle with this body. Blocks.
     ///
     /// # Errors
-    /// `ESTALE` if there is no such file; others if the search fails.
-    pub(in crate::fs) fn find(&self, body: &[u8]) -> Result<OwnedFd> {
+    /// `ESTALE` if there is no such file; [`Error::Busy`] if it cannot be searched now; others if
+    /// the search fails.
+    pub(in crate::fs) fn find(&self, body: &[u8]) -> Result<OwnedFd, Error> {
         let trail = Trail::parse(body).ok_or(Errno::STALE)?;
-        self.search(&trail, 0)?.ok_or(Errno::STALE)
+        self.search(&trail, 0)?.ok_or(Errno::STALE.into())
     }
 
     /// As [`Search::find`]. `turns` bounds how often one moved directory leads to another: records
     /// may be inconsistent.
-    fn search(&self, trail: &Trail, turns: usize) -> Result<Option<OwnedFd>> {
+    fn search(&self, trail: &Trail, turns: usize) -> Result<Option<OwnedFd>, Error> {
         if trail.fileid == self.root.fileid {
-            return self.root.duplicate().map(Some);
+            return Ok(Some(self.root.duplicate()?));
         }
         if turns > 2 * HINTS_MAX {
             return Ok(None);
@@ -78,7 +80,7 @@ impl Search<'_> {
         trail: &Trail,
         depth: usize,
         turns: usize,
-    ) -> Result<Option<OwnedFd>> {
+    ) -> Result<Option<OwnedFd>, Error> {
         let _permit = self.budget.take()?;
         let names = match self.visit(&dir, trail, depth, turns)? {
             ControlFlow::Break(found) => return Ok(Some(found)),
@@ -118,7 +120,7 @@ impl Search<'_> {
         trail: &Trail,
         depth: usize,
         turns: usize,
-    ) -> Result<ControlFlow<OwnedFd, Vec<CString>>> {
+    ) -> Result<ControlFlow<OwnedFd, Vec<CString>>, Error> {
         let (found, names) = self.scan(dir, trail, depth)?;
         let found = match found {
             Some(found) => Some(found),
@@ -130,11 +132,11 @@ impl Search<'_> {
     /// Opens the parent of `dir`, if that is still `above`.
     ///
     /// # Errors
-    /// `EAGAIN` if `dir` was moved meanwhile: the search has to start over.
-    fn up(&self, dir: &OwnedFd, above: &Level) -> Result<OwnedFd> {
+    /// [`Error::Busy`] if `dir` was moved meanwhile: the search has to start over.
+    fn up(&self, dir: &OwnedFd, above: &Level) -> Result<OwnedFd, Error> {
         match self.open_in(dir, b"..", OFlags::DIRECTORY)? {
             Some(up) if id_of(&up)? == above.id => Ok(up),
-            _ => Err(Errno::AGAIN),
+            _ => Err(Error::Busy),
         }
     }
 
@@ -173,7 +175,12 @@ impl Search<'_> {
     }
 
     /// Searches the moved directories whose content has trails that continue this one at `depth`.
-    fn search_moved(&self, trail: &Trail, depth: usize, turns: usize) -> Result<Option<OwnedFd>> {
+    fn search_moved(
+        &self,
+        trail: &Trail,
+        depth: usize,
+        turns: usize,
+    ) -> Result<Option<OwnedFd>, Error> {
         let hints = trail.hints();
         let Some(wanted) = hints.get(depth).copied() else { return Ok(None) };
         let prefix = (self.root.id.0, hints[..depth].to_vec());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::fs::flush::Extent;
 use crate::fs::handle::{KEY_LEN, Key};
-use crate::fs::testing::{Files, VOLUME, Volume, volume};
+use crate::fs::testing::{Files, VOLUME, Volume, errno, volume};
 use crate::quota::ledger::Ledger;
 use crate::quota::{Limits, Rule, Usage};
 use crate::sched::Patience;
@@ -32,7 +32,7 @@ fn write(volume: &Volume, file: &Node) -> (Result<usize>, bool) {
     let guard = volume.fs.lock(file, WAIT).unwrap();
     let (attr, data) = (file.attr().unwrap(), (9 << 20, &[1; 4 * 4096][..]));
     let written = volume.fs.write(file, &attr, &volume.files().who, data, WAIT, &guard);
-    (written.map(|written| written.count), guard.may_have_room_later())
+    (written.map(|written| written.count).map_err(errno), guard.may_have_room_later())
 }
 
 /// Flushes a volume. Returns where the end is reported.
@@ -54,7 +54,7 @@ fn no_call_waits_for_a_flush_with_a_lock() {
             let directory = volume.files().root();
             let guard = volume.fs.lock(&directory, WAIT).unwrap();
             let room = volume.fs.hold_birth(&directory, b"new", 1 << 15, &guard);
-            let refused = (room.map(drop), guard.may_have_room_later());
+            let refused = (room.map(drop).map_err(errno), guard.may_have_room_later());
             drop(guard);
             let settled = settled(&volume.fs, VOLUME);
             done.send((refused, write(volume, file), settled)).unwrap();
