@@ -41,9 +41,9 @@ impl Node {
     pub(super) fn charge(&self, attr: &Attr, hold: Option<Hold<'_>>) {
         let Some(account) = self.account() else { return };
         match (self.charge.update(attr.cost()), hold) {
-            (more, Some(hold)) => hold.settle(self.fileid, Change::By(more)),
+            (more, Some(hold)) => hold.settle(self.fileid, Change::Resized(more)),
             (0, None) => {}
-            (more, None) => account.book(self.fileid, Change::By(more)),
+            (more, None) => account.book(self.fileid, Change::Resized(more)),
         }
     }
 
@@ -51,7 +51,7 @@ impl Node {
     pub(super) fn charge_write(&self, attr: &Attr, room: WriteRoom<'_>) {
         let Some(hold) = room.hold else { return self.charge(attr, None) };
         let more = self.charge.update(attr.cost());
-        hold.settle_but(self.fileid, Change::By(more), room.delayed);
+        hold.settle_but(self.fileid, Change::Resized(more), room.delayed);
         self.charge.add_delayed(room.delayed);
     }
 
@@ -82,7 +82,7 @@ impl Fs {
         if account.is_counting() {
             self.charge_seen_birth(account, node, birth, hold);
         } else {
-            hold.settle(attr.fileid, Change::Birth(birth));
+            hold.settle(attr.fileid, Change::Created(birth));
         }
     }
 
@@ -95,11 +95,14 @@ impl Fs {
         let locked = self.lock_stripe(node.fileid, Patience::None);
         match (&locked, Attr::of(node)) {
             (Ok(_), Ok(attr)) => {
-                hold.settle(node.fileid, Change::Seen { birth, now: attr.cost() });
+                hold.settle(
+                    node.fileid,
+                    Change::CreatedAndSeen { opened: birth, now: attr.cost() },
+                );
             }
             _ => {
                 account.moved(node.fileid, node.handle().as_ref());
-                hold.settle(node.fileid, Change::Birth(birth));
+                hold.settle(node.fileid, Change::Created(birth));
             }
         }
     }

@@ -360,7 +360,7 @@ impl Fs {
         let attr = Attr::of_entry(&**dir, &path)?;
         // A count may have seen it, and must see its end.
         if let Some(account) = dir.root.account.as_deref() {
-            account.book(attr.fileid, Change::Birth(attr.cost()));
+            account.book(attr.fileid, Change::Created(attr.cost()));
         }
         self.remove_any(dir, name, &attr, guard)
     }

@@ -1,63 +1,60 @@
 //! Counting what a volume really uses, while it is in use.
 //!
-//! Whoever walks the tree reports each file with [`Account::see`]; changes that are made meanwhile
-//! come through [`Account::book`] and are added if the file was seen already, and are in what the
-//! walk is going to see if it was not. So the sum is exact at the end, however long it took. What
-//! makes it so:
+//! A walk over the tree reports each file with [`Account::see`]. Changes made meanwhile arrive through
+//! [`Account::book`]: those of files that were already seen are added, and the others are part of
+//! what the walk has yet to see. The sum is exact at the end, however long the walk took, because:
 //!
-//! - a file is seen while nobody else can change it (the walk holds its locks);
-//! - before the end, every change that was going on is waited for: a file that was made or removed
-//!   shows that before it is booked;
-//! - a new file is booked and reported by its creator in one step ([`Change::Seen`]): a report that
-//!   came before the end of the count and a booking behind it would count the file twice. Where the
-//!   creator cannot report it, the walk looks at it before the end, as at a file that moved;
-//! - a file that is renamed or linked during the walk could be missed by it, or its directory
-//!   could: it is remembered, and looked at before the end ([`Account::moved`],
-//!   [`Account::next_moved`]).
+//! - A file is seen while the walk holds its locks.
+//! - Before the end, the walk waits for every change in progress: a file that is created or removed
+//!   shows that before the change is booked.
+//! - A new file is booked and seen in one step ([`Change::CreatedAndSeen`]). In two steps, a file
+//!   that is seen before the end of the count and booked after it would count twice. Where its
+//!   creator cannot do that, the walk looks at the file before the end, like at a moved one.
+//! - A file that is renamed or linked during the walk could be missed, or its directory could. It is
+//!   remembered, and looked at before the end ([`Account::moved`], [`Account::next_moved`]).
 
 use std::sync::atomic::Ordering;
 
 use roaring::RoaringTreemap;
 
-use super::{Account, Change, Usage};
+use super::{Account, Change, Delta, Usage};
 
-/// Moved files that are remembered. A count with more of them is given up.
+/// Moved files that are remembered. A count with more of them has no result.
 const MOVED_MAX: usize = 1 << 20;
 
-/// A count that is going on.
+/// A count in progress.
 #[derive(Default)]
-pub(super) struct Count {
-    /// The files that were seen, by number.
+pub(super) struct UsageCount {
+    /// The numbers of the files that were seen.
     seen: RoaringTreemap,
-    bytes: i64,
-    inodes: i64,
-    /// Files to look at again, in the words of whoever walks.
+    sum: Delta,
+    /// Files to look at again, in the encoding of the walk.
     moved: Vec<Vec<u8>>,
-    /// There were too many.
-    lost: bool,
+    /// Whether more files moved than are remembered.
+    overflowed: bool,
 }
 
-/// What a count found.
+/// The result of a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counted {
     /// What the volume uses.
     pub usage: Usage,
-    /// How much more, or less, that is in bytes than was believed.
+    /// The bytes that were found, minus the bytes that were assumed before.
     pub difference: i64,
 }
 
-impl Count {
-    pub(super) fn note(&mut self, fileid: u64, change: Change) {
+impl UsageCount {
+    pub(super) fn book(&mut self, fileid: u64, change: Change) {
         match change {
-            Change::By(bytes) if self.seen.contains(fileid) => self.bytes += bytes,
-            // The walk comes by, or has been there.
-            Change::By(_) | Change::Birth(_) => {}
-            Change::Seen { now, .. } => self.add(fileid, now),
-            // Its number may soon be another file's.
-            Change::Death(bytes) => {
+            Change::Resized(bytes) if self.seen.contains(fileid) => self.sum.bytes += bytes,
+            // The walk has yet to see the file, or has seen it.
+            Change::Resized(_) | Change::Created(_) => {}
+            Change::CreatedAndSeen { now, .. } => self.add(fileid, now),
+            // The number may be reused.
+            Change::Removed(bytes) => {
                 if self.seen.remove(fileid) {
-                    self.bytes -= bytes;
-                    self.inodes -= 1;
+                    self.sum.bytes -= bytes;
+                    self.sum.inodes -= 1;
                 }
             }
         }
@@ -65,35 +62,35 @@ impl Count {
 
     fn add(&mut self, fileid: u64, bytes: i64) {
         if self.seen.insert(fileid) {
-            self.bytes += bytes;
-            self.inodes += 1;
+            self.sum.bytes += bytes;
+            self.sum.inodes += 1;
         }
     }
 }
 
 impl Account {
-    /// Begins to count; what was counted of an earlier one that did not end is forgotten.
+    /// Begins a count. One that did not end is dropped.
     pub fn begin_count(&self) {
-        *self.count() = Some(Count::default());
+        *self.count() = Some(UsageCount::default());
         self.counting.store(true, Ordering::Release);
     }
 
-    /// Whether a count is going on, so that what moves has to be told.
+    /// Whether a count is in progress: files that move must then be reported.
     pub fn is_counting(&self) -> bool {
         self.counting.load(Ordering::Acquire)
     }
 
-    /// The walk found a file that takes so many bytes. Whoever calls holds the file's locks. A file
-    /// with several names is counted once.
+    /// Reports a file that the walk found, and its bytes. The caller holds the locks of the file. A
+    /// file with several names counts once.
     pub fn see(&self, fileid: u64, bytes: i64) {
         if let Some(count) = &mut *self.count() {
             count.add(fileid, bytes);
         }
     }
 
-    /// The file with this number got another name; the walk should look at `file`, however it calls
-    /// it. One that was seen cannot be missed any more, so that the walk comes to an end however
-    /// much is renamed.
+    /// Reports that the file with this number has another name; `file` identifies it to the walk. A
+    /// file that was seen cannot be missed any more and is not remembered, which lets the walk end
+    /// however much is renamed.
     pub fn moved(&self, fileid: u64, file: &[u8]) {
         if let Some(count) = &mut *self.count() {
             if count.seen.contains(fileid) {
@@ -102,59 +99,50 @@ impl Account {
             if count.moved.len() < MOVED_MAX {
                 count.moved.push(file.to_vec());
             } else {
-                count.lost = true;
+                count.overflowed = true;
             }
         }
     }
 
-    /// One of the files that moved since the last question.
+    /// Returns one of the files that moved and were not returned yet.
     pub fn next_moved(&self) -> Option<Vec<u8>> {
         self.count().as_mut()?.moved.pop()
     }
 
-    /// Ends the count: from now on the usage is exact. Whoever walks has waited, after the walk,
-    /// for all changes that were going on. `None`: something moved since
-    /// [`Account::next_moved`] had nothing, so that the walk has to go on.
+    /// Ends the count: the usage is exact from now on. The caller has waited, after its walk, for
+    /// all changes that were in progress. Returns `None` if a file moved since
+    /// [`Account::next_moved`] returned `None`; the walk must then go on.
     pub fn end_count(&self) -> Option<Counted> {
-        let mut place = self.count();
-        let count = place.take_if(|count| count.moved.is_empty())?;
+        let mut current = self.count();
+        let count = current.take_if(|count| count.moved.is_empty())?;
         self.counting.store(false, Ordering::Release);
-        let difference = self.bytes.correct(count.bytes);
-        self.inodes.correct(count.inodes);
-        self.exact.store(!count.lost, Ordering::Relaxed);
-        self.wanted.store(count.lost, Ordering::Relaxed);
-        drop(place);
+        let difference = self.bytes.correct(count.sum.bytes);
+        self.inodes.correct(count.sum.inodes);
+        self.exact.store(!count.overflowed, Ordering::Relaxed);
+        self.count_wanted.store(count.overflowed, Ordering::Relaxed);
+        drop(current);
         self.counted.notify_all();
-        self.keeper.nudge();
+        self.saves.request();
         Some(Counted { usage: self.usage(), difference })
     }
 
-    /// Gives the count up.
+    /// Gives the count up: the usage remains as it was.
     pub fn abandon_count(&self) {
-        let mut place = self.count();
+        let mut current = self.count();
         self.counting.store(false, Ordering::Release);
-        *place = None;
-    }
-}
-
-impl super::Pot {
-    /// So much is used, whatever was believed; answers the difference.
-    fn correct(&self, used: i64) -> i64 {
-        let difference = used - self.used.load(Ordering::Relaxed);
-        self.settle(difference, 0);
-        difference
+        *current = None;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::account;
+    use super::super::tests::{account, room};
     use super::*;
-    use crate::quota::Opening;
+    use crate::quota::InitialUsage;
     use crate::sched::Patience;
 
     fn unknown() -> Account {
-        account(1000, None, Opening::Unknown)
+        account(1000, None, InitialUsage::Unknown)
     }
 
     fn ended(account: &Account) -> (u64, u64) {
@@ -179,36 +167,36 @@ mod tests {
         let account = unknown();
         account.begin_count();
         account.see(1, 10);
-        account.book(1, Change::By(5)); // seen: added
-        account.book(2, Change::By(7)); // not seen: the walk finds it so
+        account.book(1, Change::Resized(5)); // seen: added
+        account.book(2, Change::Resized(7)); // not seen: the walk finds it so
         account.see(2, 17);
         account.see(3, 3);
-        account.book(3, Change::Birth(3));
+        account.book(3, Change::Created(3));
         account.see(3, 3); // the walk comes by a new file
         account.see(4, 4); // the walk was quicker
         account.see(4, 4);
-        account.book(4, Change::Birth(4));
-        account.book(1, Change::Death(15));
-        account.book(9, Change::Death(99)); // gone before the walk came
+        account.book(4, Change::Created(4));
+        account.book(1, Change::Removed(15));
+        account.book(9, Change::Removed(99)); // gone before the walk came
         account.see(1, 1); // another file with the number
-        account.book(1, Change::Birth(1));
+        account.book(1, Change::Created(1));
         assert_eq!(ended(&account), (17 + 3 + 4 + 1, 4));
     }
 
     #[test]
     fn a_birth_counts_once_whenever_the_count_ends() {
-        let seen = Change::Seen { birth: 10, now: 15 };
+        let seen = Change::CreatedAndSeen { opened: 10, now: 15 };
         for (walked, ends_first) in [(false, false), (false, true), (true, false)] {
             let account = unknown();
             account.begin_count();
             if walked {
                 account.see(1, 15);
             }
-            let hold = account.hold(0, 1, Patience::None).unwrap();
+            let hold = account.hold(room(0, 1), Patience::None).unwrap();
             if ends_first {
                 // What became more since it was opened is booked by whoever did that.
                 assert_eq!(ended(&account), (0, 0));
-                account.book(1, Change::By(5));
+                account.book(1, Change::Resized(5));
             }
             hold.settle(1, seen);
             if !ends_first {
@@ -222,13 +210,13 @@ mod tests {
 
     #[test]
     fn what_is_held_meanwhile_stays_held() {
-        let account = account(1000, None, Opening::Exact(Usage { bytes: 500, inodes: 1 }));
-        let hold = account.hold(100, 0, Patience::None).unwrap();
+        let account = account(1000, None, InitialUsage::Exact(Usage { bytes: 500, inodes: 1 }));
+        let hold = account.hold(room(100, 0), Patience::None).unwrap();
         account.begin_count();
         account.see(1, 300);
         assert_eq!(account.end_count().unwrap().difference, -200);
         assert_eq!(account.left(), 600);
-        hold.settle(1, Change::By(60));
+        hold.settle(1, Change::Resized(60));
         assert_eq!((account.left(), account.usage().bytes), (640, 360));
     }
 
@@ -248,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_count_that_is_given_up_changes_nothing() {
-        let account = account(1000, None, Opening::Exact(Usage { bytes: 5, inodes: 1 }));
+        let account = account(1000, None, InitialUsage::Exact(Usage { bytes: 5, inodes: 1 }));
         account.begin_count();
         account.see(1, 300);
         account.abandon_count();

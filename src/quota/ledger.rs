@@ -1,192 +1,188 @@
-//! The ledger: what each volume uses at most, on the disk.
+//! The ledger: an upper bound of what each volume uses, on the disk.
 //!
-//! One JSON file with an entry for each account. While the server runs it says "at most so much",
-//! some way above what is used; a thread raises that in good time, so that a change seldom waits
-//! for it. At a clean stop it says exactly how much. So a crash leaves an upper bound, and the
-//! slack in it is all that is unknown until the files are counted.
+//! One JSON file with an entry for each account. While the server runs, an entry is a ceiling, some
+//! way above what is used. A thread raises the ceilings in advance, so a change seldom waits for the
+//! disk. At a clean stop the entries are exact. After a crash, only the slack in them is unknown
+//! until the files are counted.
 //!
 //! ```text
-//!   used ....... alarm ....... ceiling (on the disk)
-//!        changes are free  |  the thread is told  |  changes wait for the thread
+//!   used ....... alarm ............... ceiling (on the disk)
+//!        nothing waits | the thread is told  |  changes wait for the thread
 //! ```
 //!
-//! The file is replaced whole ([`durable`]): a crash leaves the old one or the new one, and both
-//! are true, because a ceiling counts only once it is on the disk, and goes down in memory before
-//! it does so there.
+//! The file is replaced atomically ([`durable`]): a crash leaves the old one or the new one, and
+//! both are true, because a ceiling counts only once it is on the disk, and is lowered in memory
+//! before it is on the disk.
 
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
-use super::{Account, Limits, Opening, Pot, Refusal, Usage};
+use super::{Account, Delta, InitialUsage, QuotaLimits, Refusal, Usage};
 use crate::errno::{Errno, Result};
 use crate::sys::durable;
 
 /// The format of the file.
 const FORMAT: u32 = 1;
 
-/// Largest file that is read: some 100,000 volumes take a sixth of it.
+/// Largest file that is read, in bytes: 100,000 volumes take about a sixth of it.
 const FILE_MAX: u64 = 64 << 20;
 
-/// How far the ceiling is above what is used, at least: a changed limit or a burst of all threads
-/// fits in between.
+/// Least distance of the ceiling from what is taken: a burst of all threads fits in between.
 const BYTES_SLACK: i64 = 64 << 20;
 
 /// The same for inodes.
 const INODES_SLACK: i64 = 4096;
 
-/// The slack as a share of what is used: large volumes grow in large steps.
-const SLACK_SHARE: i64 = 32;
-
-/// The accounts, and the file.
+/// The accounts, and their file.
 pub struct Ledger {
-    books: Arc<Books>,
+    shared: Arc<LedgerFile>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct Books {
+/// The file, and the accounts that it has entries for.
+struct LedgerFile {
     path: PathBuf,
-    /// Whether the file may be written.
-    may: Box<May>,
+    check: Box<WriteCheck>,
     accounts: Mutex<HashMap<String, Arc<Account>>>,
-    /// What the file said at the start, of accounts that were not asked for yet.
-    known: Mutex<HashMap<String, Entry>>,
-    keeper: Arc<Keeper>,
+    /// Entries of the file at the start whose accounts have not been opened.
+    unclaimed: Mutex<HashMap<String, LedgerEntry>>,
+    requests: Arc<SaveRequests>,
 }
 
-/// Says why the file may not be written, if so: it may be another server's by now.
-type May = dyn Fn() -> io::Result<()> + Send + Sync;
+/// Returns an error if the file must not be written: it may belong to another server by now.
+type WriteCheck = dyn Fn() -> io::Result<()> + Send + Sync;
 
-/// Who is told when the file has to be written, and whom those ask who wait for it.
+/// Requests to write the file, and to count a volume; callers can wait for a write.
 #[derive(Default)]
-pub(super) struct Keeper {
-    state: Mutex<Saves>,
+pub(super) struct SaveRequests {
+    state: Mutex<SaveState>,
     changed: Condvar,
     counts: Condvar,
 }
 
 #[derive(Default)]
-struct Saves {
-    wanted: bool,
-    /// Saves that have begun, and whether the last of them is still running.
+struct SaveState {
+    requested: bool,
+    /// Number of saves that have begun.
     begun: u64,
+    /// Whether the last of them is still running.
     running: bool,
-    /// The last one, if it failed.
+    /// The error of the last one that ended.
     failed: Option<Errno>,
     closed: bool,
-    counts_wanted: bool,
+    count_requested: bool,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Content {
+struct LedgerContent {
     format: u32,
-    volumes: HashMap<String, Entry>,
+    volumes: HashMap<String, LedgerEntry>,
 }
 
-/// What a volume uses.
+/// The usage of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
+struct LedgerEntry {
     bytes: u64,
     inodes: u64,
-    /// Whether it is that much, or at most.
+    /// Whether the numbers are exact, or upper bounds.
     exact: bool,
 }
 
 impl Ledger {
-    /// Reads the file. One that cannot be read is set aside, and nothing is known then. `may` is
-    /// asked each time before it is written.
-    pub fn open(path: PathBuf, may: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
-        let known = match durable::read(&path, FILE_MAX) {
+    /// Reads the file. One that cannot be read is set aside, and no usage is known then. `check`
+    /// runs before each write.
+    pub fn open(path: PathBuf, check: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
+        let entries = match durable::read(&path, FILE_MAX) {
             Ok(text) => read(&text).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(HashMap::new()),
             Err(error) => Err(error),
         };
-        let known = known.inspect_err(|error| set_aside(&path, error)).unwrap_or_default();
-        let (accounts, keeper) = (Mutex::default(), Arc::default());
-        let may = Box::new(may);
-        let books = Books { path, may, accounts, known: Mutex::new(known), keeper };
-        Self { books: Arc::new(books), thread: Mutex::default() }
+        let entries = entries.inspect_err(|error| set_aside(&path, error)).unwrap_or_default();
+        let (accounts, requests) = (Mutex::default(), Arc::default());
+        let (check, unclaimed) = (Box::new(check), Mutex::new(entries));
+        let shared = LedgerFile { path, check, accounts, unclaimed, requests };
+        Self { shared: Arc::new(shared), thread: Mutex::default() }
     }
 
-    /// The account of what is called `id`, with what the file said of it, if it did.
-    pub fn account(&self, id: &str, limits: Limits) -> Arc<Account> {
-        let known = self.books.known.lock().remove(id);
-        self.enter(id, limits, known.map_or(Opening::Unknown, Entry::opening))
+    /// Opens the account `id` with the usage that the file has for it.
+    pub fn account(&self, id: &str, limits: QuotaLimits) -> Arc<Account> {
+        let entry = self.shared.unclaimed.lock().remove(id);
+        self.enter(id, limits, entry.map_or(InitialUsage::Unknown, LedgerEntry::initial))
     }
 
-    /// The account of something new, of which it is known what it uses.
-    pub fn fresh(&self, id: &str, limits: Limits, usage: Usage) -> Arc<Account> {
-        self.enter(id, limits, Opening::Exact(usage))
+    /// Opens the account of something new, whose usage is known.
+    pub fn fresh(&self, id: &str, limits: QuotaLimits, usage: Usage) -> Arc<Account> {
+        self.enter(id, limits, InitialUsage::Exact(usage))
     }
 
-    fn enter(&self, id: &str, limits: Limits, opening: Opening) -> Arc<Account> {
-        let account = Arc::new(Account::new(limits, opening, Arc::clone(&self.books.keeper)));
-        self.books.accounts.lock().insert(id.to_owned(), Arc::clone(&account));
+    fn enter(&self, id: &str, limits: QuotaLimits, initial: InitialUsage) -> Arc<Account> {
+        let account = Arc::new(Account::new(limits, initial, Arc::clone(&self.shared.requests)));
+        self.shared.accounts.lock().insert(id.to_owned(), Arc::clone(&account));
         account
     }
 
     /// Forgets an account.
     pub fn forget(&self, id: &str) {
-        self.books.accounts.lock().remove(id);
+        self.shared.accounts.lock().remove(id);
     }
 
-    /// Writes the file, and keeps it true from now on. To be called when all accounts that exist
-    /// have been asked for: what nobody asked for is forgotten.
+    /// Writes the file, and starts the thread that keeps it true. To be called when all existing
+    /// accounts are open: entries of others are dropped.
     ///
-    /// Where it cannot be written (the disk is full), there is none for now: without one, it is
-    /// known after a crash that nothing is known.
+    /// If the file cannot be written because the disk is full, it is removed for now: after a crash
+    /// without a file, no usage is known.
     ///
     /// # Errors
-    /// It can neither be written nor removed.
+    /// The file can neither be written nor removed.
     pub fn begin(&self) -> io::Result<()> {
-        self.books.known.lock().clear();
-        if let Err(error) = self.books.save(false) {
+        self.shared.unclaimed.lock().clear();
+        if let Err(error) = self.shared.save(false) {
             tracing::error!(%error, "cannot write the ledger; volumes are counted after a crash");
-            durable::remove(&self.books.path)?;
-            self.books.keeper.nudge();
+            durable::remove(&self.shared.path)?;
+            self.shared.requests.request();
         }
-        let books = Arc::clone(&self.books);
+        let shared = Arc::clone(&self.shared);
         let thread = thread::Builder::new().name("berth-ledger".into());
-        *self.thread.lock() = Some(thread.spawn(move || books.keep())?);
+        *self.thread.lock() = Some(thread.spawn(move || shared.run())?);
         Ok(())
     }
 
-    /// Waits until some account wants to be counted ([`Account::wants_count`]), or `limit` is over.
-    pub fn wait_for_wish(&self, limit: std::time::Duration) {
-        let keeper = &self.books.keeper;
-        let mut state = keeper.state.lock();
-        let waits = |state: &mut Saves| !state.counts_wanted && !state.closed;
-        keeper.counts.wait_while_for(&mut state, waits, limit);
-        state.counts_wanted = false;
+    /// Waits until a count is requested, for at most `limit`: by an account
+    /// ([`Account::wants_count`]) or by [`Ledger::wake`].
+    pub fn wait_for_count_request(&self, limit: std::time::Duration) {
+        let requests = &self.shared.requests;
+        let mut state = requests.state.lock();
+        let waits = |state: &mut SaveState| !state.count_requested && !state.closed;
+        requests.counts.wait_while_for(&mut state, waits, limit);
+        state.count_requested = false;
     }
 
-    /// Ends a wait for wishes.
+    /// Ends [`Ledger::wait_for_count_request`].
     pub fn wake(&self) {
-        self.books.keeper.want_count();
+        self.shared.requests.request_count();
     }
 
-    /// Ends the thread, if it runs.
+    /// Ends the thread. Returns whether it ran.
     fn stop(&self) -> bool {
         let Some(thread) = self.thread.lock().take() else { return false };
-        self.books.keeper.close();
+        self.shared.requests.close();
         let _ = thread.join();
         true
     }
 
-    /// Stops the thread and writes what is exactly used. To be called when nothing changes any
-    /// more.
+    /// Ends the thread, and writes the exact usage. To be called when nothing changes any more.
     ///
     /// # Errors
-    /// It cannot be written; the file says then that everything uses at most so much.
+    /// The file cannot be written; its entries remain upper bounds.
     pub fn close(&self) -> io::Result<()> {
-        if self.stop() { self.books.save(true) } else { Ok(()) }
+        if self.stop() { self.shared.save(true) } else { Ok(()) }
     }
 }
 
@@ -196,15 +192,15 @@ impl Drop for Ledger {
     }
 }
 
-impl Books {
-    /// What the thread does.
-    fn keep(&self) {
-        while self.keeper.begin() {
+impl LedgerFile {
+    /// The body of the thread.
+    fn run(&self) {
+        while self.requests.begin() {
             let saved = self.save(false);
             if let Err(error) = &saved {
                 tracing::error!(%error, path = %self.path.display(), "cannot write the ledger");
             }
-            self.keeper.end(saved.map_err(Errno::from).err());
+            self.requests.end(saved.map_err(Errno::from).err());
         }
     }
 
@@ -213,39 +209,42 @@ impl Books {
             self.accounts.lock().iter().map(|(id, a)| (id.clone(), Arc::clone(a))).collect();
         let mut raised = Vec::new();
         let volumes = accounts.iter().map(|(id, account)| {
-            let ceilings = (account.bytes.next(BYTES_SLACK), account.inodes.next(INODES_SLACK));
-            raised.push((account, ceilings));
-            (id.clone(), Entry::of(account, ceilings, at_the_end))
+            let ceiling = Delta {
+                bytes: account.bytes.next_ceiling(BYTES_SLACK),
+                inodes: account.inodes.next_ceiling(INODES_SLACK),
+            };
+            raised.push((account, ceiling));
+            (id.clone(), LedgerEntry::of(account, ceiling, at_the_end))
         });
-        let content = Content { format: FORMAT, volumes: volumes.collect() };
+        let content = LedgerContent { format: FORMAT, volumes: volumes.collect() };
         let json = serde_json::to_vec(&content)?;
-        (self.may)()?;
+        (self.check)()?;
         durable::replace(&self.path, &json)?;
-        for (account, (bytes, inodes)) in raised {
-            account.bytes.raise(bytes, BYTES_SLACK);
-            account.inodes.raise(inodes, INODES_SLACK);
+        for (account, ceiling) in raised {
+            account.bytes.raise_ceiling(ceiling.bytes, BYTES_SLACK);
+            account.inodes.raise_ceiling(ceiling.inodes, INODES_SLACK);
         }
         Ok(())
     }
 }
 
-impl Keeper {
-    /// Has the file written soon.
-    pub(super) fn nudge(&self) {
+impl SaveRequests {
+    /// Requests a save. Does not wait for it.
+    pub(super) fn request(&self) {
         let mut state = self.state.lock();
-        if !state.wanted {
-            state.wanted = true;
+        if !state.requested {
+            state.requested = true;
             self.changed.notify_all();
         }
     }
 
-    /// Waits until a save that begins now has ended.
+    /// Waits until a save that begins after this call has ended.
     ///
     /// # Errors
-    /// It failed.
-    pub(super) fn wait_for_a_save(&self) -> Result<(), Refusal> {
+    /// The save failed.
+    pub(super) fn wait_for_save(&self) -> Result<(), Refusal> {
         let mut state = self.state.lock();
-        state.wanted = true;
+        state.requested = true;
         self.changed.notify_all();
         let mine = state.begun + 1;
         while (state.begun < mine || state.begun == mine && state.running) && !state.closed {
@@ -258,19 +257,19 @@ impl Keeper {
         }
     }
 
-    /// Somebody waits for a count.
-    pub(super) fn want_count(&self) {
-        self.state.lock().counts_wanted = true;
+    /// Requests a count.
+    pub(super) fn request_count(&self) {
+        self.state.lock().count_requested = true;
         self.counts.notify_all();
     }
 
-    /// Waits until a save is wanted, and begins it. `false`: it is over.
+    /// Waits until a save is requested, and begins it. Returns `false` once the ledger is closed.
     fn begin(&self) -> bool {
         let mut state = self.state.lock();
-        while !state.wanted && !state.closed {
+        while !state.requested && !state.closed {
             self.changed.wait(&mut state);
         }
-        state.wanted = false;
+        state.requested = false;
         state.begun += 1;
         state.running = !state.closed;
         state.running
@@ -290,58 +289,31 @@ impl Keeper {
     }
 }
 
-impl Entry {
-    fn of(account: &Account, ceilings: (i64, i64), at_the_end: bool) -> Self {
+impl LedgerEntry {
+    fn of(account: &Account, ceiling: Delta, at_the_end: bool) -> Self {
         if at_the_end && account.is_exact() {
             let Usage { bytes, inodes } = account.usage();
             return Self { bytes, inodes, exact: true };
         }
         let most = |ceiling: i64| ceiling.max(0).unsigned_abs();
-        Self { bytes: most(ceilings.0), inodes: most(ceilings.1), exact: false }
+        Self { bytes: most(ceiling.bytes), inodes: most(ceiling.inodes), exact: false }
     }
 
-    fn opening(self) -> Opening {
+    fn initial(self) -> InitialUsage {
         let usage = Usage { bytes: self.bytes, inodes: self.inodes };
-        if self.exact { Opening::Exact(usage) } else { Opening::AtMost(usage) }
+        if self.exact { InitialUsage::Exact(usage) } else { InitialUsage::AtMost(usage) }
     }
 }
 
-impl Pot {
-    /// The ceiling that should be on the disk, of which there is one already.
-    fn next(&self, least: i64) -> i64 {
-        let taken = self.taken.load(Ordering::Relaxed).max(0);
-        let wish = self.wish.swap(0, Ordering::Relaxed);
-        let wanted = taken.saturating_add(slack(taken, least)).saturating_add(wish);
-        let now = self.ceiling.load(Ordering::Relaxed);
-        // It goes down only by much, so that no change that is going on can be above it.
-        if now > wanted && now < wanted.saturating_add(4 * slack(taken, least)) {
-            return now;
-        }
-        self.ceiling.fetch_min(wanted, Ordering::SeqCst);
-        wanted
-    }
-
-    /// The ceiling is on the disk.
-    fn raise(&self, ceiling: i64, least: i64) {
-        self.ceiling.store(ceiling, Ordering::SeqCst);
-        let alarm = ceiling - slack(self.taken.load(Ordering::Relaxed), least) / 2;
-        self.alarm.store(alarm, Ordering::Relaxed);
-    }
-}
-
-fn slack(taken: i64, least: i64) -> i64 {
-    (taken / SLACK_SHARE).max(least)
-}
-
-fn read(text: &[u8]) -> serde_json::Result<HashMap<String, Entry>> {
-    let content: Content = serde_json::from_slice(text)?;
+fn read(text: &[u8]) -> serde_json::Result<HashMap<String, LedgerEntry>> {
+    let content: LedgerContent = serde_json::from_slice(text)?;
     if content.format != FORMAT {
         return Err(serde::de::Error::custom("another format"));
     }
     Ok(content.volumes)
 }
 
-/// Keeps a file that cannot be read, for whoever wants to look at it.
+/// Renames a file that cannot be read, to keep it for an inspection.
 fn set_aside(path: &Path, error: &io::Error) {
     let aside = durable::set_aside(path);
     let aside = aside.map_or_else(|error| error.to_string(), |aside| aside.display().to_string());
@@ -352,11 +324,12 @@ fn set_aside(path: &Path, error: &io::Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quota::tests::room;
     use crate::quota::{Change, Rule};
     use crate::sched::Patience;
     use std::fs;
 
-    const LIMITS: Limits = Limits { bytes: 1 << 40, inodes: None, rule: Rule::Enforce };
+    const LIMITS: QuotaLimits = QuotaLimits { bytes: 1 << 40, inodes: None, rule: Rule::Enforce };
 
     fn opened(dir: &Path) -> (Ledger, Arc<Account>) {
         let ledger = Ledger::open(dir.join("ledger"), || Ok(()));
@@ -376,8 +349,8 @@ mod tests {
     }
 
     fn grow(account: &Account, bytes: u64) {
-        let hold = account.hold(bytes, 0, Patience::Blocking).unwrap();
-        hold.settle(1, Change::By(bytes.try_into().unwrap()));
+        let hold = account.hold(room(bytes, 0), Patience::Blocking).unwrap();
+        hold.settle(1, Change::Resized(bytes.try_into().unwrap()));
     }
 
     #[test]
@@ -411,9 +384,9 @@ mod tests {
     fn whoever_may_not_wait_is_put_off_until_the_file_is_written() {
         let dir = folder();
         let (_ledger, account) = opened(dir.path());
-        let first = account.hold(1 << 30, 0, Patience::None);
+        let first = account.hold(room(1 << 30, 0), Patience::None);
         assert_eq!(first.err(), Some(Refusal::WouldBlock));
-        assert!(account.hold(1 << 25, 0, Patience::Blocking).is_ok());
+        assert!(account.hold(room(1 << 25, 0), Patience::Blocking).is_ok());
     }
 
     #[test]
@@ -421,7 +394,7 @@ mod tests {
         let dir = folder();
         let (_ledger, account) = opened(dir.path());
         fs::create_dir(dir.path().join("ledger.new")).unwrap();
-        assert!(account.hold(1 << 30, 0, Patience::Blocking).is_err());
+        assert!(account.hold(room(1 << 30, 0), Patience::Blocking).is_err());
         fs::remove_dir(dir.path().join("ledger.new")).unwrap();
         grow(&account, 1 << 20);
     }
@@ -433,7 +406,7 @@ mod tests {
         let other = ledger.account("b", LIMITS);
         ledger.begin().unwrap();
         assert!(!other.is_exact());
-        assert_eq!(other.hold(1, 0, Patience::Blocking).err(), Some(Refusal::NotCounted));
+        assert_eq!(other.hold(room(1, 0), Patience::Blocking).err(), Some(Refusal::NotCounted));
         ledger.close().unwrap();
         let (_, account) = opened(dir.path());
         assert!(!account.is_exact(), "the entry of an account that nobody asked for was kept");

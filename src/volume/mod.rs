@@ -76,7 +76,7 @@ use crate::export::traffic;
 use crate::fs::Fs;
 use crate::fs::root::HandleKind;
 use crate::quota::ledger::Ledger;
-use crate::quota::{Account, Limits, Rule};
+use crate::quota::{Account, QuotaLimits, Rule};
 
 /// The volumes of a server.
 pub struct Volumes {
@@ -444,12 +444,12 @@ impl Volume {
 }
 
 impl Spec {
-    fn limits(&self) -> Limits {
+    fn limits(&self) -> QuotaLimits {
         let rule = match self.quota {
             Quota::Enforce => Rule::Enforce,
             Quota::Report => Rule::Report,
             Quota::Off => Rule::Off,
         };
-        Limits { bytes: self.capacity, inodes: self.inodes, rule }
+        QuotaLimits { bytes: self.capacity, inodes: self.inodes, rule }
     }
 }

@@ -86,7 +86,7 @@ impl Worker {
                 Some(volume) => self.count(&volumes, &volume),
                 None => {
                     volumes.layout.stock(); // there may be room again
-                    volumes.ledger.wait_for_wish(LOOK);
+                    volumes.ledger.wait_for_count_request(LOOK);
                 }
             }
         }

@@ -9,7 +9,7 @@ use crate::fs::attr::{Attr, entry_exists};
 use crate::fs::error::Error;
 use crate::fs::guard::Guard;
 use crate::fs::node::Node;
-use crate::quota::{Account, Hold, Refusal};
+use crate::quota::{Account, Hold, Refusal, Usage};
 use crate::sched::Patience;
 
 /// What a new name may add to its directory, in bytes.
@@ -43,14 +43,15 @@ impl Fs {
         &self,
         node: &'n Node,
         account: &'n Account,
-        (bytes, inodes): (u64, u64),
+        room: Usage,
         guard: &Guard<'_>,
     ) -> Result<Hold<'n>, Refusal> {
-        let held = account.hold(bytes, inodes, guard.patience);
+        let held = account.hold(room, guard.patience);
         if !matches!(held, Err(Refusal::Full)) {
             return held;
         }
-        let (has_orphans, later) = (account.has_lingering(), account.may_have_room_later(inodes));
+        let (has_orphans, later) =
+            (account.has_lingering(), account.may_have_room_later(room.inodes));
         if guard.patience == Patience::None && (has_orphans || later) {
             return Err(Refusal::WouldBlock);
         }
@@ -59,7 +60,7 @@ impl Fs {
         }
         guard.room_later.set(later);
         // In any case: the last of what was held may have been given back since.
-        account.hold(bytes, inodes, guard.patience)
+        account.hold(room, guard.patience)
     }
 
     /// Holds room for a new file `name` in `dir`, which takes `bytes` itself.
@@ -75,7 +76,8 @@ impl Fs {
         guard: &Guard<'_>,
     ) -> Result<Option<Hold<'d>>, Error> {
         let Some(account) = dir.account() else { return Ok(None) };
-        match self.hold(dir, account, (bytes + NAME, 1), guard) {
+        let room = Usage { bytes: bytes + NAME, inodes: 1 };
+        match self.hold(dir, account, room, guard) {
             Err(Refusal::Full) if entry_exists(dir, name) => Err(Errno::EXIST.into()),
             hold => Ok(Some(hold?)),
         }
@@ -103,7 +105,8 @@ impl Fs {
         }
         let (data, apart) = (round_up(end) - round_down(offset), mapping_apart(attr, offset));
         let delayed = apart + data / BLOCK * MAPPING;
-        match self.hold(node, account, (data + delayed, 0), guard) {
+        let room = Usage { bytes: data + delayed, inodes: 0 };
+        match self.hold(node, account, room, guard) {
             Err(Refusal::Full) => {}
             hold => {
                 let delayed = delayed.cast_signed();
@@ -118,7 +121,8 @@ impl Fs {
             let left = account.left().saturating_sub(apart);
             let (fits, cost) = self.fitting(node, (offset, end), left)?;
             let delayed = if cost > 0 { apart } else { 0 };
-            match account.hold(cost + delayed, 0, guard.patience) {
+            let room = Usage { bytes: cost + delayed, inodes: 0 };
+            match account.hold(room, guard.patience) {
                 Err(Refusal::Full) if cost > 0 => {} // another call was quicker
                 _ if fits == 0 => return Err(Errno::NOSPC.into()),
                 hold => {

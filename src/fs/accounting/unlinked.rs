@@ -71,7 +71,7 @@ impl Fs {
             if let Some(node) = node {
                 node.give_back_delayed(i64::MAX);
             }
-            account.book(attr.fileid, Change::Death(cost));
+            account.book(attr.fileid, Change::Removed(cost));
         }
         if let Some(node) = node
             && node.attr().is_err()
