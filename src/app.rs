@@ -27,7 +27,7 @@ use tracing::field::display;
 
 use crate::admin::api::About;
 use crate::config::{Config, Source};
-use crate::export::file::Entry;
+use crate::export::file::ExportLine;
 use crate::export::table::Exports;
 use crate::export::{Export, ExportId};
 use crate::fs::Fs;
@@ -213,7 +213,7 @@ impl App {
                 let entries = exports::read(path)?;
                 let dirs = entries.iter().map(exports::directory).collect::<Result<Vec<_>>>()?;
                 let ids = self.ids(&dirs)?;
-                let export = |((entry, dir), id): ((Entry, PathBuf), _)| Export {
+                let export = |((entry, dir), id): ((ExportLine, PathBuf), _)| Export {
                     dir,
                     ..entry.into_export(id)
                 };

@@ -24,7 +24,7 @@ use crate::volume::error::{Error, Result};
 use crate::volume::name::{Name, VolumeId};
 use crate::volume::progress::Snapshot;
 use crate::volume::promise::Promise;
-use crate::volume::spec::{OnDelete, Phase, Spec, Status, Traffic};
+use crate::volume::spec::{OnDelete, Phase, Spec, Status};
 use crate::volume::{Disk, Growth, Origin, Reclaimed, trash};
 
 /// Volumes in memory.
@@ -164,7 +164,7 @@ impl VolumeApi for FakeVolumes {
             free: spec.capacity,
             inodes_used: 1,
             mounted_by: Vec::new(),
-            traffic: Traffic::default(),
+            traffic: Default::default(),
             spec,
         };
         self.volumes().insert(status.spec.name.clone(), status.clone());

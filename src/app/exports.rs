@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::canonical;
 use crate::export::ExportId;
-use crate::export::file::{self, Entry};
+use crate::export::file::{self, ExportLine};
 use crate::sys::durable;
 use crate::telemetry::log::Chain;
 
@@ -31,7 +31,7 @@ pub fn check(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// The errors of the file, one per line.
-pub(super) fn read(path: &Path) -> Result<Vec<Entry>> {
+pub(super) fn read(path: &Path) -> Result<Vec<ExportLine>> {
     let resolve =
         |host: &str| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect());
     parse(path, resolve)
@@ -48,7 +48,7 @@ pub(super) fn directories(path: &Path) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// It is not a directory that can be found.
-pub(super) fn directory(entry: &Entry) -> Result<PathBuf> {
+pub(super) fn directory(entry: &ExportLine) -> Result<PathBuf> {
     let dir = entry.clone().into_export(ExportId(0)).dir;
     let dir = canonical(&dir).with_context(|| format!("line {}", entry.line))?;
     if !dir.is_dir() {
@@ -60,7 +60,7 @@ pub(super) fn directory(entry: &Entry) -> Result<PathBuf> {
 fn parse(
     path: &Path,
     mut resolve: impl FnMut(&str) -> io::Result<Vec<IpAddr>>,
-) -> Result<Vec<Entry>> {
+) -> Result<Vec<ExportLine>> {
     let name = path.display().to_string();
     let text = durable::read_named(path, FILE_MAX);
     let text = text.with_context(|| format!("cannot read {name}"))?;

@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::export::{Export, Table};
+use crate::export::{Export, ExportTable};
 
 /// Exports that are listed.
 const SHOWN: usize = 20;
 
 /// Tells it on standard output. `admin` is where the status page is.
-pub fn say(bound: &[SocketAddr], exports: &Table, admin: Option<SocketAddr>) {
+pub fn say(bound: &[SocketAddr], exports: &ExportTable, admin: Option<SocketAddr>) {
     println!("berth {} serves NFSv3", env!("CARGO_PKG_VERSION"));
     for &address in bound {
         println!("on {address}");

@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
 
-use crate::export::{Squash, Who};
+use crate::export::{ClientPattern, Squash};
 use crate::label::is_provisioner;
 use crate::quantity;
 use crate::volume::name::{Directory, Name, VolumeId};
@@ -223,7 +223,7 @@ pub struct SettingArgs {
     /// Client that may mount it: an address, a network (10.0.0.0/8) or * for all; may be given
     /// several times [default: *]
     #[arg(long, value_name = "CLIENT", value_delimiter = ',', value_parser = parse_client)]
-    pub client: Vec<Who>,
+    pub client: Vec<ClientPattern>,
     /// Accept only calls from ports below 1024, which only root on the client can use; not for
     /// clients in containers or behind NAT
     #[arg(long, conflicts_with = "insecure")]

@@ -211,7 +211,8 @@ mod tests {
     use super::*;
     use crate::admin::api::VolumeApi;
     use crate::admin::fake::{FakeVolumes, name};
-    use crate::volume::spec::{Access, Traffic};
+    use crate::export::traffic::TrafficTotals;
+    use crate::volume::spec::Access;
 
     fn volume() -> Status {
         FakeVolumes::with(&["data"]).show(&name("data")).unwrap()
@@ -223,7 +224,7 @@ mod tests {
         busy.free = 7 << 30;
         busy.inodes_used = 12;
         busy.mounted_by = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-        busy.traffic = Traffic { calls: 5, read: 1 << 20, written: 0 };
+        busy.traffic = TrafficTotals { calls: 5, read: 1 << 20, written: 0 };
         busy.phase = Phase::Lost { message: "gone\u{1b}[2J".into() };
         busy.directory = "/srv/da\nta".into();
         busy.spec.labels.insert("a".into(), "\u{7}".into());

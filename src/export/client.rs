@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
 
-use crate::export::Who;
+use crate::export::ClientPattern;
 use crate::export::options::number;
 
 /// Longest host name (RFC 1035).
@@ -48,7 +48,7 @@ pub enum ClientError {
     NoAddress(String),
 }
 
-impl Who {
+impl ClientPattern {
     /// Parses a client. Blocks while `resolve` resolves a host name.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl Who {
     }
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for ClientPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Anyone => f.write_str("*"),
@@ -149,7 +149,7 @@ fn ends_in_a_number(text: &str) -> bool {
     }
 }
 
-fn host(name: String, resolve: Resolve<'_>) -> Result<Who, ClientError> {
+fn host(name: String, resolve: Resolve<'_>) -> Result<ClientPattern, ClientError> {
     match resolve(&name) {
         Err(source) => Err(ClientError::Resolve { name, source }),
         Ok(addresses) if addresses.is_empty() => Err(ClientError::NoAddress(name)),
@@ -157,7 +157,7 @@ fn host(name: String, resolve: Resolve<'_>) -> Result<Who, ClientError> {
             for address in &mut addresses {
                 *address = address.to_canonical();
             }
-            Ok(Who::Host { name: Some(name), addresses })
+            Ok(ClientPattern::Host { name: Some(name), addresses })
         }
     }
 }
@@ -166,8 +166,8 @@ fn host(name: String, resolve: Resolve<'_>) -> Result<Who, ClientError> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Who, ClientError> {
-        Who::parse(text, &mut |name| match name {
+    fn parse(text: &str) -> Result<ClientPattern, ClientError> {
+        ClientPattern::parse(text, &mut |name| match name {
             "pc1" => Ok(vec!["10.0.0.1".parse().unwrap(), "::ffff:10.0.0.2".parse().unwrap()]),
             "empty" => Ok(Vec::new()),
             _ => Err(io::Error::other("unknown host")),
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_host_name_matches_all_its_addresses() {
         let addresses = vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
-        let expected = Who::Host { name: Some("pc1".to_owned()), addresses };
+        let expected = ClientPattern::Host { name: Some("pc1".to_owned()), addresses };
         assert_eq!(parse("pc1").unwrap(), expected);
     }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::export::client::ClientError;
-use crate::export::file::{CLIENTS_MAX, EXPORTS_MAX, WORD_MAX};
+use crate::export::limits::{CLIENTS_MAX, EXPORTS_MAX, WORD_MAX};
 use crate::export::options::OptionError;
 use crate::export::path::PathError;
 

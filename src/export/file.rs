@@ -20,33 +20,25 @@ use std::path::PathBuf;
 
 use crate::export::client::Resolve;
 use crate::export::error::{Error, Problem};
+use crate::export::limits::{CLIENTS_MAX, ERRORS_MAX, EXPORTS_MAX, WORD_MAX};
 use crate::export::options::{self, Draft};
 use crate::export::path;
 use crate::export::traffic::Traffic;
-use crate::export::words::{Line, Lines, Word};
-use crate::export::{Client, Export, ExportId, Who};
-
-/// Most errors that are reported for one file.
-pub const ERRORS_MAX: usize = 50;
-/// Most exports in one file.
-pub const EXPORTS_MAX: usize = 10_000;
-/// Most clients of one export: each call compares its client with all of them.
-pub const CLIENTS_MAX: usize = 1_000;
-/// Longest word, in bytes: the longest path with every byte escaped. It bounds error messages.
-pub(super) const WORD_MAX: usize = 4 * path::MAX;
+use crate::export::words::{Lines, LogicalLine, Word};
+use crate::export::{ClientEntry, ClientPattern, Export, ExportId};
 
 /// One line of the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Entry {
+pub struct ExportLine {
     /// The number of its first line, from 1.
     pub line: usize,
     /// The path, as [`path::normalise`] returns it.
     pub path: Vec<u8>,
     /// Its clients, at least one, in the order of the line.
-    pub clients: Vec<Client>,
+    pub clients: Vec<ClientEntry>,
 }
 
-impl Entry {
+impl ExportLine {
     /// Returns the export of the directory at this path.
     pub fn into_export(self, id: ExportId) -> Export {
         let dir = PathBuf::from(OsString::from_vec(self.path.clone()));
@@ -56,7 +48,7 @@ impl Entry {
 }
 
 /// Writes the line with every option in effect.
-impl fmt::Display for Entry {
+impl fmt::Display for ExportLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_line(f, &self.path, &self.clients)
     }
@@ -67,7 +59,7 @@ impl fmt::Display for Entry {
 ///
 /// # Errors
 /// Returns every error of the file, at most [`ERRORS_MAX`] of them.
-pub fn parse(text: &[u8], name: &str, resolve: Resolve<'_>) -> Result<Vec<Entry>, Vec<Error>> {
+pub fn parse(text: &[u8], name: &str, resolve: Resolve<'_>) -> Result<Vec<ExportLine>, Vec<Error>> {
     let mut parser = Parser { name, resolve, seen: HashMap::new(), errors: Vec::new() };
     let mut entries = Vec::new();
     for line in Lines::new(text) {
@@ -90,7 +82,7 @@ pub fn parse(text: &[u8], name: &str, resolve: Resolve<'_>) -> Result<Vec<Entry>
 pub(super) fn write_line(
     f: &mut fmt::Formatter<'_>,
     path: &[u8],
-    clients: &[Client],
+    clients: &[ClientEntry],
 ) -> fmt::Result {
     path::write_escaped(f, path)?;
     clients.iter().try_for_each(|client| write!(f, " {client}"))
@@ -106,7 +98,7 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     /// Parses a whole line and reports all its errors.
-    fn entry(&mut self, line: &Line) -> Option<Entry> {
+    fn entry(&mut self, line: &LogicalLine) -> Option<ExportLine> {
         let (first, words) = line.words.split_first()?;
         if line.unclosed {
             self.report(first, Problem::Quote);
@@ -114,7 +106,7 @@ impl Parser<'_> {
         }
         let path = self.path(first);
         let clients = self.clients(first, words);
-        Some(Entry { line: first.line, path: path?, clients })
+        Some(ExportLine { line: first.line, path: path?, clients })
     }
 
     fn path(&mut self, word: &Word) -> Option<Vec<u8>> {
@@ -127,7 +119,7 @@ impl Parser<'_> {
         Some(path)
     }
 
-    fn clients(&mut self, path: &Word, words: &[Word]) -> Vec<Client> {
+    fn clients(&mut self, path: &Word, words: &[Word]) -> Vec<ClientEntry> {
         let mut defaults = Draft::new();
         let mut clients = Vec::new();
         let mut names = HashSet::new();
@@ -146,10 +138,10 @@ impl Parser<'_> {
             let Some(client) = self.client(word, text, defaults) else {
                 continue;
             };
-            if names.insert(client.who.to_string()) {
+            if names.insert(client.pattern.to_string()) {
                 clients.push(client);
             } else {
-                self.report(word, Problem::SameClient(client.who.to_string()));
+                self.report(word, Problem::SameClient(client.pattern.to_string()));
             }
         }
         if words.iter().all(|word| word.bytes.starts_with(b"-")) {
@@ -158,16 +150,16 @@ impl Parser<'_> {
         clients
     }
 
-    fn client(&mut self, word: &Word, text: &str, defaults: Draft) -> Option<Client> {
-        let (who, list) = self.check(word, split_options(text))?;
+    fn client(&mut self, word: &Word, text: &str, defaults: Draft) -> Option<ClientEntry> {
+        let (pattern, list) = self.check(word, split_options(text))?;
         let mut draft = defaults;
         self.options(word, &mut draft, list);
         // Parsing ends when the list of errors is full; do not resolve another name for it.
         if self.errors.len() == ERRORS_MAX {
             return None;
         }
-        let who = Who::parse(who, &mut *self.resolve);
-        Some(Client { who: self.check(word, who)?, options: draft.finish() })
+        let pattern = ClientPattern::parse(pattern, &mut *self.resolve);
+        Some(ClientEntry { pattern: self.check(word, pattern)?, options: draft.finish() })
     }
 
     fn options(&mut self, word: &Word, draft: &mut Draft, list: &str) {
@@ -196,15 +188,15 @@ fn text(word: &Word) -> Result<&str, Problem> {
 
 /// Splits `client(options)`. The options may be missing.
 fn split_options(text: &str) -> Result<(&str, &str), Problem> {
-    let Some((who, options)) = text.split_once('(') else {
+    let Some((pattern, options)) = text.split_once('(') else {
         return Ok((text, ""));
     };
-    if who.is_empty() {
+    if pattern.is_empty() {
         return Err(Problem::NobodysOptions(text.to_owned()));
     }
     match options.strip_suffix(')') {
-        Some(list) if !list.contains(['(', ')']) => Ok((who, list)),
-        _ => Err(Problem::Parentheses(who.to_owned())),
+        Some(list) if !list.contains(['(', ')']) => Ok((pattern, list)),
+        _ => Err(Problem::Parentheses(pattern.to_owned())),
     }
 }
 
@@ -221,7 +213,7 @@ mod tests {
 
     const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
 
-    fn read(text: &[u8]) -> Result<Vec<Entry>, Vec<Error>> {
+    fn read(text: &[u8]) -> Result<Vec<ExportLine>, Vec<Error>> {
         parse(text, "exports", &mut |name| match name {
             "lost" => Err(io::Error::other("no such host")),
             _ => Ok(vec![HOST]),
@@ -366,31 +358,35 @@ mod tests {
         )
     }
 
-    fn who() -> impl Strategy<Value = Who> {
+    fn pattern() -> impl Strategy<Value = ClientPattern> {
         prop_oneof![
-            Just(Who::Anyone),
-            any::<IpAddr>()
-                .prop_map(|ip| Who::Host { name: None, addresses: vec![ip.to_canonical()] }),
+            Just(ClientPattern::Anyone),
+            any::<IpAddr>().prop_map(|ip| ClientPattern::Host {
+                name: None,
+                addresses: vec![ip.to_canonical()]
+            }),
             "[a-z][a-z0-9_.-]{0,20}[a-z]"
                 .prop_filter("resolves", |name| name != "lost")
-                .prop_map(|name| Who::Host { name: Some(name), addresses: vec![HOST] }),
-            (any::<IpAddr>(), 0..=32u8)
-                .prop_map(|(ip, length)| Who::Net(IpNet::new(ip, length).unwrap().trunc())),
+                .prop_map(|name| ClientPattern::Host { name: Some(name), addresses: vec![HOST] }),
+            (any::<IpAddr>(), 0..=32u8).prop_map(|(ip, length)| ClientPattern::Net(
+                IpNet::new(ip, length).unwrap().trunc()
+            )),
         ]
     }
 
-    fn entry() -> impl Strategy<Value = Entry> {
+    fn entry() -> impl Strategy<Value = ExportLine> {
         let byte = prop_oneof![any::<u8>(), prop::sample::select(&b"/ \"#\\\n(\xc3\xa90"[..])];
         let path = prop::collection::vec(byte, 0..40).prop_filter_map("a path", |bytes| {
             path::normalise(&[b"/", bytes.as_slice()].concat()).ok()
         });
-        let client = (who(), options()).prop_map(|(who, options)| Client { who, options });
+        let client =
+            (pattern(), options()).prop_map(|(pattern, options)| ClientEntry { pattern, options });
         let clients = prop::collection::vec(client, 1..6).prop_map(|mut clients| {
             let mut seen = HashSet::new();
-            clients.retain(|client| seen.insert(client.who.to_string()));
+            clients.retain(|client| seen.insert(client.pattern.to_string()));
             clients
         });
-        (path, clients).prop_map(|(path, clients)| Entry { line: 1, path, clients })
+        (path, clients).prop_map(|(path, clients)| ExportLine { line: 1, path, clients })
     }
 
     proptest! {
@@ -419,7 +415,7 @@ mod tests {
                 // A parsed entry, written again, parses to the same entry.
                 Ok(entries) => for entry in entries {
                     let again = read(entry.to_string().as_bytes()).unwrap();
-                    prop_assert_eq!(again, vec![Entry { line: 1, ..entry }]);
+                    prop_assert_eq!(again, vec![ExportLine { line: 1, ..entry }]);
                 },
                 Err(errors) => prop_assert!((1..=ERRORS_MAX).contains(&errors.len())),
             }

@@ -1,18 +1,20 @@
 //! Exports: which directories are exported, to which clients, with which squash.
 //!
-//! This file has the types and the operations of the data plane. [`Table`] finds an export by id or
-//! by mount path (`table`), [`Export::access`] returns the options of one client, and
+//! This file has the types and the operations of the data plane. [`ExportTable`] finds an export by
+//! id or by mount path (`table`), [`Export::access`] returns the options of one client, and
 //! [`Options::squash`] maps the ids of a call. All of it is pure. `get`, `access` and `squash` run
 //! on every call: they take no lock and allocate nothing. A table is immutable; to add or remove an
 //! export, build a new table and swap it in.
 //!
 //! The other files have the text form, in the syntax of exports(5) (nfs-utils 2.6.2): `client` and
 //! `options` parse and write a client and a list of options, `path` a path; `words` splits a file
-//! into words, `file` parses a whole file, and `error` reports what is wrong with it.
+//! into words, `file` parses a whole file within `limits`, and `error` reports what is wrong with
+//! it.
 
 pub mod client;
 pub mod error;
 pub mod file;
+mod limits;
 pub mod options;
 pub mod path;
 pub mod table;
@@ -50,7 +52,7 @@ pub struct Export {
     /// The exported directory on this machine.
     pub dir: PathBuf,
     /// The clients that may use it. Order matters only between clients of the same kind.
-    pub clients: Vec<Client>,
+    pub clients: Vec<ClientEntry>,
     /// Counters of its calls and bytes.
     pub traffic: Traffic,
     /// Whether the last component of the path is a secret, which must not appear in lists or in the
@@ -60,16 +62,16 @@ pub struct Export {
 
 /// A set of hosts and their options.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Client {
+pub struct ClientEntry {
     /// The hosts.
-    pub who: Who,
+    pub pattern: ClientPattern,
     /// Their options.
     pub options: Options,
 }
 
 /// Which hosts an entry of the client list matches.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Who {
+pub enum ClientPattern {
     /// Every host (`*`).
     Anyone,
     /// One host.
@@ -202,7 +204,7 @@ pub struct Squashed<'g> {
 
 /// A snapshot of all exports.
 #[derive(Clone, Default, Debug)]
-pub struct Table {
+pub struct ExportTable {
     exports: Vec<Arc<Export>>,
     by_id: HashMap<ExportId, Arc<Export>>,
     by_path: HashMap<Vec<u8>, Arc<Export>>,
@@ -217,7 +219,7 @@ impl Export {
     pub fn sole(id: ExportId, dir: PathBuf, ports: Ports) -> Self {
         let options =
             Options { mode: Mode::ReadWrite, squash: Squash::None, ports, ..Options::default() };
-        let clients = vec![Client { who: Who::Anyone, options }];
+        let clients = vec![ClientEntry { pattern: ClientPattern::Anyone, options }];
         Self { id, path: b"/".to_vec(), dir, clients, traffic: Traffic::default(), hidden: false }
     }
 
@@ -238,8 +240,9 @@ impl Export {
     pub fn access(&self, peer: SocketAddr) -> Result<Options, Refused> {
         // A socket that listens on IPv6 sees IPv4 clients at mapped addresses.
         let ip = peer.ip().to_canonical();
-        let matching = self.clients.iter().filter(|client| client.who.contains(ip));
-        let Some(Client { options, .. }) = matching.min_by_key(|client| client.who.rank()) else {
+        let matching = self.clients.iter().filter(|client| client.pattern.contains(ip));
+        let Some(ClientEntry { options, .. }) = matching.min_by_key(|client| client.pattern.rank())
+        else {
             return Err(Refused::NotListed);
         };
         match options.ports {
@@ -249,14 +252,14 @@ impl Export {
     }
 
     /// All entries of the client list, in order.
-    pub fn clients(&self) -> impl ExactSizeIterator<Item = &Who> {
-        self.clients.iter().map(|client| &client.who)
+    pub fn clients(&self) -> impl ExactSizeIterator<Item = &ClientPattern> {
+        self.clients.iter().map(|client| &client.pattern)
     }
 
     /// The entries of the client list that match `ip`, as MOUNT's EXPORT procedure lists them
     /// (`showmount -e`). If there are none, the client has no access from any port.
-    pub fn matching_clients(&self, ip: IpAddr) -> impl Iterator<Item = &Who> {
-        self.clients().filter(move |who| who.contains(ip.to_canonical()))
+    pub fn matching_clients(&self, ip: IpAddr) -> impl Iterator<Item = &ClientPattern> {
+        self.clients().filter(move |pattern| pattern.contains(ip.to_canonical()))
     }
 }
 
@@ -268,13 +271,13 @@ impl fmt::Display for Export {
     }
 }
 
-impl fmt::Display for Client {
+impl fmt::Display for ClientEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({})", self.who, self.options)
+        write!(f, "{}({})", self.pattern, self.options)
     }
 }
 
-impl Who {
+impl ClientPattern {
     fn contains(&self, ip: IpAddr) -> bool {
         match self {
             Self::Anyone => true,

@@ -11,7 +11,7 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use thiserror::Error;
 
-use crate::export::{Export, ExportId, Table, Who, path};
+use crate::export::{ClientPattern, Export, ExportId, ExportTable, path};
 
 /// Why exports cannot form a table.
 #[derive(PartialEq, Eq, Error, Debug)]
@@ -35,13 +35,13 @@ pub enum TableError {
 /// The current exports. Readers take no lock; changes are serialized.
 #[derive(Debug, Default)]
 pub struct Exports {
-    now: ArcSwap<Table>,
+    now: ArcSwap<ExportTable>,
     change: Mutex<()>,
 }
 
 impl Exports {
     /// Returns the current table.
-    pub fn load(&self) -> Guard<Arc<Table>> {
+    pub fn load(&self) -> Guard<Arc<ExportTable>> {
         self.now.load()
     }
 
@@ -59,12 +59,12 @@ impl Exports {
         let old = self.now.load();
         let gone: HashSet<_> = gone.iter().collect();
         let stay = old.iter().filter(|export| !gone.contains(&export.id)).cloned();
-        self.now.store(Arc::new(Table::new(stay.chain(new))?));
+        self.now.store(Arc::new(ExportTable::new(stay.chain(new))?));
         Ok(())
     }
 }
 
-impl Table {
+impl ExportTable {
     /// Builds a table. To keep exports of another table, pass `old.iter().cloned()`.
     ///
     /// # Errors
@@ -131,8 +131,9 @@ impl Table {
 
     /// Whether an export lists a client by more than `*`. Searches all exports.
     pub fn lists(&self, client: IpAddr) -> bool {
-        let lists = |who: &Who| *who != Who::Anyone && who.contains(client);
-        self.exports.iter().any(|export| export.clients.iter().any(|client| lists(&client.who)))
+        let lists =
+            |pattern: &ClientPattern| *pattern != ClientPattern::Anyone && pattern.contains(client);
+        self.exports.iter().any(|export| export.clients.iter().any(|client| lists(&client.pattern)))
     }
 
     /// All exports, in the order in which they were added.
@@ -144,7 +145,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::{Client, Ports};
+    use crate::export::{ClientEntry, Ports};
 
     fn export(id: u64, path: &str) -> Export {
         let sole = Export::sole(ExportId(id), path.into(), Ports::Any);
@@ -154,9 +155,9 @@ mod tests {
     #[test]
     fn a_path_is_in_the_innermost_export() {
         let inner = [export(2, "/a/b"), export(1, "/a"), export(3, "/a/b/c/d"), export(4, "/ab")];
-        let inner = Table::new(inner).unwrap();
-        let rooted = Table::new([export(1, "/a"), export(9, "/")]).unwrap();
-        let check = |table: &Table, path: &str, expected: Option<(u64, &str)>| {
+        let inner = ExportTable::new(inner).unwrap();
+        let rooted = ExportTable::new([export(1, "/a"), export(9, "/")]).unwrap();
+        let check = |table: &ExportTable, path: &str, expected: Option<(u64, &str)>| {
             let found = table.locate(path.as_bytes());
             let found = found.map(|(export, rest)| (export.id.0, str::from_utf8(rest).unwrap()));
             assert_eq!(found, expected, "{path}");
@@ -186,8 +187,8 @@ mod tests {
 
     #[test]
     fn an_export_is_found_by_id() {
-        let table = Table::new([export(1, "/a"), export(2, "/b")]).unwrap();
-        let next = Table::new(table.iter().cloned().chain([export(3, "/c").into()])).unwrap();
+        let table = ExportTable::new([export(1, "/a"), export(2, "/b")]).unwrap();
+        let next = ExportTable::new(table.iter().cloned().chain([export(3, "/c").into()])).unwrap();
         assert_eq!(next.iter().len(), 3);
         assert!(Arc::ptr_eq(next.get(ExportId(2)).unwrap(), table.get(ExportId(2)).unwrap()));
         assert_eq!(next.get(ExportId(3)).unwrap().path, b"/c");
@@ -198,9 +199,9 @@ mod tests {
     fn a_client_listed_by_host_or_network_is_listed_and_others_are_not() {
         let mut listed = export(1, "/a");
         let options = listed.clients[0].options;
-        let net = Who::Net("10.1.0.0/16".parse().unwrap());
-        listed.clients.push(Client { who: net, options });
-        let table = Table::new([listed, export(2, "/b")]).unwrap();
+        let net = ClientPattern::Net("10.1.0.0/16".parse().unwrap());
+        listed.clients.push(ClientEntry { pattern: net, options });
+        let table = ExportTable::new([listed, export(2, "/b")]).unwrap();
         let lists = |ip: &str| table.lists(ip.parse().unwrap());
         assert!(lists("10.1.2.3"));
         assert!(!lists("10.2.0.1"), "`*` lists nobody");
@@ -209,7 +210,7 @@ mod tests {
     #[test]
     fn exports_with_the_same_id_or_path_make_no_table() {
         let check = |exports: [Export; 2], expected: &str| {
-            assert_eq!(Table::new(exports).unwrap_err().to_string(), expected);
+            assert_eq!(ExportTable::new(exports).unwrap_err().to_string(), expected);
         };
         check([export(1, "/a"), export(1, "/b")], "exports /a and /b have the same id");
         check([export(1, "/a"), export(2, "/a")], "path /a is exported twice");

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 /// The counters of an export, shared by all its clones. They compare equal, because they are not
 /// part of what the export is.
 #[derive(Clone, Debug, Default)]
@@ -16,9 +18,10 @@ struct Counters {
 }
 
 /// A snapshot of the counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sums {
-    /// Calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrafficTotals {
+    /// NFS calls.
     pub calls: u64,
     /// Bytes that clients read.
     pub read: u64,
@@ -43,10 +46,10 @@ impl Traffic {
     }
 
     /// Returns the totals so far.
-    pub fn sums(&self) -> Sums {
+    pub fn totals(&self) -> TrafficTotals {
         let Counters { calls, read, written } = &*self.0;
         let [calls, read, written] = [calls, read, written].map(|n| n.load(Ordering::Relaxed));
-        Sums { calls, read, written }
+        TrafficTotals { calls, read, written }
     }
 }
 

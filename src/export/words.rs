@@ -17,7 +17,7 @@ pub(super) struct Lines<'t> {
 
 /// A line, with its continuation lines.
 #[derive(Default)]
-pub(super) struct Line {
+pub(super) struct LogicalLine {
     pub words: Vec<Word>,
     /// A quote was opened but not closed.
     pub unclosed: bool,
@@ -30,7 +30,7 @@ pub(super) struct Word {
     pub bytes: Vec<u8>,
 }
 
-enum Token {
+enum Lexeme {
     End,
     Blank(u8),
     Quote,
@@ -43,23 +43,23 @@ impl<'t> Lines<'t> {
         Self { rest: text, number: 1 }
     }
 
-    fn line(&mut self) -> Line {
-        let mut line = Line::default();
+    fn line(&mut self) -> LogicalLine {
+        let mut line = LogicalLine::default();
         let mut word = None;
         loop {
             let number = self.number;
             let begin = || Word { line: number, bytes: Vec::new() };
             match self.token() {
-                Token::End => break,
-                Token::Quote => {
+                Lexeme::End => break,
+                Lexeme::Quote => {
                     // A quote begins a word even if nothing follows: "" is an empty word.
                     word.get_or_insert_with(begin);
                     line.unclosed = !line.unclosed;
                 }
-                Token::Blank(_) if !line.unclosed => line.words.extend(word.take()),
-                Token::Hash if word.is_none() => self.skip_comment(),
-                Token::Hash => word.get_or_insert_with(begin).bytes.push(b'#'),
-                Token::Blank(byte) | Token::Byte(byte) => {
+                Lexeme::Blank(_) if !line.unclosed => line.words.extend(word.take()),
+                Lexeme::Hash if word.is_none() => self.skip_comment(),
+                Lexeme::Hash => word.get_or_insert_with(begin).bytes.push(b'#'),
+                Lexeme::Blank(byte) | Lexeme::Byte(byte) => {
                     word.get_or_insert_with(begin).bytes.push(byte);
                 }
             }
@@ -68,25 +68,25 @@ impl<'t> Lines<'t> {
         line
     }
 
-    fn token(&mut self) -> Token {
+    fn token(&mut self) -> Lexeme {
         let (token, rest) = match self.rest {
-            [] => (Token::End, self.rest),
+            [] => (Lexeme::End, self.rest),
             [b'\n', rest @ ..] => {
                 self.number += 1;
-                (Token::End, rest)
+                (Lexeme::End, rest)
             }
             [b'\\', b'\n', rest @ ..] => {
                 self.number += 1;
                 let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-                (Token::Blank(b' '), &rest[blanks..])
+                (Lexeme::Blank(b' '), &rest[blanks..])
             }
             [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', rest @ ..] => {
-                (Token::Byte((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0')), rest)
+                (Lexeme::Byte((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0')), rest)
             }
-            [b'"', rest @ ..] => (Token::Quote, rest),
-            [b'#', rest @ ..] => (Token::Hash, rest),
-            [byte, rest @ ..] if byte.is_ascii_whitespace() => (Token::Blank(*byte), rest),
-            [byte, rest @ ..] => (Token::Byte(*byte), rest),
+            [b'"', rest @ ..] => (Lexeme::Quote, rest),
+            [b'#', rest @ ..] => (Lexeme::Hash, rest),
+            [byte, rest @ ..] if byte.is_ascii_whitespace() => (Lexeme::Blank(*byte), rest),
+            [byte, rest @ ..] => (Lexeme::Byte(*byte), rest),
         };
         self.rest = rest;
         token
@@ -99,9 +99,9 @@ impl<'t> Lines<'t> {
 }
 
 impl Iterator for Lines<'_> {
-    type Item = Line;
+    type Item = LogicalLine;
 
-    fn next(&mut self) -> Option<Line> {
+    fn next(&mut self) -> Option<LogicalLine> {
         while !self.rest.is_empty() {
             let line = self.line();
             if !line.words.is_empty() {

@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::export::{Export, Table, path};
+use crate::export::{Export, ExportTable, path};
 use crate::telemetry::bounded::network;
 use crate::xdr::Writer;
 
@@ -108,7 +108,7 @@ pub fn dump(mounts: &Mounts, client: IpAddr, w: &mut Writer<'_>) {
 /// EXPORT: the exports that `client` may mount, each with the entries of its client list that
 /// match. Exports with secret paths are omitted. The port of the call does not matter: showmount(8)
 /// uses any.
-pub fn export(table: &Table, client: IpAddr, w: &mut Writer<'_>) {
+pub fn export(table: &ExportTable, client: IpAddr, w: &mut Writer<'_>) {
     let listed =
         |export: &&Arc<Export>| !export.hidden && export.matching_clients(client).next().is_some();
     for export in table.iter().filter(listed) {
@@ -200,7 +200,7 @@ mod tests {
             (shown.public_path().to_string(), hidden.public_path().to_string()),
             ("/".into(), "/a/".into())
         );
-        let table = Table::new([shown, hidden]).unwrap();
+        let table = ExportTable::new([shown, hidden]).unwrap();
         let mut out = Vec::new();
         export(&table, ip(1), &mut Writer::new(&mut out));
         assert!(!out.windows(6).any(|part| part == b"secret"), "{}", out.escape_ascii());

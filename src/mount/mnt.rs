@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::types::{PATH_MAX, Status};
 use super::{Mount, Sender};
 use crate::errno::Errno;
-use crate::export::{Export, Refused, Table};
+use crate::export::{Export, ExportTable, Refused};
 use crate::fs::handle::Handle;
 use crate::rpc::Call;
 use crate::sched::Patience;
@@ -63,7 +63,7 @@ pub fn mnt(
 /// The export that contains `path`, and the path below it. The client is checked before the
 /// directory, so a client without access learns nothing about what exists.
 fn permitted<'t, 'p>(
-    table: &'t Table,
+    table: &'t ExportTable,
     path: &'p [u8],
     peer: SocketAddr,
 ) -> Result<(&'t Export, &'p [u8]), Failure> {
@@ -80,7 +80,7 @@ fn permitted<'t, 'p>(
 /// A requested path for the log: truncated, and without the secret component of the export that
 /// contains it.
 struct LogPath<'a> {
-    table: &'a Table,
+    table: &'a ExportTable,
     path: &'a [u8],
 }
 
@@ -114,7 +114,7 @@ mod tests {
         let sole = Export::sole(ExportId(1), "/srv".into(), Ports::Any);
         let hidden =
             Export { id: ExportId(2), path: b"/a/secret".into(), hidden: true, ..sole.clone() };
-        let table = Table::new([sole, hidden]).unwrap();
+        let table = ExportTable::new([sole, hidden]).unwrap();
         let check = |path: &str, expected: &str| {
             let shown = LogPath { table: &table, path: path.as_bytes() };
             assert_eq!(shown.to_string(), expected, "{path}");

@@ -159,7 +159,7 @@ impl Program for Datagrams {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::{Client, Export, ExportId, Options, Who};
+    use crate::export::{ClientEntry, ClientPattern, Export, ExportId, Options};
     use crate::fs::handle::{KEY_LEN, Key};
     use crate::rpc::auth::Credentials;
     use crate::sched::Patience;
@@ -182,12 +182,13 @@ mod tests {
         for (name, target) in [("link", "sub"), ("lost", "/etc"), ("round", "round")] {
             std::os::unix::fs::symlink(target, dir.path().join(name)).unwrap();
         }
-        let who = Who::Host { name: None, addresses: vec!["10.0.0.1".parse().unwrap()] };
+        let pattern =
+            ClientPattern::Host { name: None, addresses: vec!["10.0.0.1".parse().unwrap()] };
         let export = Export {
             id: ExportId(7),
             path: b"/data".to_vec(),
             dir: dir.path().into(),
-            clients: vec![Client { who, options: Options::default() }],
+            clients: vec![ClientEntry { pattern, options: Options::default() }],
             traffic: Default::default(),
             hidden: false,
         };

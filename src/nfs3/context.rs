@@ -8,7 +8,7 @@ use nfsserve::nfs::nfsstat3;
 use super::Nfs;
 use super::status::{Cause, Fail};
 use super::types::{Fattr, Fh, PostOp, Wcc};
-use crate::export::{Devices, Durability, Export, Mode, Options, SetId, Table};
+use crate::export::{Devices, Durability, Export, ExportTable, Mode, Options, SetId};
 use crate::fs::Fs;
 use crate::fs::attr::{Attr, Changes, FileKind, SET_IDS};
 use crate::fs::flush::Due;
@@ -26,7 +26,7 @@ pub struct CallContext<'a> {
     /// The NFS program.
     pub nfs: &'a Nfs,
     /// The exports, as they were when the call began.
-    pub table: &'a Table,
+    pub table: &'a ExportTable,
     /// The call as received.
     pub rpc: &'a rpc::Call<'a>,
     /// The export that the call uses, once it is known.

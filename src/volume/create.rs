@@ -13,7 +13,7 @@ use super::{Origin, Slot, Volume, Volumes};
 use crate::export::table::TableError;
 use crate::export::traffic::Traffic;
 use crate::export::{
-    Anonymous, Client, Devices, Durability, Export, ExportId, Mode, Options, Ports, SetId,
+    Anonymous, ClientEntry, Devices, Durability, Export, ExportId, Mode, Options, Ports, SetId,
 };
 use crate::fs::root::Root;
 use crate::quota::{Account, Usage};
@@ -291,7 +291,7 @@ impl Volumes {
             durability: if spec.sync { Durability::Sync } else { Durability::Async },
             ..self.powers(&spec)
         };
-        let client = |who| Client { who, options };
+        let client = |pattern| ClientEntry { pattern, options };
         Export {
             id: export,
             path: spec.export_path().into_bytes(),

@@ -12,7 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::name::{Directory, Name, Token, VolumeId};
 use super::progress::Snapshot;
-use crate::export::{Anonymous, Squash, Who};
+use crate::export::traffic::TrafficTotals;
+use crate::export::{Anonymous, ClientPattern, Squash};
 
 /// The mode of a volume's directory if none is asked for: usable by every user of a client, as
 /// long as nobody says who its owner is.
@@ -82,7 +83,7 @@ pub struct Spec {
     pub anon_gid: u32,
     /// Who may use it, as in exports(5): `*`, addresses, networks; no names, which could change.
     #[serde(default = "anyone", with = "clients")]
-    pub clients: Vec<Who>,
+    pub clients: Vec<ClientPattern>,
     /// Whether only calls from ports below 1024 are answered. Not unless it is asked for: who has a
     /// container of its own may use any port, and addresses are translated on the way to one.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -168,7 +169,7 @@ pub struct Status {
     pub mounted_by: Vec<IpAddr>,
     /// What came through it since the server was started.
     #[serde(default)]
-    pub traffic: Traffic,
+    pub traffic: TrafficTotals,
 }
 
 /// Whose a directory is, and who may enter it.
@@ -209,18 +210,6 @@ pub enum Phase {
         /// Why.
         message: String,
     },
-}
-
-/// What came through a volume.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Traffic {
-    /// NFS calls.
-    pub calls: u64,
-    /// Bytes that were read by clients.
-    pub read: u64,
-    /// Bytes that were written by them.
-    pub written: u64,
 }
 
 impl Spec {
@@ -285,8 +274,8 @@ fn nobody() -> u32 {
     Anonymous::default().uid
 }
 
-fn anyone() -> Vec<Who> {
-    vec![Who::Anyone]
+fn anyone() -> Vec<ClientPattern> {
+    vec![ClientPattern::Anyone]
 }
 
 fn yes() -> bool {
@@ -358,13 +347,13 @@ pub fn parse_squash(text: &str) -> Result<Squash, String> {
 }
 
 mod clients {
-    use super::{Deserialize, Deserializer, Serializer, Who, de};
+    use super::{ClientPattern, Deserialize, Deserializer, Serializer, de};
 
-    pub fn serialize<S: Serializer>(clients: &[Who], s: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(clients: &[ClientPattern], s: S) -> Result<S::Ok, S::Error> {
         s.collect_seq(clients.iter().map(ToString::to_string))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Who>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ClientPattern>, D::Error> {
         let texts = Vec::<String>::deserialize(d)?;
         texts.iter().map(|text| super::parse_client(text).map_err(de::Error::custom)).collect()
     }
@@ -374,9 +363,9 @@ mod clients {
 ///
 /// # Errors
 /// It is none of them; names are refused, because what they mean could change without notice.
-pub fn parse_client(text: &str) -> Result<Who, String> {
+pub fn parse_client(text: &str) -> Result<ClientPattern, String> {
     let no_names = |_: &str| Err(io::Error::other("write an address, or a network"));
-    Who::parse(text, &mut { no_names }).map_err(|error| error.to_string())
+    ClientPattern::parse(text, &mut { no_names }).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use super::layout::Layout;
-use super::spec::{Phase, Quota, Spec, Status, Traffic};
+use super::spec::{Phase, Quota, Spec, Status};
 use super::{Slot, Volume};
-use crate::export::traffic;
+use crate::export::traffic::TrafficTotals;
 
 impl Slot {
     pub(super) fn status(&self, layout: &Layout, free: u64, mounted_by: Vec<IpAddr>) -> Status {
@@ -24,7 +24,6 @@ impl Volume {
             None if self.account.is_exact() => Phase::Ready,
             None => Phase::Counting,
         };
-        let traffic::Sums { calls, read, written } = self.traffic.sums();
         let left = record.spec.capacity.saturating_sub(usage.bytes);
         Status {
             used: usage.bytes,
@@ -32,7 +31,7 @@ impl Volume {
             free: if record.spec.quota == Quota::Off { free } else { left.min(free) },
             phase,
             mounted_by,
-            traffic: Traffic { calls, read, written },
+            traffic: self.traffic.totals(),
             copy_of: record.copy_of,
             ..Status::of(record.spec, layout, record.created)
         }
@@ -54,7 +53,7 @@ impl Status {
             free: spec.capacity,
             inodes_used: 0,
             mounted_by: Vec::new(),
-            traffic: Traffic::default(),
+            traffic: TrafficTotals::default(),
             spec,
         }
     }

@@ -4,7 +4,7 @@ use crate::telemetry::metrics::Throughput;
 use crate::volume::name::{Name, VolumeId};
 use crate::volume::progress::Snapshot;
 use crate::volume::promise::Promise;
-use crate::volume::spec::{Phase, Spec, Status, Traffic};
+use crate::volume::spec::{Phase, Spec, Status};
 use std::time::Instant;
 
 const GIB: u64 = 1 << 30;
@@ -38,7 +38,7 @@ fn status(name: &str, used: u64, capacity: u64) -> Status {
         free: capacity - used,
         inodes_used: 1,
         mounted_by: Vec::new(),
-        traffic: Traffic::default(),
+        traffic: Default::default(),
     }
 }
 
@@ -63,7 +63,7 @@ fn a_volume_is_shown_with_its_figures() {
     status.mounted_by = ["10.0.0.1", "10.0.0.2", "fd00::3", "10.0.0.4", "10.0.0.5"]
         .map(|client| client.parse().unwrap())
         .to_vec();
-    status.traffic = Traffic { calls: 1, read: 5 << 20, written: 7 << 10 };
+    (status.traffic.read, status.traffic.written) = (5 << 20, 7 << 10);
     let page = page_of(vec![status]);
     for part in [
         "<bdi>data</bdi>",
@@ -275,7 +275,8 @@ fn sample() -> String {
             status.inodes_used = n * n * 1234 + 1;
             status.mounted_by = (0..small % 6).map(|k| [10, 0, 3, 10 + k].into()).collect();
             let (calls, read, written) = (n * 1000, n * n * GIB / 9, (n * 77) << 20);
-            status.traffic = Traffic { calls, read, written };
+            (status.traffic.calls, status.traffic.read, status.traffic.written) =
+                (calls, read, written);
             status
         })
         .collect();
