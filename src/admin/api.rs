@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::telemetry::log::Chain;
 use crate::volume::damaged::Damaged;
 use crate::volume::error::{self, Error, Result};
-use crate::volume::name::Name;
+use crate::volume::name::VolumeName;
 use crate::volume::promise::Promise;
-use crate::volume::spec::{OnDelete, Spec, Status};
+use crate::volume::spec::{OnDelete, Spec, VolumeStatus};
 use crate::volume::{Disk, Growth, Origin, Reclaimed, Volumes, trash};
 
 /// Largest body of a request, in bytes.
@@ -59,7 +59,7 @@ pub struct Force {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Listing {
     /// All volumes, by name.
-    pub volumes: Vec<Status>,
+    pub volumes: Vec<VolumeStatus>,
     /// The sum of their capacities, compared with the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promise: Option<Promise>,
@@ -138,19 +138,19 @@ pub enum Kind {
 pub trait VolumeApi: Send + Sync + 'static {
     /// Creates a volume. For a clone it returns at once, in the phase `Cloning`; repeated, it
     /// returns the progress.
-    fn create(&self, spec: Spec, origin: Origin) -> Result<Status>;
+    fn create(&self, spec: Spec, origin: Origin) -> Result<VolumeStatus>;
     /// Returns all volumes, by name.
-    fn list(&self) -> Vec<Status>;
+    fn list(&self) -> Vec<VolumeStatus>;
     /// Returns one volume.
-    fn show(&self, name: &Name) -> Result<Status>;
+    fn show(&self, name: &VolumeName) -> Result<VolumeStatus>;
     /// Changes the limits of a volume.
-    fn expand(&self, name: &Name, growth: Growth) -> Result<Status>;
+    fn expand(&self, name: &VolumeName, growth: Growth) -> Result<VolumeStatus>;
     /// Reclaims a volume, unless a claim uses it and `request.force` is not set.
-    fn reclaim(&self, name: &Name, request: Reclaim) -> Result<Reclaimed>;
+    fn reclaim(&self, name: &VolumeName, request: Reclaim) -> Result<Reclaimed>;
     /// Starts to count the usage of a volume again.
-    fn recount(&self, name: &Name) -> Result<()>;
+    fn recount(&self, name: &VolumeName) -> Result<()>;
     /// Returns the state of the trash.
-    fn trash(&self) -> trash::Status;
+    fn trash(&self) -> trash::TrashStatus;
     /// Returns descriptions of the registry's faults.
     fn faults(&self) -> Vec<String>;
     /// Returns the records that cannot be used.
@@ -164,34 +164,34 @@ pub trait VolumeApi: Send + Sync + 'static {
 }
 
 impl VolumeApi for Arc<Volumes> {
-    fn create(&self, spec: Spec, origin: Origin) -> Result<Status> {
+    fn create(&self, spec: Spec, origin: Origin) -> Result<VolumeStatus> {
         Volumes::create(self, spec, origin)
     }
 
-    fn list(&self) -> Vec<Status> {
+    fn list(&self) -> Vec<VolumeStatus> {
         Volumes::list(self)
     }
 
-    fn show(&self, name: &Name) -> Result<Status> {
+    fn show(&self, name: &VolumeName) -> Result<VolumeStatus> {
         Volumes::show(self, name)
     }
 
-    fn expand(&self, name: &Name, growth: Growth) -> Result<Status> {
+    fn expand(&self, name: &VolumeName, growth: Growth) -> Result<VolumeStatus> {
         Volumes::expand(self, name, growth)
     }
 
-    fn reclaim(&self, name: &Name, request: Reclaim) -> Result<Reclaimed> {
+    fn reclaim(&self, name: &VolumeName, request: Reclaim) -> Result<Reclaimed> {
         if !request.force {
             self.may_be_taken(name, request.on_delete)?;
         }
         Volumes::reclaim(self, name, request.on_delete)
     }
 
-    fn recount(&self, name: &Name) -> Result<()> {
+    fn recount(&self, name: &VolumeName) -> Result<()> {
         Volumes::recount(self, name)
     }
 
-    fn trash(&self) -> trash::Status {
+    fn trash(&self) -> trash::TrashStatus {
         Volumes::trash(self)
     }
 
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn messages_include_the_causes() {
-        let name = Name::new("a").unwrap();
+        let name = VolumeName::new("a").unwrap();
         let error = Error::Serve { name, source: rustix::io::Errno::NOSPC.into() };
         let failure = Failure::from(&error);
         assert_eq!(failure.kind, Kind::Internal);
@@ -259,7 +259,7 @@ mod tests {
         };
         assert_eq!(read("").unwrap(), Origin::Fresh);
         assert_eq!(read(r#","origin":"adopt""#).unwrap(), Origin::Adopt);
-        let from = Origin::Clone(Name::new("b").unwrap());
+        let from = Origin::Clone(VolumeName::new("b").unwrap());
         assert_eq!(read(r#","origin":{"clone":"b"}"#).unwrap(), from);
         assert!(read(r#","origin":{"clone":"../b"}"#).is_err());
         assert!(read(r#","origin":"stolen""#).is_err());

@@ -25,8 +25,8 @@ use super::api::{
     Accepted, Create, Failure, Force, Listing, REQUEST_MAX, RESPONSE_MAX, Reclaim, Refusal,
     ServerInfo,
 };
-use crate::volume::name::Name;
-use crate::volume::spec::Status;
+use crate::volume::name::VolumeName;
+use crate::volume::spec::VolumeStatus;
 use crate::volume::{Growth, Reclaimed, trash};
 
 /// Default time limit of a call. No operation of the API waits for more than a few accesses to the
@@ -134,22 +134,22 @@ impl Client {
     }
 
     /// Returns one volume.
-    pub fn show(&self, name: &Name) -> Result<Reply<Status>> {
+    pub fn show(&self, name: &VolumeName) -> Result<Reply<VolumeStatus>> {
         self.get(&of(name, ""))
     }
 
     /// Creates a volume.
-    pub fn create(&self, create: &Create) -> Result<Reply<Status>> {
+    pub fn create(&self, create: &Create) -> Result<Reply<VolumeStatus>> {
         self.call(Method::POST, "/v1/volumes", Some(create))
     }
 
     /// Changes the limits of a volume.
-    pub fn expand(&self, name: &Name, growth: &Growth) -> Result<Reply<Status>> {
+    pub fn expand(&self, name: &VolumeName, growth: &Growth) -> Result<Reply<VolumeStatus>> {
         self.call(Method::POST, &of(name, "/expand"), Some(growth))
     }
 
     /// Reclaims a volume.
-    pub fn reclaim(&self, name: &Name, request: Reclaim) -> Result<Reply<Reclaimed>> {
+    pub fn reclaim(&self, name: &VolumeName, request: Reclaim) -> Result<Reply<Reclaimed>> {
         let how = request.on_delete.and_then(|how| serde_json::to_value(how).ok());
         let how = how.as_ref().and_then(serde_json::Value::as_str);
         let how = how.map(|how| format!("onDelete={how}"));
@@ -160,22 +160,22 @@ impl Client {
     }
 
     /// Removes a volume, and keeps its directory.
-    pub fn archive(&self, name: &Name, Force { force }: Force) -> Result<Reply<Reclaimed>> {
+    pub fn archive(&self, name: &VolumeName, Force { force }: Force) -> Result<Reply<Reclaimed>> {
         self.call(Method::POST, &of(name, &forced("/archive", force)), None::<&()>)
     }
 
     /// Empties a volume, and keeps it.
-    pub fn recycle(&self, name: &Name, Force { force }: Force) -> Result<Reply<Reclaimed>> {
+    pub fn recycle(&self, name: &VolumeName, Force { force }: Force) -> Result<Reply<Reclaimed>> {
         self.call(Method::POST, &of(name, &forced("/recycle", force)), None::<&()>)
     }
 
     /// Starts to count the usage of a volume again.
-    pub fn recount(&self, name: &Name) -> Result<Reply<Accepted>> {
+    pub fn recount(&self, name: &VolumeName) -> Result<Reply<Accepted>> {
         self.call(Method::POST, &of(name, "/recount"), None::<&()>)
     }
 
     /// Returns the state of the trash.
-    pub fn trash(&self) -> Result<Reply<trash::Status>> {
+    pub fn trash(&self) -> Result<Reply<trash::TrashStatus>> {
         self.get("/v1/trash")
     }
 
@@ -245,7 +245,7 @@ impl Client {
 }
 
 /// The path of a volume, followed by `rest`.
-fn of(name: &Name, rest: &str) -> String {
+fn of(name: &VolumeName, rest: &str) -> String {
     format!("/v1/volumes/{}{rest}", utf8_percent_encode(name.as_str(), ESCAPED))
 }
 

@@ -21,17 +21,17 @@ use tokio_util::sync::CancellationToken;
 use super::api::{About, Reclaim, VolumeApi};
 use super::{socket, v1};
 use crate::volume::error::{Error, Result};
-use crate::volume::name::{Name, VolumeId};
-use crate::volume::progress::Snapshot;
+use crate::volume::name::{VolumeId, VolumeName};
+use crate::volume::progress::ProgressSnapshot;
 use crate::volume::promise::Promise;
-use crate::volume::spec::{OnDelete, Phase, Spec, Status};
+use crate::volume::spec::{OnDelete, Phase, Spec, VolumeStatus};
 use crate::volume::{Disk, Growth, Origin, Reclaimed, trash};
 
 /// Volumes in memory.
 #[derive(Default)]
 pub struct FakeVolumes {
-    volumes: Mutex<BTreeMap<Name, Status>>,
-    trash: Mutex<trash::Status>,
+    volumes: Mutex<BTreeMap<VolumeName, VolumeStatus>>,
+    trash: Mutex<trash::TrashStatus>,
 }
 
 /// A server of the API on a socket in a temporary directory, stopped when this is dropped.
@@ -56,8 +56,8 @@ pub fn about() -> About {
 }
 
 /// A valid name.
-pub fn name(text: &str) -> Name {
-    Name::new(text).expect("the name is valid")
+pub fn name(text: &str) -> VolumeName {
+    VolumeName::new(text).expect("the name is valid")
 }
 
 /// A volume of 10 GiB.
@@ -76,12 +76,12 @@ impl FakeVolumes {
         Arc::new(fake)
     }
 
-    fn volumes(&self) -> MutexGuard<'_, BTreeMap<Name, Status>> {
+    fn volumes(&self) -> MutexGuard<'_, BTreeMap<VolumeName, VolumeStatus>> {
         self.volumes.lock()
     }
 
     /// Changes the status of a volume.
-    pub fn change(&self, which: &str, change: impl FnOnce(&mut Status)) {
+    pub fn change(&self, which: &str, change: impl FnOnce(&mut VolumeStatus)) {
         change(self.volumes().get_mut(&name(which)).expect("the volume exists"));
     }
 
@@ -89,11 +89,11 @@ impl FakeVolumes {
     pub fn litter(&self, waiting: u64, set_aside: u64) {
         let current = Some("a\u{1b}[31m".to_owned());
         *self.trash.lock() =
-            trash::Status { waiting, set_aside, current, ..trash::Status::default() };
+            trash::TrashStatus { waiting, set_aside, current, ..trash::TrashStatus::default() };
     }
 
     /// Returns a volume, and advances its cloning by one step.
-    fn step(&self, name: &Name) -> Result<Status> {
+    fn step(&self, name: &VolumeName) -> Result<VolumeStatus> {
         let mut volumes = self.volumes();
         let status = volumes.get_mut(name).ok_or_else(|| Error::NotFound(name.to_string()))?;
         if let Phase::Cloning { progress, from } = &mut status.phase {
@@ -120,7 +120,7 @@ impl FakeVolumes {
 }
 
 /// The error that the name stands for, if any.
-fn error_of(name: &Name) -> Result<()> {
+fn error_of(name: &VolumeName) -> Result<()> {
     let path = || PathBuf::from("/x");
     match name.as_str() {
         "invalid" => Err(Error::Invalid("it makes no sense\u{1b}[2J".into())),
@@ -137,22 +137,26 @@ fn error_of(name: &Name) -> Result<()> {
 }
 
 impl VolumeApi for FakeVolumes {
-    fn create(&self, spec: Spec, origin: Origin) -> Result<Status> {
+    fn create(&self, spec: Spec, origin: Origin) -> Result<VolumeStatus> {
         error_of(&spec.name)?;
         let known = self.volumes().get(&spec.name).cloned();
         match known {
             Some(known) if known.spec.id != spec.id => {
                 return Err(Error::OtherId { name: spec.name, id: known.spec.id, wanted: spec.id });
             }
-            Some(Status { phase: Phase::Failed { .. }, .. }) | None => (),
+            Some(VolumeStatus { phase: Phase::Failed { .. }, .. }) | None => (),
             Some(known) => return Ok(known),
         }
-        let progress = Snapshot { entries_total: 3, bytes_total: 3 << 20, ..Snapshot::default() };
+        let progress = ProgressSnapshot {
+            entries_total: 3,
+            bytes_total: 3 << 20,
+            ..ProgressSnapshot::default()
+        };
         let phase = match origin {
             Origin::Clone(from) => Phase::Cloning { from, progress },
             Origin::Fresh | Origin::Adopt => Phase::Ready,
         };
-        let status = Status {
+        let status = VolumeStatus {
             path: spec.export_path(),
             directory: format!("/srv/{}", spec.name),
             created: Timestamp::UNIX_EPOCH,
@@ -171,16 +175,16 @@ impl VolumeApi for FakeVolumes {
         Ok(status)
     }
 
-    fn list(&self) -> Vec<Status> {
+    fn list(&self) -> Vec<VolumeStatus> {
         self.volumes().values().cloned().collect()
     }
 
-    fn show(&self, name: &Name) -> Result<Status> {
+    fn show(&self, name: &VolumeName) -> Result<VolumeStatus> {
         error_of(name)?;
         self.step(name)
     }
 
-    fn expand(&self, name: &Name, growth: Growth) -> Result<Status> {
+    fn expand(&self, name: &VolumeName, growth: Growth) -> Result<VolumeStatus> {
         let mut status = self.show(name)?;
         let (wanted, now) = (growth.capacity.unwrap_or(status.spec.capacity), status.spec.capacity);
         if wanted < now && !growth.shrink {
@@ -194,7 +198,7 @@ impl VolumeApi for FakeVolumes {
 
     fn reclaim(
         &self,
-        name: &Name,
+        name: &VolumeName,
         Reclaim { on_delete: how, force }: Reclaim,
     ) -> Result<Reclaimed> {
         let status = self.show(name)?;
@@ -214,11 +218,11 @@ impl VolumeApi for FakeVolumes {
         }
     }
 
-    fn recount(&self, name: &Name) -> Result<()> {
+    fn recount(&self, name: &VolumeName) -> Result<()> {
         self.show(name).map(|_| ())
     }
 
-    fn trash(&self) -> trash::Status {
+    fn trash(&self) -> trash::TrashStatus {
         let mut trash = self.trash.lock();
         let now = trash.clone();
         trash.waiting = trash.waiting.saturating_sub(1);

@@ -2,7 +2,7 @@
 
 use super::source::Found;
 use crate::telemetry::metrics::scrape;
-use crate::volume::spec::Status;
+use crate::volume::spec::VolumeStatus;
 
 /// The metrics of all volumes.
 pub fn of_volumes(found: Found) -> scrape::Volumes {
@@ -18,7 +18,7 @@ pub fn of_volumes(found: Found) -> scrape::Volumes {
     }
 }
 
-fn of_volume(status: Status) -> scrape::Volume {
+fn of_volume(status: VolumeStatus) -> scrape::Volume {
     scrape::Volume {
         name: status.spec.name.as_str().to_owned(),
         used: status.used,

@@ -207,7 +207,7 @@ fn space(found: &Found, out: &mut String) -> Result {
     writeln!(out, "</dl></section>")
 }
 
-fn trash(trash: &trash::Status, out: &mut String) -> Result {
+fn trash(trash: &trash::TrashStatus, out: &mut String) -> Result {
     let removed = format!("{} removed, {} freed", count(trash.removed), bytes(trash.freed));
     let waiting = match trash.waiting {
         0 => "empty".to_owned(),

@@ -8,7 +8,7 @@ use crate::telemetry::bounded::OFTEN;
 use crate::telemetry::log::Chain;
 use crate::telemetry::metrics::scrape::Gauges;
 use crate::volume::promise::Promise;
-use crate::volume::spec::Status;
+use crate::volume::spec::VolumeStatus;
 use crate::volume::{Disk, Volumes, trash};
 
 /// The state of the server.
@@ -43,9 +43,9 @@ pub struct Exported {
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// Each volume, by name.
-    pub volumes: Vec<Status>,
+    pub volumes: Vec<VolumeStatus>,
     /// The state of the trash.
-    pub trash: trash::Status,
+    pub trash: trash::TrashStatus,
     /// Descriptions of the registry's faults.
     pub faults: Vec<String>,
     /// The disk that they share, if its statistics could be read.

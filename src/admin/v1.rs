@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!   GET    /v1/volumes                all volumes                          Listing
-//!   POST   /v1/volumes                creates one (Create)                 Status
-//!   GET    /v1/volumes/NAME           one volume                           Status
-//!   POST   /v1/volumes/NAME/expand    changes its limits (Growth)          Status
+//!   POST   /v1/volumes                creates one (Create)                 VolumeStatus
+//!   GET    /v1/volumes/NAME           one volume                           VolumeStatus
+//!   POST   /v1/volumes/NAME/expand    changes its limits (Growth)          VolumeStatus
 //!   DELETE /v1/volumes/NAME[?onDelete=delete|archive|recycle|retain]       Reclaimed
 //!   DELETE ...[&force=true]           even if a claim uses it              Reclaimed
 //!   POST   /v1/volumes/NAME/archive[?force=true]  removes it, keeps files  Reclaimed
 //!   POST   /v1/volumes/NAME/recycle[?force=true]  empties it               Reclaimed
 //!   POST   /v1/volumes/NAME/recount   counts its usage again               Accepted
-//!   GET    /v1/trash                  what is still to be removed          trash::Status
+//!   GET    /v1/trash                  what is still to be removed          trash::TrashStatus
 //!   GET    /v1/server                 version, addresses, disk, faults     ServerInfo
 //! ```
 //!
@@ -43,7 +43,7 @@ use super::api::{
 use crate::telemetry::log::Chain;
 use crate::volume::Growth;
 use crate::volume::error::{Error, Result as VolumeResult};
-use crate::volume::name::Name;
+use crate::volume::name::VolumeName;
 use crate::volume::spec::OnDelete;
 
 /// Operations at a time; more wait. Each has a thread while it runs.
@@ -66,7 +66,7 @@ type ApiResult = Result<Response, Problem>;
 struct Problem(StatusCode, Failure);
 
 /// The volume in the path of a request.
-struct Named(Name);
+struct Named(VolumeName);
 
 /// The body of a request.
 struct JsonBody<T>(T);
@@ -171,7 +171,7 @@ async fn no_such_method(request: Request) -> Problem {
 }
 
 impl Service {
-    async fn reclaim(&self, name: Name, how: OnDelete, Force { force }: Force) -> ApiResult {
+    async fn reclaim(&self, name: VolumeName, how: OnDelete, Force { force }: Force) -> ApiResult {
         self.run(move |volumes| volumes.reclaim(&name, Reclaim { on_delete: Some(how), force }))
             .await
     }
@@ -200,7 +200,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Path(name) = Path::<String>::from_request_parts(parts, state).await?;
-        let named = Name::new(name.clone()).map(Self);
+        let named = VolumeName::new(name.clone()).map(Self);
         named.map_err(|why| Error::Name { name, why }.into())
     }
 }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::export::{ClientPattern, Squash};
 use crate::label::is_provisioner;
 use crate::quantity;
-use crate::volume::name::{Directory, Name, VolumeId};
+use crate::volume::name::{VolumeDirectory, VolumeId, VolumeName};
 use crate::volume::spec::{CAPACITY_MIN, OnDelete, Quota, parse_client, parse_mode, parse_squash};
 
 const HELP: &str = "\
@@ -136,13 +136,13 @@ Example:
 pub struct CreateArgs {
     /// Name of the volume: its directory, and with a `/` before it the path that clients mount
     #[arg(value_parser = name)]
-    pub name: Name,
+    pub name: VolumeName,
     /// Capacity: 10Gi, 500M, 1.5Ti, 1e9 or plain bytes
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub capacity: u64,
     /// Fill it with a copy of this volume
     #[arg(long, value_name = "VOLUME", conflicts_with = "adopt", value_parser = name)]
-    pub from: Option<Name>,
+    pub from: Option<VolumeName>,
     /// Take the existing directory of this name, with its content
     #[arg(long)]
     pub adopt: bool,
@@ -159,7 +159,7 @@ pub struct CreateArgs {
 pub struct AdoptArgs {
     /// Name of the volume, and of its directory unless --directory is given
     #[arg(value_parser = name)]
-    pub name: Name,
+    pub name: VolumeName,
     /// Capacity: 10Gi, 500M, 1.5Ti, 1e9 or plain bytes
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub capacity: u64,
@@ -176,10 +176,10 @@ pub struct AdoptArgs {
 pub struct CloneArgs {
     /// The volume to copy
     #[arg(value_parser = name)]
-    pub source: Name,
+    pub source: VolumeName,
     /// Name of the copy
     #[arg(value_parser = name)]
-    pub name: Name,
+    pub name: VolumeName,
     /// Capacity of the copy [default: that of the source]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub capacity: Option<u64>,
@@ -197,7 +197,7 @@ pub struct SettingArgs {
     /// Path of the volume in the directory of the volumes; may have several levels (a/b) [default:
     /// NAME]
     #[arg(long, value_name = "PATH", value_parser = directory)]
-    pub directory: Option<Directory>,
+    pub directory: Option<VolumeDirectory>,
     /// Number of files and directories it may hold; 0: no limit [default: one for each 16 KiB of
     /// capacity, at least 4096; no limit if it is adopted]
     #[arg(long, value_name = "N")]
@@ -270,7 +270,7 @@ pub struct SettingArgs {
 pub struct OneArgs {
     /// The volume
     #[arg(value_parser = name)]
-    pub name: Name,
+    pub name: VolumeName,
     /// Output format.
     #[command(flatten)]
     pub output: OutputArg,
@@ -289,7 +289,7 @@ pub struct ListArgs {
 pub struct ExpandArgs {
     /// The volume
     #[arg(value_parser = name)]
-    pub name: Name,
+    pub name: VolumeName,
     /// New capacity
     #[arg(long, value_name = "SIZE", value_parser = bytes, required_unless_present = "inodes")]
     pub capacity: Option<u64>,
@@ -309,7 +309,7 @@ pub struct ExpandArgs {
 pub struct ConsentArgs {
     /// The volume
     #[arg(value_parser = name)]
-    pub name: Name,
+    pub name: VolumeName,
     /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
@@ -348,7 +348,7 @@ pub struct TrashArgs {
 pub struct PvArgs {
     /// The volume
     #[arg(value_parser = name)]
-    pub name: Name,
+    pub name: VolumeName,
     /// Name or address at which the nodes of the cluster reach the server
     #[arg(long, value_name = "ADDR")]
     pub server: String,
@@ -423,12 +423,12 @@ pub enum AccessMode {
     ReadWriteOncePod,
 }
 
-fn directory(text: &str) -> Result<Directory, String> {
-    Directory::new(text).map_err(|why| format!("a name in the path {why}"))
+fn directory(text: &str) -> Result<VolumeDirectory, String> {
+    VolumeDirectory::new(text).map_err(|why| format!("a name in the path {why}"))
 }
 
-fn name(text: &str) -> Result<Name, String> {
-    Name::new(text).map_err(|why| format!("the name {why}"))
+fn name(text: &str) -> Result<VolumeName, String> {
+    VolumeName::new(text).map_err(|why| format!("the name {why}"))
 }
 
 fn id(text: &str) -> Result<VolumeId, String> {

@@ -30,7 +30,7 @@ use thiserror::Error;
 
 use crate::admin::api::Kind;
 use crate::admin::client;
-use crate::volume::name::{BadName, Name};
+use crate::volume::name::{BadName, VolumeName};
 
 /// The result of a command.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -48,7 +48,7 @@ pub enum Error {
     #[error("volume {name} cannot be used: {message}")]
     Unusable {
         /// The volume.
-        name: Name,
+        name: VolumeName,
         /// The reason that the server gives.
         message: String,
         /// Whether there was no room for it.
@@ -62,7 +62,7 @@ pub enum Error {
     )]
     Different {
         /// The volume.
-        name: Name,
+        name: VolumeName,
         /// The fields of the API that differ.
         differences: Vec<String>,
     },
@@ -71,7 +71,7 @@ pub enum Error {
         "volume {0} no longer exists: it was deleted, or the server was restarted; run the command \
          again to start again"
     )]
-    Gone(Name),
+    Gone(VolumeName),
     /// Entries of the trash could not be removed.
     #[error("{0} entries of the trash cannot be removed; the log of the server says why")]
     SetAside(u64),

@@ -2,11 +2,11 @@
 
 use super::text;
 use crate::volume::Reclaimed;
-use crate::volume::name::Name;
+use crate::volume::name::VolumeName;
 use crate::volume::spec::OnDelete;
 
 /// What became of a volume, in a line. Of an archived one it is the directory alone, for scripts.
-pub fn outcome(name: &Name, reclaimed: &Reclaimed) -> String {
+pub fn outcome(name: &VolumeName, reclaimed: &Reclaimed) -> String {
     let line = match reclaimed {
         Reclaimed::Archived(directory) => directory.clone(),
         Reclaimed::Deleted => {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::args::{AdoptArgs, CloneArgs, CreateArgs, SettingArgs};
 use crate::admin::api::Create;
 use crate::volume::Origin;
-use crate::volume::name::{BadName, Name, VolumeId};
+use crate::volume::name::{BadName, VolumeId, VolumeName};
 use crate::volume::spec::{OWN_LABELS, Spec};
 
 /// The request of `berth volume create`.
@@ -73,7 +73,7 @@ pub fn differences(requested: &Spec, found: &Spec) -> Vec<String> {
     all.into_iter().filter(differ).cloned().collect()
 }
 
-fn fresh(name: &Name, capacity: u64, settings: &SettingArgs) -> Result<Spec, BadName> {
+fn fresh(name: &VolumeName, capacity: u64, settings: &SettingArgs) -> Result<Spec, BadName> {
     let mut spec = Spec::new(name.clone(), id(name, settings)?, capacity);
     settings.apply(&mut spec);
     Ok(spec)
@@ -82,7 +82,7 @@ fn fresh(name: &Name, capacity: u64, settings: &SettingArgs) -> Result<Spec, Bad
 /// The requested id, or one made from the name by escaping what an id cannot contain.
 ///
 /// A name always has the same id, which makes the command repeatable, and no two names share one.
-fn id(name: &Name, settings: &SettingArgs) -> Result<VolumeId, BadName> {
+fn id(name: &VolumeName, settings: &SettingArgs) -> Result<VolumeId, BadName> {
     if let Some(id) = &settings.id {
         return Ok(id.clone());
     }
@@ -152,8 +152,8 @@ mod tests {
         }
     }
 
-    fn name(text: &str) -> Name {
-        Name::new(text).unwrap()
+    fn name(text: &str) -> VolumeName {
+        VolumeName::new(text).unwrap()
     }
 
     fn plain(text: &str) -> Spec {

@@ -2,16 +2,16 @@
 
 use super::text::{self, Column, Table};
 use crate::quantity::about;
-use crate::volume::progress::Snapshot;
+use crate::volume::progress::ProgressSnapshot;
 use crate::volume::promise::Promise;
-use crate::volume::spec::{OnDelete, Phase, Quota, Spec, Status, squash_name};
+use crate::volume::spec::{OnDelete, Phase, Quota, Spec, VolumeStatus, squash_name};
 use crate::volume::trash;
 
 /// Format of times, in UTC.
 pub const TIME: &str = "%Y-%m-%d %H:%MZ";
 
 /// A table of volumes, one per line.
-pub fn table(volumes: &[Status]) -> String {
+pub fn table(volumes: &[VolumeStatus]) -> String {
     let mut table = Table::new(vec![
         Column::Left("NAME"),
         Column::Left("STATUS"),
@@ -56,7 +56,7 @@ pub fn promise(promise: &Promise) -> String {
 }
 
 /// All fields of one volume, one per line.
-pub fn fields(volume: &Status) -> String {
+pub fn fields(volume: &VolumeStatus) -> String {
     let spec = &volume.spec;
     let (status, detail) = phase(&volume.phase);
     let status = if detail.is_empty() { status.into() } else { format!("{status}: {detail}") };
@@ -87,7 +87,7 @@ pub fn fields(volume: &Status) -> String {
 }
 
 /// The state of the trash.
-pub fn trash(trash: &trash::Status) -> String {
+pub fn trash(trash: &trash::TrashStatus) -> String {
     text::fields(&[
         ("Waiting", trash.waiting.to_string()),
         ("Current", trash.current.clone().unwrap_or_default()),
@@ -98,8 +98,8 @@ pub fn trash(trash: &trash::Status) -> String {
 }
 
 /// The progress of a copy.
-pub fn progress(progress: &Snapshot) -> String {
-    let Snapshot { entries_done: files, bytes_done, bytes_total, .. } = *progress;
+pub fn progress(progress: &ProgressSnapshot) -> String {
+    let ProgressSnapshot { entries_done: files, bytes_done, bytes_total, .. } = *progress;
     match bytes_total {
         0 => format!("{}, {files} files", about(bytes_done)), // the total is not known yet
         total => format!("{} of {}, {files} files", about(bytes_done), about(total)),
@@ -107,7 +107,7 @@ pub fn progress(progress: &Snapshot) -> String {
 }
 
 /// The content and the clients of a volume, for the question before it is destroyed.
-pub fn content(volume: &Status) -> String {
+pub fn content(volume: &VolumeStatus) -> String {
     let clients = match volume.mounted_by.len() {
         0 => String::new(),
         1 => ", used by 1 client".to_owned(),
@@ -132,7 +132,7 @@ pub fn phase(phase: &Phase) -> (&'static str, String) {
 }
 
 /// What is known of a volume's usage: until it is counted, the number is only an upper bound.
-fn used(volume: &Status, known: String) -> String {
+fn used(volume: &VolumeStatus, known: String) -> String {
     if volume.phase == Phase::Counting { "counting".to_owned() } else { known }
 }
 
@@ -150,14 +150,14 @@ fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn inodes(volume: &Status) -> String {
+fn inodes(volume: &VolumeStatus) -> String {
     match volume.spec.inodes {
         Some(limit) => format!("{} of {limit}", volume.inodes_used),
         None => volume.inodes_used.to_string(),
     }
 }
 
-fn created(volume: &Status) -> String {
+fn created(volume: &VolumeStatus) -> String {
     let at = volume.created.strftime(TIME);
     match &volume.copy_of {
         Some(from) => format!("{at}, as a copy of {from}"),
@@ -165,7 +165,7 @@ fn created(volume: &Status) -> String {
     }
 }
 
-fn owner(volume: &Status) -> String {
+fn owner(volume: &VolumeStatus) -> String {
     if let Some(access) = volume.access {
         return format!("{}:{}", access.uid, access.gid);
     }
@@ -178,7 +178,7 @@ fn squash(spec: &Spec) -> String {
     format!("{} (anonymous {}:{})", squash_name(spec.squash), spec.anon_uid, spec.anon_gid)
 }
 
-fn traffic(volume: &Status) -> String {
+fn traffic(volume: &VolumeStatus) -> String {
     let traffic = volume.traffic;
     match traffic.calls {
         0 => String::new(),
@@ -212,13 +212,13 @@ mod tests {
     use crate::admin::api::VolumeApi;
     use crate::admin::fake::{FakeVolumes, name};
     use crate::export::traffic::TrafficTotals;
-    use crate::volume::spec::Access;
+    use crate::volume::spec::OwnerAndMode;
 
-    fn volume() -> Status {
+    fn volume() -> VolumeStatus {
         FakeVolumes::with(&["data"]).show(&name("data")).unwrap()
     }
 
-    fn busy() -> Status {
+    fn busy() -> VolumeStatus {
         let mut busy = volume();
         busy.used = 3 << 30;
         busy.free = 7 << 30;
@@ -280,7 +280,7 @@ Traffic:     5 calls, 1Mi read, 0 written
         assert!(fields(&counting).contains("Used:        counting\n"));
         counting.phase = Phase::Ready;
         counting.used += 1 << 30;
-        counting.access = Some(Access { uid: 1000, gid: 100, mode: 0o755 });
+        counting.access = Some(OwnerAndMode { uid: 1000, gid: 100, mode: 0o755 });
         let told = fields(&counting);
         assert!(told.contains("Used:        11Gi (110%), more than its capacity\n"), "{told}");
         assert!(told.contains("Owner:       1000:100\nMode:        0755\n"), "{told}");
@@ -288,7 +288,11 @@ Traffic:     5 calls, 1Mi read, 0 written
 
     #[test]
     fn progress_is_shown_also_before_the_total_is_known() {
-        let mut copy = Snapshot { entries_done: 5, bytes_done: 1 << 20, ..Snapshot::default() };
+        let mut copy = ProgressSnapshot {
+            entries_done: 5,
+            bytes_done: 1 << 20,
+            ..ProgressSnapshot::default()
+        };
         assert_eq!(progress(&copy), "1Mi, 5 files");
         copy.bytes_total = 3 << 20;
         assert_eq!(progress(&copy), "1Mi of 3Mi, 5 files");

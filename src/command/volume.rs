@@ -23,8 +23,8 @@ use crate::admin::client::{self, Client, Reply};
 use crate::label::is_label;
 use crate::quantity::about;
 use crate::telemetry::log::Chain;
-use crate::volume::name::Name;
-use crate::volume::spec::{OWN_LABELS, OnDelete, Phase, Status};
+use crate::volume::name::VolumeName;
+use crate::volume::spec::{OWN_LABELS, OnDelete, Phase, VolumeStatus};
 use crate::volume::{Growth, Origin, trash};
 
 /// The first interval of polling for progress; each one is twice as long as the one before.
@@ -118,7 +118,7 @@ impl Session<'_> {
         if let Phase::Cloning { .. } = reply.value.phase {
             reply = self.wait_for(name)?;
         }
-        let Status { phase, path, spec, full, .. } = &reply.value;
+        let VolumeStatus { phase, path, spec, full, .. } = &reply.value;
         if let Phase::Failed { message } | Phase::Lost { message } = phase {
             let (message, full) = (message.clone(), *full);
             return Err(Error::Unusable { name: name.clone(), message, full });
@@ -141,14 +141,14 @@ impl Session<'_> {
     }
 
     /// Whether a volume exists, and is neither being cloned nor a failed clone.
-    fn is_complete(&self, name: &Name) -> bool {
+    fn is_complete(&self, name: &VolumeName) -> bool {
         let found = self.client.show(name).map(|reply| reply.value.phase);
         matches!(found, Ok(Phase::Ready | Phase::Counting | Phase::Lost { .. }))
     }
 
     /// Polls until the volume is no longer being cloned. It does not repeat the request, which
     /// would restart a clone that has failed.
-    fn wait_for(&self, name: &Name) -> Result<Reply<Status>> {
+    fn wait_for(&self, name: &VolumeName) -> Result<Reply<VolumeStatus>> {
         let mut shown = Progress::new(format!("cloning {name}"));
         let mut pause = self.pause;
         loop {
@@ -235,7 +235,7 @@ impl Session<'_> {
         }
     }
 
-    fn wait_for_trash(&self) -> Result<Reply<trash::Status>> {
+    fn wait_for_trash(&self) -> Result<Reply<trash::TrashStatus>> {
         let mut shown = Progress::new("emptying the trash");
         let (mut pause, mut most) = (self.pause, 0);
         loop {
@@ -243,7 +243,7 @@ impl Session<'_> {
             if reply.value.idle {
                 return Ok(reply);
             }
-            let trash::Status { waiting, removed, freed, .. } = reply.value;
+            let trash::TrashStatus { waiting, removed, freed, .. } = reply.value;
             most = most.max(waiting);
             let freed = about(freed);
             let text = format!("{waiting} left; {removed} files removed, {freed} freed");

@@ -37,7 +37,7 @@ use crate::mount_options;
 use crate::quantity;
 use crate::volume;
 use crate::volume::name::VolumeId;
-use crate::volume::spec::{CAPACITY_MIN, Phase, Spec, Status};
+use crate::volume::spec::{CAPACITY_MIN, Phase, Spec, VolumeStatus};
 use crate::volume::{Origin, Volumes};
 
 /// How often a clone is looked at.
@@ -333,7 +333,7 @@ pub async fn live(cx: &Context, key: &Key) -> Result<Option<PersistentVolumeClai
 }
 
 /// Makes a claim's volume, or finds it.
-async fn make(cx: &Context, claim: &PersistentVolumeClaim, plan: &Plan) -> Result<Status> {
+async fn make(cx: &Context, claim: &PersistentVolumeClaim, plan: &Plan) -> Result<VolumeStatus> {
     let spec = plan.spec.clone();
     let origin = match &plan.source {
         Some(source) => {
@@ -361,7 +361,7 @@ async fn make(cx: &Context, claim: &PersistentVolumeClaim, plan: &Plan) -> Resul
         }?;
         let failed = before.filter(|status| status.spec.id == found.spec.id);
         Ok(match failed.map(|status| status.phase) {
-            Some(phase @ Phase::Failed { .. }) => Status { phase, ..found },
+            Some(phase @ Phase::Failed { .. }) => VolumeStatus { phase, ..found },
             _ => found,
         })
     });
@@ -372,7 +372,7 @@ async fn make(cx: &Context, claim: &PersistentVolumeClaim, plan: &Plan) -> Resul
 }
 
 /// A volume that is there as it is wanted, or will be.
-fn begun(volumes: &Volumes, wanted: &Spec) -> Option<Status> {
+fn begun(volumes: &Volumes, wanted: &Spec) -> Option<VolumeStatus> {
     let found = volumes.show(&wanted.name).ok()?;
     let usable = matches!(found.phase, Phase::Ready | Phase::Counting | Phase::Cloning { .. });
     (usable && found.spec.id == wanted.id).then_some(found)

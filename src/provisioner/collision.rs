@@ -5,7 +5,7 @@ use super::Context;
 use super::error::Error;
 use super::holder;
 use crate::volume::error::Error as VolumeError;
-use crate::volume::name::Name;
+use crate::volume::name::VolumeName;
 use crate::volume::spec::Spec;
 
 /// The same error, or a collision if it is one.
@@ -18,7 +18,7 @@ pub async fn explained(cx: &Context, wanted: &Spec, error: Error) -> Error {
     Error::Collision { directory: wanted.place().to_owned(), by: taken_by(cx, name).await }
 }
 
-async fn taken_by(cx: &Context, name: &Name) -> String {
+async fn taken_by(cx: &Context, name: &VolumeName) -> String {
     let shown = name.clone();
     let found = cx.blocking(move |volumes| volumes.show(&shown)).await;
     match found.ok().as_ref().and_then(|status| holder::claim_of(&status.spec)) {

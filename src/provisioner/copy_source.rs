@@ -9,7 +9,7 @@ use super::events::Tone;
 use super::objects::{self, annotation};
 use super::ownership::{self, Relation};
 use super::source::Source;
-use crate::volume::name::Name;
+use crate::volume::name::VolumeName;
 use crate::volume::spec::Spec;
 
 /// The volume of the claim that is to be copied: one of the same namespace, which is bound to a PV
@@ -19,7 +19,7 @@ pub async fn source_volume(
     cx: &Context,
     claim: &PersistentVolumeClaim,
     source: &str,
-) -> Result<Name> {
+) -> Result<VolumeName> {
     let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
     let waiting = |why: &str| Error::Waiting(format!("data source {source} {why}"));
     let found = cx.stores.claim_named(namespace, source);

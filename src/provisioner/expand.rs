@@ -164,7 +164,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::volume::name::{Name, VolumeId};
+    use crate::volume::name::{VolumeId, VolumeName};
 
     const GI: u64 = 1 << 30;
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn volume(id: &str, user: &str, capacity: u64) -> Spec {
-        let (name, id) = (Name::new("v").unwrap(), VolumeId::new(id).unwrap());
+        let (name, id) = (VolumeName::new("v").unwrap(), VolumeId::new(id).unwrap());
         let mut spec = Spec::new(name, id, capacity);
         spec.labels.insert(ownership::CLAIM_UID.into(), user.into());
         spec

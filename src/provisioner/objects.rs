@@ -23,7 +23,7 @@ use super::params::on_delete_name;
 pub use crate::label::{CLAIM_NAMESPACE, PROVISIONED_BY, VOLUME, VOLUME_ID};
 use crate::mount_options;
 use crate::quantity;
-use crate::volume::name::Name;
+use crate::volume::name::VolumeName;
 use crate::volume::spec::OnDelete;
 
 /// The provisioner that a claim waits for, since 1.23.
@@ -66,7 +66,7 @@ pub struct Wanted {
     /// The class's mount options.
     pub mount_options: Vec<String>,
     /// The volume's name.
-    pub volume: Name,
+    pub volume: VolumeName,
     /// The path that clients mount.
     pub path: String,
     /// Bytes.
@@ -265,7 +265,7 @@ mod tests {
             access_modes: vec!["ReadWriteMany".into()],
             policy: "Delete".into(),
             mount_options: vec!["noatime,soft".into(), "timeo=30".into()],
-            volume: Name::new("ns-data").unwrap(),
+            volume: VolumeName::new("ns-data").unwrap(),
             path: "/ns-data/secret".into(),
             capacity: 10 << 30,
             on_delete: OnDelete::Archive,

@@ -26,7 +26,7 @@ use super::objects::{self, annotation};
 use super::ownership::{CLAIM, CLAIM_UID, PV_UID, Relation, address};
 use super::unfinished::{self, Unfinished};
 use super::watch::Key;
-use crate::volume::spec::{Phase, Spec, Status};
+use crate::volume::spec::{Phase, Spec, VolumeStatus};
 
 /// How long another server may take to end a volume before the leader says that it does not.
 const ABANDONED: Duration = Duration::from_secs(45);
@@ -171,7 +171,7 @@ pub async fn is_a_beginning(cx: &Context, spec: &Spec) -> bool {
     }
     let name = spec.name.clone();
     let untouched = cx.blocking(move |volumes| {
-        let Status { phase, mounted_by, .. } = volumes.show(&name)?;
+        let VolumeStatus { phase, mounted_by, .. } = volumes.show(&name)?;
         Ok(match phase {
             Phase::Ready | Phase::Counting => {
                 mounted_by.is_empty() && volumes.is_untouched(&name)?

@@ -27,7 +27,7 @@ use super::error::Result;
 use super::objects::{self, Address, annotation};
 use super::watch::Stores;
 pub use crate::label::SERVER;
-use crate::volume::name::Name;
+use crate::volume::name::VolumeName;
 use crate::volume::spec::Spec;
 use crate::volume::{self, Volumes};
 
@@ -340,7 +340,7 @@ impl Context {
             Relation::New(spec) | Relation::Own(spec) | Relation::Stranger(spec) => spec,
         };
         let facts = facts(&self.stores, pv, spec, self.volumes.created(&spec.name));
-        type Check = fn(&Volumes, &Name) -> volume::error::Result<bool>;
+        type Check = fn(&Volumes, &VolumeName) -> volume::error::Result<bool>;
         let (labels, check): (_, Check) = match owed(pv, &before, facts) {
             Owed::Nothing => return Ok(before),
             Owed::Labels(labels) => (labels, |_, _| Ok(true)),

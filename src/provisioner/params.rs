@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::pattern::{Pattern, PatternError};
 use crate::label::is_label;
-use crate::volume::name::{Name, VolumeId};
+use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::spec::{
     OnDelete, Quota, Spec, parse_client, parse_mode, parse_squash, squash_name,
 };
@@ -95,7 +95,7 @@ impl Parameters {
     }
 
     /// What a volume of the class is to be.
-    pub fn spec(&self, name: Name, id: VolumeId, capacity: u64) -> Spec {
+    pub fn spec(&self, name: VolumeName, id: VolumeId, capacity: u64) -> Spec {
         Spec { name, id, capacity, ..self.like.clone() }
     }
 
@@ -181,7 +181,7 @@ pub const fn on_delete_name(how: OnDelete) -> &'static str {
 /// A volume with the defaults of everything.
 fn nothing() -> Result<Spec> {
     let broken = |why: crate::volume::name::BadName| value("name", why.to_string());
-    let name = Name::new("class").map_err(broken)?;
+    let name = VolumeName::new("class").map_err(broken)?;
     Ok(Spec::new(name, VolumeId::new("class").map_err(broken)?, 0))
 }
 
@@ -260,12 +260,12 @@ mod tests {
     }
 
     fn spec(words: &[(&str, &str)]) -> Spec {
-        read(words).unwrap().spec(Name::new("n").unwrap(), VolumeId::new("i").unwrap(), 5)
+        read(words).unwrap().spec(VolumeName::new("n").unwrap(), VolumeId::new("i").unwrap(), 5)
     }
 
     #[test]
     fn a_class_need_say_nothing() {
-        let plain = Spec::new(Name::new("n").unwrap(), VolumeId::new("i").unwrap(), 5);
+        let plain = Spec::new(VolumeName::new("n").unwrap(), VolumeId::new("i").unwrap(), 5);
         assert_eq!(spec(&[]), plain);
         assert_eq!(read(&[]).unwrap().pattern, Pattern::default());
         assert!(read(&[]).unwrap().labels.is_empty());

@@ -2,7 +2,7 @@
 //! class says. Pure.
 //!
 //! What comes out is below the root of the volumes whatever stands in the claim: a component is a
-//! volume's [`Name`], which is no `..`, begins with no dot and holds no slash. A value that is not
+//! volume's [`VolumeName`], which is no `..`, begins with no dot and holds no slash. A value that is not
 //! there is an error, and not nothing: two claims that both lack a label would get one directory.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::volume::name::{self, BadName, Name};
+use crate::volume::name::{self, BadName, VolumeName};
 
 /// The pattern of classes that say nothing.
 const DEFAULT: &str = "${.PVC.namespace}-${.PVC.name}-${.PV.name}";
@@ -49,7 +49,7 @@ pub struct Subject<'a> {
 
 /// A directory below the root of the volumes: one component, or several.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Directory(Vec<Name>);
+pub struct Directory(Vec<VolumeName>);
 
 /// Why a pattern, or what comes of it, cannot be used.
 #[derive(Error, Debug, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Pattern {
         if *self == Self::default() && path.len() > COMPONENT_MAX {
             path = shortened(&path, subject.volume);
         }
-        let name = |part: &str| Name::new(part);
+        let name = |part: &str| VolumeName::new(part);
         let names = path.split('/').map(name).collect::<std::result::Result<Vec<_>, _>>();
         names.map(Directory).map_err(|why| PatternError::Name { path, why })
     }
@@ -179,14 +179,14 @@ impl Directory {
     ///
     /// # Errors
     /// It is too long.
-    pub fn into_place(self, volume: &str) -> Result<(Name, Option<name::Directory>)> {
+    pub fn into_place(self, volume: &str) -> Result<(VolumeName, Option<name::VolumeDirectory>)> {
         let path = self.to_string();
         let bad = |why| PatternError::Name { path: path.clone(), why };
-        match <[Name; 1]>::try_from(self.0) {
+        match <[VolumeName; 1]>::try_from(self.0) {
             Ok([name]) => Ok((name, None)),
             Err(_) => {
-                let directory = name::Directory::new(path.clone()).map_err(bad)?;
-                Ok((Name::new(volume).map_err(bad)?, Some(directory)))
+                let directory = name::VolumeDirectory::new(path.clone()).map_err(bad)?;
+                Ok((VolumeName::new(volume).map_err(bad)?, Some(directory)))
             }
         }
     }

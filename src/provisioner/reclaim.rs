@@ -6,7 +6,7 @@ use super::objects::{self, annotation};
 use super::ownership::{CLAIM, CLAIM_UID, Relation};
 use super::params::parse_on_delete;
 use super::recycled;
-use crate::volume::name::{Name, VolumeId};
+use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::spec::{OnDelete, Spec};
 
 /// Stands for the claim of a PV that has none.
@@ -44,7 +44,7 @@ pub enum Decision {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct End {
     /// The volume's name.
-    pub volume: Name,
+    pub volume: VolumeName,
     /// Its id.
     pub id: VolumeId,
     /// What is done with it.
@@ -188,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    use crate::volume::name::{Name, VolumeId};
+    use crate::volume::name::{VolumeId, VolumeName};
 
     fn pv(policy: &str, phase: &str, change: impl FnOnce(&mut Value)) -> PersistentVolume {
         let mut pv = json!({
@@ -222,7 +222,7 @@ mod tests {
     }
 
     fn volume(labels: &[&str]) -> Box<Spec> {
-        let mut spec = Spec::new(Name::new("v").unwrap(), VolumeId::new("u").unwrap(), 1);
+        let mut spec = Spec::new(VolumeName::new("v").unwrap(), VolumeId::new("u").unwrap(), 1);
         spec.labels = labels.iter().map(|key| (key.to_string(), "c".into())).collect();
         Box::new(spec)
     }
@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn ends_with(how: OnDelete, leaves: bool, begun: bool) -> Decision {
-        let (volume, id) = (Name::new("v").unwrap(), VolumeId::new("u").unwrap());
+        let (volume, id) = (VolumeName::new("v").unwrap(), VolumeId::new("u").unwrap());
         Decision::End(End { volume, id, how, leaves, of: "c".into(), begun })
     }
 

@@ -15,7 +15,7 @@ use super::queue::Outcome;
 use super::watch::Key;
 use super::{Context, call, claims, objects, orphans};
 use crate::volume;
-use crate::volume::name::Name;
+use crate::volume::name::VolumeName;
 use crate::volume::spec::OnDelete;
 
 /// How long a PV that a claim was given may not be seen to be for it.
@@ -25,9 +25,9 @@ const SEEN: Duration = Duration::from_secs(15);
 #[derive(Clone)]
 pub enum Unfinished {
     /// Made by this process: nobody has used it, unless a PV holds it now.
-    Made(Name),
+    Made(VolumeName),
     /// It was there before, and its claim too.
-    Found(Name),
+    Found(VolumeName),
     /// None was made: the claim was given this PV then, and is not seen to be bound yet.
     Given(String, Instant),
 }
@@ -84,7 +84,7 @@ async fn clean_up(cx: &Context, key: &Key, unfinished: Unfinished) -> Result<()>
 ///
 /// # Errors
 /// The API server cannot be asked, or the disk fails. May be repeated.
-pub async fn end_unfinished(cx: &Context, key: &Key, name: Name) -> Result<bool> {
+pub async fn end_unfinished(cx: &Context, key: &Key, name: VolumeName) -> Result<bool> {
     let pv = objects::pv_name(&key.uid);
     let api = Api::<PersistentVolume>::all(cx.client.clone());
     if let Some(pv) = call(format!("get PersistentVolume {pv}"), api.get_opt(&pv)).await?

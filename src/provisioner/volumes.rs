@@ -39,7 +39,7 @@ use super::watch::Key;
 use super::{Context, call, claims, recycled};
 use crate::volume;
 use crate::volume::Reclaimed;
-use crate::volume::name::Name;
+use crate::volume::name::VolumeName;
 use crate::volume::spec::{OnDelete, Spec};
 
 /// When a PV is looked at again that does not hold its volume.
@@ -240,7 +240,7 @@ async fn record(
 /// Ends a volume. `None`: it is gone already, by our own doing, because the end was recorded.
 fn ended(
     volumes: &volume::Volumes,
-    name: &Name,
+    name: &VolumeName,
     end: &End,
 ) -> volume::error::Result<Option<Reclaimed>> {
     match volumes.show(name) {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::layout::{Layout, folder};
-use super::name::{Name, VolumeId};
+use super::name::{VolumeId, VolumeName};
 use super::spec::Spec;
 use crate::sys::durable;
 
@@ -38,7 +38,7 @@ pub(super) struct Note {
     /// What it is to be.
     pub(super) spec: Spec,
     /// The volume that is copied.
-    pub(super) from: Name,
+    pub(super) from: VolumeName,
     /// When that began.
     pub(super) began: Timestamp,
     /// Why it failed. Without it, the server ended meanwhile.

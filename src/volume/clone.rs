@@ -19,10 +19,10 @@ use super::attempt::Note;
 use super::copy::{self, copy_tree};
 use super::error::{Error, Kind, Result};
 use super::layout::{Layout, exists};
-use super::name::{Name, VolumeId};
+use super::name::{VolumeId, VolumeName};
 use super::progress::Progress;
 use super::registry::{self, Record};
-use super::spec::{Phase, Quota, Spec, Status};
+use super::spec::{Phase, Quota, Spec, VolumeStatus};
 use super::{Reclaimed, Slot, Volumes};
 use crate::telemetry::log::Chain;
 
@@ -33,7 +33,7 @@ const CUT_OFF: &str =
 /// A volume that is being made from another one.
 pub(super) struct Job {
     spec: Spec,
-    from: Name,
+    from: VolumeName,
     /// The directory that is copied.
     source: PathBuf,
     began: Timestamp,
@@ -75,7 +75,7 @@ impl Job {
         self.failed.lock().clone()
     }
 
-    pub(super) fn status(&self, layout: &Layout, free: u64) -> Status {
+    pub(super) fn status(&self, layout: &Layout, free: u64) -> VolumeStatus {
         let progress = self.progress.snapshot();
         let phase = match self.failed() {
             Some(message) => Phase::Failed { message },
@@ -84,7 +84,13 @@ impl Job {
         let used = progress.bytes_done;
         let free = free.min(self.spec.capacity.saturating_sub(used));
         let full = self.full.load(Ordering::SeqCst);
-        Status { phase, full, used, free, ..Status::of(self.spec.clone(), layout, self.began) }
+        VolumeStatus {
+            phase,
+            full,
+            used,
+            free,
+            ..VolumeStatus::of(self.spec.clone(), layout, self.began)
+        }
     }
 
     /// Begins, unless it was stopped before.
@@ -115,7 +121,7 @@ impl Volumes {
     ///
     /// The copy of a volume whose path has a token gets one too: those who may not know where the
     /// content is are not to find it at a path that can be guessed.
-    pub(super) fn begin_clone(self: &Arc<Self>, mut spec: Spec, from: &Name) -> Result<()> {
+    pub(super) fn begin_clone(self: &Arc<Self>, mut spec: Spec, from: &VolumeName) -> Result<()> {
         let volume = self.volume(from)?;
         if spec.token.is_none() && volume.record().spec.token.is_some() {
             spec.token = Some(registry::fresh_token()?);
@@ -171,7 +177,7 @@ impl Volumes {
 
     /// Gives up making a volume that nobody waits for: it fails before long, and can be ended then.
     /// One whose copy waits for its turn fails at once. May be repeated.
-    pub fn give_up(&self, name: &Name, id: &VolumeId) {
+    pub fn give_up(&self, name: &VolumeName, id: &VolumeId) {
         let Ok(Slot::Clone(job)) = self.slot(name) else { return };
         if job.spec.id != *id || job.failed().is_some() {
             return;
@@ -260,7 +266,7 @@ impl Volumes {
     ///
     /// # Errors
     /// [`Error::NotCopied`]
-    pub(super) fn is_copy(slot: &Slot, from: &Name) -> Result<()> {
+    pub(super) fn is_copy(slot: &Slot, from: &VolumeName) -> Result<()> {
         let (name, copy_of) = match slot {
             Slot::Clone(job) => (job.spec.name.clone(), Some(job.from.clone())),
             Slot::Volume(volume) => {
@@ -278,7 +284,7 @@ impl Volumes {
     ///
     /// # Errors
     /// [`Error::Source`]: it must not go away now.
-    pub(super) fn is_not_cloned(&self, name: &Name) -> Result<()> {
+    pub(super) fn is_not_cloned(&self, name: &VolumeName) -> Result<()> {
         let table = self.table.read();
         let uses = |slot: &Slot| matches!(slot, Slot::Clone(job) if job.from == *name && job.failed().is_none());
         match table.slots.iter().find(|(_, slot)| uses(slot)) {
@@ -288,7 +294,7 @@ impl Volumes {
     }
 
     /// Ends a volume that is only being made.
-    pub(super) fn reclaim_clone(&self, name: &Name, job: &Job) -> Result<Reclaimed> {
+    pub(super) fn reclaim_clone(&self, name: &VolumeName, job: &Job) -> Result<Reclaimed> {
         if job.failed().is_none() {
             return Err(Error::Cloning(name.clone()));
         }
@@ -298,7 +304,7 @@ impl Volumes {
     }
 
     /// The clone that has this name and has failed.
-    pub(super) fn failed_clone(&self, name: &Name) -> Option<Arc<Job>> {
+    pub(super) fn failed_clone(&self, name: &VolumeName) -> Option<Arc<Job>> {
         match self.slot(name) {
             Ok(Slot::Clone(job)) if job.failed().is_some() => Some(job),
             _ => None,

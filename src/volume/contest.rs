@@ -14,14 +14,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::layout::Layout;
-use super::name::{Name, VolumeId};
+use super::name::{VolumeId, VolumeName};
 use super::registry::{Fault, Record};
 use crate::export::ExportId;
 
 /// What the records that are believed have.
 #[derive(Default)]
 struct Taken {
-    names: HashMap<Name, VolumeId>,
+    names: HashMap<VolumeName, VolumeId>,
     exports: HashMap<ExportId, String>,
     directories: BTreeMap<PathBuf, VolumeId>,
 }

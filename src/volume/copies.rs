@@ -104,11 +104,11 @@ fn asker(spec: &Spec) -> &str {
 mod tests {
     use super::*;
     use crate::volume::attempt::Note;
-    use crate::volume::name::{Name, VolumeId};
+    use crate::volume::name::{VolumeId, VolumeName};
     use crate::volume::registry;
 
     fn job(namespace: &str, n: usize) -> Arc<Job> {
-        let name = Name::new(format!("{namespace}{n}")).unwrap();
+        let name = VolumeName::new(format!("{namespace}{n}")).unwrap();
         let mut spec = Spec::new(name.clone(), VolumeId::new(name.as_str()).unwrap(), 1);
         spec.labels.insert(CLAIM_NAMESPACE.into(), namespace.into());
         Arc::new(Job::cut_off(Note { spec, from: name, began: registry::now(), failed: None }))

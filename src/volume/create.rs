@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::error::{Error, Result};
 use super::layout::exists;
 use super::registry::{Record, Step};
-use super::spec::{CAPACITY_MIN, Quota, Spec, Status, inodes_of};
+use super::spec::{CAPACITY_MIN, Quota, Spec, VolumeStatus, inodes_of};
 use super::{Origin, Slot, Volume, Volumes};
 use crate::export::table::TableError;
 use crate::export::traffic::Traffic;
@@ -26,7 +26,7 @@ impl Volumes {
     /// # Errors
     /// The name or the id is another volume's; something is in the way; the wish makes no sense;
     /// the disk fails.
-    pub fn create(self: &Arc<Self>, spec: Spec, origin: Origin) -> Result<Status> {
+    pub fn create(self: &Arc<Self>, spec: Spec, origin: Origin) -> Result<VolumeStatus> {
         let change = self.lock();
         let name = spec.name.clone();
         if let Some(there) = self.existing(&spec)? {

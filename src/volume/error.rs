@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::copy;
 use super::damaged::Damaged;
-use super::name::{BadName, Name, VolumeId};
+use super::name::{BadName, VolumeId, VolumeName};
 use crate::errno::Errno;
 use crate::export::table::TableError;
 
@@ -43,7 +43,7 @@ pub enum Error {
     #[error("volume {name} exists with the id {id}, not {wanted}")]
     OtherId {
         /// The name.
-        name: Name,
+        name: VolumeName,
         /// The volume's id.
         id: VolumeId,
         /// The id that was asked for.
@@ -55,7 +55,7 @@ pub enum Error {
         /// The id.
         id: VolumeId,
         /// Whose it is.
-        name: Name,
+        name: VolumeName,
     },
     /// A copy was asked for, and the volume exists and is none.
     #[error(
@@ -64,9 +64,9 @@ pub enum Error {
     )]
     NotCopied {
         /// The volume.
-        name: Name,
+        name: VolumeName,
         /// What was to be copied.
-        from: Name,
+        from: VolumeName,
     },
     /// Something is where the volume's directory is to be.
     #[error("{} is in the way; adopt it (--adopt), or choose another name", .0.display())]
@@ -79,7 +79,7 @@ pub enum Error {
         /// Where the volume was to be, below the root.
         directory: String,
         /// The other volume.
-        name: Name,
+        name: VolumeName,
         /// Where that is.
         theirs: String,
     },
@@ -90,7 +90,7 @@ pub enum Error {
     )]
     Held {
         /// The volume.
-        name: Name,
+        name: VolumeName,
         /// Who has it.
         holder: String,
     },
@@ -153,23 +153,23 @@ pub enum Error {
     },
     /// It is known only about what the volume uses.
     #[error("volume {0} is being counted; try again when that is done")]
-    Counting(Name),
+    Counting(VolumeName),
     /// The volume is being made, and cannot be used for this yet.
     #[error("volume {0} is being cloned; try again when that is done")]
-    Cloning(Name),
+    Cloning(VolumeName),
     /// Another volume is being made from it.
     #[error("volume {name} is being cloned to {by}; try again when that is done")]
     Source {
         /// The volume.
-        name: Name,
+        name: VolumeName,
         /// What is made from it.
-        by: Name,
+        by: VolumeName,
     },
     /// Cloning it did not work; ask again to try again.
     #[error("cannot clone volume {from}")]
     Clone {
         /// What was to be cloned.
-        from: Name,
+        from: VolumeName,
         /// Why it did not work.
         source: copy::Error,
     },
@@ -177,7 +177,7 @@ pub enum Error {
     #[error("volume {name} is lost: {message}; nothing of it is touched")]
     Lost {
         /// The volume.
-        name: Name,
+        name: VolumeName,
         /// Why.
         message: String,
     },
@@ -185,7 +185,7 @@ pub enum Error {
     #[error("cannot export volume {name}")]
     Export {
         /// The volume.
-        name: Name,
+        name: VolumeName,
         /// Why.
         source: TableError,
     },
@@ -193,7 +193,7 @@ pub enum Error {
     #[error("cannot serve volume {name}")]
     Serve {
         /// The volume.
-        name: Name,
+        name: VolumeName,
         /// Why.
         source: Errno,
     },
@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn what_is_told_has_no_path_of_the_server() {
         let secret = || PathBuf::from("/srv/secret");
-        let name = || Name::new("v").unwrap();
+        let name = || VolumeName::new("v").unwrap();
         let io = |error| Error::io("create", secret())(error);
         let copied = |source| Error::Clone { from: name(), source };
         let errno = Errno::from(rustix::io::Errno::IO);

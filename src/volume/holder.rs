@@ -5,7 +5,7 @@
 //! ([`Volumes::set_holders`]).
 
 use super::error::{Error, Result};
-use super::name::Name;
+use super::name::VolumeName;
 use super::registry::Step;
 use super::spec::{OnDelete, Spec};
 use super::{Slot, Volumes};
@@ -25,7 +25,7 @@ impl Volumes {
     ///
     /// # Errors
     /// [`Error::Held`]; [`Error::NotFound`].
-    pub fn may_be_taken(&self, name: &Name, how: Option<OnDelete>) -> Result<()> {
+    pub fn may_be_taken(&self, name: &VolumeName, how: Option<OnDelete>) -> Result<()> {
         let Slot::Volume(volume) = self.slot(name)? else { return Ok(()) };
         let record = volume.record();
         let kept = how.unwrap_or(record.spec.on_delete) == OnDelete::Retain;

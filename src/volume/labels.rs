@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use jiff::Timestamp;
 
 use super::error::{Error, Result};
-use super::name::{Name, VolumeId};
+use super::name::{VolumeId, VolumeName};
 use super::spec::Spec;
 use super::{Slot, Volumes};
 
@@ -26,18 +26,20 @@ impl Volumes {
     pub fn at_path(&self, path: &str) -> Option<Spec> {
         // The name comes first, whatever follows.
         let name = path.strip_prefix('/')?.split('/').next()?;
-        let Slot::Volume(volume) = self.slot(&Name::new(name).ok()?).ok()? else { return None };
+        let Slot::Volume(volume) = self.slot(&VolumeName::new(name).ok()?).ok()? else {
+            return None;
+        };
         Some(volume.record().spec).filter(|spec| spec.export_path() == path)
     }
 
     /// When a volume was made, unless it is not there, or still being made. Does not block.
-    pub fn created(&self, name: &Name) -> Option<Timestamp> {
+    pub fn created(&self, name: &VolumeName) -> Option<Timestamp> {
         self.volume(name).ok().map(|volume| volume.record().created)
     }
 
     /// Whether a volume is there and cannot be served, because its directory is not there or cannot
     /// be opened. Does not block.
-    pub fn is_lost(&self, name: &Name) -> bool {
+    pub fn is_lost(&self, name: &VolumeName) -> bool {
         self.volume(name).is_ok_and(|volume| volume.lost().is_some())
     }
 
@@ -49,7 +51,7 @@ impl Volumes {
     /// written, and then nothing has changed.
     pub fn set_labels(
         &self,
-        name: &Name,
+        name: &VolumeName,
         id: &VolumeId,
         changes: &[(&str, Option<&str>)],
     ) -> Result<Spec> {
@@ -78,7 +80,7 @@ impl Volumes {
     ///
     /// # Errors
     /// [`Error::NotFound`]; the directory cannot be read.
-    pub fn is_untouched(&self, name: &Name) -> Result<bool> {
+    pub fn is_untouched(&self, name: &VolumeName) -> Result<bool> {
         let record = self.volume(name)?.record();
         let dir = self.layout.volume(&record.spec);
         let meta = std::fs::symlink_metadata(&dir).map_err(Error::io("look at", &dir))?;

@@ -34,7 +34,7 @@ use super::lock::Lock;
 use super::name::VolumeId;
 use super::nested;
 use super::registry::Record;
-use super::spec::{Access, Spec};
+use super::spec::{OwnerAndMode, Spec};
 use crate::export::ExportId;
 use crate::sys::durable;
 
@@ -334,9 +334,9 @@ impl Layout {
     }
 
     /// Whose the directory of a volume is, if it is there.
-    pub(super) fn access(&self, spec: &Spec) -> Option<Access> {
+    pub(super) fn access(&self, spec: &Spec) -> Option<OwnerAndMode> {
         let found = fs::symlink_metadata(self.volume(spec)).ok().filter(fs::Metadata::is_dir)?;
-        Some(Access { uid: found.uid(), gid: found.gid(), mode: found.mode() & 0o7777 })
+        Some(OwnerAndMode { uid: found.uid(), gid: found.gid(), mode: found.mode() & 0o7777 })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

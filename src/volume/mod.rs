@@ -63,11 +63,11 @@ use copies::Copies;
 use error::{Error, Result};
 use holder::Holders;
 use layout::Layout;
-use name::{Name, VolumeId};
+use name::{VolumeId, VolumeName};
 pub use registry::fresh_token;
 use registry::{Fault, Record};
 use scanner::Scanner;
-use spec::{Quota, Spec, Status, inodes_of};
+use spec::{Quota, Spec, VolumeStatus, inodes_of};
 use trash::Trash;
 
 use crate::export::ExportId;
@@ -129,8 +129,8 @@ pub struct Settings {
 /// All volumes, by name and id.
 #[derive(Default)]
 struct Table {
-    slots: BTreeMap<Name, Slot>,
-    names: HashMap<VolumeId, Name>,
+    slots: BTreeMap<VolumeName, Slot>,
+    names: HashMap<VolumeId, VolumeName>,
 }
 
 /// What there is of a name.
@@ -162,7 +162,7 @@ pub enum Origin {
     /// It is the directory that is there.
     Adopt,
     /// It is a copy of another volume.
-    Clone(Name),
+    Clone(VolumeName),
 }
 
 /// A wish for more, or less.
@@ -190,9 +190,9 @@ pub enum Reclaimed {
     /// It is gone; its content is in this directory.
     Archived(String),
     /// It is there for the next user, empty.
-    Recycled(Box<Status>),
+    Recycled(Box<VolumeStatus>),
     /// It is there as it was.
-    Retained(Box<Status>),
+    Retained(Box<VolumeStatus>),
 }
 
 /// The disk that the volumes share.
@@ -217,11 +217,11 @@ pub fn prepare(dir: &Path) -> Result<()> {
 
 impl Volumes {
     /// All volumes, by name.
-    pub fn list(&self) -> Vec<Status> {
+    pub fn list(&self) -> Vec<VolumeStatus> {
         let free = self.disk().map_or(u64::MAX, |disk| disk.free);
         let mut mounts = self.mounts_by_name();
         let table = self.table.read();
-        let status = |(name, slot): (&Name, &Slot)| {
+        let status = |(name, slot): (&VolumeName, &Slot)| {
             slot.status(&self.layout, free, mounts.remove(name.as_str()).unwrap_or_default())
         };
         table.slots.iter().map(status).collect()
@@ -231,7 +231,7 @@ impl Volumes {
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub fn show(&self, name: &Name) -> Result<Status> {
+    pub fn show(&self, name: &VolumeName) -> Result<VolumeStatus> {
         let free = self.disk().map_or(u64::MAX, |disk| disk.free);
         let mounts = self.mounts_by_name().remove(name.as_str()).unwrap_or_default();
         let slot = self.slot(name)?;
@@ -247,7 +247,7 @@ impl Volumes {
     /// # Errors
     /// Less than before without an explicit wish, or than what is used; more than the disk; the
     /// registry cannot be written, and then nothing has changed.
-    pub fn expand(&self, name: &Name, growth: Growth) -> Result<Status> {
+    pub fn expand(&self, name: &VolumeName, growth: Growth) -> Result<VolumeStatus> {
         let change = self.lock();
         let volume = self.volume(name)?;
         let before = volume.record();
@@ -281,7 +281,7 @@ impl Volumes {
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub fn recount(&self, name: &Name) -> Result<()> {
+    pub fn recount(&self, name: &VolumeName) -> Result<()> {
         let export = self.volume(name)?.record().export;
         if let Some(scanner) = self.scanner.get() {
             scanner.ask(export);
@@ -295,14 +295,14 @@ impl Volumes {
     ///
     /// # Errors
     /// [`Error::NotFound`]; the directory cannot be read.
-    pub fn is_empty(&self, name: &Name) -> Result<bool> {
+    pub fn is_empty(&self, name: &VolumeName) -> Result<bool> {
         let dir = self.layout.volume(&self.volume(name)?.record().spec);
         let mut entries = std::fs::read_dir(&dir).map_err(Error::io("read", &dir))?;
         Ok(entries.next().is_none())
     }
 
     /// What there is to remove.
-    pub fn trash(&self) -> trash::Status {
+    pub fn trash(&self) -> trash::TrashStatus {
         let trash = self.trash.lock();
         trash.as_ref().map(Trash::status).unwrap_or_default()
     }
@@ -340,12 +340,12 @@ impl Volumes {
         self.change.lock()
     }
 
-    fn slot(&self, name: &Name) -> Result<Slot> {
+    fn slot(&self, name: &VolumeName) -> Result<Slot> {
         let table = self.table.read();
         table.slots.get(name).map(Slot::share).ok_or_else(|| self.missing(name.as_str()))
     }
 
-    fn volume(&self, name: &Name) -> Result<Arc<Volume>> {
+    fn volume(&self, name: &VolumeName) -> Result<Arc<Volume>> {
         match self.slot(name)? {
             Slot::Volume(volume) => Ok(volume),
             Slot::Clone(job) if job.failed().is_some() => Err(Error::NotFound(name.to_string())),
@@ -353,13 +353,13 @@ impl Volumes {
         }
     }
 
-    fn enter(&self, name: &Name, id: &VolumeId, slot: Slot) {
+    fn enter(&self, name: &VolumeName, id: &VolumeId, slot: Slot) {
         let mut table = self.table.write();
         table.names.insert(id.clone(), name.clone());
         table.slots.insert(name.clone(), slot);
     }
 
-    fn forget(&self, name: &Name, id: &VolumeId) {
+    fn forget(&self, name: &VolumeName, id: &VolumeId) {
         let mut table = self.table.write();
         table.names.remove(id);
         table.slots.remove(name);

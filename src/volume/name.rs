@@ -26,7 +26,7 @@ const ID_MAX: usize = 128;
 /// clients mount.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Name(String);
+pub struct VolumeName(String);
 
 /// What a volume is known by to the program that asked for it, so that it can ask again. It
 /// belongs to one volume for ever, and survives recycling.
@@ -43,7 +43,7 @@ pub struct Token(String);
 /// Where a volume is below the root, if that is not its name: one directory or several.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Directory(String);
+pub struct VolumeDirectory(String);
 
 /// Why a text is no name, no id or no directory.
 #[derive(Clone, Copy, PartialEq, Eq, Error, Debug)]
@@ -71,7 +71,7 @@ pub enum BadName {
     Character,
 }
 
-impl Name {
+impl VolumeName {
     /// Checks a name: 1 to 255 bytes, no `/`, no control characters, no `.` in front.
     pub fn new(name: impl Into<String>) -> Result<Self, BadName> {
         let name = name.into();
@@ -92,15 +92,15 @@ impl Name {
     }
 }
 
-impl Directory {
-    /// Checks a relative path of names ([`Name::new`]) with a `/` between them, of at most 1024
+impl VolumeDirectory {
+    /// Checks a relative path of names ([`VolumeName::new`]) with a `/` between them, of at most 1024
     /// bytes.
     pub fn new(path: impl Into<String>) -> Result<Self, BadName> {
         let path = path.into();
         if path.len() > PATH_MAX {
             return Err(BadName::TooLong(PATH_MAX));
         }
-        path.split('/').try_for_each(|name| Name::new(name).map(drop))?;
+        path.split('/').try_for_each(|name| VolumeName::new(name).map(drop))?;
         Ok(Self(path))
     }
 
@@ -173,7 +173,7 @@ impl TryFrom<String> for Token {
     }
 }
 
-impl TryFrom<String> for Name {
+impl TryFrom<String> for VolumeName {
     type Error = BadName;
 
     fn try_from(name: String) -> Result<Self, BadName> {
@@ -181,7 +181,7 @@ impl TryFrom<String> for Name {
     }
 }
 
-impl TryFrom<String> for Directory {
+impl TryFrom<String> for VolumeDirectory {
     type Error = BadName;
 
     fn try_from(path: String) -> Result<Self, BadName> {
@@ -197,13 +197,13 @@ impl TryFrom<String> for VolumeId {
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for VolumeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl fmt::Display for Directory {
+impl fmt::Display for VolumeDirectory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn names_are_one_visible_directory() {
         let check = |name: &str, expected| {
-            assert_eq!(Name::new(name).map(|name| name.0), expected, "{name:?}");
+            assert_eq!(VolumeName::new(name).map(|name| name.0), expected, "{name:?}");
         };
         let good = |name: &str| check(name, Ok(name.to_owned()));
         good("data");
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn directories_stay_below() {
         let check = |path: &str, expected: Option<BadName>| {
-            assert_eq!(Directory::new(path).err(), expected, "{path:?}");
+            assert_eq!(VolumeDirectory::new(path).err(), expected, "{path:?}");
         };
         check("a", None);
         check("team/app/data", None);
@@ -291,8 +291,8 @@ mod tests {
 
     #[test]
     fn what_is_read_is_checked() {
-        assert!(serde_json::from_str::<Name>("\"../x\"").is_err());
+        assert!(serde_json::from_str::<VolumeName>("\"../x\"").is_err());
         assert!(serde_json::from_str::<VolumeId>("\"../x\"").is_err());
-        assert_eq!(serde_json::from_str::<Name>("\"x\"").unwrap().as_str(), "x");
+        assert_eq!(serde_json::from_str::<VolumeName>("\"x\"").unwrap().as_str(), "x");
     }
 }

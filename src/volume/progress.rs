@@ -26,7 +26,7 @@ pub struct Progress {
 /// A progress at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Snapshot {
+pub struct ProgressSnapshot {
     /// Names that are done: files, directories and all others, the tree's root not counted.
     pub entries_done: u64,
     /// How many there were when they were counted; 0 if they were not. They may become more.
@@ -81,9 +81,9 @@ impl Progress {
     }
 
     /// The numbers at this moment.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> ProgressSnapshot {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        Snapshot {
+        ProgressSnapshot {
             entries_done: read(&self.entries_done),
             entries_total: read(&self.entries_total),
             bytes_done: read(&self.bytes_done),

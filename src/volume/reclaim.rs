@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::error::{Error, Result};
 use super::layout::exists;
-use super::name::Name;
+use super::name::VolumeName;
 use super::registry::{self, Record, Step};
 use super::spec::{OnDelete, Spec};
 use super::{Reclaimed, Slot, Volume, Volumes};
@@ -25,7 +25,7 @@ impl Volumes {
     ///
     /// # Errors
     /// [`Error::NotFound`]; it is being cloned; the disk fails: asked again, it goes on.
-    pub fn reclaim(&self, name: &Name, how: Option<OnDelete>) -> Result<Reclaimed> {
+    pub fn reclaim(&self, name: &VolumeName, how: Option<OnDelete>) -> Result<Reclaimed> {
         let _change = self.lock();
         if let Slot::Clone(job) = self.slot(name)? {
             return self.reclaim_clone(name, &job);
@@ -240,14 +240,14 @@ fn time_name(time: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::name::{Directory, VolumeId};
+    use crate::volume::name::{VolumeDirectory, VolumeId};
 
     #[test]
     fn archives_have_names_that_fit() {
         let time = time_name(Timestamp::from_second(1_700_000_000).unwrap());
         let archived = |name: &str, way: Option<&str>, n| {
-            let (name, id) = (Name::new(name).unwrap(), VolumeId::new("id").unwrap());
-            let directory = way.map(|way| Directory::new(way).unwrap());
+            let (name, id) = (VolumeName::new(name).unwrap(), VolumeId::new("id").unwrap());
+            let directory = way.map(|way| VolumeDirectory::new(way).unwrap());
             archived(&Spec { directory, ..Spec::new(name, id, 1) }, &time, n)
         };
         assert_eq!(archived("a", None, 1), "archived-a-20231114T221320Z");

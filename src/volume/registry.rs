@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::damaged::Damaged;
 use super::error::{Error, Result};
 use super::layout::{Layout, exists};
-use super::name::{Name, Token, VolumeId};
+use super::name::{Token, VolumeId, VolumeName};
 use super::reserve::{is_full, overwrite};
 use super::spec::Spec;
 use crate::export::ExportId;
@@ -47,7 +47,7 @@ pub(super) struct Record {
     pub(super) created: Timestamp,
     /// The volume of which it is a copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) copy_of: Option<Name>,
+    pub(super) copy_of: Option<VolumeName>,
     /// What is being done to it.
     #[serde(default)]
     pub(super) step: Step,
@@ -75,7 +75,7 @@ pub(super) struct Fault {
     path: PathBuf,
     why: String,
     /// The volume that it names, if that can be read.
-    name: Option<Name>,
+    name: Option<VolumeName>,
     /// The directory that it names below that of the volumes, if that can be read.
     pub(super) place: Option<PathBuf>,
 }
@@ -107,7 +107,7 @@ impl Record {
 
 /// Whether an archived directory may have this name.
 fn is_archive(name: &str) -> bool {
-    name.starts_with(ARCHIVED) && Name::new(name).is_ok()
+    name.starts_with(ARCHIVED) && VolumeName::new(name).is_ok()
 }
 
 impl Layout {
@@ -238,10 +238,10 @@ fn read(path: &Path) -> std::result::Result<Record, String> {
 }
 
 /// The volume that a record names which cannot be used as a whole.
-fn named(path: &Path) -> Option<Name> {
+fn named(path: &Path) -> Option<VolumeName> {
     let text = durable::read(path, FILE_MAX).ok()?;
     let record: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    Name::new(record["spec"]["name"].as_str()?).ok()
+    VolumeName::new(record["spec"]["name"].as_str()?).ok()
 }
 
 /// What all formats have in common.

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::name::{Directory, Name, Token, VolumeId};
-use super::progress::Snapshot;
+use super::name::{Token, VolumeDirectory, VolumeId, VolumeName};
+use super::progress::ProgressSnapshot;
 use crate::export::traffic::TrafficTotals;
 use crate::export::{Anonymous, ClientPattern, Squash};
 
@@ -44,12 +44,12 @@ pub fn inodes_of(capacity: u64) -> u64 {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Spec {
     /// What it is called.
-    pub name: Name,
+    pub name: VolumeName,
     /// What it is known by.
     pub id: VolumeId,
     /// Where it is below the root; without it, its directory is called as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub directory: Option<Directory>,
+    pub directory: Option<VolumeDirectory>,
     /// A part of the path that clients mount, for those who are to know it only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Token>,
@@ -137,7 +137,7 @@ pub enum OnDelete {
 /// A volume at one moment.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Status {
+pub struct VolumeStatus {
     /// What it was asked to be.
     pub spec: Spec,
     /// The path that clients mount.
@@ -148,11 +148,11 @@ pub struct Status {
     pub created: Timestamp,
     /// The volume of which it is a copy, as that was shortly before `created`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub copy_of: Option<Name>,
+    pub copy_of: Option<VolumeName>,
     /// Whose its directory is at the moment. Of a list, and of what has no directory, it is not
     /// told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub access: Option<Access>,
+    pub access: Option<OwnerAndMode>,
     /// What it is doing.
     pub phase: Phase,
     /// Whether it could not be filled from another one because the disk is full.
@@ -175,7 +175,7 @@ pub struct Status {
 /// Whose a directory is, and who may enter it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Access {
+pub struct OwnerAndMode {
     /// Its owner.
     pub uid: u32,
     /// Its group.
@@ -196,9 +196,9 @@ pub enum Phase {
     /// It is being filled from another one, and not served yet.
     Cloning {
         /// The other one.
-        from: Name,
+        from: VolumeName,
         /// How far it is.
-        progress: Snapshot,
+        progress: ProgressSnapshot,
     },
     /// It could not be filled from another one; nothing is left of it.
     Failed {
@@ -214,7 +214,7 @@ pub enum Phase {
 
 impl Spec {
     /// A volume with the defaults of everything else.
-    pub fn new(name: Name, id: VolumeId, capacity: u64) -> Self {
+    pub fn new(name: VolumeName, id: VolumeId, capacity: u64) -> Self {
         Self {
             name,
             id,
@@ -248,7 +248,7 @@ impl Spec {
 
     /// Where its directory is below the root.
     pub fn place(&self) -> &str {
-        self.directory.as_ref().map_or(self.name.as_str(), Directory::as_str)
+        self.directory.as_ref().map_or(self.name.as_str(), VolumeDirectory::as_str)
     }
 
     /// The path that clients mount: `/NAME`, or `/NAME/TOKEN`. The name comes first, so that people
@@ -375,14 +375,14 @@ mod tests {
     #[test]
     fn little_need_be_said() {
         let spec: Spec = serde_json::from_str(r#"{"name":"a","id":"1","capacity":5}"#).unwrap();
-        let expected = Spec::new(Name::new("a").unwrap(), VolumeId::new("1").unwrap(), 5);
+        let expected = Spec::new(VolumeName::new("a").unwrap(), VolumeId::new("1").unwrap(), 5);
         assert_eq!(spec, expected);
         assert_eq!((spec.mode, spec.anon_uid, spec.sync), (0o777, 65534, true));
     }
 
     #[test]
     fn what_is_written_is_read_again() {
-        let mut spec = Spec::new(Name::new("a").unwrap(), VolumeId::new("1").unwrap(), 5);
+        let mut spec = Spec::new(VolumeName::new("a").unwrap(), VolumeId::new("1").unwrap(), 5);
         spec.mode = 0o2770;
         spec.squash = Squash::All;
         spec.clients = ["*", "10.0.0.1", "fd00::/8"].map(|c| parse_client(c).unwrap()).to_vec();

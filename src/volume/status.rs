@@ -3,12 +3,17 @@
 use std::net::IpAddr;
 
 use super::layout::Layout;
-use super::spec::{Phase, Quota, Spec, Status};
+use super::spec::{Phase, Quota, Spec, VolumeStatus};
 use super::{Slot, Volume};
 use crate::export::traffic::TrafficTotals;
 
 impl Slot {
-    pub(super) fn status(&self, layout: &Layout, free: u64, mounted_by: Vec<IpAddr>) -> Status {
+    pub(super) fn status(
+        &self,
+        layout: &Layout,
+        free: u64,
+        mounted_by: Vec<IpAddr>,
+    ) -> VolumeStatus {
         match self {
             Self::Volume(volume) => volume.status(layout, free, mounted_by),
             Self::Clone(job) => job.status(layout, free),
@@ -17,7 +22,7 @@ impl Slot {
 }
 
 impl Volume {
-    fn status(&self, layout: &Layout, free: u64, mounted_by: Vec<IpAddr>) -> Status {
+    fn status(&self, layout: &Layout, free: u64, mounted_by: Vec<IpAddr>) -> VolumeStatus {
         let (record, usage) = (self.record(), self.account.usage());
         let phase = match self.lost() {
             Some(message) => Phase::Lost { message },
@@ -25,7 +30,7 @@ impl Volume {
             None => Phase::Counting,
         };
         let left = record.spec.capacity.saturating_sub(usage.bytes);
-        Status {
+        VolumeStatus {
             used: usage.bytes,
             inodes_used: usage.inodes,
             free: if record.spec.quota == Quota::Off { free } else { left.min(free) },
@@ -33,12 +38,12 @@ impl Volume {
             mounted_by,
             traffic: self.traffic.totals(),
             copy_of: record.copy_of,
-            ..Status::of(record.spec, layout, record.created)
+            ..VolumeStatus::of(record.spec, layout, record.created)
         }
     }
 }
 
-impl Status {
+impl VolumeStatus {
     /// A volume of which only this is known.
     pub(super) fn of(spec: Spec, layout: &Layout, created: jiff::Timestamp) -> Self {
         Self {

@@ -20,8 +20,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::error::{Error, Kind};
-use super::name::{Directory, Name, Token, VolumeId};
-use super::spec::{OnDelete, Phase, Quota, Spec, Status};
+use super::name::{Token, VolumeDirectory, VolumeId, VolumeName};
+use super::spec::{OnDelete, Phase, Quota, Spec, VolumeStatus};
 use super::{Growth, Origin, Reclaimed, Serving, Settings, Volumes, attempt, registry};
 use crate::errno::Errno;
 use crate::export::table::Exports;
@@ -45,8 +45,8 @@ struct Run {
     _state: TempDir,
 }
 
-fn name(name: &str) -> Name {
-    Name::new(name).unwrap()
+fn name(name: &str) -> VolumeName {
+    VolumeName::new(name).unwrap()
 }
 
 fn spec(of: &str) -> Spec {
@@ -108,7 +108,7 @@ impl Place {
 }
 
 impl Run {
-    fn create(&self, of: &str) -> Result<Status, Error> {
+    fn create(&self, of: &str) -> Result<VolumeStatus, Error> {
         self.volumes.create(spec(of), Origin::Fresh)
     }
 
@@ -117,7 +117,7 @@ impl Run {
     }
 
     /// The status of a volume when it does nothing any more.
-    fn settled(&self, of: &str) -> Status {
+    fn settled(&self, of: &str) -> VolumeStatus {
         let start = Instant::now();
         loop {
             let status = self.volumes.show(&name(of)).unwrap();
@@ -359,7 +359,7 @@ fn a_crash_while_adopting_leaves_the_folder_as_it_is() {
 fn a_crash_while_ending_a_nested_volume_leaves_no_empty_directories() {
     let nested = |run: &Run, place: &Place| {
         with_a_file(run, place);
-        let directory = Some(Directory::new("x/y/n").unwrap());
+        let directory = Some(VolumeDirectory::new("x/y/n").unwrap());
         run.volumes.create(Spec { directory, ..spec("n") }, Origin::Fresh).unwrap();
     };
     for how in [OnDelete::Delete, OnDelete::Archive] {

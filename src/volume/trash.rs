@@ -49,7 +49,7 @@ pub struct Trash {
 /// What the thread does at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Status {
+pub struct TrashStatus {
     /// Entries of the folder that wait, the current one included, as of the last look into it.
     pub waiting: u64,
     /// Entries of the folder that could not be removed, and are tried again at the next start.
@@ -106,10 +106,10 @@ impl Trash {
     }
 
     /// What is done at this moment. Does not block.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> TrashStatus {
         let done = self.shared.progress.snapshot();
         let state = self.shared.lock();
-        Status {
+        TrashStatus {
             waiting: state.waiting as u64,
             set_aside: state.set_aside as u64,
             removed: done.entries_done,

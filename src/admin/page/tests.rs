@@ -1,10 +1,10 @@
 use super::*;
 use crate::admin::rates::EVERY;
 use crate::telemetry::metrics::Throughput;
-use crate::volume::name::{Name, VolumeId};
-use crate::volume::progress::Snapshot;
+use crate::volume::name::{VolumeId, VolumeName};
+use crate::volume::progress::ProgressSnapshot;
 use crate::volume::promise::Promise;
-use crate::volume::spec::{Phase, Spec, Status};
+use crate::volume::spec::{Phase, Spec, VolumeStatus};
 use std::time::Instant;
 
 const GIB: u64 = 1 << 30;
@@ -23,9 +23,9 @@ fn view() -> View {
     }
 }
 
-fn status(name: &str, used: u64, capacity: u64) -> Status {
-    let name = Name::new(name).unwrap();
-    Status {
+fn status(name: &str, used: u64, capacity: u64) -> VolumeStatus {
+    let name = VolumeName::new(name).unwrap();
+    VolumeStatus {
         path: format!("/{name}"),
         spec: Spec::new(name, VolumeId::new("id").unwrap(), capacity),
         directory: "/data".into(),
@@ -46,7 +46,7 @@ fn page(view: &View, found: Found) -> String {
     render(view, &Content::Loaded { exports: Vec::new(), volumes: Some(found) })
 }
 
-fn page_of(volumes: Vec<Status>) -> String {
+fn page_of(volumes: Vec<VolumeStatus>) -> String {
     page(&view(), Found { volumes, ..Found::default() })
 }
 
@@ -86,14 +86,14 @@ fn all_text_is_escaped() {
     lost.phase = Phase::Lost { message: script.into() };
     let mut cloning = status("b", 0, 1);
     cloning.phase = Phase::Cloning {
-        from: Name::new(script).unwrap(),
-        progress: Snapshot { bytes_done: 1, bytes_total: 3, ..Snapshot::default() },
+        from: VolumeName::new(script).unwrap(),
+        progress: ProgressSnapshot { bytes_done: 1, bytes_total: 3, ..ProgressSnapshot::default() },
     };
     let mut failed = status("c", 0, 1);
     failed.phase = Phase::Failed { message: script.into() };
     let found = Found {
         volumes: vec![lost, cloning, failed],
-        trash: trash::Status { current: Some(script.into()), ..Default::default() },
+        trash: trash::TrashStatus { current: Some(script.into()), ..Default::default() },
         faults: vec![script.into()],
         disk: None,
         promise: Promise::default(),
@@ -150,12 +150,12 @@ fn only_the_fullest_of_many_volumes_are_shown_unless_all_are_requested() {
 fn disk_capacities_and_trash_are_shown() {
     let found = Found {
         volumes: vec![status("a", GIB, 6 * GIB), status("b", 2 * GIB, 6 * GIB)],
-        trash: trash::Status {
+        trash: trash::TrashStatus {
             waiting: 2,
             removed: 34,
             freed: 5 * GIB,
             current: Some("x".into()),
-            ..trash::Status::default()
+            ..trash::TrashStatus::default()
         },
         disk: Some(Disk { size: 8 * GIB, free: GIB }),
         faults: vec!["cannot read registry/x".into()],
@@ -283,19 +283,23 @@ fn sample() -> String {
     volumes.push(status("<script>alert(1)", 99 * GIB, 100 * GIB));
     volumes[0].phase = Phase::Counting;
     volumes[1].phase = Phase::Cloning {
-        from: Name::new("golden-image").unwrap(),
-        progress: Snapshot { bytes_done: 42, bytes_total: 100, ..Snapshot::default() },
+        from: VolumeName::new("golden-image").unwrap(),
+        progress: ProgressSnapshot {
+            bytes_done: 42,
+            bytes_total: 100,
+            ..ProgressSnapshot::default()
+        },
     };
     let message = "cannot open /export/data/web: No such file or directory (os error 2)".into();
     volumes[2].phase = Phase::Lost { message };
     let found = Found {
         volumes,
-        trash: trash::Status {
+        trash: trash::TrashStatus {
             waiting: 3,
             removed: 48_211,
             freed: 71 * GIB,
             current: Some("web-2".into()),
-            ..trash::Status::default()
+            ..trash::TrashStatus::default()
         },
         faults: vec!["cannot read registry/pvc-77.json: it is damaged".into()],
         disk: Some(Disk { size: 960 * GIB, free: 311 * GIB }),

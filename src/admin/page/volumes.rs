@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::bar;
 use super::format::{Text, bytes, count, percent};
 use crate::admin::source::{Exported, Found};
-use crate::volume::spec::{Phase, Status};
+use crate::volume::spec::{Phase, VolumeStatus};
 
 /// Volumes that are shown unless all are requested.
 const SHOWN: usize = 200;
@@ -16,7 +16,7 @@ const CLIENTS: usize = 3;
 
 /// Writes the volumes: first those that are lost or failed, then the fullest.
 pub fn volumes(found: &Found, all: bool, out: &mut String) -> Result {
-    let mut sorted: Vec<&Status> = found.volumes.iter().collect();
+    let mut sorted: Vec<&VolumeStatus> = found.volumes.iter().collect();
     sorted.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.spec.name.cmp(&b.spec.name)));
     let total = sorted.len();
     let shown = if all { total } else { total.min(SHOWN) };
@@ -40,7 +40,7 @@ pub fn volumes(found: &Found, all: bool, out: &mut String) -> Result {
 }
 
 /// The sort key of a volume: lost or failed, then usage.
-fn order(status: &Status) -> (u8, std::cmp::Reverse<u128>) {
+fn order(status: &VolumeStatus) -> (u8, std::cmp::Reverse<u128>) {
     let trouble = match status.phase {
         Phase::Lost { .. } | Phase::Failed { .. } => 0,
         Phase::Ready | Phase::Counting | Phase::Cloning { .. } => 1,
@@ -49,7 +49,7 @@ fn order(status: &Status) -> (u8, std::cmp::Reverse<u128>) {
     (trouble, std::cmp::Reverse((u128::from(status.used) << 32) / capacity))
 }
 
-fn volume(status: &Status, out: &mut String) -> Result {
+fn volume(status: &VolumeStatus, out: &mut String) -> Result {
     let name = status.spec.name.as_str();
     out.push_str("<tr role=\"row\">");
     write!(out, "<th role=\"rowheader\" scope=\"row\"><bdi>{}</bdi></th>", Text(name))?;

@@ -21,7 +21,7 @@ use tower_test::mock::{Handle, pair};
 use super::support::{self, OURS, claim, open_volumes, pv, settings, volume_of};
 use crate::provisioner::Provisioner;
 use crate::provisioner::reach::Reach;
-use crate::volume::name::{Name, VolumeId};
+use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::spec::Spec;
 use crate::volume::{Origin, Volumes};
 
@@ -348,7 +348,7 @@ async fn what_a_crash_left_of_a_claim_that_is_gone_is_taken_away() {
     let cluster = Cluster::start(|_| ());
     let make = |name: &str, of_claim: bool| {
         let id = VolumeId::new(format!("uid-{name}")).unwrap();
-        let mut spec = Spec::new(Name::new(name).unwrap(), id, 1 << 20);
+        let mut spec = Spec::new(VolumeName::new(name).unwrap(), id, 1 << 20);
         if of_claim {
             spec.labels.insert("berth.io/claim-namespace".into(), "ns".into());
             spec.labels.insert("berth.io/claim-uid".into(), format!("uid-{name}"));
@@ -389,7 +389,7 @@ async fn a_volume_that_is_ended_by_hand_is_missed_before_long() {
     cluster.claim("data");
     cluster.until_bound("data").await;
     cluster.until("it is held", |cluster| held(cluster).is_some()).await;
-    cluster.volumes.reclaim(&Name::new(volume_of("data")).unwrap(), None).unwrap();
+    cluster.volumes.reclaim(&VolumeName::new(volume_of("data")).unwrap(), None).unwrap();
     let told = |cluster: &Cluster| {
         let world = cluster.world();
         let reasons = world.of("events").into_iter().map(|event| event["reason"].clone());
@@ -414,7 +414,7 @@ async fn who_does_not_lead_ends_and_grows_what_is_its_own_and_provisions_nothing
     });
     for name in ["old", "grown"] {
         let id = VolumeId::new(format!("uid-{name}")).unwrap();
-        let mut spec = Spec::new(Name::new(volume_of(name)).unwrap(), id, 16 << 20);
+        let mut spec = Spec::new(VolumeName::new(volume_of(name)).unwrap(), id, 16 << 20);
         let (uid, pv) = (format!("uid-{name}"), format!("pv-{name}"));
         let full = format!("ns/{name}");
         for (key, value) in [("claim-uid", uid), ("pv-uid", pv), ("claim", full)] {

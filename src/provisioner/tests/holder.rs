@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 use super::support::{Scene, claim, pv};
 use crate::provisioner::holder;
-use crate::volume::name::{Name, VolumeId};
+use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::spec::Spec;
 
 fn volume() -> Spec {
     let id = VolumeId::new("uid-data").unwrap();
-    let mut spec = Spec::new(Name::new("a").unwrap(), id, 1);
+    let mut spec = Spec::new(VolumeName::new("a").unwrap(), id, 1);
     spec.labels.insert("berth.io/pv-uid".into(), "pv-data".into());
     spec
 }

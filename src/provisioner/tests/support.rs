@@ -28,7 +28,7 @@ use crate::provisioner::queue::Outcome;
 use crate::provisioner::server::{Server, Where};
 use crate::provisioner::watch::{Key, Writers, stores};
 use crate::provisioner::{Context, Settings, claims, volumes};
-use crate::volume::name::{Name, VolumeId};
+use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::spec::Spec;
 use crate::volume::{self, Origin, Serving, Volumes};
 
@@ -313,8 +313,8 @@ impl Scene {
         self.dir.path().join(volume).join(file).exists()
     }
 
-    pub fn name(&self, name: &str) -> Name {
-        Name::new(name).unwrap()
+    pub fn name(&self, name: &str) -> VolumeName {
+        VolumeName::new(name).unwrap()
     }
 }
 

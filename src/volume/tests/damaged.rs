@@ -52,7 +52,7 @@ fn nothing_is_put_into_the_directory_of_a_record_that_cannot_be_read() {
         ("a/copy", Origin::Clone(name("b"))),
         ("a/x/adopted", Origin::Adopt),
     ] {
-        let directory = Some(Directory::new(at).unwrap());
+        let directory = Some(VolumeDirectory::new(at).unwrap());
         let put = run.volumes.create(Spec { directory, ..spec("d") }, origin);
         let Err(Error::Faulty(why)) = put else { panic!("{at}: {put:?}") };
         assert!(why.contains("setfattr -x user.berth /"), "{why}");
@@ -61,7 +61,7 @@ fn nothing_is_put_into_the_directory_of_a_record_that_cannot_be_read() {
     assert!(!place.path("a/new").exists() && !place.path("a/x/y").exists());
     // What people say is no volume's, is none's.
     rustix::fs::lremovexattr(place.path("a"), "user.berth").unwrap();
-    let directory = Some(Directory::new("a/new").unwrap());
+    let directory = Some(VolumeDirectory::new("a/new").unwrap());
     run.volumes.create(Spec { directory, ..spec("d") }, Origin::Fresh).unwrap();
 }
 
@@ -115,7 +115,7 @@ fn of_two_records_with_one_directory_export_or_name_only_the_true_one_is_served(
     });
     only_a_is_faulty(&copied, "its export");
     // It is not adopted by another name either: its directory stays with its record.
-    let other = Spec { directory: Some(Directory::new("a").unwrap()), ..spec("d") };
+    let other = Spec { directory: Some(VolumeDirectory::new("a").unwrap()), ..spec("d") };
     let adopted = copied.1.volumes.create(other, Origin::Adopt);
     assert!(matches!(adopted, Err(Error::Faulty(_))), "{adopted:?}");
     // Those that were made by an earlier version, or where there are no extended attributes.
@@ -206,7 +206,7 @@ fn a_volume_without_its_directory_is_lost_and_can_be_deleted() {
 fn what_took_the_place_of_a_volume_is_left_alone_at_its_end() {
     let place = Place::new();
     let run = place.open();
-    let deep = Spec { directory: Some(Directory::new("team/b").unwrap()), ..spec("b") };
+    let deep = Spec { directory: Some(VolumeDirectory::new("team/b").unwrap()), ..spec("b") };
     run.create("a").unwrap();
     run.volumes.create(deep, Origin::Fresh).unwrap();
     drop(run);

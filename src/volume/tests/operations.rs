@@ -80,7 +80,7 @@ fn a_volume_may_be_deeper_and_no_two_are_in_each_other() {
     let place = Place::new();
     let run = place.open();
     let at = |of: &str, path: &str| {
-        let directory = Some(Directory::new(path).unwrap());
+        let directory = Some(VolumeDirectory::new(path).unwrap());
         run.volumes.create(Spec { directory, ..spec(of) }, Origin::Fresh)
     };
     at("a", "team/app/data").unwrap();

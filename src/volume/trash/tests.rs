@@ -23,7 +23,7 @@ fn start(dir: &TempDir, rate: NonZeroU32) -> Trash {
 }
 
 /// Waits until the status is as `wanted`.
-fn until(trash: &Trash, wanted: impl Fn(&Status) -> bool) -> Status {
+fn until(trash: &Trash, wanted: impl Fn(&TrashStatus) -> bool) -> TrashStatus {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
         let status = trash.status();
@@ -37,7 +37,7 @@ fn until(trash: &Trash, wanted: impl Fn(&Status) -> bool) -> Status {
 }
 
 /// Empties the folder.
-fn empty(dir: &TempDir) -> Status {
+fn empty(dir: &TempDir) -> TrashStatus {
     let trash = start(dir, FAST);
     until(&trash, |status| status.idle)
 }
