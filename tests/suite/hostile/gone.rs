@@ -82,6 +82,7 @@ fn calls_that_wait_for_a_thread_when_the_peer_goes_are_dropped() {
 #[test]
 fn a_connection_that_was_reset_leaves_no_socket_although_its_calls_wait() {
     const PEERS: usize = 100;
+    const READS: usize = 100; // more than there are threads
     let w = Watched::over(Setup::default().faults(), |dir| {
         fs::write(dir.join("file"), [7; 4096]).unwrap();
         (0..PEERS).for_each(|n| fs::create_dir(dir.join(format!("dir{n}"))).unwrap());
@@ -93,9 +94,11 @@ fn a_connection_that_was_reset_leaves_no_socket_although_its_calls_wait() {
     c.content(&file);
     disk.cold();
     disk.hold_after(0);
-    ask(&mut c, &file, 4096, 100); // more than there are threads
+    ask(&mut c, &file, 4096, READS);
     let queue = || w.metrics().get("berth_pool_queue");
-    eventually("they wait for threads", || queue() > 50.0);
+    // Each thread has taken one, and nothing leaves the queue any more.
+    let rest = (READS - pool_threads(&w)) as f64;
+    eventually("they wait for threads", || queue().total_cmp(&rest).is_eq());
     let before = sockets(&w);
     for dir in &dirs {
         let mut peer = w.server.client();
@@ -107,6 +110,13 @@ fn a_connection_that_was_reset_leaves_no_socket_although_its_calls_wait() {
     eventually("the sockets are closed", || sockets(&w) < before + 10);
     assert!(queue() > PEERS as f64, "the calls wait");
     disk.release();
+}
+
+/// How many threads carry out calls that may block.
+fn pool_threads(w: &Watched) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{}/task", w.server.pid().as_raw_nonzero())).unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("berth-pool")).count()
 }
 
 /// How many sockets the server has open.
