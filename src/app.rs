@@ -34,7 +34,8 @@ use crate::fs::Fs;
 use crate::fs::fingerprint::Fingerprint;
 use crate::fs::root::HandleKind;
 use crate::mount::{self, Datagrams, Mount};
-use crate::nfs3::{self, Nfs};
+use crate::nfs::core::CALL_MAX;
+use crate::nfs::{self, Nfs};
 use crate::portmap::registration::Transport;
 use crate::portmap::{self, Portmap};
 use crate::provisioner::{self, Provisioner};
@@ -140,7 +141,7 @@ impl App {
             pool: POOL,
             connections: config.max_connections,
             memory: config.memory.unwrap_or_else(memory_for_clients),
-            limits: Limits { record: nfs3::CALL_MAX, idle: config.idle, stalled: config.stalled },
+            limits: Limits { record: CALL_MAX, idle: config.idle, stalled: config.stalled },
         };
         let server = Server::start(settings, Arc::clone(&metrics));
         let server = server.context("cannot start the data plane")?;
@@ -331,8 +332,7 @@ impl App {
             self.server
                 .listen_udp(bound, &datagrams)
                 .with_context(|| format!("cannot listen on {bound} for datagrams"))?;
-            let nfs = (nfs3::VERSION, nfs3::VERSION);
-            portmap.register(nfs3::PROGRAM, nfs, Transport::Tcp, bound);
+            portmap.register(nfs::PROGRAM, nfs::VERSIONS, Transport::Tcp, bound);
             for transport in [Transport::Tcp, Transport::Udp] {
                 portmap.register(mount::PROGRAM, mount::VERSIONS, transport, bound);
             }
@@ -445,7 +445,7 @@ impl App {
     }
 }
 
-/// Fingerprint clients are known: those that an export lists by more than `*`, and those that have
+/// Which clients are known: those that an export lists by more than `*`, and those that have
 /// mounted something.
 fn knows(exports: &Arc<Exports>, mount: &Arc<Mount>) -> Knows {
     let (exports, mount) = (Arc::clone(exports), Arc::clone(mount));

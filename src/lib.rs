@@ -8,7 +8,7 @@
 //!   | data-plane       |                    | admin, state   |   its own runtime
 //!   | threads and pool |                    +-------+--------+
 //!   +------+-----------+                            |
-//!    nfs3  mount  portmap                        volume   registry, create, expand, reclaim
+//!     nfs  mount  portmap                        volume   registry, create, expand, reclaim
 //!          |                                     |     |
 //!          |   export::table::Exports  <---------+     |
 //!          v   (replaced whole, read without a lock)   v
@@ -33,7 +33,7 @@
 //! | [`export`] | what is exported, to whom, with which squash; pure | - |
 //! | [`quota`] | what each volume uses; room is held before it is used, on the disk before it counts | errno sched sys |
 //! | [`fs`] | POSIX operations on handles, as the caller; knows no wire format | errno sched sys export quota telemetry |
-//! | [`nfs3`] | the 22 procedures: arguments to results | errno sched sys xdr rpc export fs telemetry |
+//! | [`nfs`] | NFS: what all versions share, and the procedures of each | errno sched sys xdr rpc export fs telemetry |
 //! | [`mount`] | MOUNT: paths to handles | errno sched xdr rpc export fs telemetry |
 //! | [`portmap`] | where the programs are | rpc xdr |
 //! | [`volume`] | directory, registry entry, export and account as one unit; knows no Kubernetes | errno export fs label quota sys telemetry |
@@ -41,7 +41,7 @@
 //! | [`state`] | what survives a restart, apart from volumes | export fs sys |
 //! | [`admin`] | volumes over a unix socket; health, metrics and the status page over HTTP | telemetry volume |
 //! | [`manual`] | the pages of the manual | - |
-//! | [`command`] | `berth volume`, `berth health`, `berth manual`: asks a server, tells people and scripts | admin export label manual mount_options nfs3 quantity rpc telemetry volume xdr |
+//! | [`command`] | `berth volume`, `berth health`, `berth manual`: asks a server, tells people and scripts | admin export label manual mount_options nfs quantity rpc telemetry volume xdr |
 //! | [`config`] | the command line, checked into settings; uses the others' settings and choices only | command export fs label provisioner quantity telemetry volume |
 //! | [`telemetry`] | log, with a bound for what peers cause; every metric | - |
 //! | [`app`] | builds, starts and stops the parts | all |
@@ -102,7 +102,7 @@ pub mod label;
 pub mod manual;
 pub mod mount;
 pub mod mount_options;
-pub mod nfs3;
+pub mod nfs;
 pub mod portmap;
 pub mod provisioner;
 pub mod quantity;

@@ -12,7 +12,7 @@ use clap::Args;
 use thiserror::Error;
 
 use crate::admin::client::{self, Client};
-use crate::nfs3;
+use crate::nfs::{self, v3};
 use crate::rpc::message;
 use crate::rpc::record::Header;
 use crate::xdr::Writer;
@@ -101,7 +101,7 @@ fn call() -> Vec<u8> {
     const CALL: u32 = 0;
     const RPC_VERSION: u32 = 2;
     record(|w| {
-        let header = [XID, CALL, RPC_VERSION, nfs3::PROGRAM, nfs3::VERSION, 0];
+        let header = [XID, CALL, RPC_VERSION, nfs::PROGRAM, v3::VERSION, 0];
         header.into_iter().for_each(|word| w.u32(word));
         w.fixed(&[0; 16]); // AUTH_NONE, as credential and as verifier
     })

@@ -7,7 +7,7 @@
 mod reader;
 mod writer;
 
-pub use reader::Reader;
+pub use reader::{Decode, Reader};
 pub use writer::{Encode, Mark, Writer};
 
 /// Why bytes do not decode. A call whose arguments fail to decode is answered with GARBAGE_ARGS

@@ -2,6 +2,21 @@
 
 use super::{Error, padding};
 
+/// A value with an XDR encoding that a peer sends.
+pub trait Decode<'a>: Sized {
+    /// Decodes the value. Opaque data in it is a part of the input.
+    ///
+    /// # Errors
+    /// The input is not an encoding of such a value.
+    fn decode(r: &mut Reader<'a>) -> Result<Self, Error>;
+}
+
+impl Decode<'_> for () {
+    fn decode(_r: &mut Reader<'_>) -> Result<Self, Error> {
+        Ok(())
+    }
+}
+
 /// Decodes values from the front of a slice.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {

@@ -15,7 +15,7 @@ use berth::export::{Export, ExportId, Ports};
 use berth::fs::Fs;
 use berth::fs::handle::Key;
 use berth::mount::Mount;
-use berth::nfs3::Nfs;
+use berth::nfs::Nfs;
 use berth::portmap::Portmap;
 use berth::rpc::auth::{Credentials, Sys};
 use berth::rpc::{Call, Outcome, Program};

@@ -168,11 +168,11 @@ fn the_reading_finds_what_it_looks_for() {
     let source = Source {
         path: "xdr/reader.rs".into(),
         code: code(
-            "//! crate::rpc\nuse crate::nfs3::Nfs; // crate::fs\nfn f() { unsafe { x.await } }\n\
+            "//! crate::rpc\nuse crate::nfs::Nfs; // crate::fs\nfn f() { unsafe { x.await } }\n\
              #[cfg(test)]\nmod tests { use crate::sys; }",
         ),
     };
-    assert_eq!(source.names().into_iter().collect::<Vec<_>>(), ["nfs3"]);
+    assert_eq!(source.names().into_iter().collect::<Vec<_>>(), ["nfs"]);
     assert!(has_word(&source.code, "unsafe") && has_word(&source.code, ".await"));
     assert!(!has_word("fn unsafety(x_unsafe: u8) {}", "unsafe"));
     assert!(source.is_in(&["xdr"]) && source.is_in(&["xdr/reader.rs"]) && !source.is_in(&["rpc"]));

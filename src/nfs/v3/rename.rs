@@ -1,12 +1,13 @@
 //! RENAME, LINK (RFC 1813 §3.3.14, §3.3.15).
 
-use super::context::{CallContext, FlushScope};
-use super::durable::{Durable, same_body};
-use super::status::{Cause, Reply};
-use super::types::{Decode, DirOp, Fh, PostOp, Wcc};
+use super::reply::Reply;
+use super::types::{DirOp, PostOp, Wcc};
 use crate::errno::Errno;
 use crate::fs::name::Name;
-use crate::xdr::{Encode, Error, Reader, Writer};
+use crate::nfs::context::{CallContext, Fh};
+use crate::nfs::durability::{Durable, FlushScope};
+use crate::nfs::failure::Failure;
+use crate::xdr::{Decode, Encode, Error, Reader, Writer};
 
 /// `RENAME3args`
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +46,7 @@ pub fn rename(
     cx.defer_if_slow(&from)?;
     let guard = cx.fs().lock_both(&from.node, &to.node, cx.patience())?;
     let before = (from.node.attr()?, to.node.attr()?);
-    let moved = cx.nfs.pace.measure(cx.patience(), || -> Result<(), Cause> {
+    let moved = cx.core.pace.measure(cx.patience(), || -> Result<(), Failure> {
         if from.node.handle().export() != to.node.handle().export() {
             return Err(Errno::XDEV.into());
         }
@@ -54,11 +55,14 @@ pub fn rename(
         let (from_at, to_at) = ((&from.node, from_name), (&to.node, to_name));
         Ok(cx.fs().rename(from_at, to_at, &from.caller, &guard)?)
     });
-    let wcc = BothWcc { from: from.wcc(&before.0), to: to.wcc(&before.1) };
+    let wcc = BothWcc {
+        from: Wcc::of(&from, from.since(before.0)),
+        to: Wcc::of(&to, to.since(before.1)),
+    };
     drop(guard);
-    moved.map_err(|cause| cause.with(wcc))?;
+    moved.map_err(|failure| failure.with(wcc))?;
     // The new name first: a crash in between may leave both names, but never none.
-    same_body(wcc, from.due([&to.node, &from.node]))
+    Ok(Durable::same_body(wcc, from.due([&to.node, &from.node])))
 }
 
 /// `LINK3args`
@@ -98,15 +102,15 @@ pub fn link(
     cx.defer_if_slow(&dir)?;
     let guard = cx.fs().lock_both(&file.node, &dir.node, cx.patience())?;
     let before = dir.node.attr()?;
-    let linked = cx.nfs.pace.measure(cx.patience(), || -> Result<(), Cause> {
+    let linked = cx.core.pace.measure(cx.patience(), || -> Result<(), Failure> {
         if file.node.handle().export() != dir.node.handle().export() {
             return Err(Errno::XDEV.into());
         }
         let name = Name::new(args.link.name)?.entry(Errno::EXIST)?;
         Ok(cx.fs().link(&file.node, &dir.node, name, &dir.caller, &guard)?)
     });
-    let body = FileAndDir { file: file.post_op(), dir: dir.wcc(&before) };
+    let body = FileAndDir { file: PostOp::of(&file), dir: Wcc::of(&dir, dir.since(before)) };
     drop(guard);
-    linked.map_err(|cause| cause.with(body))?;
-    same_body(body, dir.due_with(&file.node, FlushScope::WithDirectory))
+    linked.map_err(|failure| failure.with(body))?;
+    Ok(Durable::same_body(body, dir.due_with(&file.node, FlushScope::WithDirectory)))
 }

@@ -8,17 +8,18 @@ use std::sync::Arc;
 
 use nfsserve::nfs::nfsstat3;
 
-use super::TRANSFER_MAX;
-use super::context::{CallContext, Object, View};
-use super::durable::Durable;
-use super::status::{Cause, Reply};
-use super::types::{Decode, Fh, PostOp, Wcc};
+use super::reply::Reply;
+use super::types::{Fattr, PostOp, Wcc};
 use crate::fs::Fs;
 use crate::fs::attr::Attr;
 use crate::fs::flush::{Due, Extent};
 use crate::fs::node::Node;
+use crate::nfs::context::{CallContext, Fh, Object, Transition, View};
+use crate::nfs::core::TRANSFER_MAX;
+use crate::nfs::durability::Durable;
+use crate::nfs::failure::Failure;
 use crate::sched::Patience;
-use crate::xdr::{Encode, Error, Reader, Writer};
+use crate::xdr::{Decode, Encode, Error, Reader, Writer};
 
 /// Larger writes, in bytes, spend the dirty budget: these are the ones that fill the page cache.
 const SMALL: usize = 64 * 1024;
@@ -42,7 +43,7 @@ impl<'a> Decode<'a> for ReadArgs<'a> {
 pub fn read(cx: &CallContext<'_>, args: ReadArgs<'_>, w: &mut Writer<'_>) -> Reply<(), PostOp> {
     let object = cx.object(args.file)?;
     let attr = object.node.attr_to_read()?;
-    let post_op = PostOp(Some(object.fattr(attr)));
+    let post_op = PostOp(Some(Fattr::of(&object, attr)));
     w.u32(nfsstat3::NFS3_OK as u32);
     post_op.encode(w);
     let (count, eof, length) = (w.hole(), w.hole(), w.hole());
@@ -50,7 +51,7 @@ pub fn read(cx: &CallContext<'_>, args: ReadArgs<'_>, w: &mut Writer<'_>) -> Rep
     let read = cx
         .fs()
         .read(&object.node, &attr, &object.caller, w.buffer(), range, cx.patience())
-        .map_err(|errno| Cause::from(errno).with(post_op))?;
+        .map_err(|errno| Failure::from(errno).with(post_op))?;
     w.pad(read.count);
     object.count_read(read.count);
     // At most TRANSFER_MAX.
@@ -114,7 +115,7 @@ impl Encode for WriteOk {
 }
 
 /// WRITE: writes to the page cache and, as `stable_how` requests, to stable storage.
-pub fn write(cx: &CallContext<'_>, args: &WriteArgs<'_>) -> Reply<Durable<WriteOk, Wcc>, Wcc> {
+pub fn write(cx: &CallContext<'_>, args: WriteArgs<'_>) -> Reply<Durable<WriteOk, Wcc>, Wcc> {
     let object = cx.object_to_change(args.file)?;
     // Read before the write: if a flush fails from now on, the client must see it.
     let (verifier, failures) = (cx.fs().verifier(), object.node.failures());
@@ -124,13 +125,13 @@ pub fn write(cx: &CallContext<'_>, args: &WriteArgs<'_>) -> Reply<Durable<WriteO
     // durable writes must not start a flush that covers none of the others; a single one is
     // cheaper here than in the pool.
     let alone = stable == Stable::Unstable || object.node.is_seldom_flushed();
-    let is_quick = || alone && cx.nfs.pace.is_quick() && has_room(cx, &object, args.data.len());
+    let is_quick = || alone && cx.core.pace.is_quick() && has_room(cx, &object, args.data.len());
     match cx.patience() {
-        Patience::None if !is_quick() => return Err(Cause::WouldBlock.into()),
+        Patience::None if !is_quick() => return Err(Failure::WouldBlock.into()),
         Patience::None => {}
-        Patience::Blocking => cx.nfs.dirty_budget.refill(),
+        Patience::Blocking => cx.core.dirty_budget.refill(),
     }
-    let (count, wcc) = write_with_wcc(cx, &object, args)?;
+    let (count, wcc) = write_with_wcc(cx, &object, &args)?;
     let extent = match stable {
         Stable::Unstable => None,
         Stable::DataSync => Some(Extent::Data),
@@ -142,7 +143,7 @@ pub fn write(cx: &CallContext<'_>, args: &WriteArgs<'_>) -> Reply<Durable<WriteO
 
 /// Whether the kernel is expected to accept so many bytes without blocking on the disk.
 fn has_room(cx: &CallContext<'_>, object: &Object<'_>, bytes: usize) -> bool {
-    bytes <= SMALL || object.node.is_written_to_memory() && cx.nfs.dirty_budget.spend(bytes)
+    bytes <= SMALL || object.node.is_written_to_memory() && cx.core.dirty_budget.spend(bytes)
 }
 
 fn write_with_wcc(
@@ -153,15 +154,15 @@ fn write_with_wcc(
     let guard = cx.fs().lock(&object.node, cx.patience())?;
     let before: Attr = object.node.attr()?;
     let part = (args.offset, args.data);
-    let written = cx.nfs.pace.measure(cx.patience(), || {
+    let written = cx.core.pace.measure(cx.patience(), || {
         cx.fs().write(&object.node, &before, &object.caller, part, cx.patience(), &guard)
     });
-    let cause = |errno| Cause::from(errno).under(&guard).with(object.wcc(&before));
-    let written = written.map_err(cause)?;
+    let failed =
+        |errno| Failure::from(errno).under(&guard).with(Wcc::of(object, object.since(before)));
+    let written = written.map_err(failed)?;
     drop(guard);
     object.count_written(written.count);
-    let after = PostOp(written.after.map(|attr| object.fattr(attr)));
-    let wcc = Wcc { before: Some(before), after };
+    let wcc = Wcc::of(object, Transition { before, after: written.after });
     Ok((u32::try_from(written.count).unwrap_or(u32::MAX), wcc))
 }
 
@@ -189,7 +190,7 @@ pub struct CommitOk {
 
 impl Encode for CommitOk {
     fn encode(&self, w: &mut Writer<'_>) {
-        let after = self.node.attr().ok().map(|attr| self.view.of(attr));
+        let after = self.node.attr().ok().map(|attr| Fattr::new(self.view, attr));
         Wcc { before: Some(self.before), after: PostOp(after) }.encode(w);
         // Read after the flush: a failed flush changes the write verifier.
         w.u64(self.fs.verifier());
@@ -200,13 +201,13 @@ impl Encode for CommitOk {
 pub fn commit(cx: &CallContext<'_>, args: CommitArgs<'_>) -> Reply<Durable<CommitOk, Wcc>, Wcc> {
     let object = cx.object(args.file)?;
     if cx.patience() == Patience::None && !cx.fs().is_open(&object.node) {
-        return Err(Cause::WouldBlock.into());
+        return Err(Failure::WouldBlock.into());
     }
     let before = object.node.attr()?;
-    let failure_body = object.wcc(&before);
+    let failure_body = Wcc::of(&object, object.since(before));
     let node = Arc::clone(&object.node);
     // Earlier failures are reported by the changed write verifier.
     let due = Some(Due::Content(Arc::clone(&node), Extent::All, node.failures()));
-    let result = CommitOk { fs: Arc::clone(&cx.nfs.fs), node, view: object.view(), before };
+    let result = CommitOk { fs: Arc::clone(&cx.core.fs), node, view: object.view(), before };
     Ok(Durable { result, failure_body, due })
 }

@@ -3,15 +3,12 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use nfsserve::nfs::nfsstat3;
-
-use super::Nfs;
-use super::status::{Cause, Fail};
-use super::types::{Fattr, Fh, PostOp, Wcc};
+use super::core::Core;
+use super::failure::Failure;
+use crate::errno::Errno;
 use crate::export::{Devices, Durability, Export, ExportTable, Mode, Options, SetId};
 use crate::fs::Fs;
 use crate::fs::attr::{Attr, Changes, FileKind, SET_IDS};
-use crate::fs::flush::Due;
 use crate::fs::guard::Guard;
 use crate::fs::handle::Handle;
 use crate::fs::identity::Identity;
@@ -23,15 +20,19 @@ use crate::sched::Patience;
 
 /// The context in which a procedure runs.
 pub struct CallContext<'a> {
-    /// The NFS program.
-    pub nfs: &'a Nfs,
-    /// The exports, as they were when the call began.
-    pub table: &'a ExportTable,
+    /// What all calls share.
+    pub core: &'a Core,
     /// The call as received.
     pub rpc: &'a rpc::Call<'a>,
+    /// The exports, as they were when the call began.
+    table: &'a ExportTable,
     /// The export that the call uses, once it is known.
-    pub export: Cell<Option<&'a Export>>,
+    export: Cell<Option<&'a Export>>,
 }
+
+/// A file handle as received, unchecked.
+#[derive(Clone, Copy, Debug)]
+pub struct Fh<'a>(pub &'a [u8]);
 
 /// A file of the call, with the caller's rights in the export of its handle.
 pub struct Object<'a> {
@@ -47,42 +48,31 @@ pub struct Object<'a> {
 /// The changes that an export makes to attributes in replies.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
-    fsid: u64,
+    /// The export's id, which clients see as the id of the file system.
+    pub fsid: u64,
     set_id: SetId,
     devices: Devices,
 }
 
-impl View {
-    /// Returns the attributes as they are put into replies.
-    pub const fn of(self, mut attr: Attr) -> Fattr {
-        attr.mode = self.mode(attr.kind, attr.mode);
-        if matches!(self.devices, Devices::Refused) {
-            attr.device = (0, 0); // no driver has this number
-        }
-        Fattr { attr, fsid: self.fsid }
-    }
-
-    const fn mode(self, kind: FileKind, mode: u32) -> u32 {
-        match (self.set_id, kind) {
-            (SetId::Kept, _) | (_, FileKind::Directory) => mode,
-            (SetId::Refused, _) => mode & !SET_IDS,
-        }
-    }
-}
-
-/// What must be flushed after a change of a file and its directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlushScope {
-    /// The file is committed with its new name, if the file system guarantees that.
-    WithDirectory,
-    /// The file has other changes and must be flushed by itself.
-    Separate,
+/// The attributes of a file before and after a change, read under the lock of the change: they show
+/// a client whether another client changed the file, too.
+#[derive(Clone, Copy, Debug)]
+pub struct Transition {
+    /// Attributes before the change.
+    pub before: Attr,
+    /// Attributes after the change, if they can be read.
+    pub after: Option<Attr>,
 }
 
 impl<'a> CallContext<'a> {
+    /// The context of a call that begins.
+    pub const fn new(core: &'a Core, table: &'a ExportTable, rpc: &'a rpc::Call<'a>) -> Self {
+        Self { core, rpc, table, export: Cell::new(None) }
+    }
+
     /// The file system operations.
     pub fn fs(&self) -> &Fs {
-        &self.nfs.fs
+        &self.core.fs
     }
 
     /// Whether the call may block.
@@ -95,9 +85,9 @@ impl<'a> CallContext<'a> {
     ///
     /// # Errors
     /// The handle is bad or stale, or the client has no access to the export.
-    pub fn object(&self, fh: Fh<'_>) -> Result<Object<'a>, Cause> {
+    pub fn object(&self, fh: Fh<'_>) -> Result<Object<'a>, Failure> {
         let handle = Handle::parse(fh.0)?;
-        let export = self.table.get(handle.export()).ok_or(nfsstat3::NFS3ERR_STALE)?;
+        let export = self.table.get(handle.export()).ok_or(Errno::STALE)?;
         let options = export.access(self.rpc.peer)?;
         let caller = self.identity(&options);
         self.export.set(Some(export));
@@ -108,11 +98,11 @@ impl<'a> CallContext<'a> {
     /// As [`Self::object`], for a file that the call changes.
     ///
     /// # Errors
-    /// As [`Self::object`]; `NFS3ERR_ROFS` if the export is read-only.
-    pub fn object_to_change(&self, fh: Fh<'_>) -> Result<Object<'a>, Cause> {
+    /// As [`Self::object`]; `EROFS` if the export is read-only.
+    pub fn object_to_change(&self, fh: Fh<'_>) -> Result<Object<'a>, Failure> {
         let object = self.object(fh)?;
         if object.options.mode == Mode::ReadOnly {
-            return Err(nfsstat3::NFS3ERR_ROFS.into());
+            return Err(Errno::ROFS.into());
         }
         Ok(object)
     }
@@ -123,9 +113,9 @@ impl<'a> CallContext<'a> {
     ///
     /// # Errors
     /// `WouldBlock`, if the call must not block.
-    pub fn defer_if_slow(&self, object: &Object<'_>) -> Result<(), Cause> {
-        let waits = object.options.durability == Durability::Sync || !self.nfs.pace.is_quick();
-        if waits && self.patience() == Patience::None { Err(Cause::WouldBlock) } else { Ok(()) }
+    pub fn defer_if_slow(&self, object: &Object<'_>) -> Result<(), Failure> {
+        let waits = object.options.durability == Durability::Sync || !self.core.pace.is_quick();
+        if waits && self.patience() == Patience::None { Err(Failure::WouldBlock) } else { Ok(()) }
     }
 
     fn identity(&self, options: &Options) -> Identity {
@@ -138,57 +128,52 @@ impl<'a> CallContext<'a> {
         }
     }
 
-    /// Runs `work`, which changes a directory, under the directory's lock. Returns its result with
-    /// weak cache consistency data: both sets of attributes are read under the same lock.
+    /// Runs `work`, which changes a directory, under the directory's lock. Returns its result, and
+    /// the directory's attributes before and after.
+    ///
+    /// # Errors
+    /// The directory cannot be locked, or has no attributes; `work` did not run.
     pub fn change_directory<T>(
         &self,
         dir: &Object<'_>,
-        work: impl FnOnce(&Guard<'_>) -> Result<T, Cause>,
-    ) -> Result<(T, Wcc), Fail<Wcc>> {
+        work: impl FnOnce(&Guard<'_>) -> Result<T, Failure>,
+    ) -> Result<(Result<T, Failure>, Transition), Failure> {
         self.defer_if_slow(dir)?;
         let guard = self.fs().lock(&dir.node, self.patience())?;
         let before = dir.node.attr()?;
-        let done = self.nfs.pace.measure(self.patience(), || work(&guard));
-        let wcc = dir.wcc(&before);
-        Ok((done.map_err(|cause| cause.under(&guard).with(wcc))?, wcc))
+        let result = self.core.pace.measure(self.patience(), || work(&guard));
+        let transition = dir.since(before);
+        Ok((result.map_err(|failure| failure.under(&guard)), transition))
     }
 
     /// Defers a call that found its volume full until the volume's files have been flushed. Returns
     /// `None` if the call may not wait again, or has no export.
     pub fn wait_for_room(&self) -> Option<Outcome> {
         let id = self.export.get().filter(|_| self.rpc.may_wait)?.id;
-        let fs = Arc::clone(&self.nfs.fs);
+        let fs = Arc::clone(&self.core.fs);
         Some(Outcome::Wait(Delay::new(move |wake| fs.flush_volume(id, Box::new(|_| wake())))))
+    }
+
+    /// Counts the call for its export. A call counts once, when it completes: a deferred call runs
+    /// again.
+    pub fn count(&self, outcome: &Outcome) {
+        if !matches!(outcome, Outcome::Later | Outcome::Wait(_))
+            && let Some(export) = self.export.get()
+        {
+            export.traffic.call();
+        }
     }
 }
 
 impl Object<'_> {
-    /// What must be on stable storage before the reply to a change of the names and attributes of
-    /// `nodes` is sent; `None` if the export is `async`.
-    pub fn due<const N: usize>(&self, nodes: [&Arc<Node>; N]) -> Option<Due> {
-        match self.options.durability {
-            Durability::Sync => Some(Due::Metadata(nodes.map(Arc::clone).to_vec())),
-            Durability::Async => None,
-        }
-    }
-
-    /// As [`Self::due`], for this directory and a file that was made, found or linked in it.
-    pub fn due_with(&self, file: &Arc<Node>, scope: FlushScope) -> Option<Due> {
-        match scope {
-            FlushScope::WithDirectory if self.node.flushes_new_files() => self.due([&self.node]),
-            // The file first: a crash must not leave a name without its file.
-            _ => self.due([file, &self.node]),
-        }
-    }
-
-    /// Returns the attributes as they are put into replies.
-    pub const fn fattr(&self, attr: Attr) -> Fattr {
-        self.view().of(attr)
-    }
-
     /// The changes that the export makes to attributes.
     pub const fn view(&self) -> View {
         View { fsid: self.export.id.0, set_id: self.options.set_id, devices: self.options.devices }
+    }
+
+    /// The current attributes and those `before` a change.
+    pub fn since(&self, before: Attr) -> Transition {
+        Transition { before, after: self.node.attr().ok() }
     }
 
     /// Removes from `changes` what the export does not allow for this kind of file. The other
@@ -207,14 +192,22 @@ impl Object<'_> {
     pub fn count_written(&self, bytes: usize) {
         self.export.traffic.written(bytes);
     }
+}
 
-    /// The current attributes, if they can be read.
-    pub fn post_op(&self) -> PostOp {
-        PostOp(self.node.attr().ok().map(|attr| self.fattr(attr)))
+impl View {
+    /// Returns the attributes as they are put into replies.
+    pub const fn of(self, mut attr: Attr) -> Attr {
+        attr.mode = self.mode(attr.kind, attr.mode);
+        if matches!(self.devices, Devices::Refused) {
+            attr.device = (0, 0); // no driver has this number
+        }
+        attr
     }
 
-    /// Weak cache consistency data: `before`, and the current attributes.
-    pub fn wcc(&self, before: &Attr) -> Wcc {
-        Wcc { before: Some(*before), after: self.post_op() }
+    const fn mode(self, kind: FileKind, mode: u32) -> u32 {
+        match (self.set_id, kind) {
+            (SetId::Kept, _) | (_, FileKind::Directory) => mode,
+            (SetId::Refused, _) => mode & !SET_IDS,
+        }
     }
 }

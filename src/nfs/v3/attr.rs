@@ -1,15 +1,14 @@
 //! GETATTR, SETATTR, ACCESS (RFC 1813 §3.3.1, §3.3.2, §3.3.4).
 
-use nfsserve::nfs::nfsstat3;
-
-use super::context::{CallContext, Object};
-use super::durable::{Durable, same_body};
-use super::status::{Cause, Reply};
-use super::types::{Decode, Fattr, Fh, PostOp, Wcc, time, wire_seconds};
+use super::reply::Reply;
+use super::types::{Fattr, PostOp, Wcc, time, wire_seconds};
 use crate::export::Mode;
 use crate::fs::access::Access;
 use crate::fs::attr::{Changes, FileKind, Time};
-use crate::xdr::{Encode, Error, Reader, Writer};
+use crate::nfs::context::{CallContext, Fh, Object};
+use crate::nfs::durability::Durable;
+use crate::nfs::failure::Failure;
+use crate::xdr::{Decode, Encode, Error, Reader, Writer};
 
 const ACCESS_READ: u32 = 0x01;
 const ACCESS_LOOKUP: u32 = 0x02;
@@ -24,7 +23,7 @@ const ACCESS_CHANGE: u32 = ACCESS_MODIFY | ACCESS_EXTEND | ACCESS_DELETE;
 /// GETATTR: returns the attributes of a file.
 pub fn getattr(cx: &CallContext<'_>, fh: Fh<'_>) -> Reply<Fattr, ()> {
     let object = cx.object(fh)?;
-    Ok(object.fattr(object.node.attr_to_read()?))
+    Ok(Fattr::of(&object, object.node.attr_to_read()?))
 }
 
 /// `SETATTR3args`
@@ -44,25 +43,25 @@ impl<'a> Decode<'a> for SetAttrArgs<'a> {
 
 /// SETATTR: changes attributes. With a guard, it fails with `NFS3ERR_NOT_SYNC` if the file has
 /// changed since the client read its attributes.
-pub fn setattr(cx: &CallContext<'_>, args: &SetAttrArgs<'_>) -> Reply<Durable<Wcc, Wcc>, Wcc> {
+pub fn setattr(cx: &CallContext<'_>, args: SetAttrArgs<'_>) -> Reply<Durable<Wcc, Wcc>, Wcc> {
     let object = cx.object_to_change(args.object)?;
     cx.defer_if_slow(&object)?;
     let guard = cx.fs().lock(&object.node, cx.patience())?;
     let before = object.node.attr()?;
     let wire = |time: Time| (wire_seconds(time), time.nanoseconds);
     let result = if args.guard.is_some_and(|guard| wire(guard) != wire(before.changed)) {
-        Err(Cause::Status(nfsstat3::NFS3ERR_NOT_SYNC))
+        Err(Failure::NotSync)
     } else {
-        cx.nfs.pace.measure(cx.patience(), || {
+        cx.core.pace.measure(cx.patience(), || {
             let changes = object.allowed(object.node.kind, args.changes);
             let changed = cx.fs().change(&object.node, &before, &object.caller, &changes, &guard);
-            changed.map_err(Cause::from)
+            changed.map_err(Failure::from)
         })
     };
-    let wcc = object.wcc(&before);
+    let wcc = Wcc::of(&object, object.since(before));
     drop(guard);
-    result.map_err(|cause| cause.with(wcc))?;
-    same_body(wcc, object.due([&object.node]))
+    result.map_err(|failure| failure.with(wcc))?;
+    Ok(Durable::same_body(wcc, object.due([&object.node])))
 }
 
 /// `ACCESS3args`
@@ -97,12 +96,12 @@ impl Encode for AccessOk {
 pub fn access(cx: &CallContext<'_>, args: AccessArgs<'_>) -> Reply<AccessOk, PostOp> {
     let object = cx.object(args.object)?;
     let attr = object.node.attr_to_read()?;
-    let post_op = PostOp(Some(object.fattr(attr)));
-    let granted = grant(cx, &object, args.wanted).map_err(|cause| cause.with(post_op))?;
+    let post_op = PostOp(Some(Fattr::of(&object, attr)));
+    let granted = grant(cx, &object, args.wanted).map_err(|failure| failure.with(post_op))?;
     Ok(AccessOk { attr: post_op, granted })
 }
 
-fn grant(cx: &CallContext<'_>, object: &Object<'_>, wanted: u32) -> Result<u32, Cause> {
+fn grant(cx: &CallContext<'_>, object: &Object<'_>, wanted: u32) -> Result<u32, Failure> {
     let writable = object.options.mode == Mode::ReadWrite;
     let mut left = if writable { wanted } else { wanted & !ACCESS_CHANGE };
     let mut granted = 0;

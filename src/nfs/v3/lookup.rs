@@ -1,11 +1,12 @@
 //! LOOKUP, READLINK (RFC 1813 §3.3.3, §3.3.5).
 
-use super::context::CallContext;
-use super::status::{Cause, Reply};
-use super::types::{DirOp, Fattr, Fh, PostOp};
+use super::reply::Reply;
+use super::types::{DirOp, Fattr, PostOp};
 use crate::fs::error::Error;
 use crate::fs::handle::Handle;
 use crate::fs::name::Name;
+use crate::nfs::context::{CallContext, Fh};
+use crate::nfs::failure::Failure;
 use crate::xdr::{Encode, Writer};
 
 /// `LOOKUP3resok`
@@ -32,9 +33,10 @@ pub fn lookup(cx: &CallContext<'_>, args: DirOp<'_>) -> Reply<LookupOk, PostOp> 
         .and_then(|name| cx.fs().find(&dir.node, name, &dir.caller, cx.patience()));
     match found {
         Ok((node, attr)) => {
-            Ok(LookupOk { handle: *node.handle(), attr: dir.fattr(attr), dir: dir.post_op() })
+            let (attr, dir) = (Fattr::of(&dir, attr), PostOp::of(&dir));
+            Ok(LookupOk { handle: *node.handle(), attr, dir })
         }
-        Err(errno) => Err(Cause::from(errno).with(dir.post_op())),
+        Err(errno) => Err(Failure::from(errno).with(PostOp::of(&dir))),
     }
 }
 
@@ -56,7 +58,7 @@ impl Encode for ReadLinkOk {
 pub fn readlink(cx: &CallContext<'_>, fh: Fh<'_>) -> Reply<ReadLinkOk, PostOp> {
     let object = cx.object(fh)?;
     match cx.fs().target(&object.node) {
-        Ok(target) => Ok(ReadLinkOk { attr: object.post_op(), target }),
-        Err(errno) => Err(Cause::from(errno).with(object.post_op())),
+        Ok(target) => Ok(ReadLinkOk { attr: PostOp::of(&object), target }),
+        Err(errno) => Err(Failure::from(errno).with(PostOp::of(&object))),
     }
 }

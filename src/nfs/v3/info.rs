@@ -3,11 +3,12 @@
 use nfsserve::nfs;
 use nfsserve::xdr::XDR;
 
-use super::TRANSFER_MAX;
-use super::context::CallContext;
-use super::status::{Cause, Reply};
-use super::types::{Fattr, Fh, PostOp};
+use super::reply::Reply;
+use super::types::{Fattr, PostOp};
 use crate::fs::info::{Limits, Space};
+use crate::nfs::context::{CallContext, Fh};
+use crate::nfs::core::TRANSFER_MAX;
+use crate::nfs::failure::Failure;
 use crate::sched::Patience;
 use crate::xdr::{Encode, Writer};
 
@@ -41,11 +42,11 @@ impl Encode for FsStatOk {
 pub fn fsstat(cx: &CallContext<'_>, fh: Fh<'_>) -> Reply<FsStatOk, PostOp> {
     let object = cx.object(fh)?;
     if cx.patience() == Patience::None {
-        return Err(Cause::WouldBlock.into()); // a distributed file system has to query its servers
+        return Err(Failure::WouldBlock.into()); // a distributed file system has to query its servers
     }
     let space = cx.fs().space(&object.node);
-    let attr = object.post_op();
-    Ok(FsStatOk { attr, space: space.map_err(|errno| Cause::from(errno).with(attr))? })
+    let attr = PostOp::of(&object);
+    Ok(FsStatOk { attr, space: space.map_err(|errno| Failure::from(errno).with(attr))? })
 }
 
 /// `FSINFO3resok`
@@ -82,7 +83,7 @@ impl Encode for FsInfoOk {
 /// FSINFO: returns transfer sizes and capabilities.
 pub fn fsinfo(cx: &CallContext<'_>, fh: Fh<'_>) -> Reply<FsInfoOk, PostOp> {
     let object = cx.object(fh)?;
-    Ok(FsInfoOk { attr: object.fattr(object.node.attr()?) })
+    Ok(FsInfoOk { attr: Fattr::of(&object, object.node.attr()?) })
 }
 
 /// `PATHCONF3resok`
@@ -108,9 +109,9 @@ impl Encode for PathConfOk {
 pub fn pathconf(cx: &CallContext<'_>, fh: Fh<'_>) -> Reply<PathConfOk, PostOp> {
     let object = cx.object(fh)?;
     if cx.patience() == Patience::None {
-        return Err(Cause::WouldBlock.into());
+        return Err(Failure::WouldBlock.into());
     }
     let limits = cx.fs().limits(&object.node);
-    let attr = object.post_op();
-    Ok(PathConfOk { attr, limits: limits.map_err(|errno| Cause::from(errno).with(attr))? })
+    let attr = PostOp::of(&object);
+    Ok(PathConfOk { attr, limits: limits.map_err(|errno| Failure::from(errno).with(attr))? })
 }

@@ -7,13 +7,14 @@ use std::ops::ControlFlow;
 
 use nfsserve::nfs::nfsstat3;
 
-use super::context::{CallContext, Object};
-use super::status::{Cause, Fail, Reply};
-use super::types::{Decode, Fh, PostOp};
+use super::reply::{Fail, Reply};
+use super::types::{Fattr, PostOp};
 use crate::errno::Errno;
+use crate::nfs::context::{CallContext, Fh, Object};
+use crate::nfs::failure::Failure;
 use crate::sched::Patience;
 use crate::sys::dir::Entry;
-use crate::xdr::{Encode, Error, Mark, Reader, Writer};
+use crate::xdr::{Decode, Encode, Error, Mark, Reader, Writer};
 
 /// Largest page, in bytes, whatever a client requests: a reply must fit into memory.
 const PAGE_MAX: u32 = 256 * 1024;
@@ -83,7 +84,7 @@ pub fn readdirplus(
                 b".." => None, // LOOKUP knows where the export ends
                 _ => cx.fs().look_up_listed(&dir.node, &listed),
             };
-            PostOp(seen.map(|(attr, _)| dir.fattr(attr))).encode(w);
+            PostOp(seen.map(|(attr, _)| Fattr::of(&dir, attr))).encode(w);
             w.option(seen.map(|(_, handle)| handle).as_ref());
         })
     });
@@ -92,7 +93,7 @@ pub fn readdirplus(
 
 fn open<'a>(cx: &CallContext<'a>, fh: Fh<'_>) -> Reply<Object<'a>, PostOp> {
     if cx.patience() == Patience::None {
-        return Err(Cause::WouldBlock.into());
+        return Err(Failure::WouldBlock.into());
     }
     Ok(cx.object(fh)?)
 }
@@ -117,7 +118,7 @@ impl<'w, 'b> Page<'w, 'b> {
     fn begin(w: &'w mut Writer<'b>, dir: &Object<'_>, max: u32) -> Self {
         w.u32(nfsstat3::NFS3_OK as u32);
         let start = w.mark();
-        dir.post_op().encode(w);
+        PostOp::of(dir).encode(w);
         w.u64(0); // cookie verifier
         let max = (max.min(PAGE_MAX) as usize).saturating_sub(END);
         Self { w, start, max, names: 0, names_max: usize::MAX, is_empty: true }
@@ -145,15 +146,15 @@ impl<'w, 'b> Page<'w, 'b> {
     }
 
     fn end(self, dir: &Object<'_>, listed: Result<bool, Errno>) -> Reply<(), PostOp> {
-        let fail = |cause: Cause| -> Fail<PostOp> { cause.with(dir.post_op()) };
+        let fail = |failure: Failure| -> Fail<PostOp> { failure.with(PostOp::of(dir)) };
         let ended = match listed {
             // The cookie is the only argument that can be invalid.
-            Err(Errno::INVAL) => return Err(fail(nfsstat3::NFS3ERR_BAD_COOKIE.into())),
+            Err(Errno::INVAL) => return Err(fail(Failure::BadCookie)),
             Err(errno) => return Err(fail(errno.into())),
             Ok(ended) => ended,
         };
         if self.is_empty && !ended {
-            return Err(fail(nfsstat3::NFS3ERR_TOOSMALL.into()));
+            return Err(fail(Failure::TooSmall));
         }
         self.w.bool(false);
         self.w.bool(ended);

@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
-use nfsserve::nfs::nfsstat3;
-
-use super::context::{CallContext, FlushScope, Object};
-use super::durable::Durable;
-use super::status::{Cause, Reply};
-use super::types::{Decode, DirOp, Fattr, Wcc, path};
+use super::reply::{Reply, change_directory};
+use super::types::{DirOp, Fattr, Wcc, path};
 use crate::errno::Errno;
 use crate::export::Devices;
 use crate::fs;
@@ -16,8 +12,11 @@ use crate::fs::create::{NewFile, NewKind};
 use crate::fs::handle::Handle;
 use crate::fs::name::Name;
 use crate::fs::node::Node;
+use crate::nfs::context::{CallContext, Object};
+use crate::nfs::durability::{Durable, FlushScope};
+use crate::nfs::failure::Failure;
 use crate::sched::Patience;
-use crate::xdr::{Encode, Error, Reader, Writer};
+use crate::xdr::{Decode, Encode, Error, Reader, Writer};
 
 /// The mode of a new file, if the client specifies none.
 const FILE_MODE: u32 = 0o644;
@@ -63,13 +62,13 @@ impl From<fs::create::Created> for CreatedOrFound {
 
 /// `createhow3`
 #[derive(Clone, Copy, Debug)]
-enum How {
+enum CreateHow {
     Unchecked(Changes),
     Guarded(Changes),
     Exclusive([u8; 8]),
 }
 
-impl How {
+impl CreateHow {
     /// Removes the attributes that the export of `dir` does not allow.
     fn allowed(self, dir: &Object<'_>) -> Self {
         match self {
@@ -84,16 +83,16 @@ impl How {
 #[derive(Clone, Copy, Debug)]
 pub struct CreateArgs<'a> {
     at: DirOp<'a>,
-    how: How,
+    how: CreateHow,
 }
 
 impl<'a> Decode<'a> for CreateArgs<'a> {
     fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
         let at = DirOp::decode(r)?;
         let how = match r.u32()? {
-            0 => How::Unchecked(Changes::decode(r)?),
-            1 => How::Guarded(Changes::decode(r)?),
-            2 => How::Exclusive(r.fixed()?),
+            0 => CreateHow::Unchecked(Changes::decode(r)?),
+            1 => CreateHow::Guarded(Changes::decode(r)?),
+            2 => CreateHow::Exclusive(r.fixed()?),
             _ => return Err(Error::Unknown),
         };
         Ok(Self { at, how })
@@ -101,16 +100,16 @@ impl<'a> Decode<'a> for CreateArgs<'a> {
 }
 
 /// CREATE: makes a file, or opens the existing one, depending on `createhow3`.
-pub fn create(cx: &CallContext<'_>, args: &CreateArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
+pub fn create(cx: &CallContext<'_>, args: CreateArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
     let dir = cx.object_to_change(args.at.dir)?;
     let ((CreatedOrFound { node, mut attr, scope }, size), wcc) =
-        cx.change_directory(&dir, |guard| {
+        change_directory(cx, &dir, |guard| {
             let name = Name::new(args.at.name)?.entry(Errno::EXIST)?;
             let new = match args.how.allowed(&dir) {
-                How::Unchecked(wanted) | How::Guarded(wanted) => {
+                CreateHow::Unchecked(wanted) | CreateHow::Guarded(wanted) => {
                     NewFile::with(NewKind::File, &wanted, FILE_MODE)
                 }
-                How::Exclusive(verifier) => {
+                CreateHow::Exclusive(verifier) => {
                     NewFile::with(NewKind::File, &verifier_as_times(verifier), EXCLUSIVE_MODE)
                 }
             };
@@ -121,45 +120,45 @@ pub fn create(cx: &CallContext<'_>, args: &CreateArgs<'_>) -> Reply<Durable<Crea
             }
         })?;
     if let Some(size) = size {
-        attr = resize(cx, &dir, &node, size).map_err(|cause| cause.with(wcc))?;
+        attr = resize(cx, &dir, &node, size).map_err(|failure| failure.with(wcc))?;
     }
     let due = dir.due_with(&node, scope);
-    let result = CreateOk { handle: *node.handle(), attr: dir.fattr(attr), dir: wcc };
+    let result = CreateOk { handle: *node.handle(), attr: Fattr::of(&dir, attr), dir: wcc };
     Ok(Durable { result, failure_body: wcc, due })
 }
 
 /// Returns the existing file of a CREATE, and the size to set, if any.
 ///
 /// # Errors
-/// `NFS3ERR_EXIST` unless the CREATE is unchecked, or exclusive with the same verifier, and the
+/// `EEXIST` unless the CREATE is unchecked, or exclusive with the same verifier, and the
 /// file is a regular file.
 fn existing(
     cx: &CallContext<'_>,
     dir: &Object<'_>,
     name: &[u8],
-    how: How,
-) -> Result<(CreatedOrFound, Option<u64>), Cause> {
+    how: CreateHow,
+) -> Result<(CreatedOrFound, Option<u64>), Failure> {
     let name = Name::Entry(name);
     let (node, attr) = cx.fs().find(&dir.node, name, &dir.caller, Patience::Blocking)?;
     let size = match how {
         _ if node.kind != FileKind::Regular => None,
-        How::Unchecked(changes) => Some(changes.size),
+        CreateHow::Unchecked(changes) => Some(changes.size),
         // A retransmission: the client did not receive the reply, perhaps before a restart.
-        How::Exclusive(verifier) if holds_verifier(&attr, verifier) => Some(None),
-        How::Guarded(_) | How::Exclusive(_) => None,
+        CreateHow::Exclusive(verifier) if holds_verifier(&attr, verifier) => Some(None),
+        CreateHow::Guarded(_) | CreateHow::Exclusive(_) => None,
     };
     match size {
         // Setting the size takes the file's lock, which may be held by a call that waits for the
         // disk.
-        Some(Some(_)) if cx.patience() == Patience::None => Err(Cause::WouldBlock),
+        Some(Some(_)) if cx.patience() == Patience::None => Err(Failure::WouldBlock),
         Some(size) => Ok((CreatedOrFound { node, attr, scope: FlushScope::Separate }, size)),
-        None => Err(nfsstat3::NFS3ERR_EXIST.into()),
+        None => Err(Errno::EXIST.into()),
     }
 }
 
 /// Sets the size of an existing file. Runs after the directory's lock is released: two calls that
 /// take these locks one after the other could deadlock.
-fn resize(cx: &CallContext<'_>, dir: &Object<'_>, node: &Node, size: u64) -> Result<Attr, Cause> {
+fn resize(cx: &CallContext<'_>, dir: &Object<'_>, node: &Node, size: u64) -> Result<Attr, Failure> {
     let guard = cx.fs().lock(node, Patience::Blocking)?;
     let changes = Changes { size: Some(size), ..Changes::default() };
     cx.fs().change(node, &node.attr()?, &dir.caller, &changes, &guard)?;
@@ -204,7 +203,7 @@ impl<'a> Decode<'a> for MkdirArgs<'a> {
 }
 
 /// MKDIR: makes a directory.
-pub fn mkdir(cx: &CallContext<'_>, args: &MkdirArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
+pub fn mkdir(cx: &CallContext<'_>, args: MkdirArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
     make(cx, args.at, |_| Ok(NewFile::with(NewKind::Directory, &args.changes, DIRECTORY_MODE)))
 }
 
@@ -223,7 +222,7 @@ impl<'a> Decode<'a> for SymlinkArgs<'a> {
 }
 
 /// SYMLINK: makes a symbolic link. The target may be any bytes but NUL, and is not interpreted.
-pub fn symlink(cx: &CallContext<'_>, args: &SymlinkArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
+pub fn symlink(cx: &CallContext<'_>, args: SymlinkArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
     make(cx, args.at, |_| {
         if args.target.len() > TARGET_MAX {
             return Err(Errno::NAMETOOLONG.into());
@@ -248,13 +247,13 @@ impl NodeSpec {
     /// Removes the attributes that the export of `dir` does not allow.
     ///
     /// # Errors
-    /// `NFS3ERR_PERM` for a device, if the export refuses devices.
-    fn allowed(self, dir: &Object<'_>) -> Result<Self, Cause> {
+    /// `EPERM` for a device, if the export refuses devices.
+    fn allowed(self, dir: &Object<'_>) -> Result<Self, Failure> {
         match self {
             Self::Special(NewKind::Block(..) | NewKind::Character(..), _)
                 if dir.options.devices == Devices::Refused =>
             {
-                Err(nfsstat3::NFS3ERR_PERM.into())
+                Err(Errno::PERM.into())
             }
             Self::Special(special, wanted) => {
                 Ok(Self::Special(special, dir.allowed(FileKind::Fifo, wanted)))
@@ -292,10 +291,10 @@ impl<'a> Decode<'a> for MknodArgs<'a> {
 }
 
 /// MKNOD: makes a device, a FIFO or a socket.
-pub fn mknod(cx: &CallContext<'_>, args: &MknodArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
+pub fn mknod(cx: &CallContext<'_>, args: MknodArgs<'_>) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
     make(cx, args.at, |dir| match &args.what.allowed(dir)? {
         NodeSpec::Special(what, changes) => Ok(NewFile::with(*what, changes, FILE_MODE)),
-        NodeSpec::Other => Err(nfsstat3::NFS3ERR_BADTYPE.into()),
+        NodeSpec::Other => Err(Failure::BadType),
     })
 }
 
@@ -303,14 +302,14 @@ pub fn mknod(cx: &CallContext<'_>, args: &MknodArgs<'_>) -> Reply<Durable<Create
 fn make<'a>(
     cx: &CallContext<'_>,
     at: DirOp<'_>,
-    new: impl FnOnce(&Object<'_>) -> Result<NewFile<'a>, Cause>,
+    new: impl FnOnce(&Object<'_>) -> Result<NewFile<'a>, Failure>,
 ) -> Reply<Durable<CreateOk, Wcc>, Wcc> {
     let dir = cx.object_to_change(at.dir)?;
-    let (CreatedOrFound { node, attr, scope }, wcc) = cx.change_directory(&dir, |guard| {
+    let (CreatedOrFound { node, attr, scope }, wcc) = change_directory(cx, &dir, |guard| {
         let name = Name::new(at.name)?.entry(Errno::EXIST)?;
         Ok(cx.fs().create(&dir.node, name, &new(&dir)?, &dir.caller, guard)?.into())
     })?;
     let due = dir.due_with(&node, scope);
-    let result = CreateOk { handle: *node.handle(), attr: dir.fattr(attr), dir: wcc };
+    let result = CreateOk { handle: *node.handle(), attr: Fattr::of(&dir, attr), dir: wcc };
     Ok(Durable { result, failure_body: wcc, due })
 }

@@ -1,4 +1,4 @@
-//! The status (RFC 1813 §2.6) of each errno.
+//! The status (RFC 1813 §2.6) of each failure and each errno.
 //!
 //! The reaction of clients decides the mapping. On `NFS3ERR_JUKEBOX` a client retries, without
 //! limit and whatever its mount options say. That status therefore stands only for conditions that
@@ -7,10 +7,27 @@
 use nfsserve::nfs::nfsstat3;
 
 use crate::errno::Errno;
+use crate::nfs::failure::Failure;
 use crate::telemetry::bounded::OFTEN;
 
 /// ENOTSUPP: internal to the kernel, but some file systems return it to user space.
 const NOTSUPP: Errno = Errno::new(524);
+
+impl From<Failure> for nfsstat3 {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Errno(errno) => status(errno),
+            Failure::BadHandle => Self::NFS3ERR_BADHANDLE,
+            Failure::BadCookie => Self::NFS3ERR_BAD_COOKIE,
+            Failure::BadType => Self::NFS3ERR_BADTYPE,
+            Failure::NotSync => Self::NFS3ERR_NOT_SYNC,
+            Failure::TooSmall => Self::NFS3ERR_TOOSMALL,
+            // Operations that may block do not return WouldBlock.
+            Failure::Retry | Failure::WouldBlock => Self::NFS3ERR_JUKEBOX,
+            Failure::Full => Self::NFS3ERR_NOSPC,
+        }
+    }
+}
 
 /// Returns the status for an errno.
 pub fn status(errno: Errno) -> nfsstat3 {

@@ -4,7 +4,8 @@ use nfsserve::nfs::ftype3;
 
 use crate::fs::attr::{Attr, Changes, FileKind, SetTime, Time};
 use crate::fs::handle::{self, Handle};
-use crate::xdr::{Encode, Error, Reader, Writer};
+use crate::nfs::context::{Fh, Object, Transition, View};
+use crate::xdr::{Decode, Encode, Error, Reader, Writer};
 
 /// Longest name that is decoded, in bytes. A longer name than the file system allows gets a status,
 /// which tells the client more than GARBAGE_ARGS.
@@ -16,17 +17,8 @@ const PATH_READ_MAX: usize = 65536;
 /// Size of `fattr3`, in bytes.
 const FATTR_LEN: usize = 84;
 
-/// A value that can be decoded from a call's arguments.
-pub trait Decode<'a>: Sized {
-    /// Decodes the value.
-    fn decode(r: &mut Reader<'a>) -> Result<Self, Error>;
-}
-
-/// `nfs_fh3` as received, unchecked.
-#[derive(Clone, Copy, Debug)]
-pub struct Fh<'a>(pub &'a [u8]);
-
 impl<'a> Decode<'a> for Fh<'a> {
+    /// `nfs_fh3`
     fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
         r.opaque(handle::MAX).map(Self)
     }
@@ -109,6 +101,18 @@ pub struct Fattr {
     pub fsid: u64,
 }
 
+impl Fattr {
+    /// The attributes of a file, as the export of `object` presents them.
+    pub const fn of(object: &Object<'_>, attr: Attr) -> Self {
+        Self::new(object.view(), attr)
+    }
+
+    /// The attributes of a file, as an export presents them.
+    pub const fn new(view: View, attr: Attr) -> Self {
+        Self { attr: view.of(attr), fsid: view.fsid }
+    }
+}
+
 impl Encode for Fattr {
     fn encode(&self, w: &mut Writer<'_>) {
         // Encode into an array first: one copy into the reply instead of twenty.
@@ -155,6 +159,13 @@ const fn ftype(kind: FileKind) -> ftype3 {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PostOp(pub Option<Fattr>);
 
+impl PostOp {
+    /// The current attributes of a file, if they can be read.
+    pub fn of(object: &Object<'_>) -> Self {
+        Self(object.node.attr().ok().map(|attr| Fattr::of(object, attr)))
+    }
+}
+
 impl Encode for PostOp {
     fn encode(&self, w: &mut Writer<'_>) {
         w.option(self.0.as_ref());
@@ -169,6 +180,14 @@ pub struct Wcc {
     pub before: Option<Attr>,
     /// Attributes after the change.
     pub after: PostOp,
+}
+
+impl Wcc {
+    /// The attributes of a file before and after a change, as its export presents them.
+    pub fn of(object: &Object<'_>, Transition { before, after }: Transition) -> Self {
+        let after = PostOp(after.map(|attr| Fattr::of(object, attr)));
+        Self { before: Some(before), after }
+    }
 }
 
 impl Encode for Wcc {
