@@ -86,7 +86,7 @@
 //!   can no longer reach it, and removed from there in the background.
 //! - **Peers choose no sizes.** Records, names, counts, queues, caches and connections are bounded,
 //!   and memory grows with what arrives, not with what is announced. Everything that peers make the
-//!   server hold comes out of one budget, shared by address ([`rpc::memory_budget`]); a connection
+//!   server hold comes out of one budget, shared by address ([`rpc::transport::memory_budget`]); a connection
 //!   without room in it is not read.
 //! - **One file system for each export.** Mount points inside an export are not crossed, so a
 //!   handle of the file system identifies one file.

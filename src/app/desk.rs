@@ -23,7 +23,7 @@ use crate::export::Export;
 use crate::export::table::Exports;
 use crate::fs::Fs;
 use crate::provisioner;
-use crate::rpc::server::Server;
+use crate::rpc::transport::server::Server;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::scrape::Gauges;
 use crate::volume::{Disk, Volumes};

@@ -18,27 +18,12 @@
 
 mod address;
 pub mod auth;
-mod batch;
-mod buffers;
-mod clock;
-mod connection;
-pub mod connections;
-mod datagram;
-mod handed;
-mod intake;
-
-mod link;
-pub mod memory_budget;
 pub mod message;
 pub mod pending;
-
-mod pressure;
-mod progress;
 pub mod record;
 pub mod replay;
-mod sent;
-pub mod server;
 pub mod service;
+pub mod transport;
 
 use std::net::SocketAddr;
 

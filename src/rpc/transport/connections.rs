@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::address::Address;
-use super::link::Link;
 use super::memory_budget::{MemoryBudget, Peer};
+use super::outbox::Outbox;
 use super::pressure::{Holder, giving_way};
-use super::service::Origin;
+use crate::rpc::address::Address;
+use crate::rpc::service::Origin;
 
 /// How many connections of a known address count as one of an unknown one.
 const CREDIT: usize = 8;
@@ -54,7 +54,7 @@ struct Host {
     /// found known, or the latest one. An [`Address`] may be a whole network, whose own address
     /// nobody has.
     ip: IpAddr,
-    links: Vec<Arc<Link>>,
+    outboxes: Vec<Arc<Outbox>>,
     /// Whether it was known, and when that was asked.
     known: Option<(bool, Instant)>,
 }
@@ -64,7 +64,7 @@ struct Host {
 pub struct Seat {
     connections: Arc<Connections>,
     address: Address,
-    link: Arc<Link>,
+    outbox: Arc<Outbox>,
 }
 
 /// How a connection came in.
@@ -94,8 +94,12 @@ impl Connections {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Lets a connection in that `link` makes, if there is a place.
-    pub fn enter(self: &Arc<Self>, origin: Origin, link: impl FnOnce(&Arc<Peer>) -> Link) -> Entry {
+    /// Lets a connection in that `outbox` makes, if there is a place.
+    pub fn enter(
+        self: &Arc<Self>,
+        origin: Origin,
+        outbox: impl FnOnce(&Arc<Peer>) -> Outbox,
+    ) -> Entry {
         let (ip, address) = (origin.peer.ip().to_canonical(), Address::of(origin.peer.ip()));
         let is_here = ip.is_loopback() || ip == origin.local.ip().to_canonical();
         let mut hosts = self.hosts();
@@ -104,12 +108,12 @@ impl Connections {
         if is_here {
             host.known = Some((true, Instant::now() + REMEMBERED));
         }
-        let link = Arc::new(link(&host.peer));
+        let outbox = Arc::new(outbox(&host.peer));
         let mut displaced = None;
         if self.count() >= self.limit {
             displaced = self.displace(&mut hosts, (address, ip), is_here);
             if displaced.is_none() {
-                drop(link); // which makes use of the address
+                drop(outbox); // which makes use of the address
                 if hosts.get(&address).is_some_and(|host| !host.is_used()) {
                     hosts.remove(&address);
                 }
@@ -118,10 +122,10 @@ impl Connections {
         }
         self.open.fetch_add(1, Ordering::Relaxed);
         if let Some(host) = hosts.get_mut(&address) {
-            host.links.push(Arc::clone(&link));
+            host.outboxes.push(Arc::clone(&outbox));
         }
         drop(hosts);
-        let seat = Seat { connections: Arc::clone(self), address, link };
+        let seat = Seat { connections: Arc::clone(self), address, outbox };
         match displaced {
             Some(displaced) => {
                 displaced.give_up();
@@ -137,10 +141,10 @@ impl Connections {
         hosts: &mut HashMap<Address, Host>,
         (newcomer, ip): (Address, IpAddr),
         is_here: bool,
-    ) -> Option<Arc<Link>> {
+    ) -> Option<Arc<Outbox>> {
         let now = Instant::now();
         let weight = |address: Address, host: &mut Host| {
-            let count = host.links.len() + usize::from(address == newcomer);
+            let count = host.outboxes.len() + usize::from(address == newcomer);
             let latest = if address == newcomer { ip } else { host.ip };
             if host.is_known(now, latest, |ip| self.knows(ip)) { count } else { count * CREDIT }
         };
@@ -160,7 +164,7 @@ impl Connections {
         }
         let host = hosts.get_mut(&address)?;
         let (_, place) = host.quietest()?;
-        let displaced = host.links.swap_remove(place);
+        let displaced = host.outboxes.swap_remove(place);
         self.open.fetch_sub(1, Ordering::Relaxed);
         Some(displaced)
     }
@@ -179,10 +183,10 @@ impl Connections {
     fn sweep_at(&self, now: Instant) {
         let mut hosts = self.hosts();
         hosts.retain(|_, host| host.is_used());
-        let links = hosts.values().flat_map(|host| &host.links);
-        let owed: Vec<_> = links.filter(|link| link.is_owed()).cloned().collect();
+        let outboxes = hosts.values().flat_map(|host| &host.outboxes);
+        let owed: Vec<_> = outboxes.filter(|outbox| outbox.is_owed()).cloned().collect();
         drop(hosts); // new connections need it
-        owed.iter().for_each(|link| link.look(now));
+        owed.iter().for_each(|outbox| outbox.look(now));
         self.relieve(now);
     }
 
@@ -193,18 +197,18 @@ impl Connections {
         if waiting.is_empty() {
             return;
         }
-        let holder = |host: &Host| Holder::new(host.peer.held(), &host.links);
+        let holder = |host: &Host| Holder::new(host.peer.held(), &host.outboxes);
         let holders = hosts.values().map(holder).collect();
         drop(hosts);
-        giving_way(holders, &waiting, now).iter().for_each(|link| link.give_up());
+        giving_way(holders, &waiting, now).iter().for_each(|outbox| outbox.give_up());
     }
 
-    fn leave(&self, address: Address, link: &Arc<Link>) {
+    fn leave(&self, address: Address, outbox: &Arc<Outbox>) {
         let mut hosts = self.hosts();
         let Some(host) = hosts.get_mut(&address) else { return };
         // It is not there if it was displaced.
-        if let Some(place) = host.links.iter().position(|open| Arc::ptr_eq(open, link)) {
-            drop(host.links.swap_remove(place));
+        if let Some(place) = host.outboxes.iter().position(|open| Arc::ptr_eq(open, outbox)) {
+            drop(host.outboxes.swap_remove(place));
             self.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -216,7 +220,7 @@ impl Connections {
 
 impl Host {
     const fn new(peer: Arc<Peer>, ip: IpAddr) -> Self {
-        Self { peer, ip, links: Vec::new(), known: None }
+        Self { peer, ip, outboxes: Vec::new(), known: None }
     }
 
     /// Notes that `ip` makes a connection. A neighbour does not take the place of one that is
@@ -229,7 +233,7 @@ impl Host {
 
     /// Whether it has connections, or its last ones still hold memory.
     fn is_used(&self) -> bool {
-        !self.links.is_empty() || Arc::strong_count(&self.peer) > 1
+        !self.outboxes.is_empty() || Arc::strong_count(&self.peer) > 1
     }
 
     /// Whether its own IP address, or the `latest` one, is known.
@@ -246,35 +250,36 @@ impl Host {
 
     /// Until when the connection that has been quiet the longest has kept up, and its place.
     fn quietest(&self) -> Option<(Instant, usize)> {
-        let quiet_since = |(place, link): (usize, &Arc<Link>)| (link.progress().until(), place);
-        self.links.iter().enumerate().map(quiet_since).min()
+        let quiet_since =
+            |(place, outbox): (usize, &Arc<Outbox>)| (outbox.progress().until(), place);
+        self.outboxes.iter().enumerate().map(quiet_since).min()
     }
 }
 
 impl Seat {
     /// The connection.
-    pub const fn link(&self) -> &Arc<Link> {
-        &self.link
+    pub const fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.connections.leave(self.address, &self.link);
+        self.connections.leave(self.address, &self.outbox);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rpc::buffers::Buffers;
-    use crate::rpc::memory_budget::MINIMUM;
+    use crate::rpc::transport::buffers::Buffers;
+    use crate::rpc::transport::memory_budget::MINIMUM;
     use std::net::SocketAddr;
     use tokio::net::{TcpListener, TcpStream};
 
     const LIMIT: usize = 8;
 
-    /// A server with few places; the links of its connections are of sockets that lead nowhere.
+    /// A server with few places; the outboxes of its connections are of sockets that lead nowhere.
     struct Places {
         connections: Arc<Connections>,
         buffers: Arc<Buffers>,
@@ -298,7 +303,7 @@ mod tests {
             let peer = SocketAddr::new(ip.parse().unwrap(), 1);
             let origin = Origin { peer, local: "10.9.9.9:2049".parse().unwrap() };
             self.connections
-                .enter(origin, |peer| Link::new(stream, Arc::clone(&self.buffers), peer))
+                .enter(origin, |peer| Outbox::new(stream, Arc::clone(&self.buffers), peer))
         }
 
         /// Enters without displacing anybody.
@@ -322,7 +327,7 @@ mod tests {
     }
 
     fn gone(seats: &[Seat]) -> Vec<usize> {
-        let gone = seats.iter().enumerate().filter(|(_, seat)| seat.link().is_broken());
+        let gone = seats.iter().enumerate().filter(|(_, seat)| seat.outbox().is_broken());
         gone.map(|(number, _)| number).collect()
     }
 
@@ -335,14 +340,18 @@ mod tests {
         }
         let others = [places.free("10.0.0.2").await, places.free("10.0.0.3").await];
         let later = Instant::now() + Duration::from_secs(5);
-        seats.iter().enumerate().filter(|(n, _)| *n != 4).for_each(|(_, s)| s.link().called(later));
+        seats
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| *n != 4)
+            .for_each(|(_, s)| s.outbox().called(later));
         let third = places.displaces("10.0.0.4").await;
         assert_eq!(gone(&seats), [4]);
         assert_eq!(places.connections.count(), LIMIT);
         // A place that was taken is not given back twice.
         drop(seats.remove(4));
         assert_eq!(places.connections.count(), LIMIT);
-        assert!(gone(&others).is_empty() && !third.link().is_broken());
+        assert!(gone(&others).is_empty() && !third.outbox().is_broken());
         drop((seats, others, third));
         assert_eq!(places.connections.count(), 0);
         places.connections.sweep();
@@ -357,7 +366,7 @@ mod tests {
             seats.push(places.free("10.0.0.1").await);
         }
         let later = Instant::now() + Duration::from_secs(5);
-        seats.iter().for_each(|seat| seat.link().called(later));
+        seats.iter().for_each(|seat| seat.outbox().called(later));
         assert!(places.is_refused("10.0.0.1").await);
         assert!(gone(&seats).is_empty());
         assert_eq!(places.connections.count(), LIMIT);
@@ -413,10 +422,10 @@ mod tests {
         let mut seats = Vec::new();
         for _ in 0..records {
             seats.push(places.free("10.0.0.1").await);
-            seats.last().unwrap().link().account.take(MINIMUM / records);
+            seats.last().unwrap().outbox().account.take(MINIMUM / records);
         }
         let newcomer = places.free("10.0.0.2").await;
-        assert!(!newcomer.link().account.admit(MINIMUM / 4));
+        assert!(!newcomer.outbox().account.admit(MINIMUM / 4));
         (places, seats, newcomer)
     }
 
@@ -427,7 +436,7 @@ mod tests {
         for second in 1..=seconds {
             let now = start + Duration::from_secs(second);
             let moved = seats.iter().zip(rates);
-            moved.for_each(|(seat, bytes)| seat.link().progress().moved(*bytes, now));
+            moved.for_each(|(seat, bytes)| seat.outbox().progress().moved(*bytes, now));
             places.connections.sweep_at(now);
         }
         gone(seats)
@@ -455,7 +464,7 @@ mod tests {
         assert_eq!(pass(&places, &seats, 5, &[RATE, 0, RATE]), [1]);
         // Of those that keep up, one stays.
         assert_eq!(pass(&places, &seats, 60, &[RATE, 0, RATE]).len(), 2);
-        assert!(!newcomer.link().is_broken());
+        assert!(!newcomer.outbox().is_broken());
     }
 
     #[tokio::test]
@@ -468,7 +477,7 @@ mod tests {
     async fn who_gets_calls_done_is_not_slow() {
         let (places, seats, _newcomer) = pressed(2).await;
         let later = Instant::now() + Duration::from_secs(60);
-        seats.iter().for_each(|seat| seat.link().called(later));
+        seats.iter().for_each(|seat| seat.outbox().called(later));
         assert!(pass(&places, &seats, 60, &[0, 0]).is_empty());
     }
 
@@ -476,11 +485,11 @@ mod tests {
     async fn who_has_less_gives_way_where_who_has_most_is_not_slow() {
         let (places, mut seats, _newcomer) = pressed(2).await;
         seats.iter().for_each(|seat| {
-            seat.link().account.give(MINIMUM / 4);
-            seat.link().called(Instant::now() + Duration::from_secs(60));
+            seat.outbox().account.give(MINIMUM / 4);
+            seat.outbox().called(Instant::now() + Duration::from_secs(60));
         });
         seats.push(places.free("10.0.0.3").await);
-        seats[2].link().account.take(MINIMUM / 4);
+        seats[2].outbox().account.take(MINIMUM / 4);
         assert_eq!(pass(&places, &seats, 7, &[0; 3]), [2]);
     }
 }

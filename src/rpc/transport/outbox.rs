@@ -1,7 +1,26 @@
-//! What the threads that answer a connection's calls share: its socket, and replies to be sent.
+//! The replies of a connection, from the threads that answer its calls to its socket.
 //!
-//! Whoever has a reply sends it itself if nobody else's waits; only what the socket does not take
-//! is queued, and the connection's own task sends that when the socket is writable again.
+//! A thread that has a reply sends it itself, if no earlier reply waits. What the socket does not
+//! take is queued, and the connection's task sends it when the socket is writable again.
+//!
+//! ```text
+//!               push: the socket takes all            give_up, lost, a failed send
+//!                      +----+                    +---------------------------------+
+//!                      v    |                    |                                 v
+//!                    +--------+  push: it takes a part; post  +---------+    +--------+
+//!                    | empty  | ----------------------------> | unsent  | -> | broken |
+//!                    |        | <---------------------------- |         |    |        |
+//!                    +--------+   flush: the queue is sent    +---------+    +--------+
+//! ```
+//!
+//! While much is unsent, [`Outbox::has_room`] is false and no call is started; calls that are about
+//! to run are parked, and resumed by the task when the queue is short again. `broken` is final: the
+//! queue is dropped, the socket is closed, and replies that come later go nowhere.
+//!
+//! The task sleeps on [`Outbox::wake`]. Each change that it may wait for is made before the wake-up:
+//! `unsent` grows before a push notifies, and `calls` and `bytes` shrink before [`Outbox::ended`]
+//! looks at `watched`. The task sets `watched` before it looks at them for the last time, so one of
+//! the two sees the other.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,9 +37,9 @@ use tokio::sync::Notify;
 use super::buffers::Buffers;
 use super::memory_budget::{Account, Peer};
 use super::progress::Progress;
-use super::record;
 use super::sent::Sent;
-use super::service::Reply;
+use crate::rpc::record;
+use crate::rpc::service::Reply;
 
 /// Unsent bytes above which no further call is started. One reply more may come on top.
 const UNSENT_MAX: usize = 1024 * 1024;
@@ -43,14 +62,14 @@ pub trait Parked: Send {
 }
 
 /// A connection, as its task and the pool's threads share it.
-pub struct Link {
+pub struct Outbox {
     /// Wakes the task: bytes wait for the socket, or there is room for calls again.
     pub wake: Arc<Notify>,
     /// What the connection holds of the memory budget.
     pub account: Arc<Account>,
     buffers: Arc<Buffers>,
-    outbox: Mutex<Outbox>,
-    /// Bytes in the outbox, and whether the peer is gone: changed under its lock, and looked at
+    state: Mutex<SendState>,
+    /// Bytes in the queue, and whether the peer is gone: changed under its lock, and looked at
     /// without, because whoever sends holds that for as long as the kernel takes.
     unsent: AtomicUsize,
     broken: AtomicBool,
@@ -64,7 +83,7 @@ pub struct Link {
 }
 
 #[derive(Default)]
-struct Outbox {
+struct SendState {
     /// The socket, until the connection is given up: calls that go on after that must not keep it
     /// open, or peers could use up all descriptors by connections that they reset.
     stream: Option<Arc<TcpStream>>,
@@ -78,7 +97,7 @@ struct Outbox {
     parked: Vec<Box<dyn Parked>>,
 }
 
-impl Outbox {
+impl SendState {
     /// Queues `replies`, of which the first bytes are `sent`, and leaves it empty; answers how many
     /// bytes more the queue holds.
     fn queue(
@@ -117,16 +136,16 @@ impl Outbox {
     }
 }
 
-impl Link {
+impl Outbox {
     /// Wraps a connected socket, whose memory is charged to `peer`.
     pub fn new(stream: TcpStream, buffers: Arc<Buffers>, peer: &Arc<Peer>) -> Self {
         let wake = Arc::<Notify>::default();
-        let outbox = Outbox { stream: Some(Arc::new(stream)), ..Outbox::default() };
+        let state = SendState { stream: Some(Arc::new(stream)), ..SendState::default() };
         Self {
             account: Account::new(peer, Arc::clone(&wake)),
             wake,
             buffers,
-            outbox: Mutex::new(outbox),
+            state: Mutex::new(state),
             unsent: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
@@ -140,7 +159,7 @@ impl Link {
     /// The socket; reading it is for the connection's task alone. `None`: the connection was given
     /// up.
     pub fn stream(&self) -> Option<Arc<TcpStream>> {
-        self.outbox().stream.clone()
+        self.lock().stream.clone()
     }
 
     /// Whether the connection moves.
@@ -163,8 +182,8 @@ impl Link {
 
     /// Looks at what the peer has taken by `now` of the replies that are owed to it. A system call.
     pub fn look(&self, now: Instant) {
-        let mut outbox = self.outbox();
-        if let Outbox { stream: Some(stream), kernel, .. } = &mut *outbox {
+        let mut state = self.lock();
+        if let SendState { stream: Some(stream), kernel, .. } = &mut *state {
             let unsent = self.unsent.load(Ordering::SeqCst);
             kernel.look(unsent, stream, &self.account, (&self.progress, now));
             self.note_behind(kernel);
@@ -174,13 +193,13 @@ impl Link {
     /// Charges the account if the address may hold so many bytes more, as [`Account::admit`].
     pub fn admit(&self, bytes: usize) -> bool {
         if self.is_behind.load(Ordering::Relaxed) && !self.account.fits(bytes) {
-            self.look_at_kernel(&mut self.outbox()); // it may hold less by now
+            self.look_at_kernel(&mut self.lock()); // it may hold less by now
         }
         self.account.admit(bytes)
     }
 
-    fn look_at_kernel(&self, outbox: &mut Outbox) {
-        if let Outbox { stream: Some(stream), kernel, .. } = outbox {
+    fn look_at_kernel(&self, state: &mut SendState) {
+        if let SendState { stream: Some(stream), kernel, .. } = state {
             kernel.charge(stream, &self.account);
             self.note_behind(kernel);
         }
@@ -192,25 +211,25 @@ impl Link {
     }
 
     /// Sends marked replies, and empties `replies`. Does not block: what the socket does not take
-    /// is sent by [`Link::flush`].
+    /// is sent by [`Outbox::flush`].
     pub fn push(&self, replies: &mut Vec<u8>) {
-        let mut outbox = self.outbox();
+        let mut state = self.lock();
         let mut sent = 0;
-        if outbox.queue.is_empty() && !self.is_broken() {
-            sent = self.write(&mut outbox, replies);
+        if state.queue.is_empty() && !self.is_broken() {
+            sent = self.write(&mut state, replies);
         }
         if self.is_broken() || sent == replies.len() {
             replies.clear();
             return;
         }
-        self.queue(&mut outbox, replies, sent);
-        drop(outbox);
+        self.queue(&mut state, replies, sent);
+        drop(state);
         self.wake.notify_one();
     }
 
-    fn queue(&self, outbox: &mut Outbox, replies: &mut Vec<u8>, sent: usize) {
+    fn queue(&self, state: &mut SendState, replies: &mut Vec<u8>, sent: usize) {
         self.unsent.fetch_add(replies.len() - sent, Ordering::SeqCst);
-        self.account.take(outbox.queue(replies, sent, || self.buffers.take()));
+        self.account.take(state.queue(replies, sent, || self.buffers.take()));
     }
 
     /// Queues a marked reply for the connection's task, which sends together what came together;
@@ -219,13 +238,13 @@ impl Link {
         if self.calls.load(Ordering::SeqCst) == 1 {
             return self.push(reply);
         }
-        let mut outbox = self.outbox();
+        let mut state = self.lock();
         if self.is_broken() {
             return;
         }
-        let is_first = outbox.queue.is_empty();
-        self.queue(&mut outbox, reply, 0);
-        drop(outbox);
+        let is_first = state.queue.is_empty();
+        self.queue(&mut state, reply, 0);
+        drop(state);
         if is_first {
             self.wake.notify_one(); // otherwise the task knows already
         }
@@ -233,24 +252,24 @@ impl Link {
 
     /// Sends what waits, as far as the socket takes it; returns whether it took anything.
     pub fn flush(&self) -> bool {
-        let mut outbox = self.outbox();
+        let mut state = self.lock();
         let mut written = 0;
-        while let Some(first) = outbox.queue.pop_front() {
-            let at = outbox.sent;
-            let n = self.write(&mut outbox, &first[at..]);
+        while let Some(first) = state.queue.pop_front() {
+            let at = state.sent;
+            let n = self.write(&mut state, &first[at..]);
             if self.is_broken() {
-                self.break_off(outbox);
+                self.break_off(state);
                 return false;
             }
             written += n;
             self.unsent.fetch_sub(n, Ordering::SeqCst);
             if at + n < first.len() {
-                outbox.sent += n;
-                outbox.queue.push_front(first);
+                state.sent += n;
+                state.queue.push_front(first);
                 break;
             }
-            outbox.sent = 0;
-            outbox.charged -= first.capacity();
+            state.sent = 0;
+            state.charged -= first.capacity();
             self.account.give(first.capacity());
             self.buffers.give(first);
         }
@@ -258,9 +277,9 @@ impl Link {
     }
 
     /// Writes to the socket until it takes no more; returns how much it took.
-    fn write(&self, outbox: &mut Outbox, bytes: &[u8]) -> usize {
+    fn write(&self, state: &mut SendState, bytes: &[u8]) -> usize {
         let mut sent = 0;
-        let Some(stream) = &outbox.stream else { return 0 };
+        let Some(stream) = &state.stream else { return 0 };
         while sent < bytes.len() && !self.is_broken() {
             // Through try_io, because that notes when the socket is full: otherwise the task
             // would be told at once that it is writable, again and again.
@@ -278,37 +297,37 @@ impl Link {
                 }
             }
         }
-        if outbox.kernel.wrote(sent) {
-            self.look_at_kernel(outbox);
+        if state.kernel.wrote(sent) {
+            self.look_at_kernel(state);
         }
         sent
     }
 
     /// How many bytes of replies the peer has acknowledged since the start. A system call.
     pub fn acknowledged(&self) -> u64 {
-        let outbox = self.outbox();
-        outbox.stream.as_ref().map_or(0, |stream| outbox.kernel.acknowledged(stream))
+        let state = self.lock();
+        state.stream.as_ref().map_or(0, |stream| state.kernel.acknowledged(stream))
     }
 
     /// Keeps a call that is about to run if the peer does not take the replies that it has: the
     /// pool could fill the memory with replies of one megabyte each. Gives the call back otherwise.
     pub fn park<T: Parked + 'static>(&self, call: Box<T>) -> Option<Box<T>> {
-        let mut outbox = self.outbox();
+        let mut state = self.lock();
         if self.is_broken() || !self.is_full() {
             return Some(call);
         }
-        outbox.parked.push(call);
+        state.parked.push(call);
         None
     }
 
     /// Resumes the calls that were parked, if there is room again.
     pub fn unpark(&self) {
-        let mut outbox = self.outbox();
+        let mut state = self.lock();
         if self.is_full() {
             return;
         }
-        let parked = std::mem::take(&mut outbox.parked);
-        drop(outbox);
+        let parked = std::mem::take(&mut state.parked);
+        drop(state);
         parked.into_iter().for_each(Parked::resume);
     }
 
@@ -361,17 +380,17 @@ impl Link {
     /// Gives the connection up: it ended, or a call of it cannot be answered, and the client must
     /// ask again.
     pub fn give_up(&self) {
-        self.break_off(self.outbox());
+        self.break_off(self.lock());
         self.wake.notify_one();
     }
 
     /// Leaves nothing to be sent, and lets go of the socket.
-    fn break_off(&self, mut outbox: MutexGuard<'_, Outbox>) {
+    fn break_off(&self, mut state: MutexGuard<'_, SendState>) {
         self.broken.store(true, Ordering::SeqCst);
         self.unsent.store(0, Ordering::SeqCst);
         self.is_behind.store(false, Ordering::Relaxed);
-        let left = std::mem::take(&mut *outbox);
-        drop(outbox);
+        let left = std::mem::take(&mut *state);
+        drop(state);
         self.account.give(left.charged + left.kernel.charged());
         drop(left); // not under the lock: parked calls that are dropped come here, too
     }
@@ -400,12 +419,12 @@ impl Link {
         }
     }
 
-    fn outbox(&self) -> MutexGuard<'_, Outbox> {
-        self.outbox.lock()
+    fn lock(&self) -> MutexGuard<'_, SendState> {
+        self.state.lock()
     }
 }
 
-impl Reply for Link {
+impl Reply for Outbox {
     fn send(&self, reply: &[u8]) {
         let mut marked = self.buffers.take();
         marked.extend_from_slice(&record::Header::whole(reply.len()).to_be_bytes());

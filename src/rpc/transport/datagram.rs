@@ -11,10 +11,9 @@ use std::time::Instant;
 
 use tokio::net::UdpSocket;
 
-use super::connection::Shared;
-use super::handed::PooledCall;
-use super::message::Reject;
-use super::service::{Carried, Gate, How, Origin, Reply, Service, Verdict};
+use super::deferred::{PooledCall, Shared};
+use crate::rpc::message::Reject;
+use crate::rpc::service::{Carried, Gate, How, Origin, Reply, Service, Verdict};
 use crate::sched::Patience;
 use crate::sched::lanes::Lane;
 use crate::sched::pool::{Admission, Job};

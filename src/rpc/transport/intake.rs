@@ -12,10 +12,10 @@ use tokio::net::TcpStream;
 
 use super::batch::Batch;
 use super::clock::Clock;
-use super::link::Link;
 use super::memory_budget::{ALLOWANCE, Account};
-use super::record::{Error, Flow, Records};
+use super::outbox::Outbox;
 use crate::errno::Errno;
+use crate::rpc::record::{Error, Flow, Records};
 use crate::sys::socket;
 
 /// As much is read at once at least, and while memory is short.
@@ -34,8 +34,8 @@ pub enum Turn {
     Again,
     /// All that came is taken.
     Drained,
-    /// Too much waits to be answered or sent, or there is no memory: nothing is read until the link
-    /// says so.
+    /// Too much waits to be answered or sent, or there is no memory: nothing is read until the
+    /// outbox wakes the task.
     Paused,
     /// The peer sends no more.
     Ended,
@@ -94,22 +94,22 @@ impl Intake {
         self.arrived
     }
 
-    /// Whether the turn that is to come may take anything. If not, the link's task is woken when
+    /// Whether the turn that is to come may take anything. If not, the outbox's task is woken when
     /// that has changed.
-    pub fn may_go_on(&mut self, link: &Link) -> bool {
-        let may = link.has_room() && self.is_admitted(link);
+    pub fn may_go_on(&mut self, outbox: &Outbox) -> bool {
+        let may = outbox.has_room() && self.is_admitted(outbox);
         self.held_up |= !may;
         may
     }
 
     /// Whether there is memory for the record that has begun.
-    fn is_admitted(&mut self, link: &Link) -> bool {
+    fn is_admitted(&mut self, outbox: &Outbox) -> bool {
         if self.paused || self.deferred.is_some() {
             return true; // what comes next was read already
         }
         let more = self.records.needs().saturating_sub(self.admitted);
         if more > 0 {
-            let admitted = link.admit(more);
+            let admitted = outbox.admit(more);
             if !admitted || !self.held_up {
                 self.limit_kernel(!admitted); // and not where it was granted after a wait
             }
@@ -117,7 +117,7 @@ impl Intake {
                 return false;
             }
             if self.held_up {
-                link.called(Instant::now()); // it has not been quiet, but waited
+                outbox.called(Instant::now()); // it has not been quiet, but waited
             }
         }
         self.admitted += more;
@@ -165,7 +165,7 @@ impl Intake {
             });
         }
         let at = self.records.begin(input);
-        let most = most_at_once(input.len(), &batch.link.account);
+        let most = most_at_once(input.len(), &batch.outbox.account);
         let want = self.records.appetite().min(input.len() - at).min(most);
         let free = &mut input[at..at + want];
         let got = receive(&self.stream, want, |fd| socket::read(fd, free))?;
@@ -197,18 +197,18 @@ impl Intake {
         before: Before,
         (turn, flow): (Turn, Flow),
         deferred: Option<Vec<u8>>,
-        link: &Link,
+        outbox: &Outbox,
     ) -> Turn {
         (self.deferred, self.paused) = (deferred, flow == Flow::Pause);
         let was_given = self.records.given() != before.given;
         if was_given {
-            link.called(self.arrived);
+            outbox.called(self.arrived);
             self.admitted = 0; // what it had is charged to its call
         }
         if self.records.inside() {
-            self.note_inside(was_given || !before.is_inside, before.received, link);
+            self.note_inside(was_given || !before.is_inside, before.received, outbox);
         }
-        self.charge(link);
+        self.charge(outbox);
         self.held_up = self.deferred.is_some();
         if self.held_up {
             self.limit_kernel(true); // it waits for memory, and what follows it is not read
@@ -223,17 +223,17 @@ impl Intake {
 
     /// Notes that the bytes beyond `before` belong to a record that is not complete, and may have
     /// begun with them.
-    fn note_inside(&mut self, begins: bool, before: u64, link: &Link) {
+    fn note_inside(&mut self, begins: bool, before: u64, outbox: &Outbox) {
         if begins || self.held_up {
             let now = if self.held_up { Instant::now() } else { self.arrived };
             self.clock = Clock::start(now, self.received, self.patience);
-            link.called(now);
+            outbox.called(now);
         } else {
-            link.progress().moved(self.received - before, self.arrived);
+            outbox.progress().moved(self.received - before, self.arrived);
         }
     }
 
-    fn charge(&mut self, link: &Link) {
+    fn charge(&mut self, outbox: &Outbox) {
         let holds = self.records.capacity();
         let (charged, kept) = match self.admitted {
             0 if holds <= ALLOWANCE => (0, 0),
@@ -241,12 +241,12 @@ impl Intake {
             admitted => (holds.max(admitted), 0),
         };
         if charged > self.charged {
-            link.account.take(charged - self.charged);
+            outbox.account.take(charged - self.charged);
         } else if charged < self.charged {
-            link.account.give(self.charged - charged);
+            outbox.account.give(self.charged - charged);
         }
         if kept != self.kept {
-            link.account.keep(kept);
+            outbox.account.keep(kept);
         }
         (self.charged, self.kept) = (charged, kept);
     }
@@ -317,16 +317,16 @@ fn receive(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rpc::buffers::Buffers;
-    use crate::rpc::memory_budget::{MINIMUM, MemoryBudget};
     use crate::rpc::record::Header;
+    use crate::rpc::transport::buffers::Buffers;
+    use crate::rpc::transport::memory_budget::{MINIMUM, MemoryBudget};
     use socket2::SockRef;
     use tokio::net::TcpListener;
 
     /// A connection whose peer sends when it is told so.
     struct Slow {
         intake: Intake,
-        link: Link,
+        outbox: Outbox,
         start: Instant,
     }
 
@@ -335,11 +335,11 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let budget = MemoryBudget::new(MINIMUM);
-            let link =
-                Link::new(stream, Arc::new(Buffers::new(Arc::clone(&budget))), &budget.peer());
-            let stream = link.stream().unwrap();
+            let outbox =
+                Outbox::new(stream, Arc::new(Buffers::new(Arc::clone(&budget))), &budget.peer());
+            let stream = outbox.stream().unwrap();
             let intake = Intake::new(stream, 1 << 20, Duration::from_secs(60));
-            Self { intake, link, start: Instant::now() }
+            Self { intake, outbox, start: Instant::now() }
         }
 
         /// The server reads `bytes` so many seconds after the start.
@@ -351,11 +351,11 @@ mod tests {
             }
             self.intake.received += bytes.len() as u64;
             self.intake.arrived = self.start + Duration::from_secs(second);
-            self.intake.after(before, (Turn::Drained, Flow::Go), None, &self.link);
+            self.intake.after(before, (Turn::Drained, Flow::Go), None, &self.outbox);
         }
 
         fn behind(&self) -> u64 {
-            (self.intake.arrived - self.link.progress().until()).as_secs()
+            (self.intake.arrived - self.outbox.progress().until()).as_secs()
         }
     }
 
@@ -368,7 +368,7 @@ mod tests {
             slow.receives(&[0; 8 * 1024], second);
             assert_eq!(slow.behind(), 0);
         }
-        assert_eq!((slow.intake.arrived - slow.link.progress().begun()).as_secs(), 50);
+        assert_eq!((slow.intake.arrived - slow.outbox.progress().begun()).as_secs(), 50);
         for second in 101..=160 {
             slow.receives(&[0], second);
         }
@@ -378,12 +378,13 @@ mod tests {
     #[tokio::test]
     async fn the_kernel_keeps_little_while_a_call_waits_for_memory() {
         let mut peer = Slow::new().await;
-        let stream = peer.link.stream().unwrap();
+        let stream = peer.outbox.stream().unwrap();
         let stream = SockRef::from(&stream);
         stream.set_recv_buffer_size(1 << 20).unwrap();
         let before = stream.recv_buffer_size().unwrap();
         let start = peer.intake.before();
-        let turn = peer.intake.after(start, (Turn::Again, Flow::Pause), Some(vec![0]), &peer.link);
+        let turn =
+            peer.intake.after(start, (Turn::Again, Flow::Pause), Some(vec![0]), &peer.outbox);
         assert_eq!(turn, Turn::Paused);
         let limited = stream.recv_buffer_size().unwrap();
         assert!(limited < before / 2, "{limited} of {before}");

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!            +--> answered here ----------------+
-//!   socket --+                                  +--> link --> socket
+//!   socket --+                                  +--> outbox --> socket
 //!            +--> jobs --> pool --> answered ---+
 //! ```
 
@@ -18,44 +18,22 @@ use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
-use super::buffers::Buffers;
 use super::clock::Clock;
 use super::connections::Seat;
-use super::handed::PooledCall;
+use super::deferred::{PooledCall, Shared};
 use super::intake::{Intake, Turn};
-use super::link::Link;
-use super::memory_budget::MemoryBudget;
-use super::record::Error;
-use super::server::Limits;
-use super::service::{Origin, Service};
+use super::outbox::Outbox;
+use super::shared::{Limits, SCRATCH};
+use crate::rpc::record::Error;
+use crate::rpc::service::{Origin, Service};
 use crate::sched::affinity::Follower;
-use crate::sched::pool::{Job, Pool, QUEUED_MAX};
-use crate::telemetry::metrics::{Answered, Local, Metrics};
-
-/// The piece in which sockets are read. Small calls in it are answered together.
-pub const SCRATCH: usize = 256 * 1024;
+use crate::sched::pool::{Job, QUEUED_MAX};
+use crate::telemetry::metrics::{Answered, Local};
 
 /// Buffers for replies of a thread that have grown beyond this are not kept.
 const REPLIES_MAX: usize = 4 * 1024 * 1024;
-
-/// What the connections of a server share.
-pub struct Shared {
-    /// The threads that may sleep.
-    pub pool: Arc<Pool<PooledCall>>,
-    /// Large buffers.
-    pub buffers: Arc<Buffers>,
-    /// The memory that the connections may hold.
-    pub budget: Arc<MemoryBudget>,
-    /// Bounds.
-    pub limits: Limits,
-    /// Cancelled when the server stops: what is being answered is answered, and no more is read.
-    pub drain: CancellationToken,
-    /// Where calls are counted.
-    pub metrics: Arc<Metrics>,
-}
 
 /// Buffers that the connections of one thread share, used by one at a time and never over a wait.
 pub struct Scratch {
@@ -83,7 +61,7 @@ impl Scratch {
 struct Connection {
     service: Arc<Service>,
     shared: Arc<Shared>,
-    link: Arc<Link>,
+    outbox: Arc<Outbox>,
     stream: Arc<TcpStream>,
     origin: Origin,
     intake: Intake,
@@ -101,18 +79,19 @@ pub async fn run(
     shared: Arc<Shared>,
     scratch: Arc<Mutex<Scratch>>,
 ) {
-    let (link, limits) = (Arc::clone(seat.link()), shared.limits);
-    let Some(stream) = link.stream() else { return }; // another has its place already
+    let (outbox, limits) = (Arc::clone(seat.outbox()), shared.limits);
+    let Some(stream) = outbox.stream() else { return }; // another has its place already
     let intake = Intake::new(Arc::clone(&stream), limits.record, limits.stalled);
     let (taking, last) = (None, Instant::now());
-    let mut connection = Connection { service, shared, link, stream, origin, intake, taking, last };
+    let mut connection =
+        Connection { service, shared, outbox, stream, origin, intake, taking, last };
     if let Err(why) = connection.serve(&scratch).await {
         tracing::debug!(peer = %origin.peer, error = %why, "connection closed");
         if matches!(why, Close::Stalled(_) | Close::Broken) {
             connection.forget_sent();
         }
     }
-    connection.link.give_up();
+    connection.outbox.give_up();
 }
 
 /// Why a connection is closed before its peer does.
@@ -146,14 +125,14 @@ impl Connection {
                 let mut scratch = scratch.lock();
                 turn = self.turn(&mut scratch)?;
             }
-            if self.link.is_broken() {
+            if self.outbox.is_broken() {
                 return Err(Close::Broken);
             }
             reading &= turn != Turn::Ended && !self.shared.drain.is_cancelled();
             if !reading {
-                self.link.finishing();
+                self.outbox.finishing();
             }
-            if !reading && self.link.is_settled() && !self.link.has_unsent() {
+            if !reading && self.outbox.is_settled() && !self.outbox.has_unsent() {
                 return Ok(());
             }
             if turn == Turn::Again {
@@ -167,12 +146,12 @@ impl Connection {
                 ready = self.stream.readable(), if readable => ready?,
                 ready = self.stream.writable(), if unsent => {
                     ready?;
-                    if self.link.flush() {
+                    if self.outbox.flush() {
                         self.last = Instant::now();
-                        self.link.unpark();
+                        self.outbox.unpark();
                     }
                 }
-                () = self.link.wake.notified() => {}
+                () = self.outbox.wake.notified() => {}
                 () = self.shared.drain.cancelled(), if reading => {}
                 () = alarm.as_mut() => self.check_time()?,
             }
@@ -181,7 +160,7 @@ impl Connection {
 
     /// Answers what was kept back, or else what comes with one read.
     fn turn(&mut self, scratch: &mut Scratch) -> Result<Turn, Close> {
-        if !self.intake.may_go_on(&self.link) {
+        if !self.intake.may_go_on(&self.outbox) {
             return Ok(Turn::Paused);
         }
         let before = self.intake.before();
@@ -196,7 +175,7 @@ impl Connection {
         let mut batch = Batch {
             service: &self.service,
             shared: &self.shared,
-            link: &self.link,
+            outbox: &self.outbox,
             origin: self.origin,
             arrived: self.intake.arrived(),
             replies,
@@ -210,16 +189,16 @@ impl Connection {
         batch.send();
         let deferred = batch.deferred.take();
         follower.note(&self.stream);
-        Ok(self.intake.after(before, (turn, flow?), deferred, &self.link))
+        Ok(self.intake.after(before, (turn, flow?), deferred, &self.outbox))
     }
 
     /// Notes whether replies wait for the peer, and since when.
     fn note_unsent(&mut self) -> bool {
-        let unsent = self.link.has_unsent();
+        let unsent = self.outbox.has_unsent();
         if !unsent {
             self.taking = None;
         } else if self.taking.is_none() {
-            let (now, taken) = (Instant::now(), self.link.acknowledged());
+            let (now, taken) = (Instant::now(), self.outbox.acknowledged());
             self.taking = Some(Clock::start(now, taken, self.shared.limits.stalled));
         }
         unsent
@@ -248,7 +227,7 @@ impl Connection {
     fn check_time(&mut self) -> Result<(), Close> {
         let Limits { idle, stalled, .. } = self.shared.limits;
         let now = Instant::now();
-        let taken = || self.link.acknowledged();
+        let taken = || self.outbox.acknowledged();
         let takes =
             self.taking.as_mut().is_none_or(|taking| taking.is_in_time(now, taken, stalled));
         if !takes || !self.intake.is_in_time(now) {
@@ -256,7 +235,7 @@ impl Connection {
         }
         if self.taking.is_none() && self.intake.due().is_none() && now >= self.idle_due() {
             // A call that takes long is ours to answer, and no reason to close.
-            if self.link.is_settled() && !self.intake.is_held_up() {
+            if self.outbox.is_settled() && !self.intake.is_held_up() {
                 return Err(Close::Idle(idle));
             }
             self.last = now; // or the alarm would go off again at once

@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::connection::{SCRATCH, Shared};
-use super::handed::{Bundle, Handed, OVERHEAD, PooledCall, PutOff, begin_reply, end_reply};
-use super::link::Link;
-use super::pending::Pending;
-use super::record::Flow;
-use super::replay::Key;
-use super::service::{Carried, Gate, Origin, Reply, Service, Verdict};
+use super::deferred::{
+    Bundle, DeferredCall, DeferredReply, OVERHEAD, PooledCall, Shared, begin_reply, end_reply,
+};
+use super::outbox::Outbox;
+use super::shared::SCRATCH;
+use crate::rpc::pending::Pending;
+use crate::rpc::record::Flow;
+use crate::rpc::replay::Key;
+use crate::rpc::service::{Carried, Gate, Origin, Reply, Service, Verdict};
 use crate::sched::lanes::Lane;
 use crate::sched::pool::{Admission, Job, LanePermit, Pool};
 use crate::telemetry::metrics::{Answered, Local};
@@ -22,7 +24,7 @@ pub struct Batch<'a> {
     /// What the connections of the server share.
     pub shared: &'a Arc<Shared>,
     /// Where replies go.
-    pub link: &'a Arc<Link>,
+    pub outbox: &'a Arc<Outbox>,
     /// Where the records come from.
     pub origin: Origin,
     /// When they were complete.
@@ -35,7 +37,8 @@ pub struct Batch<'a> {
     pub answered: &'a mut Vec<Answered>,
     /// Where they are counted.
     pub tally: &'a mut Local,
-    /// How much may still be done for other threads: at first [`QUEUED_MAX`](crate::sched::pool::QUEUED_MAX).
+    /// How many calls of other threads may still be carried out, at first
+    /// [`QUEUED_MAX`](crate::sched::pool::QUEUED_MAX).
     pub budget: usize,
     /// A call that waits until there is memory for its reply.
     pub deferred: Option<Vec<u8>>,
@@ -87,8 +90,9 @@ impl Batch<'_> {
     /// answers how many bytes were admitted for its reply.
     fn answer(&mut self, record: &[u8]) -> (Left, usize) {
         let start = begin_reply(self.replies);
-        let waiter = || Arc::clone(self.link) as Arc<dyn Reply>;
-        let mut way = Way { pool: &self.shared.pool, link: self.link, tried: None, admitted: 0 };
+        let waiter = || Arc::clone(self.outbox) as Arc<dyn Reply>;
+        let mut way =
+            Way { pool: &self.shared.pool, outbox: self.outbox, tried: None, admitted: 0 };
         let verdict = self.service.answer(record, self.origin, &waiter, &mut way, self.replies);
         let Way { tried, admitted, .. } = way;
         match verdict {
@@ -136,21 +140,21 @@ impl Batch<'_> {
             Some(Ok(permit)) => (Some(permit.lane()), Admission::Granted(permit)),
             Some(Err(lane)) => (Some(lane), Admission::Required(lane)),
         };
-        let handed = self.handed(OVERHEAD + record.capacity() + reply, key);
-        let call = PutOff { handed, record, start, lane, waits: 0 };
+        let owed = self.owed(OVERHEAD + record.capacity() + reply, key);
+        let call = DeferredCall { owed, record, start, lane, waits: 0 };
         self.jobs.push(Job { admission, work: PooledCall::Stream(Box::new(call)) });
     }
 
     fn wait(&self, call: Carried, pending: Pending, received: usize) {
-        self.handed(OVERHEAD, call.key).wait(call, pending, received);
+        self.owed(OVERHEAD, call.key).wait(call, pending, received);
     }
 
-    fn handed(&self, bytes: usize, key: Option<Key>) -> Handed {
-        self.link.started(bytes);
-        Handed {
+    fn owed(&self, bytes: usize, key: Option<Key>) -> DeferredReply {
+        self.outbox.started(bytes);
+        DeferredReply {
             service: Arc::clone(self.service),
             shared: Arc::clone(self.shared),
-            link: Arc::clone(self.link),
+            outbox: Arc::clone(self.outbox),
             origin: self.origin,
             arrived: self.arrived,
             bytes,
@@ -165,10 +169,10 @@ impl Batch<'_> {
             self.push();
         }
         if admitted > 0 {
-            self.link.account.give(admitted); // what is left of the reply is charged by now
+            self.outbox.account.give(admitted); // what is left of the reply is charged by now
         }
         // Nobody hears the answers to what a peer that is gone has sent.
-        if self.link.has_room() && !self.link.is_broken() { Flow::Go } else { Flow::Pause }
+        if self.outbox.has_room() && !self.outbox.is_broken() { Flow::Go } else { Flow::Pause }
     }
 
     /// Hands the jobs on, and sends the replies.
@@ -184,7 +188,7 @@ impl Batch<'_> {
     fn push(&mut self) {
         self.tally.count(self.arrived.elapsed(), self.answered);
         self.answered.clear();
-        self.link.push(self.replies);
+        self.outbox.push(self.replies);
     }
 }
 
@@ -206,7 +210,7 @@ type Tried = Option<Result<LanePermit<PooledCall>, Lane>>;
 /// What stands between a call and its being tried.
 struct Way<'a> {
     pool: &'a Pool<PooledCall>,
-    link: &'a Link,
+    outbox: &'a Outbox,
     tried: Tried,
     /// Bytes that were admitted for its reply.
     admitted: usize,
@@ -214,7 +218,7 @@ struct Way<'a> {
 
 impl Gate for Way<'_> {
     fn admit(&mut self, bytes: usize) -> bool {
-        let admitted = self.link.admit(bytes);
+        let admitted = self.outbox.admit(bytes);
         self.admitted = if admitted { bytes } else { 0 };
         admitted
     }

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::connection::{SCRATCH, Shared};
-use super::link::{Link, Parked};
-use super::pending::{Delay, Pending, Ready};
-use super::record::Header;
-use super::replay::Key;
-use super::service::{Carried, How, Origin, Service, Verdict};
+use super::outbox::{Outbox, Parked};
+use super::shared::{self, SCRATCH};
+use crate::rpc::pending::{Delay, Pending, Ready};
+use crate::rpc::record::Header;
+use crate::rpc::replay::Key;
+use crate::rpc::service::{Carried, How, Origin, Service, Verdict};
 use crate::sched::Patience;
 use crate::sched::lanes::Lane;
 use crate::sched::pool::{Admission, Job, Work};
@@ -28,16 +28,19 @@ const WAITS_MAX: u32 = 8;
 /// What is charged for a call that is not answered yet, besides its record and its reply, in bytes.
 pub const OVERHEAD: usize = 512;
 
+/// What the connections share, with a pool that carries out deferred calls.
+pub type Shared = shared::Shared<PooledCall>;
+
 /// A call that another thread has, or that waits for its results. Dropped without an answer, which
 /// only a panic or the end of the connection does, it is forgotten and the connection given up, so
 /// that the client asks again instead of waiting for ever.
-pub struct Handed {
+pub struct DeferredReply {
     /// Who answers.
     pub service: Arc<Service>,
     /// What the connections of the server share.
     pub shared: Arc<Shared>,
     /// Where the reply goes.
-    pub link: Arc<Link>,
+    pub outbox: Arc<Outbox>,
     /// Where the call comes from.
     pub origin: Origin,
     /// When it was complete.
@@ -50,18 +53,18 @@ pub struct Handed {
     pub answered: bool,
 }
 
-impl Handed {
+impl DeferredReply {
     /// Whether nobody can be answered. The client does not know whether the call was carried out,
     /// and sends it again on another connection. For a WRITE, to carry out the old one later would
     /// do harm: the client may have overwritten its data by then. And a peer that resets its
     /// connections must not keep the server busy with their calls.
     fn is_pointless(&self) -> bool {
-        self.link.is_broken() && !self.key.is_some_and(|key| self.service.is_awaited(key))
+        self.outbox.is_broken() && !self.key.is_some_and(|key| self.service.is_awaited(key))
     }
 
     /// Waits for the results, with nothing kept of the call but where they go.
     pub fn wait(mut self, call: Carried, pending: Pending, received: usize) {
-        self.link.shrank(self.bytes.saturating_sub(OVERHEAD));
+        self.outbox.shrank(self.bytes.saturating_sub(OVERHEAD));
         self.bytes = self.bytes.min(OVERHEAD);
         pending.begin(Ready::new(move |results| self.finish(call, results, received)));
     }
@@ -75,25 +78,25 @@ impl Handed {
             let call = Answered { procedure, status, received, sent: reply.len() - at - 4 };
             self.shared.metrics.count(self.arrived.elapsed(), call);
             self.answered = true;
-            self.link.post(&mut reply);
+            self.outbox.post(&mut reply);
         }
     }
 }
 
-impl Drop for Handed {
+impl Drop for DeferredReply {
     fn drop(&mut self) {
         if !self.answered {
             self.service.forget(self.key);
-            self.link.give_up();
+            self.outbox.give_up();
         }
-        self.link.ended(self.bytes);
+        self.outbox.ended(self.bytes);
     }
 }
 
 /// A call that has to be tried again.
-pub struct PutOff {
+pub struct DeferredCall {
     /// Whose it is.
-    pub handed: Handed,
+    pub owed: DeferredReply,
     /// A buffer with the record.
     pub record: Vec<u8>,
     /// Where in it the record starts.
@@ -104,15 +107,15 @@ pub struct PutOff {
     pub waits: u32,
 }
 
-impl PutOff {
+impl DeferredCall {
     /// Drops the call if it is pointless. Keeps it if its reply may not be sent: it stands in line
     /// again then.
     fn unless_parked(self: Box<Self>) -> Option<Box<Self>> {
-        if self.handed.is_pointless() {
+        if self.owed.is_pointless() {
             return None;
         }
-        let link = Arc::clone(&self.handed.link);
-        link.park(self)
+        let outbox = Arc::clone(&self.owed.outbox);
+        outbox.park(self)
     }
 
     /// The call as a job that has yet to come to its turn.
@@ -123,7 +126,7 @@ impl PutOff {
 
     /// Has the call wait for its turn again.
     fn requeue(self: Box<Self>) {
-        let shared = Arc::clone(&self.handed.shared);
+        let shared = Arc::clone(&self.owed.shared);
         shared.pool.run(self.job());
     }
 
@@ -138,20 +141,20 @@ impl PutOff {
     fn carry_out(
         mut self: Box<Self>,
         patience: Patience,
-        send: impl FnOnce(Handed, &mut Vec<u8>),
+        send: impl FnOnce(DeferredReply, &mut Vec<u8>),
     ) -> Option<Box<Self>> {
-        let shared = Arc::clone(&self.handed.shared);
+        let shared = Arc::clone(&self.owed.shared);
         let (buffers, record) = (&shared.buffers, &self.record[self.start..]);
         let mut reply = buffers.take();
         let at = begin_reply(&mut reply);
-        let how = How { origin: self.handed.origin, patience, may_wait: self.waits < WAITS_MAX };
-        let verdict = self.handed.service.answer_again(record, how, self.handed.key, &mut reply);
+        let how = How { origin: self.owed.origin, patience, may_wait: self.waits < WAITS_MAX };
+        let verdict = self.owed.service.answer_again(record, how, self.owed.key, &mut reply);
         let received = record.len();
         match verdict {
             Verdict::Answered(procedure, status) => {
                 end_reply(&mut reply, at);
                 let call = Answered { procedure, status, received, sent: reply.len() - at - 4 };
-                shared.metrics.count(self.handed.arrived.elapsed(), call);
+                shared.metrics.count(self.owed.arrived.elapsed(), call);
             }
             Verdict::Later(_) => {
                 buffers.give(reply);
@@ -169,17 +172,17 @@ impl PutOff {
         // Before the reply, so that the buffer is there for the client's next call.
         buffers.give(self.record);
         if let Verdict::Pending(call, pending) = verdict {
-            self.handed.wait(call, pending, received);
+            self.owed.wait(call, pending, received);
         } else {
-            self.handed.answered = true;
-            send(self.handed, &mut reply);
+            self.owed.answered = true;
+            send(self.owed, &mut reply);
         }
         buffers.give(reply);
         None
     }
 }
 
-impl Parked for PutOff {
+impl Parked for DeferredCall {
     fn resume(self: Box<Self>) {
         self.requeue();
     }
@@ -188,7 +191,7 @@ impl Parked for PutOff {
 /// A call for the threads that may block.
 pub enum PooledCall {
     /// It came over a connection.
-    Stream(Box<PutOff>),
+    Stream(Box<DeferredCall>),
     /// It came as a datagram.
     Datagram(Box<dyn FnOnce() + Send>),
 }
@@ -200,7 +203,7 @@ impl Work for PooledCall {
         match self {
             Self::Stream(call) => {
                 if let Some(call) = call.unless_parked() {
-                    call.carry_out(Patience::Blocking, |handed, reply| handed.link.push(reply));
+                    call.carry_out(Patience::Blocking, |owed, reply| owed.outbox.push(reply));
                 }
             }
             Self::Datagram(call) => call(),
@@ -211,7 +214,7 @@ impl Work for PooledCall {
         match self {
             Self::Stream(call) => {
                 let call = call.unless_parked()?;
-                call.carry_out(Patience::None, |handed, reply| bundle.add(handed, reply))
+                call.carry_out(Patience::None, |owed, reply| bundle.add(owed, reply))
                     .map(Self::Stream)
             }
             Self::Datagram(_) => Some(self), // it is in no lane
@@ -230,12 +233,12 @@ pub struct Bundle {
     replies: Vec<u8>,
     /// The calls that these answer, of one connection. They end when that is sent, and not before:
     /// their connection would be closed if it has no others.
-    calls: Vec<Handed>,
+    calls: Vec<DeferredReply>,
 }
 
 impl Bundle {
-    fn add(&mut self, call: Handed, reply: &[u8]) {
-        if self.calls.first().is_some_and(|first| !Arc::ptr_eq(&first.link, &call.link)) {
+    fn add(&mut self, call: DeferredReply, reply: &[u8]) {
+        if self.calls.first().is_some_and(|first| !Arc::ptr_eq(&first.outbox, &call.outbox)) {
             self.send();
         }
         self.replies.extend_from_slice(reply);
@@ -247,7 +250,7 @@ impl Bundle {
 
     fn send(&mut self) {
         if let Some(first) = self.calls.first() {
-            first.link.push(&mut self.replies);
+            first.outbox.push(&mut self.replies);
         }
         self.calls.clear();
     }

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::link::Link;
+use super::outbox::Outbox;
 
 /// How long a connection that holds memory may take for a record or reply, or fall behind with it,
 /// before it gives way.
@@ -23,35 +23,37 @@ pub struct Holder {
     /// How many bytes it holds.
     pub held: usize,
     /// Those of its connections that hold some.
-    pub links: Vec<Arc<Link>>,
+    pub outboxes: Vec<Arc<Outbox>>,
 }
 
 impl Holder {
     /// An address with these connections, which holds so many bytes.
-    pub fn new(held: usize, links: &[Arc<Link>]) -> Self {
+    pub fn new(held: usize, outboxes: &[Arc<Outbox>]) -> Self {
         // What waits for the server is not slow: neither calls that are carried out, nor records
         // that wait for memory, which hold none that was admitted.
-        let holds =
-            |link: &&Arc<Link>| link.account.is_charged() && link.is_settled() && !link.is_broken();
-        Self { held, links: links.iter().filter(holds).cloned().collect() }
+        let holds = |outbox: &&Arc<Outbox>| {
+            outbox.account.is_charged() && outbox.is_settled() && !outbox.is_broken()
+        };
+        Self { held, outboxes: outboxes.iter().filter(holds).cloned().collect() }
     }
 
     /// Its slow connections: first those that have fallen behind, the furthest behind first, then
     /// others, the latest first, but not the first of them.
-    fn slow(self, now: Instant) -> Vec<Arc<Link>> {
+    fn slow(self, now: Instant) -> Vec<Arc<Outbox>> {
         let is_past = |since| now.saturating_duration_since(since) > STUCK;
-        let links = self.links.into_iter().filter(|link| is_past(link.progress().begun()));
+        let outboxes =
+            self.outboxes.into_iter().filter(|outbox| is_past(outbox.progress().begun()));
         let (mut behind, mut moving): (Vec<_>, Vec<_>) =
-            links.partition(|link| is_past(link.progress().until()));
-        behind.sort_by_key(|link| link.progress().until());
-        moving.sort_by_key(|link| link.progress().begun());
+            outboxes.partition(|outbox| is_past(outbox.progress().until()));
+        behind.sort_by_key(|outbox| outbox.progress().until());
+        moving.sort_by_key(|outbox| outbox.progress().begun());
         behind.extend(moving.into_iter().skip(1).rev());
         behind
     }
 }
 
 /// The connections that give way to addresses that wait and hold so many bytes each.
-pub fn giving_way(mut holders: Vec<Holder>, waiting: &[usize], now: Instant) -> Vec<Arc<Link>> {
+pub fn giving_way(mut holders: Vec<Holder>, waiting: &[usize], now: Instant) -> Vec<Arc<Outbox>> {
     holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
     let mut found = Vec::new();
     for holder in holders {

@@ -19,12 +19,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::buffers::Buffers;
-use super::connection::{self, Scratch, Shared};
+use super::connection::{self, Scratch};
 use super::connections::{Connections, Entry, Knows};
 use super::datagram;
-use super::link::Link;
+use super::deferred::Shared;
 use super::memory_budget::MemoryBudget;
-use super::service::{Origin, Service};
+use super::outbox::Outbox;
+use super::shared::Limits;
+use crate::rpc::service::{Origin, Service};
 use crate::sched::affinity::{Claims, Follower};
 use crate::sched::pool::Pool;
 use crate::sys::memory;
@@ -53,18 +55,6 @@ pub struct Settings {
     pub memory: usize,
     /// What bounds each connection.
     pub limits: Limits,
-}
-
-/// What bounds a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Largest record, in bytes.
-    pub record: usize,
-    /// A connection that asks for nothing is closed after this time.
-    pub idle: Duration,
-    /// One that stops in the middle of a call, or takes no replies, or is too slow with that, after
-    /// this.
-    pub stalled: Duration,
 }
 
 /// A running data plane.
@@ -245,8 +235,8 @@ impl Server {
             Err(error) => return tracing::debug!(%peer, %error, "connection lost"),
         };
         let (origin, shared) = (Origin { peer, local }, Arc::clone(&self.shared));
-        let link = |peer: &_| Link::new(stream, Arc::clone(&shared.buffers), peer);
-        let seat = match self.connections.enter(origin, link) {
+        let outbox = |peer: &_| Outbox::new(stream, Arc::clone(&shared.buffers), peer);
+        let seat = match self.connections.enter(origin, outbox) {
             Entry::Free(seat) => seat,
             Entry::Displaced(seat) => {
                 self.shared.metrics.displaced.add(1);

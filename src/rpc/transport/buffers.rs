@@ -86,7 +86,7 @@ impl Buffers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rpc::memory_budget::{Account, MINIMUM};
+    use crate::rpc::transport::memory_budget::{Account, MINIMUM};
 
     fn buffer() -> Vec<u8> {
         Vec::with_capacity(1024 * 1024)
