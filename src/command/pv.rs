@@ -1,13 +1,15 @@
 //! A Kubernetes PersistentVolume for a volume, as YAML.
 //!
-//! Every value that is not a constant is a JSON string, which YAML reads the same way: no name can
-//! become a number, a boolean or a second document. What Kubernetes would refuse is refused here
-//! first, with an error that names the option.
+//! What Kubernetes would refuse is refused here first, with an error that names the option. The
+//! fields have the order of `kubectl get -o yaml`. No name can become a number, a boolean or a
+//! second document: the serializer quotes what YAML would read as anything but a string.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::net::IpAddr;
 
+use k8s_openapi::api::core::v1::{NFSVolumeSource, PersistentVolume, PersistentVolumeSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use thiserror::Error;
 
 use super::args::AccessMode;
@@ -48,7 +50,7 @@ pub struct Manifest {
 }
 
 /// Why Kubernetes would refuse a manifest.
-#[derive(PartialEq, Eq, Error, Debug)]
+#[derive(Error, Debug)]
 pub enum Error {
     /// The name.
     #[error(
@@ -68,6 +70,12 @@ pub enum Error {
     /// A mount option that cannot work.
     #[error("{0}; see --mount-option")]
     MountOption(#[from] Unusable),
+    /// The serializer failed.
+    #[error("cannot write the PersistentVolume as YAML")]
+    Yaml(#[from] serde_saphyr::ser::Error),
+    /// The serializer failed.
+    #[error("cannot write the PersistentVolume as JSON")]
+    Json(#[from] serde_json::Error),
 }
 
 impl Manifest {
@@ -76,35 +84,50 @@ impl Manifest {
     /// # Errors
     /// Kubernetes would refuse the manifest.
     pub fn yaml(&self) -> Result<String, Error> {
-        let server = self.checked()?;
-        let mut out = String::from("apiVersion: v1\nkind: PersistentVolume\nmetadata:\n");
-        line(&mut out, "  name: ", &self.name);
-        if !self.labels.is_empty() {
-            out.push_str("  labels:\n");
+        let pv = self.persistent_volume(self.checked()?);
+        let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+        let yaml = serde_saphyr::to_string_with_options(&pv, options)?;
+        if yaml.lines().all(text::is_plain) {
+            return Ok(yaml);
         }
-        for (key, value) in &self.labels {
-            line(&mut out, &format!("    {}: ", quoted(key)), value);
+        // YAML shows characters that change the direction of writing. JSON is YAML too, and can
+        // escape every character.
+        Ok(text::json(&serde_json::to_string(&pv)?) + "\n")
+    }
+
+    /// Returns the object, for a `server` without brackets.
+    fn persistent_volume(&self, server: &str) -> PersistentVolume {
+        let annotations = self.annotations().map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let capacity = Quantity(quantity::exact(self.capacity));
+        // The variants have Kubernetes' names.
+        let access_modes = self.access_modes.iter().map(|mode| format!("{mode:?}"));
+        PersistentVolume {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                labels: Some(self.labels.clone()).filter(|labels| !labels.is_empty()),
+                annotations: Some(annotations.collect()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(PersistentVolumeSpec {
+                access_modes: Some(access_modes.collect()),
+                capacity: Some(BTreeMap::from([("storage".into(), capacity)])),
+                mount_options: Some(mount_options::complete(
+                    &self.mount_options,
+                    server,
+                    self.port,
+                )),
+                nfs: Some(NFSVolumeSource {
+                    server: server.to_owned(),
+                    path: self.path.clone(),
+                    read_only: None,
+                }),
+                persistent_volume_reclaim_policy: Some("Retain".into()),
+                storage_class_name: Some(self.storage_class.clone()),
+                volume_mode: Some("Filesystem".into()),
+                ..PersistentVolumeSpec::default()
+            }),
+            status: None,
         }
-        out.push_str("  annotations:\n");
-        for (key, value) in self.annotations() {
-            line(&mut out, &format!("    {}: ", quoted(key)), value);
-        }
-        out.push_str("spec:\n  capacity:\n");
-        line(&mut out, "    storage: ", &quantity::exact(self.capacity));
-        out.push_str("  volumeMode: Filesystem\n  accessModes:\n");
-        for mode in &self.access_modes {
-            let _ = writeln!(out, "    - {mode:?}"); // the variants have Kubernetes' names
-        }
-        out.push_str("  persistentVolumeReclaimPolicy: Retain\n");
-        line(&mut out, "  storageClassName: ", &self.storage_class);
-        out.push_str("  mountOptions:\n");
-        for option in mount_options::complete(&self.mount_options, server, self.port) {
-            line(&mut out, "    - ", &option);
-        }
-        out.push_str("  nfs:\n");
-        line(&mut out, "    server: ", server);
-        line(&mut out, "    path: ", &self.path);
-        Ok(out)
     }
 
     /// The annotations by which the provisioner finds the volume, for example to expand it.
@@ -135,14 +158,6 @@ impl Manifest {
         mount_options::check_family(&self.mount_options, server)?;
         Ok(server)
     }
-}
-
-fn line(out: &mut String, before: &str, value: &str) {
-    let _ = writeln!(out, "{before}{}", quoted(value)); // writing to a String cannot fail
-}
-
-fn quoted(value: &str) -> String {
-    text::json(&serde_json::Value::from(value).to_string())
 }
 
 #[cfg(test)]
@@ -200,6 +215,35 @@ mod tests {
     }
 
     #[test]
+    fn a_manifest_is_written_for_people() {
+        let labels = [("team", "blue"), ("on", "true"), ("example.org/1", "007")];
+        let labels = labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let labelled = Manifest { labels, mount_options: vec!["soft".into()], ..manifest() };
+        let expected = "\
+apiVersion: v1
+kind: PersistentVolume
+metadata:
+  annotations:
+    berth.io/server: 00ff
+    berth.io/volume: data
+    berth.io/volume-id: id-1
+    pv.kubernetes.io/provisioned-by: example.org/berth
+  labels:
+    example.org/1: \"007\"
+    \"on\": \"true\"
+    team: blue
+  name: data
+spec:
+  accessModes:
+  - ReadWriteMany
+  capacity:
+    storage: 10Gi
+";
+        let yaml = labelled.yaml().unwrap();
+        assert!(yaml.starts_with(expected), "{yaml}");
+    }
+
+    #[test]
     fn strings_stay_strings_in_yaml() {
         let labels = [("on", "true"), ("example.org/1", "007"), ("empty", "")];
         let labels: BTreeMap<_, _> =
@@ -217,6 +261,7 @@ mod tests {
             by: None,
             ..manifest()
         };
+        assert!(strange.yaml().unwrap().lines().all(text::is_plain), "{}", strange.yaml().unwrap());
         let read = read(&strange);
         let annotations = json!({ "berth.io/volume-id": "id-1", "berth.io/volume": path });
         let metadata = json!({ "name": "1.5", "labels": labels, "annotations": annotations });

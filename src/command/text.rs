@@ -2,6 +2,9 @@
 //!
 //! Text from the server may contain names, labels and paths that others chose, and a terminal
 //! obeys control characters in them.
+//!
+//! The table is not a library's (comfy-table, tabled), because cells must be escaped anyway, and what
+//! would be left to the library is two dozen lines of padding.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -88,6 +91,11 @@ pub fn json(text: &str) -> String {
         _ => format!("\\u{:04x}", u32::from(c)),
     };
     escaped(text, escape)
+}
+
+/// Whether a terminal shows all of a text, and obeys none of it.
+pub fn is_plain(text: &str) -> bool {
+    !text.contains(is_unsafe)
 }
 
 fn escaped(text: &str, escape: impl Fn(char) -> String) -> String {

@@ -4,6 +4,11 @@
 //! those of one namespace in turn with those of others. What is said again is counted, not written
 //! again. Events are news, not records: when the API server cannot be reached or the queue is full,
 //! they are lost, and counted as such.
+//!
+//! `kube::runtime::events::Recorder` does not fit: it counts by reason and ignores the message, so a
+//! second cause of a failure would never be shown. It also bounds what it remembers by age only,
+//! makes names that are too long for objects with long names, and writes to `events.k8s.io`, where
+//! the chart grants no permission.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
