@@ -1,7 +1,7 @@
 //! Creating files: each appears complete, or not at all.
 //!
-//! A file that one system call can create is created by it. A file that needs more (an owner, times,
-//! a size, the verifier of an exclusive CREATE) gets its name last. No other call finds it
+//! A file that one system call can create is created by it. A file that needs more (an owner,
+//! times, a size, the verifier of an exclusive CREATE) gets its name last. No other call finds it
 //! incomplete, neither now nor after a crash:
 //!
 //! ```text
@@ -315,7 +315,8 @@ impl Fs {
             };
             new.complete(&file)?;
             match give_name(&file, dir, name) {
-                // There are no links, or the owner is not the caller although the caller created it.
+                // There are no links, or the owner is not the caller although the caller created
+                // it.
                 Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM | Errno::MLINK) => Ok(false),
                 named => named.map(|()| true),
             }

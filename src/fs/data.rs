@@ -110,8 +110,8 @@ impl Fs {
             Patience::Blocking => self.writable(node)?,
         };
         let room = self.hold_write(node, attr, (offset, data.len()), guard)?;
-        // Before the write: the node must not be closed meanwhile. And after it, because a flush that
-        // began meanwhile did not cover this data.
+        // Before the write: the node must not be closed meanwhile. And after it, because a flush
+        // that began meanwhile did not cover this data.
         self.mark_dirty(node);
         // As the caller: the kernel clears set-id bits unless root writes.
         let count =

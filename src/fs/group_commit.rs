@@ -59,7 +59,8 @@ impl<T: Default> GroupCommit<T> {
         self.group().busy
     }
 
-    /// Begins the flush that is due. Returns what it has to cover, and the callers that wait for it.
+    /// Begins the flush that is due. Returns what it has to cover, and the callers that wait for
+    /// it.
     pub(super) fn begin(&self) -> (T, Vec<Waiter>) {
         let mut group = self.group();
         group.shared = group.waiting.len();

@@ -292,8 +292,8 @@ impl Fs {
         self.keep(Node::new(root, handle, path_fd, &attr))
     }
 
-    /// Runs `open` as the server. If there are no descriptors left, closes files that are not in use
-    /// and tries once more.
+    /// Runs `open` as the server. If there are no descriptors left, closes files that are not in
+    /// use and tries once more.
     fn open_as_server<E: From<Errno> + PartialEq>(
         &self,
         open: impl Fn() -> Result<OwnedFd, E>,

@@ -1,7 +1,7 @@
 //! Names in directories: looking up, removing, renaming, linking. [`super::create`] creates files.
 //!
-//! Each operation runs as the caller: the kernel decides what is allowed, and who owns a new file. A
-//! change is made under the lock of each directory that it touches.
+//! Each operation runs as the caller: the kernel decides what is allowed, and who owns a new file.
+//! A change is made under the lock of each directory that it touches.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -216,8 +216,8 @@ impl Fs {
             return Err(Errno::INVAL.into());
         }
         let _links = self.lock_links(node.fileid, guard.patience)?;
-        // Through /proc: linking a descriptor needs a privilege that the caller lacks. The link that
-        // is followed is the one in /proc, never the file itself if that is a symbolic link.
+        // Through /proc: linking a descriptor needs a privilege that the caller lacks. The link
+        // that is followed is the one in /proc, never the file itself if that is a symbolic link.
         let path = node.proc_path();
         let pending = self.begin_link(node, dir, name)?;
         let link = || rustix::fs::linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW);

@@ -2,12 +2,12 @@
 //!
 //! A [`Node`] holds a descriptor without access to the content (O_PATH), which suffices for
 //! attributes and for the names in a directory. The content is opened when it is first read or
-//! written. The descriptor for writing is closed earlier than the node ([`super::write_descriptor`]).
-//! Nodes are kept in the [`super::node_cache`].
+//! written. The descriptor for writing is closed earlier than the node
+//! ([`super::write_descriptor`]). Nodes are kept in the [`super::node_cache`].
 //!
-//! A node belongs to a [`Root`], and the root's group commit holds the nodes whose metadata is to be
-//! flushed: these three files import each other in a circle. No node is kept alive by it, because
-//! each flush takes the nodes out.
+//! A node belongs to a [`Root`], and the root's group commit holds the nodes whose metadata is to
+//! be flushed: these three files import each other in a circle. No node is kept alive by it,
+//! because each flush takes the nodes out.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;

@@ -7,8 +7,8 @@
 //! other calls it is gone at once.
 //!
 //! The volume pays for an orphan until it is closed. A change that needs the room gets it
-//! ([`super::accounting::room`]), and the room is therefore shown as free. No orphans are kept while
-//! a count is under way: the count may or may not have passed by their names.
+//! ([`super::accounting::room`]), and the room is therefore shown as free. No orphans are kept
+//! while a count is under way: the count may or may not have passed by their names.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

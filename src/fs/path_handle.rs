@@ -53,7 +53,8 @@ impl Fs {
         Ok(trail)
     }
 
-    /// Returns the trail of the directory `path_fd`, which is found by going up to the root. Blocks.
+    /// Returns the trail of the directory `path_fd`, which is found by going up to the root.
+    /// Blocks.
     pub(super) fn trail_from_root(&self, root: &Root, path_fd: &OwnedFd) -> Result<Trail> {
         let (mut way, mut attr) = (Vec::new(), Attr::of(path_fd)?);
         let mut above = None;

@@ -83,8 +83,8 @@ impl Root {
 
 impl Fs {
     /// Reopens the exports whose file systems were away and are back, if `may` returns that this
-    /// server may still serve their directory. Blocks for as long as one of them hangs. To be called
-    /// once a second, by one thread.
+    /// server may still serve their directory. Blocks for as long as one of them hangs. To be
+    /// called once a second, by one thread.
     pub fn reopen_exports(&self, may: impl Fn(&Path) -> bool) {
         let roots = self.roots.load();
         for root in roots.values().filter(|root| root.away.load(Ordering::Relaxed)) {

@@ -47,8 +47,8 @@ impl Stripes {
         }
     }
 
-    /// Waits until every lock that is held now was released. Does not wait for threads that take one
-    /// meanwhile.
+    /// Waits until every lock that is held now was released. Does not wait for threads that take
+    /// one meanwhile.
     pub(super) fn wait_for_all(&self) {
         for lock in &self.locks {
             drop(lock.lock());

@@ -2,9 +2,9 @@
 //!
 //! A temporary name is in the directory for which the file is created, so that the file inherits
 //! what every file there does (group, ACL, project). It cannot be guessed. Its record in the state
-//! folder is written first and removed last: after a crash, the names that are left are removed when
-//! their export is attached. Records are not flushed: they survive the server, not the machine. A
-//! crash of the machine may leave a temporary name in the directory.
+//! folder is written first and removed last: after a crash, the names that are left are removed
+//! when their export is attached. Records are not flushed: they survive the server, not the
+//! machine. A crash of the machine may leave a temporary name in the directory.
 //!
 //! ```text
 //!   STATE/making/HEX    the handle of the directory in which .berth-HEX is

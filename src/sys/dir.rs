@@ -6,24 +6,24 @@ use std::os::fd::{AsFd, AsRawFd};
 use super::check;
 use crate::errno::Result;
 
-/// Where the name is in `struct linux_dirent64`, behind number, offset, length and kind.
+/// The offset of the name in `struct linux_dirent64`, behind number, offset, length and type.
 const NAME: usize = 19;
 
 /// An entry of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// The number of the file.
+    /// The inode number.
     pub fileid: u64,
-    /// Where the next entry is, for lseek(2).
+    /// The offset of the next entry, for lseek(2).
     pub cookie: u64,
-    /// The kind of the file (DT_DIR and the like), DT_UNKNOWN if the file system does not say.
+    /// The type of the file (DT_DIR and the like), DT_UNKNOWN if the file system does not tell.
     pub kind: u8,
     /// Its name.
     pub name: &'a CStr,
 }
 
-/// Reads entries from the position of `fd` on into `buffer`, for [`entries`]; answers how many
-/// bytes they take, 0 at the end.
+/// Reads entries from the position of `fd` on into `buffer`, for [`entries`]. Returns how many
+/// bytes they take, 0 at the end. Blocks.
 ///
 /// # Errors
 /// `EINVAL` if the buffer is too small for the next entry.
@@ -36,19 +36,19 @@ pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Result<usize> {
     Ok(usize::try_from(read).unwrap_or(0))
 }
 
-/// The entries in what [`read`] read.
+/// Returns the entries in the bytes that [`read`] has read.
 pub const fn entries(buffer: &[u8]) -> Entries<'_> {
     Entries { rest: buffer }
 }
 
-/// Entries, one after the other.
+/// An iterator over entries.
 #[derive(Clone, Debug)]
 pub struct Entries<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Entries<'a> {
-    /// The bytes of those that are left.
+    /// Returns the bytes of the remaining entries.
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }

@@ -1,4 +1,4 @@
-//! Getting what was changed onto the disk, and what each file system promises about that.
+//! Flushing changes to stable storage, and what each file system guarantees about it.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -9,33 +9,33 @@ use super::fault;
 use super::filesystem::FileSystem;
 use crate::errno::Result;
 
-/// What flushing means to a file system.
+/// The guarantees of flushes on a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Discipline {
-    /// A directory that was flushed has its new files on the disk with their names: both were made
-    /// by one transaction of a journal. Otherwise as [`Discipline::Whole`].
+    /// A flush of a directory includes its new files: a transaction of the journal holds both. Also
+    /// [`Discipline::Whole`].
     Journal,
-    /// syncfs(2) has everything on the disk.
+    /// syncfs(2) flushes everything.
     Whole,
-    /// It is known only of what was flushed itself: a file system in user space or on the network
-    /// need not even be told of syncfs(2).
+    /// Each file must be flushed itself: a file system in user space or on the network may not even
+    /// be told of syncfs(2).
     Each,
 }
 
-/// The discipline of the file system that `fd` is on. One that is not known is taken for the one
-/// that promises least.
+/// Returns the discipline of the file system of `fd`. An unknown one gets the one that guarantees
+/// least.
 pub fn discipline(fd: impl AsFd) -> Discipline {
     match FileSystem::of(&fd) {
         Ok(FileSystem::XFS | FileSystem::BTRFS) => Discipline::Journal,
         Ok(FileSystem::EXT) if has_journal(&fd) => Discipline::Journal,
-        // overlayfs hands syncfs(2) on to what it lies over.
+        // overlayfs passes syncfs(2) on to the upper file system.
         Ok(FileSystem::EXT | FileSystem::TMPFS | FileSystem::OVERLAY) => Discipline::Whole,
         _ => Discipline::Each,
     }
 }
 
-/// Whether an ext3 or ext4 says that it has a journal. It can be made without one, and then a
-/// directory may be on the disk with names of files that are not.
+/// Whether an ext3 or ext4 has a journal. Without one, a directory may be on the disk with names of
+/// files that are not.
 fn has_journal(fd: impl AsFd) -> bool {
     let Ok(stat) = rustix::fs::fstat(fd) else { return false };
     let device = format!("/sys/dev/block/{}:{}", major(stat.st_dev), minor(stat.st_dev));
@@ -45,16 +45,16 @@ fn has_journal(fd: impl AsFd) -> bool {
     fs::read_to_string(task).is_ok_and(|task| task.trim().parse::<u32>().is_ok())
 }
 
-/// Has a file's content on the disk, and what is needed to read it again. Blocks.
+/// Flushes a file's content, and what is needed to read it again. Blocks.
 ///
 /// # Errors
-/// It may not be, and what the kernel could not write it may have given up.
+/// The content may not be on the disk, and the kernel may have dropped what it could not write.
 pub fn flush_data(fd: impl AsFd) -> Result<()> {
     fault::flush()?;
     Ok(fdatasync(fd)?)
 }
 
-/// Has a file or directory on the disk with all that belongs to it. Blocks.
+/// Flushes a file or directory with all its attributes. Blocks.
 ///
 /// # Errors
 /// As [`flush_data`].
@@ -63,10 +63,10 @@ pub fn flush(fd: impl AsFd) -> Result<()> {
     Ok(fsync(fd)?)
 }
 
-/// Has the file system on the disk. Blocks.
+/// Flushes the file system. Blocks.
 ///
 /// # Errors
-/// As [`flush_data`]; before Linux 5.17 not all that goes wrong is told.
+/// As [`flush_data`]; before Linux 5.17 not every failure is reported.
 pub fn flush_whole(fd: impl AsFd) -> Result<()> {
     fault::flush()?;
     Ok(syncfs(fd)?)
@@ -78,12 +78,12 @@ mod tests {
     use std::fs::File;
 
     #[test]
-    fn what_is_no_disk_promises_least() {
+    fn proc_guarantees_least() {
         assert_eq!(discipline(File::open("/proc").unwrap()), Discipline::Each);
     }
 
     #[test]
-    fn what_was_written_can_be_flushed_in_each_way() {
+    fn each_flush_works() {
         let dir = tempfile::tempdir().unwrap();
         let file = File::create(dir.path().join("file")).unwrap();
         let folder = File::open(dir.path()).unwrap();

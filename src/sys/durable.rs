@@ -1,16 +1,16 @@
-//! Files that Berth keeps for itself, written so that a crash after any step leaves the old
-//! content or the new one.
+//! The server's own files, written atomically: a crash after any step leaves the old content or the
+//! new one.
 //!
-//! They are read with distrust: a restored backup, another program or a broken disk may have left
-//! anything under their names. Only regular files are opened, symbolic links are not followed, no
-//! open blocks (as that of a FIFO would), and no file is read beyond the given size.
+//! They are not trusted when they are read: a restored backup, another program or a broken disk may
+//! have left anything under their names. Only regular files are opened, symbolic links are not
+//! followed, no open blocks (as that of a FIFO would), and no file is read beyond the given size.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Attempts to find a name for a file that is set aside.
+/// Names that are tried for a file that is set aside.
 const ASIDE_MAX: u32 = 100;
 
 /// Reads the file `path`.
@@ -30,7 +30,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     open_regular(OpenOptions::new().read(true), libc::O_NOFOLLOW, path)
 }
 
-/// Opens the file `path`, which is there, for writing over what it has.
+/// Opens the existing file `path` for overwriting.
 ///
 /// # Errors
 /// As [`read`].
@@ -39,7 +39,7 @@ pub fn open_to_write(path: &Path) -> io::Result<File> {
     open_regular(OpenOptions::new().write(true), libc::O_NOFOLLOW, path)
 }
 
-/// Reads a file that an administrator named: as [`read`], but symbolic links are followed.
+/// Reads a file that an administrator has named. As [`read`], but follows symbolic links.
 ///
 /// # Errors
 /// As [`read`].
@@ -48,8 +48,8 @@ pub fn read_named(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     read_whole(open_regular(OpenOptions::new().read(true), 0, path)?, max)
 }
 
-/// Opens the file `path` to hold a lock on it; makes it, for the server's user alone, if it is not
-/// there.
+/// Opens the file `path` to hold a lock on it. Creates it if necessary, with access only for the
+/// server's user.
 ///
 /// # Errors
 /// As [`read`].
@@ -63,12 +63,13 @@ pub fn open_lock(path: &Path) -> io::Result<File> {
     open_regular(options.append(true).create(true).mode(0o600), libc::O_NOFOLLOW, path)
 }
 
-/// Makes the file `path` anew, for the server's user alone, in place of one that a crash left.
+/// Creates the file `path`, with access only for the server's user. Removes one that a crash has
+/// left.
 ///
 /// # Errors
 /// As unlink(2) and open(2).
 pub fn create(path: &Path) -> io::Result<File> {
-    // Not truncated: what is there may be a link, or a pipe that nobody reads.
+    // Not truncated: there may be a symbolic link, or a pipe without a reader.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -76,8 +77,8 @@ pub fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Moves what cannot be used out of the way, for whoever wants to look at it: to the same path with
-/// `.damaged` behind it, or the like. Returns that path.
+/// Renames an unusable file, so that it can be examined: appends `.damaged` to its path, or the
+/// like. Returns the new path.
 ///
 /// # Errors
 /// As rename(2).
@@ -86,7 +87,7 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
     for n in 0..ASIDE_MAX {
         let mut aside = path.as_os_str().to_owned();
         aside.push(if n == 0 { ".damaged".to_owned() } else { format!(".damaged.{n}") });
-        // Over an older file; where a directory is, the next name is tried.
+        // Replaces an older file. If there is a directory, the next name is tried.
         match fs::rename(path, &aside) {
             Ok(()) => return Ok(aside.into()),
             Err(error) => failure = Some(error),
@@ -118,12 +119,12 @@ fn invalid(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// Replaces the content of the file `path`, for nobody else's eyes: written beside it, flushed,
-/// renamed, and the folder flushed. Blocks.
+/// Replaces the content of the file `path`, with access only for the server's user: writes a new
+/// file beside it, flushes it, renames it, and flushes the folder. Blocks.
 ///
 /// # Errors
-/// As write(2), fsync(2) and rename(2) have them. Then the old content is still there, unless only
-/// the last step failed, after which it may be either.
+/// As write(2), fsync(2) and rename(2). The old content remains, unless only the last step failed;
+/// then it may be either.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
@@ -138,10 +139,10 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     flush_folder_of(path)
 }
 
-/// Removes a file so that it stays removed. Blocks; one that is gone already is no error.
+/// Removes a file, and flushes the folder. A missing file is no error. Blocks.
 ///
 /// # Errors
-/// As unlink(2) and fsync(2) have them.
+/// As unlink(2) and fsync(2).
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -150,10 +151,10 @@ pub fn remove(path: &Path) -> io::Result<()> {
     flush_folder_of(path)
 }
 
-/// Has the names in a folder on the disk. Blocks.
+/// Flushes the names in a folder. Blocks.
 ///
 /// # Errors
-/// As open(2) and fsync(2) have them.
+/// As open(2) and fsync(2).
 pub fn flush_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
@@ -186,7 +187,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         replace(&path, b"old").unwrap();
-        // What it would write to is in the way, as a stand-in for a disk that is full.
+        // A directory under the name of the new file stands for a full disk.
         fs::create_dir(dir.path().join("file.new")).unwrap();
         assert!(replace(&path, b"new").is_err());
         assert_eq!(fs::read(&path).unwrap(), b"old");
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_crash_is_replaced_and_not_written_through() {
+    fn a_file_that_a_crash_left_is_replaced_and_not_written_through() {
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("file"), dir.path().join("other"));
         fs::write(&other, b"precious").unwrap();
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_aside_makes_room() {
+    fn a_file_that_is_set_aside_makes_room() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::create_dir_all(dir.path().join("file.damaged/full")).unwrap();

@@ -1,21 +1,22 @@
-//! A slow or failing disk for tests: only in debug builds, and only where the environment names a
-//! folder in `BERTH_FAULTS`. The files that are in it say what the disk does:
+//! A slow or failing disk for tests: only in debug builds, and only if the environment variable
+//! `BERTH_FAULTS` names a folder. The files in that folder control the disk:
 //!
-//! - `cold`: nothing is in memory, so that every READ has to ask the disk;
-//! - `hold`: what asks the disk waits for as long as the file is there, but for the first so many
-//!   flushes as the number in it says;
-//! - `stuck`: what is written waits for as long as the file is there;
-//! - `fail`: what is flushed does not get onto the disk;
+//! - `cold`: nothing is in memory, and every READ reads from the disk;
+//! - `hold`: reads and flushes wait while the file exists, except the first flushes, whose number
+//!   is in the file;
+//! - `stuck`: writes wait while the file exists;
+//! - `fail`: flushes fail;
 //! - `flushes`: grows by a byte with each flush that begins;
-//! - `crash`: the process ends, as by `kill -9`, at the step of making files whose number is in it;
-//! - `old`: the file system knows neither files without a name nor renaming without replacing;
-//! - `bare`: it does not know links either.
+//! - `crash`: the process ends, as by `kill -9`, at the step of creating files whose number is in
+//!   the file;
+//! - `old`: the file system supports neither O_TMPFILE nor renaming without replacing;
+//! - `bare`: it does not support links either.
 //!
-//! Conditions and no delays, so that tests can tell "waits" from "takes long on a busy machine".
+//! These are conditions and not delays: tests can tell a call that waits from a busy machine.
 
 use crate::errno::Result;
 
-/// Comes back when the disk has flushed.
+/// Returns when the disk has flushed.
 pub(super) fn flush() -> Result<()> {
     #[cfg(debug_assertions)]
     if let Some(folder) = disk::FOLDER.as_deref() {
@@ -24,7 +25,7 @@ pub(super) fn flush() -> Result<()> {
     Ok(())
 }
 
-/// Comes back when the disk has read.
+/// Returns when the disk has read.
 pub(super) fn read() {
     #[cfg(debug_assertions)]
     if let Some(folder) = disk::FOLDER.as_deref()
@@ -34,7 +35,7 @@ pub(super) fn read() {
     }
 }
 
-/// Comes back when there is room in memory for what is written.
+/// Returns when there is room in memory for a write.
 pub(super) fn write() {
     #[cfg(debug_assertions)]
     if let Some(folder) = disk::FOLDER.as_deref() {
@@ -42,7 +43,7 @@ pub(super) fn write() {
     }
 }
 
-/// Whether what is written waits.
+/// Whether writes wait.
 pub(super) fn is_stuck() -> bool {
     #[cfg(debug_assertions)]
     if let Some(folder) = disk::FOLDER.as_deref() {
@@ -60,7 +61,7 @@ pub(super) fn is_cold() -> bool {
     false
 }
 
-/// Ends the process, if it is to crash here.
+/// Ends the process, if it is to crash at this step.
 pub(super) fn step() {
     #[cfg(debug_assertions)]
     if let Some(folder) = disk::FOLDER.as_deref() {
@@ -68,7 +69,7 @@ pub(super) fn step() {
     }
 }
 
-/// Whether the file system lacks what not all have.
+/// Whether the file system lacks optional features.
 pub(super) fn is_old() -> bool {
     #[cfg(debug_assertions)]
     if let Some(folder) = disk::FOLDER.as_deref() {
@@ -77,7 +78,7 @@ pub(super) fn is_old() -> bool {
     false
 }
 
-/// Whether it lacks links besides.
+/// Whether the file system also lacks links.
 pub(super) fn is_bare() -> bool {
     #[cfg(debug_assertions)]
     if let Some(folder) = disk::FOLDER.as_deref() {
@@ -99,8 +100,8 @@ mod disk {
 
     use crate::errno::{Errno, Result};
 
-    /// Global, because there is one disk for the whole process, and no way down to here for a
-    /// setting that no user may have.
+    /// Global, because it is one disk for the whole process, and a setting that no user may have is
+    /// not passed down to here.
     pub(super) static FOLDER: LazyLock<Option<PathBuf>> =
         LazyLock::new(|| std::env::var_os("BERTH_FAULTS").map(PathBuf::from));
 

@@ -1,4 +1,4 @@
-//! Reading into memory that is not initialised, access checks, limits of a file system.
+//! Reading into uninitialized memory, access checks, limits of a file system.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -57,31 +57,31 @@ fn read_with(
     Ok(read)
 }
 
-/// Puts what `by` refers to into the place of what `kept` referred to, in one step: whoever uses
-/// that number meanwhile uses the one or the other.
+/// Makes `kept` refer to the file of `by`, atomically: a concurrent user of the descriptor uses the
+/// one file or the other.
 ///
 /// # Errors
-/// As dup3(2) has them.
+/// As dup3(2).
 pub fn replace(kept: &OwnedFd, by: &OwnedFd) -> Result<()> {
     // SAFETY: both are open, and `kept` stays open and owned; no memory is involved.
     check(unsafe { libc::dup3(by.as_raw_fd(), kept.as_raw_fd(), libc::O_CLOEXEC) })?;
     Ok(())
 }
 
-/// Writes what the system takes of `data` at `offset`; answers how much.
+/// Writes `data` at `offset`. Returns how many bytes were written.
 ///
 /// # Errors
-/// As pwrite(2) has them.
+/// As pwrite(2).
 pub fn write_at(fd: impl AsFd, data: &[u8], offset: u64) -> Result<usize> {
     fault::write();
     Ok(rustix::io::pwrite(fd, data, offset)?)
 }
 
-/// Whether the thread, as its file-system identity, has the `access` (R_OK, W_OK, X_OK of
-/// access(2)) to the file that `fd` refers to; an O_PATH descriptor will do.
+/// Checks that the thread, with its file-system identity, has the `access` (R_OK, W_OK, X_OK of
+/// access(2)) to the file that `fd` refers to, which may be an O_PATH descriptor.
 ///
 /// # Errors
-/// `EACCES` if not; others as faccessat2(2) has them.
+/// As faccessat2(2); `EACCES` if it has not.
 pub fn access(fd: impl AsFd, access: i32) -> Result<()> {
     let flags = libc::AT_EMPTY_PATH | libc::AT_EACCESS;
     // SAFETY: the path is an empty C string.
@@ -91,7 +91,7 @@ pub fn access(fd: impl AsFd, access: i32) -> Result<()> {
     Ok(())
 }
 
-/// How many links a file may have in the file system of `fd`, if that says.
+/// Returns the number of links that a file may have in the file system of `fd`, if it is known.
 pub fn link_max(fd: impl AsFd) -> Option<u32> {
     // SAFETY: no memory is involved.
     let max = unsafe { libc::fpathconf(fd.as_fd().as_raw_fd(), libc::_PC_LINK_MAX) };

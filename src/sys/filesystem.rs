@@ -1,4 +1,4 @@
-//! Which file system a file is on, and what is known of that kind.
+//! Types of file systems, and what is known of them.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -7,7 +7,7 @@ use rustix::fs::fstatfs;
 
 use crate::errno::Result;
 
-/// A kind of file system, by the number that statfs(2) has for it.
+/// A type of file system, by its number of statfs(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileSystem(u32);
 
@@ -17,7 +17,7 @@ pub struct FileSystem(u32);
 /// - FUSE (0x65735546: GlusterFS, ceph-fuse, sshfs, virtiofs): a handle is a node id, with many
 ///   daemons an address in their memory that another file gets once the first is forgotten;
 /// - overlayfs (0x794c7630): a handle is one of a layer, which may lie on any file system;
-/// - NFS (0x6969) and SMB: a handle is what another server makes of it;
+/// - NFS (0x6969) and SMB: a handle is that of another server;
 /// - FAT, exFAT: a handle is a place in a directory, which the next file gets.
 const KEEPS_HANDLES: &[FileSystem] = &[
     // Number and generation of the inode, both on the disk; the kernel compares them.
@@ -26,13 +26,14 @@ const KEEPS_HANDLES: &[FileSystem] = &[
     FileSystem::F2FS,
     FileSystem::JFS,
     FileSystem::OCFS2,
-    // Numbers are not used again: the object, its subvolume and the transaction that made it.
+    // Numbers are not reused: the object, its subvolume and the transaction that created it.
     FileSystem::BTRFS,
     FileSystem::BCACHEFS,
     FileSystem::ZFS,
-    // A second number, which counts all inodes that were ever made.
+    // A second number, which counts all inodes that were ever created.
     FileSystem::GFS2,
-    // Numbers that the cluster gives out once. The kernel's client, not the one in user space.
+    // Numbers that the cluster assigns once. This is the kernel's client, not the one in user
+    // space.
     FileSystem::CEPH,
     FileSystem::LUSTRE,
     // Number and random generation, in memory like the files.
@@ -48,11 +49,11 @@ impl FileSystem {
     pub const BTRFS: Self = Self(0x9123_683e);
     /// F2FS.
     pub const F2FS: Self = Self(0xf2f5_2010);
-    /// Files in memory.
+    /// tmpfs: files in memory.
     pub const TMPFS: Self = Self(0x0102_1994);
-    /// Layers over other file systems.
+    /// overlayfs: layers over other file systems.
     pub const OVERLAY: Self = Self(0x794c_7630);
-    /// File systems in user space.
+    /// FUSE: file systems in user space.
     pub const FUSE: Self = Self(0x6573_5546);
     const JFS: Self = Self(0x3153_464a);
     const OCFS2: Self = Self(0x7461_636f);
@@ -62,22 +63,22 @@ impl FileSystem {
     const CEPH: Self = Self(0x00c3_6400);
     const LUSTRE: Self = Self(0x0bd0_0bd0);
 
-    /// The one that `fd` is on.
+    /// Returns the type of the file system of `fd`.
     ///
     /// # Errors
-    /// As fstatfs(2) has them.
+    /// As fstatfs(2).
     pub fn of(fd: impl AsFd) -> Result<Self> {
         // The type of the field differs from one architecture to another, its low half does not.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         Ok(Self(fstatfs(fd)?.f_type as u32))
     }
 
-    /// Whether a handle of it is never given to another file, however long clients keep it.
+    /// Whether it never gives a handle to another file, however long clients keep it.
     pub fn keeps_handles(self) -> bool {
         KEEPS_HANDLES.contains(&self)
     }
 
-    /// Whether [`super::handle::KernelHandle::fileid`] is right about its handles.
+    /// Whether [`super::handle::KernelHandle::fileid`] is correct for its handles.
     pub fn has_numbers_in_handles(self) -> bool {
         [Self::EXT, Self::XFS, Self::F2FS, Self::BTRFS].contains(&self)
     }

@@ -7,10 +7,11 @@ use std::thread;
 use super::check;
 use crate::errno::{Errno, Result};
 
-/// Longest handle that is taken. ext4 uses 8 bytes, tmpfs and XFS 12, btrfs up to 40.
+/// The length of the longest handle that is supported. ext4 uses 8 bytes, tmpfs and XFS 12, btrfs
+/// up to 40.
 pub const MAX: usize = 44;
 
-/// What a file system calls one of its files, for as long as that exists.
+/// The file system's own handle of a file, valid for as long as the file exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelHandle {
     kind: u16,
@@ -18,7 +19,7 @@ pub struct KernelHandle {
     bytes: [u8; MAX],
 }
 
-/// A place where a file system is mounted, as long as it is.
+/// The id of a mount, valid while it is mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mount(libc::c_int);
 
@@ -31,7 +32,7 @@ struct Raw {
 }
 
 impl KernelHandle {
-    /// A handle of the file system's type `kind`, which only [`open`] can judge.
+    /// Creates a handle of the file system's type `kind`. Only [`open`] shows whether it is valid.
     ///
     /// # Errors
     /// `EOVERFLOW` if `bytes` is longer than [`MAX`].
@@ -46,8 +47,8 @@ impl KernelHandle {
         self.kind
     }
 
-    /// The number of the file, where the form of the handle is known to hold it (Linux'
-    /// `enum fid_type`; XFS and btrfs have their own).
+    /// Returns the inode number, if handles of this type contain it (Linux' `enum fid_type`; XFS
+    /// and btrfs have types of their own).
     pub fn fileid(&self) -> Option<u64> {
         let low = || self.bytes().first_chunk().map(|bytes| u32::from_ne_bytes(*bytes).into());
         let whole = || self.bytes().first_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
@@ -64,7 +65,8 @@ impl KernelHandle {
     }
 }
 
-/// The handle of the file that `fd` refers to; an O_PATH descriptor will do. Needs no privilege.
+/// Returns the handle of the file that `fd` refers to, which may be an O_PATH descriptor. Needs no
+/// privilege.
 ///
 /// # Errors
 /// `EOPNOTSUPP` if the file system has none, `EOVERFLOW` if it is longer than [`MAX`].
@@ -72,7 +74,7 @@ pub fn of(fd: impl AsFd) -> Result<KernelHandle> {
     Ok(of_name(fd, c"", libc::AT_EMPTY_PATH)?.0)
 }
 
-/// The handle of what `name` is in `dir`; links are not followed, mount points are.
+/// Returns the handle of the entry `name` of `dir`. Follows mount points, but no symbolic links.
 ///
 /// # Errors
 /// As [`of`], and those of a look-up.
@@ -80,14 +82,14 @@ pub fn of_entry(dir: impl AsFd, name: &CStr) -> Result<KernelHandle> {
     Ok(of_name(dir, name, 0)?.0)
 }
 
-/// As [`of_entry`], if that is the file with the number `fileid`; `None` if it is not, or its
-/// handle does not say.
+/// As [`of_entry`], for the file with the number `fileid` on `mount`. `None` if it is another file,
+/// or its handle does not contain the number.
 pub fn of_file(dir: impl AsFd, name: &CStr, fileid: u64, mount: Mount) -> Option<KernelHandle> {
     let (handle, on) = of_name(dir, name, 0).ok()?;
     (on == mount && handle.fileid() == Some(fileid)).then_some(handle)
 }
 
-/// Where the file system of `fd` is mounted.
+/// Returns the mount of `fd`.
 ///
 /// # Errors
 /// As [`of`].
@@ -114,7 +116,7 @@ fn of_name(dir: impl AsFd, name: &CStr, flags: i32) -> Result<(KernelHandle, Mou
     Ok((KernelHandle { kind, len: raw.len as usize, bytes: raw.bytes }, Mount(mount)))
 }
 
-/// How often a handle is tried that the kernel has no memory for.
+/// How often a handle is tried for which the kernel returns `ENOMEM`.
 const TRIES: usize = 1000;
 
 /// Opens the file behind a handle without access to its content (O_PATH). `mount` is a descriptor
@@ -123,9 +125,8 @@ const TRIES: usize = 1000;
 /// # Errors
 /// `ESTALE` if the file is gone, `EPERM` without the privilege.
 pub fn open(mount: impl AsFd, handle: &KernelHandle) -> Result<OwnedFd> {
-    // `ENOMEM` is also what the kernel says of a file that is gone and whose number another one is
-    // just being given (iget_locked() in fs/inode.c finds that one and gives up). It is over in a
-    // moment.
+    // The kernel also returns `ENOMEM` for a deleted file whose number is being assigned to another
+    // one at that moment (iget_locked() in fs/inode.c finds that one and gives up).
     for _ in 0..TRIES {
         match try_open(&mount, handle) {
             Err(Errno::NOMEM) => thread::yield_now(),
@@ -143,7 +144,7 @@ fn try_open(mount: impl AsFd, handle: &KernelHandle) -> Result<OwnedFd> {
     let fd = check(unsafe {
         libc::open_by_handle_at(mount.as_fd().as_raw_fd(), (&raw mut raw).cast(), flags)
     })?;
-    // SAFETY: the kernel has just opened it for us.
+    // SAFETY: the kernel has just opened it, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

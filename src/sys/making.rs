@@ -1,4 +1,4 @@
-//! Making files under their name in the last step.
+//! System calls for files that get their name last.
 //!
 //! Not every file system has files without a name (O_TMPFILE) or renames without replacing
 //! (RENAME_NOREPLACE): FUSE, NFS, and overlayfs before Linux 6.1 lack one or both.
@@ -10,16 +10,16 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, StatxAttributes, Statx
 use super::fault;
 use crate::errno::{Errno, Result};
 
-/// A point between two steps of making a file: a test can have the process end here.
+/// Marks a step of creating a file. A test can end the process here.
 pub fn step() {
     fault::step();
 }
 
-/// Makes a file without a name in `dir`, open for reading and writing: it has all that `dir` hands
-/// down to its files, and is gone with its descriptor unless [`give_name`] gives it a name.
+/// Creates a file without a name in `dir`, open for reading and writing. It inherits from `dir` as
+/// every file there, and is deleted with its descriptor unless [`give_name`] gives it a name.
 ///
 /// # Errors
-/// As open(2) has them with O_TMPFILE; `EOPNOTSUPP` if the file system has no such files.
+/// As open(2) with O_TMPFILE; `EOPNOTSUPP` if the file system has no such files.
 pub fn unnamed(dir: impl AsFd, mode: Mode) -> Result<OwnedFd> {
     step();
     if fault::is_old() {
@@ -29,15 +29,15 @@ pub fn unnamed(dir: impl AsFd, mode: Mode) -> Result<OwnedFd> {
     Ok(rustix::fs::openat(dir, c".", flags, mode)?)
 }
 
-/// Gives what [`unnamed`] made its name in `dir`.
+/// Gives a file that [`unnamed`] has created its name in `dir`.
 ///
 /// # Errors
-/// As link(2) has them; `EEXIST` if the name is taken.
+/// As link(2); `EEXIST` if the name is taken.
 pub fn give_name(file: impl AsFd, dir: impl AsFd, name: &[u8]) -> Result<()> {
     step();
     let linked = match rustix::fs::linkat(&file, c"", &dir, name, AtFlags::EMPTY_PATH) {
-        // Before Linux 6.10 that asks for a privilege which the caller lacks; /proc does not, and
-        // costs as much again.
+        // Before Linux 6.10 this requires a privilege that the caller lacks. Linking through /proc
+        // does not, but costs twice as much.
         Err(rustix::io::Errno::NOENT) => {
             let file = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
             rustix::fs::linkat(CWD, file, dir, name, AtFlags::SYMLINK_FOLLOW)
@@ -50,14 +50,14 @@ pub fn give_name(file: impl AsFd, dir: impl AsFd, name: &[u8]) -> Result<()> {
 
 /// Renames `from` to `to` in `dir`, where `to` must not exist.
 ///
-/// Where the file system cannot rename without replacing, what is no directory is linked and
-/// unlinked; if it cannot be unlinked, it keeps both names. A directory is renamed after a look at
-/// whether the name is taken; if somebody takes it beside the server in that moment, rename(2)
-/// replaces an empty directory at most.
+/// Where the file system cannot rename without replacing, a file is linked and unlinked; if it
+/// cannot be unlinked, it keeps both names. A directory is renamed after a check that the name is
+/// free. If another program takes the name in between, rename(2) replaces an empty directory at
+/// most.
 ///
 /// # Errors
-/// As renameat2(2) has them; `EEXIST` if the name is taken; `EOPNOTSUPP` if the file system can do
-/// nothing of all that.
+/// As renameat2(2); `EEXIST` if the name is taken; `EOPNOTSUPP` if the file system supports none of
+/// these.
 pub fn rename_new(dir: impl AsFd + Copy, from: &[u8], to: &[u8], is_directory: bool) -> Result<()> {
     step();
     let renamed = if fault::is_old() {
@@ -83,8 +83,7 @@ pub fn rename_new(dir: impl AsFd + Copy, from: &[u8], to: &[u8], is_directory: b
     Ok(())
 }
 
-/// Whether nothing can be renamed or removed in `dir` (`chattr +a`). What has a name there keeps
-/// it.
+/// Whether no entry of `dir` can be renamed or removed (`chattr +a`).
 pub fn gives_no_name_up(dir: impl AsFd) -> bool {
     let flags = AtFlags::EMPTY_PATH;
     let of = rustix::fs::statx(dir, c"", flags, StatxFlags::empty());
@@ -94,7 +93,7 @@ pub fn gives_no_name_up(dir: impl AsFd) -> bool {
 fn rename_by_link(dir: impl AsFd + Copy, from: &[u8], to: &[u8]) -> Result<()> {
     link(dir, from, to)?;
     step();
-    // It is there, whole, and may be in use already: nothing that happens now makes that a failure.
+    // The file exists, is complete, and may be in use already: from here on this is a success.
     let _ = rustix::fs::unlinkat(dir, from, AtFlags::empty());
     Ok(())
 }

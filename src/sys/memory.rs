@@ -1,20 +1,18 @@
-//! How much can be written before the kernel makes writers wait for the disk; how much memory the
-//! process may have, and how it is given back.
+//! Memory: the kernel's room for dirty pages, the limit of the process, and returning free memory.
 
 use std::fs;
 use std::path::Path;
 
 use super::fault;
 
-/// Where control groups (version 2) are.
+/// The file system of control groups (version 2).
 const GROUPS: &str = "/sys/fs/cgroup";
 
-/// Bytes that may be written to files in memory until the kernel holds writers up, which it does
-/// not do below the middle of its two thresholds (mm/page-writeback.c, "freerun"). 0 where that
-/// cannot be known: in a control group whose memory is limited, and which has thresholds of its
-/// own.
+/// Returns the bytes that can be written to the page cache before the kernel throttles writers. It
+/// does not throttle below the middle of its two thresholds (mm/page-writeback.c, "freerun"). 0 in
+/// a control group whose memory is limited: it has thresholds of its own, which are unknown.
 ///
-/// Reads a few files of the kernel: 50 us.
+/// Reads a few files of the kernel, which takes 50 us.
 pub fn room_to_write() -> u64 {
     if fault::is_stuck() || is_limited() {
         return 0;
@@ -23,7 +21,7 @@ pub fn room_to_write() -> u64 {
     pages.saturating_mul(rustix::param::page_size() as u64)
 }
 
-/// The room, in pages, after what /proc/vmstat says.
+/// Returns the room in pages, from the text of /proc/vmstat.
 fn room(vmstat: &str) -> Option<u64> {
     let value = |name: &str| -> Option<u64> {
         let mut lines = vmstat.lines().filter_map(|line| line.split_once(' '));
@@ -34,15 +32,15 @@ fn room(vmstat: &str) -> Option<u64> {
     Some(low.midpoint(high).saturating_sub(taken))
 }
 
-/// Whether the process' control group, or one around it that can be seen, limits memory.
+/// Whether the process' control group, or a visible ancestor, limits memory.
 fn is_limited() -> bool {
     let Ok(groups) = fs::read_to_string("/proc/self/cgroup") else { return true };
     unified(&groups)
         .is_some_and(|own| limits(&Path::new(GROUPS).join(own), &UNIFIED).next().is_some())
 }
 
-/// The memory that the process may have, in bytes: the smallest limit of its control groups, of
-/// version 1 or 2, as far as they can be seen. `None` if there is none below what the machine has.
+/// Returns the memory limit of the process in bytes: the smallest limit of its visible control
+/// groups, of version 1 or 2. `None` if none is below the memory of the machine.
 ///
 /// Reads files of the kernel.
 pub fn limit() -> Option<u64> {
@@ -55,18 +53,19 @@ pub fn limit() -> Option<u64> {
     (least < machine.unwrap_or(u64::MAX)).then_some(least)
 }
 
-/// Where the memory controller of version 1 is.
+/// The file system of the memory controller of version 1.
 const LEGACY: &str = "/sys/fs/cgroup/memory";
 
-/// The files of version 2 with limits.
+/// The limit files of version 2.
 const UNIFIED: [&str; 2] = ["memory.max", "memory.high"];
 
-/// The process' group of version 2, without its first slash, in what /proc/self/cgroup says.
+/// Returns the process' group of version 2 without its first slash, from the text of
+/// /proc/self/cgroup.
 fn unified(groups: &str) -> Option<&str> {
     groups.lines().find_map(|line| line.strip_prefix("0::/"))
 }
 
-/// The same for the memory controller of version 1.
+/// As [`unified`], for the memory controller of version 1.
 fn legacy(groups: &str) -> Option<&str> {
     groups.lines().find_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
@@ -74,8 +73,8 @@ fn legacy(groups: &str) -> Option<&str> {
     })
 }
 
-/// The limits that the files set for a group, and for those around it. In a container the group may
-/// have another name than the process sees, but the root is always there.
+/// Returns the limits of a group and its ancestors. In a container the group may have another name
+/// than the process sees, but the root is always visible.
 fn limits<'a>(group: &'a Path, files: &'a [&str]) -> impl Iterator<Item = u64> + 'a {
     let around = group.ancestors().take_while(|group| group.starts_with(GROUPS));
     around.flat_map(move |group| {
@@ -85,35 +84,34 @@ fn limits<'a>(group: &'a Path, files: &'a [&str]) -> impl Iterator<Item = u64> +
     })
 }
 
-/// The machine's memory, in bytes, after what /proc/meminfo says.
+/// Returns the machine's memory in bytes, from the text of /proc/meminfo.
 fn total(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Has large blocks of memory be the kernel's again as soon as they are freed. To be called before
-/// other threads are there.
+/// Makes the C library return large blocks to the kernel as soon as they are freed. To be called
+/// before other threads are started.
 ///
-/// By default the C library moves the threshold up with each large block that is freed, to 32 MiB,
-/// and keeps what is below it: after a load that held a gigabyte in buffers, hundreds of megabytes
-/// stayed.
+/// By default the C library raises its threshold with each large block that is freed, up to 32 MiB,
+/// and keeps smaller blocks: hundreds of megabytes stay allocated after a load.
 pub fn free_at_once() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: the function takes two numbers, and refuses those that make no sense.
+    // SAFETY: the function takes two numbers, and rejects invalid ones.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK);
     }
 }
 
-/// Blocks from this size on have a mapping of their own.
+/// Blocks of at least this size get a mapping of their own.
 #[cfg(target_env = "gnu")]
 const LARGE_BLOCK: libc::c_int = 128 * 1024;
 
-/// Gives memory back to the kernel that is free but lies between blocks in use. Other threads that
-/// allocate wait for it; some milliseconds.
+/// Returns free memory between blocks in use to the kernel. Other threads that allocate wait for
+/// it, for some milliseconds.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: the function takes a number, and only gives back what is free.
+    // SAFETY: the function takes a number, and only releases free memory.
     unsafe {
         libc::malloc_trim(0);
     }

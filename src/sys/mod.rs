@@ -1,7 +1,7 @@
 //! System calls, thin and safe: the only module with `unsafe`.
 //!
-//! What rustix offers is used from there directly; here is what it lacks, and what must write into
-//! memory that is not initialised.
+//! What rustix offers is called directly. Here are the calls that it lacks, and those that write
+//! into uninitialized memory.
 #![allow(unsafe_code)]
 
 pub mod dir;
@@ -19,7 +19,7 @@ pub mod processor;
 pub mod socket;
 pub mod user;
 
-/// The answer of a system call that returns -1 and sets errno.
+/// Converts the result of a system call that returns -1 and sets errno.
 fn check<T: Copy + PartialEq + From<i8>>(answer: T) -> crate::errno::Result<T> {
     if answer == T::from(-1) { Err(std::io::Error::last_os_error().into()) } else { Ok(answer) }
 }

@@ -1,5 +1,4 @@
-//! Whether anything was mounted or unmounted, where directories are, whatever is mounted over what,
-//! and what is mounted.
+//! Mounts: changes of the mount table, locations of directories independent of mounts, and sources.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,10 +12,10 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
 
 use crate::errno::Result;
 
-/// The list of mounts, as the calling thread sees them.
+/// The mount table of the calling thread.
 const LIST: &str = "/proc/thread-self/mountinfo";
 
-/// Counts the changes of what is mounted, by polling the list of mounts (proc_pid_mounts(5)).
+/// Counts changes of the mount table, by polling it (proc_pid_mounts(5)).
 pub struct Mounts(Mutex<Seen>);
 
 struct Seen {
@@ -25,7 +24,7 @@ struct Seen {
 }
 
 impl Mounts {
-    /// Watches what the calling thread sees of mounts.
+    /// Watches the mount table of the calling thread.
     ///
     /// # Errors
     /// There is no /proc.
@@ -35,32 +34,32 @@ impl Mounts {
         Ok(Self(Mutex::new(Seen { list, changes: 0 })))
     }
 
-    /// How many changes were seen. A mount whose system call has ended is among them; several may
-    /// count as one.
+    /// Returns the number of changes seen. Includes every mount(2) that has returned. Several
+    /// changes may count as one.
     pub fn changes(&self) -> u64 {
-        // The kernel tells of each change once, so that nobody may ask before it is counted.
+        // The kernel reports each change once. No other thread may poll before it is counted.
         let mut seen = self.0.lock();
         let mut list = [PollFd::new(&seen.list, PollFlags::PRI)];
-        // What cannot be asked may have changed.
+        // If polling fails, the table may have changed.
         let changed = poll(&mut list, Some(&Timespec::default())) != Ok(0);
         seen.changes += u64::from(changed);
         seen.changes
     }
 }
 
-/// Where a directory is in its file system, by whichever mount it was reached (bind mounts show
-/// parts of a file system elsewhere).
+/// The location of a directory in its file system, independent of the mount through which it was
+/// reached: bind mounts show parts of a file system elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
-    /// The device of the file system, as the list of mounts has it.
+    /// The device of the file system, as in the mount table.
     device: Vec<u8>,
     /// The path from the root of the file system.
     path: PathBuf,
 }
 
 impl Location {
-    /// Where the directory at `path` is, which must be absolute and without links. `None` where
-    /// that cannot be found out: there is no /proc, or the kernel is older than 5.8. Blocks.
+    /// Returns the location of the directory at `path`, which must be absolute and without symbolic
+    /// links. `None` without /proc, or before Linux 5.8. Blocks.
     pub fn of(path: &Path) -> Option<Self> {
         let mount = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
         if mount.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
@@ -70,14 +69,14 @@ impl Location {
         list.split(|byte| *byte == b'\n').find_map(|line| on(line, mount.stx_mnt_id, path))
     }
 
-    /// Whether this is the other one, or lies below it.
+    /// Whether it is `other`, or below it.
     pub fn is_in(&self, other: &Self) -> bool {
         self.device == other.device && self.path.starts_with(&other.path)
     }
 }
 
-/// Where the file system is mounted that `path` leads to, which must be absolute and without links;
-/// whether that file system works or not. `None` where there is no /proc. Blocks.
+/// Returns the mount point of the file system of `path`, which must be absolute and without
+/// symbolic links. The file system need not work. `None` without /proc. Blocks.
 pub fn point_of(path: &Path) -> Option<PathBuf> {
     let list = std::fs::read(LIST).ok()?;
     let point = |line: &[u8]| Some(unescaped(line.split(|byte| *byte == b' ').nth(4)?));
@@ -85,19 +84,19 @@ pub fn point_of(path: &Path) -> Option<PathBuf> {
     points.filter(|point| path.starts_with(point)).max_by_key(|point| point.as_os_str().len())
 }
 
-/// What a file system says that it is, wherever and however often it is mounted: its type, and what
-/// it gets its files from (`server:/volume` of GlusterFS and CephFS, the device of a disk).
+/// The type and the source of a file system, independent of where it is mounted. The source is
+/// `server:/volume` for GlusterFS and CephFS, or the device of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Its type, and the kind of daemon behind it (`fuse.glusterfs`).
+    /// The type, with the subtype of a FUSE file system (`fuse.glusterfs`).
     filesystem: Vec<u8>,
-    /// What was mounted. Whoever mounts it chooses the name.
+    /// The source, as it was named when it was mounted.
     name: Vec<u8>,
 }
 
 impl Source {
-    /// What the file of `fd` is on. `None` where that cannot be found out: it is not mounted here
-    /// any more, there is no /proc, or the kernel is older than 5.8. Blocks.
+    /// Returns the source of the file system of `fd`. `None` if it is no longer mounted here,
+    /// without /proc, or before Linux 5.8. Blocks.
     pub fn of(fd: impl AsFd) -> Option<Self> {
         let mount = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
         if mount.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
@@ -115,21 +114,22 @@ impl fmt::Display for Source {
     }
 }
 
-/// What is mounted, if `line` is the one of the mount with this number. The fields before the lone
-/// hyphen differ in number.
+/// Returns the source, if `line` is that of the mount with this number. The number of fields before
+/// the hyphen varies.
 fn source_of(line: &[u8], mount: u64) -> Option<Source> {
     let mut words = line.split(|byte| *byte == b' ');
     let number: u64 = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
     if number != mount {
         return None;
     }
-    // The first six are always there, and a path may be a hyphen.
+    // The first six fields always exist, and a path may be a hyphen.
     let mut words = words.skip(5).skip_while(|word| *word != b"-").skip(1);
     let (filesystem, name) = (words.next()?.to_vec(), words.next()?.to_vec());
     Some(Source { filesystem, name })
 }
 
-/// Where `path` is, if `line` is the one of the mount with this number (proc_pid_mountinfo(5)).
+/// Returns the location of `path`, if `line` is that of the mount with this number
+/// (proc_pid_mountinfo(5)).
 fn on(line: &[u8], mount: u64, path: &Path) -> Option<Location> {
     let mut words = line.split(|byte| *byte == b' ');
     let number: u64 = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
@@ -142,7 +142,7 @@ fn on(line: &[u8], mount: u64, path: &Path) -> Option<Location> {
     Some(Location { device: device.to_vec(), path: root.join(below) })
 }
 
-/// A path without the octal numbers that stand for blanks in the list.
+/// Replaces the octal escapes of the mount table.
 fn unescaped(word: &[u8]) -> PathBuf {
     let (mut path, mut rest) = (Vec::new(), word);
     while let [first, after @ ..] = rest {
@@ -158,8 +158,8 @@ fn unescaped(word: &[u8]) -> PathBuf {
     OsString::from_vec(path).into()
 }
 
-/// Runs a test on a thread that has mounts of its own, which go with it, whatever happens; says so
-/// if there can be none.
+/// Runs a test on a thread with a mount namespace of its own, which is removed with the thread.
+/// Skips it where there can be none.
 #[cfg(test)]
 pub fn with_own(test: impl FnOnce() + Send) {
     use rustix::mount::{MountPropagationFlags, mount_change};

@@ -1,5 +1,4 @@
-//! What a server asks of its process: no mask on modes, many descriptors, few privileges; and what
-//! it can know of its threads.
+//! The server's process: no umask, many descriptors, few privileges; and how often a thread sleeps.
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
@@ -7,7 +6,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 
 use crate::errno::Result;
 
-/// What serving files as their callers takes (capabilities(7)), and binding port 111.
+/// The capabilities for serving files as their callers, and for binding port 111 (capabilities(7)).
 const NEEDED: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
@@ -18,30 +17,30 @@ const NEEDED: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::MKNOD)
     .union(CapabilitySet::NET_BIND_SERVICE);
 
-/// Prepares the process; to be called before any other thread is there. Answers how many
-/// descriptors it may have.
+/// Prepares the process. To be called before any other thread is started. Returns the number of
+/// descriptors that it may have.
 ///
 /// # Errors
-/// The system refuses to lower privileges.
+/// The privileges cannot be lowered.
 pub fn prepare() -> Result<usize> {
-    umask(Mode::empty()); // clients apply theirs
-    // Now, because rustix looks the size of a page up once, and kernels before 6.4 have it in
-    // /proc/self/auxv, which is closed to a thread that acts as somebody else: it would panic.
+    umask(Mode::empty()); // clients apply their own
+    // Now, because rustix looks up the page size once, on kernels before 6.4 in /proc/self/auxv. A
+    // thread that acts as another user cannot read that file, and would panic.
     rustix::param::page_size();
-    // A client on this machine must not wait for memory that is freed by writing to us. Only
-    // root may ask for that; without it, memory must not run out.
+    // A client on this machine must not wait for memory that is freed only by writing to this
+    // server. Only root may request that; otherwise memory must not run out.
     let _ = rustix::process::configure_io_flusher_behavior(true);
     let descriptors = raise_descriptors();
     drop_privileges()?;
     Ok(descriptors)
 }
 
-/// How often the calling thread has gone to sleep to wait for something, as a disk or a lock, and
-/// not because others had their turn (getrusage(2), `ru_nvcsw`).
+/// Returns how often the calling thread has slept to wait, for a disk or a lock (getrusage(2),
+/// `ru_nvcsw`).
 pub fn sleeps() -> i64 {
-    // SAFETY: all zeros are a value of the type.
+    // SAFETY: all zeros are a valid value of the type.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes one such value. It refuses nothing but bad arguments.
+    // SAFETY: the kernel writes one such value. It rejects only invalid arguments.
     unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
     usage.ru_nvcsw
 }
@@ -56,7 +55,8 @@ fn raise_descriptors() -> usize {
     current.and_then(|current| usize::try_from(current).ok()).unwrap_or(1 << 20)
 }
 
-/// Among what goes is CAP_SYS_RESOURCE, which would lift disk quotas for all clients.
+/// Drops all other capabilities; among them CAP_SYS_RESOURCE, which would lift disk quotas for all
+/// clients.
 fn drop_privileges() -> Result<()> {
     let now = capabilities(None)?;
     let kept = CapabilitySets {

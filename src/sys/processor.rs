@@ -1,4 +1,4 @@
-//! Processors: which one a socket's packets come to, and where and how long a thread runs.
+//! Processors: where a socket's packets arrive, and where and how long a thread runs.
 
 use std::fs::File;
 use std::io;
@@ -10,23 +10,23 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::errno::{Errno, Result};
 
-/// The processor on which the kernel received the last packet of `socket` (socket(7),
+/// Returns the processor on which the kernel received the last packet of `socket` (socket(7),
 /// SO_INCOMING_CPU).
 ///
 /// # Errors
-/// The kernel does not say.
+/// The kernel does not know.
 pub fn of_packets(socket: impl AsFd) -> Result<usize> {
     usize::try_from(socket_incoming_cpu(socket)?).map_err(|_| Errno::OVERFLOW)
 }
 
-/// The calling thread, kept on one of the processors on which it was allowed to run.
+/// The calling thread, pinned to one of the processors on which it may run.
 pub struct Kept {
     before: CpuSet,
     on: usize,
 }
 
 impl Kept {
-    /// Keeps the calling thread on a processor.
+    /// Pins the calling thread to a processor.
     ///
     /// # Errors
     /// `EINVAL` if it may not run there, or has no other choice.
@@ -39,16 +39,16 @@ impl Kept {
         Ok(Self { before, on: processor })
     }
 
-    /// Which one it is.
+    /// The processor.
     pub const fn processor(&self) -> usize {
         self.on
     }
 
-    /// Lets the calling thread, which must be the one that is kept, run where it might before;
-    /// unless somebody has told it otherwise meanwhile.
+    /// Restores the former affinity of the calling thread, which must be the pinned one, unless the
+    /// affinity was changed meanwhile.
     pub fn release(self) {
         if sched_getaffinity(None).is_ok_and(|now| now == only(self.on)) {
-            // What was allowed before may be forbidden now; then it stays where it is.
+            // The former affinity may be forbidden by now. Then the thread stays where it is.
             let _ = sched_setaffinity(None, &self.before);
         }
     }
@@ -60,22 +60,22 @@ fn only(processor: usize) -> CpuSet {
     set
 }
 
-/// What the kernel counts of one thread's time (Documentation/scheduler/sched-stats.rst).
+/// The times of one thread, as the kernel counts them (Documentation/scheduler/sched-stats.rst).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spent {
     /// Nanoseconds on a processor.
     pub running: u64,
-    /// Nanoseconds for which it could run, but others did.
+    /// Nanoseconds for which it was runnable, but other threads ran.
     pub waiting: u64,
-    /// How often it was put on a processor.
+    /// The number of times it was put on a processor.
     pub times: u64,
 }
 
-/// Where the kernel says what a thread's time was spent on.
+/// The file with the times of a thread.
 pub struct Account(File);
 
 impl Account {
-    /// That of the calling thread.
+    /// Opens the file of the calling thread.
     ///
     /// # Errors
     /// The kernel does not count.
@@ -83,10 +83,10 @@ impl Account {
         File::open("/proc/thread-self/schedstat").map(Self)
     }
 
-    /// What has been spent until now.
+    /// Returns the times until now.
     ///
     /// # Errors
-    /// The kernel says nothing that makes sense.
+    /// The file cannot be read or parsed.
     pub fn spent(&self) -> io::Result<Spent> {
         let mut text = [0; 64]; // three numbers of at most 20 digits
         let len = self.0.read_at(&mut text, 0)?;

@@ -1,4 +1,4 @@
-//! Receiving from a socket, and what the kernel keeps of what was sent or not read.
+//! Receiving from a socket, and the kernel's socket buffers.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -7,7 +7,7 @@ use rustix::net::{RecvFlags, recv};
 
 use crate::errno::Result;
 
-/// Receives into `buffer` without waiting; 0 is the end of the stream.
+/// Receives into `buffer`. Returns how many bytes, 0 at the end of the stream. Does not block.
 ///
 /// # Errors
 /// `EAGAIN` if there is nothing.
@@ -15,8 +15,8 @@ pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Result<usize> {
     Ok(recv(fd, buffer, RecvFlags::DONTWAIT)?.0)
 }
 
-/// Appends at most `max` received bytes to `buffer`, within its capacity, without waiting; 0 is
-/// the end of the stream.
+/// Appends at most `max` received bytes to `buffer`, within its capacity. Returns how many, 0 at
+/// the end of the stream. Does not block.
 ///
 /// # Errors
 /// `EAGAIN` if there is nothing.
@@ -25,14 +25,14 @@ pub fn receive(fd: impl AsFd, buffer: &mut Vec<u8>, max: usize) -> Result<usize>
     let room = free.len().min(max);
     let received = recv(fd, &mut free[..room], RecvFlags::DONTWAIT)?.1;
     let len = buffer.len() + received;
-    // SAFETY: the first `received` bytes behind the old length are initialised by the kernel, and
-    // they lie within the capacity.
+    // SAFETY: the kernel has initialized `received` bytes behind the old length, within the
+    // capacity.
     unsafe { buffer.set_len(len) };
     Ok(received)
 }
 
-/// Has the kernel keep little of what is received and not read, about [`LIMITED`] bytes, and has
-/// the peer told so.
+/// Limits the receive buffer to about [`LIMITED`] bytes, which also limits the window that the peer
+/// sees.
 ///
 /// # Errors
 /// It is no socket.
@@ -40,10 +40,10 @@ pub fn limit_receiving(fd: impl AsFd) -> Result<()> {
     Ok(set_socket_recv_buffer_size(fd, LIMITED / 2)?) // the kernel doubles it (socket(7))
 }
 
-/// What the kernel keeps by default until it knows more of a connection.
+/// The kernel's default for a new connection, in bytes.
 const LIMITED: usize = 128 * 1024;
 
-/// Lets the kernel choose again how much it keeps, as fast as the connection is (since Linux 5.14).
+/// Lets the kernel size the receive buffer by the speed of the connection again (since Linux 5.14).
 ///
 /// # Errors
 /// It is no socket, or the kernel is older.
@@ -51,8 +51,7 @@ pub fn unlimit_receiving(fd: impl AsFd) -> Result<()> {
     unlock(fd, SOCK_RCVBUF_LOCK)
 }
 
-/// Has the kernel take only little that is to be sent, about [`LIMITED`] bytes, until the peer has
-/// acknowledged it.
+/// Limits the send buffer to about [`LIMITED`] bytes, which the peer has not acknowledged.
 ///
 /// # Errors
 /// It is no socket.
@@ -60,7 +59,7 @@ pub fn limit_sending(fd: impl AsFd) -> Result<()> {
     Ok(set_socket_send_buffer_size(fd, LIMITED / 2)?)
 }
 
-/// As [`unlimit_receiving`], for what is to be sent.
+/// As [`unlimit_receiving`], for the send buffer.
 ///
 /// # Errors
 /// It is no socket, or the kernel is older.
@@ -68,7 +67,7 @@ pub fn unlimit_sending(fd: impl AsFd) -> Result<()> {
     unlock(fd, SOCK_SNDBUF_LOCK)
 }
 
-/// Flags of `SO_BUF_LOCK`: the size of the buffer was set, and is not to be changed
+/// Flags of `SO_BUF_LOCK`: the size of the buffer was set, and the kernel does not change it
 /// (linux/socket.h).
 const SOCK_SNDBUF_LOCK: libc::c_int = 1;
 const SOCK_RCVBUF_LOCK: libc::c_int = 2;
@@ -91,7 +90,7 @@ fn unlock(fd: impl AsFd, flag: libc::c_int) -> Result<()> {
 #[allow(clippy::cast_possible_truncation)] // it is 4
 const INT_SIZE: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
 
-/// How many bytes were sent that the peer has not acknowledged (tcp(7), `SIOCOUTQ`).
+/// Returns the number of sent bytes that the peer has not acknowledged (tcp(7), `SIOCOUTQ`).
 ///
 /// # Errors
 /// It is no socket of a connection.
@@ -111,7 +110,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     #[test]
-    fn the_kernel_keeps_what_is_asked_for() {
+    fn buffers_have_the_requested_size() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (other, _) = listener.accept().unwrap();

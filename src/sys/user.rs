@@ -1,16 +1,16 @@
-//! Who the calling thread is for the file system.
+//! The file-system identity of the calling thread.
 //!
-//! Linux keeps credentials per thread; the C library's setgroups(2) changes all threads, so that
-//! the raw calls are used here.
+//! Linux keeps credentials per thread. The C library's setgroups(2) changes all threads, which is
+//! why the raw calls are used here.
 
 use super::check;
 use crate::errno::{Errno, Result};
 
-/// "Nobody": asks setfsuid(2) and setfsgid(2) what the id is without changing it.
+/// An invalid id, with which setfsuid(2) and setfsgid(2) return the id without changing it.
 const ASK: u32 = u32::MAX;
 
-/// Sets the thread's file-system user id. Leaving 0 takes the privileges of file access away from
-/// the thread, and coming back to it gives them back (capabilities(7)).
+/// Sets the thread's file-system user id. Changing it from 0 drops the thread's privileges of file
+/// access, and changing it back to 0 restores them (capabilities(7)).
 ///
 /// # Errors
 /// `EPERM` without the privilege, `EINVAL` for an id that the user namespace does not have.
@@ -28,19 +28,19 @@ pub fn set_fsgid(gid: u32) -> Result<()> {
     set(gid, |gid| unsafe { libc::setfsgid(gid) })
 }
 
-/// Neither call reports an error; both answer the id that was in force.
+/// Neither call reports an error; both return the former id.
 fn set(id: u32, call: impl Fn(u32) -> i32) -> Result<()> {
     call(id);
     if call(ASK).cast_unsigned() == id { Ok(()) } else { Err(Errno::PERM) }
 }
 
-/// The thread's file-system user and group id.
+/// Returns the thread's file-system user and group id.
 pub fn fs_ids() -> (u32, u32) {
     // SAFETY: no memory is involved.
     unsafe { (libc::setfsuid(ASK).cast_unsigned(), libc::setfsgid(ASK).cast_unsigned()) }
 }
 
-/// Sets the thread's further groups.
+/// Sets the thread's supplementary groups.
 ///
 /// # Errors
 /// `EPERM` without the privilege.
@@ -50,7 +50,10 @@ pub fn set_groups(groups: &[u32]) -> Result<()> {
     Ok(())
 }
 
-/// The process' further groups, at most `max`.
+/// Returns the process' supplementary groups.
+///
+/// # Errors
+/// There are more than `max`.
 pub fn groups(max: usize) -> Result<Vec<u32>> {
     let mut groups = vec![0; max];
     let count = libc::c_int::try_from(max).map_err(|_| Errno::INVAL)?;

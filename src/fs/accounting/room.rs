@@ -117,7 +117,8 @@ impl Fs {
             return Err(Error::WouldBlock);
         }
         for _ in 0..ATTEMPTS {
-            // To the last block: the mapping of blocks side by side fits into a block that is there.
+            // To the last block: the mapping of blocks side by side fits into a block that is
+            // there.
             let left = account.left().saturating_sub(apart);
             let (fits, cost) = self.fitting(node, (offset, end), left)?;
             let delayed = if cost > 0 { apart } else { 0 };

@@ -18,8 +18,8 @@ use crate::fs::testing::{VOLUME, Volume, du, volume};
 use crate::sched::Patience;
 
 impl Volume {
-    /// Does what `op` says with the directory and the name that it says. NewKind cannot be is refused
-    /// by the file system, and no matter here.
+    /// Does what `op` says with the directory and the name that it says. NewKind cannot be is
+    /// refused by the file system, and no matter here.
     fn apply(&self, dirs: &[Arc<Node>], op: Op) -> Result<()> {
         let dir = |n: u8| &dirs[usize::from(n) % dirs.len()];
         let name = |n: u8| format!("n{}", n % 6);

@@ -72,8 +72,8 @@ impl Search<'_> {
 
     /// Searches below `dir`, to which the first `depth` bytes of the trail have led.
     ///
-    /// Does not recurse, because clients decide how deep directories are. Only the current directory
-    /// is open; the way back up leads over `..`, and is compared with the way down.
+    /// Does not recurse, because clients decide how deep directories are. Only the current
+    /// directory is open; the way back up leads over `..`, and is compared with the way down.
     fn descend(
         &self,
         dir: OwnedFd,
