@@ -166,7 +166,7 @@ impl Volume {
     }
 }
 
-/// NewKind du(1) finds in a directory.
+/// What du(1) finds in a directory.
 pub(crate) fn du(dir: &Path) -> Usage {
     let mut seen = BTreeSet::new();
     let mut usage = Usage::default();

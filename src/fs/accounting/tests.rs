@@ -1,4 +1,4 @@
-//! NewKind is booked to a volume's account is what du(1) finds, whatever was done.
+//! What is booked to a volume's account is what du(1) finds, whatever was done.
 
 use std::fs::{self, File};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +18,8 @@ use crate::fs::testing::{VOLUME, Volume, du, volume};
 use crate::sched::Patience;
 
 impl Volume {
-    /// Does what `op` says with the directory and the name that it says. NewKind cannot be is
-    /// refused by the file system, and no matter here.
+    /// Applies `op` to its directory and name. The file system refuses some operations, which does
+    /// not matter here.
     fn apply(&self, dirs: &[Arc<Node>], op: Op) -> Result<()> {
         let dir = |n: u8| &dirs[usize::from(n) % dirs.len()];
         let name = |n: u8| format!("n{}", n % 6);
@@ -325,7 +325,7 @@ fn holes_cost_nothing_until_they_are_filled() {
         at += count as u64;
     }
     assert!(at > (1 << 20) - 65536 && at < 1 << 20, "{at}");
-    // NewKind is there can be written over, up to the hole behind it.
+    // What is there can be written over, up to the hole behind it.
     assert_eq!(volume.files().write(&file, 1 << 39, 4096), Ok(4096));
     assert_eq!(volume.files().write(&file, (1 << 39) + 4096, 1).err(), Some(Errno::NOSPC));
 }
