@@ -1,9 +1,9 @@
 //! ONC RPC version 2 (RFC 5531): records, calls, credentials, replies, the reply cache, limits.
 //!
-//! Knows no program: those register as a [`Program`] and answer one call at a time, synchronously.
-//! A call is tried first on the thread that read it from the socket, which must never sleep; a
-//! program that would have to, says so before it has changed anything, and is called again on a
-//! thread that may.
+//! This module knows no program. A program implements [`Program`] and carries out one call at a
+//! time, synchronously. A call runs first on the thread that read it, which must never block. A
+//! program that would have to block returns [`Outcome::Later`] before it has changed anything, and
+//! the call runs again on a thread of the pool.
 //!
 //! ```text
 //!   socket -> record -> message + auth -> replay -> Program::call (Patience::None)
@@ -12,8 +12,8 @@
 //!                                          pool: Program::call (Patience::Blocking) <---+
 //!                                                      | Outcome::Pending    | Outcome::Wait
 //!                                                      v                     v          |
-//!                                      whoever calls Ready::write     whoever calls Wake
-//!                                      writes the results             has it carried out
+//!                                      Ready::write writes            Wake runs the
+//!                                      the results                    call again
 //! ```
 
 mod address;
@@ -41,29 +41,30 @@ pub trait Program: Send + Sync {
     /// The lowest and the highest version that are served.
     fn versions(&self) -> (u32, u32);
 
-    /// Whether a call that is repeated must get the answer of the first, because carrying it out
-    /// again would change something or answer differently.
+    /// Whether a retransmitted call must get the reply of the first, because it would change
+    /// something again or get another result.
     fn remembers(&self, version: u32, procedure: u32) -> bool;
 
-    /// The status with which the results of a call begin, 0 for success; those of a procedure that
-    /// has none are a success. For the metrics alone.
+    /// Returns the status with which the results of a call begin: 0 for success, also for a
+    /// procedure whose results have no status. Used for metrics only.
     fn status(&self, _procedure: u32, _results: &[u8]) -> u32 {
         0
     }
 
-    /// About how large the reply to a call may be at most, in bytes, if it may be large: the call
-    /// waits until the memory budget has room for it.
+    /// Returns the approximate maximum size of the reply, in bytes, or 0 if the reply is small. The
+    /// call waits until the memory budget has room for it.
     fn reply_size(&self, _procedure: u32, _args: Reader<'_>) -> usize {
         0
     }
 
-    /// The calls that a call would have to wait for, wherever it runs; `None` if there are no such.
+    /// Returns the lane of the calls that a call would have to wait for on any thread, if there are
+    /// such calls.
     fn lane(&self, _procedure: u32, _args: Reader<'_>) -> Option<Lane> {
         None
     }
 
-    /// Carries out a call and appends its results. What was appended counts only with
-    /// [`Outcome::Done`].
+    /// Carries out a call and appends its results to `out`. The caller discards what was appended
+    /// unless the outcome is [`Outcome::Done`].
     fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome;
 }
 
@@ -72,20 +73,20 @@ pub trait Program: Send + Sync {
 pub struct Call<'a> {
     /// The version, within the program's [`Program::versions`].
     pub version: u32,
-    /// The procedure; whether the version has it, is for the program to say.
+    /// The procedure. The program checks whether the version has it.
     pub procedure: u32,
     /// The arguments.
     pub args: Reader<'a>,
-    /// The user that the call is made for.
+    /// The caller's credentials.
     pub credentials: Credentials,
-    /// Where the call comes from.
+    /// The address of the client.
     pub peer: SocketAddr,
-    /// Where it arrived; the address of a datagram's is the socket's, and may be unspecified.
+    /// The local address. For a datagram, that of the socket, which may be unspecified.
     pub local: SocketAddr,
-    /// Whether the call may wait for a disk.
+    /// Whether the call may block.
     pub patience: Patience,
-    /// Whether it may be answered with [`Outcome::Wait`]: not where it was read, and
-    /// only some times.
+    /// Whether the outcome may be [`Outcome::Wait`]: only on a thread of the pool, and a limited
+    /// number of times for each call.
     pub may_wait: bool,
 }
 
@@ -94,12 +95,12 @@ pub struct Call<'a> {
 pub enum Outcome {
     /// The results are written.
     Done,
-    /// Nothing was done: it may have to sleep. Only with [`Patience::None`].
+    /// Nothing was done, because the call might block. Only with [`Patience::None`].
     Later,
-    /// It was carried out, but may not be answered yet; nothing is written.
+    /// The call was carried out, but must not be answered yet. Nothing is written.
     Pending(Pending),
-    /// Nothing was done: what it needs will be there later. It holds no thread until then, and is
-    /// carried out again. Only if it may wait.
+    /// Nothing was done, because the call needs something that may become available. The call holds
+    /// no thread meanwhile, and runs again afterwards. Only with [`Call::may_wait`].
     Wait(Delay),
     /// The version has no such procedure.
     Unavailable,

@@ -1,29 +1,28 @@
-//! Calls whose thread is needed elsewhere: of those that were carried out, the results come later;
-//! others are carried out later.
+//! Calls that wait without holding a thread: for their results ([`Pending`]), or until they can be
+//! carried out ([`Delay`]).
 
 use std::fmt;
 
 use crate::xdr::Encode;
 
-/// Begins to wait for what a call's results need.
+/// A call that was carried out, and whose results must be written later.
 pub struct Pending(Box<dyn FnOnce(Ready) + Send>);
 
-/// Where the results of a call go, from any thread. Dropped without any, the call is given up, and
-/// its client has to ask again.
+/// Takes the results of a pending call, on any thread. If it is dropped without results, the call
+/// is given up and the client has to send it again.
 pub struct Ready(Take);
 
 type Take = Box<dyn FnOnce(&dyn Encode) + Send>;
 
-/// Begins to wait for what a call needs before it can be carried out.
+/// A call that cannot be carried out before something becomes available.
 pub struct Delay(Box<dyn FnOnce(Wake) + Send>);
 
-/// Has a call carried out again, from any thread, and does not block. Dropped, the call is given
-/// up, and its client has to ask again.
+/// Has a delayed call carried out again. May be called on any thread; does not block. If it is
+/// dropped, the call is given up and the client has to send it again.
 pub type Wake = Box<dyn FnOnce() + Send>;
 
 impl Delay {
-    /// A wait that `begin` sees to. It must not block for long, and may call what it is given at
-    /// once.
+    /// Creates a delay. `begin` must not block for long; it may call the given [`Wake`] at once.
     pub fn new(begin: impl FnOnce(Wake) + Send + 'static) -> Self {
         Self(Box::new(begin))
     }
@@ -35,7 +34,7 @@ impl Delay {
 }
 
 impl Pending {
-    /// Results that `begin` sees to. It must not block for long.
+    /// Creates a pending call. `begin` must not block for long.
     pub fn new(begin: impl FnOnce(Ready) + Send + 'static) -> Self {
         Self(Box::new(begin))
     }
@@ -47,25 +46,25 @@ impl Pending {
 }
 
 impl Ready {
-    /// Results that are taken by `write`. It must not block.
+    /// Creates a taker that passes the results to `write`, which must not block.
     pub fn new(write: impl FnOnce(&dyn Encode) + Send + 'static) -> Self {
         Self(Box::new(write))
     }
 
-    /// Answers the call.
+    /// Writes the results.
     pub fn write(self, results: &dyn Encode) {
         (self.0)(results);
     }
 }
 
-/// No two are the same; so that what else a call can answer can be compared.
+/// No two are equal. Implemented so that the other outcomes of a call can be compared.
 impl PartialEq for Pending {
     fn eq(&self, _: &Self) -> bool {
         false
     }
 }
 
-/// No two are the same, as of [`Pending`].
+/// No two are equal, as for [`Pending`].
 impl PartialEq for Delay {
     fn eq(&self, _: &Self) -> bool {
         false

@@ -1,18 +1,16 @@
-//! On which processor a data-plane thread runs: where its packets come to, while that pays.
+//! Affinity: runs a data-plane thread on the processor that receives its packets, while that pays.
 //!
-//! The scheduler wakes a thread on an idle processor, if there is one. For a short call that is a
-//! bad bargain: another processor has to be woken, for every call, and then waits for its cache. On
-//! a virtual machine a GETATTR that came alone cost 33 us of CPU time that way, of which 9 were
-//! ours, and took 75 us; on the processor where its packet was received it costs 9, and takes 17.
-//! So a thread whose packets keep coming to one processor moves there (a network card has an
-//! interrupt, and with it a processor, for each connection).
+//! The scheduler wakes a thread on an idle processor, if there is one. For a short call, waking
+//! that processor and filling its cache costs more than the call. A thread whose packets all arrive
+//! on one processor therefore moves there; a network card has an interrupt, and with it a
+//! processor, for each connection.
 //!
-//! It does not, or goes away again,
-//! - when packets come to another processor as well,
-//! - when it has so much to do each time that waking a processor does not matter: megabytes are
-//!   better copied by one while another receives or sends,
-//! - when it would have to wait there for others, and
-//! - when another thread of the data plane is there.
+//! The thread does not move, or moves away again, when
+//! - packets arrive on another processor, too,
+//! - it runs so long each time that the wake-up does not matter: one processor should copy
+//!   megabytes while another receives or sends,
+//! - it has to wait there for other threads, or
+//! - another data-plane thread is there.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -23,31 +21,31 @@ use parking_lot::Mutex;
 
 use crate::sys::processor::{self, Account, Kept, Spent};
 
-/// Every so many turns of the thread the socket is asked.
+/// The socket is asked for its processor once in this many turns of the thread.
 const SAMPLE: u32 = 4;
 
-/// So many answers in a row must agree before anything is done.
+/// How many answers in a row must agree before the thread moves.
 const AGREED: u32 = 16;
 
-/// How long a thread that follows may run, and wait to run, each time that it wakes up. Waking a
-/// processor takes some 25 us of both sides.
+/// How long a thread that has moved may run and wait to run after each wake-up, to stay. Waking a
+/// processor costs both sides some 25 us.
 const STAYS: Duration = Duration::from_micros(200);
 
-/// The same for one that does not yet, and has its cache elsewhere.
+/// As [`STAYS`], for a thread that is to move; its cache is still elsewhere.
 const GOES: Duration = Duration::from_micros(500);
 
-/// How long a thread that had to go away stays away, the first time and at most.
+/// How long a thread that moved away stays away: the first time, and at most.
 const REST: Duration = Duration::from_millis(100);
 const REST_MAX: Duration = Duration::from_secs(64);
 
-/// Who is silent for this long has no claim to a processor any more.
+/// A claim to a processor ends if it is not renewed for this long.
 const CLAIM: Duration = Duration::from_secs(1);
 
-/// The processors to which threads of the data plane have moved: which thread, and when it last
-/// said so.
+/// The processors to which data-plane threads have moved: the number of the thread, and when it
+/// last renewed its claim.
 pub type Claims = Arc<Mutex<HashMap<usize, (usize, Instant)>>>;
 
-/// What a data-plane thread knows of where its packets come to.
+/// Moves one data-plane thread.
 pub struct Follower {
     number: usize,
     claims: Claims,
@@ -59,18 +57,18 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// That of the thread with this number, which follows nobody yet.
+    /// Creates the follower of the thread with this number.
     pub fn new(number: usize, claims: Claims) -> Self {
         let (choice, spent) = (Choice::default(), Spent::default());
         Self { number, claims, turns: 0, choice, account: None, spent, kept: None }
     }
 
-    /// Begins; to be called by the thread itself, as is what follows.
+    /// Begins. This and the following methods must be called on the thread itself.
     pub fn begin(&mut self) {
         self.account = Account::of_this_thread().ok();
     }
 
-    /// Notes that something came through `socket`.
+    /// Notes that data arrived on `socket`, and moves the thread if that pays.
     pub fn note(&mut self, socket: impl AsFd) {
         self.turns = self.turns.wrapping_add(1);
         if !self.turns.is_multiple_of(SAMPLE) {
@@ -85,7 +83,7 @@ impl Follower {
         }
     }
 
-    /// All packets came to `processor` for a while.
+    /// Decides whether to be on `processor`, where all recent packets arrived.
     fn look(&mut self, processor: usize) {
         let (busy, now) = (self.busy(), Instant::now());
         let is_there = self.kept.is_some();
@@ -101,8 +99,8 @@ impl Follower {
         }
     }
 
-    /// How long the thread ran, and waited to run, each time since it was last asked; `None` if the
-    /// kernel does not say.
+    /// Returns how long the thread ran and waited to run on average after each wake-up since the
+    /// last call; `None` if the kernel does not tell.
     fn busy(&mut self) -> Option<Duration> {
         let now = self.account.as_ref()?.spent().ok()?;
         let before = std::mem::replace(&mut self.spent, now);
@@ -110,7 +108,8 @@ impl Follower {
         Some(Duration::from_nanos(spent / now.times.saturating_sub(before.times).max(1)))
     }
 
-    /// Claims a processor for this thread, or says that it is still there.
+    /// Claims a processor for this thread, or renews the claim. Returns false if another thread has
+    /// it.
     fn claim(&self, processor: usize, now: Instant) -> bool {
         let mut claims = self.claims.lock();
         let (owner, said) = claims.entry(processor).or_insert((self.number, now));
@@ -132,23 +131,23 @@ impl Follower {
     }
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// Nothing.
+    /// Stays where it is.
     Stay,
-    /// See whether being there pays.
+    /// Checks whether being on that processor pays.
     Look,
-    /// Go away.
+    /// Moves away.
     Leave,
 }
 
-/// What is decided, without what it is done with.
+/// The decision, without system calls.
 #[derive(Debug)]
 struct Choice {
-    /// Where the last packets came to, and how many of them.
+    /// The processor of the last packets, and how many in a row arrived there.
     seen: Option<(usize, u32)>,
-    /// Until when to stay away, and how long the next time.
+    /// When the thread may move again, and how long it stays away the next time.
     away: Option<Instant>,
     rest: Duration,
 }

@@ -4,8 +4,8 @@
 //! number of calls and bytes.
 //!
 //! Work that would only wait for other work queues in a lane ([`super::lanes`]) instead of on
-//! threads, so a file that hangs occupies one thread. Work that runs on a thread of its own, such as
-//! the data plane, needs a [`LanePermit`], too. The holder of a permit runs the work that queued
+//! threads, so a file that hangs occupies one thread. Work that runs on a thread of its own, such
+//! as the data plane, needs a [`LanePermit`], too. The holder of a permit runs the work that queued
 //! behind it ([`LanePermit::run_queued`]), and the results are sent together:
 //!
 //! ```text

@@ -1,5 +1,7 @@
-//! What becomes of the records that came together: answered here, or handed on to whoever may sleep
-//! or has what they would wait for; counted, and their replies sent.
+//! A batch: the records that one read of a socket returned.
+//!
+//! Each call is answered here if it does not block, and otherwise goes to the pool or waits in its
+//! lane. The replies are sent together, after their calls were counted.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,42 +19,43 @@ use crate::sched::lanes::Lane;
 use crate::sched::pool::{Admission, Job, LanePermit, Pool};
 use crate::telemetry::metrics::{Answered, Local};
 
-/// The records that came together, and what becomes of them.
+/// The state of a batch.
 pub struct Batch<'a> {
-    /// Who answers.
+    /// Answers the calls.
     pub service: &'a Arc<Service>,
-    /// What the connections of the server share.
+    /// The state that all connections share.
     pub shared: &'a Arc<Shared>,
-    /// Where replies go.
+    /// Sends the replies.
     pub outbox: &'a Arc<Outbox>,
-    /// Where the records come from.
+    /// The connection's addresses.
     pub origin: Origin,
-    /// When they were complete.
+    /// When the records were read.
     pub arrived: Instant,
     /// Replies that are not sent yet.
     pub replies: &'a mut Vec<u8>,
-    /// Calls for threads that may sleep.
+    /// Calls for threads that may block.
     pub jobs: &'a mut Vec<Job<PooledCall>>,
     /// The calls whose replies are in `replies`.
     pub answered: &'a mut Vec<Answered>,
-    /// Where they are counted.
+    /// Counts the calls.
     pub tally: &'a mut Local,
-    /// How many calls of other threads may still be carried out, at first
+    /// How many calls that queue in lanes may still be carried out; initially
     /// [`QUEUED_MAX`](crate::sched::pool::QUEUED_MAX).
     pub budget: usize,
     /// A call that waits until there is memory for its reply.
     pub deferred: Option<Vec<u8>>,
 }
 
-/// More than the header and the arguments of a call that asks for a large reply. What follows them
-/// in a record is of no use to anybody, and is not kept while the call waits.
+/// How much of a record is kept while its call waits for memory, in bytes. The header and arguments
+/// of a call with a large reply are shorter; the rest of the record is unused.
 const DEFERRED_MAX: usize = 4 * 1024;
 
-/// Copied into a buffer of its own size, and not into a large one that is used again.
+/// Records up to this size, in bytes, are copied into a buffer of their own size; larger ones into
+/// a pooled buffer.
 const SMALL: usize = 16 * 1024;
 
 impl Batch<'_> {
-    /// Answers a record here, or copies it for a thread that may sleep.
+    /// Answers a record, or copies it for a thread that may block.
     pub fn take(&mut self, record: &[u8]) -> Flow {
         let (left, reply) = self.answer(record);
         match left {
@@ -69,7 +72,7 @@ impl Batch<'_> {
         self.flow(reply)
     }
 
-    /// The same for one that fills a buffer of its own, behind its four bytes of mark.
+    /// As [`Self::take`], for a record that has a buffer of its own, behind its four-byte mark.
     pub fn take_whole(&mut self, own: Vec<u8>) -> Flow {
         let (left, reply) = self.answer(&own[4..]);
         match left {
@@ -86,8 +89,8 @@ impl Batch<'_> {
         self.flow(reply)
     }
 
-    /// Answers a record, as far as that can be done here, and what stands in line behind it. Also
-    /// answers how many bytes were admitted for its reply.
+    /// Answers a record if that does not block, then the calls that queued behind it in its lane.
+    /// Also returns how many bytes of memory were admitted for its reply.
     fn answer(&mut self, record: &[u8]) -> (Left, usize) {
         let start = begin_reply(self.replies);
         let waiter = || Arc::clone(self.outbox) as Arc<dyn Reply>;
@@ -114,7 +117,7 @@ impl Batch<'_> {
                 self.answered.push(Answered { procedure, status, received, sent });
                 Left::Nothing
             }
-            // Where it was read, no call may wait.
+            // The service lets no call wait on the thread that read it.
             Verdict::Replayed | Verdict::Silent | Verdict::Wait(_) => Left::Nothing,
         };
         if let Some(Ok(permit)) = tried {
@@ -128,7 +131,7 @@ impl Batch<'_> {
         Flow::Pause
     }
 
-    /// Hands a call on whose reply may have so many bytes.
+    /// Passes a call to the pool, or to its lane. `reply` is the maximum size of its reply.
     fn hand_on(
         &mut self,
         (record, start): (Vec<u8>, usize),
@@ -163,19 +166,19 @@ impl Batch<'_> {
         }
     }
 
-    /// Whether to go on, after a call for whose reply so many bytes were admitted.
+    /// Returns whether to read on, after a call for whose reply `admitted` bytes were admitted.
     fn flow(&mut self, admitted: usize) -> Flow {
         if self.replies.len() >= SCRATCH {
             self.push();
         }
         if admitted > 0 {
-            self.outbox.account.give(admitted); // what is left of the reply is charged by now
+            self.outbox.account.give(admitted); // the unsent part of the reply is charged by now
         }
-        // Nobody hears the answers to what a peer that is gone has sent.
+        // A peer that is gone receives no replies.
         if self.outbox.has_room() && !self.outbox.is_broken() { Flow::Go } else { Flow::Pause }
     }
 
-    /// Hands the jobs on, and sends the replies.
+    /// Queues the jobs and sends the replies.
     pub fn send(&mut self) {
         self.shared.pool.run_all(self.jobs);
         if !self.replies.is_empty() {
@@ -183,8 +186,7 @@ impl Batch<'_> {
         }
     }
 
-    /// Sends the replies at hand. Their calls are counted before, so that whoever has a reply finds
-    /// it counted.
+    /// Sends the replies. Counts their calls first: a client that has a reply finds it counted.
     fn push(&mut self) {
         self.tally.count(self.arrived.elapsed(), self.answered);
         self.answered.clear();
@@ -192,27 +194,27 @@ impl Batch<'_> {
     }
 }
 
-/// What is left of a record that was looked at.
+/// The rest of the work for a record.
 enum Left {
-    /// Nothing: it is answered, or needs no answer.
+    /// None: it is answered, or needs no reply.
     Nothing,
-    /// Everything, until there is memory for its reply.
+    /// All of it, once there is memory for its reply.
     Deferred,
-    /// It must be tried again, with what is remembered of it.
+    /// It must run again on another thread, with its key in the reply cache.
     Later(Option<Key>, Tried),
-    /// It was carried out and waits for its results.
+    /// It was carried out, and its results come later.
     Pending(Carried, Pending),
 }
 
-/// What came of entering the lane of a call, if it has one.
+/// The result of entering the lane of a call, if it has one.
 type Tried = Option<Result<LanePermit<PooledCall>, Lane>>;
 
-/// What stands between a call and its being tried.
+/// Admits a call to memory and its lane before it runs.
 struct Way<'a> {
     pool: &'a Pool<PooledCall>,
     outbox: &'a Outbox,
     tried: Tried,
-    /// Bytes that were admitted for its reply.
+    /// Bytes that were admitted for the reply.
     admitted: usize,
 }
 

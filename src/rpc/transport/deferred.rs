@@ -1,5 +1,5 @@
-//! Calls that are not answered where they were read: handed to another thread, or waiting for
-//! results.
+//! Deferred calls: those that run on another thread than the one that read them, or whose results
+//! come later.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,52 +17,51 @@ use crate::telemetry::bounded::OFTEN;
 use crate::telemetry::metrics::Answered;
 use crate::xdr::Encode;
 
-/// Longer than the replies of calls that change something.
+/// Initial capacity of a reply, in bytes. Replies of calls that change something are shorter.
 const SMALL: usize = 512;
 
-/// How often a call may wait for what it needs ([`Outcome::Wait`](super::Outcome::Wait)). Others
-/// that wait for the same may take it each time; whoever has come so late that often is told that
-/// there is none.
+/// How often a call may wait for something that it needs ([`Outcome::Wait`](crate::rpc::Outcome)).
+/// Other calls may take it each time; after so many times the call fails.
 const WAITS_MAX: u32 = 8;
 
-/// What is charged for a call that is not answered yet, besides its record and its reply, in bytes.
+/// Memory charged for an unanswered call besides its record and its reply, in bytes.
 pub const OVERHEAD: usize = 512;
 
-/// What the connections share, with a pool that carries out deferred calls.
+/// The state that connections share, with a pool that runs deferred calls.
 pub type Shared = shared::Shared<PooledCall>;
 
-/// A call that another thread has, or that waits for its results. Dropped without an answer, which
-/// only a panic or the end of the connection does, it is forgotten and the connection given up, so
-/// that the client asks again instead of waiting for ever.
+/// The reply that is owed to a deferred call. If it is dropped unanswered, which only a panic or
+/// the end of the connection causes, the reply cache forgets the call and the connection is given
+/// up: the client then sends the call again instead of waiting forever.
 pub struct DeferredReply {
-    /// Who answers.
+    /// Answers the call.
     pub service: Arc<Service>,
-    /// What the connections of the server share.
+    /// The state that all connections share.
     pub shared: Arc<Shared>,
-    /// Where the reply goes.
+    /// Sends the reply.
     pub outbox: Arc<Outbox>,
-    /// Where the call comes from.
+    /// The connection's addresses.
     pub origin: Origin,
-    /// When it was complete.
+    /// When the call was read.
     pub arrived: Instant,
-    /// What it holds, and what its reply may have, in bytes.
+    /// Memory that the call holds and its reply may take, in bytes.
     pub bytes: usize,
-    /// What is remembered of it.
+    /// Its key in the reply cache, if it has an entry there.
     pub key: Option<Key>,
-    /// Whether its reply is written.
+    /// Whether the reply is written.
     pub answered: bool,
 }
 
 impl DeferredReply {
-    /// Whether nobody can be answered. The client does not know whether the call was carried out,
-    /// and sends it again on another connection. For a WRITE, to carry out the old one later would
-    /// do harm: the client may have overwritten its data by then. And a peer that resets its
-    /// connections must not keep the server busy with their calls.
+    /// Whether no client can get the reply. The client does not know whether the call was carried
+    /// out, and sends it again on another connection. Carrying out the old call later would do harm
+    /// if it is a WRITE, because the client may have overwritten its data meanwhile. And a peer
+    /// that resets its connections must not keep the server busy with their calls.
     fn is_pointless(&self) -> bool {
         self.outbox.is_broken() && !self.key.is_some_and(|key| self.service.is_awaited(key))
     }
 
-    /// Waits for the results, with nothing kept of the call but where they go.
+    /// Waits for the results without a thread, and without the record of the call.
     pub fn wait(mut self, call: Carried, pending: Pending, received: usize) {
         self.outbox.shrank(self.bytes.saturating_sub(OVERHEAD));
         self.bytes = self.bytes.min(OVERHEAD);
@@ -93,23 +92,23 @@ impl Drop for DeferredReply {
     }
 }
 
-/// A call that has to be tried again.
+/// A call that must run again.
 pub struct DeferredCall {
-    /// Whose it is.
+    /// The reply that it owes.
     pub owed: DeferredReply,
-    /// A buffer with the record.
+    /// The buffer that holds the record.
     pub record: Vec<u8>,
-    /// Where in it the record starts.
+    /// The offset of the record in the buffer.
     pub start: usize,
-    /// Where it stands in line if it cannot run in its turn.
+    /// The lane in which it queues.
     pub lane: Option<Lane>,
-    /// How often it has waited for what it needs.
+    /// How often it has waited ([`WAITS_MAX`]).
     pub waits: u32,
 }
 
 impl DeferredCall {
-    /// Drops the call if it is pointless. Keeps it if its reply may not be sent: it stands in line
-    /// again then.
+    /// Drops the call if no client can get its reply. Parks it if the socket takes no replies: it
+    /// queues again later.
     fn unless_parked(self: Box<Self>) -> Option<Box<Self>> {
         if self.owed.is_pointless() {
             return None;
@@ -118,26 +117,26 @@ impl DeferredCall {
         outbox.park(self)
     }
 
-    /// The call as a job that has yet to come to its turn.
+    /// Returns the call as a job that is not admitted to its lane yet.
     fn job(self: Box<Self>) -> Job<PooledCall> {
         let admission = self.lane.map_or(Admission::Unrestricted, Admission::Required);
         Job { admission, work: PooledCall::Stream(self) }
     }
 
-    /// Has the call wait for its turn again.
+    /// Queues the call again.
     fn requeue(self: Box<Self>) {
         let shared = Arc::clone(&self.owed.shared);
         shared.pool.run(self.job());
     }
 
-    /// Waits for what the call needs, with all that is kept of it, and has it carried out then.
+    /// Waits without a thread until the call can run, and queues it then.
     fn wait(mut self: Box<Self>, delay: Delay) {
         self.waits += 1;
         delay.begin(Box::new(move || self.requeue()));
     }
 
-    /// Carries the call out, and gives what there is to be sent to `send`; gives the call back if
-    /// it would have to sleep and must not.
+    /// Carries out the call, and passes its reply to `send`. Returns the call if it would block and
+    /// `patience` forbids that.
     fn carry_out(
         mut self: Box<Self>,
         patience: Patience,
@@ -169,7 +168,7 @@ impl DeferredCall {
                 reply.clear();
             }
         }
-        // Before the reply, so that the buffer is there for the client's next call.
+        // Before the reply: the client's next call may need the buffer.
         buffers.give(self.record);
         if let Verdict::Pending(call, pending) = verdict {
             self.owed.wait(call, pending, received);
@@ -190,9 +189,9 @@ impl Parked for DeferredCall {
 
 /// A call for the threads that may block.
 pub enum PooledCall {
-    /// It came over a connection.
+    /// A call that came over a connection.
     Stream(Box<DeferredCall>),
-    /// It came as a datagram.
+    /// A call that came as a datagram.
     Datagram(Box<dyn FnOnce() + Send>),
 }
 
@@ -226,13 +225,13 @@ impl Work for PooledCall {
     }
 }
 
-/// Replies that were written one after the other; those to one connection are sent together.
-/// Dropping it sends what is left.
+/// Replies of calls that ran one after the other. Consecutive replies to one connection are sent
+/// together. Dropping the bundle sends the rest.
 #[derive(Default)]
 pub struct Bundle {
     replies: Vec<u8>,
-    /// The calls that these answer, of one connection. They end when that is sent, and not before:
-    /// their connection would be closed if it has no others.
+    /// The calls of these replies, of one connection. They end when the replies are sent, not
+    /// before: a connection that is to end is closed once it has no calls.
     calls: Vec<DeferredReply>,
 }
 
@@ -262,14 +261,14 @@ impl Drop for Bundle {
     }
 }
 
-/// Leaves room for the record mark; answers where the reply starts.
+/// Leaves room for the record mark. Returns the offset at which the reply starts.
 pub fn begin_reply(replies: &mut Vec<u8>) -> usize {
     let start = replies.len();
     replies.extend_from_slice(&[0; 4]);
     start
 }
 
-/// Fills in the mark of the reply that started at `start`.
+/// Fills in the record mark of the reply that starts at `start`.
 pub fn end_reply(replies: &mut [u8], start: usize) {
     let mark = Header::whole(replies.len() - start - 4).to_be_bytes();
     replies[start..start + 4].copy_from_slice(&mark);

@@ -17,10 +17,10 @@
 //! to run are parked, and resumed by the task when the queue is short again. `broken` is final: the
 //! queue is dropped, the socket is closed, and replies that come later go nowhere.
 //!
-//! The task sleeps on [`Outbox::wake`]. Each change that it may wait for is made before the wake-up:
-//! `unsent` grows before a push notifies, and `calls` and `bytes` shrink before [`Outbox::ended`]
-//! looks at `watched`. The task sets `watched` before it looks at them for the last time, so one of
-//! the two sees the other.
+//! The task sleeps on [`Outbox::wake`]. Each change that it may wait for is made before the
+//! wake-up: `unsent` grows before a push notifies, and `calls` and `bytes` shrink before
+//! [`Outbox::ended`] looks at `watched`. The task sets `watched` before it looks at them for the
+//! last time, so one of the two sees the other.
 
 use std::collections::VecDeque;
 use std::io;
