@@ -53,7 +53,10 @@ impl Fs {
         let root = self.root(id)?;
         let Some(account) = root.account.clone() else { return Ok(None) };
         account.begin_count();
-        self.close_orphans_of(&root); // what lingers has no name, so that the count would miss it
+        // The count does not find files without a name. Changes that began before the count may
+        // still leave orphans; later ones do not.
+        self.wait_for_changes();
+        self.close_orphans_of(&root);
         let top = self.root_node(&root)?;
         let (pending, turn) = (vec![*top.handle()], Instant::now());
         let mut walk = Walk { fs: self, root, account: &account, pending, turn };

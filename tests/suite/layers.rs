@@ -17,7 +17,7 @@ const ROOTS: &[&str] = &["lib", "main"];
 /// Where something may stand: the text, and the modules or files that may hold it.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("unsafe", &["sys"]),
-    (".await", &["rpc/server.rs", "rpc/connection.rs", "provisioner", "admin", "app"]),
+    (".await", &["rpc/transport", "provisioner", "admin", "app"]),
     ("kube::", &["provisioner"]),
 ];
 
