@@ -17,7 +17,10 @@ const ROOTS: &[&str] = &["lib", "main"];
 /// Where something may stand: the text, and the modules or files that may hold it.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("unsafe", &["sys"]),
-    (".await", &["rpc/transport", "provisioner", "admin", "app"]),
+    (
+        ".await",
+        &["rpc/transport/server.rs", "rpc/transport/connection.rs", "provisioner", "admin", "app"],
+    ),
     ("kube::", &["provisioner"]),
 ];
 
