@@ -21,6 +21,11 @@ pub fn room_to_write() -> u64 {
     pages.saturating_mul(rustix::param::page_size() as u64)
 }
 
+/// Whether the disk takes nothing, because a test says so. Always false in a release build.
+pub fn is_stuck() -> bool {
+    fault::is_stuck()
+}
+
 /// Returns the room in pages, from the text of /proc/vmstat.
 fn room(vmstat: &str) -> Option<u64> {
     let value = |name: &str| -> Option<u64> {
