@@ -53,10 +53,7 @@ impl Fs {
         let root = self.root(id)?;
         let Some(account) = root.account.clone() else { return Ok(None) };
         account.begin_count();
-        // The count does not find files without a name. Changes that began before the count may
-        // still leave orphans; later ones do not.
-        self.wait_for_changes();
-        self.close_orphans_of(&root);
+        self.close_orphans_of(&root); // they have no name, so the count would miss them
         let top = self.root_node(&root)?;
         let (pending, turn) = (vec![*top.handle()], Instant::now());
         let mut walk = Walk { fs: self, root, account: &account, pending, turn };
