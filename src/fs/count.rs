@@ -11,8 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
-
 use super::Fs;
 use super::attr::{Attr, FileKind};
 use super::error::Error;
@@ -57,12 +55,20 @@ impl Fs {
         let top = self.root_node(&root)?;
         let (pending, turn) = (vec![*top.handle()], Instant::now());
         let mut walk = Walk { fs: self, root, account: &account, pending, turn };
-        walk.see_root(&top);
-        let counted = walk.run(stop);
+        let counted = walk.see_root(&top).map_err(Error::from).and_then(|()| walk.run(stop));
         if !matches!(counted, Ok(Some(_))) {
             account.abandon_count();
         }
         counted
+    }
+}
+
+/// `None` for a file that is gone, or is not counted: one of another file system, and one in a
+/// directory that is closed to the server.
+fn found(attr: Result<Attr>) -> Result<Option<Attr>> {
+    match attr {
+        Err(Errno::NOENT | Errno::STALE | Errno::XDEV | Errno::ACCES) => Ok(None),
+        attr => attr.map(Some),
     }
 }
 
@@ -85,32 +91,45 @@ impl Walk<'_> {
                 return Ok(Some(counted));
             }
             while let Some(moved) = self.account.next_moved() {
-                self.see_moved(&moved);
+                self.see_moved(&moved)?;
             }
         }
     }
 
-    fn see_root(&self, top: &Node) {
-        self.see(self.root.fileid, || Attr::of(top), |_| Ok(*top.handle()));
+    fn see_root(&self, top: &Node) -> Result<()> {
+        self.see(self.root.fileid, || Attr::of(top), |_| Ok(*top.handle())).map(drop)
     }
 
-    /// Reports a file, while nobody can change it.
+    /// Reports a file while no call can change it. Returns its handle if it is a directory. Does
+    /// nothing if the file is gone, is another one by now, or is not of this file system.
+    ///
+    /// A directory is reported only with its handle. A rename before that leaves it unreported, and
+    /// reports it as moved ([`Fs::tell_count`]); after that, the handle still finds it.
+    ///
+    /// # Errors
+    /// The file cannot be examined.
     fn see(
         &self,
         fileid: u64,
         attr: impl Fn() -> Result<Attr>,
         handle: impl Fn(&Attr) -> Result<Handle>,
-    ) -> Option<Attr> {
-        let _file = self.fs.lock_stripe(fileid, Patience::Blocking).ok()?;
-        let _links = self.fs.lock_links(fileid, Patience::Blocking).ok()?;
-        // It may be another one by now, or another file system may be mounted there.
-        let attr = attr().ok().filter(|attr| attr.fileid == fileid && attr.links > 0)?;
-        // What the file system did since it was last charged would be charged again later.
-        if let Some(node) = handle(&attr).ok().and_then(|handle| self.fs.nodes.peek(&handle)) {
-            node.charge(&attr, None);
+    ) -> Result<Option<Handle>> {
+        let _file = self.fs.lock_stripe(fileid, Patience::Blocking);
+        let _links = self.fs.lock_links(fileid, Patience::Blocking);
+        let is_it = |attr: &Attr| attr.fileid == fileid && attr.links > 0;
+        let Some(seen) = found(attr())?.filter(is_it) else { return Ok(None) };
+        let is_directory = seen.kind == FileKind::Directory;
+        let handle = handle(&seen);
+        if is_directory && !found(attr())?.is_some_and(|attr| is_it(&attr)) {
+            return Ok(None); // the handle may be that of another file
         }
-        self.account.see(fileid, attr.cost());
-        Some(attr)
+        // What the file system did since it was last charged would be charged again later.
+        if let Some(node) = handle.as_ref().ok().and_then(|handle| self.fs.nodes.peek(handle)) {
+            node.charge(&seen, None);
+        }
+        let directory = if is_directory { Some(handle?) } else { None };
+        self.account.see(fileid, seen.cost());
+        Ok(directory)
     }
 
     fn list(&mut self, dir: &Arc<Node>, piece: &mut [u8]) -> Result<()> {
@@ -134,24 +153,20 @@ impl Walk<'_> {
             let kernel = || sys::handle::of_entry(&**dir, name);
             self.fs.handle_in(dir, name.to_bytes(), attr, kernel)
         };
-        let attr = self.see(fileid, || Attr::of_entry(&**dir, name), handle);
-        if attr.is_some_and(|attr| attr.kind == FileKind::Directory) {
-            let open = self.fs.open_below(dir, name.to_bytes(), OFlags::DIRECTORY);
-            let Ok(path_fd) = open else { return Ok(()) }; // gone, or of another file system
-            // By what was opened: the name may be gone by now.
-            let (attr, kernel) = (Attr::of(&path_fd)?, || sys::handle::of(&path_fd));
-            self.pending.push(self.fs.handle_in(dir, name.to_bytes(), &attr, kernel)?);
-        }
+        let directory = self.see(fileid, || Attr::of_entry(&**dir, name), handle)?;
+        self.pending.extend(directory);
         Ok(())
     }
 
-    fn see_moved(&mut self, handle: &[u8]) {
-        let Ok(handle) = Handle::parse(handle) else { return };
-        let Ok(node) = self.open(&handle) else { return }; // gone since
-        let attr = self.see(node.fileid, || Attr::of(&node), |_| Ok(handle));
-        if attr.is_some_and(|attr| attr.kind == FileKind::Directory) {
-            self.pending.push(handle);
-        }
+    fn see_moved(&mut self, handle: &[u8]) -> Result<(), Error> {
+        let Ok(handle) = Handle::parse(handle) else { return Ok(()) };
+        let node = match self.open(&handle) {
+            Err(Error::Errno(Errno::STALE | Errno::NOENT)) => return Ok(()), // it is gone
+            node => node?,
+        };
+        let directory = self.see(node.fileid, || Attr::of(&node), |_| Ok(handle))?;
+        self.pending.extend(directory);
+        Ok(())
     }
 
     /// Opens a file without keeping it open for others.

@@ -359,9 +359,12 @@ impl Fs {
     fn take_back(&self, dir: &Arc<Node>, name: &[u8], guard: &Guard<'_>) -> Result<(), Error> {
         let path = std::ffi::CString::new(name).map_err(|_| Errno::INVAL)?;
         let attr = Attr::of_entry(&**dir, &path)?;
-        // A count may have seen it, and must see its end.
+        // Its end will be booked, before or after the end of a count that may have seen it.
         if let Some(account) = dir.root.account.as_deref() {
-            account.book(attr.fileid, Change::Created(attr.cost()));
+            // The number may be that of a file whose end is not booked yet.
+            let _links = self.lock_links(attr.fileid, Patience::Blocking)?;
+            let (opened, now) = (attr.cost(), attr.cost());
+            account.book(attr.fileid, Change::CreatedAndSeen { opened, now });
         }
         self.remove_any(dir, name, &attr, guard)
     }

@@ -44,14 +44,6 @@ impl Orphans {
     fn files(&self) -> MutexGuard<'_, VecDeque<Orphan>> {
         self.0.lock()
     }
-
-    /// Removes and returns the orphans for which `leaves` is true.
-    fn take(&self, leaves: impl Fn(&Orphan) -> bool) -> VecDeque<Orphan> {
-        let mut files = self.files();
-        let (left, kept) = files.drain(..).partition(leaves);
-        *files = kept;
-        left
-    }
 }
 
 impl Fs {
@@ -74,33 +66,44 @@ impl Fs {
         }
         files.push_back(Orphan { node: Arc::clone(node), since: now, cost });
         let oldest = if files.len() > MAX { files.pop_front() } else { None };
+        self.end(oldest.as_ref());
         drop(files);
-        self.close_all(oldest);
         true
     }
 
     /// Closes the orphans whose time is over.
     pub(super) fn sweep_orphans(&self) {
         let now = self.nodes.now();
-        self.close_all(self.orphans.take(|orphan| now.wrapping_sub(orphan.since) >= SWEEPS));
+        self.close(|orphan| now.wrapping_sub(orphan.since) >= SWEEPS);
     }
 
     /// Closes the orphans of an export, and gives their room back.
     pub(super) fn close_orphans_of(&self, root: &Root) {
-        self.close_all(self.orphans.take(|orphan| orphan.node.root.id == root.id));
+        self.close(|orphan| orphan.node.root.id == root.id);
     }
 
     /// Closes all orphans. Blocks.
     pub fn close_orphans(&self) {
-        self.close_all(self.orphans.take(|_| true));
+        self.close(|_| true);
     }
 
-    fn close_all(&self, files: impl IntoIterator<Item = Orphan>) {
+    /// Closes the orphans for which `leaves` is true.
+    fn close(&self, leaves: impl Fn(&Orphan) -> bool) {
+        let mut files = self.orphans.files();
+        let (left, kept): (VecDeque<_>, _) = files.drain(..).partition(leaves);
+        *files = kept;
+        self.end(&left);
+        drop(files); // before `left`, whose files are closed now, which takes time
+    }
+
+    /// Books the end of orphans. Under their lock: a count that begins finds each of them as an
+    /// orphan, or its end booked.
+    fn end<'o>(&self, files: impl IntoIterator<Item = &'o Orphan>) {
         for Orphan { node, cost, .. } in files {
             node.set_orphan(false);
             self.nodes.remove(node.handle());
             if let Some(account) = node.account() {
-                account.end_lingering(node.fileid, cost, node.charge.end());
+                account.end_lingering(node.fileid, *cost, node.charge.end());
             }
         }
     }

@@ -141,25 +141,38 @@ fn what_is_counted_while_it_changes_is_what_du_finds() {
         let file = volume.files().create(&dirs[n % 3], &format!("f{n}")).unwrap();
         volume.files().write(&file, 0, n * 50).unwrap();
     }
-    let (stop, never) = (AtomicBool::new(false), AtomicBool::new(false));
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let ops: Vec<Op> = (0..3000).map(|_| op().new_tree(&mut runner).unwrap().current()).collect();
-    let counts = thread::scope(|scope| {
+    count_beside(10, &volume, &dirs, &ops.chunks(1000).collect::<Vec<_>>());
+}
+
+/// Counts `times` while other threads apply the operations, and compares with du(1).
+fn count_beside(times: usize, volume: &Volume, dirs: &[Arc<Node>], ops: &[&[Op]]) {
+    let (stop, never) = (AtomicBool::new(false), AtomicBool::new(false));
+    let counts: Vec<_> = thread::scope(|scope| {
         let _stop = Stop(&stop);
-        for part in ops.chunks(1000) {
-            let (volume, dirs, stop) = (&volume, &dirs, &stop);
+        for ops in ops {
+            let stop = &stop;
             scope.spawn(move || {
-                for op in part.iter().cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
+                for op in ops.iter().cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
                     let _ = volume.apply(dirs, *op);
                 }
             });
         }
-        let counts: Vec<_> =
-            (0..10).map(|_| volume.fs.count(VOLUME, &never).unwrap().unwrap()).collect();
-        counts
+        (0..times).map(|_| volume.fs.count(VOLUME, &never).unwrap().unwrap()).collect()
     });
     volume.flush();
     assert_eq!(volume.account.usage(), du(volume.dir.path()), "{counts:?}");
+}
+
+#[test]
+fn a_directory_that_is_taken_back_during_a_count_does_not_count() {
+    let volume = volume(1 << 30, None);
+    let dirs = volume.dirs();
+    let refused = |n| [Op::Make(n, n, true, Some(u32::MAX))];
+    for _ in 0..10 {
+        count_beside(10, &volume, &dirs, &[&refused(0), &refused(1), &refused(2)]);
+    }
 }
 
 #[test]
