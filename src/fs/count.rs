@@ -65,10 +65,10 @@ impl Fs {
 
 /// `None` for a file that is gone, or is not counted: one of another file system, and one in a
 /// directory that is closed to the server.
-fn found(attr: Result<Attr>) -> Result<Option<Attr>> {
-    match attr {
+fn found<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
         Err(Errno::NOENT | Errno::STALE | Errno::XDEV | Errno::ACCES) => Ok(None),
-        attr => attr.map(Some),
+        result => result.map(Some),
     }
 }
 
@@ -120,8 +120,12 @@ impl Walk<'_> {
         let Some(seen) = found(attr())?.filter(is_it) else { return Ok(None) };
         let is_directory = seen.kind == FileKind::Directory;
         let handle = handle(&seen);
-        if is_directory && !found(attr())?.is_some_and(|attr| is_it(&attr)) {
-            return Ok(None); // the handle may be that of another file
+        if is_directory {
+            // Renamed, and perhaps back: the handle may be that of another file, or of none.
+            let is_same = found(attr())?.is_some_and(|attr| is_it(&attr));
+            if !is_same || found(handle)?.is_none() {
+                return Ok(None);
+            }
         }
         // What the file system did since it was last charged would be charged again later.
         if let Some(node) = handle.as_ref().ok().and_then(|handle| self.fs.nodes.peek(handle)) {
