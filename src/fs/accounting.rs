@@ -75,14 +75,15 @@ impl Node {
 }
 
 impl Fs {
-    /// Charges the volume with a new file.
-    pub(super) fn charge_birth(&self, node: &Node, attr: &Attr, hold: Option<Hold<'_>>) {
+    /// Charges the volume with a new file. Another call may have found it before, opened it, and
+    /// booked what it wrote.
+    pub(super) fn charge_birth(&self, node: &Node, hold: Option<Hold<'_>>) {
         let (Some(account), Some(hold)) = (node.account(), hold) else { return };
-        let birth = attr.cost();
+        let birth = node.charge.opened();
         if account.is_counting() {
             self.charge_seen_birth(account, node, birth, hold);
         } else {
-            hold.settle(attr.fileid, Change::Created(birth));
+            hold.settle(node.fileid, Change::Created(birth));
         }
     }
 
@@ -95,6 +96,7 @@ impl Fs {
         let locked = self.lock_stripe(node.fileid, Patience::None);
         match (&locked, Attr::of(node)) {
             (Ok(_), Ok(attr)) => {
+                node.charge(&attr, None); // as the count itself does
                 hold.settle(
                     node.fileid,
                     Change::CreatedAndSeen { opened: birth, now: attr.cost() },

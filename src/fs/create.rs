@@ -215,7 +215,7 @@ impl Fs {
             Some(content) => self.keep_content(dir, name, content)?,
             None => self.find_created(dir, name)?,
         };
-        self.charge_birth(&node, &attr, hold);
+        self.charge_birth(&node, hold);
         dir.recharge();
         Ok(Created { node, attr, at_once })
     }
@@ -410,7 +410,7 @@ mod tests {
     use super::*;
     use crate::fs::attr::Time;
     use crate::fs::handle::{KEY_LEN, Key};
-    use crate::fs::testing::Files;
+    use crate::fs::testing::{Files, du, volume};
     use std::path::Path;
 
     const EXPORT: ExportId = ExportId(1);
@@ -448,6 +448,22 @@ mod tests {
             assert_eq!(records(state.path()), 0);
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), usize::from(used));
         }
+    }
+
+    #[test]
+    fn a_file_that_is_written_before_its_creator_has_opened_it_is_charged_once() {
+        let volume = volume(1 << 20, None);
+        let (files, root) = (volume.files(), volume.files().root());
+        let guard = volume.fs.lock(&root, Patience::Blocking).unwrap();
+        let hold = volume.fs.hold_birth(&root, b"new", 0, &guard).unwrap();
+        std::fs::write(volume.dir.path().join("new"), "").unwrap();
+        files.write(&files.find(&root, "new").unwrap(), 0, 20_000).unwrap();
+        let (node, _) = volume.fs.find_created(&root, b"new").unwrap();
+        volume.fs.charge_birth(&node, hold);
+        root.recharge();
+        drop(guard);
+        volume.fs.flush_all();
+        assert_eq!(volume.account.usage(), du(volume.dir.path()));
     }
 
     #[test]

@@ -17,6 +17,8 @@ const ENDED: i64 = -1;
 
 /// The charge of an open file, in bytes.
 pub(in crate::fs) struct Charge {
+    /// What it was when the file was opened.
+    opened: i64,
     cost: AtomicI64,
     /// What is held for its delayed allocation, until it is flushed.
     delayed: AtomicI64,
@@ -24,7 +26,13 @@ pub(in crate::fs) struct Charge {
 
 impl Charge {
     pub(in crate::fs) fn new(attr: &Attr) -> Self {
-        Self { cost: AtomicI64::new(attr.cost()), delayed: AtomicI64::new(0) }
+        let opened = attr.cost();
+        Self { opened, cost: AtomicI64::new(opened), delayed: AtomicI64::new(0) }
+    }
+
+    /// Returns the charge when the file was opened. Everything since is booked as a change of it.
+    pub(super) const fn opened(&self) -> i64 {
+        self.opened
     }
 
     /// Sets the cost. Returns the difference to the one before.
