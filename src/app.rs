@@ -39,7 +39,7 @@ use crate::nfs::{self, Nfs};
 use crate::portmap::registration::Transport;
 use crate::portmap::{self, Portmap};
 use crate::provisioner::{self, Provisioner};
-use crate::rpc::Program;
+use crate::rpc::program::Program;
 use crate::rpc::service::Service;
 use crate::rpc::transport::connections::Knows;
 use crate::rpc::transport::server::{Server, Settings};

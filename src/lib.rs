@@ -77,7 +77,7 @@
 //!   their own flush once for all calls that wait for the same file, or for names in the same
 //!   export, and send the replies ([`fs::flush`]). A flush covers the changes made before it began,
 //!   and no more. A call that finds its volume full only because of room that is held until files
-//!   are flushed waits in the same way, and then runs again ([`rpc::Outcome::Wait`]).
+//!   are flushed waits in the same way, and then runs again ([`rpc::program::Outcome::Wait`]).
 //! - **Room is held before it is used.** Whatever may grow a volume takes a [`quota::Hold`] first,
 //!   and settles it with the real size under the lock of the change. The ledger on the disk is
 //!   always an upper bound; after a crash, a change that may not fit waits for a count and is not

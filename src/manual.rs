@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn every_metric_is_in_the_table() {
         let volumes = Volumes { disk: Some((2, 1)), allowed: Some(1), ..Volumes::default() };
-        let (metrics, gauges) = (Arc::new(Metrics::new()), Gauges::default());
+        let (metrics, gauges) = (Arc::new(Metrics::default()), Gauges::default());
         let scrape = Scrape { metrics, gauges, volumes: Some(volumes) };
         // A family without a member is not written.
         let provisioner = provisioner::metrics::Metrics::default();

@@ -22,7 +22,11 @@ use crate::admin::web::Admin;
 use crate::export::Export;
 use crate::export::table::Exports;
 use crate::fs::Fs;
+use crate::mount;
+use crate::nfs;
+use crate::portmap;
 use crate::provisioner;
+use crate::rpc::program::ProcedureNames;
 use crate::rpc::transport::server::Server;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::scrape::Gauges;
@@ -49,7 +53,9 @@ impl Desk {
     /// # Errors
     /// The address cannot be bound.
     pub async fn open(address: Option<SocketAddr>, hosts: &[String]) -> Result<Self> {
-        let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::starting()));
+        let names = nfs::names().chain(mount::names()).chain(portmap::names());
+        let labels = names.flat_map(ProcedureNames::into_labels);
+        let (metrics, health) = (Arc::new(Metrics::new(labels)), Arc::new(Health::starting()));
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), Arc::clone(&health)));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let mut desk = Self { metrics, health, admin, address: None, tasks, stop };

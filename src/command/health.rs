@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::admin::client::{self, Client};
 use crate::nfs::{self, v3};
 use crate::rpc::message;
-use crate::rpc::record::Header;
+use crate::rpc::record::FragmentHeader;
 use crate::xdr::Writer;
 
 /// Time limit of the whole check.
@@ -114,7 +114,7 @@ fn expected() -> Vec<u8> {
 fn record(write: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
     let mut body = Vec::new();
     write(&mut Writer::new(&mut body));
-    let mut record = Header::whole(body.len()).to_be_bytes().to_vec();
+    let mut record = FragmentHeader::whole(body.len()).to_be_bytes().to_vec();
     record.append(&mut body);
     record
 }
@@ -125,7 +125,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::rpc::message::Reject;
+    use crate::rpc::message::Rejection;
 
     /// Checks a server that reads the call and replies with `reply`.
     fn checked(reply: Vec<u8>) -> Result<(), Unhealthy> {
@@ -143,7 +143,7 @@ mod tests {
         let outcome = check_nfs(address, TIMEOUT);
         let call = server.join().unwrap();
         assert_eq!(call[..4], 0x8000_0028_u32.to_be_bytes());
-        let header = message::Header::decode(&call[4..]).unwrap();
+        let header = message::CallHeader::decode(&call[4..]).unwrap();
         assert_eq!((header.program, header.version, header.procedure), (100_003, 3, 0));
         outcome
     }
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn any_other_reply_is_unhealthy() {
-        let refusal = record(|w| Reject::ProgramUnavailable.encode(XID, w));
+        let refusal = record(|w| Rejection::ProgramUnavailable.encode(XID, w));
         assert!(matches!(checked(refusal), Err(Unhealthy::NotNfs(_))));
         let other = b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec();
         assert!(matches!(checked(other), Err(Unhealthy::NotNfs(_))));

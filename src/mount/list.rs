@@ -20,9 +20,9 @@ const MOUNTS_MAX: usize = 4096;
 /// Most entries of one IPv4 address or IPv6 network: more than the volumes of a busy node.
 const MOUNTS_EACH: usize = 512;
 
-/// A mounted directory, under the path that the client asked for.
+/// A mounted directory, under the path that the client requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Entry {
+struct MountEntry {
     client: IpAddr,
     path: Box<[u8]>,
     /// Whether the path is secret. DUMP omits it, because clients may share an address.
@@ -31,9 +31,9 @@ struct Entry {
 
 /// The mounts, oldest first, without duplicates.
 #[derive(Debug, Default)]
-pub struct Mounts(VecDeque<Entry>);
+pub struct MountList(VecDeque<MountEntry>);
 
-impl Mounts {
+impl MountList {
     /// Adds the mount of `path` by `client`. Repeating a mount makes it the latest.
     pub fn add(&mut self, client: IpAddr, path: &[u8], hidden: bool) {
         let Some(path) = normalise(path) else { return };
@@ -45,7 +45,7 @@ impl Mounts {
         {
             self.remove_oldest(largest_client);
         }
-        self.0.push_back(Entry { client, path, hidden });
+        self.0.push_back(MountEntry { client, path, hidden });
     }
 
     fn count(&self, address: IpAddr) -> usize {
@@ -73,9 +73,7 @@ impl Mounts {
     pub fn remove_all(&mut self, client: IpAddr) {
         self.0.retain(|entry| entry.client != client);
     }
-}
 
-impl Mounts {
     /// Whether `client` has a mount.
     pub fn has(&self, client: IpAddr) -> bool {
         self.0.iter().any(|entry| entry.client == client)
@@ -94,9 +92,9 @@ fn normalise(path: &[u8]) -> Option<Box<[u8]>> {
     path::normalise(path).ok().map(Vec::into_boxed_slice)
 }
 
-/// DUMP: the mounts of the calling client. Other clients' paths are omitted: whoever knows the path
-/// of an export that is open to all can mount it.
-pub fn dump(mounts: &Mounts, client: IpAddr, w: &mut Writer<'_>) {
+/// DUMP: the mounts of the calling client. Other clients' paths are omitted, because the path of an
+/// export that is open to all is enough to mount it.
+pub fn dump(mounts: &MountList, client: IpAddr, w: &mut Writer<'_>) {
     for entry in mounts.0.iter().filter(|entry| entry.client == client && !entry.hidden) {
         w.bool(true);
         w.opaque(entry.client.to_string().as_bytes());
@@ -134,7 +132,7 @@ mod tests {
         IpAddr::from([10, 0, 0, last])
     }
 
-    fn listed(mounts: &Mounts, client: IpAddr) -> Vec<String> {
+    fn listed(mounts: &MountList, client: IpAddr) -> Vec<String> {
         let mut out = Vec::new();
         dump(mounts, client, &mut Writer::new(&mut out));
         let mut r = Reader::new(&out);
@@ -149,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_oldest_mount_of_a_client_is_dropped() {
-        let mut mounts = Mounts::default();
+        let mut mounts = MountList::default();
         let path = |n: usize| format!("/{n}").into_bytes();
         (0..MOUNTS_EACH).for_each(|n| mounts.add(ip(1), &path(n), false));
         mounts.add(ip(1), &path(0), false); // is the latest now
@@ -162,9 +160,9 @@ mod tests {
 
     #[test]
     fn many_mounts_of_a_client_do_not_displace_those_of_others() {
-        let mut mounts = Mounts::default();
+        let mut mounts = MountList::default();
         mounts.add(ip(100), b"/other", false);
-        let fill = |mounts: &mut Mounts, client: IpAddr| {
+        let fill = |mounts: &mut MountList, client: IpAddr| {
             (0..=MOUNTS_EACH).for_each(|n| mounts.add(client, format!("/{n}").as_bytes(), false));
         };
         fill(&mut mounts, ip(1));
@@ -176,7 +174,7 @@ mod tests {
 
     #[test]
     fn spellings_of_a_path_are_one_mount() {
-        let mut mounts = Mounts::default();
+        let mut mounts = MountList::default();
         ["/a/b", "//a/./b/", "/a//b"].iter().for_each(|p| mounts.add(ip(1), p.as_bytes(), false));
         mounts.add(ip(1), b"", false);
         assert_eq!(listed(&mounts, ip(1)), ["10.0.0.1:/a/b", "10.0.0.1:/"]);
@@ -186,7 +184,7 @@ mod tests {
 
     #[test]
     fn secret_paths_are_in_no_list() {
-        let mut mounts = Mounts::default();
+        let mut mounts = MountList::default();
         mounts.add(ip(1), b"/shown", false);
         mounts.add(ip(1), b"/a/secret", true);
         assert_eq!(listed(&mounts, ip(1)), ["10.0.0.1:/shown"]);
@@ -228,7 +226,7 @@ mod tests {
         fn each_mount_is_listed_once_until_it_is_removed(
             operations in prop::collection::vec(operation(), 0..40),
         ) {
-            let mut mounts = Mounts::default();
+            let mut mounts = MountList::default();
             let mut model = std::collections::BTreeSet::new();
             for operation in operations {
                 match operation {

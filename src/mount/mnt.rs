@@ -3,18 +3,17 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::types::{PATH_MAX, Status};
-use super::{Mount, Sender};
+use super::types::{MountStatus, PATH_MAX};
+use super::{MountContext, SourceAddress};
 use crate::errno::Errno;
 use crate::export::{Export, ExportTable, Refused};
 use crate::fs::handle::Handle;
-use crate::rpc::Call;
 use crate::sched::Patience;
 use crate::telemetry::bounded::Cut;
 
 /// Why MNT fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum Failure {
+enum MountFailure {
     #[error("the path is longer than {PATH_MAX} bytes")]
     TooLong,
     #[error("no such export")]
@@ -25,31 +24,27 @@ enum Failure {
     Directory(Errno),
 }
 
-/// Returns the file handle of the directory `path`, if `call`'s client has access to its export.
-/// Adds a verified `sender` to the list of mounts.
+/// Returns the file handle of the directory `path`, if the client has access to its export. Adds a
+/// client with a verified address to the list of mounts.
 ///
 /// Returns `None` if it would have to access the disk, but the call must not block.
-pub fn mnt(
-    mount: &Mount,
-    path: &[u8],
-    call: &Call<'_>,
-    sender: Sender,
-) -> Option<Result<Handle, Status>> {
+pub fn mnt(cx: &MountContext<'_>, path: &[u8]) -> Option<Result<Handle, MountStatus>> {
+    let (mount, peer) = (cx.mount, cx.rpc.peer);
     let table = mount.exports.load();
-    let located = match permitted(&table, path, call.peer) {
-        Ok(_) if call.patience == Patience::None => return None,
+    let located = match permitted(&table, path, peer) {
+        Ok(_) if cx.rpc.patience == Patience::None => return None,
         Ok((export, below)) => match mount.fs.locate(export.id, below) {
             Ok(handle) => Ok((export, handle)),
-            Err(errno) => Err(Failure::Directory(errno)),
+            Err(errno) => Err(MountFailure::Directory(errno)),
         },
         Err(failure) => Err(failure),
     };
-    let (peer, shown) = (call.peer, LogPath { table: &table, path });
+    let shown = LogPath { table: &table, path };
     Some(match located {
         Ok((export, handle)) => {
             tracing::info!(%peer, path = %shown, export = %export.public_path(), "mount granted");
-            if sender == Sender::Verified {
-                mount.mounts().add(peer.ip().to_canonical(), path, export.hidden);
+            if cx.source == SourceAddress::Verified {
+                mount.mounts().add(cx.client(), path, export.hidden);
             }
             Ok(handle)
         }
@@ -66,13 +61,13 @@ fn permitted<'t, 'p>(
     table: &'t ExportTable,
     path: &'p [u8],
     peer: SocketAddr,
-) -> Result<(&'t Export, &'p [u8]), Failure> {
+) -> Result<(&'t Export, &'p [u8]), MountFailure> {
     if path.len() > PATH_MAX {
-        return Err(Failure::TooLong);
+        return Err(MountFailure::TooLong);
     }
     // libnfs sends an empty path for the root.
     let path = if path.is_empty() { b"/" } else { path };
-    let (export, below) = table.locate(path).ok_or(Failure::NoExport)?;
+    let (export, below) = table.locate(path).ok_or(MountFailure::NoExport)?;
     export.access(peer)?;
     Ok((export, below))
 }
@@ -93,13 +88,13 @@ impl fmt::Display for LogPath<'_> {
     }
 }
 
-impl From<Failure> for Status {
-    fn from(failure: Failure) -> Self {
+impl From<MountFailure> for MountStatus {
+    fn from(failure: MountFailure) -> Self {
         match failure {
-            Failure::TooLong => Self::NameTooLong,
-            Failure::NoExport => Self::NoEnt,
-            Failure::Client(Refused::NotListed | Refused::InsecurePort) => Self::Acces,
-            Failure::Directory(errno) => errno.into(),
+            MountFailure::TooLong => Self::NameTooLong,
+            MountFailure::NoExport => Self::NoEnt,
+            MountFailure::Client(Refused::NotListed | Refused::InsecurePort) => Self::Acces,
+            MountFailure::Directory(errno) => errno.into(),
         }
     }
 }

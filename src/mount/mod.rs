@@ -8,6 +8,7 @@
 
 mod list;
 mod mnt;
+mod table;
 mod types;
 
 use std::net::IpAddr;
@@ -17,10 +18,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::export::table::Exports;
 use crate::fs::Fs;
-use crate::rpc::{Call, Outcome, Program};
-use crate::xdr::{Encode, Error, Reader, Writer};
-use list::Mounts;
-use types::{MountReply, PATH_MAX};
+use crate::rpc::program::{Call, CallClass, Outcome, ProcedureNames, Program};
+use crate::xdr::{Reader, Writer};
+use list::MountList;
 
 /// The program number.
 pub const PROGRAM: u32 = 100_005;
@@ -28,12 +28,14 @@ pub const PROGRAM: u32 = 100_005;
 /// The lowest and highest version served.
 pub const VERSIONS: (u32, u32) = (1, 3);
 
-/// Assumed size of a DUMP or EXPORT reply, in bytes; most lists are shorter.
-const LIST_SIZE: usize = 64 * 1024;
+/// The names of the procedures of each version.
+pub fn names() -> impl Iterator<Item = ProcedureNames> {
+    (VERSIONS.0..=VERSIONS.1).map(table::names)
+}
 
 /// Whether the source address of a call is known to be the client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sender {
+enum SourceAddress {
     /// The call arrived on a connection.
     Verified,
     /// The call arrived in a datagram, whose source address may be forged.
@@ -48,7 +50,14 @@ pub struct Datagrams(pub Arc<Mount>);
 pub struct Mount {
     exports: Arc<Exports>,
     fs: Arc<Fs>,
-    mounts: Mutex<Mounts>,
+    mounts: Mutex<MountList>,
+}
+
+/// A call, and what it needs to be carried out.
+struct MountContext<'a> {
+    mount: &'a Mount,
+    rpc: &'a Call<'a>,
+    source: SourceAddress,
 }
 
 impl Mount {
@@ -68,37 +77,19 @@ impl Mount {
         self.mounts().has(client)
     }
 
-    fn mounts(&self) -> MutexGuard<'_, Mounts> {
-        // The list is informative: a state left by a panic does no harm.
+    fn mounts(&self) -> MutexGuard<'_, MountList> {
         self.mounts.lock()
     }
+}
 
-    fn dispatch(
-        &self,
-        call: &Call<'_>,
-        sender: Sender,
-        out: &mut Writer<'_>,
-    ) -> Result<Outcome, Error> {
-        let (mut args, client) = (call.args, call.peer.ip().to_canonical());
-        match (call.version, call.procedure) {
-            (_, 0) => {}
-            (3, 1) => match mnt::mnt(self, types::any_path(&mut args)?, call, sender) {
-                Some(mounted) => MountReply(mounted).encode(out),
-                None => return Ok(Outcome::Later),
-            },
-            (_, 2) => list::dump(&self.mounts(), client, out),
-            (_, 3) => {
-                let path = args.opaque(PATH_MAX)?;
-                if sender == Sender::Verified {
-                    self.mounts().remove(client, path);
-                }
-            }
-            (_, 4) if sender == Sender::Verified => self.mounts().remove_all(client),
-            (_, 4) => {}
-            (_, 5) => list::export(&self.exports.load(), client, out),
-            _ => return Ok(Outcome::Unavailable),
-        }
-        Ok(Outcome::Done)
+impl MountContext<'_> {
+    fn args(&self) -> Reader<'_> {
+        self.rpc.args
+    }
+
+    /// The address by which the client is listed.
+    fn client(&self) -> IpAddr {
+        self.rpc.peer.ip().to_canonical()
     }
 }
 
@@ -111,22 +102,17 @@ impl Program for Mount {
         VERSIONS
     }
 
-    fn remembers(&self, _version: u32, _procedure: u32) -> bool {
-        false // every procedure is idempotent
+    fn names(&self, version: u32) -> ProcedureNames {
+        table::names(version)
     }
 
-    /// Only DUMP and EXPORT have large replies.
-    fn reply_size(&self, procedure: u32, _args: Reader<'_>) -> usize {
-        if matches!(procedure, 2 | 5) { LIST_SIZE } else { 0 }
-    }
-
-    /// Only MNT returns a status.
-    fn status(&self, procedure: u32, results: &[u8]) -> u32 {
-        if procedure == 1 { Reader::new(results).u32().unwrap_or(0) } else { 0 }
+    fn classify(&self, version: u32, procedure: u32, _args: Reader<'_>) -> CallClass {
+        table::classify(version, procedure)
     }
 
     fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome {
-        self.dispatch(call, Sender::Verified, out).unwrap_or_else(Outcome::from)
+        let cx = MountContext { mount: self, rpc: call, source: SourceAddress::Verified };
+        table::run(&cx, out)
     }
 }
 
@@ -139,20 +125,17 @@ impl Program for Datagrams {
         self.0.versions()
     }
 
-    fn remembers(&self, version: u32, procedure: u32) -> bool {
-        self.0.remembers(version, procedure)
+    fn names(&self, version: u32) -> ProcedureNames {
+        self.0.names(version)
     }
 
-    fn reply_size(&self, procedure: u32, args: Reader<'_>) -> usize {
-        self.0.reply_size(procedure, args)
-    }
-
-    fn status(&self, procedure: u32, results: &[u8]) -> u32 {
-        self.0.status(procedure, results)
+    fn classify(&self, version: u32, procedure: u32, args: Reader<'_>) -> CallClass {
+        self.0.classify(version, procedure, args)
     }
 
     fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome {
-        self.0.dispatch(call, Sender::Unverified, out).unwrap_or_else(Outcome::from)
+        let cx = MountContext { mount: &self.0, rpc: call, source: SourceAddress::Unverified };
+        table::run(&cx, out)
     }
 }
 
@@ -227,16 +210,16 @@ mod tests {
         #[track_caller]
         fn results(&self, procedure: u32, args: &[u8], peer: &str) -> Vec<u8> {
             let (outcome, results) = self.call((3, procedure), args, peer, Patience::None);
-            assert_eq!(outcome, Outcome::Done);
+            assert_eq!(outcome, Outcome::SUCCESS);
             results
         }
 
         /// The status and the handle length that MNT returns.
         fn mnt(&self, path: &[u8], peer: &str) -> (u32, usize) {
             let (outcome, results) = self.call((3, 1), &opaque(path), peer, Patience::Blocking);
-            assert_eq!(outcome, Outcome::Done);
             let mut r = Reader::new(&results);
             let status = r.u32().unwrap();
+            assert_eq!(outcome, Outcome::Done { status });
             let handle = if status == 0 { r.opaque(64).unwrap() } else { &[] };
             (status, handle.len())
         }
@@ -292,8 +275,8 @@ mod tests {
         let mnt = |path: &[u8], peer| served.call((3, 1), &opaque(path), peer, Patience::None);
         assert_eq!(mnt(b"/data", LISTED), (Outcome::Later, Vec::new()));
         assert_eq!(served.results(2, &[], LISTED), [0; 4], "a deferred mount is listed");
-        assert_eq!(mnt(b"/data", "10.0.0.2:700").0, Outcome::Done);
-        assert_eq!(mnt(b"/other", LISTED).0, Outcome::Done);
+        assert_eq!(mnt(b"/data", "10.0.0.2:700").0, Outcome::Done { status: 13 });
+        assert_eq!(mnt(b"/other", LISTED).0, Outcome::Done { status: 2 });
     }
 
     #[test]
@@ -333,7 +316,7 @@ mod tests {
                 let args = opaque(b"/data");
                 let call = served.call((version, procedure), &args, LISTED, Patience::Blocking);
                 let is_there = matches!(procedure, 0 | 2..=5);
-                let expected = if is_there { Outcome::Done } else { Outcome::Unavailable };
+                let expected = if is_there { Outcome::SUCCESS } else { Outcome::Unavailable };
                 assert_eq!(call.0, expected, "{version} {procedure}");
             }
         }

@@ -1,6 +1,7 @@
 //! The wire format of MOUNT (RFC 1813 §5.1).
 
 use crate::errno::Errno;
+use crate::rpc::program::Outcome;
 use crate::xdr::{Encode, Error, Reader, Writer};
 
 /// Longest path, in bytes (`MNTPATHLEN`).
@@ -16,7 +17,7 @@ const AUTH_SYS: u32 = 1;
 /// The status of a failed MNT (`mountstat3`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Status {
+pub enum MountStatus {
     /// The operation is not permitted.
     Perm = 1,
     /// No such export, or no such directory in it.
@@ -37,7 +38,7 @@ pub enum Status {
     ServerFault = 10006,
 }
 
-impl From<Errno> for Status {
+impl From<Errno> for MountStatus {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::PERM => Self::Perm,
@@ -62,7 +63,15 @@ pub fn any_path<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], Error> {
 }
 
 /// The results of MNT (`mountres3`).
-pub struct MountReply<H>(pub Result<H, Status>);
+pub struct MountReply<H>(pub Result<H, MountStatus>);
+
+impl<H: AsRef<[u8]>> MountReply<H> {
+    /// Writes the results.
+    pub fn write(&self, out: &mut Writer<'_>) -> Outcome {
+        self.encode(out);
+        Outcome::Done { status: self.0.as_ref().err().map_or(0, |status| *status as u32) }
+    }
+}
 
 impl<H: AsRef<[u8]>> Encode for MountReply<H> {
     fn encode(&self, w: &mut Writer<'_>) {
@@ -85,7 +94,7 @@ mod tests {
     #[test]
     fn each_errno_has_its_status() {
         let check = |errno: Errno, number: u32| {
-            assert_eq!(Status::from(errno) as u32, number, "{errno:?}");
+            assert_eq!(MountStatus::from(errno) as u32, number, "{errno:?}");
         };
         check(Errno::PERM, 1);
         check(Errno::NOENT, 2);
@@ -104,12 +113,12 @@ mod tests {
 
     #[test]
     fn results_are_encoded_as_in_the_rfc() {
-        let check = |mounted: Result<&[u8], Status>, expected: &[u8]| {
+        let check = |mounted: Result<&[u8], MountStatus>, expected: &[u8]| {
             let mut out = Vec::new();
             MountReply(mounted).encode(&mut Writer::new(&mut out));
             assert_eq!(out, expected);
         };
         check(Ok(b"abcde"), b"\0\0\0\0\0\0\0\x05abcde\0\0\0\0\0\0\x01\0\0\0\x01");
-        check(Err(Status::Acces), b"\0\0\0\x0d");
+        check(Err(MountStatus::Acces), b"\0\0\0\x0d");
     }
 }

@@ -15,7 +15,7 @@ use crate::fs::identity::Identity;
 use crate::fs::node::Node;
 use crate::rpc::auth::Credentials;
 use crate::rpc::pending::Delay;
-use crate::rpc::{self, Outcome};
+use crate::rpc::program::{Call, Outcome};
 use crate::sched::Patience;
 
 /// The context in which a procedure runs.
@@ -23,7 +23,7 @@ pub struct CallContext<'a> {
     /// What all calls share.
     pub core: &'a Core,
     /// The call as received.
-    pub rpc: &'a rpc::Call<'a>,
+    pub rpc: &'a Call<'a>,
     /// The exports, as they were when the call began.
     table: &'a ExportTable,
     /// The export that the call uses, once it is known.
@@ -66,7 +66,7 @@ pub struct Transition {
 
 impl<'a> CallContext<'a> {
     /// The context of a call that begins.
-    pub const fn new(core: &'a Core, table: &'a ExportTable, rpc: &'a rpc::Call<'a>) -> Self {
+    pub const fn new(core: &'a Core, table: &'a ExportTable, rpc: &'a Call<'a>) -> Self {
         Self { core, rpc, table, export: Cell::new(None) }
     }
 

@@ -1,8 +1,8 @@
-//! What a reply promises: its changes are on stable storage when it is sent.
+//! Durability: the changes of a call are on stable storage when its reply is sent.
 //!
-//! A procedure makes its changes and says what is due. Its thread continues with other calls, and a
-//! flusher thread writes the reply after the flush. An `async` export owes nothing for changes of
-//! names and attributes.
+//! A procedure makes its changes and returns what must be flushed. Its thread continues with other
+//! calls, and a flusher thread writes the reply after the flush. In an `async` export, changes of
+//! names and attributes need no flush.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::errno::Errno;
 use crate::export::Durability;
 use crate::fs::flush::Due;
 use crate::fs::node::Node;
-use crate::rpc::Outcome;
 use crate::rpc::pending::{Pending, Ready};
+use crate::rpc::program::Outcome;
 
 /// The results of a change, for both outcomes of the flush.
 pub struct Durable<R, F> {
@@ -42,8 +42,8 @@ impl<T: Copy> Durable<T, T> {
 }
 
 impl Object<'_> {
-    /// What must be on stable storage before the reply to a change of the names and attributes of
-    /// `nodes` is sent; `None` if the export is `async`.
+    /// Returns what must be on stable storage before the reply to a change of the names and
+    /// attributes of `nodes` is sent; `None` if the export is `async`.
     pub fn due<const N: usize>(&self, nodes: [&Arc<Node>; N]) -> Option<Due> {
         match self.options.durability {
             Durability::Sync => Some(Due::Metadata(nodes.map(Arc::clone).to_vec())),
@@ -61,7 +61,8 @@ impl Object<'_> {
     }
 }
 
-/// Flushes what is due, and then has `write` write the results. Does not block.
+/// Flushes what is due, and then calls `write` with the result and the place for the results of the
+/// call. Does not block.
 pub fn after_flush(
     core: &Core,
     due: Due,

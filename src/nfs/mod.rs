@@ -19,8 +19,7 @@ use std::sync::Arc;
 
 use crate::export::table::Exports;
 use crate::fs::Fs;
-use crate::rpc::{self, Outcome, Program};
-use crate::sched::lanes::Lane;
+use crate::rpc::program::{Call, CallClass, Outcome, ProcedureNames, Program};
 use crate::xdr::{Reader, Writer};
 use core::Core;
 
@@ -42,6 +41,15 @@ impl Nfs {
     }
 }
 
+/// The names of the procedures of each version.
+pub fn names() -> impl Iterator<Item = ProcedureNames> {
+    (VERSIONS.0..=VERSIONS.1).map(names_of)
+}
+
+fn names_of(_version: u32) -> ProcedureNames {
+    v3::names()
+}
+
 impl Program for Nfs {
     fn number(&self) -> u32 {
         PROGRAM
@@ -51,23 +59,15 @@ impl Program for Nfs {
         VERSIONS
     }
 
-    fn remembers(&self, _version: u32, procedure: u32) -> bool {
-        v3::remembers(procedure)
+    fn names(&self, version: u32) -> ProcedureNames {
+        names_of(version)
     }
 
-    fn status(&self, procedure: u32, results: &[u8]) -> u32 {
-        v3::status(procedure, results)
+    fn classify(&self, _version: u32, procedure: u32, args: Reader<'_>) -> CallClass {
+        v3::classify(&self.core, procedure, args)
     }
 
-    fn reply_size(&self, procedure: u32, args: Reader<'_>) -> usize {
-        v3::reply_size(procedure, args)
-    }
-
-    fn lane(&self, procedure: u32, args: Reader<'_>) -> Option<Lane> {
-        v3::lane(&self.core, procedure, args)
-    }
-
-    fn call(&self, call: &rpc::Call<'_>, out: &mut Writer<'_>) -> Outcome {
+    fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome {
         v3::call(&self.core, call, out)
     }
 }

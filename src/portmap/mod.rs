@@ -15,12 +15,13 @@
 mod pmap;
 pub mod registration;
 mod rpcb;
+mod table;
 mod uaddr;
 
 use std::net::SocketAddr;
 
-use crate::rpc::{Call, Outcome, Program};
-use crate::xdr::Writer;
+use crate::rpc::program::{Call, CallClass, Outcome, ProcedureNames, Program};
+use crate::xdr::{Reader, Writer};
 use registration::{Netid, Registration, Transport};
 
 /// The program number.
@@ -28,6 +29,11 @@ pub const PROGRAM: u32 = 100_000;
 
 /// The lowest and highest version served.
 pub const VERSIONS: (u32, u32) = (2, 4);
+
+/// The names of the procedures of each version.
+pub fn names() -> impl Iterator<Item = ProcedureNames> {
+    (VERSIONS.0..=VERSIONS.1).map(table::names)
+}
 
 /// The portmap program.
 #[derive(Debug, Default)]
@@ -68,16 +74,16 @@ impl Program for Portmap {
         VERSIONS
     }
 
-    fn remembers(&self, _version: u32, _procedure: u32) -> bool {
-        false // no procedure changes anything
+    fn names(&self, version: u32) -> ProcedureNames {
+        table::names(version)
+    }
+
+    fn classify(&self, _version: u32, _procedure: u32, _args: Reader<'_>) -> CallClass {
+        CallClass::default()
     }
 
     fn call(&self, call: &Call<'_>, out: &mut Writer<'_>) -> Outcome {
-        let outcome = match call.version {
-            2 => pmap::dispatch(self, call, out),
-            _ => rpcb::dispatch(self, call, out),
-        };
-        outcome.unwrap_or_else(Outcome::from)
+        table::run(self, call, out)
     }
 }
 
@@ -86,7 +92,6 @@ mod tests {
     use super::*;
     use crate::rpc::auth::Credentials;
     use crate::sched::Patience;
-    use crate::xdr::Reader;
     use proptest::prelude::*;
 
     const NFS: u32 = 100_003;
@@ -139,7 +144,7 @@ mod tests {
     fn port(wanted: [u32; 3], expected: u32) {
         let [program, version, protocol] = wanted;
         let args = words(&[program, version, protocol, 0]);
-        assert_eq!(ask("127.0.0.1:111", 2, 3, &args), (Outcome::Done, words(&[expected])));
+        assert_eq!(ask("127.0.0.1:111", 2, 3, &args), (Outcome::SUCCESS, words(&[expected])));
     }
 
     #[test]
@@ -170,7 +175,7 @@ mod tests {
         let reply = |text: &str| {
             let mut out = Vec::new();
             Writer::new(&mut out).opaque(text.as_bytes());
-            (Outcome::Done, out)
+            (Outcome::SUCCESS, out)
         };
         assert_eq!(ask(local, 3, 3, args), reply(expected));
         assert_eq!(ask(local, 4, 3, args), reply(expected));
@@ -230,7 +235,7 @@ mod tests {
         let asked = b"\0\x01\x86\xa0\0\0\0\x03\0\0\0\x03udp\0\0\0\0\x0f127.0.0.1.0.111\0\
             \0\0\0\x08libtirpc";
         let answered = b"\0\0\0\x0f127.0.0.1.0.111\0";
-        assert_eq!(ask("0.0.0.0:111", 4, 3, asked), (Outcome::Done, answered.to_vec()));
+        assert_eq!(ask("0.0.0.0:111", 4, 3, asked), (Outcome::SUCCESS, answered.to_vec()));
     }
 
     #[test]
@@ -252,13 +257,13 @@ mod tests {
             entry(MOUNT, 3, UDP, 20048),
         ];
         let expected = words(&[list.as_flattened(), &[0]].concat());
-        assert_eq!(ask("127.0.0.1:111", 2, 4, &[]), (Outcome::Done, expected));
+        assert_eq!(ask("127.0.0.1:111", 2, 4, &[]), (Outcome::SUCCESS, expected));
     }
 
     #[test]
     fn dump_of_versions_3_and_4_lists_universal_addresses() {
         let (outcome, list) = ask("127.0.0.1:111", 4, 4, &[]);
-        assert_eq!(outcome, Outcome::Done);
+        assert_eq!(outcome, Outcome::SUCCESS);
         assert_eq!(ask("127.0.0.1:111", 3, 4, &[]).1, list);
         let mut r = Reader::new(&list);
         let mut entries = Vec::new();
@@ -276,7 +281,7 @@ mod tests {
 
     #[test]
     fn calls_cannot_register_or_unregister() {
-        let no = (Outcome::Done, words(&[0]));
+        let no = (Outcome::SUCCESS, words(&[0]));
         for procedure in [1, 2] {
             assert_eq!(ask("127.0.0.1:111", 2, procedure, &words(&[NFS, 3, TCP, 9])), no);
             let args = rpcb(NFS, 3, "tcp", "127.0.0.1.0.9");
@@ -296,7 +301,7 @@ mod tests {
     #[test]
     fn every_truncation_is_garbage() {
         let check = |version, procedure, args: &[u8]| {
-            assert_eq!(ask("127.0.0.1:111", version, procedure, args).0, Outcome::Done);
+            assert_eq!(ask("127.0.0.1:111", version, procedure, args).0, Outcome::SUCCESS);
             for len in 0..args.len() {
                 let (outcome, _) = ask("127.0.0.1:111", version, procedure, &args[..len]);
                 assert_eq!(outcome, Outcome::Garbage, "{version} {procedure} {len}");

@@ -2,8 +2,8 @@
 
 use super::Portmap;
 use super::registration::{Netid, Registration};
-use crate::rpc::{Call, Outcome};
-use crate::xdr::{Encode, Error, Reader, Writer};
+use crate::rpc::program::Call;
+use crate::xdr::{Encode, Error, Writer};
 
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
@@ -17,45 +17,34 @@ struct Mapping {
     port: u32,
 }
 
-/// Carries out one call.
-pub fn dispatch(
-    portmap: &Portmap,
-    call: &Call<'_>,
-    out: &mut Writer<'_>,
-) -> Result<Outcome, Error> {
-    let mut args = call.args;
-    match call.procedure {
-        0 => {}
-        1 | 2 => {
-            // SET, UNSET
-            Mapping::decode(&mut args)?;
-            out.bool(false);
-        }
-        3 => out.u32(get_port(portmap, Mapping::decode(&mut args)?)),
-        4 => dump(portmap, out),
-        _ => return Ok(Outcome::Unavailable),
-    }
-    Ok(Outcome::Done)
+/// SET and UNSET (§3.1): report that nothing was changed.
+pub fn refuse(_portmap: &Portmap, call: &Call<'_>, out: &mut Writer<'_>) -> Result<(), Error> {
+    Mapping::decode(call)?;
+    out.bool(false);
+    Ok(())
 }
 
 /// GETPORT (§3.1): the port of a program, or 0 if it is not registered.
-fn get_port(portmap: &Portmap, wanted: Mapping) -> u32 {
+pub fn get_port(portmap: &Portmap, call: &Call<'_>, out: &mut Writer<'_>) -> Result<(), Error> {
+    let wanted = Mapping::decode(call)?;
     let netid = match wanted.protocol {
-        IPPROTO_TCP => Netid::Tcp,
-        IPPROTO_UDP => Netid::Udp,
-        _ => return 0,
+        IPPROTO_TCP => Some(Netid::Tcp),
+        IPPROTO_UDP => Some(Netid::Udp),
+        _ => None,
     };
-    let found = portmap.find(wanted.program, wanted.version, netid);
-    found.map_or(0, |r| r.address.port().into())
+    let found = netid.and_then(|netid| portmap.find(wanted.program, wanted.version, netid));
+    out.u32(found.map_or(0, |r| r.address.port().into()));
+    Ok(())
 }
 
 /// DUMP (§3.1): all registrations that this version can express.
-fn dump(portmap: &Portmap, out: &mut Writer<'_>) {
+pub fn dump(portmap: &Portmap, _call: &Call<'_>, out: &mut Writer<'_>) -> Result<(), Error> {
     for mapping in portmap.registered.iter().filter_map(Mapping::of) {
         out.bool(true);
         mapping.encode(out);
     }
     out.bool(false);
+    Ok(())
 }
 
 impl Mapping {
@@ -69,7 +58,9 @@ impl Mapping {
         Some(Self { program, version, protocol, port: address.port().into() })
     }
 
-    fn decode(r: &mut Reader<'_>) -> Result<Self, Error> {
+    /// The arguments of a call.
+    fn decode(call: &Call<'_>) -> Result<Self, Error> {
+        let mut r = call.args;
         let (program, version, protocol, port) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
         Ok(Self { program, version, protocol, port })
     }

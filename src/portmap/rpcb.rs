@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::registration::{Netid, Registration};
 use super::{Portmap, uaddr};
-use crate::rpc::{Call, Outcome};
-use crate::xdr::{Encode, Error, Reader, Writer};
+use crate::rpc::program::Call;
+use crate::xdr::{Encode, Error, Writer};
 
 /// Longest string that is accepted, in bytes. The RFC sets no bound; clients send tens of bytes.
 const STRING_MAX: usize = 256;
@@ -24,48 +24,47 @@ struct Rpcb<'a> {
 
 /// Which registered versions match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Versions {
+enum VersionMatch {
+    /// The wanted version, or another one if that is not registered.
     Any,
-    This,
+    /// The wanted version.
+    Exact,
 }
 
-/// Carries out one call.
-pub fn dispatch(
+/// SET and UNSET (§2.2.1): report that nothing was changed.
+pub fn refuse(_portmap: &Portmap, call: &Call<'_>, out: &mut Writer<'_>) -> Result<(), Error> {
+    Rpcb::decode(call)?;
+    out.bool(false);
+    Ok(())
+}
+
+/// GETADDR (§2.2.1): the address of a program, or an empty string if it is not registered.
+pub fn get_addr(portmap: &Portmap, call: &Call<'_>, out: &mut Writer<'_>) -> Result<(), Error> {
+    get(portmap, call, VersionMatch::Any, out)
+}
+
+/// GETVERSADDR (§2.2.1): as GETADDR, for the wanted version only.
+pub fn get_version_addr(
     portmap: &Portmap,
     call: &Call<'_>,
     out: &mut Writer<'_>,
-) -> Result<Outcome, Error> {
-    let mut args = call.args;
-    let local = call.local.ip().to_canonical();
-    match (call.version, call.procedure) {
-        (_, 0) => {}
-        (_, 1 | 2) => {
-            // SET, UNSET
-            Rpcb::decode(&mut args)?;
-            out.bool(false);
-        }
-        (_, 3) => get_addr(portmap, Rpcb::decode(&mut args)?, Versions::Any, local, out),
-        (_, 4) => dump(portmap, out),
-        (4, 9) => get_addr(portmap, Rpcb::decode(&mut args)?, Versions::This, local, out),
-        _ => return Ok(Outcome::Unavailable),
-    }
-    Ok(Outcome::Done)
+) -> Result<(), Error> {
+    get(portmap, call, VersionMatch::Exact, out)
 }
 
-/// GETADDR and GETVERSADDR (§2.2.1): the address of a program, or an empty string if it is not
-/// registered.
-fn get_addr(
+fn get(
     portmap: &Portmap,
-    wanted: Rpcb<'_>,
-    versions: Versions,
-    local: IpAddr,
+    call: &Call<'_>,
+    versions: VersionMatch,
     out: &mut Writer<'_>,
-) {
+) -> Result<(), Error> {
+    let (wanted, local) = (Rpcb::decode(call)?, call.local.ip().to_canonical());
     let found = Netid::named(wanted.netid)
         .and_then(|netid| portmap.find(wanted.program, wanted.version, netid))
-        .filter(|r| versions == Versions::Any || r.version == wanted.version);
+        .filter(|r| versions == VersionMatch::Any || r.version == wanted.version);
     let address = found.map(|r| uaddr::format(reachable(r.address, local, wanted.address)));
     out.opaque(address.unwrap_or_default().as_bytes());
+    Ok(())
 }
 
 /// Returns `registered` with an address that the caller can reach. A specified address is kept.
@@ -82,16 +81,19 @@ fn reachable(registered: SocketAddr, local: IpAddr, called: &[u8]) -> SocketAddr
 }
 
 /// DUMP (§2.2.1): all registrations.
-fn dump(portmap: &Portmap, out: &mut Writer<'_>) {
+pub fn dump(portmap: &Portmap, _call: &Call<'_>, out: &mut Writer<'_>) -> Result<(), Error> {
     for registration in &portmap.registered {
         out.bool(true);
         registration.encode(out);
     }
     out.bool(false);
+    Ok(())
 }
 
 impl<'a> Rpcb<'a> {
-    fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
+    /// The arguments of a call.
+    fn decode(call: &Call<'a>) -> Result<Self, Error> {
+        let mut r = call.args;
         let (program, version) = (r.u32()?, r.u32()?);
         let (netid, address) = (r.opaque(STRING_MAX)?, r.opaque(STRING_MAX)?);
         let _owner = r.opaque(STRING_MAX)?;

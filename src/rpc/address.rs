@@ -1,16 +1,16 @@
-//! By what peers are counted when they share something.
+//! The unit by which peers are counted when they share a resource.
 
 use std::net::IpAddr;
 
 use crate::telemetry::bounded::network;
 
-/// An IPv4 address, or the network of 64 bits of an IPv6 address: a host has at least one such
-/// network's addresses to choose from.
+/// An IPv4 address, or the 64-bit network of an IPv6 address, because a host may use any address of
+/// its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Address(IpAddr);
 
 impl Address {
-    /// The address by which `ip` is counted.
+    /// The address or network by which `ip` is counted.
     pub const fn of(ip: IpAddr) -> Self {
         Self(network(ip))
     }

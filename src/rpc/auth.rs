@@ -1,41 +1,41 @@
-//! Who calls: the credentials of a call (RFC 5531 §8.2, AUTH_SYS in appendix A).
+//! The credentials of a call (RFC 5531 §8.2, AUTH_SYS in appendix A).
 
 use crate::xdr::{Error, Reader};
 
-/// A credential's or verifier's body may not be longer (RFC 5531 §8.2).
+/// Longest body of a credential or verifier, in bytes (RFC 5531 §8.2).
 pub const BODY_MAX: usize = 400;
 
-/// Groups that AUTH_SYS carries at most, besides the first.
+/// Most groups in AUTH_SYS, besides the first.
 pub const GROUPS_MAX: usize = 16;
 
-/// A machine name may not be longer (RFC 5531 appendix A).
+/// Longest machine name, in bytes (RFC 5531 appendix A).
 const MACHINE_MAX: usize = 255;
 
 const AUTH_NONE: u32 = 0;
 const AUTH_SYS: u32 = 1;
 
-/// Why a call is not let in (RFC 5531 §9, `auth_stat`).
+/// Why credentials are not accepted (RFC 5531 §9, `auth_stat`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum AuthStat {
-    /// The credential makes no sense, or is of a kind that is not spoken here.
+    /// The credential cannot be decoded, or its flavor is not supported.
     BadCred = 1,
-    /// A stronger kind of credential is asked for.
+    /// A stronger flavor is required.
     TooWeak = 5,
 }
 
-/// The user that a call is made for, as the client says.
+/// The user for whom a call is made, as claimed by the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credentials {
-    /// Nobody in particular.
+    /// No user (AUTH_NONE).
     None,
-    /// A user of a Unix system; nothing proves it.
-    Sys(Sys),
+    /// A Unix user (AUTH_SYS), without proof.
+    Sys(AuthSys),
 }
 
-/// AUTH_SYS (RFC 5531 appendix A), without the parts that no one uses.
+/// AUTH_SYS (RFC 5531 appendix A), without the stamp and the machine name, which are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sys {
+pub struct AuthSys {
     /// The effective user id.
     pub uid: u32,
     /// The effective group id.
@@ -44,7 +44,7 @@ pub struct Sys {
     count: usize,
 }
 
-impl Sys {
+impl AuthSys {
     /// The credential of a user.
     ///
     /// # Panics
@@ -55,7 +55,7 @@ impl Sys {
         Self { uid, gid, groups: all, count: groups.len() }
     }
 
-    /// The other groups that the user is in.
+    /// The user's other groups.
     pub fn groups(&self) -> &[u32] {
         &self.groups[..self.count]
     }
@@ -75,15 +75,17 @@ impl Sys {
 }
 
 impl Credentials {
-    /// Takes a credential and a verifier. The outer error is of the call's form, the inner one is
-    /// for the caller.
+    /// Decodes a credential and a verifier. The inner error is the reason for a rejection.
+    ///
+    /// # Errors
+    /// The call is malformed.
     pub fn decode(r: &mut Reader<'_>) -> Result<Result<Self, AuthStat>, Error> {
         let (flavor, body) = (r.u32()?, r.opaque(BODY_MAX)?);
-        // The verifiers of both flavors say nothing, so that there is nothing to check.
+        // The verifiers of both flavors are empty by definition, so there is nothing to check.
         let _verifier = (r.u32()?, r.opaque(BODY_MAX)?);
         Ok(match flavor {
             AUTH_NONE => Ok(Self::None),
-            AUTH_SYS => Sys::decode(body).map(Self::Sys).map_err(|_| AuthStat::BadCred),
+            AUTH_SYS => AuthSys::decode(body).map(Self::Sys).map_err(|_| AuthStat::BadCred),
             _ => Err(AuthStat::BadCred),
         })
     }
@@ -123,7 +125,7 @@ mod tests {
     #[test]
     fn a_user_and_its_groups_are_read() {
         let groups: Vec<u32> = (1..=16).collect();
-        let user = Sys::new(1000, 100, &groups);
+        let user = AuthSys::new(1000, 100, &groups);
         check(&encoded(1, &sys_body(&groups)), Ok(Ok(Credentials::Sys(user))));
         check(&encoded(0, &[]), Ok(Ok(Credentials::None)));
     }

@@ -1,10 +1,10 @@
 //! The headers of calls and replies (RFC 5531 §9).
 
 use super::auth::{AuthStat, Credentials};
-use crate::telemetry::metrics::names::Status;
+use crate::telemetry::metrics::names::StatusLabel;
 use crate::xdr::{Error, Reader, Writer};
 
-/// The only version of the protocol that there is.
+/// The only version of the protocol.
 const RPC_VERSION: u32 = 2;
 
 const CALL: u32 = 0;
@@ -13,78 +13,79 @@ const ACCEPTED: u32 = 0;
 const DENIED: u32 = 1;
 const AUTH_NONE: u32 = 0;
 
-/// A call's header, and where its arguments are.
+/// The header of a call, and its arguments.
 #[derive(Clone, Copy, Debug)]
-pub struct Header<'a> {
-    /// The transaction: the reply carries it back.
+pub struct CallHeader<'a> {
+    /// The transaction id, which the reply repeats.
     pub xid: u32,
-    /// The program that is called.
+    /// The program.
     pub program: u32,
     /// Its version.
     pub version: u32,
     /// The procedure of that version.
     pub procedure: u32,
-    /// The user that the call is made for.
+    /// The credentials of the caller.
     pub credentials: Credentials,
     /// The arguments.
     pub args: Reader<'a>,
 }
 
-/// A message that cannot be given to a program.
+/// Why a message is not passed to a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfit {
-    /// No call, or too short to name its transaction: there is nobody to answer.
+pub enum HeaderError {
+    /// It is no call, or too short to have a transaction id. It cannot be answered.
     NoCall,
-    /// A call that is refused.
-    Refused(u32, Reject),
+    /// It is a call, with this transaction id, and is rejected.
+    Rejected(u32, Rejection),
 }
 
 /// Why a call was not carried out (`accept_stat`, `reject_stat`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reject {
+pub enum Rejection {
     /// The RPC version is not 2.
     RpcMismatch,
     /// The credentials are not accepted.
     Auth(AuthStat),
     /// The program is not served here.
     ProgramUnavailable,
-    /// The version is not; these are the lowest and the highest that are.
+    /// The version is not served. The lowest and the highest version that are.
     ProgramMismatch(u32, u32),
     /// The version has no such procedure.
     ProcedureUnavailable,
     /// The arguments cannot be decoded.
     GarbageArgs,
-    /// Something failed that the program has no status for.
+    /// A failure for which the program has no status.
     SystemError,
 }
 
-impl<'a> Header<'a> {
-    /// Takes the header off a record.
+impl<'a> CallHeader<'a> {
+    /// Decodes the header of a record.
     ///
     /// # Errors
-    /// [`Unfit`] says whether and what to answer.
-    pub fn decode(record: &'a [u8]) -> Result<Self, Unfit> {
+    /// The record is not passed to a program; see [`HeaderError`].
+    pub fn decode(record: &'a [u8]) -> Result<Self, HeaderError> {
         let mut r = Reader::new(record);
-        let (xid, kind) = r.u32().and_then(|xid| Ok((xid, r.u32()?))).map_err(|_| Unfit::NoCall)?;
+        let (xid, kind) =
+            r.u32().and_then(|xid| Ok((xid, r.u32()?))).map_err(|_| HeaderError::NoCall)?;
         if kind != CALL {
-            return Err(Unfit::NoCall);
+            return Err(HeaderError::NoCall);
         }
-        // A header that ends early names no program that could find its arguments garbage, but
-        // the standard has no better word for it, and silence would leave the caller waiting.
-        let garbage = |_: Error| Unfit::Refused(xid, Reject::GarbageArgs);
+        // GARBAGE_ARGS is meant for arguments, but the RFC has no better status for a header that
+        // ends early, and without a reply the caller would wait.
+        let garbage = |_: Error| HeaderError::Rejected(xid, Rejection::GarbageArgs);
         if r.u32().map_err(garbage)? != RPC_VERSION {
-            return Err(Unfit::Refused(xid, Reject::RpcMismatch));
+            return Err(HeaderError::Rejected(xid, Rejection::RpcMismatch));
         }
         let mut word = || r.u32().map_err(garbage);
         let (program, version, procedure) = (word()?, word()?, word()?);
         let credentials = Credentials::decode(&mut r)
             .map_err(garbage)?
-            .map_err(|why| Unfit::Refused(xid, Reject::Auth(why)))?;
+            .map_err(|why| HeaderError::Rejected(xid, Rejection::Auth(why)))?;
         Ok(Self { xid, program, version, procedure, credentials, args: r })
     }
 }
 
-/// Writes the header of a reply whose results follow.
+/// Writes the header of a successful reply. The results follow it.
 pub fn success(xid: u32, w: &mut Writer<'_>) {
     accepted(xid, 0, w);
 }
@@ -105,17 +106,17 @@ fn denied(xid: u32, stat: u32, w: &mut Writer<'_>) {
     w.u32(stat);
 }
 
-impl Reject {
-    /// How the metrics call it.
-    pub const fn status(self) -> Status {
+impl Rejection {
+    /// The label for the metrics.
+    pub const fn status(self) -> StatusLabel {
         match self {
-            Self::RpcMismatch => Status::RPC_MISMATCH,
-            Self::Auth(_) => Status::AUTH_ERROR,
-            Self::ProgramUnavailable => Status::PROG_UNAVAIL,
-            Self::ProgramMismatch(..) => Status::PROG_MISMATCH,
-            Self::ProcedureUnavailable => Status::PROC_UNAVAIL,
-            Self::GarbageArgs => Status::GARBAGE_ARGS,
-            Self::SystemError => Status::SYSTEM_ERR,
+            Self::RpcMismatch => StatusLabel::RPC_MISMATCH,
+            Self::Auth(_) => StatusLabel::AUTH_ERROR,
+            Self::ProgramUnavailable => StatusLabel::PROG_UNAVAIL,
+            Self::ProgramMismatch(..) => StatusLabel::PROG_MISMATCH,
+            Self::ProcedureUnavailable => StatusLabel::PROC_UNAVAIL,
+            Self::GarbageArgs => StatusLabel::GARBAGE_ARGS,
+            Self::SystemError => StatusLabel::SYSTEM_ERR,
         }
     }
 
@@ -155,14 +156,14 @@ mod tests {
         words.iter().flat_map(|w| w.to_be_bytes()).collect()
     }
 
-    fn unfit(words: &[u32]) -> Option<Unfit> {
-        Header::decode(&bytes(words)).err()
+    fn error(words: &[u32]) -> Option<HeaderError> {
+        CallHeader::decode(&bytes(words)).err()
     }
 
     #[test]
     fn a_call_is_read() {
         let record = bytes(&NULL);
-        let header = Header::decode(&record).unwrap();
+        let header = CallHeader::decode(&record).unwrap();
         assert_eq!(
             (header.xid, header.program, header.version, header.procedure),
             (0x77, 100_003, 3, 0)
@@ -172,38 +173,42 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_transaction_is_not_answered() {
-        assert_eq!(unfit(&[]), Some(Unfit::NoCall));
-        assert_eq!(unfit(&[1]), Some(Unfit::NoCall));
-        assert_eq!(unfit(&[1, REPLY, 2, 3, 4]), Some(Unfit::NoCall));
+    fn a_message_without_a_transaction_id_is_not_answered() {
+        assert_eq!(error(&[]), Some(HeaderError::NoCall));
+        assert_eq!(error(&[1]), Some(HeaderError::NoCall));
+        assert_eq!(error(&[1, REPLY, 2, 3, 4]), Some(HeaderError::NoCall));
     }
 
     #[test]
-    fn another_rpc_version_is_told_ours() {
-        assert_eq!(unfit(&[1, CALL, 3]), Some(Unfit::Refused(1, Reject::RpcMismatch)));
+    fn another_rpc_version_is_a_mismatch() {
+        assert_eq!(error(&[1, CALL, 3]), Some(HeaderError::Rejected(1, Rejection::RpcMismatch)));
     }
 
     #[test]
-    fn every_truncation_behind_the_transaction_is_garbage() {
+    fn every_truncation_behind_the_transaction_id_is_garbage() {
         for len in 2..NULL.len() {
-            let why = unfit(&NULL[..len]);
-            assert_eq!(why, Some(Unfit::Refused(0x77, Reject::GarbageArgs)), "{len} words");
+            let why = error(&NULL[..len]);
+            assert_eq!(
+                why,
+                Some(HeaderError::Rejected(0x77, Rejection::GarbageArgs)),
+                "{len} words"
+            );
         }
     }
 
     #[test]
-    fn refusals_have_the_form_of_the_standard() {
-        let check = |reject: Reject, expected: &[u32]| {
+    fn rejections_are_encoded_as_in_the_rfc() {
+        let check = |reject: Rejection, expected: &[u32]| {
             let mut out = Vec::new();
             reject.encode(9, &mut Writer::new(&mut out));
             assert_eq!(out, bytes(expected), "{reject:?}");
         };
-        check(Reject::RpcMismatch, &[9, 1, 1, 0, 2, 2]);
-        check(Reject::Auth(AuthStat::BadCred), &[9, 1, 1, 1, 1]);
-        check(Reject::ProgramUnavailable, &[9, 1, 0, 0, 0, 1]);
-        check(Reject::ProgramMismatch(3, 3), &[9, 1, 0, 0, 0, 2, 3, 3]);
-        check(Reject::ProcedureUnavailable, &[9, 1, 0, 0, 0, 3]);
-        check(Reject::GarbageArgs, &[9, 1, 0, 0, 0, 4]);
-        check(Reject::SystemError, &[9, 1, 0, 0, 0, 5]);
+        check(Rejection::RpcMismatch, &[9, 1, 1, 0, 2, 2]);
+        check(Rejection::Auth(AuthStat::BadCred), &[9, 1, 1, 1, 1]);
+        check(Rejection::ProgramUnavailable, &[9, 1, 0, 0, 0, 1]);
+        check(Rejection::ProgramMismatch(3, 3), &[9, 1, 0, 0, 0, 2, 3, 3]);
+        check(Rejection::ProcedureUnavailable, &[9, 1, 0, 0, 0, 3]);
+        check(Rejection::GarbageArgs, &[9, 1, 0, 0, 0, 4]);
+        check(Rejection::SystemError, &[9, 1, 0, 0, 0, 5]);
     }
 }

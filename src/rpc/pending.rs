@@ -12,7 +12,7 @@ pub struct Pending(Box<dyn FnOnce(Ready) + Send>);
 /// is given up and the client has to send it again.
 pub struct Ready(Take);
 
-type Take = Box<dyn FnOnce(&dyn Encode) + Send>;
+type Take = Box<dyn FnOnce(u32, &dyn Encode) + Send>;
 
 /// A call that cannot be carried out before something becomes available.
 pub struct Delay(Box<dyn FnOnce(Wake) + Send>);
@@ -46,14 +46,15 @@ impl Pending {
 }
 
 impl Ready {
-    /// Creates a taker that passes the results to `write`, which must not block.
-    pub fn new(write: impl FnOnce(&dyn Encode) + Send + 'static) -> Self {
+    /// Creates a taker that passes the status and the results to `write`, which must not block.
+    pub fn new(write: impl FnOnce(u32, &dyn Encode) + Send + 'static) -> Self {
         Self(Box::new(write))
     }
 
-    /// Writes the results.
-    pub fn write(self, results: &dyn Encode) {
-        (self.0)(results);
+    /// Writes the results. `status` is the status in them, as in
+    /// [`Outcome::Done`](super::program::Outcome::Done).
+    pub fn write(self, status: u32, results: &dyn Encode) {
+        (self.0)(status, results);
     }
 }
 

@@ -5,33 +5,33 @@
 //!   '------------------------------- one record ------------------------------------------'
 //! ```
 //!
-//! Two buffers, so that a connection which says nothing costs nothing:
-//! - `scratch`, which the connections of a thread share: the socket is read into it in large
-//!   pieces, and the records in it are handed out where they lie;
-//! - `held`, the connection's own: the bytes of a record that is not complete. A large record (a
-//!   WRITE) is read straight into it, and it is given away whole with the record. It grows with
-//!   what arrives, never by what a header claims.
+//! There are two buffers, so an idle connection holds no memory:
+//! - `scratch`, which the connections of a thread share. Sockets are read into it in large pieces,
+//!   and its records are passed on without a copy.
+//! - `held`, which belongs to the connection and has the bytes of an incomplete record. A large
+//!   record (a WRITE) is read directly into it, and the buffer is passed on with the record. It
+//!   grows with the bytes that arrive, never by the length in a header.
 //!
-//! The bound holds for the sum of a record's fragments, before anything is kept of them.
+//! The bound holds for the sum of a record's fragments, and is checked before they are kept.
 
-/// Fragments that a record may come in. Real clients send one or a few; empty ones carry nothing
-/// and must not keep a connection busy for ever.
+/// Most fragments of a record. Clients send one or a few. Empty fragments must not keep a
+/// connection busy forever.
 const FRAGMENTS_MAX: usize = 1024;
 
-/// From this size on an incomplete record is read into a buffer of its own.
+/// Incomplete records of at least this size, in bytes, are read into a buffer of their own.
 const LARGE: usize = 32 * 1024;
 
-/// From this size on a record needs room in the memory budget before all of it is read.
+/// Records larger than this, in bytes, need room in the memory budget before they are read whole.
 const ADMITTED: usize = 8 * 1024;
 
-/// A buffer of this size is kept by a connection that has nothing to keep in it: small WRITEs that
-/// come in a row are seldom cut where a record ends.
+/// A connection keeps an empty buffer of up to this size, in bytes: reads seldom end where a record
+/// ends, so a series of small WRITEs would allocate it again and again.
 const KEPT: usize = 8 * 1024;
 
-/// The first allocation for a large record; it doubles as bytes arrive.
+/// The first allocation for a large record, in bytes. It doubles as bytes arrive.
 const FIRST: usize = 128 * 1024;
 
-/// The stream cannot be understood any further.
+/// The stream is invalid from here on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The record is larger than a call can be.
@@ -42,32 +42,32 @@ pub enum Error {
     TooManyFragments,
 }
 
-/// Whether to go on with the next record.
+/// Whether to continue with the next record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// Go on.
+    /// Continue.
     Go,
-    /// Keep what comes behind this record: too much waits to be answered or sent.
+    /// Keep the bytes behind this record: too many calls or replies are queued.
     Pause,
 }
 
 /// The header of a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct FragmentHeader {
     /// Whether the fragment ends its record.
     pub last: bool,
     /// How many bytes follow, below 2^31.
     pub len: usize,
 }
 
-impl Header {
-    /// The header in the first four of `bytes`, if they are there.
+impl FragmentHeader {
+    /// Decodes the header in the first four of `bytes`. `None`: there are fewer.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let word = u32::from_be_bytes(*bytes.first_chunk()?);
         Some(Self { last: word >> 31 == 1, len: (word & 0x7fff_ffff) as usize })
     }
 
-    /// The header of a record of `len` bytes in one fragment.
+    /// Returns the header of a record of `len` bytes in one fragment.
     pub fn whole(len: usize) -> u32 {
         0x8000_0000 | u32::try_from(len).expect("a record is smaller than 2 GiB")
     }
@@ -78,24 +78,24 @@ impl Header {
 pub struct Records {
     /// Largest record, in bytes.
     max: usize,
-    /// What came before: an incomplete fragment with its header.
+    /// An incomplete fragment with its header.
     held: Vec<u8>,
-    /// The fragments, without their headers, of a record whose last one has not come.
+    /// The fragments, without their headers, of a record whose last fragment has not arrived.
     joined: Vec<u8>,
     fragments: usize,
     /// Whether the last record was a large one.
     large: bool,
-    /// Records that were given out.
+    /// Records that were passed on.
     given: u64,
 }
 
 impl Records {
-    /// For records of at most `max` bytes.
+    /// The start of a stream of records of at most `max` bytes.
     pub const fn new(max: usize) -> Self {
         Self { max, held: Vec::new(), joined: Vec::new(), fragments: 0, large: false, given: 0 }
     }
 
-    /// How many records were given out.
+    /// The number of records that were passed on.
     pub const fn given(&self) -> u64 {
         self.given
     }
@@ -105,39 +105,39 @@ impl Records {
         self.held.capacity() + self.joined.capacity()
     }
 
-    /// The memory that the record which has begun may need in the end, if it is large; else 0. Not
-    /// to be asked after a pause, when complete records may be held.
+    /// Returns the memory that the incomplete record may need, in bytes, or 0 if the record is
+    /// small. Must not be called after a pause, when complete records may be held.
     pub fn needs(&self) -> usize {
-        let fragment = Header::parse(&self.held).map_or(0, |header| 4 + header.len);
+        let fragment = FragmentHeader::parse(&self.held).map_or(0, |header| 4 + header.len);
         let known = self.joined.len() + fragment;
         match self.fragments {
             _ if known <= ADMITTED => 0,
             0 => known,
-            _ => self.max.max(known), // how many fragments follow is not known
+            _ => self.max.max(known), // more fragments may follow
         }
     }
 
-    /// Whether a record has begun and is not complete.
+    /// Whether there is an incomplete record.
     pub const fn inside(&self) -> bool {
         !self.held.is_empty() || self.fragments > 0
     }
 
-    /// How much to read into the scratch buffer. Behind a large record, mostly another one comes:
-    /// then its header and a little more will do, because what is read there is copied.
+    /// The most to read into the scratch buffer, in bytes. A large record is mostly followed by
+    /// another one. Its header and little more is read then, because those bytes are copied.
     pub const fn appetite(&self) -> usize {
         if self.large { LARGE / 2 } else { usize::MAX }
     }
 
-    /// How many bytes the record that has begun still needs, if it is one of the large kind, which
-    /// is read into [`Records::room`]; others go through the scratch buffer.
+    /// Returns how many bytes of the incomplete fragment are missing, if it is large and therefore
+    /// read into [`Records::room`]. Others are read into the scratch buffer.
     fn wanted(&self) -> Option<usize> {
-        let header = Header::parse(&self.held)?;
+        let header = FragmentHeader::parse(&self.held)?;
         let whole = 4 + header.len;
         (whole >= LARGE && self.held.len() < whole).then(|| whole - self.held.len())
     }
 
-    /// Where the next bytes of a large record go: its own buffer and how many may be appended.
-    /// `None`: read into the scratch buffer, behind [`Records::begin`].
+    /// Returns the buffer of a large record, and how many bytes to append to it. `fresh` provides a
+    /// new buffer. `None`: read into the scratch buffer, after [`Records::begin`].
     pub fn room(&mut self, fresh: impl FnOnce() -> Vec<u8>) -> Option<(&mut Vec<u8>, usize)> {
         let wanted = self.wanted()?;
         if self.held.capacity() < LARGE {
@@ -153,17 +153,18 @@ impl Records {
         Some((&mut self.held, wanted.min(free)))
     }
 
-    /// The record that [`Records::room`] was filled with, once it is complete.
+    /// Returns the buffer of a large record, header included, if the record is complete.
     pub fn completed(&mut self) -> Option<Vec<u8>> {
-        let header = Header::parse(&self.held)?;
+        let header = FragmentHeader::parse(&self.held)?;
         let complete = self.held.len() >= LARGE && self.held.len() == 4 + header.len;
         self.large = complete && header.last && self.fragments == 0;
         self.given += u64::from(self.large);
         self.large.then(|| std::mem::take(&mut self.held))
     }
 
-    /// Moves what is held to the start of `scratch`; answers how many bytes that was. Called before
-    /// the scratch buffer is read into, and [`Records::feed`] after, whether bytes came or not.
+    /// Moves the bytes that are held to the start of `scratch`, and returns their number. Must be
+    /// called before a read into the scratch buffer, and [`Records::feed`] after it, even if no
+    /// bytes were read.
     pub fn begin(&mut self, scratch: &mut [u8]) -> usize {
         let len = self.held.len();
         scratch[..len].copy_from_slice(&self.held);
@@ -174,12 +175,11 @@ impl Records {
         len
     }
 
-    /// Takes the records out of `bytes` and gives them to `each`, until that says
-    /// [`Flow::Pause`]; keeps what is left over.
+    /// Passes the records in `bytes` to `each`, until that returns [`Flow::Pause`]. Keeps the rest.
     ///
     /// # Errors
-    /// The stream makes no sense from here on: the connection must be closed. Records before that
-    /// place were given out.
+    /// The stream is invalid and the connection must be closed. The records before the invalid one
+    /// were passed on.
     pub fn feed(
         &mut self,
         mut bytes: &[u8],
@@ -187,7 +187,7 @@ impl Records {
     ) -> Result<Flow, Error> {
         let mut flow = Flow::Go;
         while flow == Flow::Go
-            && let Some(header) = Header::parse(bytes)
+            && let Some(header) = FragmentHeader::parse(bytes)
         {
             if self.joined.len() + header.len > self.max {
                 return Err(Error::TooLarge(self.max));
@@ -200,8 +200,8 @@ impl Records {
         Ok(flow)
     }
 
-    /// Goes on with what is held: after a pause, or when [`Records::room`] was filled with a
-    /// fragment that [`Records::completed`] did not give out, being one of several.
+    /// Continues with the bytes that are held: after a pause, or when [`Records::room`] was filled
+    /// and [`Records::completed`] returned nothing, because the fragment is one of several.
     ///
     /// # Errors
     /// As [`Records::feed`].
@@ -222,7 +222,7 @@ impl Records {
         self.large = false;
         if last && self.fragments == 0 {
             self.given += 1;
-            return Ok(each(fragment)); // nearly always: the record lies in one piece
+            return Ok(each(fragment)); // the common case: one fragment, no copy
         }
         self.fragments += 1;
         if self.fragments > FRAGMENTS_MAX {
@@ -251,10 +251,10 @@ mod tests {
         let mut stream = Vec::new();
         let mut pieces = record.chunks(piece.max(1)).peekable();
         if pieces.peek().is_none() {
-            stream.extend(Header::whole(0).to_be_bytes());
+            stream.extend(FragmentHeader::whole(0).to_be_bytes());
         }
         while let Some(fragment) = pieces.next() {
-            let whole = Header::whole(fragment.len());
+            let whole = FragmentHeader::whole(fragment.len());
             let header = if pieces.peek().is_some() { whole & 0x7fff_ffff } else { whole };
             stream.extend(header.to_be_bytes());
             stream.extend(fragment);
@@ -262,8 +262,8 @@ mod tests {
         (record, stream)
     }
 
-    /// What a connection does: reads `stream` in pieces of `sizes`, pausing after each record if
-    /// `pauses`; answers the records.
+    /// Reads `stream` in pieces of `sizes`, as a connection does, and pauses after each record if
+    /// `pauses`. Returns the records.
     fn read(stream: &[u8], sizes: &[usize], pauses: bool) -> Result<Vec<Vec<u8>>, Error> {
         let mut records = Records::new(MAX);
         let mut scratch = vec![0; 64 * 1024];
@@ -299,9 +299,9 @@ mod tests {
     }
 
     #[test]
-    fn a_record_above_the_bound_is_refused_by_its_header_alone() {
+    fn a_record_above_the_bound_is_refused_by_its_header() {
         let mut records = Records::new(MAX);
-        let header = Header::whole(MAX + 1).to_be_bytes();
+        let header = FragmentHeader::whole(MAX + 1).to_be_bytes();
         assert_eq!(records.feed(&header, |_| Flow::Go), Err(Error::TooLarge(MAX)));
     }
 
@@ -312,15 +312,15 @@ mod tests {
     }
 
     #[test]
-    fn empty_fragments_do_not_go_on_for_ever() {
+    fn empty_fragments_are_bounded() {
         let stream = vec![0; 4 * (FRAGMENTS_MAX + 1)];
         assert_eq!(read(&stream, &[50_000], false), Err(Error::TooManyFragments));
     }
 
     #[test]
-    fn a_claimed_length_allocates_little_until_bytes_come() {
+    fn memory_grows_with_the_bytes_that_arrive() {
         let mut records = Records::new(1 << 30);
-        let header = Header::whole(1 << 30).to_be_bytes();
+        let header = FragmentHeader::whole(1 << 30).to_be_bytes();
         assert_eq!(records.feed(&header, |_| Flow::Go), Ok(Flow::Go));
         let (own, _) = records.room(Vec::new).unwrap();
         assert!(own.capacity() <= 2 * FIRST, "{} bytes", own.capacity());
@@ -328,7 +328,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn records_come_out_as_they_went_in_however_they_are_cut(
+        fn records_are_read_whole_however_they_are_cut(
             shapes in prop::collection::vec((0usize..100_000, 700usize..80_000), 1..8),
             sizes in prop::collection::vec(1usize..70_000, 1..6),
             pauses: bool,

@@ -1,7 +1,8 @@
-//! From a record to its reply: finds the program, remembers the answers that must be repeated.
+//! From a record to its reply: finds the program, classifies the call, and keeps the replies that
+//! retransmissions must get.
 //!
-//! Knows no socket: a reply is written into a buffer, and whoever waits for the answer of a
-//! repeated call is told through [`Reply`].
+//! This module knows no socket. Replies are written into buffers; a retransmission that waits for
+//! the reply of its first copy gets it through a [`ReplySink`].
 
 use std::array;
 use std::collections::hash_map::RandomState;
@@ -12,25 +13,25 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::message::{self, Header, Reject, Unfit};
+use super::message::{self, CallHeader, HeaderError, Rejection};
 use super::pending::{Delay, Pending};
-use super::replay::{Key, Replay, Seen};
-use super::{Call, Outcome, Program};
+use super::program::{Call, Outcome, Program, Retransmission};
+use super::replay::{CallKey, Lookup, ReplyCache};
 use crate::sched::Patience;
 use crate::sched::lanes::Lane;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::metrics::names::{Procedure, Status};
+use crate::telemetry::metrics::names::{ProcedureLabel, StatusLabel};
 use crate::xdr::{Encode, Writer};
 
-/// Parts of the reply cache, by client, so that two clients seldom wait for each other.
+/// Independently locked parts of the reply cache, by client, so that clients seldom contend.
 const SHARDS: usize = 16;
 
-/// Smaller replies need no room in the memory budget before their call is carried out.
+/// Replies up to this size, in bytes, are not charged to the memory budget before their call runs.
 const LARGE_REPLY: usize = 16 * 1024;
 
-/// What a call needs before it is tried where it was read.
+/// Admits a call before it is tried on the thread that read it.
 pub trait Gate {
-    /// Whether there is memory for a large reply of so many bytes.
+    /// Whether the memory budget has room for a large reply of so many bytes.
     fn admit(&mut self, bytes: usize) -> bool;
 
     /// Whether a call of this lane may begin.
@@ -38,19 +39,19 @@ pub trait Gate {
 }
 
 /// Where a reply goes.
-pub trait Reply: Send + Sync {
+pub trait ReplySink: Send + Sync {
     /// Sends a whole reply, without its record mark.
     fn send(&self, reply: &[u8]);
 
-    /// There will be no reply: whoever waits for it has to ask again. Only takes note, so that it
-    /// may be called wherever a call ends.
-    fn lost(&self);
+    /// Notes that there will be no reply: the client has to send the call again. Does not block and
+    /// takes no lock, so it may be called wherever a call ends.
+    fn mark_lost(&self);
 
-    /// Whether there is still somebody who can get it.
-    fn is_there(&self) -> bool;
+    /// Whether a reply may still reach the client.
+    fn is_reachable(&self) -> bool;
 }
 
-/// Where a call came from and arrived.
+/// The addresses of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
     /// The client's address.
@@ -59,180 +60,223 @@ pub struct Origin {
     pub local: SocketAddr,
 }
 
-/// How a call is carried out that was not where it was read.
+/// How a call runs.
 #[derive(Clone, Copy, Debug)]
-pub struct How {
-    /// Where it came from and arrived.
+pub struct RunContext {
+    /// The addresses of the call.
     pub origin: Origin,
-    /// Whether it may sleep.
+    /// Whether it may block.
     pub patience: Patience,
-    /// Whether it may wait for what it needs, see [`Outcome::Wait`].
+    /// Whether it may wait for what it needs ([`Outcome::Wait`]).
     pub may_wait: bool,
 }
 
-/// What became of a record.
+/// The result for a record.
 #[derive(Debug)]
 pub enum Verdict {
-    /// The reply is written; for the metrics, what was called and how it ended.
-    Answered(Procedure, Status),
-    /// The reply of its first copy is written again.
+    /// The reply is written. For the metrics: the procedure and the status.
+    Answered(ProcedureLabel, StatusLabel),
+    /// The call is a retransmission; the reply of its first copy is written.
     Replayed,
-    /// There is nothing to answer: no call, or its answer comes when its first copy is done.
+    /// There is nothing to send: the record is no call, or the reply follows when the first copy of
+    /// the call is done.
     Silent,
-    /// Nothing was done: there is no memory for its reply.
+    /// Nothing was done, because there is no memory for the reply.
     Deferred,
-    /// It has to be tried again where it may sleep, with what is remembered of it.
-    Later(Option<Key>),
-    /// It waits, and has to be tried again then. Only if it may wait.
+    /// The call must run again where it may block, with its key in the reply cache.
+    Later(Option<CallKey>),
+    /// The call must run again when what it needs is available. Only with
+    /// [`RunContext::may_wait`].
     Wait(Delay),
-    /// It was carried out, and [`Service::finish`] writes its reply when the results are there.
-    Pending(Carried, Pending),
+    /// The call was carried out. [`Service::finish`] writes its reply when it has its results.
+    Pending(PendingReply, Pending),
 }
 
-/// A call that was carried out and waits for its results.
+/// Identifies the reply to a call that was carried out and waits for its results.
 #[derive(Clone, Copy, Debug)]
-pub struct Carried {
-    /// What is remembered of it, to be forgotten if the results never come.
-    pub key: Option<Key>,
+pub struct PendingReply {
+    /// The key in the reply cache, to be forgotten if there will be no results.
+    pub key: Option<CallKey>,
     xid: u32,
-    program: u32,
-    procedure: u32,
+    procedure: ProcedureLabel,
 }
 
 /// The programs that one set of sockets serves.
 pub struct Service {
-    programs: Vec<Arc<dyn Program>>,
-    replay: [Mutex<Replay<Arc<dyn Reply>>>; SHARDS],
+    programs: Vec<ServedProgram>,
+    replies: [Mutex<ReplyCache<Arc<dyn ReplySink>>>; SHARDS],
     hasher: RandomState,
     metrics: Arc<Metrics>,
 }
 
-impl Service {
-    /// Serves `programs`, counts in `metrics`, and keeps so many bytes of answers for calls that
-    /// are repeated.
-    pub fn new(programs: Vec<Arc<dyn Program>>, metrics: Arc<Metrics>, replies: usize) -> Self {
-        let replay = array::from_fn(|_| Mutex::new(Replay::new(replies / SHARDS)));
-        Self { programs, replay, hasher: RandomState::new(), metrics }
+/// A program that is served.
+struct ServedProgram {
+    program: Arc<dyn Program>,
+    number: u32,
+    versions: (u32, u32),
+    /// For each version, the labels of its procedures by their numbers.
+    labels: Vec<Vec<ProcedureLabel>>,
+}
+
+impl ServedProgram {
+    fn new(program: Arc<dyn Program>, metrics: &Metrics) -> Self {
+        let (number, versions) = (program.number(), program.versions());
+        let labels = (versions.0..=versions.1).map(|version| {
+            let names = program.names(version);
+            let mut labels = Vec::new();
+            for (number, name) in names.procedures {
+                let number = number as usize;
+                labels.resize(labels.len().max(number + 1), ProcedureLabel::OTHER);
+                labels[number] = metrics.labels().find(names.program, name);
+            }
+            labels
+        });
+        let labels = labels.collect();
+        Self { program, number, versions, labels }
     }
 
-    /// Answers a record, as far as possible without sleeping; appends the reply to `out`.
-    /// `waiter` is where the answer goes if the call is the copy of one that is running. A call
-    /// that `gate` does not let through is not tried.
+    /// The label of a procedure; `version` is one of those served.
+    fn label(&self, version: u32, procedure: u32) -> ProcedureLabel {
+        let labels = &self.labels[(version - self.versions.0) as usize];
+        labels.get(procedure as usize).copied().unwrap_or(ProcedureLabel::OTHER)
+    }
+}
+
+impl Service {
+    /// Serves `programs` and counts their calls in `metrics`. The reply cache has
+    /// `reply_cache_bytes`.
+    pub fn new(
+        programs: Vec<Arc<dyn Program>>,
+        metrics: Arc<Metrics>,
+        reply_cache_bytes: usize,
+    ) -> Self {
+        let programs =
+            programs.into_iter().map(|program| ServedProgram::new(program, &metrics)).collect();
+        let replies = array::from_fn(|_| Mutex::new(ReplyCache::new(reply_cache_bytes / SHARDS)));
+        Self { programs, replies, hasher: RandomState::new(), metrics }
+    }
+
+    /// Answers a record, as far as possible without blocking; appends the reply to `out`. `sink`
+    /// returns where the reply goes if the call is a retransmission of one that runs. A call that
+    /// `gate` does not admit is not tried.
     pub fn answer(
         &self,
         record: &[u8],
         origin: Origin,
-        waiter: &dyn Fn() -> Arc<dyn Reply>,
+        sink: &dyn Fn() -> Arc<dyn ReplySink>,
         gate: &mut dyn Gate,
         out: &mut Vec<u8>,
     ) -> Verdict {
         let mut w = Writer::new(out);
-        let header = match Header::decode(record) {
+        let header = match CallHeader::decode(record) {
             Ok(header) => header,
-            Err(Unfit::NoCall) => return Verdict::Silent,
-            Err(Unfit::Refused(xid, why)) => {
+            Err(HeaderError::NoCall) => return Verdict::Silent,
+            Err(HeaderError::Rejected(xid, why)) => {
                 why.encode(xid, &mut w);
-                return Verdict::Answered(Procedure::OTHER, why.status());
+                return Verdict::Answered(ProcedureLabel::OTHER, why.status());
             }
         };
-        let program = match self.program(&header) {
-            Ok(program) => program,
+        let served = match self.served(&header) {
+            Ok(served) => served,
             Err(why) => {
                 why.encode(header.xid, &mut w);
-                return Verdict::Answered(Procedure::OTHER, why.status());
+                return Verdict::Answered(ProcedureLabel::OTHER, why.status());
             }
         };
-        let size = program.reply_size(header.procedure, header.args);
-        if size > LARGE_REPLY && !gate.admit(size) {
+        let class = served.program.classify(header.version, header.procedure, header.args);
+        if class.reply_size > LARGE_REPLY && !gate.admit(class.reply_size) {
             return Verdict::Deferred;
         }
         let mut key = None;
-        if program.remembers(header.version, header.procedure) {
+        if class.retransmission == Retransmission::Replayed {
             let new = self.key(record, &header, origin);
-            match self.shard(new.client).begin(new, Instant::now(), waiter) {
-                Seen::New => key = Some(new),
-                Seen::Running => return Verdict::Silent,
-                Seen::Answered(answer) => {
+            match self.shard(new.client).begin(new, Instant::now(), sink) {
+                Lookup::New => key = Some(new),
+                Lookup::Running => return Verdict::Silent,
+                Lookup::Answered(reply) => {
                     self.metrics.replayed.add(1);
-                    out.extend_from_slice(answer);
+                    out.extend_from_slice(reply);
                     return Verdict::Replayed;
                 }
             }
         }
-        match program.lane(header.procedure, header.args) {
+        match class.lane {
             Some(lane) if !gate.enter(lane) => Verdict::Later(key),
             _ => {
-                let how = How { origin, patience: Patience::None, may_wait: false };
-                self.run(program, &header, how, key, out)
+                let context = RunContext { origin, patience: Patience::None, may_wait: false };
+                self.run(served, &header, context, key, out)
             }
         }
     }
 
-    /// Answers a record for which [`Service::answer`] said [`Verdict::Later`]. Blocks, if it may;
-    /// otherwise it may say the same again.
+    /// Answers a record for which [`Service::answer`] returned [`Verdict::Later`]. Blocks if
+    /// `context` allows it, and may return [`Verdict::Later`] again otherwise.
     pub fn answer_again(
         &self,
         record: &[u8],
-        how: How,
-        key: Option<Key>,
+        context: RunContext,
+        key: Option<CallKey>,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        let Ok(header) = Header::decode(record) else { return Verdict::Silent };
-        let Ok(program) = self.program(&header) else { return Verdict::Silent };
-        self.run(program, &header, how, key, out)
+        let Ok(header) = CallHeader::decode(record) else { return Verdict::Silent };
+        let Ok(served) = self.served(&header) else { return Verdict::Silent };
+        self.run(served, &header, context, key, out)
     }
 
-    /// Writes the reply to a call whose results have come.
-    pub fn finish(&self, call: Carried, results: &dyn Encode, out: &mut Vec<u8>) -> Verdict {
+    /// Writes the reply to a call that waited for its results. `status` is the status in them.
+    pub fn finish(
+        &self,
+        reply: PendingReply,
+        status: u32,
+        results: &dyn Encode,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
         let start = out.len();
         let mut w = Writer::new(out);
-        message::success(call.xid, &mut w);
-        let mark = w.mark();
+        message::success(reply.xid, &mut w);
         results.encode(&mut w);
-        let program = self.programs.iter().find(|program| program.number() == call.program);
-        let status = program.map_or(0, |program| program.status(call.procedure, w.written(mark)));
-        if let Some(key) = call.key {
-            Running { service: self, key }.settle(&out[start..]);
+        if let Some(key) = reply.key {
+            RunningCall { service: self, key }.settle(&out[start..]);
         }
-        Verdict::Answered(Procedure::of(call.program, call.procedure), Status::of(status))
+        Verdict::Answered(reply.procedure, StatusLabel::of(status))
     }
 
-    /// Whether somebody waits for the answer of a running call who sent a copy of it.
-    pub fn is_awaited(&self, key: Key) -> bool {
-        self.shard(key.client).waiting(key).iter().any(|waiter| waiter.is_there())
+    /// Whether a client that sent a running call again can still get the reply.
+    pub fn is_awaited(&self, key: CallKey) -> bool {
+        self.shard(key.client).waiting(key).iter().any(|sink| sink.is_reachable())
     }
 
-    /// Forgets a call that was given up: it will not be tried again, or its results do not come.
-    /// Those who wait for its answer are told.
-    pub fn forget(&self, key: Option<Key>) {
+    /// Forgets a call that was given up: it will not run again, or has no results. The
+    /// retransmissions that wait for its reply are lost.
+    pub fn forget(&self, key: Option<CallKey>) {
         if let Some(key) = key {
             let waiting = self.shard(key.client).abandon(key);
-            waiting.iter().for_each(|waiter| waiter.lost());
+            waiting.iter().for_each(|sink| sink.mark_lost());
         }
     }
 
-    fn program(&self, header: &Header<'_>) -> Result<&dyn Program, Reject> {
-        let program = self.programs.iter().find(|program| program.number() == header.program);
-        let program = program.ok_or(Reject::ProgramUnavailable)?.as_ref();
-        let (low, high) = program.versions();
+    fn served(&self, header: &CallHeader<'_>) -> Result<&ServedProgram, Rejection> {
+        let served = self.programs.iter().find(|served| served.number == header.program);
+        let served = served.ok_or(Rejection::ProgramUnavailable)?;
+        let (low, high) = served.versions;
         if (low..=high).contains(&header.version) {
-            Ok(program)
+            Ok(served)
         } else {
-            Err(Reject::ProgramMismatch(low, high))
+            Err(Rejection::ProgramMismatch(low, high))
         }
     }
 
     fn run(
         &self,
-        program: &dyn Program,
-        header: &Header<'_>,
-        how: How,
-        key: Option<Key>,
+        served: &ServedProgram,
+        header: &CallHeader<'_>,
+        context: RunContext,
+        key: Option<CallKey>,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        let How { origin, patience, may_wait } = how;
+        let RunContext { origin, patience, may_wait } = context;
         let start = out.len();
-        let running = key.map(|key| Running { service: self, key });
+        let running = key.map(|key| RunningCall { service: self, key });
         let call = Call {
             version: header.version,
             procedure: header.procedure,
@@ -245,12 +289,12 @@ impl Service {
         };
         let mut w = Writer::new(out);
         message::success(header.xid, &mut w);
-        let results = w.mark();
-        let rejected = match program.call(&call, &mut w) {
-            Outcome::Done => None,
+        let procedure = served.label(header.version, header.procedure);
+        let result = match served.program.call(&call, &mut w) {
+            Outcome::Done { status } => Ok(StatusLabel::of(status)),
             Outcome::Later if patience == Patience::None => {
                 out.truncate(start);
-                std::mem::forget(running); // it goes on, elsewhere
+                std::mem::forget(running); // the call runs again
                 return Verdict::Later(key);
             }
             Outcome::Wait(delay) if may_wait => {
@@ -258,32 +302,28 @@ impl Service {
                 std::mem::forget(running);
                 return Verdict::Wait(delay);
             }
-            Outcome::Later | Outcome::Wait(_) => Some(Reject::SystemError),
+            Outcome::Later | Outcome::Wait(_) => Err(Rejection::SystemError),
             Outcome::Pending(pending) => {
                 out.truncate(start);
                 std::mem::forget(running);
-                let Header { xid, program, procedure, .. } = *header;
-                return Verdict::Pending(Carried { key, xid, program, procedure }, pending);
+                return Verdict::Pending(PendingReply { key, xid: header.xid, procedure }, pending);
             }
-            Outcome::Unavailable => Some(Reject::ProcedureUnavailable),
-            Outcome::Garbage => Some(Reject::GarbageArgs),
+            Outcome::Unavailable => Err(Rejection::ProcedureUnavailable),
+            Outcome::Garbage => Err(Rejection::GarbageArgs),
         };
-        let status = match rejected {
-            None => Status::of(program.status(header.procedure, w.written(results))),
-            Some(why) => {
-                out.truncate(start);
-                why.encode(header.xid, &mut Writer::new(out));
-                why.status()
-            }
-        };
+        let status = result.unwrap_or_else(|why| {
+            out.truncate(start);
+            why.encode(header.xid, &mut Writer::new(out));
+            why.status()
+        });
         if let Some(running) = running {
             running.settle(&out[start..]);
         }
-        Verdict::Answered(Procedure::of(header.program, header.procedure), status)
+        Verdict::Answered(procedure, status)
     }
 
-    fn key(&self, record: &[u8], header: &Header<'_>, origin: Origin) -> Key {
-        Key {
+    fn key(&self, record: &[u8], header: &CallHeader<'_>, origin: Origin) -> CallKey {
+        CallKey {
             client: origin.peer.ip().to_canonical(),
             xid: header.xid,
             procedure: header.procedure,
@@ -291,35 +331,34 @@ impl Service {
         }
     }
 
-    fn shard(&self, client: IpAddr) -> MutexGuard<'_, Replay<Arc<dyn Reply>>> {
+    fn shard(&self, client: IpAddr) -> MutexGuard<'_, ReplyCache<Arc<dyn ReplySink>>> {
         #[allow(clippy::cast_possible_truncation)] // below SHARDS
         let index = (self.hasher.hash_one(client) % SHARDS as u64) as usize;
-        // Every step of the cache leaves it whole, so that a panic in one does not spoil it.
-        self.replay[index].lock()
+        self.replies[index].lock()
     }
 }
 
-/// A remembered call that is being carried out. Dropped without an answer, which only a panic
-/// does, it is forgotten, so that a copy of it is carried out instead of waiting for ever, and
-/// those that wait are told.
-struct Running<'a> {
+/// A call that runs and has an entry in the reply cache. If it is dropped without a reply, which
+/// only a panic causes, the entry is forgotten and the retransmissions that wait for the reply are
+/// lost. Otherwise they, and later ones, would wait forever.
+struct RunningCall<'a> {
     service: &'a Service,
-    key: Key,
+    key: CallKey,
 }
 
-impl Running<'_> {
-    /// Keeps the answer and sends it to those who wait for it.
-    fn settle(self, answer: &[u8]) {
-        let waiting = self.service.shard(self.key.client).finish(self.key, Instant::now(), answer);
-        for waiter in waiting {
+impl RunningCall<'_> {
+    /// Keeps the reply, and sends it to the retransmissions that wait for it.
+    fn settle(self, reply: &[u8]) {
+        let waiting = self.service.shard(self.key.client).finish(self.key, Instant::now(), reply);
+        for sink in waiting {
             self.service.metrics.replayed.add(1);
-            waiter.send(answer);
+            sink.send(reply);
         }
         std::mem::forget(self);
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for RunningCall<'_> {
     fn drop(&mut self) {
         self.service.forget(Some(self.key));
     }
@@ -328,10 +367,12 @@ impl Drop for Running<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::program::{CallClass, ProcedureNames};
+    use crate::xdr::Reader;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Its procedure has to sleep; then it panics, or waits for as long as it may.
+    /// Its procedure has to block; then it panics, or waits for as long as it may, and fails.
     struct Unlucky {
         panics: bool,
     }
@@ -345,8 +386,12 @@ mod tests {
             (1, 1)
         }
 
-        fn remembers(&self, _version: u32, _procedure: u32) -> bool {
-            true
+        fn names(&self, _version: u32) -> ProcedureNames {
+            ProcedureNames { program: "unlucky", procedures: vec![(1, "FAIL")] }
+        }
+
+        fn classify(&self, _version: u32, _procedure: u32, _args: Reader<'_>) -> CallClass {
+            CallClass { retransmission: Retransmission::Replayed, ..CallClass::default() }
         }
 
         fn call(&self, call: &Call<'_>, _out: &mut Writer<'_>) -> Outcome {
@@ -356,7 +401,7 @@ mod tests {
                     std::panic::resume_unwind(Box::new("on purpose"))
                 }
                 Patience::Blocking if call.may_wait => Outcome::Wait(Delay::new(|wake| wake())),
-                Patience::Blocking => Outcome::Done,
+                Patience::Blocking => Outcome::Done { status: 70 },
             }
         }
     }
@@ -379,27 +424,28 @@ mod tests {
         lost: AtomicUsize,
     }
 
-    impl Reply for Waiter {
+    impl ReplySink for Waiter {
         fn send(&self, _reply: &[u8]) {
             self.sent.fetch_add(1, Ordering::Relaxed);
         }
 
-        fn lost(&self) {
+        fn mark_lost(&self) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
 
-        fn is_there(&self) -> bool {
+        fn is_reachable(&self) -> bool {
             self.lost.load(Ordering::Relaxed) == 0
         }
     }
 
-    /// Has a call and a copy of it come, the first one end, and another copy come; answers what
-    /// became of that, and of those who waited.
+    /// Sends a call and a copy of it, lets `end` end the first one, and sends another copy. Returns
+    /// the verdict for that, and the sink of the copy that waited.
     fn check(
         panics: bool,
-        end: impl FnOnce(&Service, &[u8], Origin, Option<Key>),
+        end: impl FnOnce(&Service, &[u8], Origin, Option<CallKey>),
     ) -> (Verdict, Arc<Waiter>) {
-        let service = Service::new(vec![Arc::new(Unlucky { panics })], Arc::default(), 1 << 20);
+        let metrics = Arc::new(Metrics::new([("unlucky", "FAIL")]));
+        let service = Service::new(vec![Arc::new(Unlucky { panics })], metrics, 1 << 20);
         let mut record = Vec::new();
         let mut w = Writer::new(&mut record);
         [1, 0, 2, 7, 1, 1, 0, 0, 0, 0].into_iter().for_each(|word| w.u32(word));
@@ -407,10 +453,10 @@ mod tests {
         let origin = Origin { peer: here, local: here };
         let waiter = Arc::<Waiter>::default();
         let answer = || {
-            let waiter = || Arc::clone(&waiter) as Arc<dyn Reply>;
+            let waiter = || Arc::clone(&waiter) as Arc<dyn ReplySink>;
             service.answer(&record, origin, &waiter, &mut Open, &mut Vec::new())
         };
-        let Verdict::Later(key) = answer() else { panic!("the first copy is put off") };
+        let Verdict::Later(key) = answer() else { panic!("the first call must block") };
         assert!(matches!(answer(), Verdict::Silent), "the second waits for the first");
         end(&service, &record, origin, key);
         (answer(), waiter)
@@ -419,46 +465,47 @@ mod tests {
     #[track_caller]
     fn check_lost((third, waiter): (Verdict, Arc<Waiter>)) {
         assert_eq!(waiter.lost.load(Ordering::Relaxed), 1);
-        assert!(matches!(third, Verdict::Later(Some(_))), "the third is carried out");
+        assert!(matches!(third, Verdict::Later(Some(_))), "the third runs");
     }
 
     #[test]
-    fn a_call_is_awaited_as_long_as_somebody_waits_who_is_there() {
+    fn a_call_is_awaited_as_long_as_a_copy_waits_whose_client_is_reachable() {
         check(true, |service, _, _, key| {
             let key = key.unwrap();
             assert!(service.is_awaited(key));
-            service.shard(key.client).waiting(key).iter().for_each(|waiter| waiter.lost());
+            service.shard(key.client).waiting(key).iter().for_each(|waiter| waiter.mark_lost());
             assert!(!service.is_awaited(key));
             service.forget(Some(key));
-            assert!(!service.is_awaited(key), "it does not run any more");
+            assert!(!service.is_awaited(key), "it no longer runs");
         });
     }
 
     #[test]
-    fn who_waits_for_a_call_that_is_forgotten_is_told() {
+    fn copies_of_a_call_that_is_forgotten_are_lost() {
         check_lost(check(true, |service, _, _, key| service.forget(key)));
     }
 
     #[test]
-    fn who_waits_for_a_call_that_panics_is_told() {
+    fn copies_of_a_call_that_panics_are_lost() {
         check_lost(check(true, |service, record, origin, key| {
-            let how = How { origin, patience: Patience::Blocking, may_wait: true };
-            let call = || service.answer_again(record, how, key, &mut Vec::new());
+            let context = RunContext { origin, patience: Patience::Blocking, may_wait: true };
+            let call = || service.answer_again(record, context, key, &mut Vec::new());
             catch_unwind(AssertUnwindSafe(call)).unwrap_err();
         }));
     }
 
     #[test]
-    fn a_call_that_waits_goes_on_to_be_the_one_that_is_answered() {
+    fn a_call_that_waited_answers_its_copies() {
         let (third, waiter) = check(false, |service, record, origin, key| {
             let mut reply = Vec::new();
             let mut again = |may_wait| {
-                let how = How { origin, patience: Patience::Blocking, may_wait };
-                service.answer_again(record, how, key, &mut reply)
+                let context = RunContext { origin, patience: Patience::Blocking, may_wait };
+                service.answer_again(record, context, key, &mut reply)
             };
             assert!(matches!(again(true), Verdict::Wait(_)));
             assert!(matches!(again(true), Verdict::Wait(_)));
-            assert!(matches!(again(false), Verdict::Answered(..)));
+            let Verdict::Answered(procedure, status) = again(false) else { panic!("no reply") };
+            assert_eq!((procedure.index(), status.name()), (1, "STALE"));
         });
         assert_eq!(waiter.sent.load(Ordering::Relaxed), 1);
         assert!(matches!(third, Verdict::Replayed));

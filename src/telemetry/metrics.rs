@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use names::{PROCEDURES, Procedure, STATUSES, Status};
+use names::{ProcedureLabel, ProcedureLabels, STATUSES, StatusLabel};
 use parking_lot::{Mutex, MutexGuard};
 
 /// The upper bounds of the latency histogram's buckets, in nanoseconds; above is one more.
@@ -50,9 +50,9 @@ const BUCKETS: usize = BOUNDS.len() + 1;
 #[derive(Clone, Copy, Debug)]
 pub struct Answered {
     /// What was called.
-    pub procedure: Procedure,
+    pub procedure: ProcedureLabel,
     /// How it ended.
-    pub status: Status,
+    pub status: StatusLabel,
     /// The size of the call, in bytes, without its record mark.
     pub received: usize,
     /// The size of its reply.
@@ -70,8 +70,9 @@ pub struct Metrics {
     pub displaced: Counter,
     /// Calls that got the answer of their first copy.
     pub replayed: Counter,
-    common: Arc<Shard>,
-    shards: Mutex<Vec<Arc<Shard>>>,
+    labels: ProcedureLabels,
+    common: Shard,
+    shards: Mutex<Vec<Shard>>,
 }
 
 /// A number that grows, on a line of the cache of its own.
@@ -81,9 +82,11 @@ pub struct Counter(AtomicU64);
 
 /// Counts the calls that one thread answers. There is one for each thread, and it alone writes its
 /// numbers, so that plain additions do.
-pub struct Local(Arc<Shard>);
+pub struct Local(Shard);
 
-struct Shard([Counts; PROCEDURES]);
+/// The numbers of each procedure, as some threads counted them.
+#[derive(Clone)]
+struct Shard(Arc<[Counts]>);
 
 /// What is counted of one procedure.
 #[repr(align(64))]
@@ -100,8 +103,8 @@ struct Counts {
 /// One procedure's numbers, of all threads together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sum {
-    /// The procedure.
-    pub procedure: Procedure,
+    /// The labels of the procedure: its program and its name.
+    pub labels: (&'static str, &'static str),
     /// Calls that were carried out.
     pub calls: u64,
     /// Their bytes.
@@ -112,6 +115,11 @@ pub struct Sum {
     buckets: [u64; BUCKETS],
     failed: [u64; STATUSES],
 }
+
+/// The label of NFS, and of its procedures that transfer the contents of files.
+const NFS: &str = "nfs";
+const READ: &str = "READ";
+const WRITE: &str = "WRITE";
 
 /// What came through NFS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,17 +133,20 @@ pub struct Throughput {
 }
 
 impl Metrics {
-    /// Nothing is counted yet.
-    pub fn new() -> Self {
-        let common = Arc::new(Shard::new());
+    /// Nothing is counted yet. `labels` are those of the procedures that will be served, see
+    /// [`ProcedureLabels::new`].
+    pub fn new(labels: impl IntoIterator<Item = (&'static str, &'static str)>) -> Self {
+        let labels = ProcedureLabels::new(labels);
+        let common = Shard::new(&labels);
         Self {
             started: SystemTime::now(),
             accepted: Counter::default(),
             refused: Counter::default(),
             displaced: Counter::default(),
             replayed: Counter::default(),
-            shards: Mutex::new(vec![Arc::clone(&common)]),
+            shards: Mutex::new(vec![common.clone()]),
             common,
+            labels,
         }
     }
 
@@ -146,8 +157,8 @@ impl Metrics {
 
     /// A place of its own for a thread that answers many calls; for the life of the process.
     pub fn local(&self) -> Local {
-        let shard = Arc::new(Shard::new());
-        self.shards().push(Arc::clone(&shard));
+        let shard = Shard::new(&self.labels);
+        self.shards().push(shard.clone());
         Local(shard)
     }
 
@@ -162,28 +173,36 @@ impl Metrics {
     /// The numbers of every procedure.
     pub fn sums(&self) -> Vec<Sum> {
         let shards = self.shards();
-        Procedure::all().map(|procedure| Sum::of(procedure, &shards)).collect()
+        self.labels.iter().map(|(procedure, labels)| Sum::of(procedure, labels, &shards)).collect()
+    }
+
+    /// The procedures that are told apart.
+    pub const fn labels(&self) -> &ProcedureLabels {
+        &self.labels
     }
 
     /// What came through NFS until now.
     pub fn throughput(&self) -> Throughput {
-        let shards = self.shards();
-        let sum = |procedure| Sum::of(procedure, &shards);
-        Throughput {
-            calls: Procedure::nfs().map(|procedure| sum(procedure).calls).sum(),
-            read: sum(Procedure::READ).sent,
-            written: sum(Procedure::WRITE).received,
+        let mut throughput = Throughput::default();
+        for sum in self.sums().iter().filter(|sum| sum.labels.0 == NFS) {
+            throughput.calls += sum.calls;
+            match sum.labels.1 {
+                READ => throughput.read += sum.sent,
+                WRITE => throughput.written += sum.received,
+                _ => {}
+            }
         }
+        throughput
     }
 
-    fn shards(&self) -> MutexGuard<'_, Vec<Arc<Shard>>> {
+    fn shards(&self) -> MutexGuard<'_, Vec<Shard>> {
         self.shards.lock()
     }
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new()
+        Self::new([])
     }
 }
 
@@ -228,8 +247,8 @@ impl Latency {
 }
 
 impl Shard {
-    fn new() -> Self {
-        Self(array::from_fn(|_| Counts::new()))
+    fn new(labels: &ProcedureLabels) -> Self {
+        Self((0..labels.count()).map(|_| Counts::new()).collect())
     }
 
     fn count(&self, latency: Latency, call: Answered, add: impl Fn(&AtomicU64, u64)) {
@@ -238,7 +257,7 @@ impl Shard {
         add(&counts.sent, call.sent as u64);
         add(&counts.nanoseconds, latency.nanoseconds);
         add(&counts.buckets[latency.bucket], 1);
-        if call.status != Status::OK {
+        if call.status != StatusLabel::OK {
             add(&counts.failed[call.status.index()], 1);
         }
     }
@@ -257,14 +276,18 @@ impl Counts {
 }
 
 impl Sum {
-    fn of(procedure: Procedure, shards: &[Arc<Shard>]) -> Self {
+    fn of(
+        procedure: ProcedureLabel,
+        labels: (&'static str, &'static str),
+        shards: &[Shard],
+    ) -> Self {
         let sum = |cell: &dyn Fn(&Counts) -> &AtomicU64| -> u64 {
             let cells = shards.iter().map(|shard| cell(&shard.0[procedure.index()]));
             cells.map(|cell| cell.load(Ordering::Relaxed)).sum()
         };
         let buckets = array::from_fn(|n| sum(&|counts| &counts.buckets[n]));
         Self {
-            procedure,
+            labels,
             calls: buckets.iter().sum(),
             received: sum(&|counts| &counts.received),
             sent: sum(&|counts| &counts.sent),
@@ -275,8 +298,8 @@ impl Sum {
     }
 
     /// How often it ended with each status that is no success, and was met.
-    pub fn failures(&self) -> impl Iterator<Item = (Status, u64)> {
-        let failures = Status::failures().map(|status| (status, self.failed[status.index()]));
+    pub fn failures(&self) -> impl Iterator<Item = (StatusLabel, u64)> {
+        let failures = StatusLabel::failures().map(|status| (status, self.failed[status.index()]));
         failures.filter(|(_, count)| *count > 0)
     }
 }
@@ -285,29 +308,38 @@ impl Sum {
 mod tests {
     use super::*;
 
-    fn call(procedure: u32, status: u32) -> Answered {
-        let (procedure, status) = (Procedure::of(100_003, procedure), Status::of(status));
-        Answered { procedure, status, received: 100, sent: 20 }
+    fn metrics() -> Metrics {
+        let nfs = ["NULL", "GETATTR", "LOOKUP", READ, WRITE].map(|name| (NFS, name));
+        Metrics::new(nfs.into_iter().chain([("mount", "MNT")]))
     }
 
-    fn sum(metrics: &Metrics, procedure: u32) -> Sum {
-        metrics.sums().swap_remove(Procedure::of(100_003, procedure).index())
+    fn call(metrics: &Metrics, procedure: &str, status: u32) -> Answered {
+        let procedure = metrics.labels.find(NFS, procedure);
+        Answered { procedure, status: StatusLabel::of(status), received: 100, sent: 20 }
+    }
+
+    fn sum(metrics: &Metrics, procedure: &str) -> Sum {
+        metrics.sums().swap_remove(metrics.labels.find(NFS, procedure).index())
     }
 
     #[test]
     fn what_all_threads_counted_is_added_up() {
-        let metrics = Metrics::new();
+        let metrics = metrics();
         let (mut one, mut other) = (metrics.local(), metrics.local());
         let took = Duration::from_micros(7);
-        one.count(took, &[call(1, 0), call(3, 2), call(1, 0)]);
-        other.count(took, &[call(1, 70)]);
-        metrics.count(took, call(1, 70));
-        let getattr = sum(&metrics, 1);
+        let call = |procedure, status| call(&metrics, procedure, status);
+        one.count(took, &[call("GETATTR", 0), call("LOOKUP", 2), call("GETATTR", 0)]);
+        other.count(took, &[call("GETATTR", 70)]);
+        metrics.count(took, call("GETATTR", 70));
+        let getattr = sum(&metrics, "GETATTR");
         assert_eq!((getattr.calls, getattr.received, getattr.sent), (4, 400, 80));
         assert_eq!(getattr.nanoseconds, 4 * 7000);
-        assert_eq!(getattr.failures().collect::<Vec<_>>(), [(Status::of(70), 2)]);
-        assert_eq!(sum(&metrics, 3).failures().collect::<Vec<_>>(), [(Status::of(2), 1)]);
-        assert_eq!(sum(&metrics, 2).calls, 0);
+        assert_eq!(getattr.failures().collect::<Vec<_>>(), [(StatusLabel::of(70), 2)]);
+        assert_eq!(
+            sum(&metrics, "LOOKUP").failures().collect::<Vec<_>>(),
+            [(StatusLabel::of(2), 1)]
+        );
+        assert_eq!(sum(&metrics, "NULL").calls, 0);
     }
 
     #[test]
@@ -320,20 +352,22 @@ mod tests {
 
     #[test]
     fn threads_that_share_lose_nothing() {
-        let metrics = Metrics::new();
+        let metrics = metrics();
+        let read = call(&metrics, READ, 0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..1000).for_each(|_| metrics.count(Duration::ZERO, call(6, 0))));
+                scope.spawn(|| (0..1000).for_each(|_| metrics.count(Duration::ZERO, read)));
             }
         });
-        assert_eq!(sum(&metrics, 6).calls, 4000);
+        assert_eq!(sum(&metrics, READ).calls, 4000);
     }
 
     #[test]
     fn throughput_is_of_nfs_alone() {
-        let metrics = Metrics::new();
-        let mount = Answered { procedure: Procedure::of(100_005, 1), ..call(0, 0) };
-        for call in [call(1, 0), call(6, 0), call(7, 0), mount] {
+        let metrics = metrics();
+        let call = |procedure| call(&metrics, procedure, 0);
+        let mount = Answered { procedure: metrics.labels.find("mount", "MNT"), ..call("NULL") };
+        for call in [call("GETATTR"), call(READ), call(WRITE), mount] {
             metrics.count(Duration::ZERO, call);
         }
         let expected = Throughput { calls: 3, read: 20, written: 100 };

@@ -41,6 +41,11 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
+    /// Skips `words` units of four bytes.
+    pub fn skip(&mut self, words: u8) -> Result<(), Error> {
+        self.take(usize::from(words) * 4).map(|_| ())
+    }
+
     /// Takes `N` bytes of fixed-length opaque data with their padding (§4.9).
     pub fn fixed<const N: usize>(&mut self) -> Result<[u8; N], Error> {
         let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(Error::Short)?;

@@ -9,7 +9,7 @@
 
 mod programs;
 
-use berth::rpc::message::{Header, Unfit};
+use berth::rpc::message::{CallHeader, HeaderError};
 use berth::rpc::record::{Flow, Records};
 use bolero::check;
 
@@ -33,9 +33,9 @@ fn record_layer() {
 
 #[test]
 fn call_header() {
-    check!().for_each(|record: &[u8]| match Header::decode(record) {
+    check!().for_each(|record: &[u8]| match CallHeader::decode(record) {
         Ok(header) => assert!(header.args.rest().len() < record.len()),
-        Err(Unfit::Refused(xid, _)) => assert_eq!(xid.to_be_bytes(), record[..4]),
-        Err(Unfit::NoCall) => {}
+        Err(HeaderError::Rejected(xid, _)) => assert_eq!(xid.to_be_bytes(), record[..4]),
+        Err(HeaderError::NoCall) => {}
     });
 }

@@ -17,8 +17,8 @@ use berth::fs::handle::Key;
 use berth::mount::Mount;
 use berth::nfs::Nfs;
 use berth::portmap::Portmap;
-use berth::rpc::auth::{Credentials, Sys};
-use berth::rpc::{Call, Outcome, Program};
+use berth::rpc::auth::{AuthSys, Credentials};
+use berth::rpc::program::{Call, Outcome, Program};
 use berth::sched::Patience;
 use berth::xdr::{Reader, Writer};
 use bolero::{TypeGenerator, check};
@@ -164,7 +164,7 @@ fn call(program: &dyn Program, version: u32, procedure: u32, args: &[u8]) -> (Ou
             version,
             procedure,
             args: Reader::new(args),
-            credentials: Credentials::Sys(Sys::new(1000, 1000, &[])),
+            credentials: Credentials::Sys(AuthSys::new(1000, 1000, &[])),
             peer: "127.0.0.1:700".parse().unwrap(),
             local: "127.0.0.1:2049".parse().unwrap(),
             patience,

@@ -10,7 +10,8 @@ use crate::fs::guard::Guard;
 use crate::nfs::context::{CallContext, Object};
 use crate::nfs::durability::{self, Durable};
 use crate::nfs::failure::Failure;
-use crate::rpc::Outcome;
+use crate::rpc::pending::Ready;
+use crate::rpc::program::Outcome;
 use crate::sched::Patience;
 use crate::xdr::{Decode, Encode, Error, Reader, Writer};
 
@@ -28,6 +29,19 @@ pub type Reply<R, F> = Result<R, Fail<F>>;
 
 /// A status, and the results after it.
 struct WithStatus<T>(nfsstat3, T);
+
+impl<T: Encode> WithStatus<T> {
+    /// Writes both.
+    fn write(&self, out: &mut Writer<'_>) -> Outcome {
+        self.encode(out);
+        Outcome::Done { status: self.0 as u32 }
+    }
+
+    /// Writes both as the results of a call that waited for them.
+    fn write_to(&self, ready: Ready) {
+        ready.write(self.0 as u32, self);
+    }
+}
 
 impl<F: Default> From<Failure> for Fail<F> {
     fn from(failure: Failure) -> Self {
@@ -105,15 +119,14 @@ where
 {
     let Durable { result, failure_body, due } = reply;
     let Some(due) = due else {
-        WithStatus(nfsstat3::NFS3_OK, result).encode(out);
-        return Outcome::Done;
+        return WithStatus(nfsstat3::NFS3_OK, result).write(out);
     };
     let (peer, procedure) = (cx.rpc.peer, cx.rpc.procedure);
     durability::after_flush(cx.core, due, move |flushed, ready| match flushed {
-        Ok(()) => ready.write(&WithStatus(nfsstat3::NFS3_OK, result)),
+        Ok(()) => WithStatus(nfsstat3::NFS3_OK, result).write_to(ready),
         Err(errno) => {
             tracing::debug!(%peer, proc = procedure, %errno, "cannot flush a change");
-            ready.write(&WithStatus(status(errno), failure_body));
+            WithStatus(status(errno), failure_body).write_to(ready);
         }
     })
 }
@@ -129,7 +142,9 @@ pub fn reply_with<'a, A: Decode<'a>, F: Encode + Default>(
         Err(error) => return error.into(),
     };
     let start = out.mark();
-    let Err(Fail { failure, body }) = procedure(cx, args, out) else { return Outcome::Done };
+    let Err(Fail { failure, body }) = procedure(cx, args, out) else {
+        return Outcome::SUCCESS;
+    };
     out.rewind(start);
     let status = match failure {
         Failure::WouldBlock if cx.patience() == Patience::None => return Outcome::Later,
@@ -140,8 +155,7 @@ pub fn reply_with<'a, A: Decode<'a>, F: Encode + Default>(
         failure => failure.into(),
     };
     tracing::debug!(peer = %cx.rpc.peer, proc = cx.rpc.procedure, error = ?status, "call failed");
-    WithStatus(status, body).encode(out);
-    Outcome::Done
+    WithStatus(status, body).write(out)
 }
 
 fn decode<'a, A: Decode<'a>>(mut args: Reader<'a>) -> Result<A, Error> {

@@ -13,8 +13,8 @@ use super::outbox::Outbox;
 use super::shared::SCRATCH;
 use crate::rpc::pending::Pending;
 use crate::rpc::record::Flow;
-use crate::rpc::replay::Key;
-use crate::rpc::service::{Carried, Gate, Origin, Reply, Service, Verdict};
+use crate::rpc::replay::CallKey;
+use crate::rpc::service::{Gate, Origin, PendingReply, ReplySink, Service, Verdict};
 use crate::sched::lanes::Lane;
 use crate::sched::pool::{Admission, Job, LanePermit, Pool};
 use crate::telemetry::metrics::{Answered, Local};
@@ -93,7 +93,7 @@ impl Batch<'_> {
     /// Also returns how many bytes of memory were admitted for its reply.
     fn answer(&mut self, record: &[u8]) -> (Left, usize) {
         let start = begin_reply(self.replies);
-        let waiter = || Arc::clone(self.outbox) as Arc<dyn Reply>;
+        let waiter = || Arc::clone(self.outbox) as Arc<dyn ReplySink>;
         let mut way =
             Way { pool: &self.shared.pool, outbox: self.outbox, tried: None, admitted: 0 };
         let verdict = self.service.answer(record, self.origin, &waiter, &mut way, self.replies);
@@ -135,7 +135,7 @@ impl Batch<'_> {
     fn hand_on(
         &mut self,
         (record, start): (Vec<u8>, usize),
-        (key, reply): (Option<Key>, usize),
+        (key, reply): (Option<CallKey>, usize),
         tried: Tried,
     ) {
         let (lane, admission) = match tried {
@@ -148,11 +148,11 @@ impl Batch<'_> {
         self.jobs.push(Job { admission, work: PooledCall::Stream(Box::new(call)) });
     }
 
-    fn wait(&self, call: Carried, pending: Pending, received: usize) {
+    fn wait(&self, call: PendingReply, pending: Pending, received: usize) {
         self.owed(OVERHEAD, call.key).wait(call, pending, received);
     }
 
-    fn owed(&self, bytes: usize, key: Option<Key>) -> DeferredReply {
+    fn owed(&self, bytes: usize, key: Option<CallKey>) -> DeferredReply {
         self.outbox.started(bytes);
         DeferredReply {
             service: Arc::clone(self.service),
@@ -201,9 +201,9 @@ enum Left {
     /// All of it, once there is memory for its reply.
     Deferred,
     /// It must run again on another thread, with its key in the reply cache.
-    Later(Option<Key>, Tried),
+    Later(Option<CallKey>, Tried),
     /// It was carried out, and its results come later.
-    Pending(Carried, Pending),
+    Pending(PendingReply, Pending),
 }
 
 /// The result of entering the lane of a call, if it has one.

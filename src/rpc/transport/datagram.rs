@@ -12,8 +12,8 @@ use std::time::Instant;
 use tokio::net::UdpSocket;
 
 use super::deferred::{PooledCall, Shared};
-use crate::rpc::message::Reject;
-use crate::rpc::service::{Carried, Gate, How, Origin, Reply, Service, Verdict};
+use crate::rpc::message::Rejection;
+use crate::rpc::service::{Gate, Origin, PendingReply, ReplySink, RunContext, Service, Verdict};
 use crate::sched::Patience;
 use crate::sched::lanes::Lane;
 use crate::sched::pool::{Admission, Job};
@@ -45,7 +45,7 @@ impl Sender {
             Verdict::Answered(procedure, mut status) => {
                 let sent = fitting(reply, self.received);
                 if matches!(sent, Cow::Owned(_)) {
-                    status = Reject::SystemError.status();
+                    status = Rejection::SystemError.status();
                 }
                 let received = self.received;
                 let answered = Answered { procedure, status, received, sent: sent.len() };
@@ -62,17 +62,17 @@ impl Sender {
     }
 }
 
-impl Reply for Sender {
+impl ReplySink for Sender {
     fn send(&self, reply: &[u8]) {
         // A lost datagram is the client's to ask for again, whoever lost it.
         let _ = self.socket.try_send_to(&fitting(reply, self.received), self.peer);
     }
 
     /// The client asks again when it hears nothing.
-    fn lost(&self) {}
+    fn mark_lost(&self) {}
 
     /// Nobody knows; a call that came as a datagram is short.
-    fn is_there(&self) -> bool {
+    fn is_reachable(&self) -> bool {
         true
     }
 }
@@ -84,7 +84,7 @@ fn fitting(reply: &[u8], received: usize) -> Cow<'_, [u8]> {
     }
     let mut refusal = Vec::new();
     if let Ok(xid) = Reader::new(reply).u32() {
-        Reject::SystemError.encode(xid, &mut Writer::new(&mut refusal));
+        Rejection::SystemError.encode(xid, &mut Writer::new(&mut refusal));
     }
     Cow::Owned(refusal)
 }
@@ -118,17 +118,17 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
         let arrived = Instant::now();
         let origin = Origin { peer, local };
         let sender = Arc::new(Sender { socket: Arc::clone(&socket), peer, received: len });
-        let waiter = || Arc::clone(&sender) as Arc<dyn Reply>;
+        let waiter = || Arc::clone(&sender) as Arc<dyn ReplySink>;
         reply.clear();
         match service.answer(&call[..len], origin, &waiter, &mut Open, &mut reply) {
             Verdict::Later(key) if Arc::strong_count(&running) <= CALLS_MAX => {
                 // Nor does any wait for something else than a thread.
-                let how = How { origin, patience: Patience::Blocking, may_wait: false };
+                let context = RunContext { origin, patience: Patience::Blocking, may_wait: false };
                 let (service, record) = (Arc::clone(&service), call[..len].to_vec());
                 let (running, metrics) = (Arc::clone(&running), Arc::clone(&shared.metrics));
                 let work = PooledCall::Datagram(Box::new(move || {
                     let mut reply = Vec::new();
-                    let verdict = service.answer_again(&record, how, key, &mut reply);
+                    let verdict = service.answer_again(&record, context, key, &mut reply);
                     sender.settle(verdict, &reply, arrived, &metrics);
                     drop(running);
                 }));
@@ -136,7 +136,7 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
             }
             // None of the programs that are served here has results that come later: those may be
             // lost, too.
-            Verdict::Later(key) | Verdict::Pending(Carried { key, .. }, _) => {
+            Verdict::Later(key) | Verdict::Pending(PendingReply { key, .. }, _) => {
                 service.forget(key);
             }
             verdict => sender.settle(verdict, &reply, arrived, &shared.metrics),

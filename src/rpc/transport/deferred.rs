@@ -7,9 +7,9 @@ use std::time::Instant;
 use super::outbox::{Outbox, Parked};
 use super::shared::{self, SCRATCH};
 use crate::rpc::pending::{Delay, Pending, Ready};
-use crate::rpc::record::Header;
-use crate::rpc::replay::Key;
-use crate::rpc::service::{Carried, How, Origin, Service, Verdict};
+use crate::rpc::record::FragmentHeader;
+use crate::rpc::replay::CallKey;
+use crate::rpc::service::{Origin, PendingReply, RunContext, Service, Verdict};
 use crate::sched::Patience;
 use crate::sched::lanes::Lane;
 use crate::sched::pool::{Admission, Job, Work};
@@ -20,8 +20,9 @@ use crate::xdr::Encode;
 /// Initial capacity of a reply, in bytes. Replies of calls that change something are shorter.
 const SMALL: usize = 512;
 
-/// How often a call may wait for something that it needs ([`Outcome::Wait`](crate::rpc::Outcome)).
-/// Other calls may take it each time; after so many times the call fails.
+/// How often a call may wait for something that it needs
+/// ([`Outcome::Wait`](crate::rpc::program::Outcome)). Other calls may take it each time; after so
+/// many times the call fails.
 const WAITS_MAX: u32 = 8;
 
 /// Memory charged for an unanswered call besides its record and its reply, in bytes.
@@ -47,7 +48,7 @@ pub struct DeferredReply {
     /// Memory that the call holds and its reply may take, in bytes.
     pub bytes: usize,
     /// Its key in the reply cache, if it has an entry there.
-    pub key: Option<Key>,
+    pub key: Option<CallKey>,
     /// Whether the reply is written.
     pub answered: bool,
 }
@@ -62,16 +63,24 @@ impl DeferredReply {
     }
 
     /// Waits for the results without a thread, and without the record of the call.
-    pub fn wait(mut self, call: Carried, pending: Pending, received: usize) {
+    pub fn wait(mut self, call: PendingReply, pending: Pending, received: usize) {
         self.outbox.shrank(self.bytes.saturating_sub(OVERHEAD));
         self.bytes = self.bytes.min(OVERHEAD);
-        pending.begin(Ready::new(move |results| self.finish(call, results, received)));
+        pending.begin(Ready::new(move |status, results| {
+            self.finish(call, (status, results), received);
+        }));
     }
 
-    fn finish(mut self, call: Carried, results: &dyn Encode, received: usize) {
+    fn finish(
+        mut self,
+        call: PendingReply,
+        (status, results): (u32, &dyn Encode),
+        received: usize,
+    ) {
         let mut reply = Vec::with_capacity(SMALL);
         let at = begin_reply(&mut reply);
-        if let Verdict::Answered(procedure, status) = self.service.finish(call, results, &mut reply)
+        if let Verdict::Answered(procedure, status) =
+            self.service.finish(call, status, results, &mut reply)
         {
             end_reply(&mut reply, at);
             let call = Answered { procedure, status, received, sent: reply.len() - at - 4 };
@@ -146,8 +155,9 @@ impl DeferredCall {
         let (buffers, record) = (&shared.buffers, &self.record[self.start..]);
         let mut reply = buffers.take();
         let at = begin_reply(&mut reply);
-        let how = How { origin: self.owed.origin, patience, may_wait: self.waits < WAITS_MAX };
-        let verdict = self.owed.service.answer_again(record, how, self.owed.key, &mut reply);
+        let context =
+            RunContext { origin: self.owed.origin, patience, may_wait: self.waits < WAITS_MAX };
+        let verdict = self.owed.service.answer_again(record, context, self.owed.key, &mut reply);
         let received = record.len();
         match verdict {
             Verdict::Answered(procedure, status) => {
@@ -270,6 +280,6 @@ pub fn begin_reply(replies: &mut Vec<u8>) -> usize {
 
 /// Fills in the record mark of the reply that starts at `start`.
 pub fn end_reply(replies: &mut [u8], start: usize) {
-    let mark = Header::whole(replies.len() - start - 4).to_be_bytes();
+    let mark = FragmentHeader::whole(replies.len() - start - 4).to_be_bytes();
     replies[start..start + 4].copy_from_slice(&mark);
 }

@@ -317,7 +317,7 @@ fn receive(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rpc::record::Header;
+    use crate::rpc::record::FragmentHeader;
     use crate::rpc::transport::buffers::Buffers;
     use crate::rpc::transport::memory_budget::{MINIMUM, MemoryBudget};
     use socket2::SockRef;
@@ -362,7 +362,7 @@ mod tests {
     #[tokio::test]
     async fn a_record_that_arrives_slowly_is_progress_at_the_minimum_rate() {
         let mut slow = Slow::new().await;
-        slow.receives(&Header::whole(1 << 20).to_be_bytes(), 50);
+        slow.receives(&FragmentHeader::whole(1 << 20).to_be_bytes(), 50);
         assert_eq!(slow.behind(), 0, "what it was idle before is not counted");
         for second in 51..=100 {
             slow.receives(&[0; 8 * 1024], second);

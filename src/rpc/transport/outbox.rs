@@ -39,7 +39,7 @@ use super::memory_budget::{Account, Peer};
 use super::progress::Progress;
 use super::sent::Sent;
 use crate::rpc::record;
-use crate::rpc::service::Reply;
+use crate::rpc::service::ReplySink;
 
 /// Unsent bytes above which no further call is started. One reply more may come on top.
 const UNSENT_MAX: usize = 1024 * 1024;
@@ -424,22 +424,22 @@ impl Outbox {
     }
 }
 
-impl Reply for Outbox {
+impl ReplySink for Outbox {
     fn send(&self, reply: &[u8]) {
         let mut marked = self.buffers.take();
-        marked.extend_from_slice(&record::Header::whole(reply.len()).to_be_bytes());
+        marked.extend_from_slice(&record::FragmentHeader::whole(reply.len()).to_be_bytes());
         marked.extend_from_slice(reply);
         self.push(&mut marked);
         self.buffers.give(marked);
     }
 
-    fn is_there(&self) -> bool {
+    fn is_reachable(&self) -> bool {
         !self.is_broken()
     }
 
     /// The client must ask again. The connection's task does the rest: parked calls that are
     /// dropped may have others who wait for them, and so on.
-    fn lost(&self) {
+    fn mark_lost(&self) {
         self.broken.store(true, Ordering::SeqCst);
         self.wake.notify_one();
     }

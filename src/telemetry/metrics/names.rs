@@ -1,43 +1,9 @@
 //! The closed sets of labels: procedures and statuses, as small numbers that a call carries.
 //!
-//! Whatever a peer sends becomes one of these, so that nobody can make up labels.
+//! The procedures come from the tables of the programs. Every other number that a peer sends has the
+//! label "other", so peers cannot add labels.
 
-/// NFS version 3, by procedure number (RFC 1813 §3.3).
-const NFS: [&str; 22] = [
-    "NULL",
-    "GETATTR",
-    "SETATTR",
-    "LOOKUP",
-    "ACCESS",
-    "READLINK",
-    "READ",
-    "WRITE",
-    "CREATE",
-    "MKDIR",
-    "SYMLINK",
-    "MKNOD",
-    "REMOVE",
-    "RMDIR",
-    "RENAME",
-    "LINK",
-    "READDIR",
-    "READDIRPLUS",
-    "FSSTAT",
-    "FSINFO",
-    "PATHCONF",
-    "COMMIT",
-];
-
-/// MOUNT, by procedure number (RFC 1813 §5.2).
-const MOUNT: [&str; 6] = ["NULL", "MNT", "DUMP", "UMNT", "UMNTALL", "EXPORT"];
-
-/// Portmap and rpcbind (RFC 1833): numbers 0 to 4, and 9. Version 2 calls GETADDR GETPORT.
-const PORTMAP: [&str; 6] = ["NULL", "SET", "UNSET", "GETADDR", "DUMP", "GETVERSADDR"];
-
-/// How many procedures are told apart, [`Procedure::OTHER`] included.
-pub const PROCEDURES: usize = NFS.len() + MOUNT.len() + PORTMAP.len() + 1;
-
-/// How many statuses are, [`Status::OK`] included.
+/// How many statuses are, [`StatusLabel::OK`] included.
 pub const STATUSES: usize = NUMBERED.len() + UNNUMBERED.len();
 
 /// The statuses of NFS and MOUNT that have a number (RFC 1813 §2.6, §5.1.2), without `NFS3ERR_`.
@@ -85,68 +51,65 @@ const UNNUMBERED: [&str; 8] = [
     "SYSTEM_ERR",
 ];
 
-/// A procedure of a program that is served, or none of them.
+/// The procedures that are told apart: the pairs of labels, the program and the procedure.
+#[derive(Clone, Debug)]
+pub struct ProcedureLabels(Box<[(&'static str, &'static str)]>);
+
+/// The index of a pair in [`ProcedureLabels`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Procedure(u8);
+pub struct ProcedureLabel(u16);
 
 /// How a call ended, as its caller was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status(u8);
+pub struct StatusLabel(u8);
 
-impl Procedure {
-    /// Whatever is not served.
-    pub const OTHER: Self = Self(small(PROCEDURES - 1));
-
-    /// READ of NFS.
-    pub const READ: Self = Self(6);
-
-    /// WRITE of NFS.
-    pub const WRITE: Self = Self(7);
-
-    /// The procedure of these numbers, whatever the version of its program.
-    pub fn of(program: u32, procedure: u32) -> Self {
-        const MOUNT_AT: usize = NFS.len();
-        const PORTMAP_AT: usize = MOUNT_AT + MOUNT.len();
-        let number = procedure as usize;
-        match (program, number) {
-            (100_003, 0..=21) => Self(small(number)),
-            (100_005, 0..=5) => Self(small(MOUNT_AT + number)),
-            (100_000, 0..=4) => Self(small(PORTMAP_AT + number)),
-            (100_000, 9) => Self(small(PORTMAP_AT + 5)),
-            _ => Self::OTHER,
+impl ProcedureLabels {
+    /// The procedures with these labels, and one for calls of all others. A pair that occurs again
+    /// is the same procedure.
+    pub fn new(labels: impl IntoIterator<Item = (&'static str, &'static str)>) -> Self {
+        let mut all = vec![("other", "OTHER")];
+        for pair in labels {
+            if !all.contains(&pair) {
+                all.push(pair);
+            }
         }
+        assert!(all.len() <= usize::from(u16::MAX), "tables of programs are small");
+        Self(all.into())
     }
 
-    /// All of them.
-    pub fn all() -> impl Iterator<Item = Self> {
-        (0..PROCEDURES).map(|index| Self(small(index)))
+    /// The number of procedures.
+    pub const fn count(&self) -> usize {
+        self.0.len()
     }
 
-    /// All of NFS.
-    pub fn nfs() -> impl Iterator<Item = Self> {
-        (0..NFS.len()).map(|index| Self(small(index)))
+    /// Returns the procedure with these labels, or [`ProcedureLabel::OTHER`].
+    pub fn find(&self, program: &str, procedure: &str) -> ProcedureLabel {
+        let found = self.0.iter().position(|pair| *pair == (program, procedure));
+        found.map_or(ProcedureLabel::OTHER, ProcedureLabel::at)
     }
 
-    /// Its place among all.
+    /// The procedures, and their labels.
+    pub fn iter(&self) -> impl Iterator<Item = (ProcedureLabel, (&'static str, &'static str))> {
+        self.0.iter().enumerate().map(|(index, pair)| (ProcedureLabel::at(index), *pair))
+    }
+}
+
+impl ProcedureLabel {
+    /// A procedure that is not served.
+    pub const OTHER: Self = Self(0);
+
+    /// The index among all procedures.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
-    /// The names of its program and of itself.
-    pub fn names(self) -> (&'static str, &'static str) {
-        let programs = [("nfs", &NFS[..]), ("mount", &MOUNT), ("portmap", &PORTMAP)];
-        let mut index = self.index();
-        for (program, procedures) in programs {
-            match procedures.get(index) {
-                Some(name) => return (program, name),
-                None => index -= procedures.len(),
-            }
-        }
-        ("other", "OTHER")
+    #[allow(clippy::cast_possible_truncation)] // ProcedureLabels::new checks their number
+    const fn at(index: usize) -> Self {
+        Self(index as u16)
     }
 }
 
-impl Status {
+impl StatusLabel {
     /// Success.
     pub const OK: Self = Self(0);
     /// The RPC version is not served.
@@ -204,41 +167,32 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn numbers_find_their_names() {
-        let names = |program, procedure| Procedure::of(program, procedure).names();
-        assert_eq!(names(100_003, 0), ("nfs", "NULL"));
-        assert_eq!(names(100_003, 21), ("nfs", "COMMIT"));
-        assert_eq!(names(100_005, 1), ("mount", "MNT"));
-        assert_eq!(names(100_005, 5), ("mount", "EXPORT"));
-        assert_eq!(names(100_000, 3), ("portmap", "GETADDR"));
-        assert_eq!(names(100_000, 9), ("portmap", "GETVERSADDR"));
-        for (program, procedure) in [(100_003, 22), (100_005, 6), (100_000, 5), (7, 0)] {
-            assert_eq!(names(program, procedure), ("other", "OTHER"));
-        }
-        assert_eq!(Procedure::READ.names(), ("nfs", "READ"));
-        assert_eq!(Procedure::WRITE.names(), ("nfs", "WRITE"));
+    fn equal_labels_are_one_procedure() {
+        let labels = ProcedureLabels::new([("nfs", "NULL"), ("nfs", "READ"), ("nfs", "NULL")]);
+        assert_eq!(labels.count(), 3);
+        let found = |program, procedure| labels.find(program, procedure).index();
+        assert_eq!([found("nfs", "NULL"), found("nfs", "READ")], [1, 2]);
+        assert_eq!(labels.find("nfs", "WRITE"), ProcedureLabel::OTHER);
+        assert_eq!(labels.find("mount", "NULL"), ProcedureLabel::OTHER);
+        let names: Vec<_> = labels.iter().map(|(_, pair)| pair).collect();
+        assert_eq!(names, [("other", "OTHER"), ("nfs", "NULL"), ("nfs", "READ")]);
     }
 
     #[test]
     fn statuses_find_their_names() {
-        let name = |number| Status::of(number).name();
+        let name = |number| StatusLabel::of(number).name();
         assert_eq!([name(0), name(2), name(10008)], ["OK", "NOENT", "JUKEBOX"]);
         assert_eq!([name(3), name(u32::MAX)], ["OTHER", "OTHER"]);
-        assert_eq!(Status::SYSTEM_ERR.name(), "SYSTEM_ERR");
-        assert_eq!(Status::RPC_MISMATCH.name(), "RPC_MISMATCH");
+        assert_eq!(StatusLabel::SYSTEM_ERR.name(), "SYSTEM_ERR");
+        assert_eq!(StatusLabel::RPC_MISMATCH.name(), "RPC_MISMATCH");
     }
 
     #[test]
     fn no_two_have_the_same_names() {
         assert_eq!(
-            Procedure::all().map(Procedure::names).collect::<HashSet<_>>().len(),
-            PROCEDURES
-        );
-        assert_eq!(
-            Status::failures().map(Status::name).collect::<HashSet<_>>().len(),
+            StatusLabel::failures().map(StatusLabel::name).collect::<HashSet<_>>().len(),
             STATUSES - 1
         );
-        assert!(Procedure::all().all(|procedure| procedure.index() < PROCEDURES));
-        assert!(Status::failures().all(|status| status.index() < STATUSES));
+        assert!(StatusLabel::failures().all(|status| status.index() < STATUSES));
     }
 }

@@ -234,7 +234,7 @@ impl Volumes {
 
 /// The labels of a procedure.
 fn labels(sum: &Sum) -> [(&'static str, &'static str); 2] {
-    let (program, procedure) = sum.procedure.names();
+    let (program, procedure) = sum.labels;
     [("program", program), ("procedure", procedure)]
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::telemetry::metrics::Answered;
-use crate::telemetry::metrics::names::{Procedure, Status};
+use crate::telemetry::metrics::names::StatusLabel;
 use std::time::Duration;
 
 fn text_of(metrics: Metrics, volumes: Option<Volumes>) -> String {
@@ -25,15 +25,15 @@ fn has(text: &str, line: &str) {
 
 #[test]
 fn calls_are_told_by_procedure() {
-    let metrics = Metrics::new();
+    let metrics = Metrics::new([("nfs", "LOOKUP"), ("nfs", "COMMIT")]);
     let call = Answered {
-        procedure: Procedure::of(100_003, 3),
-        status: Status::of(2),
+        procedure: metrics.labels().find("nfs", "LOOKUP"),
+        status: StatusLabel::of(2),
         received: 100,
         sent: 32,
     };
     metrics.count(Duration::from_micros(15), call);
-    metrics.count(Duration::from_secs(60), Answered { status: Status::OK, ..call });
+    metrics.count(Duration::from_secs(60), Answered { status: StatusLabel::OK, ..call });
     let text = text_of(metrics, None);
     let lookup = r#"program="nfs",procedure="LOOKUP""#;
     has(&text, &format!("berth_rpc_calls_total{{{lookup}}} 2"));
@@ -56,7 +56,7 @@ fn calls_are_told_by_procedure() {
 
 #[test]
 fn the_server_is_told() {
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     metrics.accepted.add(9);
     metrics.refused.add(8);
     metrics.displaced.add(7);
@@ -88,7 +88,7 @@ fn the_server_is_told() {
 
 #[test]
 fn every_metric_says_what_it_is_once() {
-    let text = text_of(Metrics::new(), Some(Volumes::default()));
+    let text = text_of(Metrics::default(), Some(Volumes::default()));
     let mut types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE ")).collect();
     let helps = text.lines().filter(|line| line.starts_with("# HELP berth_")).count();
     assert_eq!(helps, types.len());
@@ -118,7 +118,7 @@ fn volumes_are_told_by_name() {
         promised: 13,
         allowed: Some(14),
     };
-    let text = text_of(Metrics::new(), Some(volumes));
+    let text = text_of(Metrics::default(), Some(volumes));
     let name = r#"{volume="a \"b\\ <c>"}"#;
     for (metric, value) in [
         (format!("berth_volume_used_bytes{name}"), 1),
