@@ -24,8 +24,7 @@ pub enum Failure {
     TooSmall,
     /// The call would block. Nothing was done.
     WouldBlock,
-    /// The client has to retry, because what the call needs is in use or not counted yet. Nothing was
-    /// done.
+    /// The client has to retry: what the call needs is in use, or not counted yet. Nothing was done.
     Retry,
     /// The volume is full, but may have room after its files are flushed. Nothing was done.
     Full,

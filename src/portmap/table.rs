@@ -1,5 +1,5 @@
-//! The procedures (RFC 1833 §2.2.1, §3.1): for each its number, the versions that have it, its name,
-//! and the function that carries it out.
+//! The procedures (RFC 1833 §2.2.1, §3.1): for each its number, the versions that have it, its
+//! name, and the function that carries it out.
 
 use std::ops::RangeInclusive;
 

@@ -1,7 +1,7 @@
 //! ONC RPC version 2 (RFC 5531): records, calls, credentials, replies, the reply cache, limits.
 //!
-//! This module knows no program. A program implements [`Program`]: it classifies each call once, and
-//! carries out one call at a time, synchronously. A call runs first on the thread that read it,
+//! This module knows no program. A program implements [`Program`]: it classifies each call once,
+//! and carries out one call at a time, synchronously. A call runs first on the thread that read it,
 //! which must never block. A program that would have to block returns [`Outcome::Later`] before it
 //! has changed anything, and the call runs again on a thread of the pool.
 //!

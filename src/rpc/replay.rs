@@ -11,12 +11,12 @@
 //!
 //! A copy of a running call must wait and not be dropped: if the connection of the first broke, its
 //! reply can no longer be sent. The key has the client's address without the port, because a client
-//! reconnects from another port. The checksum covers the whole request with its credentials, because
-//! clients behind one address may use the same xid.
+//! reconnects from another port. The checksum covers the whole request with its credentials,
+//! because clients behind one address may use the same xid.
 //!
 //! Pure: no clock, no sockets. Bounds: the bytes of all replies, [`REPLIES`] for each client,
-//! [`CLIENTS`], [`WAITERS`] for each call, and the size of a reply ([`REPLY_MAX`]). The oldest reply
-//! of the client that uses most bytes is dropped first. A running call is never dropped.
+//! [`CLIENTS`], [`WAITERS`] for each call, and the size of a reply ([`REPLY_MAX`]). The oldest
+//! reply of the client that uses most bytes is dropped first. A running call is never dropped.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};

@@ -1,6 +1,6 @@
 //! NFS version 3 (RFC 1813).
 //!
-//! [`table`] has the 22 procedures, each a function from its arguments to its results. This module
+//! `table` has the 22 procedures, each a function from its arguments to its results. This module
 //! has the wire format; [`crate::fs`] has the file operations. Statuses, file types and FSINFO come
 //! from the nfsserve crate. Everything else is decoded and encoded by [`crate::xdr`], which bounds
 //! what it decodes and copies less.

@@ -1,8 +1,8 @@
 //! The status (RFC 1813 §2.6) of each failure and each errno.
 //!
-//! The reaction of clients decides the mapping. On `NFS3ERR_JUKEBOX` a client retries without limit,
-//! regardless of its mount options. Only conditions that end by themselves therefore have that
-//! status. The client returns every other status to the application.
+//! The reaction of clients decides the mapping. On `NFS3ERR_JUKEBOX` a client retries without
+//! limit, regardless of its mount options. Therefore only conditions that end by themselves have
+//! that status. The client returns every other status to the application.
 
 use nfsserve::nfs::nfsstat3;
 

@@ -1,9 +1,9 @@
 //! The closed sets of labels: procedures and statuses, as small numbers that a call carries.
 //!
-//! The procedures come from the tables of the programs. Every other number that a peer sends has the
-//! label "other", so peers cannot add labels.
+//! The procedures come from the tables of the programs. Every other number that a peer sends has
+//! the label "other", so peers cannot add labels.
 
-/// How many statuses are, [`StatusLabel::OK`] included.
+/// The number of statuses, [`StatusLabel::OK`] included.
 pub const STATUSES: usize = NUMBERED.len() + UNNUMBERED.len();
 
 /// The statuses of NFS and MOUNT that have a number (RFC 1813 §2.6, §5.1.2), without `NFS3ERR_`.
@@ -59,7 +59,7 @@ pub struct ProcedureLabels(Box<[(&'static str, &'static str)]>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcedureLabel(u16);
 
-/// How a call ended, as its caller was told.
+/// The status of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatusLabel(u8);
 
@@ -118,7 +118,7 @@ impl StatusLabel {
     pub const AUTH_ERROR: Self = Self::unnumbered(2);
     /// The program is not served.
     pub const PROG_UNAVAIL: Self = Self::unnumbered(3);
-    /// The program's version is not.
+    /// The version of the program is not served.
     pub const PROG_MISMATCH: Self = Self::unnumbered(4);
     /// The version has no such procedure.
     pub const PROC_UNAVAIL: Self = Self::unnumbered(5);
@@ -127,19 +127,19 @@ impl StatusLabel {
     /// The server failed.
     pub const SYSTEM_ERR: Self = Self::unnumbered(7);
 
-    /// The status that results begin with.
+    /// Returns the label of the status in results.
     pub fn of(number: u32) -> Self {
         // The commonest failure, NOENT, stands near the front.
         let known = NUMBERED.iter().position(|(known, _)| *known == number);
         known.map_or(Self::unnumbered(0), |index| Self(small(index)))
     }
 
-    /// All but success.
+    /// All statuses but success.
     pub fn failures() -> impl Iterator<Item = Self> {
         (1..STATUSES).map(|index| Self(small(index)))
     }
 
-    /// Its place among all.
+    /// The index among all statuses.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
