@@ -79,13 +79,13 @@ impl MountList {
         self.0.iter().any(|entry| entry.client == client)
     }
 
-    /// All mounts, for administrators. Clients see only their own ([`dump`]).
+    /// Returns all mounts, for administrators. Clients see only their own ([`dump`]).
     pub fn list(&self) -> Vec<(IpAddr, Vec<u8>)> {
         self.0.iter().map(|entry| (entry.client, entry.path.to_vec())).collect()
     }
 }
 
-/// The normal form of a path, or `None` if it cannot be the path of an export.
+/// Returns the normal form of a path, or `None` if it cannot be the path of an export.
 fn normalise(path: &[u8]) -> Option<Box<[u8]>> {
     // libnfs sends an empty path for the root.
     let path = if path.is_empty() { b"/" } else { path };

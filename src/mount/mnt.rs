@@ -55,7 +55,7 @@ pub fn mnt(cx: &MountContext<'_>, path: &[u8]) -> Option<Result<Handle, MountSta
     })
 }
 
-/// The export that contains `path`, and the path below it. The client is checked before the
+/// Returns the export that contains `path`, and the path below it. The client is checked before the
 /// directory, so a client without access learns nothing about what exists.
 fn permitted<'t, 'p>(
     table: &'t ExportTable,

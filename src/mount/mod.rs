@@ -28,7 +28,7 @@ pub const PROGRAM: u32 = 100_005;
 /// The lowest and highest version served.
 pub const VERSIONS: (u32, u32) = (1, 3);
 
-/// The names of the procedures of each version.
+/// Returns the names of the procedures of each version.
 pub fn names() -> impl Iterator<Item = ProcedureNames> {
     (VERSIONS.0..=VERSIONS.1).map(table::names)
 }
@@ -66,8 +66,8 @@ impl Mount {
         Self { exports, fs, mounts: Mutex::default() }
     }
 
-    /// The listed mounts: client addresses and paths. The list may have mounts that no longer
-    /// exist, and lacks those that were dropped when it was full.
+    /// Returns the listed mounts: client addresses and paths. The list may have mounts that no
+    /// longer exist, and lacks those that were dropped when it was full.
     pub fn list(&self) -> Vec<(IpAddr, Vec<u8>)> {
         self.mounts().list()
     }
@@ -87,7 +87,7 @@ impl MountContext<'_> {
         self.rpc.args
     }
 
-    /// The address by which the client is listed.
+    /// Returns the address by which the client is listed.
     fn client(&self) -> IpAddr {
         self.rpc.peer.ip().to_canonical()
     }

@@ -36,7 +36,7 @@ fn procedure(version: u32, number: u32) -> Option<&'static Procedure> {
     PROCEDURES.get(number as usize).filter(|procedure| procedure.since <= version)
 }
 
-/// The names of a version's procedures.
+/// Returns the names of a version's procedures.
 pub fn names(version: u32) -> ProcedureNames {
     let present = (0..).zip(&PROCEDURES).filter(|(_, procedure)| procedure.since <= version);
     let procedures = present.map(|(number, procedure)| (number, procedure.name)).collect();

@@ -65,12 +65,12 @@ pub struct Transition {
 }
 
 impl<'a> CallContext<'a> {
-    /// The context of a call that begins.
+    /// Creates the context of a call that begins.
     pub const fn new(core: &'a Core, table: &'a ExportTable, rpc: &'a Call<'a>) -> Self {
         Self { core, rpc, table, export: Cell::new(None) }
     }
 
-    /// The file system operations.
+    /// Returns the file system operations.
     pub fn fs(&self) -> &Fs {
         &self.core.fs
     }
@@ -166,12 +166,12 @@ impl<'a> CallContext<'a> {
 }
 
 impl Object<'_> {
-    /// The changes that the export makes to attributes.
+    /// Returns the changes that the export makes to attributes.
     pub const fn view(&self) -> View {
         View { fsid: self.export.id.0, set_id: self.options.set_id, devices: self.options.devices }
     }
 
-    /// The current attributes and those `before` a change.
+    /// Returns the current attributes and those `before` a change.
     pub fn since(&self, before: Attr) -> Transition {
         Transition { before, after: self.node.attr().ok() }
     }

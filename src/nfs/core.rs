@@ -1,4 +1,4 @@
-//! The core of the program: what the calls of every version use.
+//! The core of the program: the state that the calls of all versions share.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub const TRANSFER_MAX: u32 = 1024 * 1024;
 /// Largest call, in bytes: a WRITE whose header, credentials and arguments fit into 4 KiB.
 pub const CALL_MAX: usize = TRANSFER_MAX as usize + 4096;
 
-/// What the calls of every version share.
+/// The state that the calls of all versions share.
 pub struct Core {
     /// The file system operations.
     pub fs: Arc<Fs>,
@@ -54,7 +54,7 @@ impl Core {
         }
     }
 
-    /// The lane of a call for the file with this handle, as received.
+    /// Returns the lane of a call for the file with this handle, as received.
     pub fn lane(&self, kind: LaneKind, handle: &[u8]) -> Lane {
         let width = match kind {
             LaneKind::Changes => 1,

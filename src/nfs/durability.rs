@@ -35,7 +35,7 @@ pub enum FlushScope {
 }
 
 impl<T: Copy> Durable<T, T> {
-    /// The same results for success and failure.
+    /// Creates a result with the same body for success and failure.
     pub const fn same_body(result: T, due: Option<Due>) -> Self {
         Self { result, failure_body: result, due }
     }

@@ -24,7 +24,7 @@ pub enum Failure {
     TooSmall,
     /// The call would block. Nothing was done.
     WouldBlock,
-    /// The client has to retry: what the call needs is in use, or not counted yet. Nothing was done.
+    /// The client has to retry: what the call needs is in use or not counted yet. Nothing was done.
     Retry,
     /// The volume is full, but may have room after its files are flushed. Nothing was done.
     Full,
@@ -63,7 +63,7 @@ impl From<BadHandle> for Failure {
 }
 
 impl From<Refused> for Failure {
-    /// Not `ESTALE`: the handles are valid again when the client regains access.
+    /// Returns `EACCES`, not `ESTALE`: the handles are valid again when the client regains access.
     fn from(_: Refused) -> Self {
         Self::Errno(Errno::ACCES)
     }

@@ -41,7 +41,7 @@ impl Nfs {
     }
 }
 
-/// The names of the procedures of each version.
+/// Returns the names of the procedures of each version.
 pub fn names() -> impl Iterator<Item = ProcedureNames> {
     (VERSIONS.0..=VERSIONS.1).map(names_of)
 }

@@ -30,7 +30,7 @@ pub const PROGRAM: u32 = 100_000;
 /// The lowest and highest version served.
 pub const VERSIONS: (u32, u32) = (2, 4);
 
-/// The names of the procedures of each version.
+/// Returns the names of the procedures of each version.
 pub fn names() -> impl Iterator<Item = ProcedureNames> {
     (VERSIONS.0..=VERSIONS.1).map(table::names)
 }

@@ -58,7 +58,7 @@ impl Mapping {
         Some(Self { program, version, protocol, port: address.port().into() })
     }
 
-    /// The arguments of a call.
+    /// Decodes the arguments of a call.
     fn decode(call: &Call<'_>) -> Result<Self, Error> {
         let mut r = call.args;
         let (program, version, protocol, port) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);

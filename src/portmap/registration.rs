@@ -38,7 +38,7 @@ pub struct Registration {
 }
 
 impl Netid {
-    /// The netid of `address` over `transport`.
+    /// Returns the netid of `address` over `transport`.
     pub fn new(transport: Transport, address: SocketAddr) -> Self {
         match (transport, address) {
             (Transport::Tcp, SocketAddr::V4(_)) => Self::Tcp,
@@ -48,14 +48,14 @@ impl Netid {
         }
     }
 
-    /// The netid with this name.
+    /// Returns the netid with this name.
     pub fn named(name: &[u8]) -> Option<Self> {
         [Self::Tcp, Self::Udp, Self::Tcp6, Self::Udp6]
             .into_iter()
             .find(|netid| netid.name().as_bytes() == name)
     }
 
-    /// Its name.
+    /// Returns the name (RFC 5665 §5.1).
     pub fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",

@@ -91,7 +91,7 @@ pub fn dump(portmap: &Portmap, _call: &Call<'_>, out: &mut Writer<'_>) -> Result
 }
 
 impl<'a> Rpcb<'a> {
-    /// The arguments of a call.
+    /// Decodes the arguments of a call.
     fn decode(call: &Call<'a>) -> Result<Self, Error> {
         let mut r = call.args;
         let (program, version) = (r.u32()?, r.u32()?);

@@ -40,7 +40,7 @@ const fn row(
     Procedure { number, versions, name, run }
 }
 
-/// The names of a version's procedures.
+/// Returns the names of a version's procedures.
 pub fn names(version: u32) -> ProcedureNames {
     let present = PROCEDURES.iter().filter(|procedure| procedure.versions.contains(&version));
     let procedures = present.map(|procedure| (procedure.number, procedure.name)).collect();

@@ -10,7 +10,7 @@ use crate::telemetry::bounded::network;
 pub struct Address(IpAddr);
 
 impl Address {
-    /// The address or network by which `ip` is counted.
+    /// Returns the address or network by which `ip` is counted.
     pub const fn of(ip: IpAddr) -> Self {
         Self(network(ip))
     }

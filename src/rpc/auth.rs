@@ -45,7 +45,7 @@ pub struct AuthSys {
 }
 
 impl AuthSys {
-    /// The credential of a user.
+    /// Creates the credential of a user.
     ///
     /// # Panics
     /// If there are more groups than [`GROUPS_MAX`].
@@ -55,7 +55,7 @@ impl AuthSys {
         Self { uid, gid, groups: all, count: groups.len() }
     }
 
-    /// The user's other groups.
+    /// Returns the user's other groups.
     pub fn groups(&self) -> &[u32] {
         &self.groups[..self.count]
     }

@@ -107,7 +107,7 @@ fn denied(xid: u32, stat: u32, w: &mut Writer<'_>) {
 }
 
 impl Rejection {
-    /// The label for the metrics.
+    /// Returns the label for the metrics.
     pub const fn status(self) -> StatusLabel {
         match self {
             Self::RpcMismatch => StatusLabel::RPC_MISMATCH,

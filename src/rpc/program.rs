@@ -10,10 +10,10 @@ use crate::xdr::{Error, Reader, Writer};
 
 /// One remote program, and its versions. Each version has a table of procedures.
 pub trait Program: Send + Sync {
-    /// The program's number.
+    /// Returns the program's number.
     fn number(&self) -> u32;
 
-    /// The lowest and the highest version that are served.
+    /// Returns the lowest and the highest version that are served.
     fn versions(&self) -> (u32, u32);
 
     /// Returns the names of a version's procedures, from its table. Called once for each version,
@@ -41,7 +41,7 @@ pub struct ProcedureNames {
 }
 
 impl ProcedureNames {
-    /// The labels of each procedure: the program and the procedure.
+    /// Returns the labels of each procedure: the program and the procedure.
     pub fn into_labels(self) -> impl Iterator<Item = (&'static str, &'static str)> {
         self.procedures.into_iter().map(move |(_, name)| (self.program, name))
     }

@@ -90,17 +90,17 @@ pub struct Records {
 }
 
 impl Records {
-    /// The start of a stream of records of at most `max` bytes.
+    /// Starts a stream of records of at most `max` bytes.
     pub const fn new(max: usize) -> Self {
         Self { max, held: Vec::new(), joined: Vec::new(), fragments: 0, large: false, given: 0 }
     }
 
-    /// The number of records that were passed on.
+    /// Returns the number of records that were passed on.
     pub const fn given(&self) -> u64 {
         self.given
     }
 
-    /// The memory that is held, in bytes.
+    /// Returns the memory that is held, in bytes.
     pub const fn capacity(&self) -> usize {
         self.held.capacity() + self.joined.capacity()
     }
@@ -122,8 +122,9 @@ impl Records {
         !self.held.is_empty() || self.fragments > 0
     }
 
-    /// The most to read into the scratch buffer, in bytes. A large record is mostly followed by
-    /// another one. Its header and little more is read then, because those bytes are copied.
+    /// Returns the most to read into the scratch buffer, in bytes. A large record is mostly
+    /// followed by another one. Its header and little more is read then, because those bytes are
+    /// copied.
     pub const fn appetite(&self) -> usize {
         if self.large { LARGE / 2 } else { usize::MAX }
     }

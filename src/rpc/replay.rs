@@ -96,7 +96,7 @@ enum CachedCall<W> {
 }
 
 impl<W> ReplyCache<W> {
-    /// A cache for replies of at most `bytes_max` bytes.
+    /// Creates a cache for replies of at most `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Self {
         Self { clients: HashMap::new(), bytes: 0, bytes_max }
     }
@@ -162,7 +162,7 @@ impl<W> ReplyCache<W> {
         }
     }
 
-    /// The copies that wait for the reply to a running call.
+    /// Returns the copies that wait for the reply to a running call.
     pub fn waiting(&self, key: CallKey) -> &[W] {
         let call = self.clients.get(&key.client).and_then(|client| client.calls.get(&key));
         match call {
@@ -201,7 +201,7 @@ impl<W> ReplyCache<W> {
 }
 
 impl<W> CachedCall<W> {
-    /// The memory for the reply, in bytes.
+    /// Returns the memory for the reply, in bytes.
     fn size(&self) -> usize {
         match self {
             Self::Running(_) => 0,

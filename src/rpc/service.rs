@@ -135,7 +135,7 @@ impl ServedProgram {
         Self { program, number, versions, labels }
     }
 
-    /// The label of a procedure; `version` is one of those served.
+    /// Returns the label of a procedure; `version` is one of those served.
     fn label(&self, version: u32, procedure: u32) -> ProcedureLabel {
         let labels = &self.labels[(version - self.versions.0) as usize];
         labels.get(procedure as usize).copied().unwrap_or(ProcedureLabel::OTHER)

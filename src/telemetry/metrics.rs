@@ -133,8 +133,8 @@ pub struct Throughput {
 }
 
 impl Metrics {
-    /// Nothing is counted yet. `labels` are those of the procedures that will be served, see
-    /// [`ProcedureLabels::new`].
+    /// Creates metrics with all counts at 0. `labels` are those of the procedures that will be
+    /// served, see [`ProcedureLabels::new`].
     pub fn new(labels: impl IntoIterator<Item = (&'static str, &'static str)>) -> Self {
         let labels = ProcedureLabels::new(labels);
         let common = Shard::new(&labels);
@@ -170,13 +170,13 @@ impl Metrics {
         self.common.count(Latency::of(took), call, add);
     }
 
-    /// The numbers of every procedure.
+    /// Returns the numbers of every procedure.
     pub fn sums(&self) -> Vec<Sum> {
         let shards = self.shards();
         self.labels.iter().map(|(procedure, labels)| Sum::of(procedure, labels, &shards)).collect()
     }
 
-    /// The procedures that are told apart.
+    /// Returns the labels of the procedures.
     pub const fn labels(&self) -> &ProcedureLabels {
         &self.labels
     }

@@ -25,7 +25,7 @@ pub enum Error {
     Unknown,
 }
 
-/// Zero bytes that pad `len` bytes to a multiple of four (RFC 4506 §3).
+/// Returns the number of zero bytes that pad `len` bytes to a multiple of four (RFC 4506 §3).
 const fn padding(len: usize) -> usize {
     len.wrapping_neg() & 3
 }

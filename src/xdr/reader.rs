@@ -29,7 +29,7 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
-    /// The bytes not yet consumed.
+    /// Returns the bytes not yet consumed.
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }

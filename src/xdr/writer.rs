@@ -28,17 +28,17 @@ impl<'a> Writer<'a> {
         Self { out }
     }
 
-    /// The position of the next byte.
+    /// Returns the position of the next byte.
     pub const fn mark(&self) -> Mark {
         Mark(self.out.len())
     }
 
-    /// Bytes written since `mark`.
+    /// Returns the number of bytes written since `mark`.
     pub const fn since(&self, mark: Mark) -> usize {
         self.out.len() - mark.0
     }
 
-    /// The data written since `mark`.
+    /// Returns the data written since `mark`.
     pub fn written(&self, mark: Mark) -> &[u8] {
         &self.out[mark.0..]
     }
@@ -105,7 +105,7 @@ impl<'a> Writer<'a> {
         self.out[hole.0..hole.0 + 4].copy_from_slice(&value.to_be_bytes());
     }
 
-    /// The underlying buffer, for data that a system call appends. The caller pads it.
+    /// Returns the underlying buffer, for data that a system call appends. The caller pads it.
     pub const fn buffer(&mut self) -> &mut Vec<u8> {
         self.out
     }

@@ -86,7 +86,7 @@ impl Procedure {
     }
 }
 
-/// The number behind so many words of the arguments.
+/// Decodes the number of bytes that a call requests, which stands after so many words.
 fn requested(mut args: Reader<'_>, words: u8) -> Result<u32, Error> {
     args.skip(words)?;
     args.u32()
@@ -96,7 +96,7 @@ fn procedure(number: u32) -> Option<&'static Procedure> {
     PROCEDURES.get(number as usize)
 }
 
-/// The names of the procedures.
+/// Returns the names of the procedures.
 pub fn names() -> ProcedureNames {
     let procedures = (0..).zip(PROCEDURES.iter().map(|procedure| procedure.name)).collect();
     ProcedureNames { program: "nfs", procedures }

@@ -18,7 +18,7 @@ const PATH_READ_MAX: usize = 65536;
 const FATTR_LEN: usize = 84;
 
 impl<'a> Decode<'a> for Fh<'a> {
-    /// `nfs_fh3`
+    /// Decodes an `nfs_fh3`.
     fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
         r.opaque(handle::MAX).map(Self)
     }
@@ -50,8 +50,8 @@ impl Encode for Handle {
     }
 }
 
-/// The seconds of an `nfstime3`, an unsigned 32-bit number. Times outside its range wrap; other
-/// servers do the same, and clients undo it.
+/// Returns the seconds of an `nfstime3`, an unsigned 32-bit number. Times outside its range wrap;
+/// other servers do the same, and clients undo it.
 pub fn wire_seconds(time: Time) -> u32 {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // the format has no more
     let seconds = time.seconds as u32;
@@ -70,7 +70,7 @@ pub fn time(r: &mut Reader<'_>) -> Result<Time, Error> {
 }
 
 impl<'a> Decode<'a> for Changes {
-    /// `sattr3`
+    /// Decodes a `sattr3`.
     fn decode(r: &mut Reader<'a>) -> Result<Self, Error> {
         Ok(Self {
             mode: r.option(Reader::u32)?,
@@ -102,12 +102,12 @@ pub struct Fattr {
 }
 
 impl Fattr {
-    /// The attributes of a file, as the export of `object` presents them.
+    /// Returns the attributes of a file, as the export of `object` presents them.
     pub const fn of(object: &Object<'_>, attr: Attr) -> Self {
         Self::new(object.view(), attr)
     }
 
-    /// The attributes of a file, as an export presents them.
+    /// Returns the attributes of a file, as an export presents them.
     pub const fn new(view: View, attr: Attr) -> Self {
         Self { attr: view.of(attr), fsid: view.fsid }
     }
@@ -160,7 +160,7 @@ const fn ftype(kind: FileKind) -> ftype3 {
 pub struct PostOp(pub Option<Fattr>);
 
 impl PostOp {
-    /// The current attributes of a file, if they can be read.
+    /// Returns the current attributes of a file, if they can be read.
     pub fn of(object: &Object<'_>) -> Self {
         Self(object.node.attr().ok().map(|attr| Fattr::of(object, attr)))
     }
@@ -183,7 +183,7 @@ pub struct Wcc {
 }
 
 impl Wcc {
-    /// The attributes of a file before and after a change, as its export presents them.
+    /// Returns the attributes of a file before and after a change, as its export presents them.
     pub fn of(object: &Object<'_>, Transition { before, after }: Transition) -> Self {
         let after = PostOp(after.map(|attr| Fattr::of(object, attr)));
         Self { before: Some(before), after }

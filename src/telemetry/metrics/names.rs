@@ -64,8 +64,8 @@ pub struct ProcedureLabel(u16);
 pub struct StatusLabel(u8);
 
 impl ProcedureLabels {
-    /// The procedures with these labels, and one for calls of all others. A pair that occurs again
-    /// is the same procedure.
+    /// Creates the set of the procedures with these labels, and one procedure for all other calls.
+    /// A pair that occurs again is the same procedure.
     pub fn new(labels: impl IntoIterator<Item = (&'static str, &'static str)>) -> Self {
         let mut all = vec![("other", "OTHER")];
         for pair in labels {
@@ -77,7 +77,7 @@ impl ProcedureLabels {
         Self(all.into())
     }
 
-    /// The number of procedures.
+    /// Returns the number of procedures.
     pub const fn count(&self) -> usize {
         self.0.len()
     }
@@ -88,7 +88,7 @@ impl ProcedureLabels {
         found.map_or(ProcedureLabel::OTHER, ProcedureLabel::at)
     }
 
-    /// The procedures, and their labels.
+    /// Iterates over the procedures and their labels.
     pub fn iter(&self) -> impl Iterator<Item = (ProcedureLabel, (&'static str, &'static str))> {
         self.0.iter().enumerate().map(|(index, pair)| (ProcedureLabel::at(index), *pair))
     }
@@ -98,7 +98,7 @@ impl ProcedureLabel {
     /// A procedure that is not served.
     pub const OTHER: Self = Self(0);
 
-    /// The index among all procedures.
+    /// Returns the index among all procedures.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -134,17 +134,17 @@ impl StatusLabel {
         known.map_or(Self::unnumbered(0), |index| Self(small(index)))
     }
 
-    /// All statuses but success.
+    /// Iterates over all statuses but success.
     pub fn failures() -> impl Iterator<Item = Self> {
         (1..STATUSES).map(|index| Self(small(index)))
     }
 
-    /// The index among all statuses.
+    /// Returns the index among all statuses.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(self) -> &'static str {
         let numbered = NUMBERED.get(self.index()).map(|(_, name)| *name);
         numbered.unwrap_or_else(|| UNNUMBERED[self.index() - NUMBERED.len()])
