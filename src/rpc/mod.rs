@@ -28,5 +28,6 @@ pub mod pending;
 pub mod program;
 pub mod record;
 pub mod replay;
+mod served;
 pub mod service;
 pub mod transport;

@@ -17,6 +17,7 @@ use super::message::{self, CallHeader, HeaderError, Rejection};
 use super::pending::{Delay, Pending};
 use super::program::{Call, Outcome, Program, Retransmission};
 use super::replay::{CallKey, Lookup, ReplyCache};
+use super::served::ServedProgram;
 use crate::sched::Patience;
 use crate::sched::lanes::Lane;
 use crate::telemetry::metrics::Metrics;
@@ -107,39 +108,6 @@ pub struct Service {
     replies: [Mutex<ReplyCache<Arc<dyn ReplySink>>>; SHARDS],
     hasher: RandomState,
     metrics: Arc<Metrics>,
-}
-
-/// A program that is served.
-struct ServedProgram {
-    program: Arc<dyn Program>,
-    number: u32,
-    versions: (u32, u32),
-    /// For each version, the labels of its procedures by their numbers.
-    labels: Vec<Vec<ProcedureLabel>>,
-}
-
-impl ServedProgram {
-    fn new(program: Arc<dyn Program>, metrics: &Metrics) -> Self {
-        let (number, versions) = (program.number(), program.versions());
-        let labels = (versions.0..=versions.1).map(|version| {
-            let names = program.names(version);
-            let mut labels = Vec::new();
-            for (number, name) in names.procedures {
-                let number = number as usize;
-                labels.resize(labels.len().max(number + 1), ProcedureLabel::OTHER);
-                labels[number] = metrics.labels().find(names.program, name);
-            }
-            labels
-        });
-        let labels = labels.collect();
-        Self { program, number, versions, labels }
-    }
-
-    /// Returns the label of a procedure; `version` is one of those served.
-    fn label(&self, version: u32, procedure: u32) -> ProcedureLabel {
-        let labels = &self.labels[(version - self.versions.0) as usize];
-        labels.get(procedure as usize).copied().unwrap_or(ProcedureLabel::OTHER)
-    }
 }
 
 impl Service {
