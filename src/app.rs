@@ -264,7 +264,7 @@ impl App {
             );
         }
         self.audience().warn_of_volumes(&settings.dir);
-        let serving = volume::Serving {
+        let serving = volume::DataPlane {
             fs: Arc::clone(&self.fs),
             exports: Arc::clone(&self.exports),
             handles: self.config.handles,

@@ -252,7 +252,7 @@ pub struct Config {
     /// The exports besides the volumes.
     pub source: Source,
     /// Settings of the volumes, if there may be any.
-    pub volumes: Option<volume::Settings>,
+    pub volumes: Option<volume::VolumeSettings>,
     /// Settings of the provisioner, if the server is one.
     pub provisioner: Option<provisioner::Settings>,
     /// Addresses of NFS and MOUNT.
@@ -325,7 +325,7 @@ impl ServeArgs {
             admin_socket: admin_socket(given.0, given.1, is_root)
                 .unwrap_or_else(|_| state.join("admin.sock")),
             state,
-            volumes: self.volumes.map(|dir| volume::Settings {
+            volumes: self.volumes.map(|dir| volume::VolumeSettings {
                 dir,
                 purge_rate: self.purge_rate,
                 recount: Duration::from_secs(u64::from(self.recount) * 3600),

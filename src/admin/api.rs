@@ -10,12 +10,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::telemetry::log::Chain;
-use crate::volume::damaged::Damaged;
+use crate::volume::damaged::DamagedRecord;
 use crate::volume::error::{self, Error, Result};
 use crate::volume::name::VolumeName;
-use crate::volume::promise::Promise;
+use crate::volume::overcommit::CommittedCapacity;
 use crate::volume::spec::{OnDelete, Spec, VolumeStatus};
-use crate::volume::{Disk, Growth, Origin, Reclaimed, Volumes, trash};
+use crate::volume::{CapacityChange, DiskSpace, Reclaimed, VolumeOrigin, Volumes, trash};
 
 /// Largest body of a request, in bytes.
 pub const REQUEST_MAX: usize = 64 * 1024;
@@ -31,7 +31,7 @@ pub struct Create {
     pub spec: Spec,
     /// Where its content comes from.
     #[serde(default)]
-    pub origin: Origin,
+    pub origin: VolumeOrigin,
 }
 
 /// The query of `DELETE /v1/volumes/NAME`.
@@ -62,10 +62,10 @@ pub struct Listing {
     pub volumes: Vec<VolumeStatus>,
     /// The sum of their capacities, compared with the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub promise: Option<Promise>,
+    pub promise: Option<CommittedCapacity>,
     /// Records that cannot be used; their volumes are not served.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub damaged: Vec<Damaged>,
+    pub damaged: Vec<DamagedRecord>,
 }
 
 /// The response to requests that return no value.
@@ -94,7 +94,7 @@ pub struct ServerInfo {
     #[serde(flatten)]
     pub about: About,
     /// The disk of the volumes, if its statistics can be read.
-    pub disk: Option<Disk>,
+    pub disk: Option<DiskSpace>,
     /// Descriptions of faults; empty if there are none.
     pub faults: Vec<String>,
 }
@@ -115,7 +115,7 @@ pub struct Failure {
     pub message: String,
 }
 
-/// Kinds of errors: [`error::Kind`] in the JSON of the API.
+/// Kinds of errors: [`error::VolumeErrorKind`] in the JSON of the API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
@@ -138,13 +138,13 @@ pub enum Kind {
 pub trait VolumeApi: Send + Sync + 'static {
     /// Creates a volume. For a clone it returns at once, in the phase `Cloning`; repeated, it
     /// returns the progress.
-    fn create(&self, spec: Spec, origin: Origin) -> Result<VolumeStatus>;
+    fn create(&self, spec: Spec, origin: VolumeOrigin) -> Result<VolumeStatus>;
     /// Returns all volumes, by name.
     fn list(&self) -> Vec<VolumeStatus>;
     /// Returns one volume.
     fn show(&self, name: &VolumeName) -> Result<VolumeStatus>;
     /// Changes the limits of a volume.
-    fn expand(&self, name: &VolumeName, growth: Growth) -> Result<VolumeStatus>;
+    fn expand(&self, name: &VolumeName, growth: CapacityChange) -> Result<VolumeStatus>;
     /// Reclaims a volume, unless a claim uses it and `request.force` is not set.
     fn reclaim(&self, name: &VolumeName, request: Reclaim) -> Result<Reclaimed>;
     /// Starts to count the usage of a volume again.
@@ -154,17 +154,17 @@ pub trait VolumeApi: Send + Sync + 'static {
     /// Returns descriptions of the registry's faults.
     fn faults(&self) -> Vec<String>;
     /// Returns the records that cannot be used.
-    fn damaged(&self) -> Vec<Damaged> {
+    fn damaged(&self) -> Vec<DamagedRecord> {
         Vec::new()
     }
     /// Returns the size of the disk of the volumes and its free space.
-    fn disk(&self) -> Result<Disk>;
+    fn disk(&self) -> Result<DiskSpace>;
     /// Returns the sum of all capacities, compared with the disk.
-    fn promise(&self) -> Option<Promise>;
+    fn committed_capacity(&self) -> Option<CommittedCapacity>;
 }
 
 impl VolumeApi for Arc<Volumes> {
-    fn create(&self, spec: Spec, origin: Origin) -> Result<VolumeStatus> {
+    fn create(&self, spec: Spec, origin: VolumeOrigin) -> Result<VolumeStatus> {
         Volumes::create(self, spec, origin)
     }
 
@@ -176,13 +176,13 @@ impl VolumeApi for Arc<Volumes> {
         Volumes::show(self, name)
     }
 
-    fn expand(&self, name: &VolumeName, growth: Growth) -> Result<VolumeStatus> {
+    fn expand(&self, name: &VolumeName, growth: CapacityChange) -> Result<VolumeStatus> {
         Volumes::expand(self, name, growth)
     }
 
     fn reclaim(&self, name: &VolumeName, request: Reclaim) -> Result<Reclaimed> {
         if !request.force {
-            self.may_be_taken(name, request.on_delete)?;
+            self.check_not_held(name, request.on_delete)?;
         }
         Volumes::reclaim(self, name, request.on_delete)
     }
@@ -199,16 +199,16 @@ impl VolumeApi for Arc<Volumes> {
         Volumes::faults(self)
     }
 
-    fn damaged(&self) -> Vec<Damaged> {
+    fn damaged(&self) -> Vec<DamagedRecord> {
         Volumes::damaged(self)
     }
 
-    fn disk(&self) -> Result<Disk> {
+    fn disk(&self) -> Result<DiskSpace> {
         Volumes::disk(self)
     }
 
-    fn promise(&self) -> Option<Promise> {
-        Some(Volumes::promise(self))
+    fn committed_capacity(&self) -> Option<CommittedCapacity> {
+        Some(Volumes::committed_capacity(self))
     }
 }
 
@@ -218,15 +218,15 @@ impl From<&Error> for Failure {
     }
 }
 
-impl From<error::Kind> for Kind {
-    fn from(kind: error::Kind) -> Self {
+impl From<error::VolumeErrorKind> for Kind {
+    fn from(kind: error::VolumeErrorKind) -> Self {
         match kind {
-            error::Kind::Invalid => Self::Invalid,
-            error::Kind::NotFound => Self::NotFound,
-            error::Kind::Conflict => Self::Conflict,
-            error::Kind::Busy => Self::Busy,
-            error::Kind::NoSpace => Self::NoSpace,
-            error::Kind::Internal => Self::Internal,
+            error::VolumeErrorKind::Invalid => Self::Invalid,
+            error::VolumeErrorKind::NotFound => Self::NotFound,
+            error::VolumeErrorKind::Conflict => Self::Conflict,
+            error::VolumeErrorKind::Busy => Self::Busy,
+            error::VolumeErrorKind::NoSpace => Self::NoSpace,
+            error::VolumeErrorKind::Internal => Self::Internal,
         }
     }
 }
@@ -257,9 +257,9 @@ mod tests {
             let text = format!(r#"{{"spec":{{"name":"a","id":"1","capacity":5}}{rest}}}"#);
             serde_json::from_str::<Create>(&text).map(|create| create.origin)
         };
-        assert_eq!(read("").unwrap(), Origin::Fresh);
-        assert_eq!(read(r#","origin":"adopt""#).unwrap(), Origin::Adopt);
-        let from = Origin::Clone(VolumeName::new("b").unwrap());
+        assert_eq!(read("").unwrap(), VolumeOrigin::Fresh);
+        assert_eq!(read(r#","origin":"adopt""#).unwrap(), VolumeOrigin::Adopt);
+        let from = VolumeOrigin::Clone(VolumeName::new("b").unwrap());
         assert_eq!(read(r#","origin":{"clone":"b"}"#).unwrap(), from);
         assert!(read(r#","origin":{"clone":"../b"}"#).is_err());
         assert!(read(r#","origin":"stolen""#).is_err());

@@ -27,7 +27,7 @@ use super::api::{
 };
 use crate::volume::name::VolumeName;
 use crate::volume::spec::VolumeStatus;
-use crate::volume::{Growth, Reclaimed, trash};
+use crate::volume::{CapacityChange, Reclaimed, trash};
 
 /// Default time limit of a call. No operation of the API waits for more than a few accesses to the
 /// disk.
@@ -144,7 +144,11 @@ impl Client {
     }
 
     /// Changes the limits of a volume.
-    pub fn expand(&self, name: &VolumeName, growth: &Growth) -> Result<Reply<VolumeStatus>> {
+    pub fn expand(
+        &self,
+        name: &VolumeName,
+        growth: &CapacityChange,
+    ) -> Result<Reply<VolumeStatus>> {
         self.call(Method::POST, &of(name, "/expand"), Some(growth))
     }
 
@@ -285,7 +289,7 @@ mod tests {
     use super::*;
     use crate::admin::api::Kind;
     use crate::admin::fake::{FakeVolumes, Served, name, spec};
-    use crate::volume::Origin;
+    use crate::volume::VolumeOrigin;
     use crate::volume::spec::OnDelete;
 
     /// Starts a server that accepts one connection and sends `reply`, whatever the request.
@@ -314,11 +318,11 @@ mod tests {
         let client = Client::new(&served.path).unwrap();
         let mut other = spec("other");
         other.name = strange.clone();
-        let create = Create { spec: other, origin: Origin::Fresh };
+        let create = Create { spec: other, origin: VolumeOrigin::Fresh };
         assert_eq!(client.create(&create).unwrap().value.spec, create.spec);
         assert_eq!(client.show(&strange).unwrap().value.spec, create.spec);
         assert_eq!(client.list().unwrap().value.volumes.len(), 2);
-        let growth = Growth { capacity: Some(20 << 30), ..Growth::default() };
+        let growth = CapacityChange { capacity: Some(20 << 30), ..CapacityChange::default() };
         let grown = client.expand(&strange, &growth).unwrap().value.spec.capacity;
         assert_eq!(grown, 20 << 30);
         client.recount(&strange).unwrap();
@@ -388,7 +392,7 @@ mod tests {
     fn a_request_that_is_too_large_is_not_sent() {
         let mut large = spec("new");
         large.labels.insert("x".into(), "y".repeat(REQUEST_MAX));
-        let create = Create { spec: large, origin: Origin::Fresh };
+        let create = Create { spec: large, origin: VolumeOrigin::Fresh };
         let client = Client::new(Path::new("/nowhere")).unwrap();
         assert!(matches!(client.create(&create), Err(Error::TooLarge)));
     }

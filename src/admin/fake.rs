@@ -22,10 +22,10 @@ use super::api::{About, Reclaim, VolumeApi};
 use super::{socket, v1};
 use crate::volume::error::{Error, Result};
 use crate::volume::name::{VolumeId, VolumeName};
+use crate::volume::overcommit::CommittedCapacity;
 use crate::volume::progress::ProgressSnapshot;
-use crate::volume::promise::Promise;
-use crate::volume::spec::{OnDelete, Phase, Spec, VolumeStatus};
-use crate::volume::{Disk, Growth, Origin, Reclaimed, trash};
+use crate::volume::spec::{OnDelete, Spec, VolumePhase, VolumeStatus};
+use crate::volume::{CapacityChange, DiskSpace, Reclaimed, VolumeOrigin, trash};
 
 /// Volumes in memory.
 #[derive(Default)]
@@ -71,7 +71,8 @@ impl FakeVolumes {
     pub fn with(names: &[&str]) -> Arc<Self> {
         let fake = Self::default();
         for name in names {
-            fake.create(spec(name), Origin::Fresh).expect("the name has no effect on creation");
+            fake.create(spec(name), VolumeOrigin::Fresh)
+                .expect("the name has no effect on creation");
         }
         Arc::new(fake)
     }
@@ -96,7 +97,7 @@ impl FakeVolumes {
     fn step(&self, name: &VolumeName) -> Result<VolumeStatus> {
         let mut volumes = self.volumes();
         let status = volumes.get_mut(name).ok_or_else(|| Error::NotFound(name.to_string()))?;
-        if let Phase::Cloning { progress, from } = &mut status.phase {
+        if let VolumePhase::Cloning { progress, from } = &mut status.phase {
             progress.entries_done += 1;
             progress.bytes_done += progress.bytes_total / progress.entries_total;
             match from.as_str() {
@@ -105,13 +106,16 @@ impl FakeVolumes {
                     return Err(Error::NotFound(name.to_string()));
                 }
                 "broken" => {
-                    status.phase = Phase::Failed { message: "the disk is\u{7} broken".into() };
+                    status.phase =
+                        VolumePhase::Failed { message: "the disk is\u{7} broken".into() };
                 }
                 "crowded" => {
-                    status.phase = Phase::Failed { message: "the disk is full".into() };
+                    status.phase = VolumePhase::Failed { message: "the disk is full".into() };
                     status.full = true;
                 }
-                _ if progress.entries_done == progress.entries_total => status.phase = Phase::Ready,
+                _ if progress.entries_done == progress.entries_total => {
+                    status.phase = VolumePhase::Ready;
+                }
                 _ => (),
             }
         }
@@ -137,14 +141,14 @@ fn error_of(name: &VolumeName) -> Result<()> {
 }
 
 impl VolumeApi for FakeVolumes {
-    fn create(&self, spec: Spec, origin: Origin) -> Result<VolumeStatus> {
+    fn create(&self, spec: Spec, origin: VolumeOrigin) -> Result<VolumeStatus> {
         error_of(&spec.name)?;
         let known = self.volumes().get(&spec.name).cloned();
         match known {
             Some(known) if known.spec.id != spec.id => {
                 return Err(Error::OtherId { name: spec.name, id: known.spec.id, wanted: spec.id });
             }
-            Some(VolumeStatus { phase: Phase::Failed { .. }, .. }) | None => (),
+            Some(VolumeStatus { phase: VolumePhase::Failed { .. }, .. }) | None => (),
             Some(known) => return Ok(known),
         }
         let progress = ProgressSnapshot {
@@ -153,8 +157,8 @@ impl VolumeApi for FakeVolumes {
             ..ProgressSnapshot::default()
         };
         let phase = match origin {
-            Origin::Clone(from) => Phase::Cloning { from, progress },
-            Origin::Fresh | Origin::Adopt => Phase::Ready,
+            VolumeOrigin::Clone(from) => VolumePhase::Cloning { from, progress },
+            VolumeOrigin::Fresh | VolumeOrigin::Adopt => VolumePhase::Ready,
         };
         let status = VolumeStatus {
             path: spec.export_path(),
@@ -184,7 +188,7 @@ impl VolumeApi for FakeVolumes {
         self.step(name)
     }
 
-    fn expand(&self, name: &VolumeName, growth: Growth) -> Result<VolumeStatus> {
+    fn expand(&self, name: &VolumeName, growth: CapacityChange) -> Result<VolumeStatus> {
         let mut status = self.show(name)?;
         let (wanted, now) = (growth.capacity.unwrap_or(status.spec.capacity), status.spec.capacity);
         if wanted < now && !growth.shrink {
@@ -235,14 +239,14 @@ impl VolumeApi for FakeVolumes {
         vec!["something is wrong".into()]
     }
 
-    fn disk(&self) -> Result<Disk> {
+    fn disk(&self) -> Result<DiskSpace> {
         match self.volumes().contains_key(&name("lost")) {
             true => Err(Error::NotFound("disk".into())),
-            false => Ok(Disk { size: 100, free: 50 }),
+            false => Ok(DiskSpace { size: 100, free: 50 }),
         }
     }
 
-    fn promise(&self) -> Option<Promise> {
+    fn committed_capacity(&self) -> Option<CommittedCapacity> {
         None
     }
 }

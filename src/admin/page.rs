@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::rates::{Rate, Rates};
 use super::source::{Exported, Found, Source};
 use crate::telemetry::metrics::scrape::Gauges;
-use crate::volume::{Disk, trash};
+use crate::volume::{DiskSpace, trash};
 use format::{Text, bytes, bytes_per_second, calls, count, duration, percent};
 
 const STYLE: &str = include_str!("page/page.css");
@@ -188,7 +188,7 @@ fn space(found: &Found, out: &mut String) -> Result {
     let promised = found.promise.promised;
     out.push_str("<section aria-labelledby=\"space\"><h2 id=\"space\">Space</h2>");
     out.push_str("<dl class=\"space\">\n");
-    if let Some(Disk { size, free }) = found.disk {
+    if let Some(DiskSpace { size, free }) = found.disk {
         out.push_str("<div class=\"wide\"><dt>Disk</dt><dd>");
         bar("use of the disk", size.saturating_sub(free), size, out)?;
         out.push_str("</dd></div>\n");

@@ -7,9 +7,9 @@ use prometheus_client::registry::Registry;
 use crate::telemetry::bounded::OFTEN;
 use crate::telemetry::log::Chain;
 use crate::telemetry::metrics::scrape::Gauges;
-use crate::volume::promise::Promise;
+use crate::volume::overcommit::CommittedCapacity;
 use crate::volume::spec::VolumeStatus;
-use crate::volume::{Disk, Volumes, trash};
+use crate::volume::{DiskSpace, Volumes, trash};
 
 /// The state of the server.
 pub trait Source: Send + Sync {
@@ -36,7 +36,7 @@ pub struct Exported {
     /// The clients that may mount it, as in exports(5).
     pub clients: Vec<String>,
     /// The file system of the directory, if its statistics could be read.
-    pub disk: Option<Disk>,
+    pub disk: Option<DiskSpace>,
 }
 
 /// The volumes at one moment.
@@ -49,9 +49,9 @@ pub struct Found {
     /// Descriptions of the registry's faults.
     pub faults: Vec<String>,
     /// The disk that they share, if its statistics could be read.
-    pub disk: Option<Disk>,
+    pub disk: Option<DiskSpace>,
     /// The sum of their capacities, compared with the disk.
-    pub promise: Promise,
+    pub promise: CommittedCapacity,
 }
 
 impl Found {
@@ -66,7 +66,7 @@ impl Found {
             trash: volumes.trash(),
             faults: volumes.faults(),
             disk: volumes.disk().map_err(no_disk).ok(),
-            promise: volumes.promise(),
+            promise: volumes.committed_capacity(),
         }
     }
 }

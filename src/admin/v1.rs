@@ -4,7 +4,7 @@
 //!   GET    /v1/volumes                all volumes                          Listing
 //!   POST   /v1/volumes                creates one (Create)                 VolumeStatus
 //!   GET    /v1/volumes/NAME           one volume                           VolumeStatus
-//!   POST   /v1/volumes/NAME/expand    changes its limits (Growth)          VolumeStatus
+//!   POST   /v1/volumes/NAME/expand    changes its limits (CapacityChange)          VolumeStatus
 //!   DELETE /v1/volumes/NAME[?onDelete=delete|archive|recycle|retain]       Reclaimed
 //!   DELETE ...[&force=true]           even if a claim uses it              Reclaimed
 //!   POST   /v1/volumes/NAME/archive[?force=true]  removes it, keeps files  Reclaimed
@@ -41,7 +41,7 @@ use super::api::{
     ServerInfo, VolumeApi,
 };
 use crate::telemetry::log::Chain;
-use crate::volume::Growth;
+use crate::volume::CapacityChange;
 use crate::volume::error::{Error, Result as VolumeResult};
 use crate::volume::name::VolumeName;
 use crate::volume::spec::OnDelete;
@@ -93,7 +93,7 @@ pub fn router(volumes: Arc<dyn VolumeApi>, about: About) -> Router {
 
 async fn list(State(s): Shared) -> ApiResult {
     s.run(|all| {
-        let (volumes, promise, damaged) = (all.list(), all.promise(), all.damaged());
+        let (volumes, promise, damaged) = (all.list(), all.committed_capacity(), all.damaged());
         Ok(Listing { volumes, promise, damaged })
     })
     .await
@@ -110,7 +110,7 @@ async fn show(State(s): Shared, Named(name): Named) -> ApiResult {
 async fn expand(
     State(s): Shared,
     Named(name): Named,
-    JsonBody(growth): JsonBody<Growth>,
+    JsonBody(growth): JsonBody<CapacityChange>,
 ) -> ApiResult {
     s.run(move |volumes| volumes.expand(&name, growth)).await
 }

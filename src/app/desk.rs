@@ -30,7 +30,7 @@ use crate::rpc::program::ProcedureNames;
 use crate::rpc::transport::server::Server;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::scrape::Gauges;
-use crate::volume::{Disk, Volumes};
+use crate::volume::{DiskSpace, Volumes};
 
 /// How long requests may take to end at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -165,9 +165,9 @@ fn exported(path: String, export: &Export) -> Exported {
 
 /// A file system as df(1) has it: what is reserved for root is not counted, so that it is full when
 /// its users are out of space.
-fn disk(dir: &Path) -> Option<Disk> {
+fn disk(dir: &Path) -> Option<DiskSpace> {
     let disk = statvfs(dir).ok()?;
     let (used, free) = (disk.f_blocks.saturating_sub(disk.f_bfree), disk.f_bavail);
     let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-    Some(Disk { size: bytes(used.saturating_add(free)), free: bytes(free) })
+    Some(DiskSpace { size: bytes(used.saturating_add(free)), free: bytes(free) })
 }

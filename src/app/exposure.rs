@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rustix::process::{geteuid, getpid};
 
-use crate::export::{Devices, Export, Mode, Options, Ports, SetId};
+use crate::export::{Devices, Export, ExportMode, ExportOptions, Ports, SetId};
 
 /// Whether users of this machine can enter the directory `dir`, which is absolute and without
 /// links, and would gain from it. Blocks.
@@ -63,7 +63,7 @@ pub struct Audience {
 impl Audience {
     /// Warns of an export from which users of this machine gain power.
     pub fn warn_of(self, export: &Export) {
-        let has = |gains: fn(Self, &Options) -> bool| {
+        let has = |gains: fn(Self, &ExportOptions) -> bool| {
             export.clients.iter().any(|client| gains(self, &client.options))
         };
         if has(Self::makes_powers) && is_open(&export.dir) {
@@ -99,14 +99,14 @@ impl Audience {
 
     /// Whether clients can make what runs with other rights than theirs. On this machine, only root
     /// has ports below 1024, and gains nothing.
-    fn makes_powers(self, options: &Options) -> bool {
+    fn makes_powers(self, options: &ExportOptions) -> bool {
         let refuses = options.set_id == SetId::Refused && options.devices == Devices::Refused;
         let is_roots = self.is_local && options.ports == Ports::Privileged;
-        options.mode == Mode::ReadWrite && !refuses && !is_roots
+        options.mode == ExportMode::ReadWrite && !refuses && !is_roots
     }
 
     /// Whether users of this machine act as the server's user. A container has no users of its own.
-    fn lends_user(self, options: &Options) -> bool {
+    fn lends_user(self, options: &ExportOptions) -> bool {
         !self.acts_as_callers && options.ports == Ports::Any && !getpid().is_init()
     }
 }
@@ -134,7 +134,11 @@ mod tests {
 
     #[test]
     fn users_of_this_machine_gain_by_ports_that_they_may_use() {
-        let options = |ports| Options { mode: Mode::ReadWrite, ports, ..Options::default() };
+        let options = |ports| ExportOptions {
+            mode: ExportMode::ReadWrite,
+            ports,
+            ..ExportOptions::default()
+        };
         let check = |is_local, acts_as_callers, ports, expected| {
             let audience = Audience { is_local, acts_as_callers };
             let options = options(ports);

@@ -10,7 +10,9 @@ use crate::export::{ClientPattern, Squash};
 use crate::label::is_provisioner;
 use crate::quantity;
 use crate::volume::name::{VolumeDirectory, VolumeId, VolumeName};
-use crate::volume::spec::{CAPACITY_MIN, OnDelete, Quota, parse_client, parse_mode, parse_squash};
+use crate::volume::spec::{
+    CAPACITY_MIN, OnDelete, QuotaMode, parse_client, parse_mode, parse_squash,
+};
 
 const HELP: &str = "\
 The server must run with --volumes; the commands use its admin socket.
@@ -252,8 +254,8 @@ pub struct SettingArgs {
     #[arg(long)]
     pub sync: bool,
     /// Enforce the capacity, only report it to clients, or report the disk [default: enforce]
-    #[arg(long, value_parser = api_values::<Quota>(&["enforce", "report", "off"]))]
-    pub quota: Option<Quota>,
+    #[arg(long, value_parser = api_values::<QuotaMode>(&["enforce", "report", "off"]))]
+    pub quota: Option<QuotaMode>,
     /// What becomes of it when it is deleted [default: delete]
     #[arg(long, value_name = "HOW", value_parser = on_delete_values())]
     pub on_delete: Option<OnDelete>,

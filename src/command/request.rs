@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::args::{AdoptArgs, CloneArgs, CreateArgs, SettingArgs};
 use crate::admin::api::Create;
-use crate::volume::Origin;
+use crate::volume::VolumeOrigin;
 use crate::volume::name::{BadName, VolumeId, VolumeName};
 use crate::volume::spec::{OWN_LABELS, Spec};
 
@@ -16,9 +16,9 @@ use crate::volume::spec::{OWN_LABELS, Spec};
 /// No id can be made from the name, because it is too long.
 pub fn create(args: &CreateArgs) -> Result<Create, BadName> {
     let origin = match (&args.from, args.adopt) {
-        (Some(from), _) => Origin::Clone(from.clone()),
-        (None, true) => Origin::Adopt,
-        (None, false) => Origin::Fresh,
+        (Some(from), _) => VolumeOrigin::Clone(from.clone()),
+        (None, true) => VolumeOrigin::Adopt,
+        (None, false) => VolumeOrigin::Fresh,
     };
     let spec = fresh(&args.name, args.capacity, &args.settings)?;
     Ok(Create { spec, origin })
@@ -30,7 +30,7 @@ pub fn create(args: &CreateArgs) -> Result<Create, BadName> {
 /// As for [`create`].
 pub fn adopt(args: &AdoptArgs) -> Result<Create, BadName> {
     let spec = fresh(&args.name, args.capacity, &args.settings)?;
-    Ok(Create { spec, origin: Origin::Adopt })
+    Ok(Create { spec, origin: VolumeOrigin::Adopt })
 }
 
 /// The request of `berth volume clone`, with the settings of the source where none are given.
@@ -50,7 +50,7 @@ pub fn clone(args: &CloneArgs, source: Spec) -> Result<Create, BadName> {
     // These labels name the claim of the source; the copy has none yet.
     spec.labels.retain(|key, _| !key.starts_with(OWN_LABELS));
     args.settings.apply(&mut spec);
-    Ok(Create { spec, origin: Origin::Clone(args.source.clone()) })
+    Ok(Create { spec, origin: VolumeOrigin::Clone(args.source.clone()) })
 }
 
 /// The names of the API's fields in which a volume differs from what was requested.
@@ -130,8 +130,8 @@ mod tests {
     use super::*;
     use crate::command::args::VolumeCommand;
     use crate::export::Squash;
-    use crate::volume::name::Token;
-    use crate::volume::spec::{OnDelete, Quota, parse_client};
+    use crate::volume::name::MountToken;
+    use crate::volume::spec::{OnDelete, QuotaMode, parse_client};
 
     #[derive(Parser)]
     struct Words {
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn name_and_capacity_are_enough() {
         let request = created("create data --capacity 10Gi");
-        assert_eq!(request, Create { spec: plain("data"), origin: Origin::Fresh });
+        assert_eq!(request, Create { spec: plain("data"), origin: VolumeOrigin::Fresh });
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
             id: VolumeId::new("0f-2").unwrap(),
             capacity: 500_000_000,
             inodes: Some(7),
-            quota: Quota::Report,
+            quota: QuotaMode::Report,
             uid: Some(1),
             gid: Some(2),
             mode: 0o2770,
@@ -198,14 +198,14 @@ mod tests {
             on_delete: OnDelete::Archive,
             labels: labels.into(),
         };
-        assert_eq!(request, Create { spec, origin: Origin::Adopt });
+        assert_eq!(request, Create { spec, origin: VolumeOrigin::Adopt });
     }
 
     #[test]
     fn the_origin_follows_from_the_command_and_its_flags() {
         let origin = |words: &str| created(words).origin;
-        assert_eq!(origin("adopt a --capacity 1Gi"), Origin::Adopt);
-        assert_eq!(origin("create a --capacity 1Gi --from b"), Origin::Clone(name("b")));
+        assert_eq!(origin("adopt a --capacity 1Gi"), VolumeOrigin::Adopt);
+        assert_eq!(origin("create a --capacity 1Gi --from b"), VolumeOrigin::Clone(name("b")));
     }
 
     #[test]
@@ -219,7 +219,7 @@ mod tests {
         let mut expected = Spec { name: name("copy"), ..source.clone() };
         expected.id = VolumeId::new("copy").unwrap();
         // Neither the source's claim nor its token is copied.
-        source.token = Token::new("0123456789abcdef").ok();
+        source.token = MountToken::new("0123456789abcdef").ok();
         source.labels.insert("berth.io/claim-namespace".into(), "ns".into());
         let cloned = |words: &str| match read(words) {
             VolumeCommand::Clone(args) => clone(&args, source.clone()).unwrap(),
@@ -228,7 +228,7 @@ mod tests {
         let request = cloned("clone source copy");
         assert_eq!(
             request,
-            Create { spec: expected.clone(), origin: Origin::Clone(name("source")) }
+            Create { spec: expected.clone(), origin: VolumeOrigin::Clone(name("source")) }
         );
         let request = cloned("clone source copy --capacity 20Gi --sync --mode 0750 --label b=2");
         expected.capacity = 20 << 30;
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(differences(&limited(Some(0)), &limited(None)), [""; 0]);
         assert_eq!(differences(&limited(Some(0)), &limited(Some(7))), ["inodes"]);
         assert_eq!(differences(&limited(Some(6)), &limited(Some(7))), ["inodes"]);
-        let token = Token::new("0123456789abcdef").ok();
+        let token = MountToken::new("0123456789abcdef").ok();
         let hidden = Spec { token, ..plain("data") };
         assert_eq!(
             differences(&plain("data"), &hidden),

@@ -2,9 +2,9 @@
 
 use super::text::{self, Column, Table};
 use crate::quantity::about;
+use crate::volume::overcommit::CommittedCapacity;
 use crate::volume::progress::ProgressSnapshot;
-use crate::volume::promise::Promise;
-use crate::volume::spec::{OnDelete, Phase, Quota, Spec, VolumeStatus, squash_name};
+use crate::volume::spec::{OnDelete, QuotaMode, Spec, VolumePhase, VolumeStatus, squash_name};
 use crate::volume::trash;
 
 /// Format of times, in UTC.
@@ -40,7 +40,7 @@ pub fn table(volumes: &[VolumeStatus]) -> String {
 }
 
 /// The sum of all capacities, compared with the disk and the limit.
-pub fn promise(promise: &Promise) -> String {
+pub fn promise(promise: &CommittedCapacity) -> String {
     let sum = about(promise.promised);
     let (Some(disk), Some(percent)) = (promise.disk, promise.percent()) else {
         return format!("All capacities: {sum}");
@@ -119,21 +119,21 @@ pub fn content(volume: &VolumeStatus) -> String {
 }
 
 /// The name of a phase, and its details.
-pub fn phase(phase: &Phase) -> (&'static str, String) {
+pub fn phase(phase: &VolumePhase) -> (&'static str, String) {
     match phase {
-        Phase::Ready => ("ready", String::new()),
-        Phase::Counting => ("counting", String::new()),
-        Phase::Cloning { from, progress: snapshot } => {
+        VolumePhase::Ready => ("ready", String::new()),
+        VolumePhase::Counting => ("counting", String::new()),
+        VolumePhase::Cloning { from, progress: snapshot } => {
             ("cloning", format!("from {from}, {}", progress(snapshot)))
         }
-        Phase::Failed { message } => ("failed", message.clone()),
-        Phase::Lost { message } => ("lost", message.clone()),
+        VolumePhase::Failed { message } => ("failed", message.clone()),
+        VolumePhase::Lost { message } => ("lost", message.clone()),
     }
 }
 
 /// What is known of a volume's usage: until it is counted, the number is only an upper bound.
 fn used(volume: &VolumeStatus, known: String) -> String {
-    if volume.phase == Phase::Counting { "counting".to_owned() } else { known }
+    if volume.phase == VolumePhase::Counting { "counting".to_owned() } else { known }
 }
 
 fn percent(part: u64, whole: u64) -> String {
@@ -189,11 +189,11 @@ fn traffic(volume: &VolumeStatus) -> String {
     }
 }
 
-const fn quota(quota: Quota) -> &'static str {
+const fn quota(quota: QuotaMode) -> &'static str {
     match quota {
-        Quota::Enforce => "enforced",
-        Quota::Report => "reported",
-        Quota::Off => "off",
+        QuotaMode::Enforce => "enforced",
+        QuotaMode::Report => "reported",
+        QuotaMode::Off => "off",
     }
 }
 
@@ -225,7 +225,7 @@ mod tests {
         busy.inodes_used = 12;
         busy.mounted_by = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
         busy.traffic = TrafficTotals { calls: 5, read: 1 << 20, written: 0 };
-        busy.phase = Phase::Lost { message: "gone\u{1b}[2J".into() };
+        busy.phase = VolumePhase::Lost { message: "gone\u{1b}[2J".into() };
         busy.directory = "/srv/da\nta".into();
         busy.spec.labels.insert("a".into(), "\u{7}".into());
         busy.spec.inodes = Some(100);
@@ -274,11 +274,11 @@ Traffic:     5 calls, 1Mi read, 0 written
     fn usage_that_is_not_counted_yet_is_not_shown_as_known() {
         let mut counting = volume();
         counting.used = 10 << 30;
-        counting.phase = Phase::Counting;
+        counting.phase = VolumePhase::Counting;
         let row = table(&[counting.clone()]);
         assert!(row.contains("counting   counting") && !row.contains("100%"), "{row}");
         assert!(fields(&counting).contains("Used:        counting\n"));
-        counting.phase = Phase::Ready;
+        counting.phase = VolumePhase::Ready;
         counting.used += 1 << 30;
         counting.access = Some(OwnerAndMode { uid: 1000, gid: 100, mode: 0o755 });
         let told = fields(&counting);
@@ -300,7 +300,8 @@ Traffic:     5 calls, 1Mi read, 0 written
 
     #[test]
     fn all_capacities_are_compared_with_the_disk() {
-        let line = |disk, overcommit| promise(&Promise { promised: 30 << 30, disk, overcommit });
+        let line =
+            |disk, overcommit| promise(&CommittedCapacity { promised: 30 << 30, disk, overcommit });
         let expected = "All capacities: 30Gi, 150% of the disk (20Gi); ";
         let disk = Some(20 << 30);
         assert_eq!(line(disk, None), format!("{expected}no limit (--overcommit)"));

@@ -24,8 +24,8 @@ use crate::label::is_label;
 use crate::quantity::about;
 use crate::telemetry::log::Chain;
 use crate::volume::name::VolumeName;
-use crate::volume::spec::{OWN_LABELS, OnDelete, Phase, VolumeStatus};
-use crate::volume::{Growth, Origin, trash};
+use crate::volume::spec::{OWN_LABELS, OnDelete, VolumePhase, VolumeStatus};
+use crate::volume::{CapacityChange, VolumeOrigin, trash};
 
 /// The first interval of polling for progress; each one is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -113,13 +113,13 @@ impl Session<'_> {
     /// Creates a volume, and waits until it is no longer being cloned.
     fn create_and_wait(&mut self, request: &Create, output: OutputArg) -> Result<()> {
         let name = &request.spec.name;
-        let existed = matches!(request.origin, Origin::Clone(_)) && self.is_complete(name);
+        let existed = matches!(request.origin, VolumeOrigin::Clone(_)) && self.is_complete(name);
         let mut reply = self.client.create(request)?;
-        if let Phase::Cloning { .. } = reply.value.phase {
+        if let VolumePhase::Cloning { .. } = reply.value.phase {
             reply = self.wait_for(name)?;
         }
         let VolumeStatus { phase, path, spec, full, .. } = &reply.value;
-        if let Phase::Failed { message } | Phase::Lost { message } = phase {
+        if let VolumePhase::Failed { message } | VolumePhase::Lost { message } = phase {
             let (message, full) = (message.clone(), *full);
             return Err(Error::Unusable { name: name.clone(), message, full });
         }
@@ -143,7 +143,7 @@ impl Session<'_> {
     /// Whether a volume exists, and is neither being cloned nor a failed clone.
     fn is_complete(&self, name: &VolumeName) -> bool {
         let found = self.client.show(name).map(|reply| reply.value.phase);
-        matches!(found, Ok(Phase::Ready | Phase::Counting | Phase::Lost { .. }))
+        matches!(found, Ok(VolumePhase::Ready | VolumePhase::Counting | VolumePhase::Lost { .. }))
     }
 
     /// Polls until the volume is no longer being cloned. It does not repeat the request, which
@@ -158,7 +158,9 @@ impl Session<'_> {
                 }
                 reply => reply?,
             };
-            let Phase::Cloning { progress, .. } = &reply.value.phase else { return Ok(reply) };
+            let VolumePhase::Cloning { progress, .. } = &reply.value.phase else {
+                return Ok(reply);
+            };
             shown.at(progress.bytes_done, progress.bytes_total, &show::progress(progress));
             pause = wait(pause);
         }
@@ -188,7 +190,7 @@ impl Session<'_> {
 
     fn expand(&mut self, args: &ExpandArgs) -> Result<()> {
         let ExpandArgs { capacity, inodes, shrink, .. } = *args;
-        let reply = self.client.expand(&args.name, &Growth { capacity, inodes, shrink })?;
+        let reply = self.client.expand(&args.name, &CapacityChange { capacity, inodes, shrink })?;
         self.print(args.output, &reply, |_| String::new())
     }
 

@@ -12,18 +12,18 @@ use crate::export::path::PathError;
 
 /// One error: `/etc/exports:3: unknown option "rww"`.
 #[derive(Debug)]
-pub struct Error {
+pub struct ExportsFileError {
     /// The file's name, as the caller gave it.
     pub file: String,
     /// The line number, from 1.
     pub line: usize,
     /// The problem in that line.
-    pub problem: Problem,
+    pub problem: LineProblem,
 }
 
 /// A problem in a line.
 #[derive(Error, Debug)]
-pub enum Problem {
+pub enum LineProblem {
     /// The path cannot be exported.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -65,14 +65,14 @@ pub enum Problem {
     TooManyExports,
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for ExportsFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}", self.file, self.line, self.problem)
     }
 }
 
 /// The message includes the problem, so the source is the problem's own cause.
-impl error::Error for Error {
+impl error::Error for ExportsFileError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         self.problem.source()
     }

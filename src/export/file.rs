@@ -19,9 +19,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::export::client::Resolve;
-use crate::export::error::{Error, Problem};
+use crate::export::error::{ExportsFileError, LineProblem};
 use crate::export::limits::{CLIENTS_MAX, ERRORS_MAX, EXPORTS_MAX, WORD_MAX};
-use crate::export::options::{self, Draft};
+use crate::export::options::{self, OptionsDraft};
 use crate::export::path;
 use crate::export::traffic::Traffic;
 use crate::export::words::{Lines, LogicalLine, Word};
@@ -59,15 +59,19 @@ impl fmt::Display for ExportLine {
 ///
 /// # Errors
 /// Returns every error of the file, at most [`ERRORS_MAX`] of them.
-pub fn parse(text: &[u8], name: &str, resolve: Resolve<'_>) -> Result<Vec<ExportLine>, Vec<Error>> {
-    let mut parser = Parser { name, resolve, seen: HashMap::new(), errors: Vec::new() };
+pub fn parse(
+    text: &[u8],
+    name: &str,
+    resolve: Resolve<'_>,
+) -> Result<Vec<ExportLine>, Vec<ExportsFileError>> {
+    let mut parser = ExportsParser { name, resolve, seen: HashMap::new(), errors: Vec::new() };
     let mut entries = Vec::new();
     for line in Lines::new(text) {
         let [first, ..] = line.words.as_slice() else {
             continue;
         };
         if parser.seen.len() == EXPORTS_MAX {
-            parser.report(first, Problem::TooManyExports);
+            parser.report(first, LineProblem::TooManyExports);
             break;
         }
         entries.extend(parser.entry(&line));
@@ -88,20 +92,20 @@ pub(super) fn write_line(
     clients.iter().try_for_each(|client| write!(f, " {client}"))
 }
 
-struct Parser<'a> {
+struct ExportsParser<'a> {
     name: &'a str,
     resolve: Resolve<'a>,
     /// The paths so far, with their lines.
     seen: HashMap<Vec<u8>, usize>,
-    errors: Vec<Error>,
+    errors: Vec<ExportsFileError>,
 }
 
-impl Parser<'_> {
+impl ExportsParser<'_> {
     /// Parses a whole line and reports all its errors.
     fn entry(&mut self, line: &LogicalLine) -> Option<ExportLine> {
         let (first, words) = line.words.split_first()?;
         if line.unclosed {
-            self.report(first, Problem::Quote);
+            self.report(first, LineProblem::Quote);
             return None;
         }
         let path = self.path(first);
@@ -112,7 +116,7 @@ impl Parser<'_> {
     fn path(&mut self, word: &Word) -> Option<Vec<u8>> {
         let path = self.check(word, path::normalise(&word.bytes))?;
         if let Some(&line) = self.seen.get(&path) {
-            self.report(word, Problem::SamePath(line));
+            self.report(word, LineProblem::SamePath(line));
             return None;
         }
         self.seen.insert(path.clone(), word.line);
@@ -120,7 +124,7 @@ impl Parser<'_> {
     }
 
     fn clients(&mut self, path: &Word, words: &[Word]) -> Vec<ClientEntry> {
-        let mut defaults = Draft::new();
+        let mut defaults = OptionsDraft::new();
         let mut clients = Vec::new();
         let mut names = HashSet::new();
         for word in words {
@@ -132,7 +136,7 @@ impl Parser<'_> {
                 continue;
             }
             if clients.len() == CLIENTS_MAX {
-                self.report(word, Problem::TooManyClients);
+                self.report(word, LineProblem::TooManyClients);
                 break;
             }
             let Some(client) = self.client(word, text, defaults) else {
@@ -141,16 +145,16 @@ impl Parser<'_> {
             if names.insert(client.pattern.to_string()) {
                 clients.push(client);
             } else {
-                self.report(word, Problem::SameClient(client.pattern.to_string()));
+                self.report(word, LineProblem::SameClient(client.pattern.to_string()));
             }
         }
         if words.iter().all(|word| word.bytes.starts_with(b"-")) {
-            self.report(path, Problem::NoClient);
+            self.report(path, LineProblem::NoClient);
         }
         clients
     }
 
-    fn client(&mut self, word: &Word, text: &str, defaults: Draft) -> Option<ClientEntry> {
+    fn client(&mut self, word: &Word, text: &str, defaults: OptionsDraft) -> Option<ClientEntry> {
         let (pattern, list) = self.check(word, split_options(text))?;
         let mut draft = defaults;
         self.options(word, &mut draft, list);
@@ -162,41 +166,45 @@ impl Parser<'_> {
         Some(ClientEntry { pattern: self.check(word, pattern)?, options: draft.finish() })
     }
 
-    fn options(&mut self, word: &Word, draft: &mut Draft, list: &str) {
+    fn options(&mut self, word: &Word, draft: &mut OptionsDraft, list: &str) {
         for option in options::words(list) {
             self.check(word, draft.set(option));
         }
     }
 
-    fn check<T, E: Into<Problem>>(&mut self, word: &Word, result: Result<T, E>) -> Option<T> {
+    fn check<T, E: Into<LineProblem>>(&mut self, word: &Word, result: Result<T, E>) -> Option<T> {
         result.map_err(|problem| self.report(word, problem.into())).ok()
     }
 
-    fn report(&mut self, word: &Word, problem: Problem) {
+    fn report(&mut self, word: &Word, problem: LineProblem) {
         if self.errors.len() < ERRORS_MAX {
-            self.errors.push(Error { file: self.name.to_owned(), line: word.line, problem });
+            self.errors.push(ExportsFileError {
+                file: self.name.to_owned(),
+                line: word.line,
+                problem,
+            });
         }
     }
 }
 
-fn text(word: &Word) -> Result<&str, Problem> {
+fn text(word: &Word) -> Result<&str, LineProblem> {
     if word.bytes.len() > WORD_MAX {
-        return Err(Problem::LongWord);
+        return Err(LineProblem::LongWord);
     }
-    std::str::from_utf8(&word.bytes).map_err(|_| Problem::NotText(word.bytes.clone()))
+    std::str::from_utf8(&word.bytes).map_err(|_| LineProblem::NotText(word.bytes.clone()))
 }
 
 /// Splits `client(options)`. The options may be missing.
-fn split_options(text: &str) -> Result<(&str, &str), Problem> {
+fn split_options(text: &str) -> Result<(&str, &str), LineProblem> {
     let Some((pattern, options)) = text.split_once('(') else {
         return Ok((text, ""));
     };
     if pattern.is_empty() {
-        return Err(Problem::NobodysOptions(text.to_owned()));
+        return Err(LineProblem::NobodysOptions(text.to_owned()));
     }
     match options.strip_suffix(')') {
         Some(list) if !list.contains(['(', ')']) => Ok((pattern, list)),
-        _ => Err(Problem::Parentheses(pattern.to_owned())),
+        _ => Err(LineProblem::Parentheses(pattern.to_owned())),
     }
 }
 
@@ -209,11 +217,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::export::{Anonymous, Devices, Durability, Mode, Options, Ports, SetId, Squash};
+    use crate::export::{
+        Anonymous, Devices, Durability, ExportMode, ExportOptions, Ports, SetId, Squash,
+    };
 
     const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
 
-    fn read(text: &[u8]) -> Result<Vec<ExportLine>, Vec<Error>> {
+    fn read(text: &[u8]) -> Result<Vec<ExportLine>, Vec<ExportsFileError>> {
         parse(text, "exports", &mut |name| match name {
             "lost" => Err(io::Error::other("no such host")),
             _ => Ok(vec![HOST]),
@@ -224,7 +234,7 @@ mod tests {
     fn check(text: &str, expected: &str) {
         let entries = read(text.as_bytes()).unwrap();
         let mut shown: Vec<_> = entries.iter().map(ToString::to_string).collect();
-        for option in Options::default().to_string().split(',') {
+        for option in ExportOptions::default().to_string().split(',') {
             for line in &mut shown {
                 *line = line.replace(&format!("({option},"), "(");
                 *line = line.replace(&format!(",{option},"), ",");
@@ -337,8 +347,8 @@ mod tests {
         check_errors(exports(EXPORTS_MAX + 2).as_bytes(), more);
     }
 
-    fn options() -> impl Strategy<Value = Options> {
-        let mode = prop_oneof![Just(Mode::ReadOnly), Just(Mode::ReadWrite)];
+    fn options() -> impl Strategy<Value = ExportOptions> {
+        let mode = prop_oneof![Just(ExportMode::ReadOnly), Just(ExportMode::ReadWrite)];
         let squash = prop_oneof![Just(Squash::None), Just(Squash::Root), Just(Squash::All)];
         let ports = prop_oneof![Just(Ports::Privileged), Just(Ports::Any)];
         let durability = prop_oneof![Just(Durability::Sync), Just(Durability::Async)];
@@ -346,7 +356,7 @@ mod tests {
         let set_id = prop_oneof![Just(SetId::Kept), Just(SetId::Refused)];
         let devices = prop_oneof![Just(Devices::Made), Just(Devices::Refused)];
         (mode, squash, anonymous, ports, durability, set_id, devices).prop_map(
-            |(mode, squash, anonymous, ports, durability, set_id, devices)| Options {
+            |(mode, squash, anonymous, ports, durability, set_id, devices)| ExportOptions {
                 mode,
                 squash,
                 anonymous,

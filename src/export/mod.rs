@@ -2,7 +2,7 @@
 //!
 //! This file has the types and the operations of the data plane. [`ExportTable`] finds an export by
 //! id or by mount path (`table`), [`Export::access`] returns the options of one client, and
-//! [`Options::squash`] maps the ids of a call. All of it is pure. `get`, `access` and `squash` run
+//! [`ExportOptions::squash`] maps the ids of a call. All of it is pure. `get`, `access` and `squash` run
 //! on every call: they take no lock and allocate nothing. A table is immutable; to add or remove an
 //! export, build a new table and swap it in.
 //!
@@ -66,7 +66,7 @@ pub struct ClientEntry {
     /// The hosts.
     pub pattern: ClientPattern,
     /// Their options.
-    pub options: Options,
+    pub options: ExportOptions,
 }
 
 /// Which hosts an entry of the client list matches.
@@ -87,9 +87,9 @@ pub enum ClientPattern {
 
 /// The options of a client of an export. The defaults are those of exports(5).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Options {
+pub struct ExportOptions {
     /// Read-only or read-write.
-    pub mode: Mode,
+    pub mode: ExportMode,
     /// Which ids are replaced by the anonymous ids.
     pub squash: Squash,
     /// The anonymous ids.
@@ -106,7 +106,7 @@ pub struct Options {
 
 /// Whether a client may make changes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum Mode {
+pub enum ExportMode {
     /// `ro`: every change fails with `NFS3ERR_ROFS`.
     #[default]
     ReadOnly,
@@ -179,7 +179,7 @@ pub enum Devices {
 
 /// Why a client has no access to an export.
 #[derive(Clone, Copy, PartialEq, Eq, Error, Debug)]
-pub enum Refused {
+pub enum AccessDenied {
     /// No entry of the client list matches it.
     #[error("client is not listed for the export; add it to the export's clients")]
     NotListed,
@@ -199,7 +199,7 @@ pub struct Squashed<'g> {
     /// The primary gid.
     pub gid: u32,
     groups: &'g [u32],
-    options: Options,
+    options: ExportOptions,
 }
 
 /// A snapshot of all exports.
@@ -217,8 +217,12 @@ impl Export {
     /// It is meant for trying the server out: such a server listens on loopback by default, and its
     /// directory behaves as a local one. A server that listens on a network needs an exports file.
     pub fn sole(id: ExportId, dir: PathBuf, ports: Ports) -> Self {
-        let options =
-            Options { mode: Mode::ReadWrite, squash: Squash::None, ports, ..Options::default() };
+        let options = ExportOptions {
+            mode: ExportMode::ReadWrite,
+            squash: Squash::None,
+            ports,
+            ..ExportOptions::default()
+        };
         let clients = vec![ClientEntry { pattern: ClientPattern::Anyone, options }];
         Self { id, path: b"/".to_vec(), dir, clients, traffic: Traffic::default(), hidden: false }
     }
@@ -237,16 +241,16 @@ impl Export {
     ///
     /// # Errors
     /// No entry matches, or the entry that applies does not accept the port.
-    pub fn access(&self, peer: SocketAddr) -> Result<Options, Refused> {
+    pub fn access(&self, peer: SocketAddr) -> Result<ExportOptions, AccessDenied> {
         // A socket that listens on IPv6 sees IPv4 clients at mapped addresses.
         let ip = peer.ip().to_canonical();
         let matching = self.clients.iter().filter(|client| client.pattern.contains(ip));
         let Some(ClientEntry { options, .. }) = matching.min_by_key(|client| client.pattern.rank())
         else {
-            return Err(Refused::NotListed);
+            return Err(AccessDenied::NotListed);
         };
         match options.ports {
-            Ports::Privileged if peer.port() >= UNPRIVILEGED => Err(Refused::InsecurePort),
+            Ports::Privileged if peer.port() >= UNPRIVILEGED => Err(AccessDenied::InsecurePort),
             Ports::Privileged | Ports::Any => Ok(*options),
         }
     }
@@ -296,7 +300,7 @@ impl ClientPattern {
     }
 }
 
-impl Options {
+impl ExportOptions {
     /// Maps the ids of a call's credentials.
     ///
     /// An id of 2^32-1 becomes the anonymous id even with `no_root_squash`: setfsuid(2) ignores it
@@ -349,7 +353,7 @@ mod tests {
             let peer = SocketAddr::new(peer.parse().unwrap(), 700);
             let found = export(&format!("/a -secure {clients}")).access(peer);
             let found = found.map(|options| options.anonymous.uid);
-            let expected = if expected == 0 { Err(Refused::NotListed) } else { Ok(expected) };
+            let expected = if expected == 0 { Err(AccessDenied::NotListed) } else { Ok(expected) };
             assert_eq!(found, expected, "{clients} {peer}");
         };
         let (any, net, host, name) =
@@ -385,18 +389,18 @@ mod tests {
 
     #[test]
     fn secure_requires_a_privileged_port() {
-        let check = |clients: &str, port: u16, expected: Result<(), Refused>| {
+        let check = |clients: &str, port: u16, expected: Result<(), AccessDenied>| {
             let peer = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
             assert_eq!(export(&format!("/a {clients}")).access(peer).map(|_| ()), expected);
         };
         check("*", 1, Ok(()));
         check("*", 1023, Ok(()));
-        check("*", 1024, Err(Refused::InsecurePort));
+        check("*", 1024, Err(AccessDenied::InsecurePort));
         check("*(insecure)", 1024, Ok(()));
         check("*(insecure)", 65535, Ok(()));
         // The entry is chosen before its port is checked: an entry with laxer ports does not apply.
-        check("*(insecure) 10.0.0.1", 1024, Err(Refused::InsecurePort));
-        check("192.0.2.1", 1024, Err(Refused::NotListed));
+        check("*(insecure) 10.0.0.1", 1024, Err(AccessDenied::InsecurePort));
+        check("192.0.2.1", 1024, Err(AccessDenied::NotListed));
     }
 
     #[test]
@@ -404,7 +408,7 @@ mod tests {
         const ANON: (u32, u32) = (7, 8);
         let check = |squash, (uid, gid), groups: &[u32], expected: (u32, u32), kept: &[u32]| {
             let anonymous = Anonymous { uid: ANON.0, gid: ANON.1 };
-            let options = Options { squash, anonymous, ..Options::default() };
+            let options = ExportOptions { squash, anonymous, ..ExportOptions::default() };
             let found = options.squash(uid, gid, groups);
             assert_eq!((found.uid, found.gid), expected, "{squash:?} {uid} {gid}");
             assert_eq!(found.groups().collect::<Vec<_>>(), kept, "{squash:?} {groups:?}");

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::export::{Devices, Durability, Mode, NO_ID, Options, Ports, SetId, Squash};
+use crate::export::{Devices, Durability, ExportMode, ExportOptions, NO_ID, Ports, SetId, Squash};
 
 /// Why an option is rejected.
 #[derive(PartialEq, Eq, Error, Debug)]
@@ -32,32 +32,32 @@ pub enum OptionError {
 
 /// Options while they are being parsed. A later option overrides an earlier one.
 #[derive(Clone, Copy)]
-pub(super) struct Draft {
-    options: Options,
+pub(super) struct OptionsDraft {
+    options: ExportOptions,
     // `all_squash` hides `root_squash` without changing it: after `all_squash,no_all_squash` root
     // is squashed or not, as before.
     root_squash: bool,
     all_squash: bool,
 }
 
-impl Options {
+impl ExportOptions {
     /// Parses a list of options. Options that are not named keep their defaults.
     ///
     /// # Errors
     /// The first option that is unknown, unsupported or malformed.
     pub fn parse(list: &str) -> Result<Self, OptionError> {
-        let mut draft = Draft::new();
+        let mut draft = OptionsDraft::new();
         words(list).try_for_each(|word| draft.set(word))?;
         Ok(draft.finish())
     }
 }
 
 /// Writes all options in the syntax of exports(5).
-impl fmt::Display for Options {
+impl fmt::Display for ExportOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mode = match self.mode {
-            Mode::ReadOnly => "ro",
-            Mode::ReadWrite => "rw",
+            ExportMode::ReadOnly => "ro",
+            ExportMode::ReadWrite => "rw",
         };
         let durability = match self.durability {
             Durability::Sync => "sync",
@@ -85,16 +85,16 @@ impl fmt::Display for Options {
     }
 }
 
-impl Draft {
+impl OptionsDraft {
     pub(super) fn new() -> Self {
-        Self { options: Options::default(), root_squash: true, all_squash: false }
+        Self { options: ExportOptions::default(), root_squash: true, all_squash: false }
     }
 
     pub(super) fn set(&mut self, word: &str) -> Result<(), OptionError> {
         let options = &mut self.options;
         match word {
-            "ro" => options.mode = Mode::ReadOnly,
-            "rw" => options.mode = Mode::ReadWrite,
+            "ro" => options.mode = ExportMode::ReadOnly,
+            "rw" => options.mode = ExportMode::ReadWrite,
             "sync" => options.durability = Durability::Sync,
             "async" => options.durability = Durability::Async,
             "secure" => options.ports = Ports::Privileged,
@@ -118,13 +118,13 @@ impl Draft {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Options {
+    pub(super) fn finish(self) -> ExportOptions {
         let squash = match (self.all_squash, self.root_squash) {
             (true, _) => Squash::All,
             (false, true) => Squash::Root,
             (false, false) => Squash::None,
         };
-        Options { squash, ..self.options }
+        ExportOptions { squash, ..self.options }
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
 
     /// `expected` leaves out ids with their default value.
     fn check(list: &str, expected: &str) {
-        let found = Options::parse(list).unwrap().to_string();
+        let found = ExportOptions::parse(list).unwrap().to_string();
         let found = found.replace(",anonuid=65534,anongid=65534", "");
         assert_eq!(found, expected, "{list}");
     }
@@ -215,7 +215,7 @@ mod tests {
         for (list, found) in
             [("nosuid", ",nosuid"), ("nodev", ",nodev"), ("nodev,nosuid", ",nosuid,nodev")]
         {
-            let found_last = Options::parse(list).unwrap().to_string();
+            let found_last = ExportOptions::parse(list).unwrap().to_string();
             assert!(found_last.ends_with(&format!("anongid=65534{found}")), "{found_last}");
         }
         check("nosuid,nodev,suid,dev", DEFAULT);
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn unsupported_and_malformed_options_are_rejected() {
         let check = |word: &str, expected: &str| {
-            let error = Options::parse(&format!("rw,{word},sync")).unwrap_err();
+            let error = ExportOptions::parse(&format!("rw,{word},sync")).unwrap_err();
             let error = error.to_string();
             assert!(error.contains(word), "{word}: {error}");
             assert!(error.contains(expected), "{word}: {error}");

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::errno::Errno;
-use crate::quota::Refusal;
+use crate::quota::HoldError;
 
 /// Why an operation was not done. Nothing was changed then, unless the operation says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +25,14 @@ impl From<Errno> for Error {
     }
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
+impl From<HoldError> for Error {
+    fn from(refusal: HoldError) -> Self {
         match refusal {
-            Refusal::Full => Self::Errno(Errno::NOSPC),
-            Refusal::NotCounted => Self::NotCounted,
-            Refusal::WouldBlock => Self::WouldBlock,
-            Refusal::Closed => Self::Busy,
-            Refusal::Errno(errno) => Self::Errno(errno),
+            HoldError::Full => Self::Errno(Errno::NOSPC),
+            HoldError::NotCounted => Self::NotCounted,
+            HoldError::WouldBlock => Self::WouldBlock,
+            HoldError::Closed => Self::Busy,
+            HoldError::Errno(errno) => Self::Errno(errno),
         }
     }
 }

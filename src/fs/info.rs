@@ -4,7 +4,7 @@ use super::Fs;
 use super::name::NAME_MAX;
 use super::node::Node;
 use crate::errno::Result;
-use crate::quota::{Account, Rule};
+use crate::quota::{Account, LimitRule};
 use crate::sys;
 
 /// Links that a file may surely have, where the file system does not say (POSIX).
@@ -34,7 +34,7 @@ impl Space {
     /// The room that there is in a volume on this disk.
     fn within(self, account: &Account) -> Self {
         let (limits, used) = (account.limits(), account.usage());
-        if limits.rule == Rule::Off {
+        if limits.rule == LimitRule::Off {
             return self;
         }
         let disk = self.inodes;

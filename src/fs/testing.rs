@@ -20,7 +20,7 @@ use super::node::Node;
 use crate::errno::{Errno, Result};
 use crate::export::ExportId;
 use crate::quota::ledger::Ledger;
-use crate::quota::{Account, QuotaLimits, Rule, Usage};
+use crate::quota::{Account, LimitRule, QuotaLimits, Usage};
 use crate::sched::Patience;
 
 const WAIT: Patience = Patience::Blocking;
@@ -153,7 +153,7 @@ pub(crate) fn volume(bytes: u64, inodes: Option<u64>) -> Volume {
     let fs = Fs::new(Key::new([1; KEY_LEN]), 4096, state.path()).unwrap();
     let ledger = Ledger::open(state.path().join("ledger"), || Ok(()));
     let own = dir.path().metadata().unwrap().blocks() * 512;
-    let limits = QuotaLimits { bytes, inodes, rule: Rule::Enforce };
+    let limits = QuotaLimits { bytes, inodes, rule: LimitRule::Enforce };
     let account = ledger.fresh("a", limits, Usage { bytes: own, inodes: 1 });
     ledger.begin().unwrap();
     fs.attach(VOLUME, dir.path(), None, Some(Arc::clone(&account))).unwrap();

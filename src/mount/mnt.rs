@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::types::{MountStatus, PATH_MAX};
 use super::{MountContext, SourceAddress};
 use crate::errno::Errno;
-use crate::export::{Export, ExportTable, Refused};
+use crate::export::{AccessDenied, Export, ExportTable};
 use crate::fs::handle::Handle;
 use crate::sched::Patience;
 use crate::telemetry::bounded::Cut;
@@ -19,7 +19,7 @@ enum MountFailure {
     #[error("no such export")]
     NoExport,
     #[error(transparent)]
-    Client(#[from] Refused),
+    Client(#[from] AccessDenied),
     #[error(transparent)]
     Directory(Errno),
 }
@@ -93,7 +93,7 @@ impl From<MountFailure> for MountStatus {
         match failure {
             MountFailure::TooLong => Self::NameTooLong,
             MountFailure::NoExport => Self::NoEnt,
-            MountFailure::Client(Refused::NotListed | Refused::InsecurePort) => Self::Acces,
+            MountFailure::Client(AccessDenied::NotListed | AccessDenied::InsecurePort) => Self::Acces,
             MountFailure::Directory(errno) => errno.into(),
         }
     }

@@ -142,7 +142,7 @@ impl Program for Datagrams {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::{ClientEntry, ClientPattern, Export, ExportId, Options};
+    use crate::export::{ClientEntry, ClientPattern, Export, ExportId, ExportOptions};
     use crate::fs::handle::{KEY_LEN, Key};
     use crate::rpc::auth::Credentials;
     use crate::sched::Patience;
@@ -171,7 +171,7 @@ mod tests {
             id: ExportId(7),
             path: b"/data".to_vec(),
             dir: dir.path().into(),
-            clients: vec![ClientEntry { pattern, options: Options::default() }],
+            clients: vec![ClientEntry { pattern, options: ExportOptions::default() }],
             traffic: Default::default(),
             hidden: false,
         };

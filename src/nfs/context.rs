@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::core::Core;
 use super::failure::Failure;
 use crate::errno::Errno;
-use crate::export::{Devices, Durability, Export, ExportTable, Mode, Options, SetId};
+use crate::export::{Devices, Durability, Export, ExportMode, ExportOptions, ExportTable, SetId};
 use crate::fs::Fs;
 use crate::fs::attr::{Attr, Changes, FileKind, SET_IDS};
 use crate::fs::guard::Guard;
@@ -39,7 +39,7 @@ pub struct Object<'a> {
     /// The file.
     pub node: Arc<Node>,
     /// The export's options for this client.
-    pub options: Options,
+    pub options: ExportOptions,
     /// The caller's identity, after the squash.
     pub caller: Identity,
     export: &'a Export,
@@ -101,7 +101,7 @@ impl<'a> CallContext<'a> {
     /// As [`Self::object`]; `EROFS` if the export is read-only.
     pub fn object_to_change(&self, fh: Fh<'_>) -> Result<Object<'a>, Failure> {
         let object = self.object(fh)?;
-        if object.options.mode == Mode::ReadOnly {
+        if object.options.mode == ExportMode::ReadOnly {
             return Err(Errno::ROFS.into());
         }
         Ok(object)
@@ -118,7 +118,7 @@ impl<'a> CallContext<'a> {
         if waits && self.patience() == Patience::None { Err(Failure::WouldBlock) } else { Ok(()) }
     }
 
-    fn identity(&self, options: &Options) -> Identity {
+    fn identity(&self, options: &ExportOptions) -> Identity {
         match &self.rpc.credentials {
             Credentials::Sys(sys) => {
                 let squashed = options.squash(sys.uid, sys.gid, sys.groups());

@@ -1,7 +1,7 @@
 //! Failures of operations on files, without the statuses of a version.
 
 use crate::errno::Errno;
-use crate::export::Refused;
+use crate::export::AccessDenied;
 use crate::fs::error::Error;
 use crate::fs::guard::Guard;
 use crate::fs::handle::BadHandle;
@@ -62,9 +62,9 @@ impl From<BadHandle> for Failure {
     }
 }
 
-impl From<Refused> for Failure {
+impl From<AccessDenied> for Failure {
     /// Returns `EACCES`, not `ESTALE`: the handles are valid again when the client regains access.
-    fn from(_: Refused) -> Self {
+    fn from(_: AccessDenied) -> Self {
         Self::Errno(Errno::ACCES)
     }
 }

@@ -37,8 +37,8 @@ use crate::mount_options;
 use crate::quantity;
 use crate::volume;
 use crate::volume::name::VolumeId;
-use crate::volume::spec::{CAPACITY_MIN, Phase, Spec, VolumeStatus};
-use crate::volume::{Origin, Volumes};
+use crate::volume::spec::{CAPACITY_MIN, Spec, VolumePhase, VolumeStatus};
+use crate::volume::{VolumeOrigin, Volumes};
 
 /// How often a clone is looked at.
 const CLONE_POLL: Duration = Duration::from_secs(1);
@@ -286,10 +286,10 @@ async fn apply(
     let status = make(cx, claim, plan).await?;
     cx.remember(key, Unfinished::Made(status.spec.name.clone()));
     match status.phase {
-        Phase::Ready | Phase::Counting => {}
-        Phase::Cloning { .. } => return Ok(Outcome::Again(CLONE_POLL)),
-        Phase::Failed { message } => return Err(Error::Clone(message)),
-        Phase::Lost { message } => {
+        VolumePhase::Ready | VolumePhase::Counting => {}
+        VolumePhase::Cloning { .. } => return Ok(Outcome::Again(CLONE_POLL)),
+        VolumePhase::Failed { message } => return Err(Error::Clone(message)),
+        VolumePhase::Lost { message } => {
             let name = status.spec.name;
             return Err(volume::error::Error::Lost { name, message }.into());
         }
@@ -342,9 +342,9 @@ async fn make(cx: &Context, claim: &PersistentVolumeClaim, plan: &Plan) -> Resul
             if let Some(begun) = cx.blocking(move |volumes| Ok(begun(volumes, &wanted))).await? {
                 return Ok(begun);
             }
-            Origin::Clone(copy_source::source_volume(cx, claim, source).await?)
+            VolumeOrigin::Clone(copy_source::source_volume(cx, claim, source).await?)
         }
-        None => Origin::Fresh,
+        None => VolumeOrigin::Fresh,
     };
     let made = cx.blocking(move |volumes| {
         // Counts for a new volume only: one that is there keeps its path for ever.
@@ -361,7 +361,7 @@ async fn make(cx: &Context, claim: &PersistentVolumeClaim, plan: &Plan) -> Resul
         }?;
         let failed = before.filter(|status| status.spec.id == found.spec.id);
         Ok(match failed.map(|status| status.phase) {
-            Some(phase @ Phase::Failed { .. }) => VolumeStatus { phase, ..found },
+            Some(phase @ VolumePhase::Failed { .. }) => VolumeStatus { phase, ..found },
             _ => found,
         })
     });
@@ -374,7 +374,10 @@ async fn make(cx: &Context, claim: &PersistentVolumeClaim, plan: &Plan) -> Resul
 /// A volume that is there as it is wanted, or will be.
 fn begun(volumes: &Volumes, wanted: &Spec) -> Option<VolumeStatus> {
     let found = volumes.show(&wanted.name).ok()?;
-    let usable = matches!(found.phase, Phase::Ready | Phase::Counting | Phase::Cloning { .. });
+    let usable = matches!(
+        found.phase,
+        VolumePhase::Ready | VolumePhase::Counting | VolumePhase::Cloning { .. }
+    );
     (usable && found.spec.id == wanted.id).then_some(found)
 }
 

@@ -15,7 +15,7 @@ pub async fn explained(cx: &Context, wanted: &Spec, error: Error) -> Error {
     else {
         return error;
     };
-    Error::Collision { directory: wanted.place().to_owned(), by: taken_by(cx, name).await }
+    Error::Collision { directory: wanted.relative_path().to_owned(), by: taken_by(cx, name).await }
 }
 
 async fn taken_by(cx: &Context, name: &VolumeName) -> String {

@@ -208,7 +208,7 @@ impl Error {
     }
 
     /// How the volume layer sees it.
-    pub fn kind(&self) -> Option<volume::error::Kind> {
+    pub fn kind(&self) -> Option<volume::error::VolumeErrorKind> {
         match self {
             Self::Volume(error) => Some(error.kind()),
             _ => None,

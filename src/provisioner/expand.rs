@@ -23,7 +23,7 @@ use super::queue::Outcome;
 use super::{Context, call};
 use crate::quantity;
 use crate::volume;
-use crate::volume::Growth;
+use crate::volume::CapacityChange;
 use crate::volume::spec::Spec;
 
 /// What is owed to a bound claim.
@@ -124,7 +124,7 @@ async fn grow(
             if volumes.show(&name)?.spec.id != id {
                 return Ok(false);
             }
-            let growth = Growth { capacity: Some(wanted), ..Growth::default() };
+            let growth = CapacityChange { capacity: Some(wanted), ..CapacityChange::default() };
             match volumes.expand(&name, growth) {
                 // Somebody has given it more already, beside the cluster.
                 Ok(_) | Err(volume::error::Error::WouldShrink { .. }) => Ok(true),

@@ -26,7 +26,7 @@ use super::objects::{self, annotation};
 use super::ownership::{CLAIM, CLAIM_UID, PV_UID, Relation, address};
 use super::unfinished::{self, Unfinished};
 use super::watch::Key;
-use crate::volume::spec::{Phase, Spec, VolumeStatus};
+use crate::volume::spec::{Spec, VolumePhase, VolumeStatus};
 
 /// How long another server may take to end a volume before the leader says that it does not.
 const ABANDONED: Duration = Duration::from_secs(45);
@@ -173,12 +173,12 @@ pub async fn is_a_beginning(cx: &Context, spec: &Spec) -> bool {
     let untouched = cx.blocking(move |volumes| {
         let VolumeStatus { phase, mounted_by, .. } = volumes.show(&name)?;
         Ok(match phase {
-            Phase::Ready | Phase::Counting => {
+            VolumePhase::Ready | VolumePhase::Counting => {
                 mounted_by.is_empty() && volumes.is_untouched(&name)?
             }
             // A copy is given to nobody before it is whole.
-            Phase::Cloning { .. } | Phase::Failed { .. } => true,
-            Phase::Lost { .. } => false,
+            VolumePhase::Cloning { .. } | VolumePhase::Failed { .. } => true,
+            VolumePhase::Lost { .. } => false,
         })
     });
     untouched.await.unwrap_or(false)

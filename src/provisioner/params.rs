@@ -16,7 +16,7 @@ use super::pattern::{Pattern, PatternError};
 use crate::label::is_label;
 use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::spec::{
-    OnDelete, Quota, Spec, parse_client, parse_mode, parse_squash, squash_name,
+    OnDelete, QuotaMode, Spec, parse_client, parse_mode, parse_squash, squash_name,
 };
 
 /// No uid and no gid: chown(2) reads it as "leave it".
@@ -217,11 +217,11 @@ fn go_truth(text: &str) -> &str {
     }
 }
 
-fn quota(text: &str) -> Result<Quota> {
+fn quota(text: &str) -> Result<QuotaMode> {
     match text {
-        "enforce" => Ok(Quota::Enforce),
-        "report" => Ok(Quota::Report),
-        "off" => Ok(Quota::Off),
+        "enforce" => Ok(QuotaMode::Enforce),
+        "report" => Ok(QuotaMode::Report),
+        "off" => Ok(QuotaMode::Off),
         _ => Err(value("quota", format!("{text:?} is not one of enforce, report, off"))),
     }
 }
@@ -291,7 +291,7 @@ mod tests {
         ]);
         assert_eq!((spec.uid, spec.gid, spec.mode), (Some(1), Some(2), 0o2770));
         assert_eq!((spec.squash, spec.anon_uid, spec.anon_gid), (Squash::All, 3, 4));
-        assert_eq!((spec.clients.len(), spec.sync, spec.quota), (2, false, Quota::Report));
+        assert_eq!((spec.clients.len(), spec.sync, spec.quota), (2, false, QuotaMode::Report));
         assert_eq!((spec.secure, spec.nosuid, spec.nodev), (true, Some(true), Some(false)));
         assert_eq!((spec.inodes, spec.on_delete), (Some(7), OnDelete::Archive));
         let labels = read(&[("labels", "team=blue, example.org/x=")]).unwrap().labels;

@@ -11,7 +11,7 @@ use super::Exceeded;
 const SLACK_SHARE: i64 = 32;
 
 /// What is used, taken and allowed of one quantity ([`super`] explains the terms).
-pub(super) struct Counter {
+pub(super) struct UsageCounter {
     used: AtomicI64,
     taken: AtomicI64,
     limit: AtomicI64,
@@ -22,7 +22,7 @@ pub(super) struct Counter {
     alarm: AtomicI64,
 }
 
-impl Counter {
+impl UsageCounter {
     /// Creates a counter with this usage. The ceiling is infinite until the ledger has an entry:
     /// after a crash without an entry, the usage counts as unknown.
     pub(super) fn new(used: u64) -> Self {

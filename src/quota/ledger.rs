@@ -23,7 +23,7 @@ use std::thread::{self, JoinHandle};
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
-use super::{Account, Delta, InitialUsage, QuotaLimits, Refusal, Usage};
+use super::{Account, Delta, HoldError, InitialUsage, QuotaLimits, Usage};
 use crate::errno::{Errno, Result};
 use crate::sys::durable;
 
@@ -242,7 +242,7 @@ impl SaveRequests {
     ///
     /// # Errors
     /// The save failed.
-    pub(super) fn wait_for_save(&self) -> Result<(), Refusal> {
+    pub(super) fn wait_for_save(&self) -> Result<(), HoldError> {
         let mut state = self.state.lock();
         state.requested = true;
         self.changed.notify_all();
@@ -251,8 +251,8 @@ impl SaveRequests {
             self.changed.wait(&mut state);
         }
         match state.failed {
-            Some(errno) => Err(Refusal::Errno(errno)),
-            None if state.closed => Err(Refusal::Closed),
+            Some(errno) => Err(HoldError::Errno(errno)),
+            None if state.closed => Err(HoldError::Closed),
             None => Ok(()),
         }
     }
@@ -325,11 +325,12 @@ fn set_aside(path: &Path, error: &io::Error) {
 mod tests {
     use super::*;
     use crate::quota::tests::room;
-    use crate::quota::{Change, Rule};
+    use crate::quota::{Change, LimitRule};
     use crate::sched::Patience;
     use std::fs;
 
-    const LIMITS: QuotaLimits = QuotaLimits { bytes: 1 << 40, inodes: None, rule: Rule::Enforce };
+    const LIMITS: QuotaLimits =
+        QuotaLimits { bytes: 1 << 40, inodes: None, rule: LimitRule::Enforce };
 
     fn opened(dir: &Path) -> (Ledger, Arc<Account>) {
         let ledger = Ledger::open(dir.join("ledger"), || Ok(()));
@@ -385,7 +386,7 @@ mod tests {
         let dir = folder();
         let (_ledger, account) = opened(dir.path());
         let first = account.hold(room(1 << 30, 0), Patience::None);
-        assert_eq!(first.err(), Some(Refusal::WouldBlock));
+        assert_eq!(first.err(), Some(HoldError::WouldBlock));
         assert!(account.hold(room(1 << 25, 0), Patience::Blocking).is_ok());
     }
 
@@ -406,7 +407,7 @@ mod tests {
         let other = ledger.account("b", LIMITS);
         ledger.begin().unwrap();
         assert!(!other.is_exact());
-        assert_eq!(other.hold(room(1, 0), Patience::Blocking).err(), Some(Refusal::NotCounted));
+        assert_eq!(other.hold(room(1, 0), Patience::Blocking).err(), Some(HoldError::NotCounted));
         ledger.close().unwrap();
         let (_, account) = opened(dir.path());
         assert!(!account.is_exact(), "the entry of an account that nobody asked for was kept");

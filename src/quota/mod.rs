@@ -31,7 +31,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::errno::{Errno, Result};
 use crate::sched::Patience;
 use count::UsageCount;
-use counter::Counter;
+use counter::UsageCounter;
 use ledger::SaveRequests;
 
 /// How long a change waits for a count before it must be retried. Small volumes are counted within
@@ -46,12 +46,12 @@ pub struct QuotaLimits {
     /// Files, directories and other inodes; `None`: as many as the disk has.
     pub inodes: Option<u64>,
     /// The effect of the limits.
-    pub rule: Rule,
+    pub rule: LimitRule,
 }
 
 /// The effect of the limits of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
+pub enum LimitRule {
     /// Changes that exceed them fail.
     Enforce,
     /// Clients see them, and may exceed them.
@@ -89,8 +89,8 @@ pub enum InitialUsage {
 
 /// The account of a volume.
 pub struct Account {
-    bytes: Counter,
-    inodes: Counter,
+    bytes: UsageCounter,
+    inodes: UsageCounter,
     limits: Mutex<QuotaLimits>,
     /// Whether `used` is exact.
     exact: AtomicBool,
@@ -122,7 +122,7 @@ enum Exceeded {
 
 /// Why room is not held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum HoldError {
     /// The volume is full.
     Full,
     /// The usage must be counted first; then the change may fit.
@@ -171,8 +171,8 @@ impl Account {
             InitialUsage::Unknown => (Usage { bytes: limits.bytes, inodes: 0 }, false),
         };
         let account = Self {
-            bytes: Counter::new(usage.bytes),
-            inodes: Counter::new(usage.inodes),
+            bytes: UsageCounter::new(usage.bytes),
+            inodes: UsageCounter::new(usage.inodes),
             limits: Mutex::new(limits),
             exact: AtomicBool::new(exact),
             count_wanted: AtomicBool::new(false),
@@ -189,7 +189,7 @@ impl Account {
 
     /// Returns what the volume uses, as far as it is known, without the files that linger.
     pub fn usage(&self) -> Usage {
-        let shown = |counter: &Counter, lingering: &AtomicI64| {
+        let shown = |counter: &UsageCounter, lingering: &AtomicI64| {
             let used = counter.used() - lingering.load(Ordering::Relaxed);
             used.max(0).unsigned_abs()
         };
@@ -220,7 +220,7 @@ impl Account {
 
     /// Returns what is used or held.
     pub fn taken(&self) -> Usage {
-        let taken = |counter: &Counter| counter.taken().max(0).unsigned_abs();
+        let taken = |counter: &UsageCounter| counter.taken().max(0).unsigned_abs();
         Usage { bytes: taken(&self.bytes), inodes: taken(&self.inodes) }
     }
 
@@ -243,7 +243,9 @@ impl Account {
     pub fn set_limits(&self, limits: QuotaLimits) {
         *self.limits.lock() = limits;
         let enforced = |limit: Option<u64>| match limit {
-            Some(limit) if limits.rule == Rule::Enforce => limit.try_into().unwrap_or(i64::MAX),
+            Some(limit) if limits.rule == LimitRule::Enforce => {
+                limit.try_into().unwrap_or(i64::MAX)
+            }
             _ => i64::MAX,
         };
         self.bytes.set_limit(enforced(Some(limits.bytes)));
@@ -253,9 +255,9 @@ impl Account {
     /// Holds room for a change. With patience, may block until the ledger is written.
     ///
     /// # Errors
-    /// As [`Refusal`]. Without patience, [`Refusal::WouldBlock`] also if the usage must be counted.
-    pub fn hold(&self, room: Usage, patience: Patience) -> Result<Hold<'_>, Refusal> {
-        let amount = |n: u64| i64::try_from(n).map_err(|_| Refusal::Full);
+    /// As [`HoldError`]. Without patience, [`HoldError::WouldBlock`] also if the usage must be counted.
+    pub fn hold(&self, room: Usage, patience: Patience) -> Result<Hold<'_>, HoldError> {
+        let amount = |n: u64| i64::try_from(n).map_err(|_| HoldError::Full);
         let held = Delta { bytes: amount(room.bytes)?, inodes: amount(room.inodes)? };
         let mut deadline = None;
         loop {
@@ -264,21 +266,21 @@ impl Account {
                 Err(exceeded) => exceeded,
             };
             match exceeded {
-                Exceeded::Limit if self.is_exact() => return Err(Refusal::Full),
+                Exceeded::Limit if self.is_exact() => return Err(HoldError::Full),
                 Exceeded::Limit => {
                     self.count_wanted.store(true, Ordering::Relaxed);
                     self.saves.request_count();
                     if patience == Patience::None {
-                        return Err(Refusal::WouldBlock);
+                        return Err(HoldError::WouldBlock);
                     }
                     let deadline = *deadline.get_or_insert_with(|| Instant::now() + COUNT_WAIT);
                     if !self.wait_for_count(deadline) {
-                        return Err(Refusal::NotCounted);
+                        return Err(HoldError::NotCounted);
                     }
                 }
                 Exceeded::Ceiling if patience == Patience::None => {
                     self.saves.request();
-                    return Err(Refusal::WouldBlock);
+                    return Err(HoldError::WouldBlock);
                 }
                 Exceeded::Ceiling => self.saves.wait_for_save()?,
             }

@@ -1,11 +1,11 @@
 //! Making a volume from another one.
 //!
 //! The copy is made in `making`, without a record, so that one that is cut off is thrown away at
-//! the next start and never looks like a volume; a note ([`super::attempt`]) has it shown as failed
+//! the next start and never looks like a volume; a note ([`super::clone_note`]) has it shown as failed
 //! then. It is no snapshot: what changes in the source
 //! meanwhile may be in the copy or not, file by file. The source cannot go away meanwhile.
 //!
-//! A few copies are made at a time ([`super::copies`]); the others are there without any progress.
+//! A few copies are made at a time ([`super::copy_queue`]); the others are there without any progress.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,15 +15,16 @@ use std::thread::{self, JoinHandle};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use super::attempt::Note;
-use super::copy::{self, copy_tree};
-use super::error::{Error, Kind, Result};
-use super::layout::{Layout, exists};
+use super::clone_note::CloneNote;
+use super::copy::{CopyError, copy_tree};
+use super::error::{Error, Result, VolumeErrorKind};
+use super::layout::VolumeLayout;
+use super::mark::exists;
 use super::name::{VolumeId, VolumeName};
-use super::progress::Progress;
-use super::registry::{self, Record};
-use super::spec::{Phase, Quota, Spec, VolumeStatus};
-use super::{Reclaimed, Slot, Volumes};
+use super::progress::TreeProgress;
+use super::registry::{self, VolumeRecord};
+use super::spec::{QuotaMode, Spec, VolumePhase, VolumeStatus};
+use super::{Reclaimed, VolumeEntry, Volumes};
 use crate::telemetry::log::Chain;
 
 /// Why a clone has failed of which nothing else is known.
@@ -31,13 +32,13 @@ const CUT_OFF: &str =
     "the server ended before the copy was complete; create it again, or delete it";
 
 /// A volume that is being made from another one.
-pub(super) struct Job {
+pub(super) struct CloneJob {
     spec: Spec,
     from: VolumeName,
     /// The directory that is copied.
     source: PathBuf,
     began: Timestamp,
-    progress: Progress,
+    progress: TreeProgress,
     /// Why nothing has become of it.
     failed: Mutex<Option<String>>,
     /// Whether that is because the disk is full.
@@ -46,14 +47,14 @@ pub(super) struct Job {
     stopped: AtomicBool,
 }
 
-impl Job {
-    fn new(note: &Note, source: PathBuf) -> Self {
+impl CloneJob {
+    fn new(note: &CloneNote, source: PathBuf) -> Self {
         Self {
             spec: note.spec.clone(),
             from: note.from.clone(),
             source,
             began: note.began,
-            progress: Progress::new(),
+            progress: TreeProgress::new(),
             failed: Mutex::new(note.failed.clone()),
             full: AtomicBool::new(false),
             thread: Mutex::default(),
@@ -62,9 +63,9 @@ impl Job {
     }
 
     /// One that an earlier run did not bring to its end.
-    pub(super) fn cut_off(note: Note) -> Self {
+    pub(super) fn cut_off(note: CloneNote) -> Self {
         let failed = Some(note.failed.unwrap_or_else(|| CUT_OFF.into()));
-        Self::new(&Note { failed, ..note }, PathBuf::new())
+        Self::new(&CloneNote { failed, ..note }, PathBuf::new())
     }
 
     pub(super) fn spec(&self) -> &Spec {
@@ -75,11 +76,11 @@ impl Job {
         self.failed.lock().clone()
     }
 
-    pub(super) fn status(&self, layout: &Layout, free: u64) -> VolumeStatus {
+    pub(super) fn status(&self, layout: &VolumeLayout, free: u64) -> VolumeStatus {
         let progress = self.progress.snapshot();
         let phase = match self.failed() {
-            Some(message) => Phase::Failed { message },
-            None => Phase::Cloning { from: self.from.clone(), progress },
+            Some(message) => VolumePhase::Failed { message },
+            None => VolumePhase::Cloning { from: self.from.clone(), progress },
         };
         let used = progress.bytes_done;
         let free = free.min(self.spec.capacity.saturating_sub(used));
@@ -128,14 +129,14 @@ impl Volumes {
         }
         let used = volume.account.usage().bytes;
         let wanted = spec.capacity;
-        if wanted < used && spec.quota == Quota::Enforce {
+        if wanted < used && spec.quota == QuotaMode::Enforce {
             return Err(Error::InUse { wanted, used });
         }
-        self.has_room_for(&spec)?;
+        self.check_place(&spec)?;
         let (began, failed) = (registry::now(), None);
-        let note = Note { spec: spec.clone(), from: from.clone(), began, failed };
+        let note = CloneNote { spec: spec.clone(), from: from.clone(), began, failed };
         self.layout.note(&note)?;
-        let job = Arc::new(Job::new(&note, self.layout.volume(&volume.record().spec)));
+        let job = Arc::new(CloneJob::new(&note, self.layout.volume(&volume.record().spec)));
         self.start_clone(&job).inspect_err(|_| {
             // It was not acknowledged.
             if let Err(error) = self.layout.strike_note(&spec.id) {
@@ -144,10 +145,10 @@ impl Volumes {
         })
     }
 
-    fn start_clone(self: &Arc<Self>, job: &Arc<Job>) -> Result<()> {
+    fn start_clone(self: &Arc<Self>, job: &Arc<CloneJob>) -> Result<()> {
         let spec = &job.spec;
-        self.layout.make_empty(&self.layout.making(&spec.id))?;
-        self.enter(&spec.name, &spec.id, Slot::Clone(Arc::clone(job)));
+        self.layout.create_empty(&self.layout.making(&spec.id))?;
+        self.enter(&spec.name, &spec.id, VolumeEntry::Clone(Arc::clone(job)));
         self.copies.add(Arc::clone(job));
         self.begin_copies();
         Ok(())
@@ -164,7 +165,7 @@ impl Volumes {
     }
 
     /// Makes a copy, and has the next ones begin.
-    fn run_clones(self: &Arc<Self>, job: Arc<Job>) {
+    fn run_clones(self: &Arc<Self>, job: Arc<CloneJob>) {
         let turn = self.copies.turn(&job);
         tracing::info!(volume = %job.spec.name, from = %job.from, "cloning");
         let done = self.copy(&job).and_then(|()| self.finish_clone(&job));
@@ -178,13 +179,13 @@ impl Volumes {
     /// Gives up making a volume that nobody waits for: it fails before long, and can be ended then.
     /// One whose copy waits for its turn fails at once. May be repeated.
     pub fn give_up(&self, name: &VolumeName, id: &VolumeId) {
-        let Ok(Slot::Clone(job)) = self.slot(name) else { return };
+        let Ok(VolumeEntry::Clone(job)) = self.slot(name) else { return };
         if job.spec.id != *id || job.failed().is_some() {
             return;
         }
         job.progress.cancel();
         if self.copies.remove(&job) {
-            let source = copy::Error::Cancelled;
+            let source = CopyError::Cancelled;
             self.fail(&job, &Error::Clone { from: job.from.clone(), source });
         }
     }
@@ -196,7 +197,7 @@ impl Volumes {
     }
 
     /// Nothing has become of a clone.
-    fn fail(&self, job: &Arc<Job>, error: &Error) {
+    fn fail(&self, job: &Arc<CloneJob>, error: &Error) {
         let (name, from) = (&job.spec.name, &job.from);
         let message = Chain(error).to_string();
         if !job.stopped.load(Ordering::SeqCst) {
@@ -206,7 +207,7 @@ impl Volumes {
             }
             self.note_failure(job, &message);
         }
-        job.full.store(error.kind() == Kind::NoSpace, Ordering::SeqCst);
+        job.full.store(error.kind() == VolumeErrorKind::NoSpace, Ordering::SeqCst);
         *job.failed.lock() = Some(message);
         let making = self.layout.making(&job.spec.id);
         if exists(&making)
@@ -218,34 +219,34 @@ impl Volumes {
     }
 
     /// Keeps why a clone has failed, for the next start.
-    fn note_failure(&self, job: &Job, message: &str) {
+    fn note_failure(&self, job: &CloneJob, message: &str) {
         let failed = Some(message.to_owned());
         let (spec, from, began) = (job.spec.clone(), job.from.clone(), job.began);
-        if let Err(error) = self.layout.note(&Note { spec, from, began, failed }) {
+        if let Err(error) = self.layout.note(&CloneNote { spec, from, began, failed }) {
             tracing::warn!(%error, "why a clone has failed is not known after the next start");
         }
     }
 
-    fn copy(&self, job: &Job) -> Result<()> {
+    fn copy(&self, job: &CloneJob) -> Result<()> {
         let (source, target) = (&job.source, self.layout.making(&job.spec.id));
         job.progress.estimate(source);
         let limit = match job.spec.quota {
-            Quota::Enforce => job.spec.capacity,
-            Quota::Report | Quota::Off => u64::MAX,
+            QuotaMode::Enforce => job.spec.capacity,
+            QuotaMode::Report | QuotaMode::Off => u64::MAX,
         };
         let copied = copy_tree(source, &target, &job.progress, limit)
             .map_err(|source| Error::Clone { from: job.from.clone(), source })?;
         if copied.bytes > limit {
-            let source = copy::Error::Limit { limit };
+            let source = CopyError::Limit { limit };
             return Err(Error::Clone { from: job.from.clone(), source });
         }
         Ok(())
     }
 
     /// Makes a volume of a complete copy.
-    fn finish_clone(&self, job: &Job) -> Result<()> {
+    fn finish_clone(&self, job: &CloneJob) -> Result<()> {
         let _change = self.lock();
-        let mut record = Record::new(job.spec.clone())?;
+        let mut record = VolumeRecord::new(job.spec.clone())?;
         record.copy_of = Some(job.from.clone());
         self.layout.mark(&record, &self.layout.making(&job.spec.id)); // it has its source's
         self.layout.write(&record)?;
@@ -266,10 +267,10 @@ impl Volumes {
     ///
     /// # Errors
     /// [`Error::NotCopied`]
-    pub(super) fn is_copy(slot: &Slot, from: &VolumeName) -> Result<()> {
+    pub(super) fn check_is_copy(slot: &VolumeEntry, from: &VolumeName) -> Result<()> {
         let (name, copy_of) = match slot {
-            Slot::Clone(job) => (job.spec.name.clone(), Some(job.from.clone())),
-            Slot::Volume(volume) => {
+            VolumeEntry::Clone(job) => (job.spec.name.clone(), Some(job.from.clone())),
+            VolumeEntry::Volume(volume) => {
                 let record = volume.record();
                 (record.spec.name, record.copy_of)
             }
@@ -284,9 +285,9 @@ impl Volumes {
     ///
     /// # Errors
     /// [`Error::Source`]: it must not go away now.
-    pub(super) fn is_not_cloned(&self, name: &VolumeName) -> Result<()> {
+    pub(super) fn check_not_cloned(&self, name: &VolumeName) -> Result<()> {
         let table = self.table.read();
-        let uses = |slot: &Slot| matches!(slot, Slot::Clone(job) if job.from == *name && job.failed().is_none());
+        let uses = |slot: &VolumeEntry| matches!(slot, VolumeEntry::Clone(job) if job.from == *name && job.failed().is_none());
         match table.slots.iter().find(|(_, slot)| uses(slot)) {
             Some((by, _)) => Err(Error::Source { name: name.clone(), by: by.clone() }),
             None => Ok(()),
@@ -294,7 +295,7 @@ impl Volumes {
     }
 
     /// Ends a volume that is only being made.
-    pub(super) fn reclaim_clone(&self, name: &VolumeName, job: &Job) -> Result<Reclaimed> {
+    pub(super) fn reclaim_clone(&self, name: &VolumeName, job: &CloneJob) -> Result<Reclaimed> {
         if job.failed().is_none() {
             return Err(Error::Cloning(name.clone()));
         }
@@ -304,15 +305,15 @@ impl Volumes {
     }
 
     /// The clone that has this name and has failed.
-    pub(super) fn failed_clone(&self, name: &VolumeName) -> Option<Arc<Job>> {
+    pub(super) fn failed_clone(&self, name: &VolumeName) -> Option<Arc<CloneJob>> {
         match self.slot(name) {
-            Ok(Slot::Clone(job)) if job.failed().is_some() => Some(job),
+            Ok(VolumeEntry::Clone(job)) if job.failed().is_some() => Some(job),
             _ => None,
         }
     }
 
     /// Forgets a failed clone whose name another volume has now.
-    pub(super) fn replaced(&self, failed: &Job, id: &VolumeId) -> Result<()> {
+    pub(super) fn replaced(&self, failed: &CloneJob, id: &VolumeId) -> Result<()> {
         let old = &failed.spec.id;
         if old != id {
             let mut table = self.table.write();
@@ -335,11 +336,11 @@ impl Volumes {
             if self.layout.is_registered(&id) {
                 continue; // a record that cannot be used, and may be its own
             }
-            let job = Arc::new(Job::cut_off(note));
+            let job = Arc::new(CloneJob::cut_off(note));
             let why = job.failed().unwrap_or_default();
             tracing::warn!(volume = %name, from = %job.from, why, "the volume was not cloned");
             table.names.insert(id, name.clone());
-            table.slots.insert(name, Slot::Clone(job));
+            table.slots.insert(name, VolumeEntry::Clone(job));
         }
     }
 
@@ -351,8 +352,8 @@ impl Volumes {
             .slots
             .values()
             .filter_map(|slot| match slot {
-                Slot::Clone(job) => Some(Arc::clone(job)),
-                Slot::Volume(_) => None,
+                VolumeEntry::Clone(job) => Some(Arc::clone(job)),
+                VolumeEntry::Volume(_) => None,
             })
             .collect();
         drop(table);

@@ -26,17 +26,17 @@ use std::rc::Rc;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use self::attributes::Attributes;
-use self::content::Content;
-use self::links::{Links, Place};
-use super::progress::Progress;
-use super::tree::file::{self, Stat};
-use super::tree::{Descent, Entry, Walk};
+use self::attributes::AttributeCopier;
+use self::content::ContentCopier;
+use self::links::{HardLinks, TargetDir};
+use super::progress::TreeProgress;
+use super::tree::file::{self, FileStat};
+use super::tree::{Descent, TreeEntry, TreeWalk};
 use crate::errno::Errno;
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Copied {
+pub struct CopyTotals {
     /// Names that were made; the root is not counted.
     pub entries: u64,
     /// Bytes that the copy takes on the disk, its directories and its root included.
@@ -48,7 +48,7 @@ pub struct Copied {
 /// Why a tree could not be copied. What is in the copy until then stays there, for the caller to
 /// throw away.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum CopyError {
     /// One of the two directories cannot be used.
     #[error("cannot open directory {}", path.display())]
     Open {
@@ -83,7 +83,7 @@ pub enum Error {
         /// The reason.
         source: Errno,
     },
-    /// [`Progress::cancel`] was called.
+    /// [`TreeProgress::cancel`] was called.
     #[error("cannot go on copying, it was cancelled")]
     Cancelled,
     /// A directory was moved while the copy was far below it, so that there is no way back.
@@ -112,34 +112,36 @@ pub enum Error {
 
 /// Why one entry could not be copied.
 #[derive(Debug)]
-enum Fault {
+enum EntryError {
     System(Errno),
     Limit(u64),
     Cancelled,
     Inside,
 }
 
-impl From<Errno> for Fault {
+impl From<Errno> for EntryError {
     fn from(errno: Errno) -> Self {
         Self::System(errno)
     }
 }
 
-impl From<rustix::io::Errno> for Fault {
+impl From<rustix::io::Errno> for EntryError {
     fn from(errno: rustix::io::Errno) -> Self {
         Self::System(errno.into())
     }
 }
 
-impl Fault {
+impl EntryError {
     /// The error of copying `path`.
-    fn at(self, path: PathBuf) -> Error {
+    fn at(self, path: PathBuf) -> CopyError {
         match self {
-            Self::System(source @ (Errno::NOSPC | Errno::DQUOT)) => Error::NoSpace { path, source },
-            Self::System(source) => Error::Entry { path, source },
-            Self::Limit(limit) => Error::Limit { limit },
-            Self::Cancelled => Error::Cancelled,
-            Self::Inside => Error::Inside { path },
+            Self::System(source @ (Errno::NOSPC | Errno::DQUOT)) => {
+                CopyError::NoSpace { path, source }
+            }
+            Self::System(source) => CopyError::Entry { path, source },
+            Self::Limit(limit) => CopyError::Limit { limit },
+            Self::Cancelled => CopyError::Cancelled,
+            Self::Inside => CopyError::Inside { path },
         }
     }
 }
@@ -152,74 +154,79 @@ impl Fault {
 /// opened, or all of it as at one moment where content can be shared.
 ///
 /// # Errors
-/// See [`Error`]; the content that was copied until then stays in `to`. `limit_bytes` is what the
+/// See [`CopyError`]; the content that was copied until then stays in `to`. `limit_bytes` is what the
 /// copy may take on the disk; it may be exceeded by 16 MiB before the error comes.
 pub fn copy_tree(
     from: &Path,
     to: &Path,
-    progress: &Progress,
+    progress: &TreeProgress,
     limit_bytes: u64,
-) -> Result<Copied, Error> {
+) -> Result<CopyTotals, CopyError> {
     let mut copier = Copier::new(from, to, progress, limit_bytes)?;
     copier.run()?;
     let Copier { target, copied, .. } = copier;
     // The descriptor was opened before anything was written, so that a write that failed in the
     // background since then is reported, too.
     rustix::fs::syncfs(target.root())
-        .map_err(|errno| Error::Flush { path: to.to_owned(), source: errno.into() })?;
+        .map_err(|errno| CopyError::Flush { path: to.to_owned(), source: errno.into() })?;
     Ok(copied)
 }
 
 /// A copy that is being made: the walk and the target are in the same directory of their trees.
 struct Copier<'a> {
-    walk: Walk,
+    walk: TreeWalk,
     target: Descent,
     /// One for each directory on the way.
-    levels: Vec<Level>,
-    root: Stat,
-    links: Links,
-    content: Content,
-    attributes: Attributes,
-    copied: Copied,
-    progress: &'a Progress,
+    levels: Vec<CopyLevel>,
+    root: FileStat,
+    links: HardLinks,
+    content: ContentCopier,
+    attributes: AttributeCopier,
+    copied: CopyTotals,
+    progress: &'a TreeProgress,
     limit: u64,
 }
 
 /// A directory whose content is being copied.
-struct Level {
+struct CopyLevel {
     /// Its attributes before it was read.
-    stat: Stat,
-    place: Rc<Place>,
+    stat: FileStat,
+    place: Rc<TargetDir>,
 }
 
 impl<'a> Copier<'a> {
-    fn new(from: &Path, to: &Path, progress: &'a Progress, limit: u64) -> Result<Self, Error> {
+    fn new(
+        from: &Path,
+        to: &Path,
+        progress: &'a TreeProgress,
+        limit: u64,
+    ) -> Result<Self, CopyError> {
         let (walk, stat) = open(from)?;
         let (mut empty, root) = open(to)?;
-        let failed = |source| Error::Open { path: to.to_owned(), source };
+        let failed = |source| CopyError::Open { path: to.to_owned(), source };
         if empty.next_entry().map_err(failed)?.is_some() {
-            return Err(Error::NotEmpty { path: to.to_owned() });
+            return Err(CopyError::NotEmpty { path: to.to_owned() });
         }
         attributes::clear_acls(empty.here()).map_err(failed)?;
         let target = file::directory(empty.here(), c".").and_then(Descent::new).map_err(failed)?;
         Ok(Self {
             walk,
             target,
-            levels: vec![Level { stat, place: Place::root() }],
+            levels: vec![CopyLevel { stat, place: TargetDir::root() }],
             root,
-            links: Links::default(),
-            content: Content::new(),
-            attributes: Attributes::new(),
-            copied: Copied::default(),
+            links: HardLinks::default(),
+            content: ContentCopier::new(),
+            attributes: AttributeCopier::new(),
+            copied: CopyTotals::default(),
             progress,
             limit,
         })
     }
 
-    fn run(&mut self) -> Result<(), Error> {
+    fn run(&mut self) -> Result<(), CopyError> {
         loop {
             if self.progress.is_cancelled() {
-                return Err(Error::Cancelled);
+                return Err(CopyError::Cancelled);
             }
             match self.walk.next_entry() {
                 Ok(Some(entry)) => {
@@ -233,12 +240,12 @@ impl<'a> Copier<'a> {
                     }
                     self.leave()?;
                 }
-                Err(source) => return Err(Error::Entry { path: self.here(), source }),
+                Err(source) => return Err(CopyError::Entry { path: self.here(), source }),
             }
         }
     }
 
-    fn entry(&mut self, entry: Entry) -> Result<(), Fault> {
+    fn entry(&mut self, entry: TreeEntry) -> Result<(), EntryError> {
         let place = match file::place(self.walk.here(), &entry.name) {
             Ok(place) => place,
             Err(Errno::NOENT | Errno::STALE) => return Ok(()), // it vanished
@@ -248,7 +255,7 @@ impl<'a> Copier<'a> {
             }
             Err(errno) => return Err(errno.into()),
         };
-        let stat = Stat::of(&place)?;
+        let stat = FileStat::of(&place)?;
         match stat.kind {
             FileType::Directory => self.directory(&place, entry.name, stat)?,
             _ if self.link(&stat, &entry.name)? => {}
@@ -267,15 +274,20 @@ impl<'a> Copier<'a> {
     }
 
     /// Makes a directory and goes into it; its attributes follow when its content is there.
-    fn directory(&mut self, place: &OwnedFd, name: CString, stat: Stat) -> Result<(), Fault> {
+    fn directory(
+        &mut self,
+        place: &OwnedFd,
+        name: CString,
+        stat: FileStat,
+    ) -> Result<(), EntryError> {
         if stat.id == self.root.id {
-            return Err(Fault::Inside);
+            return Err(EntryError::Inside);
         }
         let source = file::directory(place, c".")?;
         rustix::fs::mkdirat(self.target.here(), &name, Mode::RWXU)?;
         let made = file::directory(self.target.here(), &name)?;
         let above = self.levels.last().expect("there is a level for every directory");
-        let level = Level { stat, place: above.place.below(name.clone()) };
+        let level = CopyLevel { stat, place: above.place.below(name.clone()) };
         self.walk.enter(name.clone(), source)?;
         self.target.down(name, made)?;
         self.levels.push(level);
@@ -283,12 +295,12 @@ impl<'a> Copier<'a> {
     }
 
     /// Makes a further name of a file that was copied; whether that was done.
-    fn link(&mut self, stat: &Stat, name: &CStr) -> Result<bool, Fault> {
+    fn link(&mut self, stat: &FileStat, name: &CStr) -> Result<bool, EntryError> {
         let target = &self.target;
         Ok(stat.links > 1 && self.links.link(target.root(), stat, target.here(), name)?)
     }
 
-    fn file(&mut self, place: &OwnedFd, name: CString, stat: &Stat) -> Result<(), Fault> {
+    fn file(&mut self, place: &OwnedFd, name: CString, stat: &FileStat) -> Result<(), EntryError> {
         let source = file::content(place, OFlags::RDONLY)?;
         // Seldom more than it will take: the disk may have more for it than it has content.
         self.within_limit(stat.used.min(stat.size))?;
@@ -299,15 +311,20 @@ impl<'a> Copier<'a> {
         let (taken, limit, progress) = (self.copied.bytes, self.limit, self.progress);
         let mut step = |bytes| {
             progress.add(0, bytes);
-            within(taken, Stat::of(&made)?.used, limit)?;
-            if progress.is_cancelled() { Err(Fault::Cancelled) } else { Ok(()) }
+            within(taken, FileStat::of(&made)?.used, limit)?;
+            if progress.is_cancelled() { Err(EntryError::Cancelled) } else { Ok(()) }
         };
         self.content.copy(&source, &made, stat.size, &mut step)?;
         self.complete(place, &made, name, stat)
     }
 
     /// Makes what has no content of its own: a symbolic link, a pipe, a socket, a device.
-    fn special(&mut self, place: &OwnedFd, name: CString, stat: &Stat) -> Result<(), Fault> {
+    fn special(
+        &mut self,
+        place: &OwnedFd,
+        name: CString,
+        stat: &FileStat,
+    ) -> Result<(), EntryError> {
         let dir = self.target.here();
         match stat.kind {
             FileType::Symlink => {
@@ -328,44 +345,44 @@ impl<'a> Copier<'a> {
         place: &OwnedFd,
         made: &OwnedFd,
         name: CString,
-        stat: &Stat,
-    ) -> Result<(), Fault> {
+        stat: &FileStat,
+    ) -> Result<(), EntryError> {
         self.attributes.apply(place.as_fd(), made.as_fd(), stat)?;
         if stat.links > 1 {
             let level = self.levels.last().expect("there is a level for every directory");
             self.links.remember(stat, &level.place, name);
         }
-        self.take(Stat::of(made)?.used)
+        self.take(FileStat::of(made)?.used)
     }
 
     /// Gives the directory, whose content was copied, its attributes.
-    fn finish(&mut self) -> Result<(), Fault> {
+    fn finish(&mut self) -> Result<(), EntryError> {
         let level = self.levels.last().expect("there is a level for every directory");
         self.attributes.apply(self.walk.here(), self.target.here(), &level.stat)?;
-        self.take(Stat::of(self.target.here())?.used)
+        self.take(FileStat::of(self.target.here())?.used)
     }
 
-    fn leave(&mut self) -> Result<(), Error> {
+    fn leave(&mut self) -> Result<(), CopyError> {
         let path = self.here();
         if let Err(source) = self.walk.leave() {
             return match source {
-                Errno::STALE => Err(Error::Moved { path }),
-                source => Err(Error::Entry { path, source }),
+                Errno::STALE => Err(CopyError::Moved { path }),
+                source => Err(CopyError::Entry { path, source }),
             };
         }
-        self.target.up().map_err(|source| Error::Entry { path, source })?;
+        self.target.up().map_err(|source| CopyError::Entry { path, source })?;
         self.levels.pop();
         Ok(())
     }
 
     /// Counts what the copy has taken on the disk.
-    fn take(&mut self, bytes: u64) -> Result<(), Fault> {
+    fn take(&mut self, bytes: u64) -> Result<(), EntryError> {
         self.within_limit(bytes)?;
         self.copied.bytes += bytes;
         Ok(())
     }
 
-    fn within_limit(&self, more: u64) -> Result<(), Fault> {
+    fn within_limit(&self, more: u64) -> Result<(), EntryError> {
         within(self.copied.bytes, more, self.limit)
     }
 
@@ -374,15 +391,15 @@ impl<'a> Copier<'a> {
     }
 }
 
-fn within(taken: u64, more: u64, limit: u64) -> Result<(), Fault> {
-    if taken.saturating_add(more) > limit { Err(Fault::Limit(limit)) } else { Ok(()) }
+fn within(taken: u64, more: u64, limit: u64) -> Result<(), EntryError> {
+    if taken.saturating_add(more) > limit { Err(EntryError::Limit(limit)) } else { Ok(()) }
 }
 
-fn open(path: &Path) -> Result<(Walk, Stat), Error> {
+fn open(path: &Path) -> Result<(TreeWalk, FileStat), CopyError> {
     let open = || {
         let root = file::root(path)?;
-        let stat = Stat::of(&root)?;
-        Ok((Walk::new(root)?, stat))
+        let stat = FileStat::of(&root)?;
+        Ok((TreeWalk::new(root)?, stat))
     };
-    open().map_err(|source| Error::Open { path: path.to_owned(), source })
+    open().map_err(|source| CopyError::Open { path: path.to_owned(), source })
 }

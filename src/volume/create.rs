@@ -6,14 +6,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::error::{Error, Result};
-use super::layout::exists;
-use super::registry::{Record, Step};
-use super::spec::{CAPACITY_MIN, Quota, Spec, VolumeStatus, inodes_of};
-use super::{Origin, Slot, Volume, Volumes};
+use super::mark::exists;
+use super::registry::{ReclaimStep, VolumeRecord};
+use super::spec::{CAPACITY_MIN, QuotaMode, Spec, VolumeStatus, inodes_of};
+use super::{Volume, VolumeEntry, VolumeOrigin, Volumes};
 use crate::export::table::TableError;
 use crate::export::traffic::Traffic;
 use crate::export::{
-    Anonymous, ClientEntry, Devices, Durability, Export, ExportId, Mode, Options, Ports, SetId,
+    Anonymous, ClientEntry, Devices, Durability, Export, ExportId, ExportMode, ExportOptions,
+    Ports, SetId,
 };
 use crate::fs::root::Root;
 use crate::quota::{Account, Usage};
@@ -21,29 +22,29 @@ use crate::quota::{Account, Usage};
 impl Volumes {
     /// Makes a volume. One that is there with the same id is a success, whatever else is asked for
     /// now, except that a copy must be one of the same volume. A clone goes on in the background:
-    /// [`super::spec::Phase::Cloning`].
+    /// [`super::spec::VolumePhase::Cloning`].
     ///
     /// # Errors
     /// The name or the id is another volume's; something is in the way; the wish makes no sense;
     /// the disk fails.
-    pub fn create(self: &Arc<Self>, spec: Spec, origin: Origin) -> Result<VolumeStatus> {
+    pub fn create(self: &Arc<Self>, spec: Spec, origin: VolumeOrigin) -> Result<VolumeStatus> {
         let change = self.lock();
         let name = spec.name.clone();
         if let Some(there) = self.existing(&spec)? {
-            if let Origin::Clone(from) = &origin {
-                Self::is_copy(&there, from)?;
+            if let VolumeOrigin::Clone(from) = &origin {
+                Self::check_is_copy(&there, from)?;
             }
             self.revive(&there)?;
         } else {
             let spec = Spec { inodes: self.inodes(&spec, &origin), ..spec };
-            self.check(&spec)?;
-            self.may_promise(&spec, 0)?;
+            self.check_spec(&spec)?;
+            self.check_overcommit(&spec, 0)?;
             let (failed, id) = (self.failed_clone(&name), spec.id.clone());
-            let clones = matches!(origin, Origin::Clone(_));
+            let clones = matches!(origin, VolumeOrigin::Clone(_));
             match origin {
-                Origin::Fresh => self.make(spec)?,
-                Origin::Adopt => self.adopt(spec)?,
-                Origin::Clone(from) => self.begin_clone(spec, &from)?,
+                VolumeOrigin::Fresh => self.make(spec)?,
+                VolumeOrigin::Adopt => self.adopt(spec)?,
+                VolumeOrigin::Clone(from) => self.begin_clone(spec, &from)?,
             }
             // The note of one with the same id is the new clone's.
             if let Some(failed) = failed.filter(|failed| !clones || failed.spec().id != id) {
@@ -57,15 +58,15 @@ impl Volumes {
     /// The limit of inodes that a new volume gets. One that is not asked for is in proportion to
     /// the capacity; a clone has at least what its source may have, and what is adopted has no
     /// limit, because nobody has counted yet what is in it.
-    fn inodes(&self, spec: &Spec, origin: &Origin) -> Option<u64> {
+    fn inodes(&self, spec: &Spec, origin: &VolumeOrigin) -> Option<u64> {
         let usual = inodes_of(spec.capacity);
         match (spec.inodes, origin) {
             (Some(0), _) => None,
             (Some(limit), _) => Some(limit),
-            (None, _) if spec.quota == Quota::Off => None,
-            (None, Origin::Fresh) => Some(usual),
-            (None, Origin::Adopt) => None,
-            (None, Origin::Clone(from)) => {
+            (None, _) if spec.quota == QuotaMode::Off => None,
+            (None, VolumeOrigin::Fresh) => Some(usual),
+            (None, VolumeOrigin::Adopt) => None,
+            (None, VolumeOrigin::Clone(from)) => {
                 let source = self.volume(from).map(|source| source.record().spec.inodes);
                 source.unwrap_or(Some(usual)).map(|limit| limit.max(usual))
             }
@@ -73,7 +74,7 @@ impl Volumes {
     }
 
     /// Whether a wish can be fulfilled here.
-    pub(super) fn check(&self, spec: &Spec) -> Result<()> {
+    pub(super) fn check_spec(&self, spec: &Spec) -> Result<()> {
         if spec.capacity < CAPACITY_MIN {
             return Err(Error::Invalid(format!(
                 "a capacity of {} bytes can hold nothing; the least is {CAPACITY_MIN} bytes (64Ki)",
@@ -92,7 +93,7 @@ impl Volumes {
     ///
     /// # Errors
     /// Another one has its name, or its id.
-    fn existing(&self, spec: &Spec) -> Result<Option<Slot>> {
+    fn existing(&self, spec: &Spec) -> Result<Option<VolumeEntry>> {
         let (name, id) = (&spec.name, &spec.id);
         let table = self.table.read();
         if let Some(other) = table.names.get(id).filter(|other| *other != name) {
@@ -101,9 +102,9 @@ impl Volumes {
         let Some(slot) = table.slots.get(name) else { return Ok(None) };
         let found = match slot {
             // Nothing is left of it: it may be tried again.
-            Slot::Clone(job) if job.failed().is_some() => return Ok(None),
-            Slot::Clone(job) => job.spec().id.clone(),
-            Slot::Volume(volume) => volume.record().spec.id,
+            VolumeEntry::Clone(job) if job.failed().is_some() => return Ok(None),
+            VolumeEntry::Clone(job) => job.spec().id.clone(),
+            VolumeEntry::Volume(volume) => volume.record().spec.id,
         };
         if found == *id {
             return Ok(Some(slot.share()));
@@ -115,11 +116,11 @@ impl Volumes {
     ///
     /// # Errors
     /// It still cannot, or it is being put away.
-    fn revive(&self, slot: &Slot) -> Result<()> {
-        let Slot::Volume(volume) = slot else { return Ok(()) };
+    fn revive(&self, slot: &VolumeEntry) -> Result<()> {
+        let VolumeEntry::Volume(volume) = slot else { return Ok(()) };
         let Some(message) = volume.lost() else { return Ok(()) };
         let record = volume.record();
-        if record.step != Step::Ready {
+        if record.step != ReclaimStep::Ready {
             return Err(Error::Lost { name: record.spec.name, message });
         }
         self.serving.fs.attach_all([self.open_root(volume)?]);
@@ -130,10 +131,10 @@ impl Volumes {
     }
 
     fn make(&self, spec: Spec) -> Result<()> {
-        self.has_room_for(&spec)?;
-        let record = Record::new(spec)?;
+        self.check_place(&spec)?;
+        let record = VolumeRecord::new(spec)?;
         let making = self.layout.making(&record.spec.id);
-        self.layout.make(&record, &making)?;
+        self.layout.create_directory(&record, &making)?;
         self.layout.write(&record).inspect_err(|_| {
             // On a full disk it would keep an inode that others need.
             if !self.layout.is_registered(&record.spec.id) {
@@ -146,7 +147,7 @@ impl Volumes {
     }
 
     /// The account of a volume whose directory is in its place, and empty.
-    pub(super) fn fresh_account(&self, record: &Record) -> Result<Arc<Account>> {
+    pub(super) fn fresh_account(&self, record: &VolumeRecord) -> Result<Arc<Account>> {
         let own = self.layout.directory(&self.layout.volume(&record.spec))?.unwrap_or(0);
         let usage = Usage { bytes: own, inodes: 1 };
         Ok(self.ledger.fresh(&record.account(), record.spec.limits(), usage))
@@ -157,9 +158,9 @@ impl Volumes {
         if self.layout.directory(&path)?.is_none() {
             return Err(Error::NothingToAdopt(path));
         }
-        self.layout.is_unmounted(&spec)?;
-        self.is_free(&spec)?;
-        let record = Record::new(spec)?;
+        self.layout.check_unmounted(&spec)?;
+        self.check_no_conflict(&spec)?;
+        let record = VolumeRecord::new(spec)?;
         self.layout.mark(&record, &path);
         self.layout.write(&record)?;
         // Nothing is known of it, so that it is counted as soon as somebody needs to know.
@@ -170,18 +171,18 @@ impl Volumes {
     }
 
     /// Whether nothing is where the volume's directory and record are to be.
-    pub(super) fn has_room_for(&self, spec: &Spec) -> Result<()> {
+    pub(super) fn check_place(&self, spec: &Spec) -> Result<()> {
         // First the other volumes: what is there is most often one of them, and has a name.
-        self.is_free(spec)?;
+        self.check_no_conflict(spec)?;
         let path = self.layout.volume(spec);
         if exists(&path) { Err(Error::InTheWay(path)) } else { Ok(()) }
     }
 
-    fn is_free(&self, spec: &Spec) -> Result<()> {
-        self.layout.way_is_clear(spec)?;
-        self.overlaps_none(spec)?;
-        self.layout.is_in_no_other(spec)?;
-        self.layout.holds_no_others(spec)?;
+    fn check_no_conflict(&self, spec: &Spec) -> Result<()> {
+        self.layout.check_parents(spec)?;
+        self.check_no_overlap(spec)?;
+        self.layout.check_not_inside_another(spec)?;
+        self.layout.check_holds_no_volumes(spec)?;
         let path = spec.export_path().into_bytes();
         if self.serving.exports.load().has_path(&path) {
             let source = TableError::SamePath(path);
@@ -195,8 +196,8 @@ impl Volumes {
 
     /// Whether the volume's directory lies in no other one's, and no other one's in it; those that
     /// a faulty record names included.
-    fn overlaps_none(&self, spec: &Spec) -> Result<()> {
-        let place = Path::new(spec.place());
+    fn check_no_overlap(&self, spec: &Spec) -> Result<()> {
+        let place = Path::new(spec.relative_path());
         let overlaps = |there: &Path| place.starts_with(there) || there.starts_with(place);
         if let Some(fault) =
             self.faults.iter().find(|fault| fault.place.as_deref().is_some_and(overlaps))
@@ -206,8 +207,9 @@ impl Volumes {
         let table = self.table.read();
         for slot in table.slots.values() {
             let other = slot.spec();
-            if other.name != spec.name && overlaps(Path::new(other.place())) {
-                let (directory, theirs) = (spec.place().to_owned(), other.place().to_owned());
+            if other.name != spec.name && overlaps(Path::new(other.relative_path())) {
+                let (directory, theirs) =
+                    (spec.relative_path().to_owned(), other.relative_path().to_owned());
                 return Err(Error::Overlaps { directory, name: other.name, theirs });
             }
         }
@@ -215,7 +217,7 @@ impl Volumes {
     }
 
     /// Puts the directory of a record into its place; takes the record back if that is taken.
-    pub(super) fn install(&self, record: &Record) -> Result<()> {
+    pub(super) fn install(&self, record: &VolumeRecord) -> Result<()> {
         let (id, name) = (&record.spec.id, &record.spec.name);
         self.layout.install(&self.layout.making(id), &record.spec).inspect_err(|error| {
             if let Error::InTheWay(_) = error
@@ -227,7 +229,7 @@ impl Volumes {
     }
 
     /// Exports a volume whose directory is in its place, and enters it.
-    pub(super) fn serve(&self, record: Record, account: Arc<Account>) -> Result<()> {
+    pub(super) fn serve(&self, record: VolumeRecord, account: Arc<Account>) -> Result<()> {
         let (name, id) = (record.spec.name.clone(), record.spec.id.clone());
         let volume = Volume::new(record, account);
         let served = self.open_root(&volume).and_then(|root| {
@@ -240,7 +242,7 @@ impl Volumes {
         } else {
             tracing::info!(volume = %name, id = %id, "volume is served");
         }
-        self.enter(&name, &id, Slot::Volume(volume));
+        self.enter(&name, &id, VolumeEntry::Volume(volume));
         served
     }
 
@@ -248,7 +250,7 @@ impl Volumes {
     pub(super) fn open_root(&self, volume: &Volume) -> Result<Root> {
         let record = volume.record();
         let dir = self.layout.volume(&record.spec);
-        self.layout.way_is_clear(&record.spec)?;
+        self.layout.check_parents(&record.spec)?;
         // Not through a link: that could lead anywhere.
         if self.layout.directory(&dir)?.is_none() {
             let message = format!("{} is not there", dir.display());
@@ -271,20 +273,20 @@ impl Volumes {
 
     /// Whether clients may make what gives power to users of this machine, who may be able to enter
     /// the volume's directory: a client that is root in a volume would make them root here.
-    fn powers(&self, spec: &Spec) -> Options {
+    fn powers(&self, spec: &Spec) -> ExportOptions {
         let refused = |said: Option<bool>| said.unwrap_or(self.serving.open_to_users);
-        Options {
+        ExportOptions {
             set_id: if refused(spec.nosuid) { SetId::Refused } else { SetId::Kept },
             devices: if refused(spec.nodev) { Devices::Refused } else { Devices::Made },
-            ..Options::default()
+            ..ExportOptions::default()
         }
     }
 
     /// How a volume is exported.
     pub(super) fn export(&self, volume: &Volume) -> Export {
-        let Record { spec, export, .. } = volume.record();
-        let options = Options {
-            mode: Mode::ReadWrite,
+        let VolumeRecord { spec, export, .. } = volume.record();
+        let options = ExportOptions {
+            mode: ExportMode::ReadWrite,
             squash: spec.squash,
             anonymous: Anonymous { uid: spec.anon_uid, gid: spec.anon_gid },
             ports: if spec.secure { Ports::Privileged } else { Ports::Any },
@@ -304,7 +306,7 @@ impl Volumes {
 }
 
 impl Volume {
-    pub(super) fn new(record: Record, account: Arc<Account>) -> Self {
+    pub(super) fn new(record: VolumeRecord, account: Arc<Account>) -> Self {
         let (record, before, lost) = (Mutex::new(record), Mutex::default(), Mutex::default());
         Self { record, before, account, traffic: Traffic::default(), lost }
     }

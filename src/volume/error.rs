@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::copy;
-use super::damaged::Damaged;
+use super::copy::CopyError;
+use super::damaged::DamagedRecord;
 use super::name::{BadName, VolumeId, VolumeName};
 use crate::errno::Errno;
 use crate::export::table::TableError;
@@ -102,7 +102,7 @@ pub enum Error {
         "the record of the volume cannot be used: {}: {}; restore that file and start the server \
          again, or move it away to give the volume up", .0.path, .0.why
     )]
-    Damaged(Damaged),
+    DamagedRecord(DamagedRecord),
     /// One of Berth's own folders is something else.
     #[error("{} is not a directory; restore it, or move it away", .0.display())]
     NoFolder(PathBuf),
@@ -171,7 +171,7 @@ pub enum Error {
         /// What was to be cloned.
         from: VolumeName,
         /// Why it did not work.
-        source: copy::Error,
+        source: CopyError,
     },
     /// The volume's directory is not there.
     #[error("volume {name} is lost: {message}; nothing of it is touched")]
@@ -211,7 +211,7 @@ pub enum Error {
 
 /// What kind of trouble it is, for those who decide by it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum VolumeErrorKind {
     /// It can never be done as it was asked for.
     Invalid,
     /// There is no such thing.
@@ -228,12 +228,12 @@ pub enum Kind {
 
 impl Error {
     /// What kind of trouble it is.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> VolumeErrorKind {
         match self {
             Self::Name { .. } | Self::Id { .. } | Self::Invalid(_) | Self::WouldShrink { .. } => {
-                Kind::Invalid
+                VolumeErrorKind::Invalid
             }
-            Self::NotFound(_) | Self::NothingToAdopt(_) => Kind::NotFound,
+            Self::NotFound(_) | Self::NothingToAdopt(_) => VolumeErrorKind::NotFound,
             Self::OtherId { .. }
             | Self::OtherName { .. }
             | Self::NotCopied { .. }
@@ -243,16 +243,18 @@ impl Error {
             | Self::Faulty(_)
             | Self::InUse { .. }
             | Self::Lost { .. }
-            | Self::Export { .. } => Kind::Conflict,
-            Self::Counting(_) | Self::Cloning(_) | Self::Source { .. } => Kind::Busy,
-            Self::TooLarge { .. } | Self::Overcommitted { .. } => Kind::NoSpace,
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Kind::NoSpace,
-            Self::Clone { source: copy::Error::NoSpace { .. }, .. } => Kind::NoSpace,
+            | Self::Export { .. } => VolumeErrorKind::Conflict,
+            Self::Counting(_) | Self::Cloning(_) | Self::Source { .. } => VolumeErrorKind::Busy,
+            Self::TooLarge { .. } | Self::Overcommitted { .. } => VolumeErrorKind::NoSpace,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                VolumeErrorKind::NoSpace
+            }
+            Self::Clone { source: CopyError::NoSpace { .. }, .. } => VolumeErrorKind::NoSpace,
             Self::Clone { .. }
             | Self::Serve { .. }
             | Self::Io { .. }
             | Self::NoFolder(_)
-            | Self::Damaged(_) => Kind::Internal,
+            | Self::DamagedRecord(_) => VolumeErrorKind::Internal,
         }
     }
 
@@ -281,7 +283,7 @@ impl Error {
                 .into(),
             Self::NothingToAdopt(_) => "there is no directory to adopt".into(),
             Self::NoFolder(_) => "the server's directory is damaged; its log says how".into(),
-            Self::Damaged(_) => {
+            Self::DamagedRecord(_) => {
                 "the server's record of the volume is damaged; its log says how".into()
             }
             Self::Faulty(_) => {
@@ -318,16 +320,16 @@ impl Error {
 }
 
 /// Why a copy failed, without the paths of what was copied.
-fn short(error: &copy::Error) -> String {
+fn short(error: &CopyError) -> String {
     match error {
-        copy::Error::Limit { .. } | copy::Error::Cancelled => error.to_string(),
-        copy::Error::NoSpace { .. } => "the server's disk is full".into(),
-        copy::Error::Open { .. }
-        | copy::Error::NotEmpty { .. }
-        | copy::Error::Inside { .. }
-        | copy::Error::Moved { .. }
-        | copy::Error::Entry { .. }
-        | copy::Error::Flush { .. } => "the copy failed; the server's log says why".into(),
+        CopyError::Limit { .. } | CopyError::Cancelled => error.to_string(),
+        CopyError::NoSpace { .. } => "the server's disk is full".into(),
+        CopyError::Open { .. }
+        | CopyError::NotEmpty { .. }
+        | CopyError::Inside { .. }
+        | CopyError::Moved { .. }
+        | CopyError::Entry { .. }
+        | CopyError::Flush { .. } => "the copy failed; the server's log says why".into(),
     }
 }
 
@@ -354,9 +356,9 @@ mod tests {
             Error::InTheWay(secret()),
             Error::NothingToAdopt(secret()),
             Error::Lost { name: name(), message: "/srv/secret is not there".into() },
-            copied(copy::Error::Entry { path: secret(), source: errno }),
-            copied(copy::Error::NoSpace { path: secret(), source: errno }),
-            copied(copy::Error::Open { path: secret(), source: errno }),
+            copied(CopyError::Entry { path: secret(), source: errno }),
+            copied(CopyError::NoSpace { path: secret(), source: errno }),
+            copied(CopyError::Open { path: secret(), source: errno }),
             Error::Export { name: name(), source: TableError::SamePath(b"/srv/secret".to_vec()) },
             io(io::Error::from_raw_os_error(28)),
             io(io::Error::other("/srv/secret is odd")),

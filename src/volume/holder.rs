@@ -6,17 +6,17 @@
 
 use super::error::{Error, Result};
 use super::name::VolumeName;
-use super::registry::Step;
+use super::registry::ReclaimStep;
 use super::spec::{OnDelete, Spec};
-use super::{Slot, Volumes};
+use super::{VolumeEntry, Volumes};
 
 /// Tells who has a volume, in words for people; nobody, if it may be ended at any time. Does not
 /// block.
-pub type Holders = Box<dyn Fn(&Spec) -> Option<String> + Send + Sync>;
+pub type HolderLookup = Box<dyn Fn(&Spec) -> Option<String> + Send + Sync>;
 
 impl Volumes {
     /// Tells where to learn who has which volume, in place of what was told before.
-    pub fn set_holders(&self, holders: Holders) {
+    pub fn set_holders(&self, holders: HolderLookup) {
         *self.holders.write() = Some(holders);
     }
 
@@ -25,11 +25,11 @@ impl Volumes {
     ///
     /// # Errors
     /// [`Error::Held`]; [`Error::NotFound`].
-    pub fn may_be_taken(&self, name: &VolumeName, how: Option<OnDelete>) -> Result<()> {
-        let Slot::Volume(volume) = self.slot(name)? else { return Ok(()) };
+    pub fn check_not_held(&self, name: &VolumeName, how: Option<OnDelete>) -> Result<()> {
+        let VolumeEntry::Volume(volume) = self.slot(name)? else { return Ok(()) };
         let record = volume.record();
         let kept = how.unwrap_or(record.spec.on_delete) == OnDelete::Retain;
-        if kept || record.step != Step::Ready {
+        if kept || record.step != ReclaimStep::Ready {
             return Ok(());
         }
         let holders = self.holders.read();

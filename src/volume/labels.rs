@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::error::{Error, Result};
 use super::name::{VolumeId, VolumeName};
 use super::spec::Spec;
-use super::{Slot, Volumes};
+use super::{VolumeEntry, Volumes};
 
 /// How much later than its record the clock of a file system may be, in seconds.
 const CLOCK_SLACK: i64 = 2;
@@ -18,7 +18,7 @@ impl Volumes {
     /// What all volumes were asked to be, those that are still being made included. Does not block.
     pub fn specs(&self) -> Vec<Spec> {
         let table = self.table.read();
-        table.slots.values().map(Slot::spec).collect()
+        table.slots.values().map(VolumeEntry::spec).collect()
     }
 
     /// The volume that clients mount by exactly this path, unless it is still being made. Does not
@@ -26,7 +26,7 @@ impl Volumes {
     pub fn at_path(&self, path: &str) -> Option<Spec> {
         // The name comes first, whatever follows.
         let name = path.strip_prefix('/')?.split('/').next()?;
-        let Slot::Volume(volume) = self.slot(&VolumeName::new(name).ok()?).ok()? else {
+        let VolumeEntry::Volume(volume) = self.slot(&VolumeName::new(name).ok()?).ok()? else {
             return None;
         };
         Some(volume.record().spec).filter(|spec| spec.export_path() == path)

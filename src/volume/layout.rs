@@ -7,7 +7,7 @@
 //!     lock                     held by the server that uses DIR (see super::lock)
 //!     volumes/ID.json          the registry: what each volume is (see super::registry)
 //!     ledger                   what each volume uses (see crate::quota::ledger)
-//!     cloning/ID.json          clones that are no volumes yet (see super::attempt)
+//!     cloning/ID.json          clones that are no volumes yet (see super::clone_note)
 //!     making/ID/               a directory that is going to be a volume
 //!     making/ID~/              one that is going to be a recycled volume's
 //!     leaving/ID/              one that was, on its way to the trash
@@ -20,30 +20,20 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{
-    CWD, Mode, OFlags, RenameFlags, ResolveFlags, XattrFlags, openat, openat2, renameat_with,
-};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, ResolveFlags, openat, openat2, renameat_with};
 
 use super::error::{Error, Result};
-use super::lock::Lock;
+use super::lock::DirectoryLock;
+use super::mark::{OWN, exists};
 use super::name::VolumeId;
 use super::nested;
-use super::registry::Record;
 use super::spec::{OwnerAndMode, Spec};
-use crate::export::ExportId;
 use crate::sys::durable;
-
-/// The folder with all that is Berth's own.
-pub(super) const OWN: &str = ".berth";
-
-/// The extended attribute with the export that a directory was made for. It is short, so that it
-/// fits into the inode.
-pub(super) const MARK: &str = "user.berth";
 
 /// The folders in it.
 const FOLDERS: [&str; 6] = [REGISTRY, "cloning", "making", "leaving", "trash", "spare"];
@@ -56,18 +46,18 @@ const REGISTRY: &str = "volumes";
 const LATER: [&str; 2] = ["cloning", "spare"];
 
 /// A directory with volumes, locked.
-pub(super) struct Layout {
+pub(super) struct VolumeLayout {
     dir: PathBuf,
     own: PathBuf,
     /// That which says that nobody else has it.
-    pub(super) lock: Arc<Lock>,
+    pub(super) lock: Arc<DirectoryLock>,
     /// Held while something of the reserve is made or taken.
     pub(super) spare: Mutex<()>,
     #[cfg(test)]
-    pub(super) crash: crash::Point,
+    pub(super) crash: crash::CrashPoint,
 }
 
-impl Layout {
+impl VolumeLayout {
     /// Makes what is not there yet, and takes the lock.
     ///
     /// # Errors
@@ -76,28 +66,28 @@ impl Layout {
         prepare(dir)?;
         let dir = dir.canonicalize().map_err(Error::io("find", dir))?;
         let own = dir.join(OWN);
-        is_folder(&own)?;
+        check_folder(&own)?;
         for name in FOLDERS {
             let path = own.join(name);
-            if name != REGISTRY && exists(&path) && is_folder(&path).is_err() {
+            if name != REGISTRY && exists(&path) && check_folder(&path).is_err() {
                 set_aside(&path)?;
             }
             match folder(&path, 0o700) {
                 Err(error) if error.is_full() && LATER.contains(&name) => {
                     tracing::warn!(%error, "it is made when there is room");
                 }
-                made => made.and_then(|()| is_folder(&path))?,
+                made => made.and_then(|()| check_folder(&path))?,
             }
         }
         durable::flush_folder(&own).map_err(Error::io("flush", &own))?;
-        let lock = Arc::new(Lock::take(&own)?);
+        let lock = Arc::new(DirectoryLock::take(&own)?);
         Ok(Self {
             dir,
             own,
             lock,
             spare: Mutex::default(),
             #[cfg(test)]
-            crash: crash::Point::default(),
+            crash: crash::CrashPoint::default(),
         })
     }
 
@@ -133,7 +123,7 @@ impl Layout {
 
     /// The directory of a volume.
     pub(super) fn volume(&self, spec: &Spec) -> PathBuf {
-        self.dir.join(spec.place())
+        self.dir.join(spec.relative_path())
     }
 
     /// The directory that is going to be a volume.
@@ -151,46 +141,9 @@ impl Layout {
         self.own.join("leaving").join(id.as_str())
     }
 
-    /// Makes the empty directory `path` that is going to be a volume's.
-    pub(super) fn make(&self, record: &Record, path: &Path) -> Result<()> {
-        self.make_empty(path)?;
-        self.step()?;
-        self.dress(record, path)
-    }
-
-    /// Gives an empty directory what a volume's has.
-    pub(super) fn dress(&self, record: &Record, path: &Path) -> Result<()> {
-        let spec = &record.spec;
-        self.mark(record, path);
-        // First the owner: changing it takes set-id bits away.
-        chown(path, spec.uid, spec.gid).map_err(Error::io("give an owner to", path))?;
-        let mode = Mode::from_raw_mode(spec.mode);
-        rustix::fs::chmod(path, mode)
-            .map_err(|errno| Error::io("set the mode of", path)(errno.into()))?;
-        durable::flush_folder(path).map_err(Error::io("flush", path))
-    }
-
-    /// Notes in a directory whose it is: evidence for the case that two records name it, which no
-    /// client can change, because NFSv3 has no extended attributes. Nothing else depends on it, so
-    /// that a file system may lack them.
-    pub(super) fn mark(&self, record: &Record, path: &Path) {
-        let mark = format!("{:016x}", record.export.0);
-        let _ = rustix::fs::lsetxattr(path, MARK, mark.as_bytes(), XattrFlags::empty());
-    }
-
-    /// Whether a record's directory is known to be its own.
-    pub(super) fn is_marked(&self, record: &Record) -> bool {
-        self.marked(&record.spec) == Some(record.export)
-    }
-
-    /// The export that a volume's directory was made for, if it says so.
-    pub(super) fn marked(&self, spec: &Spec) -> Option<ExportId> {
-        mark_of(&self.volume(spec))
-    }
-
     /// The same without an owner and a mode, which somebody else sets. What an earlier attempt
     /// left goes into the trash.
-    pub(super) fn make_empty(&self, path: &Path) -> Result<()> {
+    pub(super) fn create_empty(&self, path: &Path) -> Result<()> {
         self.step()?;
         if exists(path) {
             self.discard(path)?;
@@ -231,7 +184,7 @@ impl Layout {
 
     /// Removes the directories on the way to where a volume was, as far as nothing is in them.
     pub(super) fn prune_parents(&self, spec: &Spec) {
-        if self.way_is_clear(spec).is_err() {
+        if self.check_parents(spec).is_err() {
             return; // they are not those that were made for it
         }
         // One that stays does no harm: the next volume that wants it finds it.
@@ -243,7 +196,7 @@ impl Layout {
     }
 
     /// The directories on the way to a volume's, the deepest first.
-    fn parents(&self, spec: &Spec) -> Vec<PathBuf> {
+    pub(super) fn parents(&self, spec: &Spec) -> Vec<PathBuf> {
         let path = self.volume(spec);
         let above = path.ancestors().skip(1).take_while(|above| *above != self.dir);
         above.map(Path::to_owned).collect()
@@ -253,30 +206,14 @@ impl Layout {
     ///
     /// # Errors
     /// [`Error::InTheWay`]
-    pub(super) fn way_is_clear(&self, spec: &Spec) -> Result<()> {
+    pub(super) fn check_parents(&self, spec: &Spec) -> Result<()> {
         self.parents(spec).iter().try_for_each(|path| self.directory(path).map(drop))
-    }
-
-    /// Whether no directory on the way to a volume's was made for another one. That may be one of
-    /// which nothing else is known, because its record cannot be read.
-    ///
-    /// # Errors
-    /// [`Error::Faulty`]
-    pub(super) fn is_in_no_other(&self, spec: &Spec) -> Result<()> {
-        match self.parents(spec).iter().find(|path| mark_of(path).is_some()) {
-            None => Ok(()),
-            Some(path) => Err(Error::Faulty(format!(
-                "{path} was made for a volume whose record is missing or damaged; choose another \
-                 directory, or if it is a volume's no more: setfattr -x {MARK} {path}",
-                path = path.display(),
-            ))),
-        }
     }
 
     /// Whether a volume's directory is where it should be: a directory, and no link on the way to
     /// it. Whatever else is there was put there by somebody else, and is left alone.
     pub(super) fn is_there(&self, spec: &Spec) -> bool {
-        let found = self.way_is_clear(spec).and_then(|()| self.directory(&self.volume(spec)));
+        let found = self.check_parents(spec).and_then(|()| self.directory(&self.volume(spec)));
         matches!(found, Ok(Some(_)))
     }
 
@@ -285,12 +222,13 @@ impl Layout {
     ///
     /// # Errors
     /// [`Error::Invalid`] if something is; as openat2(2).
-    pub(super) fn is_unmounted(&self, spec: &Spec) -> Result<()> {
+    pub(super) fn check_unmounted(&self, spec: &Spec) -> Result<()> {
         let path = self.volume(spec);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = openat(CWD, &self.dir, flags, Mode::empty());
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
-        match top.and_then(|top| openat2(top, spec.place(), flags, Mode::empty(), resolve)) {
+        match top.and_then(|top| openat2(top, spec.relative_path(), flags, Mode::empty(), resolve))
+        {
             Ok(_) => Ok(()),
             Err(rustix::io::Errno::XDEV) => Err(Error::Invalid(format!(
                 "something is mounted on {} or above it; adopt the directory itself",
@@ -382,25 +320,12 @@ impl Layout {
     }
 }
 
-/// The mark of a directory ([`Layout::mark`]).
-fn mark_of(path: &Path) -> Option<ExportId> {
-    let mut mark = [0; 16];
-    let len = rustix::fs::lgetxattr(path, MARK, &mut mark).ok()?;
-    let mark = std::str::from_utf8(mark.get(..len)?).ok()?;
-    u64::from_str_radix(mark, 16).ok().map(ExportId)
-}
-
-/// Whether there is something, whatever it is.
-pub(super) fn exists(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
-}
-
 /// Makes the directory and Berth's own folder in it, if they are not there. Only the server's user
 /// may enter: what a volume allows to everybody is meant for its clients.
 pub(super) fn prepare(dir: &Path) -> Result<()> {
     folder(dir, 0o700)?;
     folder(&dir.join(OWN), 0o700)?;
-    nested::mark(&dir.join(OWN));
+    nested::mark_own(&dir.join(OWN));
     Ok(())
 }
 
@@ -411,7 +336,7 @@ pub(super) fn folder(path: &Path, mode: u32) -> Result<()> {
 }
 
 /// Whether there is a directory, and no link to one: what is in it is moved, and removed.
-fn is_folder(path: &Path) -> Result<()> {
+fn check_folder(path: &Path) -> Result<()> {
     let found = path.symlink_metadata().map_err(Error::io("look at", path))?;
     if found.is_dir() { Ok(()) } else { Err(Error::NoFolder(path.to_owned())) }
 }
@@ -430,15 +355,15 @@ pub(super) mod crash {
     use std::io;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    pub(crate) struct Point(AtomicUsize);
+    pub(crate) struct CrashPoint(AtomicUsize);
 
-    impl Default for Point {
+    impl Default for CrashPoint {
         fn default() -> Self {
             Self(AtomicUsize::new(usize::MAX))
         }
     }
 
-    impl Point {
+    impl CrashPoint {
         /// Dies after so many steps, and does none from then on.
         pub(crate) fn after(&self, steps: usize) {
             self.0.store(steps, Ordering::SeqCst);

@@ -22,24 +22,24 @@ use crate::sys::durable;
 const NAME: &str = "lock";
 
 /// The lock of a directory with volumes.
-pub(super) struct Lock {
+pub(super) struct DirectoryLock {
     /// Berth's own folder in it.
     own: PathBuf,
     which: Fingerprint,
-    state: Mutex<State>,
+    state: Mutex<LockState>,
 }
 
-enum State {
+enum LockState {
     /// The file, and its time as it was set when the lock was taken.
-    Held(File, Time),
+    Held(File, LockTime),
     /// Another server has had it.
     Lost,
 }
 
 /// Seconds and nanoseconds.
-type Time = (i64, i64);
+type LockTime = (i64, i64);
 
-impl Lock {
+impl DirectoryLock {
     /// Takes the lock of the directory in which `own` is Berth's folder.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl Lock {
             )));
         }
         let time = stamp(&file).map_err(Error::io("look at", &path))?;
-        Ok(Self { own: own.to_owned(), which, state: Mutex::new(State::Held(file, time)) })
+        Ok(Self { own: own.to_owned(), which, state: Mutex::new(LockState::Held(file, time)) })
     }
 
     /// Makes sure that this server has the directory to itself: takes the lock again if it went
@@ -66,7 +66,7 @@ impl Lock {
     /// had it.
     pub(super) fn check(&self) -> io::Result<()> {
         let mut state = self.state.lock();
-        let State::Held(file, time) = &*state else { return Err(lost()) };
+        let LockState::Held(file, time) = &*state else { return Err(lost()) };
         let fresh = match self.is_in_place(file) {
             // Again: a file system on a network may have given the lock to another client
             // meanwhile.
@@ -76,11 +76,11 @@ impl Lock {
         };
         if let Some(file) = fresh {
             let time = stamp(&file)?;
-            *state = State::Held(file, time);
+            *state = LockState::Held(file, time);
             tracing::info!(dir = %self.dir().display(), "the lock of the volumes is taken again");
             return Ok(());
         }
-        *state = State::Lost;
+        *state = LockState::Lost;
         tracing::error!(
             dir = %self.dir().display(),
             "another server has used the volumes while their file system was away from this one, \
@@ -92,7 +92,7 @@ impl Lock {
     /// Gives the lock up.
     pub(super) fn release(&self) {
         let state = self.state.lock();
-        if let State::Held(file, _) = &*state {
+        if let LockState::Held(file, _) = &*state {
             let _ = flock(file, FlockOperation::Unlock); // it ends with the process in any case
         }
     }
@@ -110,7 +110,7 @@ impl Lock {
     }
 
     /// Takes the lock once more; `None` if another server has it, or has had it since `time`.
-    fn take_again(&self, time: Time) -> io::Result<Option<File>> {
+    fn take_again(&self, time: LockTime) -> io::Result<Option<File>> {
         if !which(&self.own)?.is_still(&self.which) {
             return Err(io::Error::other("another file system is mounted there"));
         }
@@ -139,14 +139,14 @@ fn try_lock(file: &File) -> io::Result<bool> {
 }
 
 /// Gives the file the present time; answers what it is then.
-fn stamp(file: &File) -> io::Result<Time> {
+fn stamp(file: &File) -> io::Result<LockTime> {
     // Takes no room on a full disk. Where it is refused, the old time does: nobody else sets one
     // there.
     let _ = file.set_modified(SystemTime::now());
     Ok(time_of(&file.metadata()?))
 }
 
-fn time_of(of: &Metadata) -> Time {
+fn time_of(of: &Metadata) -> LockTime {
     (of.mtime(), of.mtime_nsec())
 }
 
@@ -172,26 +172,26 @@ mod tests {
     #[test]
     fn it_is_taken_again_when_it_was_lost_with_the_file_system() {
         let dir = tempfile::tempdir().unwrap();
-        let lock = Lock::take(dir.path()).unwrap();
+        let lock = DirectoryLock::take(dir.path()).unwrap();
         lock.check().unwrap();
         renew(dir.path());
-        assert!(Lock::take(dir.path()).is_ok(), "nobody has it");
+        assert!(DirectoryLock::take(dir.path()).is_ok(), "nobody has it");
         renew(dir.path());
-        let lock = Lock::take(dir.path()).unwrap();
+        let lock = DirectoryLock::take(dir.path()).unwrap();
         renew(dir.path());
         lock.check().unwrap();
-        assert!(Lock::take(dir.path()).is_err());
+        assert!(DirectoryLock::take(dir.path()).is_err());
         lock.release();
-        assert!(Lock::take(dir.path()).is_ok());
+        assert!(DirectoryLock::take(dir.path()).is_ok());
     }
 
     #[test]
     fn a_directory_that_another_server_has_or_had_is_left_to_it() {
         let dir = tempfile::tempdir().unwrap();
         for has_ended in [false, true] {
-            let lock = Lock::take(dir.path()).unwrap();
+            let lock = DirectoryLock::take(dir.path()).unwrap();
             renew(dir.path());
-            let other = Lock::take(dir.path()).unwrap();
+            let other = DirectoryLock::take(dir.path()).unwrap();
             let other = (!has_ended).then_some(other);
             assert!(lock.check().is_err(), "{has_ended}");
             drop(other);
@@ -202,9 +202,9 @@ mod tests {
     #[test]
     fn a_lock_that_was_given_to_another_client_is_lost() {
         let dir = tempfile::tempdir().unwrap();
-        let lock = Lock::take(dir.path()).unwrap();
+        let lock = DirectoryLock::take(dir.path()).unwrap();
         lock.release(); // stands for a server on the network that took it away
-        let other = Lock::take(dir.path()).unwrap();
+        let other = DirectoryLock::take(dir.path()).unwrap();
         assert!(lock.check().is_err());
         drop(other);
         assert!(lock.check().is_err());
@@ -215,7 +215,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (own, elsewhere) = (dir.path().join("own"), dir.path().join("elsewhere"));
         fs::create_dir(&own).unwrap();
-        let lock = Lock::take(&own).unwrap();
+        let lock = DirectoryLock::take(&own).unwrap();
         fs::rename(&own, &elsewhere).unwrap();
         assert!(lock.check().is_err());
         fs::create_dir(&own).unwrap();
@@ -229,9 +229,9 @@ mod tests {
     #[test]
     fn a_file_that_was_removed_by_hand_is_made_again() {
         let dir = tempfile::tempdir().unwrap();
-        let lock = Lock::take(dir.path()).unwrap();
+        let lock = DirectoryLock::take(dir.path()).unwrap();
         fs::remove_file(dir.path().join(NAME)).unwrap();
         lock.check().unwrap();
-        assert!(Lock::take(dir.path()).is_err());
+        assert!(DirectoryLock::take(dir.path()).is_err());
     }
 }

@@ -20,22 +20,24 @@
 //! ([`contest`]). What is in `making` or `leaving` without a record that needs it goes into the
 //! trash at the next start. Where things are, [`layout`] says.
 
-mod attempt;
 mod clone;
-mod contest;
-mod copies;
+mod clone_note;
+mod conflict;
 pub mod copy;
+mod copy_queue;
 mod create;
 pub mod damaged;
+mod directory;
 pub mod error;
 pub mod holder;
 mod labels;
 mod layout;
 mod lock;
+mod mark;
 pub mod name;
 pub mod nested;
+pub mod overcommit;
 pub mod progress;
-pub mod promise;
 mod reclaim;
 mod recovery;
 mod registry;
@@ -58,16 +60,16 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use rustix::fs::statvfs;
 use serde::{Deserialize, Serialize};
 
-use clone::Job;
-use copies::Copies;
+use clone::CloneJob;
+use copy_queue::CopyQueue;
 use error::{Error, Result};
-use holder::Holders;
-use layout::Layout;
+use holder::HolderLookup;
+use layout::VolumeLayout;
 use name::{VolumeId, VolumeName};
 pub use registry::fresh_token;
-use registry::{Fault, Record};
+use registry::{RecordFault, VolumeRecord};
 use scanner::Scanner;
-use spec::{Quota, Spec, VolumeStatus, inodes_of};
+use spec::{QuotaMode, Spec, VolumeStatus, inodes_of};
 use trash::Trash;
 
 use crate::export::ExportId;
@@ -76,31 +78,31 @@ use crate::export::traffic;
 use crate::fs::Fs;
 use crate::fs::root::HandleKind;
 use crate::quota::ledger::Ledger;
-use crate::quota::{Account, QuotaLimits, Rule};
+use crate::quota::{Account, LimitRule, QuotaLimits};
 
 /// The volumes of a server.
 pub struct Volumes {
-    layout: Layout,
-    serving: Serving,
+    layout: VolumeLayout,
+    serving: DataPlane,
     ledger: Ledger,
     /// `None` before the start and after the end.
     trash: Mutex<Option<Trash>>,
     /// Held by whoever changes what volumes there are, from the first look to the last step.
     change: Mutex<()>,
-    table: RwLock<Table>,
-    faults: Vec<Fault>,
+    table: RwLock<VolumeTable>,
+    faults: Vec<RecordFault>,
     overcommit: Option<u32>,
     scanner: OnceLock<Scanner>,
-    copies: Copies,
-    mounts: OnceLock<Mounts>,
-    holders: RwLock<Option<Holders>>,
+    copies: CopyQueue,
+    mounts: OnceLock<MountLister>,
+    holders: RwLock<Option<HolderLookup>>,
 }
 
 /// Tells who has mounted which path.
-pub type Mounts = Box<dyn Fn() -> Vec<(IpAddr, Vec<u8>)> + Send + Sync>;
+pub type MountLister = Box<dyn Fn() -> Vec<(IpAddr, Vec<u8>)> + Send + Sync>;
 
 /// What serves volumes to clients.
-pub struct Serving {
+pub struct DataPlane {
     /// The files.
     pub fs: Arc<Fs>,
     /// What is exported.
@@ -113,7 +115,7 @@ pub struct Serving {
 
 /// How volumes are kept.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct VolumeSettings {
     /// The directory that they are in; made if it is not there.
     pub dir: PathBuf,
     /// How many files, directories and so on are removed from the trash in a second.
@@ -128,24 +130,24 @@ pub struct Settings {
 
 /// All volumes, by name and id.
 #[derive(Default)]
-struct Table {
-    slots: BTreeMap<VolumeName, Slot>,
+struct VolumeTable {
+    slots: BTreeMap<VolumeName, VolumeEntry>,
     names: HashMap<VolumeId, VolumeName>,
 }
 
 /// What there is of a name.
-enum Slot {
+enum VolumeEntry {
     /// A volume.
     Volume(Arc<Volume>),
     /// One that is being made from another.
-    Clone(Arc<Job>),
+    Clone(Arc<CloneJob>),
 }
 
 /// A volume.
 struct Volume {
-    record: Mutex<Record>,
+    record: Mutex<VolumeRecord>,
     /// Its record before its end began: a recycled one's has another export.
-    before: Mutex<Option<Record>>,
+    before: Mutex<Option<VolumeRecord>>,
     account: Arc<Account>,
     traffic: traffic::Traffic,
     /// Why it is not served.
@@ -155,7 +157,7 @@ struct Volume {
 /// Where a new volume's content comes from.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Origin {
+pub enum VolumeOrigin {
     /// It is empty.
     #[default]
     Fresh,
@@ -168,7 +170,7 @@ pub enum Origin {
 /// A wish for more, or less.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Growth {
+pub struct CapacityChange {
     /// The new capacity, in bytes.
     #[serde(default)]
     pub capacity: Option<u64>,
@@ -197,7 +199,7 @@ pub enum Reclaimed {
 
 /// The disk that the volumes share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Disk {
+pub struct DiskSpace {
     /// Its size, in bytes; what is kept back for root is not in it.
     pub size: u64,
     /// What is left of it, in bytes.
@@ -211,7 +213,7 @@ pub struct Disk {
 /// It cannot be made, or is no place for volumes: the root directory, or in another directory of
 /// volumes.
 pub fn prepare(dir: &Path) -> Result<()> {
-    nested::check(dir)?;
+    nested::check_directory(dir)?;
     layout::prepare(dir)
 }
 
@@ -221,7 +223,7 @@ impl Volumes {
         let free = self.disk().map_or(u64::MAX, |disk| disk.free);
         let mut mounts = self.mounts_by_name();
         let table = self.table.read();
-        let status = |(name, slot): (&VolumeName, &Slot)| {
+        let status = |(name, slot): (&VolumeName, &VolumeEntry)| {
             slot.status(&self.layout, free, mounts.remove(name.as_str()).unwrap_or_default())
         };
         table.slots.iter().map(status).collect()
@@ -236,7 +238,7 @@ impl Volumes {
         let mounts = self.mounts_by_name().remove(name.as_str()).unwrap_or_default();
         let slot = self.slot(name)?;
         let mut status = slot.status(&self.layout, free, mounts);
-        if let Slot::Volume(_) = slot {
+        if let VolumeEntry::Volume(_) = slot {
             status.access = self.layout.access(&status.spec);
         }
         Ok(status)
@@ -247,7 +249,7 @@ impl Volumes {
     /// # Errors
     /// Less than before without an explicit wish, or than what is used; more than the disk; the
     /// registry cannot be written, and then nothing has changed.
-    pub fn expand(&self, name: &VolumeName, growth: Growth) -> Result<VolumeStatus> {
+    pub fn expand(&self, name: &VolumeName, growth: CapacityChange) -> Result<VolumeStatus> {
         let change = self.lock();
         let volume = self.volume(name)?;
         let before = volume.record();
@@ -258,10 +260,10 @@ impl Volumes {
             None if before.spec.has_default_inodes() => Some(inodes_of(record.spec.capacity)),
             wanted => wanted.or(record.spec.inodes),
         };
-        self.check(&record.spec)?;
-        self.may_promise(&record.spec, before.spec.capacity)?;
+        self.check_spec(&record.spec)?;
+        self.check_overcommit(&record.spec, before.spec.capacity)?;
         volume.account.set_limits(record.spec.limits());
-        let kept = volume.allows(&before.spec, &record.spec, growth).and_then(|()| {
+        let kept = volume.check_limits(&before.spec, &record.spec, growth).and_then(|()| {
             match record.spec.capacity.cmp(&before.spec.capacity) {
                 Ordering::Equal if record == before => Ok(()),
                 Ordering::Less => self.layout.write_giving_back(&record),
@@ -316,16 +318,19 @@ impl Volumes {
     ///
     /// # Errors
     /// It cannot be asked.
-    pub fn disk(&self) -> Result<Disk> {
+    pub fn disk(&self) -> Result<DiskSpace> {
         let dir = self.layout.dir();
         let stat = statvfs(dir).map_err(|errno| Error::io("ask", dir)(errno.into()))?;
         let used = stat.f_blocks.saturating_sub(stat.f_bfree);
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Ok(Disk { size: bytes(used.saturating_add(stat.f_bavail)), free: bytes(stat.f_bavail) })
+        Ok(DiskSpace {
+            size: bytes(used.saturating_add(stat.f_bavail)),
+            free: bytes(stat.f_bavail),
+        })
     }
 
     /// Tells where to learn who has mounted what.
-    pub fn set_mounts(&self, mounts: Mounts) {
+    pub fn set_mounts(&self, mounts: MountLister) {
         let _ = self.mounts.set(mounts);
     }
 
@@ -340,20 +345,22 @@ impl Volumes {
         self.change.lock()
     }
 
-    fn slot(&self, name: &VolumeName) -> Result<Slot> {
+    fn slot(&self, name: &VolumeName) -> Result<VolumeEntry> {
         let table = self.table.read();
-        table.slots.get(name).map(Slot::share).ok_or_else(|| self.missing(name.as_str()))
+        table.slots.get(name).map(VolumeEntry::share).ok_or_else(|| self.missing(name.as_str()))
     }
 
     fn volume(&self, name: &VolumeName) -> Result<Arc<Volume>> {
         match self.slot(name)? {
-            Slot::Volume(volume) => Ok(volume),
-            Slot::Clone(job) if job.failed().is_some() => Err(Error::NotFound(name.to_string())),
-            Slot::Clone(_) => Err(Error::Cloning(name.clone())),
+            VolumeEntry::Volume(volume) => Ok(volume),
+            VolumeEntry::Clone(job) if job.failed().is_some() => {
+                Err(Error::NotFound(name.to_string()))
+            }
+            VolumeEntry::Clone(_) => Err(Error::Cloning(name.clone())),
         }
     }
 
-    fn enter(&self, name: &VolumeName, id: &VolumeId, slot: Slot) {
+    fn enter(&self, name: &VolumeName, id: &VolumeId, slot: VolumeEntry) {
         let mut table = self.table.write();
         table.names.insert(id.clone(), name.clone());
         table.slots.insert(name.clone(), slot);
@@ -381,7 +388,7 @@ impl Volumes {
     }
 }
 
-impl Slot {
+impl VolumeEntry {
     fn share(&self) -> Self {
         match self {
             Self::Volume(volume) => Self::Volume(Arc::clone(volume)),
@@ -398,7 +405,7 @@ impl Slot {
 }
 
 impl Volume {
-    fn record(&self) -> Record {
+    fn record(&self) -> VolumeRecord {
         self.record.lock().clone()
     }
 
@@ -416,7 +423,7 @@ impl Volume {
 
     /// Whether its limits may become others; the account has them already, so that nothing can
     /// come in between.
-    fn allows(&self, old: &Spec, new: &Spec, growth: Growth) -> Result<()> {
+    fn check_limits(&self, old: &Spec, new: &Spec, growth: CapacityChange) -> Result<()> {
         let most = |inodes: Option<u64>| inodes.unwrap_or(u64::MAX);
         if new.capacity >= old.capacity && most(new.inodes) >= most(old.inodes) {
             return Ok(());
@@ -446,9 +453,9 @@ impl Volume {
 impl Spec {
     fn limits(&self) -> QuotaLimits {
         let rule = match self.quota {
-            Quota::Enforce => Rule::Enforce,
-            Quota::Report => Rule::Report,
-            Quota::Off => Rule::Off,
+            QuotaMode::Enforce => LimitRule::Enforce,
+            QuotaMode::Report => LimitRule::Report,
+            QuotaMode::Off => LimitRule::Off,
         };
         QuotaLimits { bytes: self.capacity, inodes: self.inodes, rule }
     }

@@ -38,7 +38,7 @@ pub struct VolumeId(String);
 /// volume.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Token(String);
+pub struct MountToken(String);
 
 /// Where a volume is below the root, if that is not its name: one directory or several.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -65,7 +65,7 @@ pub enum BadName {
     Control,
     /// Only in tokens: others could be guessed.
     #[error("has not 16 to 64 letters and digits")]
-    Token,
+    MountToken,
     /// Only in ids.
     #[error("has other characters than letters, digits, '-', '_' and '.' in it")]
     Character,
@@ -130,7 +130,7 @@ impl VolumeId {
     }
 }
 
-impl Token {
+impl MountToken {
     /// Checks a token: 16 to 64 letters and digits.
     pub fn new(token: impl Into<String>) -> Result<Self, BadName> {
         let token = token.into();
@@ -138,7 +138,7 @@ impl Token {
         if plain && TOKEN_LEN.contains(&token.len()) {
             Ok(Self(token))
         } else {
-            Err(BadName::Token)
+            Err(BadName::MountToken)
         }
     }
 
@@ -159,13 +159,13 @@ impl Token {
 }
 
 /// Not the token itself: what is shown for debugging ends up in logs.
-impl fmt::Debug for Token {
+impl fmt::Debug for MountToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(..)")
+        f.write_str("MountToken(..)")
     }
 }
 
-impl TryFrom<String> for Token {
+impl TryFrom<String> for MountToken {
     type Error = BadName;
 
     fn try_from(token: String) -> Result<Self, BadName> {
@@ -260,14 +260,14 @@ mod tests {
 
     #[test]
     fn tokens_cannot_be_guessed() {
-        let [one, other] = [(); 2].map(|()| Token::random().unwrap());
+        let [one, other] = [(); 2].map(|()| MountToken::random().unwrap());
         assert!(one != other && one.as_str().len() == 32);
-        assert_eq!(Token::new(one.as_str()), Ok(one.clone()));
+        assert_eq!(MountToken::new(one.as_str()), Ok(one.clone()));
         assert!(!format!("{one:?}").contains(one.as_str()));
         for bad in
             ["", "short", "with-a-dash-and-long-enough", "a/b/c/d/e/f/g/h/i/j/k", &"x".repeat(65)]
         {
-            assert_eq!(Token::new(bad), Err(BadName::Token), "{bad}");
+            assert_eq!(MountToken::new(bad), Err(BadName::MountToken), "{bad}");
         }
     }
 

@@ -10,20 +10,18 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::error::{Error, Result};
-use super::layout::{Layout, MARK, OWN, exists};
-use super::spec::Spec;
+use super::mark::{self, MARK, OWN, exists};
 
 /// The value of the attribute.
 const VALUE: &[u8] = b"volumes";
 
 /// Marks the own folder of a directory with volumes, where the file system has attributes.
-pub(super) fn mark(own: &Path) {
-    let _ = rustix::fs::lsetxattr(own, MARK, VALUE, XattrFlags::empty());
+pub(super) fn mark_own(own: &Path) {
+    mark::set(own, VALUE);
 }
 
 /// The directory with volumes that `dir` is or lies in, if there is one. `dir` is absolute and
@@ -36,7 +34,7 @@ pub fn holder_of(dir: &Path) -> Option<PathBuf> {
 ///
 /// # Errors
 /// [`Error::Invalid`]: it is the root directory, or lies in another directory with volumes.
-pub(super) fn check(dir: &Path) -> Result<()> {
+pub(super) fn check_directory(dir: &Path) -> Result<()> {
     let absolute = std::path::absolute(dir).map_err(Error::io("find", dir))?;
     let found = absolute.ancestors().find(|path| exists(path)).unwrap_or(Path::new("/"));
     let real = match found.canonicalize() {
@@ -61,27 +59,8 @@ pub(super) fn check(dir: &Path) -> Result<()> {
     )))
 }
 
-impl Layout {
-    /// Checks that no directory on the way to a volume's, nor that itself, holds volumes of its
-    /// own.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`]
-    pub(super) fn holds_no_others(&self, spec: &Spec) -> Result<()> {
-        let volume = self.volume(spec);
-        let way = volume.ancestors().take_while(|path| *path != self.dir());
-        let Some(holder) = way.into_iter().find(|path| is_own(&path.join(OWN))) else {
-            return Ok(());
-        };
-        let holder = holder.display();
-        Err(Error::Invalid(format!(
-            "{holder} holds volumes of its own ({holder}/{OWN}); serve it with --volumes \
-             {holder}, or choose another directory"
-        )))
-    }
-}
-
-fn is_own(own: &Path) -> bool {
+/// Whether `own` is the own folder of a directory with volumes.
+pub(super) fn is_own(own: &Path) -> bool {
     let Ok(found) = own.symlink_metadata() else { return false };
     // Where everybody may make names (/tmp), other users' folders say nothing.
     let above = own.parent().and_then(|above| above.metadata().ok());
@@ -111,7 +90,7 @@ mod tests {
     use crate::volume::prepare;
 
     fn refused(dir: &Path) -> String {
-        check(dir).unwrap_err().to_string()
+        check_directory(dir).unwrap_err().to_string()
     }
 
     #[test]
@@ -125,7 +104,7 @@ mod tests {
         let temp = TempDir::new().unwrap();
         let dir = temp.path().canonicalize().unwrap().join("volumes");
         prepare(&dir).unwrap();
-        check(&dir).unwrap(); // again
+        check_directory(&dir).unwrap(); // again
         fs::create_dir(dir.join("a")).unwrap();
         let mut mark = [0; 16];
         if rustix::fs::lgetxattr(dir.join(OWN), MARK, &mut mark).is_err() {

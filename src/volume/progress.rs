@@ -15,7 +15,7 @@ const BLOCK: u64 = 512;
 
 /// The progress of one work.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct TreeProgress {
     entries_done: AtomicU64,
     entries_total: AtomicU64,
     bytes_done: AtomicU64,
@@ -39,7 +39,7 @@ pub struct ProgressSnapshot {
     pub cancelled: bool,
 }
 
-impl Progress {
+impl TreeProgress {
     /// Nothing done, nothing known.
     pub fn new() -> Self {
         Self::default()
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn an_estimate_counts_names_and_content() {
-        let (dir, progress) = (sample(), Progress::new());
+        let (dir, progress) = (sample(), TreeProgress::new());
         progress.estimate(dir.path());
         let snapshot = progress.snapshot();
         assert_eq!((snapshot.entries_total, snapshot.entries_done), (4, 0));
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn an_estimate_leaves_out_what_is_empty() {
-        let (dir, progress) = (sample(), Progress::new());
+        let (dir, progress) = (sample(), TreeProgress::new());
         File::create(dir.path().join("sparse")).unwrap().set_len(1 << 40).unwrap();
         progress.estimate(dir.path());
         assert_eq!(progress.snapshot().bytes_total, 4096 + 8192);
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn cancelling_ends_an_estimate() {
-        let (dir, progress) = (sample(), Progress::new());
+        let (dir, progress) = (sample(), TreeProgress::new());
         progress.cancel();
         progress.estimate(dir.path());
         assert_eq!(progress.snapshot().entries_total, 0);
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_has_what_was_added_and_is_json() {
-        let progress = Progress::new();
+        let progress = TreeProgress::new();
         progress.add(2, 10);
         progress.add(1, 5);
         let json = serde_json::to_value(progress.snapshot()).unwrap();

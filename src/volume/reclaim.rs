@@ -13,11 +13,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::error::{Error, Result};
-use super::layout::exists;
+use super::mark::exists;
 use super::name::VolumeName;
-use super::registry::{self, Record, Step};
+use super::registry::{self, ReclaimStep, VolumeRecord};
 use super::spec::{OnDelete, Spec};
-use super::{Reclaimed, Slot, Volume, Volumes};
+use super::{Reclaimed, Volume, VolumeEntry, Volumes};
 
 impl Volumes {
     /// Ends the use of a volume: as `how` says, or as the volume's own wish is. Its clients get
@@ -27,13 +27,13 @@ impl Volumes {
     /// [`Error::NotFound`]; it is being cloned; the disk fails: asked again, it goes on.
     pub fn reclaim(&self, name: &VolumeName, how: Option<OnDelete>) -> Result<Reclaimed> {
         let _change = self.lock();
-        if let Slot::Clone(job) = self.slot(name)? {
+        if let VolumeEntry::Clone(job) = self.slot(name)? {
             return self.reclaim_clone(name, &job);
         }
         let volume = self.volume(name)?;
         let mut record = volume.record();
-        self.is_not_cloned(name)?;
-        if record.step == Step::Ready {
+        self.check_not_cloned(name)?;
+        if record.step == ReclaimStep::Ready {
             let how = how.unwrap_or(record.spec.on_delete);
             self.check_reclaimable(&volume, how)?;
             if how == OnDelete::Retain {
@@ -43,10 +43,12 @@ impl Volumes {
             self.throw_away(&self.layout.leaving(&record.spec.id))?;
             match how {
                 OnDelete::Retain => {}
-                OnDelete::Delete => record.step = Step::Deleting,
-                OnDelete::Archive => record.step = Step::Archiving(self.archive_name(&record.spec)),
+                OnDelete::Delete => record.step = ReclaimStep::Deleting,
+                OnDelete::Archive => {
+                    record.step = ReclaimStep::Archiving(self.archive_name(&record.spec));
+                }
                 OnDelete::Recycle => {
-                    record.step = Step::Recycling;
+                    record.step = ReclaimStep::Recycling;
                     record.copy_of = None; // it will be empty
                     record.export = registry::fresh_id()?;
                     self.layout.renew(&record)?;
@@ -55,7 +57,7 @@ impl Volumes {
         }
         // Again, too, for one that is recycled: if that could not be served, it was done by the
         // record.
-        if matches!(volume.record().step, Step::Ready | Step::Recycling) {
+        if matches!(volume.record().step, ReclaimStep::Ready | ReclaimStep::Recycling) {
             self.layout.write_giving_back(&record)?;
         }
         let ended = self.reclaim_as_recorded(&volume, record);
@@ -76,10 +78,10 @@ impl Volumes {
     }
 
     /// The volume's record says how it ends.
-    fn reclaim_as_recorded(&self, volume: &Arc<Volume>, record: Record) -> Result<Reclaimed> {
+    fn reclaim_as_recorded(&self, volume: &Arc<Volume>, record: VolumeRecord) -> Result<Reclaimed> {
         let name = record.spec.name.clone();
         let old = volume.served();
-        if record.step != Step::Recycling {
+        if record.step != ReclaimStep::Recycling {
             // First the clients: from now on nobody changes what is moved away.
             let gone = self.serving.exports.change(&[old.export], []);
             gone.map_err(|source| Error::Export { name: name.clone(), source })?;
@@ -97,15 +99,17 @@ impl Volumes {
                 self.nudge_trash();
                 tracing::info!(volume = %name, ?step, "volume is gone");
                 Ok(match step {
-                    Step::Archiving(to) => Reclaimed::Archived(to),
-                    Step::Ready | Step::Deleting | Step::Recycling => Reclaimed::Deleted,
+                    ReclaimStep::Archiving(to) => Reclaimed::Archived(to),
+                    ReclaimStep::Ready | ReclaimStep::Deleting | ReclaimStep::Recycling => {
+                        Reclaimed::Deleted
+                    }
                 })
             }
         }
     }
 
     /// Serves a volume whose directory is a new one.
-    fn renew(&self, old: &Record, record: Record) -> Result<Reclaimed> {
+    fn renew(&self, old: &VolumeRecord, record: VolumeRecord) -> Result<Reclaimed> {
         let name = record.spec.name.clone();
         self.layout.step()?;
         let account = self.fresh_account(&record)?;
@@ -114,7 +118,7 @@ impl Volumes {
         self.serving.fs.attach_all([self.open_root(&fresh)?]);
         self.publish(&fresh, &[old.export])?;
         self.serving.fs.detach(old.export);
-        self.enter(&name, &record.spec.id, Slot::Volume(Arc::new(fresh)));
+        self.enter(&name, &record.spec.id, VolumeEntry::Volume(Arc::new(fresh)));
         self.nudge_trash();
         tracing::info!(volume = %name, "volume is recycled");
         Ok(Reclaimed::Recycled(Box::new(self.show(&name)?)))
@@ -122,28 +126,28 @@ impl Volumes {
 
     /// Brings to its end what a record says is being done. Answers the record if there is still a
     /// volume then. May be repeated, whatever a crash has left of it.
-    pub(super) fn finish(&self, mut record: Record) -> Result<Option<Record>> {
+    pub(super) fn finish(&self, mut record: VolumeRecord) -> Result<Option<VolumeRecord>> {
         let spec = record.spec.clone();
         let (place, leaving) = (self.layout.volume(&spec), self.layout.leaving(&spec.id));
         match record.step.clone() {
-            Step::Ready => {
+            ReclaimStep::Ready => {
                 let made = self.layout.making(&spec.id);
                 if exists(&made) {
                     self.layout.install(&made, &spec)?;
                 }
                 return Ok(Some(record));
             }
-            Step::Deleting => {
+            ReclaimStep::Deleting => {
                 if !exists(&leaving) || self.layout.is_marked(&record) {
                     self.withdraw(&spec)?;
                 }
             }
-            Step::Archiving(to) => {
+            ReclaimStep::Archiving(to) => {
                 if !exists(&self.layout.dir().join(&to)) && self.layout.is_there(&spec) {
                     self.layout.archive(&spec, &to)?;
                 }
             }
-            Step::Recycling => {
+            ReclaimStep::Recycling => {
                 if self.is_old(&record) {
                     self.withdraw(&spec)?;
                 }
@@ -154,7 +158,7 @@ impl Volumes {
                     }
                     self.layout.install(&fresh, &spec)?;
                 }
-                record.step = Step::Ready;
+                record.step = ReclaimStep::Ready;
                 self.layout.write_giving_back(&record)?;
                 self.throw_away(&leaving)?;
                 return Ok(Some(record));
@@ -169,8 +173,8 @@ impl Volumes {
 
     /// Whether what is in the place of a volume that is being recycled is not the new directory
     /// yet. The mark says so; without one, that nothing has left the place.
-    fn is_old(&self, record: &Record) -> bool {
-        match self.layout.marked(&record.spec) {
+    fn is_old(&self, record: &VolumeRecord) -> bool {
+        match self.layout.marked_export(&record.spec) {
             Some(export) => export != record.export,
             None => !exists(&self.layout.leaving(&record.spec.id)),
         }
@@ -201,13 +205,13 @@ impl Volumes {
 
 impl Volume {
     /// What its clients have: its record, or the one before its end began.
-    fn served(&self) -> Record {
+    fn served(&self) -> VolumeRecord {
         let before = self.before.lock().clone();
         before.unwrap_or_else(|| self.record())
     }
 
     /// Notes how it ends, and what it was before, which counts until that is done.
-    fn set_reclaiming(&self, record: &Record) {
+    fn set_reclaiming(&self, record: &VolumeRecord) {
         let was = self.served();
         *self.before.lock() = Some(was);
         *self.record.lock() = record.clone();

@@ -7,15 +7,16 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::contest;
-use super::copies::Copies;
+use super::conflict;
+use super::copy_queue::CopyQueue;
 use super::error::{Error, Result};
-use super::layout::{Layout, exists};
+use super::layout::VolumeLayout;
+use super::mark::exists;
 use super::name::VolumeId;
-use super::registry::Record;
+use super::registry::VolumeRecord;
 use super::scanner::Scanner;
 use super::trash::Trash;
-use super::{Serving, Settings, Slot, Table, Volume, Volumes};
+use super::{DataPlane, Volume, VolumeEntry, VolumeSettings, VolumeTable, Volumes};
 use crate::export::table::TableError;
 use crate::fs::root::Root;
 use crate::quota::ledger::Ledger;
@@ -28,8 +29,8 @@ impl Volumes {
     /// # Errors
     /// The directory cannot be used, or is in use by another server. What is wrong with one volume
     /// is no error: it is logged, shown, and left alone.
-    pub fn open(settings: &Settings, serving: Serving) -> Result<Arc<Self>> {
-        let layout = Layout::open(&settings.dir)?;
+    pub fn open(settings: &VolumeSettings, serving: DataPlane) -> Result<Arc<Self>> {
+        let layout = VolumeLayout::open(&settings.dir)?;
         let (records, faults) = layout.records()?;
         let lock = Arc::clone(&layout.lock);
         let ledger = Ledger::open(layout.ledger(), move || lock.check());
@@ -43,7 +44,7 @@ impl Volumes {
             faults,
             overcommit: settings.overcommit,
             scanner: OnceLock::new(),
-            copies: Copies::default(),
+            copies: CopyQueue::default(),
             mounts: OnceLock::new(),
             holders: RwLock::default(),
         };
@@ -60,11 +61,11 @@ impl Volumes {
     }
 
     /// Finishes and serves what is registered.
-    fn enter_all(&mut self, records: Vec<Record>) -> Result<()> {
+    fn enter_all(&mut self, records: Vec<VolumeRecord>) -> Result<()> {
         let (mut opened, mut exports) = (Vec::new(), Vec::new());
-        let mut table = Table::default();
+        let mut table = VolumeTable::default();
         let others: Vec<_> = self.serving.exports.load().iter().map(|export| export.id).collect();
-        let (records, contested) = contest::settle(&self.layout, records, others);
+        let (records, contested) = conflict::settle(&self.layout, records, others);
         self.faults.extend(contested);
         for record in records {
             let (id, name) = (record.spec.id.clone(), record.spec.name.clone());
@@ -81,7 +82,7 @@ impl Volumes {
                 }
             }
             table.names.insert(id, name.clone());
-            table.slots.insert(name, Slot::Volume(Arc::new(volume)));
+            table.slots.insert(name, VolumeEntry::Volume(Arc::new(volume)));
         }
         *self.table.get_mut() = table;
         self.serving.fs.attach_all(opened);
@@ -109,10 +110,10 @@ impl Volumes {
 
     /// The volume of a record, after what was begun with it is done. `None`: there is none any
     /// more.
-    fn restore(&self, record: Record) -> Option<Volume> {
+    fn restore(&self, record: VolumeRecord) -> Option<Volume> {
         let (step, name) = (record.step.clone(), record.spec.name.clone());
         let account =
-            |record: &Record| self.ledger.account(&record.account(), record.spec.limits());
+            |record: &VolumeRecord| self.ledger.account(&record.account(), record.spec.limits());
         match self.finish(record.clone()) {
             Ok(Some(record)) => {
                 let account = account(&record);
@@ -154,13 +155,13 @@ impl Volumes {
     fn may_need(&self, id: &VolumeId) -> bool {
         let table = self.table.read();
         match table.names.get(id).and_then(|name| table.slots.get(name)) {
-            Some(Slot::Volume(volume)) => volume.lost().is_some(),
-            Some(Slot::Clone(job)) => job.failed().is_none(),
+            Some(VolumeEntry::Volume(volume)) => volume.lost().is_some(),
+            Some(VolumeEntry::Clone(job)) => job.failed().is_none(),
             None => self.layout.is_registered(id),
         }
     }
 
-    fn start_threads(self, settings: &Settings) -> Result<Arc<Self>> {
+    fn start_threads(self, settings: &VolumeSettings) -> Result<Arc<Self>> {
         let path = self.layout.trash();
         let rate = NonZeroU32::new(settings.purge_rate).unwrap_or(NonZeroU32::MIN);
         let trash = Trash::start(path.clone(), rate).map_err(Error::io("empty", path))?;

@@ -3,7 +3,7 @@
 //! One JSON file for each volume, called by its id and replaced whole. A file that is damaged, is
 //! no regular file or has another format is reported and left alone: neither it nor the directory
 //! that it may be about is touched, and the other volumes go on. So is a record that contradicts a
-//! more credible one ([`super::contest`]).
+//! more credible one ([`super::conflict`]).
 
 use std::fs;
 use std::io;
@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::damaged::Damaged;
+use super::damaged::DamagedRecord;
 use super::error::{Error, Result};
-use super::layout::{Layout, exists};
-use super::name::{Token, VolumeId, VolumeName};
+use super::layout::VolumeLayout;
+use super::mark::exists;
+use super::name::{MountToken, VolumeId, VolumeName};
 use super::reserve::{is_full, overwrite};
 use super::spec::Spec;
 use crate::export::ExportId;
@@ -36,7 +37,7 @@ const EXTENSION: &str = "json";
 /// What the registry says of a volume.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Record {
+pub(super) struct VolumeRecord {
     format: u32,
     /// What it was asked to be.
     pub(super) spec: Spec,
@@ -50,14 +51,14 @@ pub(super) struct Record {
     pub(super) copy_of: Option<VolumeName>,
     /// What is being done to it.
     #[serde(default)]
-    pub(super) step: Step,
+    pub(super) step: ReclaimStep,
 }
 
-/// What is being done to a volume. Whatever is not [`Step::Ready`] goes on to its end, after a
+/// What is being done to a volume. Whatever is not [`ReclaimStep::Ready`] goes on to its end, after a
 /// crash too.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Step {
+pub(super) enum ReclaimStep {
     /// Nothing.
     #[default]
     Ready,
@@ -71,7 +72,7 @@ pub(super) enum Step {
 
 /// A file of the registry that is left alone, and why.
 #[derive(Clone, Debug)]
-pub(super) struct Fault {
+pub(super) struct RecordFault {
     path: PathBuf,
     why: String,
     /// The volume that it names, if that can be read.
@@ -80,10 +81,10 @@ pub(super) struct Fault {
     pub(super) place: Option<PathBuf>,
 }
 
-impl Record {
+impl VolumeRecord {
     /// A volume that is made now.
     pub(super) fn new(spec: Spec) -> Result<Self> {
-        let (export, created, step) = (fresh_id()?, now(), Step::Ready);
+        let (export, created, step) = (fresh_id()?, now(), ReclaimStep::Ready);
         Ok(Self { format: FORMAT, spec, export, created, copy_of: None, step })
     }
 
@@ -96,7 +97,7 @@ impl Record {
     /// written here.
     fn check(&self) -> std::result::Result<(), String> {
         match &self.step {
-            Step::Archiving(to) if !is_archive(to) => {
+            ReclaimStep::Archiving(to) if !is_archive(to) => {
                 Err(format!("the volume cannot be archived as {to:?}"))
             }
             _ if self.spec.capacity == 0 => Err("its capacity is 0".into()),
@@ -110,12 +111,12 @@ fn is_archive(name: &str) -> bool {
     name.starts_with(ARCHIVED) && VolumeName::new(name).is_ok()
 }
 
-impl Layout {
+impl VolumeLayout {
     /// Reads all that is registered, in the order of their ids, and what cannot be read.
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub(super) fn records(&self) -> Result<(Vec<Record>, Vec<Fault>)> {
+    pub(super) fn records(&self) -> Result<(Vec<VolumeRecord>, Vec<RecordFault>)> {
         let (mut records, mut faults) = (Vec::new(), Vec::new());
         let folder = self.registry();
         for entry in fs::read_dir(&folder).map_err(Error::io("list", &folder))? {
@@ -125,21 +126,21 @@ impl Layout {
             }
             match read(&path) {
                 Ok(record) => records.push(record),
-                Err(why) => faults.push(Fault { name: named(&path), path, why, place: None }),
+                Err(why) => faults.push(RecordFault { name: named(&path), path, why, place: None }),
             }
         }
-        records.sort_by(|a: &Record, b| a.spec.id.cmp(&b.spec.id));
+        records.sort_by(|a: &VolumeRecord, b| a.spec.id.cmp(&b.spec.id));
         Ok((records, faults))
     }
 
     /// Registers a volume, or what has changed of it.
-    pub(super) fn write(&self, record: &Record) -> Result<()> {
+    pub(super) fn write(&self, record: &VolumeRecord) -> Result<()> {
         self.write_by(record, durable::replace)
     }
 
     /// The same for a volume that is registered and gives something back: takes no room if there is
     /// none.
-    pub(super) fn write_giving_back(&self, record: &Record) -> Result<()> {
+    pub(super) fn write_giving_back(&self, record: &VolumeRecord) -> Result<()> {
         self.write_by(record, |path, json| match durable::replace(path, json) {
             Err(error) if is_full(&error) && exists(path) => {
                 let short = serde_json::to_vec(record)?;
@@ -151,7 +152,7 @@ impl Layout {
 
     fn write_by(
         &self,
-        record: &Record,
+        record: &VolumeRecord,
         replace: impl FnOnce(&Path, &[u8]) -> io::Result<()>,
     ) -> Result<()> {
         self.begin()?;
@@ -177,16 +178,16 @@ impl Layout {
     }
 }
 
-impl Fault {
+impl RecordFault {
     /// A record that cannot be used, because of another one.
-    pub(super) fn of(layout: &Layout, spec: &Spec, why: String) -> Self {
-        let (name, place) = (Some(spec.name.clone()), Some(spec.place().into()));
+    pub(super) fn of(layout: &VolumeLayout, spec: &Spec, why: String) -> Self {
+        let (name, place) = (Some(spec.name.clone()), Some(spec.relative_path().into()));
         Self { path: layout.file(&spec.id), why, name, place }
     }
 
     /// What is told of it.
-    pub(super) fn damaged(&self) -> Damaged {
-        Damaged {
+    pub(super) fn damaged(&self) -> DamagedRecord {
+        DamagedRecord {
             id: self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             name: self.name.as_ref().map(ToString::to_string),
             path: self.path.display().to_string(),
@@ -195,7 +196,7 @@ impl Fault {
     }
 }
 
-impl std::fmt::Display for Fault {
+impl std::fmt::Display for RecordFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} is left alone: {}", self.path.display(), self.why)
     }
@@ -213,8 +214,8 @@ pub(super) fn fresh_id() -> Result<ExportId> {
 ///
 /// # Errors
 /// The system has no random numbers.
-pub fn fresh_token() -> Result<Token> {
-    Token::random().map_err(Error::io("get random numbers from", "the system"))
+pub fn fresh_token() -> Result<MountToken> {
+    MountToken::random().map_err(Error::io("get random numbers from", "the system"))
 }
 
 /// The present, to the second.
@@ -223,13 +224,13 @@ pub(super) fn now() -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-fn read(path: &Path) -> std::result::Result<Record, String> {
+fn read(path: &Path) -> std::result::Result<VolumeRecord, String> {
     let text = durable::read(path, FILE_MAX).map_err(|error| error.to_string())?;
-    let format: Format = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let format: RecordFormat = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     if format.format != FORMAT {
         return Err(format!("its format is {}, and only {FORMAT} is known", format.format));
     }
-    let record: Record = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let record: VolumeRecord = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     let id = path.file_stem().unwrap_or_default();
     if id != record.spec.id.as_str() {
         return Err(format!("it is about the volume with the id {}", record.spec.id));
@@ -246,7 +247,7 @@ fn named(path: &Path) -> Option<VolumeName> {
 
 /// What all formats have in common.
 #[derive(Deserialize)]
-struct Format {
+struct RecordFormat {
     format: u32,
 }
 

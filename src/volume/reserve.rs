@@ -25,9 +25,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::error::{Error, Result};
-use super::layout::{Layout, exists, folder};
-use super::registry::Record;
+use super::error::Error;
+use super::layout::{VolumeLayout, folder};
+use super::mark::exists;
 use crate::sys::durable;
 
 /// Spare files. One is enough where two files can change places.
@@ -42,7 +42,7 @@ const BLOCK: usize = 4096;
 /// Spare directories: volumes that can be recycled before something of them has been removed.
 const DIRECTORIES: usize = 8;
 
-impl Layout {
+impl VolumeLayout {
     /// Makes what is missing of the reserve, as far as there is room.
     pub(super) fn stock(&self) {
         let _spare = self.spare.lock();
@@ -75,19 +75,8 @@ impl Layout {
         Err(failure)
     }
 
-    /// Makes the empty directory that is going to be a recycled volume's. Takes no room if there is
-    /// none.
-    pub(super) fn renew(&self, record: &Record) -> Result<()> {
-        let path = self.renewing(&record.spec.id);
-        match self.make(record, &path) {
-            Err(error) if error.is_full() && self.take_directory(&path) => {
-                self.dress(record, &path)
-            }
-            made => made,
-        }
-    }
-
-    fn take_directory(&self, path: &Path) -> bool {
+    /// Moves a spare directory to `path`. Returns whether there was one.
+    pub(super) fn take_directory(&self, path: &Path) -> bool {
         let _spare = self.spare.lock();
         (0..DIRECTORIES).any(|n| fs::rename(self.spare_directory(n), path).is_ok())
     }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::spec::{Quota, Spec};
-use super::{Slot, Volume, Volumes};
+use super::spec::{QuotaMode, Spec};
+use super::{Volume, VolumeEntry, Volumes};
 use crate::export::ExportId;
 
 /// How often it looks for what is due, if nobody asks.
@@ -28,7 +28,7 @@ pub(super) struct Scanner {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct Worker {
+struct ScanWorker {
     volumes: Weak<Volumes>,
     asked: Arc<Mutex<HashSet<ExportId>>>,
     stop: Arc<AtomicBool>,
@@ -47,7 +47,7 @@ impl Scanner {
     /// The system refuses it.
     pub(super) fn start(volumes: Arc<Volumes>, recount: Duration) -> io::Result<Self> {
         let (asked, stop) = (Arc::<Mutex<HashSet<_>>>::default(), Arc::<AtomicBool>::default());
-        let mut worker = Worker {
+        let mut worker = ScanWorker {
             volumes: Arc::downgrade(&volumes),
             asked: Arc::clone(&asked),
             stop: Arc::clone(&stop),
@@ -77,7 +77,7 @@ impl Scanner {
     }
 }
 
-impl Worker {
+impl ScanWorker {
     fn run(&mut self) {
         while !self.stop.load(Ordering::SeqCst)
             && let Some(volumes) = self.volumes.upgrade()
@@ -98,7 +98,7 @@ impl Worker {
         let table = volumes.table.read();
         let (now, mut best) = (Instant::now(), None);
         for slot in table.slots.values() {
-            let Slot::Volume(volume) = slot else { continue };
+            let VolumeEntry::Volume(volume) = slot else { continue };
             let rank = if volume.lost().is_some() { None } else { self.rank(volume, now) };
             if let Some(rank) = rank
                 && best.as_ref().is_none_or(|(least, _)| rank < *least)
@@ -165,7 +165,7 @@ impl Worker {
 
 /// Says that a volume has more in it than it may: what was adopted, or put there beside the server.
 fn warn_beyond(spec: &Spec, bytes: u64) {
-    if bytes > spec.capacity && spec.quota == Quota::Enforce {
+    if bytes > spec.capacity && spec.quota == QuotaMode::Enforce {
         tracing::warn!(
             volume = %spec.name, bytes, capacity = spec.capacity,
             "the volume uses more than its capacity: nothing can be written until files are \

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::name::{Token, VolumeDirectory, VolumeId, VolumeName};
+use super::name::{MountToken, VolumeDirectory, VolumeId, VolumeName};
 use super::progress::ProgressSnapshot;
 use crate::export::traffic::TrafficTotals;
 use crate::export::{Anonymous, ClientPattern, Squash};
@@ -52,7 +52,7 @@ pub struct Spec {
     pub directory: Option<VolumeDirectory>,
     /// A part of the path that clients mount, for those who are to know it only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<Token>,
+    pub token: Option<MountToken>,
     /// How much it may hold, in bytes.
     pub capacity: u64,
     /// How many files, directories and so on it may hold. Of a volume that is there: without it, as
@@ -62,7 +62,7 @@ pub struct Spec {
     pub inodes: Option<u64>,
     /// What becomes of the capacity.
     #[serde(default)]
-    pub quota: Quota,
+    pub quota: QuotaMode,
     /// The owner of its directory; the server's user if it is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
@@ -109,7 +109,7 @@ pub struct Spec {
 /// What becomes of a volume's capacity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Quota {
+pub enum QuotaMode {
     /// Nothing goes beyond it, and clients see it as the size of their file system.
     #[default]
     Enforce,
@@ -154,7 +154,7 @@ pub struct VolumeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<OwnerAndMode>,
     /// What it is doing.
-    pub phase: Phase,
+    pub phase: VolumePhase,
     /// Whether it could not be filled from another one because the disk is full.
     #[serde(default, skip_serializing_if = "is_false")]
     pub full: bool,
@@ -188,7 +188,7 @@ pub struct OwnerAndMode {
 /// What a volume is doing.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "name")]
-pub enum Phase {
+pub enum VolumePhase {
     /// It is served, and what it uses is known exactly.
     Ready,
     /// It is served; what it uses is a safe estimate until it has been counted.
@@ -222,7 +222,7 @@ impl Spec {
             token: None,
             capacity,
             inodes: None,
-            quota: Quota::default(),
+            quota: QuotaMode::default(),
             uid: None,
             gid: None,
             mode: MODE,
@@ -247,7 +247,7 @@ impl Spec {
     }
 
     /// Where its directory is below the root.
-    pub fn place(&self) -> &str {
+    pub fn relative_path(&self) -> &str {
         self.directory.as_ref().map_or(self.name.as_str(), VolumeDirectory::as_str)
     }
 

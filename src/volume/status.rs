@@ -2,15 +2,19 @@
 
 use std::net::IpAddr;
 
-use super::layout::Layout;
-use super::spec::{Phase, Quota, Spec, VolumeStatus};
-use super::{Slot, Volume};
+use super::damaged::DamagedRecord;
+use super::error::Error;
+use super::layout::VolumeLayout;
+use super::name::VolumeId;
+use super::registry::RecordFault;
+use super::spec::{QuotaMode, Spec, VolumePhase, VolumeStatus};
+use super::{Volume, VolumeEntry, Volumes};
 use crate::export::traffic::TrafficTotals;
 
-impl Slot {
+impl VolumeEntry {
     pub(super) fn status(
         &self,
-        layout: &Layout,
+        layout: &VolumeLayout,
         free: u64,
         mounted_by: Vec<IpAddr>,
     ) -> VolumeStatus {
@@ -22,18 +26,18 @@ impl Slot {
 }
 
 impl Volume {
-    fn status(&self, layout: &Layout, free: u64, mounted_by: Vec<IpAddr>) -> VolumeStatus {
+    fn status(&self, layout: &VolumeLayout, free: u64, mounted_by: Vec<IpAddr>) -> VolumeStatus {
         let (record, usage) = (self.record(), self.account.usage());
         let phase = match self.lost() {
-            Some(message) => Phase::Lost { message },
-            None if self.account.is_exact() => Phase::Ready,
-            None => Phase::Counting,
+            Some(message) => VolumePhase::Lost { message },
+            None if self.account.is_exact() => VolumePhase::Ready,
+            None => VolumePhase::Counting,
         };
         let left = record.spec.capacity.saturating_sub(usage.bytes);
         VolumeStatus {
             used: usage.bytes,
             inodes_used: usage.inodes,
-            free: if record.spec.quota == Quota::Off { free } else { left.min(free) },
+            free: if record.spec.quota == QuotaMode::Off { free } else { left.min(free) },
             phase,
             mounted_by,
             traffic: self.traffic.totals(),
@@ -45,7 +49,7 @@ impl Volume {
 
 impl VolumeStatus {
     /// A volume of which only this is known.
-    pub(super) fn of(spec: Spec, layout: &Layout, created: jiff::Timestamp) -> Self {
+    pub(super) fn of(spec: Spec, layout: &VolumeLayout, created: jiff::Timestamp) -> Self {
         Self {
             path: spec.export_path(),
             directory: layout.volume(&spec).to_string_lossy().into_owned(),
@@ -53,7 +57,7 @@ impl VolumeStatus {
             copy_of: None,
             access: None,
             full: false,
-            phase: Phase::Ready,
+            phase: VolumePhase::Ready,
             used: 0,
             free: spec.capacity,
             inodes_used: 0,
@@ -61,5 +65,31 @@ impl VolumeStatus {
             traffic: TrafficTotals::default(),
             spec,
         }
+    }
+}
+
+impl Volumes {
+    /// The records that could not be used at the start.
+    pub fn damaged(&self) -> Vec<DamagedRecord> {
+        self.faults.iter().map(RecordFault::damaged).collect()
+    }
+
+    /// Why there is no volume of this name: there is none, or its record is damaged. One whose name
+    /// cannot be read is found by its id, which is like the name unless another was chosen.
+    pub(super) fn missing(&self, name: &str) -> Error {
+        let mut all = self.faults.iter().map(RecordFault::damaged);
+        let found = all.find(|of| of.name.as_deref().unwrap_or(&of.id) == name);
+        found.map_or_else(|| Error::NotFound(name.to_owned()), Error::DamagedRecord)
+    }
+
+    /// The error for an id that is registered and belongs to no volume.
+    pub(super) fn unusable(&self, id: &VolumeId) -> Error {
+        let mut all = self.faults.iter().map(RecordFault::damaged);
+        Error::DamagedRecord(all.find(|of| of.id == id.as_str()).unwrap_or_else(|| DamagedRecord {
+            id: id.to_string(),
+            name: None,
+            path: self.layout.file(id).display().to_string(),
+            why: "it was put there while the server runs".into(),
+        }))
     }
 }

@@ -19,10 +19,13 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::error::{Error, Kind};
-use super::name::{Token, VolumeDirectory, VolumeId, VolumeName};
-use super::spec::{OnDelete, Phase, Quota, Spec, VolumeStatus};
-use super::{Growth, Origin, Reclaimed, Serving, Settings, Volumes, attempt, registry};
+use super::error::{Error, VolumeErrorKind};
+use super::name::{MountToken, VolumeDirectory, VolumeId, VolumeName};
+use super::spec::{OnDelete, QuotaMode, Spec, VolumePhase, VolumeStatus};
+use super::{
+    CapacityChange, DataPlane, Reclaimed, VolumeOrigin, VolumeSettings, Volumes, clone_note,
+    registry,
+};
 use crate::errno::Errno;
 use crate::export::table::Exports;
 use crate::fs::Fs;
@@ -74,7 +77,7 @@ impl Place {
         let state = TempDir::new().unwrap();
         let fs = Arc::new(Fs::new(Key::new([7; KEY_LEN]), 4096, state.path()).unwrap());
         let exports = Arc::<Exports>::default();
-        let serving = Serving {
+        let serving = DataPlane {
             fs: Arc::clone(&fs),
             exports: Arc::clone(&exports),
             handles: None,
@@ -82,7 +85,7 @@ impl Place {
         };
         let recount = Duration::ZERO;
         let dir = self.dir.path().into();
-        let settings = Settings { dir, purge_rate: 1_000_000, recount, overcommit };
+        let settings = VolumeSettings { dir, purge_rate: 1_000_000, recount, overcommit };
         let volumes = Volumes::open(&settings, serving)?;
         Ok(Run { volumes, fs, exports, _state: state })
     }
@@ -109,7 +112,7 @@ impl Place {
 
 impl Run {
     fn create(&self, of: &str) -> Result<VolumeStatus, Error> {
-        self.volumes.create(spec(of), Origin::Fresh)
+        self.volumes.create(spec(of), VolumeOrigin::Fresh)
     }
 
     fn names(&self) -> Vec<String> {
@@ -121,7 +124,7 @@ impl Run {
         let start = Instant::now();
         loop {
             let status = self.volumes.show(&name(of)).unwrap();
-            if !matches!(status.phase, Phase::Cloning { .. } | Phase::Counting) {
+            if !matches!(status.phase, VolumePhase::Cloning { .. } | VolumePhase::Counting) {
                 return status;
             }
             assert!(start.elapsed() < Duration::from_secs(60), "{:?}", status.phase);
@@ -189,7 +192,7 @@ fn crash_everywhere(
         check(&run, &place, !reached);
         match operation(&run) {
             Ok(()) => {}
-            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) if error.kind() == VolumeErrorKind::NotFound => {}
             Err(error) => panic!("step {step}: {error}"),
         }
         check(&run, &place, true);
@@ -228,7 +231,7 @@ fn a_crash_while_creating_leaves_a_volume_or_none() {
             if !names.is_empty() {
                 let mode = fs::metadata(place.path("a")).unwrap().permissions().mode();
                 assert_eq!(mode & 0o7777, 0o777);
-                assert_eq!(run.settled("a").phase, Phase::Ready);
+                assert_eq!(run.settled("a").phase, VolumePhase::Ready);
             }
         },
     );
@@ -287,7 +290,7 @@ fn a_crash_while_recycling_leaves_the_old_content_or_none() {
                 Some(content) => assert!(!done && content == "content"),
                 None => assert!(place.content().contains_key("a")),
             }
-            assert_eq!(run.settled("a").phase, Phase::Ready);
+            assert_eq!(run.settled("a").phase, VolumePhase::Ready);
         },
     );
 }
@@ -325,7 +328,7 @@ fn an_end_that_failed_is_asked_for_again_without_a_restart() {
 
 #[test]
 fn a_crash_while_expanding_leaves_one_of_the_two_capacities() {
-    let wish = Growth { capacity: Some(32 * MIB), ..Growth::default() };
+    let wish = CapacityChange { capacity: Some(32 * MIB), ..CapacityChange::default() };
     crash_everywhere(
         with_a_file,
         |run| run.volumes.expand(&name("a"), wish).map(drop),
@@ -344,12 +347,12 @@ fn a_crash_while_adopting_leaves_the_folder_as_it_is() {
             fs::create_dir(place.path("a")).unwrap();
             fs::write(place.path("a/file"), "content").unwrap();
         },
-        |run| run.volumes.create(spec("a"), Origin::Adopt).map(drop),
+        |run| run.volumes.create(spec("a"), VolumeOrigin::Adopt).map(drop),
         |run, place, done| {
             assert_eq!(place.content()["a/file"], "content");
             if done {
                 let status = run.settled("a");
-                assert_eq!((status.phase, status.inodes_used), (Phase::Ready, 2));
+                assert_eq!((status.phase, status.inodes_used), (VolumePhase::Ready, 2));
             }
         },
     );
@@ -360,7 +363,7 @@ fn a_crash_while_ending_a_nested_volume_leaves_no_empty_directories() {
     let nested = |run: &Run, place: &Place| {
         with_a_file(run, place);
         let directory = Some(VolumeDirectory::new("x/y/n").unwrap());
-        run.volumes.create(Spec { directory, ..spec("n") }, Origin::Fresh).unwrap();
+        run.volumes.create(Spec { directory, ..spec("n") }, VolumeOrigin::Fresh).unwrap();
     };
     for how in [OnDelete::Delete, OnDelete::Archive] {
         let end = |run: &Run| run.volumes.reclaim(&name("n"), Some(how)).map(drop);

@@ -31,9 +31,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-use self::removal::{End, Pace, Removal, Tally};
-use super::progress::Progress;
-use super::tree::{Entry, Walk, file};
+use self::removal::{Removal, RemovalOutcome, RemovalPace, RemovalTally};
+use super::progress::TreeProgress;
+use super::tree::{TreeEntry, TreeWalk, file};
 use crate::errno::{Errno, Result};
 
 /// The wait after the system lacked memory or descriptors.
@@ -42,7 +42,7 @@ const RETRY: Duration = Duration::from_secs(60);
 /// A folder that is being emptied. Dropping it is [`Trash::stop`].
 #[derive(Debug)]
 pub struct Trash {
-    shared: Arc<Shared>,
+    shared: Arc<TrashShared>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -65,16 +65,16 @@ pub struct TrashStatus {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
+struct TrashShared {
+    state: Mutex<TrashState>,
     /// Something in the state has changed, or the thread has to end.
     changed: Condvar,
     /// What was removed; to cancel it ends the thread.
-    progress: Progress,
+    progress: TreeProgress,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct TrashState {
     nudged: bool,
     idle: bool,
     waiting: usize,
@@ -90,10 +90,10 @@ impl Trash {
     /// The folder cannot be opened, or the system refuses a thread.
     pub fn start(dir: PathBuf, rate: NonZeroU32) -> io::Result<Self> {
         let folder = file::root(&dir)?;
-        let shared = Arc::<Shared>::default();
-        let pace = Pace::new(rate, Instant::now());
+        let shared = Arc::<TrashShared>::default();
+        let pace = RemovalPace::new(rate, Instant::now());
         let aside = HashSet::new();
-        let worker = Worker { dir, folder, shared: Arc::clone(&shared), pace, aside };
+        let worker = TrashWorker { dir, folder, shared: Arc::clone(&shared), pace, aside };
         let thread = thread::Builder::new().name("berth-trash".to_owned());
         let thread = thread.spawn(move || worker.work())?;
         Ok(Self { shared, thread: Some(thread) })
@@ -140,12 +140,12 @@ impl Drop for Trash {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl TrashShared {
+    fn lock(&self) -> MutexGuard<'_, TrashState> {
         self.state.lock()
     }
 
-    fn set(&self, change: impl FnOnce(&mut State)) {
+    fn set(&self, change: impl FnOnce(&mut TrashState)) {
         change(&mut self.lock());
         self.changed.notify_all();
     }
@@ -176,16 +176,16 @@ impl Shared {
 }
 
 /// The thread.
-struct Worker {
+struct TrashWorker {
     dir: PathBuf,
     folder: OwnedFd,
-    shared: Arc<Shared>,
-    pace: Pace,
+    shared: Arc<TrashShared>,
+    pace: RemovalPace,
     /// Entries that are not to be tried again.
     aside: HashSet<CString>,
 }
 
-impl Worker {
+impl TrashWorker {
     fn work(mut self) {
         while !self.shared.progress.is_cancelled() {
             let later = self.round().unwrap_or_else(|error| {
@@ -208,12 +208,12 @@ impl Worker {
             self.shared.set(|state| (state.waiting, state.current) = (waiting, Some(shown)));
             let end = self.remove(&name)?;
             match end {
-                End::Removed => {}
-                End::SetAside => drop(self.aside.insert(name)),
-                End::Later => later = true,
-                End::Stopped => break,
+                RemovalOutcome::Removed => {}
+                RemovalOutcome::SetAside => drop(self.aside.insert(name)),
+                RemovalOutcome::Later => later = true,
+                RemovalOutcome::Stopped => break,
             }
-            waiting -= usize::from(end != End::Later);
+            waiting -= usize::from(end != RemovalOutcome::Later);
         }
         let set_aside = self.aside.len();
         self.shared.set(|state| {
@@ -224,9 +224,9 @@ impl Worker {
 
     /// The entries of the folder that are not set aside.
     fn look(&mut self) -> Result<Vec<CString>> {
-        let mut walk = Walk::new(file::directory(&self.folder, c".")?)?;
+        let mut walk = TreeWalk::new(file::directory(&self.folder, c".")?)?;
         let (mut found, mut aside) = (Vec::new(), HashSet::new());
-        while let Some(Entry { name, .. }) = walk.next_entry()? {
+        while let Some(TreeEntry { name, .. }) = walk.next_entry()? {
             match self.aside.take(&name) {
                 Some(name) => drop(aside.insert(name)),
                 None => found.push(name),
@@ -236,29 +236,29 @@ impl Worker {
         Ok(found)
     }
 
-    fn remove(&mut self, name: &CStr) -> Result<End> {
-        let walk = Walk::new(file::directory(&self.folder, c".")?)?;
+    fn remove(&mut self, name: &CStr) -> Result<RemovalOutcome> {
+        let walk = TreeWalk::new(file::directory(&self.folder, c".")?)?;
         let shared = Arc::clone(&self.shared);
         let (end, tally) = Removal::new(&mut self.pace, &shared, walk).run(name);
         self.log(name, end, tally);
         Ok(end)
     }
 
-    fn log(&self, name: &CStr, end: End, tally: Tally) {
+    fn log(&self, name: &CStr, end: RemovalOutcome, tally: RemovalTally) {
         let name = PathBuf::from(name.to_string_lossy().into_owned());
-        let Tally { removed, failed, first, .. } = tally;
+        let RemovalTally { removed, failed, first, .. } = tally;
         let (what, error) = first.unwrap_or((name, Errno::IO));
         let path = self.dir.join(what);
         let path = path.display();
         match end {
-            End::Removed => tracing::info!(%path, removed, "removed from the trash"),
-            End::SetAside => tracing::warn!(
+            RemovalOutcome::Removed => tracing::info!(%path, removed, "removed from the trash"),
+            RemovalOutcome::SetAside => tracing::warn!(
                 %path, %error, failed, "cannot remove from the trash; it is left for the next start"
             ),
-            End::Later => tracing::warn!(
+            RemovalOutcome::Later => tracing::warn!(
                 %path, %error, failed, "cannot remove from the trash; it is tried again soon"
             ),
-            End::Stopped => {}
+            RemovalOutcome::Stopped => {}
         }
     }
 }

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{FileType, Mode, ResolveFlags, SeekFrom};
 
-use self::file::{FileId, Stat, directory_flags, quietly};
+use self::file::{FileId, FileStat, directory_flags, quietly};
 use crate::errno::{Errno, Result};
 use crate::sys::dir;
 
@@ -40,11 +40,11 @@ const SHOWN: usize = 8;
 /// A way down from a root, of which the deepest directories are open.
 #[derive(Debug)]
 pub struct Descent {
-    levels: Vec<Level>,
+    levels: Vec<DescentLevel>,
 }
 
 #[derive(Debug)]
-struct Level {
+struct DescentLevel {
     /// Its name in the level above; empty for the root.
     name: CString,
     id: FileId,
@@ -53,7 +53,7 @@ struct Level {
 
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct TreeEntry {
     /// Its name.
     pub name: CString,
     /// What it was when the directory was read; unknown if the file system does not say.
@@ -63,21 +63,21 @@ pub struct Entry {
 }
 
 /// A reading of a tree, directory by directory. It is always in one directory, whose entries
-/// [`Walk::next_entry`] gives; whether to enter one is up to the caller.
+/// [`TreeWalk::next_entry`] gives; whether to enter one is up to the caller.
 #[derive(Debug)]
-pub struct Walk {
+pub struct TreeWalk {
     path: Descent,
     /// One for each level of the path.
-    positions: Vec<Position>,
+    positions: Vec<ReadPosition>,
     buffer: Vec<u8>,
 }
 
 /// How far a directory was read.
 #[derive(Debug, Default)]
-struct Position {
+struct ReadPosition {
     cookie: u64,
     /// Entries that were read, and not given yet.
-    ahead: VecDeque<Entry>,
+    ahead: VecDeque<TreeEntry>,
 }
 
 impl Descent {
@@ -86,8 +86,8 @@ impl Descent {
     /// # Errors
     /// As statx(2) has them.
     pub fn new(root: OwnedFd) -> Result<Self> {
-        let id = Stat::of(&root)?.id;
-        Ok(Self { levels: vec![Level { name: CString::default(), id, open: Some(root) }] })
+        let id = FileStat::of(&root)?.id;
+        Ok(Self { levels: vec![DescentLevel { name: CString::default(), id, open: Some(root) }] })
     }
 
     /// The deepest directory.
@@ -112,8 +112,8 @@ impl Descent {
     /// # Errors
     /// As statx(2) has them; then nothing has changed.
     pub fn down(&mut self, name: CString, fd: OwnedFd) -> Result<Option<usize>> {
-        let id = Stat::of(&fd)?.id;
-        self.levels.push(Level { name, id, open: Some(fd) });
+        let id = FileStat::of(&fd)?.id;
+        self.levels.push(DescentLevel { name, id, open: Some(fd) });
         let closed = self.depth().checked_sub(OPEN_MAX).filter(|level| *level > 0);
         if let Some(level) = closed {
             self.levels[level].open = None;
@@ -132,7 +132,7 @@ impl Descent {
         let closed = self.levels[above].open.is_none();
         if closed {
             let fd = self.parent()?;
-            if Stat::of(&fd)?.id != self.levels[above].id {
+            if FileStat::of(&fd)?.id != self.levels[above].id {
                 return Err(Errno::STALE);
             }
             self.levels[above].open = Some(fd);
@@ -163,14 +163,14 @@ impl Descent {
     }
 }
 
-impl Walk {
+impl TreeWalk {
     /// A walk that begins in the directory `root`, which has to be open for reading.
     ///
     /// # Errors
     /// As statx(2) has them.
     pub fn new(root: OwnedFd) -> Result<Self> {
         let path = Descent::new(root)?;
-        Ok(Self { path, positions: vec![Position::default()], buffer: vec![0; READ] })
+        Ok(Self { path, positions: vec![ReadPosition::default()], buffer: vec![0; READ] })
     }
 
     /// The way to the directory that is being read.
@@ -188,7 +188,7 @@ impl Walk {
     ///
     /// # Errors
     /// As getdents64(2) has them.
-    pub fn next_entry(&mut self) -> Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> Result<Option<TreeEntry>> {
         let position = self.positions.last_mut().expect("there is a position for every level");
         loop {
             if let Some(entry) = position.ahead.pop_front() {
@@ -212,7 +212,7 @@ impl Walk {
         if let Some(closed) = self.path.down(name, fd)? {
             self.positions[closed].ahead = VecDeque::new();
         }
-        self.positions.push(Position::default());
+        self.positions.push(ReadPosition::default());
         Ok(())
     }
 
@@ -232,7 +232,7 @@ impl Walk {
 }
 
 /// An entry, unless it is the directory itself or the one above.
-fn entry(found: dir::Entry<'_>) -> Option<Entry> {
+fn entry(found: dir::Entry<'_>) -> Option<TreeEntry> {
     let kind = match found.kind {
         libc::DT_DIR => FileType::Directory,
         libc::DT_REG => FileType::RegularFile,
@@ -244,7 +244,7 @@ fn entry(found: dir::Entry<'_>) -> Option<Entry> {
         _ => FileType::Unknown,
     };
     let of_others = found.name != c"." && found.name != c"..";
-    of_others.then(|| Entry { name: found.name.to_owned(), kind, cookie: found.cookie })
+    of_others.then(|| TreeEntry { name: found.name.to_owned(), kind, cookie: found.cookie })
 }
 
 #[cfg(test)]
@@ -258,7 +258,7 @@ mod tests {
 
     /// All paths below `dir`, found by a walk that enters every directory.
     fn all(dir: &Path) -> BTreeSet<PathBuf> {
-        let mut walk = Walk::new(root(dir).unwrap()).unwrap();
+        let mut walk = TreeWalk::new(root(dir).unwrap()).unwrap();
         let mut found = BTreeSet::new();
         loop {
             match walk.next_entry().unwrap() {
@@ -285,8 +285,8 @@ mod tests {
     }
 
     /// A walk at the end of `depth` directories that are called `d`.
-    fn deep(dir: &TempDir, depth: usize) -> Walk {
-        let mut walk = Walk::new(root(dir.path()).unwrap()).unwrap();
+    fn deep(dir: &TempDir, depth: usize) -> TreeWalk {
+        let mut walk = TreeWalk::new(root(dir.path()).unwrap()).unwrap();
         for _ in 0..depth {
             rustix::fs::mkdirat(walk.here(), c"d", Mode::RWXU).unwrap();
             let below = directory(walk.here(), c"d").unwrap();
@@ -334,7 +334,10 @@ mod tests {
             assert_eq!(walk.leave().unwrap(), c"d".to_owned());
             assert_eq!(walk.path().depth(), depth);
         }
-        assert_eq!(Stat::of(walk.here()).unwrap().id, Stat::of(walk.path().root()).unwrap().id);
+        assert_eq!(
+            FileStat::of(walk.here()).unwrap().id,
+            FileStat::of(walk.path().root()).unwrap().id
+        );
     }
 
     #[test]

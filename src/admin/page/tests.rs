@@ -2,9 +2,9 @@ use super::*;
 use crate::admin::rates::EVERY;
 use crate::telemetry::metrics::Throughput;
 use crate::volume::name::{VolumeId, VolumeName};
+use crate::volume::overcommit::CommittedCapacity;
 use crate::volume::progress::ProgressSnapshot;
-use crate::volume::promise::Promise;
-use crate::volume::spec::{Phase, Spec, VolumeStatus};
+use crate::volume::spec::{Spec, VolumePhase, VolumeStatus};
 use std::time::Instant;
 
 const GIB: u64 = 1 << 30;
@@ -33,7 +33,7 @@ fn status(name: &str, used: u64, capacity: u64) -> VolumeStatus {
         copy_of: None,
         access: None,
         full: false,
-        phase: Phase::Ready,
+        phase: VolumePhase::Ready,
         used,
         free: capacity - used,
         inodes_used: 1,
@@ -83,26 +83,26 @@ fn a_volume_is_shown_with_its_figures() {
 fn all_text_is_escaped() {
     let script = "<script>alert(1)<&\"'";
     let mut lost = status(script, 0, 1);
-    lost.phase = Phase::Lost { message: script.into() };
+    lost.phase = VolumePhase::Lost { message: script.into() };
     let mut cloning = status("b", 0, 1);
-    cloning.phase = Phase::Cloning {
+    cloning.phase = VolumePhase::Cloning {
         from: VolumeName::new(script).unwrap(),
         progress: ProgressSnapshot { bytes_done: 1, bytes_total: 3, ..ProgressSnapshot::default() },
     };
     let mut failed = status("c", 0, 1);
-    failed.phase = Phase::Failed { message: script.into() };
+    failed.phase = VolumePhase::Failed { message: script.into() };
     let found = Found {
         volumes: vec![lost, cloning, failed],
         trash: trash::TrashStatus { current: Some(script.into()), ..Default::default() },
         faults: vec![script.into()],
         disk: None,
-        promise: Promise::default(),
+        promise: CommittedCapacity::default(),
     };
     let exports = vec![Exported {
         path: script.into(),
         directory: script.into(),
         clients: vec![script.into()],
-        disk: Some(Disk { size: 1, free: 1 }),
+        disk: Some(DiskSpace { size: 1, free: 1 }),
     }];
     let view = View { ready: Err(script.into()), ..view() };
     let page = render(&view, &Content::Loaded { exports, volumes: Some(found) });
@@ -117,7 +117,7 @@ fn all_text_is_escaped() {
 #[test]
 fn failed_volumes_come_first_and_then_the_fullest() {
     let mut lost = status("lost", 0, 10);
-    lost.phase = Phase::Lost { message: "it is not there".into() };
+    lost.phase = VolumePhase::Lost { message: "it is not there".into() };
     let page = page_of(vec![
         status("a-half", 5, 10),
         status("b-full", 10, 10),
@@ -157,9 +157,13 @@ fn disk_capacities_and_trash_are_shown() {
             current: Some("x".into()),
             ..trash::TrashStatus::default()
         },
-        disk: Some(Disk { size: 8 * GIB, free: GIB }),
+        disk: Some(DiskSpace { size: 8 * GIB, free: GIB }),
         faults: vec!["cannot read registry/x".into()],
-        promise: Promise { promised: 12 * GIB, disk: Some(8 * GIB), overcommit: Some(200) },
+        promise: CommittedCapacity {
+            promised: 12 * GIB,
+            disk: Some(8 * GIB),
+            overcommit: Some(200),
+        },
     };
     let page = page(&view(), found);
     for part in [
@@ -230,11 +234,11 @@ fn the_page_has_no_external_resources() {
 #[test]
 fn every_element_is_closed() {
     let mut lost = status("lost", 0, 10);
-    lost.phase = Phase::Lost { message: "gone".into() };
+    lost.phase = VolumePhase::Lost { message: "gone".into() };
     let found = Found {
         volumes: vec![status("a", 1, 2), lost],
         faults: vec!["a fault".into()],
-        disk: Some(Disk { size: 2, free: 1 }),
+        disk: Some(DiskSpace { size: 2, free: 1 }),
         ..Found::default()
     };
     let export = Exported { path: "/x".into(), ..Exported::default() };
@@ -281,8 +285,8 @@ fn sample() -> String {
         })
         .collect();
     volumes.push(status("<script>alert(1)", 99 * GIB, 100 * GIB));
-    volumes[0].phase = Phase::Counting;
-    volumes[1].phase = Phase::Cloning {
+    volumes[0].phase = VolumePhase::Counting;
+    volumes[1].phase = VolumePhase::Cloning {
         from: VolumeName::new("golden-image").unwrap(),
         progress: ProgressSnapshot {
             bytes_done: 42,
@@ -291,7 +295,7 @@ fn sample() -> String {
         },
     };
     let message = "cannot open /export/data/web: No such file or directory (os error 2)".into();
-    volumes[2].phase = Phase::Lost { message };
+    volumes[2].phase = VolumePhase::Lost { message };
     let found = Found {
         volumes,
         trash: trash::TrashStatus {
@@ -302,14 +306,14 @@ fn sample() -> String {
             ..trash::TrashStatus::default()
         },
         faults: vec!["cannot read registry/pvc-77.json: it is damaged".into()],
-        disk: Some(Disk { size: 960 * GIB, free: 311 * GIB }),
-        promise: Promise { promised: 1_200 * GIB, ..Promise::default() },
+        disk: Some(DiskSpace { size: 960 * GIB, free: 311 * GIB }),
+        promise: CommittedCapacity { promised: 1_200 * GIB, ..CommittedCapacity::default() },
     };
     let export = Exported {
         path: "/srv/shared".into(),
         directory: "/srv/shared".into(),
         clients: vec!["10.0.0.0/8".into(), "backup.example.org".into()],
-        disk: Some(Disk { size: 960 * GIB, free: 311 * GIB }),
+        disk: Some(DiskSpace { size: 960 * GIB, free: 311 * GIB }),
     };
     render(&view, &Content::Loaded { exports: vec![export], volumes: Some(found) })
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::bar;
 use super::format::{Text, bytes, count, percent};
 use crate::admin::source::{Exported, Found};
-use crate::volume::spec::{Phase, VolumeStatus};
+use crate::volume::spec::{VolumePhase, VolumeStatus};
 
 /// Volumes that are shown unless all are requested.
 const SHOWN: usize = 200;
@@ -42,8 +42,8 @@ pub fn volumes(found: &Found, all: bool, out: &mut String) -> Result {
 /// The sort key of a volume: lost or failed, then usage.
 fn order(status: &VolumeStatus) -> (u8, std::cmp::Reverse<u128>) {
     let trouble = match status.phase {
-        Phase::Lost { .. } | Phase::Failed { .. } => 0,
-        Phase::Ready | Phase::Counting | Phase::Cloning { .. } => 1,
+        VolumePhase::Lost { .. } | VolumePhase::Failed { .. } => 0,
+        VolumePhase::Ready | VolumePhase::Counting | VolumePhase::Cloning { .. } => 1,
     };
     let capacity = u128::from(status.spec.capacity.max(1));
     (trouble, std::cmp::Reverse((u128::from(status.used) << 32) / capacity))
@@ -84,19 +84,19 @@ fn clients(clients: &[IpAddr], out: &mut String) -> Result {
     }
 }
 
-fn state(phase: &Phase, out: &mut String) -> Result {
+fn state(phase: &VolumePhase, out: &mut String) -> Result {
     match phase {
-        Phase::Ready => write!(out, "<span class=\"good\">ready</span>"),
-        Phase::Counting => write!(out, "<span class=\"busy\">counting</span>"),
-        Phase::Cloning { from, progress } => {
+        VolumePhase::Ready => write!(out, "<span class=\"good\">ready</span>"),
+        VolumePhase::Counting => write!(out, "<span class=\"busy\">counting</span>"),
+        VolumePhase::Cloning { from, progress } => {
             let done = percent(progress.bytes_done, progress.bytes_total).min(100);
             let from = Text(from.as_str());
             write!(out, "<span class=\"busy\">cloning</span> <bdi>{from}</bdi>, {done} %")
         }
-        Phase::Failed { message } => {
+        VolumePhase::Failed { message } => {
             write!(out, "<span class=\"bad\">failed</span> {}", Text(message))
         }
-        Phase::Lost { message } => {
+        VolumePhase::Lost { message } => {
             write!(out, "<span class=\"bad\">lost</span> {}", Text(message))
         }
     }

@@ -74,9 +74,9 @@ fn cloning_waits_until_the_copy_is_ready() {
     let served = Served::start(FakeVolumes::with(&["source"]));
     run(&served, "clone source copy --capacity 20Gi").prints("");
     let copy = served.volumes.show(&name("copy")).unwrap();
-    assert_eq!((copy.phase, copy.spec.capacity), (Phase::Ready, 20 << 30));
+    assert_eq!((copy.phase, copy.spec.capacity), (VolumePhase::Ready, 20 << 30));
     run(&served, "create other --capacity 1Gi --from source").prints("");
-    assert_eq!(served.volumes.show(&name("other")).unwrap().phase, Phase::Ready);
+    assert_eq!(served.volumes.show(&name("other")).unwrap().phase, VolumePhase::Ready);
     let message = run(&served, "clone nothing copy").fails(Exit::NotFound);
     assert!(message.contains("nothing"), "{message}");
 }

@@ -9,7 +9,7 @@ use crate::fs::attr::{Attr, entry_exists};
 use crate::fs::error::Error;
 use crate::fs::guard::Guard;
 use crate::fs::node::Node;
-use crate::quota::{Account, Hold, Refusal, Usage};
+use crate::quota::{Account, Hold, HoldError, Usage};
 use crate::sched::Patience;
 
 /// What a new name may add to its directory, in bytes.
@@ -38,22 +38,22 @@ impl Fs {
     /// room ([`Guard::may_have_room_later`]).
     ///
     /// # Errors
-    /// As [`Account::hold`]; [`Refusal::WouldBlock`] also if there may be room nevertheless.
+    /// As [`Account::hold`]; [`HoldError::WouldBlock`] also if there may be room nevertheless.
     fn hold<'n>(
         &self,
         node: &'n Node,
         account: &'n Account,
         room: Usage,
         guard: &Guard<'_>,
-    ) -> Result<Hold<'n>, Refusal> {
+    ) -> Result<Hold<'n>, HoldError> {
         let held = account.hold(room, guard.patience);
-        if !matches!(held, Err(Refusal::Full)) {
+        if !matches!(held, Err(HoldError::Full)) {
             return held;
         }
         let (has_orphans, later) =
             (account.has_lingering(), account.may_have_room_later(room.inodes));
         if guard.patience == Patience::None && (has_orphans || later) {
-            return Err(Refusal::WouldBlock);
+            return Err(HoldError::WouldBlock);
         }
         if has_orphans {
             self.close_orphans_of(&node.root);
@@ -78,7 +78,7 @@ impl Fs {
         let Some(account) = dir.account() else { return Ok(None) };
         let room = Usage { bytes: bytes + NAME, inodes: 1 };
         match self.hold(dir, account, room, guard) {
-            Err(Refusal::Full) if entry_exists(dir, name) => Err(Errno::EXIST.into()),
+            Err(HoldError::Full) if entry_exists(dir, name) => Err(Errno::EXIST.into()),
             hold => Ok(Some(hold?)),
         }
     }
@@ -107,7 +107,7 @@ impl Fs {
         let delayed = apart + data / BLOCK * MAPPING;
         let room = Usage { bytes: data + delayed, inodes: 0 };
         match self.hold(node, account, room, guard) {
-            Err(Refusal::Full) => {}
+            Err(HoldError::Full) => {}
             hold => {
                 let delayed = delayed.cast_signed();
                 return Ok(WriteRoom { hold: Some(hold?), delayed, ..free });
@@ -124,7 +124,7 @@ impl Fs {
             let delayed = if cost > 0 { apart } else { 0 };
             let room = Usage { bytes: cost + delayed, inodes: 0 };
             match account.hold(room, guard.patience) {
-                Err(Refusal::Full) if cost > 0 => {} // another call was quicker
+                Err(HoldError::Full) if cost > 0 => {} // another call was quicker
                 _ if fits == 0 => return Err(Errno::NOSPC.into()),
                 hold => {
                     let delayed = delayed.cast_signed();

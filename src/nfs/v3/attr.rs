@@ -2,7 +2,7 @@
 
 use super::reply::Reply;
 use super::types::{Fattr, PostOp, Wcc, time, wire_seconds};
-use crate::export::Mode;
+use crate::export::ExportMode;
 use crate::fs::access::Access;
 use crate::fs::attr::{Changes, FileKind, Time};
 use crate::nfs::context::{CallContext, Fh, Object};
@@ -102,7 +102,7 @@ pub fn access(cx: &CallContext<'_>, args: AccessArgs<'_>) -> Reply<AccessOk, Pos
 }
 
 fn grant(cx: &CallContext<'_>, object: &Object<'_>, wanted: u32) -> Result<u32, Failure> {
-    let writable = object.options.mode == Mode::ReadWrite;
+    let writable = object.options.mode == ExportMode::ReadWrite;
     let mut left = if writable { wanted } else { wanted & !ACCESS_CHANGE };
     let mut granted = 0;
     let rights = if object.node.kind == FileKind::Directory {

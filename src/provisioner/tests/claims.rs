@@ -10,9 +10,9 @@ use crate::provisioner::events::Tone;
 use crate::provisioner::queue::Outcome;
 use crate::provisioner::server::Where;
 use crate::provisioner::source::Source;
-use crate::volume::Origin;
+use crate::volume::VolumeOrigin;
 use crate::volume::name::VolumeId;
-use crate::volume::spec::{Phase, Spec};
+use crate::volume::spec::{Spec, VolumePhase};
 
 const CLAIM: &str = "/api/v1/namespaces/ns/persistentvolumeclaims/data";
 const PVS: &str = "/api/v1/persistentvolumes";
@@ -82,7 +82,7 @@ async fn a_volume_of_an_older_version_keeps_its_path() {
     let mut scene = scene();
     let id = VolumeId::new("uid-data").unwrap();
     let old = Spec::new(scene.name(&volume_of("data")), id, 16 << 20);
-    scene.volumes.create(old, Origin::Fresh).unwrap();
+    scene.volumes.create(old, VolumeOrigin::Fresh).unwrap();
     let key = scene.claim(&claim("data"));
     let saved = make(Answer::Echo).with(r#""path":"/ns-data-pvc-uid-data""#);
     assert_eq!(scene.look_at_claim(&key, vec![read(), saved]).await, Outcome::Done);
@@ -225,7 +225,7 @@ async fn a_clone_has_the_content_of_its_source() {
     let going_on = scene.look_at_claim(&key, vec![again()]).await;
     assert!(matches!(going_on, Outcome::Again(_)), "{going_on:?}");
     let name = scene.name(&volume_of("data"));
-    while scene.volumes.show(&name).unwrap().phase != Phase::Ready {
+    while scene.volumes.show(&name).unwrap().phase != VolumePhase::Ready {
         tokio::task::yield_now().await;
     }
     // Its source is not needed any more.

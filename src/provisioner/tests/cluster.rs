@@ -23,7 +23,7 @@ use crate::provisioner::Provisioner;
 use crate::provisioner::reach::Reach;
 use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::spec::Spec;
-use crate::volume::{Origin, Volumes};
+use crate::volume::{VolumeOrigin, Volumes};
 
 const CLAIMS: &str = "persistentvolumeclaims";
 const PVS: &str = "persistentvolumes";
@@ -353,7 +353,7 @@ async fn what_a_crash_left_of_a_claim_that_is_gone_is_taken_away() {
             spec.labels.insert("berth.io/claim-namespace".into(), "ns".into());
             spec.labels.insert("berth.io/claim-uid".into(), format!("uid-{name}"));
         }
-        cluster.volumes.create(spec, Origin::Fresh).unwrap().directory
+        cluster.volumes.create(spec, VolumeOrigin::Fresh).unwrap().directory
     };
     make("beginning", true);
     let kept = make("with-data", true);
@@ -420,7 +420,7 @@ async fn who_does_not_lead_ends_and_grows_what_is_its_own_and_provisions_nothing
         for (key, value) in [("claim-uid", uid), ("pv-uid", pv), ("claim", full)] {
             spec.labels.insert(format!("berth.io/{key}"), value);
         }
-        cluster.volumes.create(spec, Origin::Fresh).unwrap();
+        cluster.volumes.create(spec, VolumeOrigin::Fresh).unwrap();
     }
     cluster.claim("new");
     let mut grown = claim("grown");

@@ -11,7 +11,7 @@ use crate::provisioner::claims;
 use crate::provisioner::orphans;
 use crate::provisioner::queue::Outcome;
 use crate::provisioner::watch::Key;
-use crate::volume::spec::Phase;
+use crate::volume::spec::VolumePhase;
 
 const CLAIM: &str = "/api/v1/namespaces/ns/persistentvolumeclaims/data";
 const PVS: &str = "/api/v1/persistentvolumes";
@@ -167,7 +167,7 @@ async fn a_copy_that_nobody_waits_for_is_taken_away() {
     let key = scene.claim(&copy);
     scene.look_at_claim(&key, vec![step("GET", CLAIM, Answer::Json(200, copy.clone()))]).await;
     let name = scene.name(&volume_of("data"));
-    while !matches!(scene.volumes.show(&name).unwrap().phase, Phase::Failed { .. }) {
+    while !matches!(scene.volumes.show(&name).unwrap().phase, VolumePhase::Failed { .. }) {
         tokio::task::yield_now().await;
     }
     // Somebody else led for a while, and the claim went.

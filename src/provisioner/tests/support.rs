@@ -30,7 +30,7 @@ use crate::provisioner::watch::{Key, Writers, stores};
 use crate::provisioner::{Context, Settings, claims, volumes};
 use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::spec::Spec;
-use crate::volume::{self, Origin, Serving, Volumes};
+use crate::volume::{self, DataPlane, VolumeOrigin, Volumes};
 
 /// The provisioner's name.
 pub const OURS: &str = "example.org/berth";
@@ -102,10 +102,14 @@ pub fn refusal(code: u16, reason: &str) -> Answer {
 pub fn open_volumes(dir: &Path, state: &Path) -> Arc<Volumes> {
     let fs = Arc::new(Fs::new(HandleKey::new([7; KEY_LEN]), 4096, state).unwrap());
     let serving =
-        Serving { fs, exports: Arc::<Exports>::default(), handles: None, open_to_users: false };
+        DataPlane { fs, exports: Arc::<Exports>::default(), handles: None, open_to_users: false };
     let recount = Duration::ZERO;
-    let settings =
-        volume::Settings { dir: dir.into(), purge_rate: 1_000_000, recount, overcommit: None };
+    let settings = volume::VolumeSettings {
+        dir: dir.into(),
+        purge_rate: 1_000_000,
+        recount,
+        overcommit: None,
+    };
     Volumes::open(&settings, serving).unwrap()
 }
 
@@ -276,7 +280,7 @@ impl Scene {
         ];
         let own = |(key, value): &(&str, &str)| (key.to_string(), value.to_string());
         spec.labels = labels.iter().chain(more).map(own).collect();
-        self.volumes.create(spec, Origin::Fresh).unwrap();
+        self.volumes.create(spec, VolumeOrigin::Fresh).unwrap();
     }
 
     /// Makes the volume of a claim as earlier versions left it: its record names no claim and no

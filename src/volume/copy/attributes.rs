@@ -12,7 +12,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 
 use crate::errno::{Errno, Result};
-use crate::volume::tree::file::{Stat, proc_path};
+use crate::volume::tree::file::{FileStat, proc_path};
 
 /// The longest list of names, and the longest value, that Linux has (xattr(7)).
 const XATTR_MAX: usize = 64 * 1024;
@@ -21,12 +21,12 @@ const XATTR_MAX: usize = 64 * 1024;
 const ACLS: [&CStr; 2] = [c"system.posix_acl_access", c"system.posix_acl_default"];
 
 /// Applies attributes; keeps memory for the long ones.
-pub(super) struct Attributes {
+pub(super) struct AttributeCopier {
     list: Vec<u8>,
     value: Vec<u8>,
 }
 
-impl Attributes {
+impl AttributeCopier {
     pub(super) fn new() -> Self {
         Self { list: vec![0; XATTR_MAX], value: vec![0; XATTR_MAX] }
     }
@@ -37,7 +37,7 @@ impl Attributes {
         &mut self,
         from: BorrowedFd<'_>,
         to: BorrowedFd<'_>,
-        stat: &Stat,
+        stat: &FileStat,
     ) -> Result<()> {
         let mode = own(to, stat)?;
         self.extended(&proc_path(from), &proc_path(to))?;
@@ -88,7 +88,7 @@ fn is_of_users(name: &CStr) -> bool {
 
 /// Sets the owner and the group. Answers the mode that the file may have: a program that runs as
 /// its owner must not run as another one.
-fn own(to: BorrowedFd<'_>, stat: &Stat) -> Result<Mode> {
+fn own(to: BorrowedFd<'_>, stat: &FileStat) -> Result<Mode> {
     let (uid, gid) = (Uid::from_raw(stat.uid), Gid::from_raw(stat.gid));
     let chown = |uid, gid| rustix::fs::chownat(to, c"", uid, gid, AtFlags::EMPTY_PATH);
     match chown(Some(uid), Some(gid)) {
@@ -98,12 +98,12 @@ fn own(to: BorrowedFd<'_>, stat: &Stat) -> Result<Mode> {
     }
     // A group that we are in may be given without a privilege.
     let _ = chown(None, Some(gid));
-    let now = Stat::of(to)?;
+    let now = FileStat::of(to)?;
     Ok(allowed(stat, &now))
 }
 
 /// The mode of `wanted` without the set-id bits that would be those of somebody else.
-fn allowed(wanted: &Stat, now: &Stat) -> Mode {
+fn allowed(wanted: &FileStat, now: &FileStat) -> Mode {
     let mut mode = wanted.mode;
     mode.set(Mode::SUID, mode.contains(Mode::SUID) && wanted.uid == now.uid);
     mode.set(Mode::SGID, mode.contains(Mode::SGID) && wanted.gid == now.gid);
@@ -123,9 +123,9 @@ mod tests {
     fn set_id_bits_go_with_their_owner() {
         let dir = tempfile::tempdir().unwrap();
         let top = crate::volume::tree::file::root(dir.path()).unwrap();
-        let now = Stat::of(&top).unwrap();
-        let wanted = |uid, gid, mode| Stat { uid, gid, mode: Mode::from_raw_mode(mode), ..now };
-        let check = |wanted: Stat, mode| assert_eq!(allowed(&wanted, &now).as_raw_mode(), mode);
+        let now = FileStat::of(&top).unwrap();
+        let wanted = |uid, gid, mode| FileStat { uid, gid, mode: Mode::from_raw_mode(mode), ..now };
+        let check = |wanted: FileStat, mode| assert_eq!(allowed(&wanted, &now).as_raw_mode(), mode);
         check(wanted(now.uid, now.gid, 0o6755), 0o6755);
         check(wanted(now.uid + 1, now.gid, 0o6755), 0o2755);
         check(wanted(now.uid, now.gid + 1, 0o7755), 0o5755);

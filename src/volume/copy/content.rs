@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::errno::{Errno, Result};
-use crate::volume::tree::file::{self, Stat};
+use crate::volume::tree::file::{self, FileStat};
 
 /// Bytes between two looks at limits and at whether to go on.
 const STEP: u64 = 16 * 1024 * 1024;
@@ -15,16 +15,16 @@ const STEP: u64 = 16 * 1024 * 1024;
 const BUFFER: usize = 256 * 1024;
 
 /// The ways that are still worth trying, and what the last one needs.
-pub(super) struct Content {
+pub(super) struct ContentCopier {
     clones: bool,
     copies: bool,
     buffer: Vec<u8>,
 }
 
 /// Is told how many bytes were copied, and may end the copying by an error.
-pub(super) type Step<'a, E> = &'a mut dyn FnMut(u64) -> std::result::Result<(), E>;
+pub(super) type ProgressCallback<'a, E> = &'a mut dyn FnMut(u64) -> std::result::Result<(), E>;
 
-impl Content {
+impl ContentCopier {
     pub(super) fn new() -> Self {
         Self { clones: true, copies: true, buffer: Vec::new() }
     }
@@ -37,13 +37,13 @@ impl Content {
         from: &OwnedFd,
         to: &OwnedFd,
         size: u64,
-        step: Step<'_, E>,
+        step: ProgressCallback<'_, E>,
     ) -> std::result::Result<(), E> {
         if size == 0 {
             return Ok(());
         }
         if self.clone(from, to)? {
-            return step(size.min(Stat::of(to)?.used));
+            return step(size.min(FileStat::of(to)?.used));
         }
         rustix::fs::ftruncate(to, size).map_err(Errno::from)?; // what is behind the data is empty
         let mut at = 0;
@@ -51,7 +51,7 @@ impl Content {
             self.part(from, to, (start, end), step)?;
             at = end;
         }
-        let now = Stat::of(from)?.size;
+        let now = FileStat::of(from)?.size;
         if now < size {
             rustix::fs::ftruncate(to, now).map_err(Errno::from)?;
         }
@@ -81,7 +81,7 @@ impl Content {
         from: &OwnedFd,
         to: &OwnedFd,
         (mut at, end): (u64, u64),
-        step: Step<'_, E>,
+        step: ProgressCallback<'_, E>,
     ) -> std::result::Result<(), E> {
         while at < end {
             let wanted = usize::try_from((end - at).min(STEP)).unwrap_or(usize::MAX);
@@ -165,8 +165,8 @@ mod tests {
         make(&File::create(&from).unwrap());
         let target = File::create(&to).unwrap().into();
         let source: OwnedFd = File::open(&from).unwrap().into();
-        let size = Stat::of(&source).unwrap().size;
-        let mut content = Content { clones, copies, buffer: Vec::new() };
+        let size = FileStat::of(&source).unwrap().size;
+        let mut content = ContentCopier { clones, copies, buffer: Vec::new() };
         let mut seen = 0;
         let mut step = |bytes| {
             seen += bytes;
@@ -209,7 +209,7 @@ mod tests {
             let source = File::options().read(true).write(true).open(dir.path().join("from"));
             let (source, to) = (source.unwrap(), dir.path().join("to"));
             let (cut, from) = (source.try_clone().unwrap(), OwnedFd::from(source));
-            let mut content = Content { clones: false, copies, buffer: Vec::new() };
+            let mut content = ContentCopier { clones: false, copies, buffer: Vec::new() };
             let mut step = |_| cut.set_len(35 * MIB).map_err(Errno::from);
             let target = File::create(&to).unwrap().into();
             content.copy(&from, &target, 40 * MIB, &mut step).unwrap();
@@ -223,7 +223,7 @@ mod tests {
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         fs::write(&from, "content").unwrap();
         let (from, to) = (File::open(from).unwrap().into(), File::create(to).unwrap().into());
-        let mut content = Content::new();
+        let mut content = ContentCopier::new();
         let shared = content.clone(&from, &to).unwrap();
         assert_eq!(shared, content.clones);
     }
@@ -234,7 +234,7 @@ mod tests {
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         fs::write(&from, sevens(40)).unwrap();
         let target = File::create(&to).unwrap().into();
-        let mut content = Content { clones: false, ..Content::new() };
+        let mut content = ContentCopier { clones: false, ..ContentCopier::new() };
         let mut step = |_| Err(Errno::INTR);
         let from = File::open(from).unwrap().into();
         assert_eq!(content.copy(&from, &target, 40 * MIB, &mut step), Err(Errno::INTR));

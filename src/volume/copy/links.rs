@@ -11,33 +11,33 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use crate::errno::{Errno, Result};
-use crate::volume::tree::file::{FileId, Stat};
+use crate::volume::tree::file::{FileId, FileStat};
 
 /// Bytes of a path that are given to the kernel at once; it takes less than 4096.
 const PATH: usize = 4000;
 
 /// A directory of the copy.
-pub(super) struct Place {
+pub(super) struct TargetDir {
     above: Option<Rc<Self>>,
     name: CString,
 }
 
 /// The files of which further names are expected.
 #[derive(Default)]
-pub(super) struct Links {
-    known: HashMap<FileId, Known>,
+pub(super) struct HardLinks {
+    known: HashMap<FileId, LinkedFile>,
     /// The directory that was looked up last: the names of a file are often in one.
-    last: Option<(Rc<Place>, OwnedFd)>,
+    last: Option<(Rc<TargetDir>, OwnedFd)>,
 }
 
-struct Known {
-    dir: Rc<Place>,
+struct LinkedFile {
+    dir: Rc<TargetDir>,
     name: CString,
     /// Names that were not met yet.
     missing: u32,
 }
 
-impl Place {
+impl TargetDir {
     /// The root of the copy.
     pub(super) fn root() -> Rc<Self> {
         Rc::new(Self { above: None, name: CString::default() })
@@ -78,7 +78,7 @@ fn step(dir: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
     Ok(rustix::fs::openat2(dir, path, flags, Mode::empty(), within)?)
 }
 
-impl Drop for Place {
+impl Drop for TargetDir {
     /// A chain would be dropped by one call within another for every directory: a deep one would
     /// not fit on the stack.
     fn drop(&mut self) {
@@ -89,13 +89,13 @@ impl Drop for Place {
     }
 }
 
-impl Links {
+impl HardLinks {
     /// Gives the copy of the file `stat` the further name `name` in `dir`, if there is a copy;
     /// whether that was done. There may be none, or one that can have no more names.
     pub(super) fn link(
         &mut self,
         root: BorrowedFd<'_>,
-        stat: &Stat,
+        stat: &FileStat,
         dir: BorrowedFd<'_>,
         name: &CStr,
     ) -> Result<bool> {
@@ -119,12 +119,12 @@ impl Links {
     }
 
     /// Remembers that the copy of the file `stat` is `name` in `dir`, if it has further names.
-    pub(super) fn remember(&mut self, stat: &Stat, dir: &Rc<Place>, name: CString) {
+    pub(super) fn remember(&mut self, stat: &FileStat, dir: &Rc<TargetDir>, name: CString) {
         let missing = self.known.get(&stat.id).map_or(stat.links, |known| known.missing);
         match missing.saturating_sub(1) {
             0 => drop(self.known.remove(&stat.id)),
             missing => {
-                let known = Known { dir: Rc::clone(dir), name, missing };
+                let known = LinkedFile { dir: Rc::clone(dir), name, missing };
                 self.known.insert(stat.id, known);
             }
         }
@@ -143,15 +143,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let long = CString::new("long name ".repeat(20)).unwrap();
         let mut path = Descent::new(file::root(dir.path()).unwrap()).unwrap();
-        let mut place = Place::root();
+        let mut place = TargetDir::root();
         for _ in 0..60 {
             rustix::fs::mkdirat(path.here(), &long, Mode::RWXU).unwrap();
             let below = file::directory(path.here(), &long).unwrap();
             path.down(long.clone(), below).unwrap();
             place = place.below(long.clone());
         }
-        let found = Stat::of(place.open(path.root()).unwrap()).unwrap();
-        assert_eq!(found.id, Stat::of(path.here()).unwrap().id);
+        let found = FileStat::of(place.open(path.root()).unwrap()).unwrap();
+        assert_eq!(found.id, FileStat::of(path.here()).unwrap().id);
     }
 
     #[test]
@@ -162,11 +162,11 @@ mod tests {
             fs::hard_link(dir.path().join("one"), dir.path().join(name)).unwrap();
         }
         let top = file::root(dir.path()).unwrap();
-        let stat = Stat::of_entry(&top, c"one").unwrap();
-        let mut links = Links::default();
-        let link = |links: &mut Links, name| links.link(top.as_fd(), &stat, top.as_fd(), name);
+        let stat = FileStat::of_entry(&top, c"one").unwrap();
+        let mut links = HardLinks::default();
+        let link = |links: &mut HardLinks, name| links.link(top.as_fd(), &stat, top.as_fd(), name);
         assert_eq!(link(&mut links, c"before"), Ok(false));
-        links.remember(&stat, &Place::root(), c"one".to_owned());
+        links.remember(&stat, &TargetDir::root(), c"one".to_owned());
         assert_eq!(link(&mut links, c"four"), Ok(true));
         assert_eq!(link(&mut links, c"five"), Ok(true));
         assert_eq!(link(&mut links, c"six"), Ok(false));
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_long_chain_is_dropped_without_deep_calls() {
-        let chain = (0..300_000).fold(Place::root(), |place, _| place.below(c"d".to_owned()));
+        let chain = (0..300_000).fold(TargetDir::root(), |place, _| place.below(c"d".to_owned()));
         drop(chain);
     }
 }

@@ -43,7 +43,7 @@ fn look(root: &Path) -> (BTreeMap<PathBuf, Seen>, BTreeMap<PathBuf, u64>) {
         let meta = fs::symlink_metadata(&full).unwrap();
         let mut content = Vec::new();
         if meta.is_dir() {
-            let mut walk = Walk::new(file::root(&full).unwrap()).unwrap();
+            let mut walk = TreeWalk::new(file::root(&full).unwrap()).unwrap();
             while let Some(entry) = walk.next_entry().unwrap() {
                 waiting.push(path.join(std::ffi::OsStr::from_bytes(entry.name.as_bytes())));
             }
@@ -170,7 +170,7 @@ fn build(root: &Path, plans: &[Plan]) {
         made.push((path, plan));
     }
     for (path, plan) in made.iter().rev() {
-        dress(path, plan);
+        set_up_directory(path, plan);
     }
 }
 
@@ -198,7 +198,7 @@ fn make(path: &Path, what: &What) {
 }
 
 /// Gives a file its attributes, the times last.
-fn dress(path: &Path, plan: &Plan) {
+fn set_up_directory(path: &Path, plan: &Plan) {
     let meta = fs::symlink_metadata(path).unwrap();
     let (uid, gid) = (Uid::from_raw(plan.owner.0), Gid::from_raw(plan.owner.1));
     rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).unwrap();
@@ -221,12 +221,12 @@ fn dress(path: &Path, plan: &Plan) {
     set_times(path, plan.times.0, plan.times.1);
 }
 
-fn try_copy(from: &Path, to: &Path) -> Result<Copied, Error> {
-    copy_tree(from, to, &Progress::new(), u64::MAX)
+fn try_copy(from: &Path, to: &Path) -> Result<CopyTotals, CopyError> {
+    copy_tree(from, to, &TreeProgress::new(), u64::MAX)
 }
 
 /// Copies a tree and compares.
-fn check(from: &Path, to: &Path) -> Copied {
+fn check(from: &Path, to: &Path) -> CopyTotals {
     let (before, used_before) = look(from);
     let copied = try_copy(from, to).unwrap();
     let (after, used_after) = look(to);
@@ -336,13 +336,13 @@ fn a_tree_that_is_deeper_than_a_path_is_copied() {
     let (dir, from, to) = sample();
     deep(&from, 5000);
     let copied = try_copy(&from, &to);
-    let mut bottom = Walk::new(file::root(&to).unwrap()).unwrap();
+    let mut bottom = TreeWalk::new(file::root(&to).unwrap()).unwrap();
     while let Ok(below) = file::directory(bottom.here(), c"d") {
         bottom.enter(c"d".to_owned(), below).unwrap();
     }
     let mark = attributes::target(file::place(bottom.here(), c"mark").unwrap().as_fd()).unwrap();
-    let linked = Stat::of_entry(bottom.here(), c"one").unwrap();
-    let (depth, top) = (bottom.path().depth(), Stat::of_entry(bottom.path().root(), c"one"));
+    let linked = FileStat::of_entry(bottom.here(), c"one").unwrap();
+    let (depth, top) = (bottom.path().depth(), FileStat::of_entry(bottom.path().root(), c"one"));
     // Removing such trees takes more than the standard library has.
     Command::new("rm").arg("-rf").arg(dir.path()).status().unwrap();
     assert_eq!(copied.unwrap().entries, 5000 + 2 + 3);
@@ -359,28 +359,28 @@ fn a_limit_is_kept() {
     let again = |limit| {
         fs::remove_dir_all(&to).unwrap();
         fs::create_dir(&to).unwrap();
-        copy_tree(&from, &to, &Progress::new(), limit)
+        copy_tree(&from, &to, &TreeProgress::new(), limit)
     };
     assert_eq!(again(enough).unwrap().bytes, enough);
-    assert!(matches!(again(enough - 1), Err(Error::Limit { limit }) if limit == enough - 1));
+    assert!(matches!(again(enough - 1), Err(CopyError::Limit { limit }) if limit == enough - 1));
     // A file that is too large is not even begun.
-    assert!(matches!(again(50_000), Err(Error::Limit { .. })));
+    assert!(matches!(again(50_000), Err(CopyError::Limit { .. })));
     assert!(!to.join("one").exists() && !to.join("below/two").exists());
 }
 
 #[test]
 fn a_copy_can_be_cancelled() {
     let (_dir, from, to) = sample();
-    let progress = Progress::new();
+    let progress = TreeProgress::new();
     progress.cancel();
-    assert!(matches!(copy_tree(&from, &to, &progress, u64::MAX), Err(Error::Cancelled)));
+    assert!(matches!(copy_tree(&from, &to, &progress, u64::MAX), Err(CopyError::Cancelled)));
     assert!(fs::read_dir(to).unwrap().next().is_none());
 }
 
 #[test]
 fn the_progress_is_told() {
     let (_dir, from, to) = sample();
-    let progress = Progress::new();
+    let progress = TreeProgress::new();
     progress.estimate(&from);
     copy_tree(&from, &to, &progress, u64::MAX).unwrap();
     let done = progress.snapshot();
@@ -393,9 +393,9 @@ fn the_progress_is_told() {
 fn a_target_that_is_not_empty_is_refused() {
     let (_dir, from, to) = sample();
     fs::write(to.join("mine"), "stays").unwrap();
-    assert!(matches!(try_copy(&from, &to), Err(Error::NotEmpty { .. })));
+    assert!(matches!(try_copy(&from, &to), Err(CopyError::NotEmpty { .. })));
     assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
-    assert!(matches!(try_copy(&from, &from), Err(Error::NotEmpty { .. })));
+    assert!(matches!(try_copy(&from, &from), Err(CopyError::NotEmpty { .. })));
 }
 
 #[test]
@@ -404,7 +404,7 @@ fn a_tree_is_not_copied_into_itself() {
     let inside = from.join("below/inside");
     fs::create_dir(&inside).unwrap();
     let error = try_copy(&from, &inside).unwrap_err();
-    assert!(matches!(&error, Error::Inside { path } if path == Path::new("below/inside")));
+    assert!(matches!(&error, CopyError::Inside { path } if path == Path::new("below/inside")));
 }
 
 #[test]
@@ -412,7 +412,7 @@ fn a_directory_that_is_none_is_refused() {
     let (dir, from, to) = sample();
     symlink(&from, dir.path().join("link")).unwrap();
     for (from, to) in [(&from, dir.path().join("none")), (&dir.path().join("link"), to)] {
-        assert!(matches!(try_copy(from, &to), Err(Error::Open { .. })));
+        assert!(matches!(try_copy(from, &to), Err(CopyError::Open { .. })));
     }
 }
 
@@ -425,7 +425,7 @@ fn a_full_disk_is_said_and_other_file_systems_are_left_out() {
         let small = Some(c"size=160k");
         mount("none", &mounted, "tmpfs", MountFlags::empty(), small).unwrap();
         let error = try_copy(&from, &mounted).unwrap_err();
-        assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+        assert!(matches!(error, CopyError::NoSpace { .. }), "{error}");
         let inside = from.join("below/mounted");
         fs::create_dir(&inside).unwrap();
         mount("none", &inside, "tmpfs", MountFlags::empty(), None).unwrap();
@@ -449,7 +449,7 @@ fn a_copy_goes_from_one_file_system_to_another() {
 
 /// A thread that changes the tree as quickly as it can while `test` runs.
 fn while_changing(change: impl Fn(usize) + Sync, test: impl FnOnce()) {
-    let over = Progress::new();
+    let over = TreeProgress::new();
     std::thread::scope(|scope| {
         scope.spawn(|| (0..).take_while(|_| !over.is_cancelled()).for_each(&change));
         let tested = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test));

@@ -1,4 +1,4 @@
-//! Copies of volumes: whole, or failed and shown as such.
+//! CopyQueue of volumes: whole, or failed and shown as such.
 
 use std::fs;
 
@@ -9,10 +9,10 @@ fn a_crash_while_cloning_leaves_a_whole_copy_or_a_failure_that_is_shown() {
     let acknowledged = std::cell::Cell::new(false);
     let clone = |run: &Run| {
         acknowledged.set(false);
-        run.volumes.create(spec("b"), Origin::Clone(name("a")))?;
+        run.volumes.create(spec("b"), VolumeOrigin::Clone(name("a")))?;
         acknowledged.set(true);
         match run.settled("b").phase {
-            Phase::Failed { message } => Err(Error::Invalid(message)),
+            VolumePhase::Failed { message } => Err(Error::Invalid(message)),
             // With its note, which nobody waits for.
             _ if run.volumes.layout.crash.reached() => Err(Error::Invalid("crashed".into())),
             _ => Ok(()),
@@ -23,12 +23,12 @@ fn a_crash_while_cloning_leaves_a_whole_copy_or_a_failure_that_is_shown() {
         assert_eq!(place.content()["a/file"], "content");
         let found = run.volumes.show(&name("b")).map(|_| run.settled("b"));
         match found.map(|status| (status.phase, status.inodes_used)) {
-            Ok((Phase::Failed { .. }, _)) => {
+            Ok((VolumePhase::Failed { .. }, _)) => {
                 assert!(!done && !place.content().contains_key("b"));
                 assert_eq!(place.own("cloning"), ["id-b.json"]);
             }
             Ok(ready) => {
-                assert_eq!(ready, (Phase::Ready, 2));
+                assert_eq!(ready, (VolumePhase::Ready, 2));
                 assert_eq!(place.content()["b/file"], "content");
                 assert!(place.own("cloning").is_empty());
             }
@@ -42,15 +42,19 @@ fn cut_off() -> Place {
     let place = Place::new();
     let run = place.open();
     with_a_file(&run, &place);
-    let note =
-        attempt::Note { spec: spec("b"), from: name("a"), began: registry::now(), failed: None };
+    let note = clone_note::CloneNote {
+        spec: spec("b"),
+        from: name("a"),
+        began: registry::now(),
+        failed: None,
+    };
     run.volumes.layout.note(&note).unwrap();
     place
 }
 
 fn failure(run: &Run, of: &str) -> String {
     match run.volumes.show(&name(of)).unwrap().phase {
-        Phase::Failed { message } => message,
+        VolumePhase::Failed { message } => message,
         phase => panic!("{phase:?}"),
     }
 }
@@ -66,16 +70,16 @@ fn a_clone_that_was_cut_off_can_be_deleted_or_made_again() {
     assert_eq!(place.open().names(), names(["a", "other"]));
 
     for again in [spec("b"), Spec { id: VolumeId::new("id-c").unwrap(), ..spec("b") }] {
-        for origin in [Origin::Clone(name("a")), Origin::Fresh] {
+        for origin in [VolumeOrigin::Clone(name("a")), VolumeOrigin::Fresh] {
             let place = cut_off();
             let run = place.open();
             run.volumes.create(again.clone(), origin).unwrap();
-            assert_eq!(run.settled("b").phase, Phase::Ready);
+            assert_eq!(run.settled("b").phase, VolumePhase::Ready);
             assert!(place.own("cloning").is_empty());
             // The id that it does not have is free.
             let other = if again.id == spec("b").id { "id-c" } else { "id-b" };
             let other = Spec { id: VolumeId::new(other).unwrap(), ..spec("c") };
-            run.volumes.create(other, Origin::Fresh).unwrap();
+            run.volumes.create(other, VolumeOrigin::Fresh).unwrap();
             drop(run);
             assert_eq!(place.open().names(), names(["a", "b", "c", "other"]));
         }
@@ -89,8 +93,8 @@ fn why_a_clone_has_failed_is_known_after_a_restart() {
     with_a_file(&run, &place);
     fs::write(place.path("a/large"), vec![1; 300_000]).unwrap();
     let small = Spec { capacity: 100_000, ..spec("b") };
-    run.volumes.create(small, Origin::Clone(name("a"))).unwrap();
-    assert!(matches!(run.settled("b").phase, Phase::Failed { .. }));
+    run.volumes.create(small, VolumeOrigin::Clone(name("a"))).unwrap();
+    assert!(matches!(run.settled("b").phase, VolumePhase::Failed { .. }));
     let why = failure(&run, "b");
     drop(run);
     assert_eq!(failure(&place.open(), "b"), why);
@@ -123,22 +127,26 @@ fn a_clone_must_fit_and_its_source_must_stay() {
     run.create("a").unwrap();
     fs::write(place.path("a/file"), vec![1; 1 << 20]).unwrap();
     let small = Spec { capacity: 64 * 1024, ..spec("b") };
-    let clone = |spec: Spec| run.volumes.create(spec, Origin::Clone(name("a")));
+    let clone = |spec: Spec| run.volumes.create(spec, VolumeOrigin::Clone(name("a")));
     clone(small.clone()).unwrap();
     let failed = run.settled("b");
     assert!(
-        matches!(&failed.phase, Phase::Failed { message } if message.contains("65536")),
+        matches!(&failed.phase, VolumePhase::Failed { message } if message.contains("65536")),
         "{failed:?}"
     );
     assert!(!place.path("b").exists());
     // Asked again, with more, it works; without a limit too.
     clone(Spec { capacity: 2 * MIB, ..small.clone() }).unwrap();
-    assert_eq!(run.settled("b").phase, Phase::Ready);
-    let off =
-        Spec { name: name("c"), id: VolumeId::new("id-c").unwrap(), quota: Quota::Off, ..small };
+    assert_eq!(run.settled("b").phase, VolumePhase::Ready);
+    let off = Spec {
+        name: name("c"),
+        id: VolumeId::new("id-c").unwrap(),
+        quota: QuotaMode::Off,
+        ..small
+    };
     clone(off).unwrap();
-    assert_eq!(run.settled("c").phase, Phase::Ready);
-    let missing = run.volumes.create(spec("d"), Origin::Clone(name("nothing")));
+    assert_eq!(run.settled("c").phase, VolumePhase::Ready);
+    let missing = run.volumes.create(spec("d"), VolumeOrigin::Clone(name("nothing")));
     assert!(matches!(missing, Err(Error::NotFound(_))));
 }
 
@@ -147,19 +155,19 @@ fn copies_wait_for_their_turn_and_all_are_made() {
     let place = Place::new();
     let run = place.open();
     with_a_file(&run, &place);
-    let count = |run: &Run, is: fn(&Phase) -> bool| {
+    let count = |run: &Run, is: fn(&VolumePhase) -> bool| {
         run.volumes.list().iter().filter(|status| is(&status.phase)).count()
     };
     run.volumes.copies.set_limit(0);
     for n in 0..20 {
-        run.volumes.create(spec(&format!("c{n}")), Origin::Clone(name("a"))).unwrap();
+        run.volumes.create(spec(&format!("c{n}")), VolumeOrigin::Clone(name("a"))).unwrap();
     }
-    assert_eq!(count(&run, |phase| matches!(phase, Phase::Cloning { .. })), 20);
+    assert_eq!(count(&run, |phase| matches!(phase, VolumePhase::Cloning { .. })), 20);
     // None has a thread yet.
     run.volumes.copies.set_limit(2);
     run.volumes.begin_copies();
     for n in 0..20 {
-        assert_eq!(run.settled(&format!("c{n}")).phase, Phase::Ready);
+        assert_eq!(run.settled(&format!("c{n}")).phase, VolumePhase::Ready);
         assert_eq!(fs::read_to_string(place.path(&format!("c{n}/file"))).unwrap(), "content");
     }
 }
@@ -170,7 +178,7 @@ fn a_copy_that_is_given_up_ends_at_once_and_its_source_can_go() {
     let run = place.open();
     with_a_file(&run, &place);
     run.volumes.copies.set_limit(0);
-    run.volumes.create(spec("b"), Origin::Clone(name("a"))).unwrap();
+    run.volumes.create(spec("b"), VolumeOrigin::Clone(name("a"))).unwrap();
     let end = |of: &str| run.volumes.reclaim(&name(of), Some(OnDelete::Delete));
     assert!(matches!(end("b"), Err(Error::Cloning(_))));
     assert!(matches!(end("a"), Err(Error::Source { .. })));
@@ -178,7 +186,7 @@ fn a_copy_that_is_given_up_ends_at_once_and_its_source_can_go() {
     run.volumes.give_up(&name("b"), &VolumeId::new("id-c").unwrap());
     assert!(matches!(end("b"), Err(Error::Cloning(_))));
     run.volumes.give_up(&name("b"), &spec("b").id);
-    assert!(matches!(run.volumes.show(&name("b")).unwrap().phase, Phase::Failed { .. }));
+    assert!(matches!(run.volumes.show(&name("b")).unwrap().phase, VolumePhase::Failed { .. }));
     end("b").unwrap();
     end("a").unwrap();
     run.volumes.copies.set_limit(2);
@@ -197,12 +205,12 @@ fn a_copy_that_is_under_way_ends_early_when_it_is_given_up() {
     for n in 0..200_u64 {
         std::os::unix::fs::FileExt::write_all_at(&large, &[1; 64 * 1024], n * 65536).unwrap();
     }
-    run.volumes.create(spec("b"), Origin::Clone(name("a"))).unwrap();
+    run.volumes.create(spec("b"), VolumeOrigin::Clone(name("a"))).unwrap();
     run.volumes.give_up(&name("b"), &spec("b").id);
     match run.settled("b").phase {
         // It was quicker, and is a volume.
-        Phase::Ready => {}
-        Phase::Failed { message } => assert!(message.contains("cancel"), "{message}"),
+        VolumePhase::Ready => {}
+        VolumePhase::Failed { message } => assert!(message.contains("cancel"), "{message}"),
         phase => panic!("{phase:?}"),
     }
     run.volumes.reclaim(&name("b"), Some(OnDelete::Delete)).unwrap();

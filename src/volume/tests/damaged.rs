@@ -47,10 +47,10 @@ fn nothing_is_put_into_the_directory_of_a_record_that_cannot_be_read() {
     }
     fs::create_dir_all(place.path("a/x/adopted")).unwrap();
     for (at, origin) in [
-        ("a/new", Origin::Fresh),
-        ("a/x/y/new", Origin::Fresh),
-        ("a/copy", Origin::Clone(name("b"))),
-        ("a/x/adopted", Origin::Adopt),
+        ("a/new", VolumeOrigin::Fresh),
+        ("a/x/y/new", VolumeOrigin::Fresh),
+        ("a/copy", VolumeOrigin::Clone(name("b"))),
+        ("a/x/adopted", VolumeOrigin::Adopt),
     ] {
         let directory = Some(VolumeDirectory::new(at).unwrap());
         let put = run.volumes.create(Spec { directory, ..spec("d") }, origin);
@@ -62,7 +62,7 @@ fn nothing_is_put_into_the_directory_of_a_record_that_cannot_be_read() {
     // What people say is no volume's, is none's.
     rustix::fs::lremovexattr(place.path("a"), "user.berth").unwrap();
     let directory = Some(VolumeDirectory::new("a/new").unwrap());
-    run.volumes.create(Spec { directory, ..spec("d") }, Origin::Fresh).unwrap();
+    run.volumes.create(Spec { directory, ..spec("d") }, VolumeOrigin::Fresh).unwrap();
 }
 
 /// Opens the volumes "a", "b" and "c" after `change` was done to the record of "a".
@@ -116,7 +116,7 @@ fn of_two_records_with_one_directory_export_or_name_only_the_true_one_is_served(
     only_a_is_faulty(&copied, "its export");
     // It is not adopted by another name either: its directory stays with its record.
     let other = Spec { directory: Some(VolumeDirectory::new("a").unwrap()), ..spec("d") };
-    let adopted = copied.1.volumes.create(other, Origin::Adopt);
+    let adopted = copied.1.volumes.create(other, VolumeOrigin::Adopt);
     assert!(matches!(adopted, Err(Error::Faulty(_))), "{adopted:?}");
     // Those that were made by an earlier version, or where there are no extended attributes.
     let unmarked = tampered(|file, text| {
@@ -180,13 +180,13 @@ fn a_volume_without_its_directory_is_lost_and_can_be_deleted() {
     fs::rename(place.path("a"), place.path("elsewhere")).unwrap();
     std::os::unix::fs::symlink("elsewhere", place.path("a")).unwrap();
     let run = place.open();
-    assert!(matches!(run.settled("a").phase, Phase::Lost { .. }), "a link was followed");
+    assert!(matches!(run.settled("a").phase, VolumePhase::Lost { .. }), "a link was followed");
     assert!(run.create("a").is_err(), "what cannot be used is no success");
     assert!(run.volumes.is_lost(&name("a")) && run.volumes.at_path("/a").is_some());
     fs::remove_file(place.path("a")).unwrap();
     fs::rename(place.path("elsewhere"), place.path("a")).unwrap();
     assert!(
-        !matches!(run.create("a").unwrap().phase, Phase::Lost { .. }),
+        !matches!(run.create("a").unwrap().phase, VolumePhase::Lost { .. }),
         "it is not served again"
     );
     assert!(!run.volumes.is_lost(&name("a")) && !run.volumes.is_lost(&name("none")));
@@ -208,7 +208,7 @@ fn what_took_the_place_of_a_volume_is_left_alone_at_its_end() {
     let run = place.open();
     let deep = Spec { directory: Some(VolumeDirectory::new("team/b").unwrap()), ..spec("b") };
     run.create("a").unwrap();
-    run.volumes.create(deep, Origin::Fresh).unwrap();
+    run.volumes.create(deep, VolumeOrigin::Fresh).unwrap();
     drop(run);
     fs::create_dir_all(place.path("precious/b")).unwrap();
     for (of, link) in [("a", "a"), ("team", "team")] {
@@ -236,7 +236,7 @@ fn what_is_mounted_among_the_volumes_is_not_adopted() {
         run.create("a").unwrap();
         fs::create_dir_all(place.path("bound")).unwrap();
         rustix::mount::mount_bind(place.path("a"), place.path("bound")).unwrap();
-        let adopted = run.volumes.create(spec("bound"), Origin::Adopt);
+        let adopted = run.volumes.create(spec("bound"), VolumeOrigin::Adopt);
         assert!(matches!(adopted, Err(Error::Invalid(_))), "{adopted:?}");
         assert_eq!(run.names(), ["a"]);
     });

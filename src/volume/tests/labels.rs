@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use super::{Place, Run, crash_everywhere, name, spec};
-use crate::volume::Origin;
-use crate::volume::error::Kind;
+use crate::volume::VolumeOrigin;
+use crate::volume::error::VolumeErrorKind;
 use crate::volume::name::VolumeId;
 
 #[test]
@@ -19,7 +19,7 @@ fn labels_are_on_the_disk_or_as_they_were() {
         |run, _| {
             let mut spec = spec("a");
             spec.labels.insert("old".into(), "x".into());
-            run.volumes.create(spec, Origin::Fresh).unwrap();
+            run.volumes.create(spec, VolumeOrigin::Fresh).unwrap();
         },
         set,
         |run, _, done| {
@@ -36,7 +36,7 @@ fn labels_are_of_one_volume() {
     run.create("a").unwrap();
     let other = VolumeId::new("another").unwrap();
     let error = run.volumes.set_labels(&name("a"), &other, &[("key", Some("x"))]).unwrap_err();
-    assert_eq!(error.kind(), Kind::NotFound);
+    assert_eq!(error.kind(), VolumeErrorKind::NotFound);
     assert_eq!(run.volumes.at_path("/a").unwrap().labels.len(), 0);
     for other in ["/b", "a", "/a/", "/a/b", "//a", "/", ""] {
         assert!(run.volumes.at_path(other).is_none(), "{other}");

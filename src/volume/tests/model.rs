@@ -104,7 +104,7 @@ impl Run {
             }
             Op::Clone => {
                 self.volumes.reclaim(&name(other), Some(OnDelete::Delete)).unwrap();
-                self.volumes.create(spec(other), Origin::Clone(name(of))).unwrap();
+                self.volumes.create(spec(other), VolumeOrigin::Clone(name(of))).unwrap();
                 self.settled(other);
                 Ok(())
             }

@@ -9,9 +9,9 @@ fn creating_again_is_a_success_with_the_same_id_only() {
     let first = run.create("a").unwrap();
     assert_eq!(run.create("a").unwrap(), first);
     let other = Spec { id: VolumeId::new("id-b").unwrap(), ..spec("a") };
-    assert!(matches!(run.volumes.create(other, Origin::Fresh), Err(Error::OtherId { .. })));
+    assert!(matches!(run.volumes.create(other, VolumeOrigin::Fresh), Err(Error::OtherId { .. })));
     let other = Spec { name: name("b"), ..spec("a") };
-    assert!(matches!(run.volumes.create(other, Origin::Fresh), Err(Error::OtherName { .. })));
+    assert!(matches!(run.volumes.create(other, VolumeOrigin::Fresh), Err(Error::OtherName { .. })));
     assert_eq!(run.names(), ["a"]);
 }
 
@@ -26,10 +26,10 @@ fn what_is_in_the_way_stays_as_it_is() {
         assert!(matches!(run.create(of), Err(Error::InTheWay(_))), "{of}");
     }
     for of in ["b", "c"] {
-        let adopted = run.volumes.create(spec(of), Origin::Adopt);
+        let adopted = run.volumes.create(spec(of), VolumeOrigin::Adopt);
         assert!(matches!(adopted, Err(Error::InTheWay(_))), "{of}: {adopted:?}");
     }
-    let missing = run.volumes.create(spec("d"), Origin::Adopt);
+    let missing = run.volumes.create(spec("d"), VolumeOrigin::Adopt);
     assert!(matches!(missing, Err(Error::NothingToAdopt(_))));
     assert!(run.names().is_empty() && place.own("volumes").is_empty());
     assert_eq!(fs::read_to_string(place.path("b")).unwrap(), "a file");
@@ -39,15 +39,15 @@ fn what_is_in_the_way_stays_as_it_is() {
 fn wishes_that_make_no_sense_are_refused() {
     let place = Place::new();
     let run = place.open();
-    let refused = |change: fn(&mut Spec), kind: Kind| {
+    let refused = |change: fn(&mut Spec), kind: VolumeErrorKind| {
         let mut spec = spec("a");
         change(&mut spec);
-        let error = run.volumes.create(spec, Origin::Fresh).unwrap_err();
+        let error = run.volumes.create(spec, VolumeOrigin::Fresh).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
     };
-    refused(|spec| spec.capacity = 0, Kind::Invalid);
-    refused(|spec| spec.capacity = u64::MAX, Kind::NoSpace);
-    refused(|spec| spec.clients.clear(), Kind::Invalid);
+    refused(|spec| spec.capacity = 0, VolumeErrorKind::Invalid);
+    refused(|spec| spec.capacity = u64::MAX, VolumeErrorKind::NoSpace);
+    refused(|spec| spec.clients.clear(), VolumeErrorKind::Invalid);
     assert!(run.names().is_empty() && place.content().is_empty());
 }
 
@@ -62,7 +62,7 @@ fn the_end_of_a_volume_is_the_one_that_it_asks_for() {
         ("k", OnDelete::Retain),
     ] {
         let spec = Spec { on_delete, ..spec(of) };
-        run.volumes.create(spec, Origin::Fresh).unwrap();
+        run.volumes.create(spec, VolumeOrigin::Fresh).unwrap();
         fs::write(place.path(of).join("file"), "").unwrap();
     }
     let end = |of| run.volumes.reclaim(&name(of), None).unwrap();
@@ -81,7 +81,7 @@ fn a_volume_may_be_deeper_and_no_two_are_in_each_other() {
     let run = place.open();
     let at = |of: &str, path: &str| {
         let directory = Some(VolumeDirectory::new(path).unwrap());
-        run.volumes.create(Spec { directory, ..spec(of) }, Origin::Fresh)
+        run.volumes.create(Spec { directory, ..spec(of) }, VolumeOrigin::Fresh)
     };
     at("a", "team/app/data").unwrap();
     at("b", "team/other").unwrap();
@@ -115,8 +115,8 @@ fn a_volume_may_be_deeper_and_no_two_are_in_each_other() {
 fn a_secret_path_stays_and_leads_to_its_name() {
     let place = Place::new();
     let run = place.open();
-    let token = Some(Token::new("0123456789abcdef").unwrap());
-    let made = run.volumes.create(Spec { token, ..spec("a") }, Origin::Fresh).unwrap();
+    let token = Some(MountToken::new("0123456789abcdef").unwrap());
+    let made = run.volumes.create(Spec { token, ..spec("a") }, VolumeOrigin::Fresh).unwrap();
     assert_eq!(made.path, "/a/0123456789abcdef");
     assert!(place.path("a").exists(), "the directory says nothing of it");
     let mounted = "/a//./0123456789abcdef/";
@@ -124,10 +124,10 @@ fn a_secret_path_stays_and_leads_to_its_name() {
     assert_eq!(run.volumes.show(&name("a")).unwrap().mounted_by.len(), 1);
     run.volumes.reclaim(&name("a"), Some(OnDelete::Recycle)).unwrap();
     // Asked for again, with another one or none, it is where it was.
-    let again = run.volumes.create(spec("a"), Origin::Fresh).unwrap();
+    let again = run.volumes.create(spec("a"), VolumeOrigin::Fresh).unwrap();
     assert_eq!(again.path, made.path);
     // A copy is as hard to find.
-    run.volumes.create(spec("copy"), Origin::Clone(name("a"))).unwrap();
+    run.volumes.create(spec("copy"), VolumeOrigin::Clone(name("a"))).unwrap();
     let copy = run.settled("copy");
     assert_eq!(copy.path.len(), "/copy/".len() + 32);
     drop(run);
@@ -143,7 +143,7 @@ fn a_volume_that_somebody_has_is_not_taken_away() {
     for of in ["held", "free"] {
         run.create(of).unwrap();
     }
-    let may = |of: &str, how| run.volumes.may_be_taken(&name(of), how).map_err(|e| e.to_string());
+    let may = |of: &str, how| run.volumes.check_not_held(&name(of), how).map_err(|e| e.to_string());
     assert_eq!(may("held", None), Ok(()), "nobody knows of anybody");
     run.volumes.set_holders(Box::new(|spec| {
         (spec.name.as_str() == "held").then(|| "the claim default/data".to_owned())

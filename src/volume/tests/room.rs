@@ -16,16 +16,16 @@ fn inodes_are_in_proportion_to_the_capacity_unless_others_are_wanted() {
         run.settled(of).spec.inodes
     };
     fs::create_dir(place.path("adopted")).unwrap();
-    assert_eq!(create("a", None, Origin::Fresh), Some(8192));
+    assert_eq!(create("a", None, VolumeOrigin::Fresh), Some(8192));
     assert_eq!(run.create("small").unwrap().spec.inodes, Some(4096));
-    assert_eq!(create("none", Some(0), Origin::Fresh), None);
-    assert_eq!(create("few", Some(7), Origin::Fresh), Some(7));
-    assert_eq!(create("adopted", None, Origin::Adopt), None);
-    assert_eq!(create("of-a", None, Origin::Clone(name("a"))), Some(8192));
-    assert_eq!(create("of-few", None, Origin::Clone(name("few"))), Some(8192));
-    assert_eq!(create("of-none", None, Origin::Clone(name("none"))), None);
+    assert_eq!(create("none", Some(0), VolumeOrigin::Fresh), None);
+    assert_eq!(create("few", Some(7), VolumeOrigin::Fresh), Some(7));
+    assert_eq!(create("adopted", None, VolumeOrigin::Adopt), None);
+    assert_eq!(create("of-a", None, VolumeOrigin::Clone(name("a"))), Some(8192));
+    assert_eq!(create("of-few", None, VolumeOrigin::Clone(name("few"))), Some(8192));
+    assert_eq!(create("of-none", None, VolumeOrigin::Clone(name("none"))), None);
     let to = |of: &str, mib: u64, inodes| {
-        let growth = Growth { capacity: Some(mib * MIB), inodes, shrink: true };
+        let growth = CapacityChange { capacity: Some(mib * MIB), inodes, shrink: true };
         run.volumes.expand(&name(of), growth).unwrap().spec.inodes
     };
     assert_eq!((to("a", 256, None), to("a", 128, None)), (Some(16384), Some(8192)));
@@ -46,19 +46,22 @@ fn capacities_are_not_promised_beyond_what_is_allowed() {
     let wish = |of: &str, share: u64| Spec { capacity: disk / 10 * share, ..spec(of) };
     let run = place.try_open_with(Some(150)).unwrap();
     let create = |of: &str, share, origin| run.volumes.create(wish(of, share), origin);
-    create("a", 9, Origin::Fresh).unwrap();
-    let refused = create("b", 7, Origin::Fresh).unwrap_err();
+    create("a", 9, VolumeOrigin::Fresh).unwrap();
+    let refused = create("b", 7, VolumeOrigin::Fresh).unwrap_err();
     assert!(matches!(refused, Error::Overcommitted { percent: 150, .. }), "{refused}");
-    assert_eq!(refused.kind(), Kind::NoSpace);
+    assert_eq!(refused.kind(), VolumeErrorKind::NoSpace);
     assert!(refused.to_string().contains("--overcommit"), "{refused}");
-    assert!(create("b", 7, Origin::Clone(name("a"))).is_err() && !place.path("b").exists());
-    create("off", 7, Origin::Fresh).unwrap_err();
-    let off = Spec { quota: Quota::Off, ..wish("off", 9) };
-    run.volumes.create(off, Origin::Fresh).unwrap();
-    create("b", 5, Origin::Fresh).unwrap();
+    assert!(create("b", 7, VolumeOrigin::Clone(name("a"))).is_err() && !place.path("b").exists());
+    create("off", 7, VolumeOrigin::Fresh).unwrap_err();
+    let off = Spec { quota: QuotaMode::Off, ..wish("off", 9) };
+    run.volumes.create(off, VolumeOrigin::Fresh).unwrap();
+    create("b", 5, VolumeOrigin::Fresh).unwrap();
     let to = |of: &str, share| {
-        let growth =
-            Growth { capacity: Some(disk / 10 * share), shrink: true, ..Growth::default() };
+        let growth = CapacityChange {
+            capacity: Some(disk / 10 * share),
+            shrink: true,
+            ..CapacityChange::default()
+        };
         run.volumes.expand(&name(of), growth)
     };
     assert!(matches!(to("b", 7), Err(Error::Overcommitted { .. })));
@@ -69,9 +72,10 @@ fn capacities_are_not_promised_beyond_what_is_allowed() {
     // A limit that comes later takes nothing away, and less is always allowed.
     let run = place.try_open_with(Some(10)).unwrap();
     assert_eq!(run.exported(), ["/a", "/b", "/off"]);
-    assert_eq!(run.volumes.promise().promised, disk / 10 * 5 + disk / 10 * 7);
+    assert_eq!(run.volumes.committed_capacity().promised, disk / 10 * 5 + disk / 10 * 7);
     run.settled("b");
-    let less = Growth { capacity: Some(disk / 10), shrink: true, ..Growth::default() };
+    let less =
+        CapacityChange { capacity: Some(disk / 10), shrink: true, ..CapacityChange::default() };
     run.volumes.expand(&name("b"), less).unwrap();
     assert!(run.create("c").is_err());
 }
@@ -82,7 +86,8 @@ fn a_volume_shrinks_only_by_explicit_wish_and_never_below_what_is_used() {
     let run = place.open();
     run.create("a").unwrap();
     let to = |capacity, shrink| {
-        let growth = Growth { capacity: Some(capacity), shrink, ..Growth::default() };
+        let growth =
+            CapacityChange { capacity: Some(capacity), shrink, ..CapacityChange::default() };
         run.volumes.expand(&name("a"), growth).map(|status| status.spec.capacity)
     };
     assert!(matches!(to(8 * MIB, false), Err(Error::WouldShrink { .. })));
@@ -103,9 +108,9 @@ fn a_copy_for_which_the_disk_has_no_room_is_told_from_one_that_fails() {
         let run = place.open();
         run.create("a").unwrap();
         fs::write(place.path("a/file"), vec![1; 12 << 20]).unwrap();
-        run.volumes.create(spec("copy"), Origin::Clone(name("a"))).unwrap();
+        run.volumes.create(spec("copy"), VolumeOrigin::Clone(name("a"))).unwrap();
         let status = run.settled("copy");
-        assert!(matches!(status.phase, Phase::Failed { .. }) && status.full, "{status:?}");
+        assert!(matches!(status.phase, VolumePhase::Failed { .. }) && status.full, "{status:?}");
         assert!(!run.settled("a").full);
     });
 }
@@ -151,7 +156,8 @@ fn volumes_are_given_back_when_the_disk_has_nothing_left() {
             assert!(matches!(end(&run, of, OnDelete::Recycle), Reclaimed::Recycled(_)));
             take_all(&place.path("hog"), inodes); // a client that takes what was given back
         }
-        let less = Growth { capacity: Some(8 * MIB), shrink: true, ..Growth::default() };
+        let less =
+            CapacityChange { capacity: Some(8 * MIB), shrink: true, ..CapacityChange::default() };
         run.volumes.expand(&name("e"), less).unwrap();
         // Whose a volume is has to be noted before it ends.
         let id = run.settled("f").spec.id;
@@ -200,8 +206,8 @@ fn a_disk_that_an_earlier_version_has_filled_is_served_and_given_back() {
         run.volumes.reclaim(&name("hog"), Some(OnDelete::Delete)).unwrap();
         run.eventually("the trash is emptied", || run.trash_is_empty());
         run.settled("b"); // a copy needs to know what it takes
-        run.volumes.create(spec("copy"), Origin::Clone(name("b"))).unwrap();
-        assert_eq!(run.settled("copy").phase, Phase::Ready);
+        run.volumes.create(spec("copy"), VolumeOrigin::Clone(name("b"))).unwrap();
+        assert_eq!(run.settled("copy").phase, VolumePhase::Ready);
         run.volumes.reclaim(&name("copy"), Some(OnDelete::Delete)).unwrap();
         assert_eq!(place.own("spare").len(), 12);
         drop(run);

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use super::Shared;
+use super::TrashShared;
 use crate::errno::{Errno, Result};
-use crate::volume::tree::Walk;
-use crate::volume::tree::file::{self, Stat};
+use crate::volume::tree::TreeWalk;
+use crate::volume::tree::file::{self, FileStat};
 
 /// Bytes of a large file that are freed at once.
 pub(super) const STEP: u64 = 256 * 1024 * 1024;
@@ -27,14 +27,14 @@ pub(super) const PAUSE: Duration = Duration::from_millis(5);
 
 /// How fast entries may be removed.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct RemovalPace {
     /// The time that an entry has.
     share: Duration,
     /// When the time of what was removed is over.
     due: Instant,
 }
 
-impl Pace {
+impl RemovalPace {
     pub(super) fn new(rate: NonZeroU32, now: Instant) -> Self {
         Self { share: Duration::from_secs(1) / rate.get(), due: now }
     }
@@ -50,7 +50,7 @@ impl Pace {
 
 /// How the removal of an entry of the folder ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum RemovalOutcome {
     Removed,
     /// Something of it cannot be removed.
     SetAside,
@@ -62,7 +62,7 @@ pub(super) enum End {
 
 /// What became of the files of an entry.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct RemovalTally {
     pub(super) removed: u64,
     pub(super) failed: u64,
     /// The first that failed.
@@ -73,23 +73,23 @@ pub(super) struct Tally {
 
 /// The removal of one entry of the folder: children first.
 pub(super) struct Removal<'a> {
-    pace: &'a mut Pace,
-    shared: &'a Shared,
+    pace: &'a mut RemovalPace,
+    shared: &'a TrashShared,
     /// It is in the folder itself at the beginning and at the end, and never reads that.
-    walk: Walk,
+    walk: TreeWalk,
     /// For each directory on the way: what was removed, and what had failed, when it was entered.
     marks: Vec<(u64, u64)>,
-    tally: Tally,
+    tally: RemovalTally,
 }
 
 impl<'a> Removal<'a> {
     /// A removal by a walk that begins in the folder.
-    pub(super) fn new(pace: &'a mut Pace, shared: &'a Shared, walk: Walk) -> Self {
-        Self { pace, shared, walk, marks: Vec::new(), tally: Tally::default() }
+    pub(super) fn new(pace: &'a mut RemovalPace, shared: &'a TrashShared, walk: TreeWalk) -> Self {
+        Self { pace, shared, walk, marks: Vec::new(), tally: RemovalTally::default() }
     }
 
     /// Removes the entry `name` of the folder.
-    pub(super) fn run(mut self, name: &CStr) -> (End, Tally) {
+    pub(super) fn run(mut self, name: &CStr) -> (RemovalOutcome, RemovalTally) {
         self.entry(name, FileType::Unknown);
         while self.walk.path().depth() > 0 && !self.shared.progress.is_cancelled() {
             if let Err(errno) = self.step() {
@@ -98,10 +98,10 @@ impl<'a> Removal<'a> {
             }
         }
         let end = match self.tally {
-            _ if self.shared.progress.is_cancelled() => End::Stopped,
-            Tally { failed: 0, .. } => End::Removed,
-            Tally { later: true, .. } => End::Later,
-            _ => End::SetAside,
+            _ if self.shared.progress.is_cancelled() => RemovalOutcome::Stopped,
+            RemovalTally { failed: 0, .. } => RemovalOutcome::Removed,
+            RemovalTally { later: true, .. } => RemovalOutcome::Later,
+            _ => RemovalOutcome::SetAside,
         };
         (end, self.tally)
     }
@@ -130,7 +130,7 @@ impl<'a> Removal<'a> {
             }
         }
         let freed =
-            Stat::of_entry(self.walk.here(), name).and_then(|stat| self.shrink(name, &stat));
+            FileStat::of_entry(self.walk.here(), name).and_then(|stat| self.shrink(name, &stat));
         match freed {
             Ok(Some(freed)) => self.unlink(name, AtFlags::empty(), freed),
             Ok(None) | Err(Errno::NOENT) => {} // it has to end; somebody else was quicker
@@ -147,7 +147,7 @@ impl<'a> Removal<'a> {
 
     /// Removes the directory at whose end the walk is, and goes on in the one above.
     fn leave(&mut self) -> Result<()> {
-        let used = Stat::of(self.walk.here()).map_or(0, |stat| stat.used);
+        let used = FileStat::of(self.walk.here()).map_or(0, |stat| stat.used);
         let name = self.walk.leave()?;
         let (removed, failed) = self.marks.pop().unwrap_or_default();
         if self.tally.failed == failed {
@@ -204,7 +204,7 @@ impl<'a> Removal<'a> {
 
     /// Makes a large file shorter in steps, if no other name has it. Answers what its removal will
     /// free; none if the thread has to end before.
-    fn shrink(&mut self, name: &CStr, stat: &Stat) -> Result<Option<u64>> {
+    fn shrink(&mut self, name: &CStr, stat: &FileStat) -> Result<Option<u64>> {
         if stat.links != 1 {
             return Ok(Some(0));
         }
@@ -219,7 +219,7 @@ impl<'a> Removal<'a> {
                 return Ok(None);
             }
             rustix::fs::ftruncate(&file, length)?;
-            let freed = used.saturating_sub(Stat::of(&file)?.used);
+            let freed = used.saturating_sub(FileStat::of(&file)?.used);
             used -= freed;
             self.shared.progress.add(0, freed);
             self.charge(freed);
@@ -235,14 +235,14 @@ fn openable(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     let opened = match open() {
         Err(Errno::ACCES) => {
             let place = file::place(dir, name)?;
-            if Stat::of(&place)?.kind == FileType::Directory {
+            if FileStat::of(&place)?.kind == FileType::Directory {
                 rustix::fs::chmod(file::proc_path(&place), Mode::RWXU)?;
             }
             open()?
         }
         opened => opened?,
     };
-    let mode = Stat::of(&opened)?.mode;
+    let mode = FileStat::of(&opened)?.mode;
     if !mode.contains(Mode::RWXU) {
         // If that fails, so will the removal of what is in it, unless it does not matter.
         let _ = rustix::fs::fchmod(&opened, Mode::RWXU);
@@ -251,9 +251,9 @@ fn openable(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
 }
 
 /// Opens the file for writing, if the name still has it.
-fn writable(dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<OwnedFd> {
+fn writable(dir: BorrowedFd<'_>, name: &CStr, stat: &FileStat) -> Result<OwnedFd> {
     let place = file::place(dir, name)?;
-    let now = Stat::of(&place)?;
+    let now = FileStat::of(&place)?;
     if (now.id, now.kind, now.links) != (stat.id, FileType::RegularFile, 1) {
         return Err(Errno::STALE);
     }
@@ -261,7 +261,7 @@ fn writable(dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<OwnedFd> {
 }
 
 /// The lengths to which a file is cut, one after the other, so that each frees a step.
-pub(super) fn lengths(file: impl AsFd, stat: &Stat) -> Result<Vec<u64>> {
+pub(super) fn lengths(file: impl AsFd, stat: &FileStat) -> Result<Vec<u64>> {
     let file = file.as_fd();
     let (mut lengths, mut at, mut piece) = (Vec::new(), 0, 0);
     while let Some((mut start, end)) = file::data(file, at, stat.size)? {

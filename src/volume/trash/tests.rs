@@ -12,7 +12,7 @@ use tempfile::{TempDir, tempdir};
 use super::removal::{CHARGED, PAUSE, STEP, lengths};
 use super::*;
 use crate::volume::tree::Descent;
-use crate::volume::tree::file::Stat;
+use crate::volume::tree::file::FileStat;
 use crate::volume::tree::support::{as_nobody, with_own_mounts};
 
 const FAST: NonZeroU32 = NonZeroU32::MAX;
@@ -133,13 +133,13 @@ fn stopping_is_quick_and_the_next_start_goes_on() {
 #[test]
 fn the_rate_bounds_entries_and_bytes() {
     let now = Instant::now();
-    let mut pace = Pace::new(NonZeroU32::new(100).unwrap(), now);
+    let mut pace = RemovalPace::new(NonZeroU32::new(100).unwrap(), now);
     assert_eq!(pace.charge(0, now), Some(now + Duration::from_millis(10)));
     assert_eq!(pace.charge(10 * CHARGED, now), Some(now + Duration::from_millis(120)));
     let late = now + Duration::from_secs(5);
     // What a slow call has cost is not made up for by a burst.
     assert_eq!(pace.charge(0, late), Some(late + Duration::from_millis(10) - PAUSE));
-    let mut fast = Pace::new(NonZeroU32::new(1000).unwrap(), now);
+    let mut fast = RemovalPace::new(NonZeroU32::new(1000).unwrap(), now);
     let waits: Vec<_> = (0..15).filter(|_| fast.charge(0, now).is_some()).collect();
     assert_eq!(waits, (4..15).collect::<Vec<_>>()); // short ones are saved up
 }
@@ -161,7 +161,7 @@ fn a_large_file_is_cut_in_steps() {
     let dir = tempdir().unwrap();
     let file = File::create_new(dir.path().join("large")).unwrap();
     let check = |file: &File, expected: &[u64]| {
-        assert_eq!(lengths(file, &Stat::of(file).unwrap()).unwrap(), expected);
+        assert_eq!(lengths(file, &FileStat::of(file).unwrap()).unwrap(), expected);
     };
     // Reserved, but not written.
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 4 * STEP).unwrap();
@@ -170,8 +170,8 @@ fn a_large_file_is_cut_in_steps() {
     // Little data, far apart.
     file.write_all_at(&[1; 4096], 0).unwrap();
     file.write_all_at(&[1; 4096], 1 << 40).unwrap();
-    let stat = Stat::of(&file).unwrap();
-    let as_if = Stat { used: STEP + 1, ..stat };
+    let stat = FileStat::of(&file).unwrap();
+    let as_if = FileStat { used: STEP + 1, ..stat };
     assert_eq!(lengths(&file, &as_if).unwrap(), [0; 0]);
 }
 

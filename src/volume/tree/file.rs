@@ -21,7 +21,7 @@ pub struct FileId {
 
 /// The attributes of a file at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stat {
+pub struct FileStat {
     /// Which file it is.
     pub id: FileId,
     /// Its kind.
@@ -46,7 +46,7 @@ pub struct Stat {
     pub modified: (i64, u32),
 }
 
-impl Stat {
+impl FileStat {
     /// The attributes of the file that `fd` refers to; an O_PATH descriptor will do.
     ///
     /// # Errors
@@ -190,7 +190,7 @@ mod tests {
         let refused = directory(&top, c"link").unwrap_err();
         assert!([Errno::LOOP, Errno::NOTDIR].contains(&refused), "{refused:?}");
         let link = place(&top, c"link").unwrap();
-        assert_eq!(Stat::of(&link).unwrap().kind, FileType::Symlink);
+        assert_eq!(FileStat::of(&link).unwrap().kind, FileType::Symlink);
         assert!(root(&dir.path().join("link")).is_err());
     }
 

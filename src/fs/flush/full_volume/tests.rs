@@ -9,7 +9,7 @@ use crate::fs::flush::Extent;
 use crate::fs::handle::{KEY_LEN, Key};
 use crate::fs::testing::{Files, VOLUME, Volume, errno, volume};
 use crate::quota::ledger::Ledger;
-use crate::quota::{QuotaLimits, Rule, Usage};
+use crate::quota::{LimitRule, QuotaLimits, Usage};
 use crate::sched::Patience;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -101,7 +101,7 @@ fn full_volumes_leave_threads_to_other_flushes() {
     let dir = tempfile::tempdir().unwrap();
     let fs = Fs::new(Key::new([1; KEY_LEN]), 4096, dir.path()).unwrap();
     let ledger = Ledger::open(dir.path().join("ledger"), || Ok(()));
-    let limits = QuotaLimits { bytes: 1 << 20, inodes: None, rule: Rule::Enforce };
+    let limits = QuotaLimits { bytes: 1 << 20, inodes: None, rule: LimitRule::Enforce };
     let ids = (1..=MANY).map(ExportId);
     let all: Vec<_> = ids
         .map(|id| {

@@ -7,20 +7,20 @@
 //! that they name is served, changed or removed.
 //!
 //! A record is credible if its directory bears the mark that it was made for this very export
-//! ([`Layout::mark`]); among others, if its directory has the volume's own name; then the older
+//! ([`VolumeLayout::mark`]); among others, if its directory has the volume's own name; then the older
 //! one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::layout::Layout;
+use super::layout::VolumeLayout;
 use super::name::{VolumeId, VolumeName};
-use super::registry::{Fault, Record};
+use super::registry::{RecordFault, VolumeRecord};
 use crate::export::ExportId;
 
 /// What the records that are believed have.
 #[derive(Default)]
-struct Taken {
+struct BelievedRecords {
     names: HashMap<VolumeName, VolumeId>,
     exports: HashMap<ExportId, String>,
     directories: BTreeMap<PathBuf, VolumeId>,
@@ -29,21 +29,21 @@ struct Taken {
 /// Sorts records into those that are believed, by their ids, and those that are not. `others` are
 /// the ids of exports that are no volumes.
 pub(super) fn settle(
-    layout: &Layout,
-    mut records: Vec<Record>,
+    layout: &VolumeLayout,
+    mut records: Vec<VolumeRecord>,
     others: Vec<ExportId>,
-) -> (Vec<Record>, Vec<Fault>) {
+) -> (Vec<VolumeRecord>, Vec<RecordFault>) {
     records.sort_by_cached_key(|record| {
         let spec = &record.spec;
-        let is_natural = spec.place() == spec.name.as_str();
+        let is_natural = spec.relative_path() == spec.name.as_str();
         (!layout.is_marked(record), !is_natural, record.created, spec.id.clone())
     });
-    let mut taken = Taken::default();
+    let mut taken = BelievedRecords::default();
     taken.exports.extend(others.into_iter().map(|id| (id, "no volume".to_owned())));
     let (mut believed, mut faults) = (Vec::new(), Vec::new());
     for record in records {
         match taken.contradiction(&record) {
-            Some(why) => faults.push(Fault::of(layout, &record.spec, why)),
+            Some(why) => faults.push(RecordFault::of(layout, &record.spec, why)),
             None => {
                 taken.add(&record);
                 believed.push(record);
@@ -54,16 +54,16 @@ pub(super) fn settle(
     (believed, faults)
 }
 
-impl Taken {
-    fn add(&mut self, record: &Record) {
+impl BelievedRecords {
+    fn add(&mut self, record: &VolumeRecord) {
         let spec = &record.spec;
         self.names.insert(spec.name.clone(), spec.id.clone());
         self.exports.insert(record.export, format!("the volume with the id {}", spec.id));
-        self.directories.insert(spec.place().into(), spec.id.clone());
+        self.directories.insert(spec.relative_path().into(), spec.id.clone());
     }
 
     /// Why a record cannot be true when those that were added are.
-    fn contradiction(&self, record: &Record) -> Option<String> {
+    fn contradiction(&self, record: &VolumeRecord) -> Option<String> {
         let spec = &record.spec;
         if let Some(other) = self.names.get(&spec.name) {
             return Some(format!("the volume {} has the id {other}", spec.name));
@@ -71,7 +71,7 @@ impl Taken {
         if let Some(other) = self.exports.get(&record.export) {
             return Some(format!("its export {:016x} is that of {other}", record.export.0));
         }
-        let place = Path::new(spec.place());
+        let place = Path::new(spec.relative_path());
         let other = self.overlapping(place)?;
         Some(format!(
             "its directory {} overlaps that of the volume with the id {other}",
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn directories_overlap_when_one_is_in_the_other() {
-        let mut taken = Taken::default();
+        let mut taken = BelievedRecords::default();
         let id = |id: &str| VolumeId::new(id).unwrap();
         for place in ["a/b", "a-b", "c"] {
             taken.directories.insert(place.into(), id(&place.replace('/', ".")));

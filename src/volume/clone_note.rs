@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use super::layout::{Layout, folder};
+use super::layout::{VolumeLayout, folder};
 use super::name::{VolumeId, VolumeName};
 use super::spec::Spec;
 use crate::sys::durable;
@@ -34,7 +34,7 @@ const EXTENSION: &str = "json";
 /// A clone that is being made, or was.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Note {
+pub(super) struct CloneNote {
     /// What it is to be.
     pub(super) spec: Spec,
     /// The volume that is copied.
@@ -46,9 +46,9 @@ pub(super) struct Note {
     pub(super) failed: Option<String>,
 }
 
-impl Layout {
+impl VolumeLayout {
     /// Writes a note down.
-    pub(super) fn note(&self, note: &Note) -> Result<()> {
+    pub(super) fn note(&self, note: &CloneNote) -> Result<()> {
         self.step()?;
         folder(&self.cloning(), 0o700)?; // the disk may have been full at the start
         let path = self.note_of(&note.spec.id);
@@ -64,7 +64,7 @@ impl Layout {
     }
 
     /// The notes that can be read.
-    pub(super) fn notes(&self) -> Vec<Note> {
+    pub(super) fn notes(&self) -> Vec<CloneNote> {
         let folder = self.cloning();
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
@@ -90,9 +90,9 @@ impl Layout {
     }
 }
 
-fn read(path: &Path) -> std::result::Result<Note, String> {
+fn read(path: &Path) -> std::result::Result<CloneNote, String> {
     let text = durable::read(path, FILE_MAX).map_err(|error| error.to_string())?;
-    let note: Note = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let note: CloneNote = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     if path.file_stem().unwrap_or_default() != note.spec.id.as_str() {
         return Err(format!("it is about the volume with the id {}", note.spec.id));
     }

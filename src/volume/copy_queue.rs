@@ -7,50 +7,51 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::clone::Job;
+use super::clone::CloneJob;
 use super::spec::Spec;
 use crate::label::CLAIM_NAMESPACE;
 
-/// Copies that are made at a time.
+/// CopyQueue that are made at a time.
 const AT_A_TIME: usize = 4;
 
-/// Copies that wait, and those that are made.
-pub(super) struct Copies(Mutex<State>);
+/// CopyQueue that wait, and those that are made.
+pub(super) struct CopyQueue(Mutex<CopyQueueState>);
 
-struct State {
-    waiting: VecDeque<Arc<Job>>,
+struct CopyQueueState {
+    waiting: VecDeque<Arc<CloneJob>>,
     /// Whom those are for that are made.
     running: Vec<String>,
     limit: usize,
 }
 
 /// A copy that is being made. When this goes, it is over.
-pub(super) struct Turn<'a> {
-    copies: &'a Copies,
+pub(super) struct RunningCopy<'a> {
+    copies: &'a CopyQueue,
     of: String,
 }
 
-impl Default for Copies {
+impl Default for CopyQueue {
     fn default() -> Self {
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        Self(Mutex::new(State { waiting, running, limit: AT_A_TIME }))
+        Self(Mutex::new(CopyQueueState { waiting, running, limit: AT_A_TIME }))
     }
 }
 
-impl Copies {
+impl CopyQueue {
     /// Has a copy wait.
-    pub(super) fn add(&self, job: Arc<Job>) {
+    pub(super) fn add(&self, job: Arc<CloneJob>) {
         self.lock().waiting.push_back(job);
     }
 
     /// The next copy to be made, if one waits and not enough are made; [`Self::turn`] is owed for
     /// it.
-    pub(super) fn next(&self) -> Option<Arc<Job>> {
+    pub(super) fn next(&self) -> Option<Arc<CloneJob>> {
         let mut state = self.lock();
         if state.running.len() >= state.limit {
             return None;
         }
-        let busy = |job: &Job| state.running.iter().filter(|of| **of == asker(job.spec())).count();
+        let busy =
+            |job: &CloneJob| state.running.iter().filter(|of| **of == asker(job.spec())).count();
         let (at, _) =
             state.waiting.iter().enumerate().min_by_key(|(at, job)| (busy(job.as_ref()), *at))?;
         let job = state.waiting.remove(at)?;
@@ -59,12 +60,12 @@ impl Copies {
     }
 
     /// What keeps a copy's place as long as it is made.
-    pub(super) fn turn(&self, job: &Job) -> Turn<'_> {
-        Turn { copies: self, of: asker(job.spec()).to_owned() }
+    pub(super) fn turn(&self, job: &CloneJob) -> RunningCopy<'_> {
+        RunningCopy { copies: self, of: asker(job.spec()).to_owned() }
     }
 
     /// Has a copy wait no more. Says whether it did.
-    pub(super) fn remove(&self, job: &Arc<Job>) -> bool {
+    pub(super) fn remove(&self, job: &Arc<CloneJob>) -> bool {
         let mut state = self.lock();
         let before = state.waiting.len();
         state.waiting.retain(|other| !Arc::ptr_eq(other, job));
@@ -81,12 +82,12 @@ impl Copies {
         self.lock().limit = limit;
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, CopyQueueState> {
         self.0.lock()
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for RunningCopy<'_> {
     fn drop(&mut self) {
         let mut state = self.copies.lock();
         if let Some(at) = state.running.iter().position(|of| *of == self.of) {
@@ -103,20 +104,25 @@ fn asker(spec: &Spec) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::attempt::Note;
+    use crate::volume::clone_note::CloneNote;
     use crate::volume::name::{VolumeId, VolumeName};
     use crate::volume::registry;
 
-    fn job(namespace: &str, n: usize) -> Arc<Job> {
+    fn job(namespace: &str, n: usize) -> Arc<CloneJob> {
         let name = VolumeName::new(format!("{namespace}{n}")).unwrap();
         let mut spec = Spec::new(name.clone(), VolumeId::new(name.as_str()).unwrap(), 1);
         spec.labels.insert(CLAIM_NAMESPACE.into(), namespace.into());
-        Arc::new(Job::cut_off(Note { spec, from: name, began: registry::now(), failed: None }))
+        Arc::new(CloneJob::cut_off(CloneNote {
+            spec,
+            from: name,
+            began: registry::now(),
+            failed: None,
+        }))
     }
 
     #[test]
     fn who_has_the_fewest_under_way_is_next() {
-        let copies = Copies::default();
+        let copies = CopyQueue::default();
         (0..9).for_each(|n| copies.add(job("greedy", n)));
         copies.add(job("modest", 0));
         copies.add(job("modest", 1));

@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use super::spec::{Quota, Spec};
-use super::{Slot, Volumes};
+use super::spec::{QuotaMode, Spec};
+use super::{VolumeEntry, Volumes};
 
 /// The capacities of all volumes, and what they may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Promise {
+pub struct CommittedCapacity {
     /// The sum of the capacities, in bytes; volumes that show the disk's size have none.
     pub promised: u64,
     /// The size of the disk, in bytes, if it could be asked.
@@ -18,7 +18,7 @@ pub struct Promise {
     pub overcommit: Option<u32>,
 }
 
-impl Promise {
+impl CommittedCapacity {
     /// What the sum may be, in bytes, if that is limited and known.
     pub fn allowed(&self) -> Option<u64> {
         let (disk, percent) = (u128::from(self.disk?), u128::from(self.overcommit?));
@@ -34,20 +34,20 @@ impl Promise {
 
 impl Volumes {
     /// What all volumes may hold together. Asks the disk.
-    pub fn promise(&self) -> Promise {
+    pub fn committed_capacity(&self) -> CommittedCapacity {
         let disk = self.disk().ok().map(|disk| disk.size);
-        Promise { promised: self.promised(None), disk, overcommit: self.overcommit }
+        CommittedCapacity { promised: self.promised(None), disk, overcommit: self.overcommit }
     }
 
     /// Whether a volume that has had the capacity `before` may have what `spec` says: a promise
     /// that does not grow is always kept.
-    pub(super) fn may_promise(&self, spec: &Spec, before: u64) -> Result<()> {
+    pub(super) fn check_overcommit(&self, spec: &Spec, before: u64) -> Result<()> {
         let wanted = capacity(spec);
         if self.overcommit.is_none() || wanted <= before {
             return Ok(());
         }
         let promised = self.promised(Some(spec)).saturating_add(wanted);
-        let promise = Promise { promised, ..self.promise() };
+        let promise = CommittedCapacity { promised, ..self.committed_capacity() };
         match (promise.allowed(), promise.overcommit) {
             (Some(allowed), Some(percent)) if promised > allowed => {
                 Err(Error::Overcommitted { wanted, promised, allowed, percent })
@@ -58,8 +58,8 @@ impl Volumes {
 
     fn promised(&self, but_for: Option<&Spec>) -> u64 {
         let table = self.table.read();
-        let counts = |slot: &&Slot| !matches!(slot, Slot::Clone(job) if job.failed().is_some());
-        let specs = table.slots.values().filter(counts).map(Slot::spec);
+        let counts = |slot: &&VolumeEntry| !matches!(slot, VolumeEntry::Clone(job) if job.failed().is_some());
+        let specs = table.slots.values().filter(counts).map(VolumeEntry::spec);
         let others = specs.filter(|spec| but_for.is_none_or(|not| not.name != spec.name));
         others.fold(0, |sum, spec| sum.saturating_add(capacity(&spec)))
     }
@@ -67,7 +67,7 @@ impl Volumes {
 
 /// What a volume is promised.
 fn capacity(spec: &Spec) -> u64 {
-    if spec.quota == Quota::Off { 0 } else { spec.capacity }
+    if spec.quota == QuotaMode::Off { 0 } else { spec.capacity }
 }
 
 #[cfg(test)]
@@ -76,12 +76,16 @@ mod tests {
 
     #[test]
     fn shares_are_those_of_the_disk() {
-        let promise = Promise { promised: 300, disk: Some(200), overcommit: Some(150) };
+        let promise = CommittedCapacity { promised: 300, disk: Some(200), overcommit: Some(150) };
         assert_eq!((promise.allowed(), promise.percent()), (Some(300), Some(150)));
-        assert_eq!(Promise { overcommit: None, ..promise }.allowed(), None);
-        assert_eq!(Promise { disk: None, ..promise }.percent(), None);
-        assert_eq!(Promise { disk: Some(0), ..promise }.percent(), None);
-        let most = Promise { promised: u64::MAX, disk: Some(u64::MAX), overcommit: Some(u32::MAX) };
+        assert_eq!(CommittedCapacity { overcommit: None, ..promise }.allowed(), None);
+        assert_eq!(CommittedCapacity { disk: None, ..promise }.percent(), None);
+        assert_eq!(CommittedCapacity { disk: Some(0), ..promise }.percent(), None);
+        let most = CommittedCapacity {
+            promised: u64::MAX,
+            disk: Some(u64::MAX),
+            overcommit: Some(u32::MAX),
+        };
         assert_eq!((most.allowed(), most.percent()), (Some(u64::MAX), Some(100)));
     }
 }
