@@ -1,11 +1,13 @@
-//! Making a volume from another one.
+//! Clones: volumes that are created as a copy of another volume.
 //!
-//! The copy is made in `making`, without a record, so that one that is cut off is thrown away at
-//! the next start and never looks like a volume; a note ([`super::clone_note`]) has it shown as failed
-//! then. It is no snapshot: what changes in the source
-//! meanwhile may be in the copy or not, file by file. The source cannot go away meanwhile.
+//! The copy is made in `making` and has no record until it is complete. A clone that is interrupted
+//! is therefore discarded at the next start and never looks like a volume; its note
+//! ([`super::clone_note`]) makes it appear as failed then. A copy is not a snapshot: a change of
+//! the source during the copy may be in the copy or not, file by file. The source cannot be
+//! reclaimed while it is copied.
 //!
-//! A few copies are made at a time ([`super::copy_queue`]); the others are there without any progress.
+//! A few copies run at a time ([`super::copy_queue`]). The others are shown as cloning, without
+//! progress.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,21 +29,21 @@ use super::spec::{QuotaMode, Spec, VolumePhase, VolumeStatus};
 use super::{Reclaimed, VolumeEntry, Volumes};
 use crate::telemetry::log::Chain;
 
-/// Why a clone has failed of which nothing else is known.
+/// The reason that is shown for a clone whose failure left no other reason.
 const CUT_OFF: &str =
     "the server ended before the copy was complete; create it again, or delete it";
 
-/// A volume that is being made from another one.
+/// A volume that is being copied from another volume, or whose copy has failed.
 pub(super) struct CloneJob {
     spec: Spec,
     from: VolumeName,
-    /// The directory that is copied.
+    /// The directory to copy.
     source: PathBuf,
     began: Timestamp,
     progress: TreeProgress,
-    /// Why nothing has become of it.
+    /// The reason, if the clone has failed.
     failed: Mutex<Option<String>>,
-    /// Whether that is because the disk is full.
+    /// Whether it failed because the disk is full.
     full: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
     stopped: AtomicBool,
@@ -62,7 +64,7 @@ impl CloneJob {
         }
     }
 
-    /// One that an earlier run did not bring to its end.
+    /// Creates the job of a clone that an earlier run of the server did not complete.
     pub(super) fn cut_off(note: CloneNote) -> Self {
         let failed = Some(note.failed.unwrap_or_else(|| CUT_OFF.into()));
         Self::new(&CloneNote { failed, ..note }, PathBuf::new())
@@ -94,9 +96,9 @@ impl CloneJob {
         }
     }
 
-    /// Begins, unless it was stopped before.
+    /// Starts the thread, unless the job was stopped before.
     fn start(self: &Arc<Self>, volumes: &Arc<Volumes>) -> std::io::Result<()> {
-        // Whoever stops it waits for the thread.
+        // Held while the thread starts, so that `stop` finds the thread and waits for it.
         let mut place = self.thread.lock();
         if !self.stopped.load(Ordering::SeqCst) {
             let (volumes, job) = (Arc::clone(volumes), Arc::clone(self));
@@ -106,7 +108,7 @@ impl CloneJob {
         Ok(())
     }
 
-    /// Ends it early, and waits for that.
+    /// Stops the copy, and waits until its thread has ended.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.progress.cancel();
@@ -118,10 +120,10 @@ impl CloneJob {
 }
 
 impl Volumes {
-    /// Begins to make a volume from another one.
+    /// Begins to clone a volume.
     ///
-    /// The copy of a volume whose path has a token gets one too: those who may not know where the
-    /// content is are not to find it at a path that can be guessed.
+    /// The clone of a volume whose path has a token gets a token too: its content must not become
+    /// reachable at a path that can be guessed.
     pub(super) fn begin_clone(self: &Arc<Self>, mut spec: Spec, from: &VolumeName) -> Result<()> {
         let volume = self.volume(from)?;
         if spec.token.is_none() && volume.record().spec.token.is_some() {
@@ -138,7 +140,7 @@ impl Volumes {
         self.layout.note(&note)?;
         let job = Arc::new(CloneJob::new(&note, self.layout.volume(&volume.record().spec)));
         self.start_clone(&job).inspect_err(|_| {
-            // It was not acknowledged.
+            // The clone was not acknowledged, so it must not appear as failed.
             if let Err(error) = self.layout.strike_note(&spec.id) {
                 tracing::warn!(%error, "a clone that was not begun may be shown as failed");
             }
@@ -154,7 +156,7 @@ impl Volumes {
         Ok(())
     }
 
-    /// Begins to make the copies whose turn it is.
+    /// Starts the copies that may run now.
     pub(super) fn begin_copies(self: &Arc<Self>) {
         while let Some(job) = self.copies.next() {
             if let Err(error) = job.start(self) {
@@ -164,7 +166,7 @@ impl Volumes {
         }
     }
 
-    /// Makes a copy, and has the next ones begin.
+    /// Makes a copy, then starts the next ones.
     fn run_clones(self: &Arc<Self>, job: Arc<CloneJob>) {
         let turn = self.copies.turn(&job);
         tracing::info!(volume = %job.spec.name, from = %job.from, "cloning");
@@ -176,8 +178,8 @@ impl Volumes {
         self.begin_copies();
     }
 
-    /// Gives up making a volume that nobody waits for: it fails before long, and can be ended then.
-    /// One whose copy waits for its turn fails at once. May be repeated.
+    /// Cancels a clone that is no longer wanted: it fails soon, and can then be reclaimed. A clone
+    /// whose copy has not started fails at once. May be repeated.
     pub fn give_up(&self, name: &VolumeName, id: &VolumeId) {
         let Ok(VolumeEntry::Clone(job)) = self.slot(name) else { return };
         if job.spec.id != *id || job.failed().is_some() {
@@ -190,13 +192,13 @@ impl Volumes {
         }
     }
 
-    /// From now on no copy begins.
+    /// Starts no further copies.
     #[cfg(test)]
     pub fn hold_copies(&self) {
         self.copies.set_limit(0);
     }
 
-    /// Nothing has become of a clone.
+    /// Marks a clone as failed, and discards what was copied.
     fn fail(&self, job: &Arc<CloneJob>, error: &Error) {
         let (name, from) = (&job.spec.name, &job.from);
         let message = Chain(error).to_string();
@@ -218,7 +220,7 @@ impl Volumes {
         self.nudge_trash();
     }
 
-    /// Keeps why a clone has failed, for the next start.
+    /// Stores the reason of a failure for the next start.
     fn note_failure(&self, job: &CloneJob, message: &str) {
         let failed = Some(message.to_owned());
         let (spec, from, began) = (job.spec.clone(), job.from.clone(), job.began);
@@ -243,7 +245,7 @@ impl Volumes {
         Ok(())
     }
 
-    /// Makes a volume of a complete copy.
+    /// Turns a complete copy into a volume.
     fn finish_clone(&self, job: &CloneJob) -> Result<()> {
         let _change = self.lock();
         let mut record = VolumeRecord::new(job.spec.clone())?;
@@ -251,10 +253,10 @@ impl Volumes {
         self.layout.mark(&record, &self.layout.making(&job.spec.id)); // it has its source's
         self.layout.write(&record)?;
         self.install(&record)?;
-        // It is counted before long; until then it is taken to be full.
+        // Its usage counts as the whole capacity until it has been counted.
         let account = self.ledger.account(&record.account(), record.spec.limits());
         let served = self.serve(record, account);
-        // It is a volume, whether it can be served or not.
+        // From here on it is a volume, whether it can be served or not.
         if let Err(error) = self.layout.strike_note(&job.spec.id) {
             tracing::warn!(%error, "the note of a clone that is complete stays until the next start");
         }
@@ -262,8 +264,8 @@ impl Volumes {
         served
     }
 
-    /// Whether what exists is a copy of `from`, complete or in progress: a request for a copy that
-    /// finds anything else must fail, because nothing is copied.
+    /// Checks that the existing volume is a copy of `from`, complete or in progress. Otherwise a
+    /// request for a copy must fail, because nothing would be copied.
     ///
     /// # Errors
     /// [`Error::NotCopied`]
@@ -281,10 +283,10 @@ impl Volumes {
         Err(Error::NotCopied { name, from: from.clone() })
     }
 
-    /// Whether nothing is being made from a volume.
+    /// Checks that no clone of the volume is in progress.
     ///
     /// # Errors
-    /// [`Error::Source`]: it must not go away now.
+    /// [`Error::Source`]: the volume is being copied and must stay.
     pub(super) fn check_not_cloned(&self, name: &VolumeName) -> Result<()> {
         let table = self.table.read();
         let uses = |slot: &VolumeEntry| matches!(slot, VolumeEntry::Clone(job) if job.from == *name && job.failed().is_none());
@@ -294,7 +296,7 @@ impl Volumes {
         }
     }
 
-    /// Ends a volume that is only being made.
+    /// Reclaims a failed clone.
     pub(super) fn reclaim_clone(&self, name: &VolumeName, job: &CloneJob) -> Result<Reclaimed> {
         if job.failed().is_none() {
             return Err(Error::Cloning(name.clone()));
@@ -304,7 +306,7 @@ impl Volumes {
         Ok(Reclaimed::Deleted)
     }
 
-    /// The clone that has this name and has failed.
+    /// Returns the failed clone of this name, if there is one.
     pub(super) fn failed_clone(&self, name: &VolumeName) -> Option<Arc<CloneJob>> {
         match self.slot(name) {
             Ok(VolumeEntry::Clone(job)) if job.failed().is_some() => Some(job),
@@ -312,7 +314,7 @@ impl Volumes {
         }
     }
 
-    /// Forgets a failed clone whose name another volume has now.
+    /// Removes a failed clone whose name now belongs to the volume `id`.
     pub(super) fn replaced(&self, failed: &CloneJob, id: &VolumeId) -> Result<()> {
         let old = &failed.spec.id;
         if old != id {
@@ -322,7 +324,8 @@ impl Volumes {
         self.layout.strike_note(old)
     }
 
-    /// The failed clones of an earlier run; notes of those that are volumes by now are struck out.
+    /// Enters the failed clones of earlier runs, and strikes out the notes of those that are
+    /// volumes.
     pub(super) fn enter_cut_off(&self) {
         let mut table = self.table.write();
         for note in self.layout.notes() {
@@ -344,7 +347,7 @@ impl Volumes {
         }
     }
 
-    /// Ends all that is being made, and waits for that.
+    /// Stops all copies, and waits for their threads.
     pub(super) fn stop_clones(&self) {
         self.copies.close();
         let table = self.table.read();

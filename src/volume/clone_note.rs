@@ -1,13 +1,13 @@
-//! Clones that are no volumes yet, on the disk: one that was acknowledged is shown as failed after
-//! a crash, and does not vanish.
+//! The notes of clones: files that describe clones which are not volumes yet. A clone that was
+//! acknowledged is shown as failed after a crash instead of vanishing.
 //!
 //! ```text
-//!   .berth/cloning/ID.json    what was asked for, and why nothing came of it, if that is known
+//!   .berth/cloning/ID.json    the request, and why it failed, if that is known
 //! ```
 //!
-//! The note is written before the clone is acknowledged, and struck out when the volume is
-//! registered or the failed clone is deleted. It promises nothing: a volume that has the id or the
-//! name goes before it, and a note that cannot be read is reported and left alone.
+//! A note is written before the clone is acknowledged. It is struck out when the volume is
+//! registered, or when the failed clone is reclaimed. A note guarantees nothing: a volume with the
+//! same id or name takes precedence, and a note that cannot be read is reported and left alone.
 
 use std::fs;
 use std::io;
@@ -22,32 +22,32 @@ use super::name::{VolumeId, VolumeName};
 use super::spec::Spec;
 use crate::sys::durable;
 
-/// Largest note that is read.
+/// Largest note that is read, in bytes.
 const FILE_MAX: u64 = 256 * 1024;
 
-/// Notes that are read.
+/// Most notes that are read.
 const NOTES_MAX: usize = 10_000;
 
-/// Behind the id in a file's name.
+/// The extension of the files, which are named after ids.
 const EXTENSION: &str = "json";
 
-/// A clone that is being made, or was.
+/// A clone that is in progress or has failed.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct CloneNote {
-    /// What it is to be.
+    /// The specification of the new volume.
     pub(super) spec: Spec,
-    /// The volume that is copied.
+    /// The name of the volume to copy.
     pub(super) from: VolumeName,
-    /// When that began.
+    /// When the clone began.
     pub(super) began: Timestamp,
-    /// Why it failed. Without it, the server ended meanwhile.
+    /// Why it failed. If absent, the server ended before the clone did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) failed: Option<String>,
 }
 
 impl VolumeLayout {
-    /// Writes a note down.
+    /// Writes a note.
     pub(super) fn note(&self, note: &CloneNote) -> Result<()> {
         self.step()?;
         folder(&self.cloning(), 0o700)?; // the disk may have been full at the start
@@ -56,14 +56,14 @@ impl VolumeLayout {
         json.and_then(|json| durable::replace(&path, &json)).map_err(Error::io("write", path))
     }
 
-    /// Strikes a note out, if there is one. Takes no room.
+    /// Removes the note of a clone, if there is one. Needs no free space.
     pub(super) fn strike_note(&self, id: &VolumeId) -> Result<()> {
         self.step()?;
         let path = self.note_of(id);
         durable::remove(&path).map_err(Error::io("remove", path))
     }
 
-    /// The notes that can be read.
+    /// Returns all notes that can be read.
     pub(super) fn notes(&self) -> Vec<CloneNote> {
         let folder = self.cloning();
         let entries = match fs::read_dir(&folder) {

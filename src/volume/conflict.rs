@@ -1,13 +1,13 @@
-//! Which records are believed that contradict each other.
+//! Decides between records that contradict each other.
 //!
-//! No two volumes have one name, one export or one directory, and no directory lies in another
-//! one's. Records that say otherwise were not written so: one was edited, copied, restored or
-//! damaged. To serve both would let the clients of one volume read the other, and deleting one
-//! would destroy both. The most credible record is believed, and the others are faults: nothing
-//! that they name is served, changed or removed.
+//! No two volumes share a name, an export or a directory, and no volume's directory lies inside
+//! that of another. Records that violate this were edited, copied, restored or damaged. If both
+//! were served, the clients of one volume could read the other, and deleting one would destroy
+//! both. The most credible record is accepted. The others are faults: nothing that they name is
+//! served, changed or removed.
 //!
-//! A record is credible if its directory bears the mark that it was made for this very export
-//! ([`VolumeLayout::mark`]); among others, if its directory has the volume's own name; then the older
+//! The order of credibility: first a record whose directory is marked with exactly its export
+//! ([`VolumeLayout::mark`]), then one whose directory has the volume's own name, then the older
 //! one.
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,7 +18,7 @@ use super::name::{VolumeId, VolumeName};
 use super::registry::{RecordFault, VolumeRecord};
 use crate::export::ExportId;
 
-/// What the records that are believed have.
+/// The names, exports and directories of the accepted records.
 #[derive(Default)]
 struct BelievedRecords {
     names: HashMap<VolumeName, VolumeId>,
@@ -26,8 +26,8 @@ struct BelievedRecords {
     directories: BTreeMap<PathBuf, VolumeId>,
 }
 
-/// Sorts records into those that are believed, by their ids, and those that are not. `others` are
-/// the ids of exports that are no volumes.
+/// Splits records into those that are accepted, sorted by id, and the faults. `others` are the ids
+/// of exports that do not belong to volumes.
 pub(super) fn settle(
     layout: &VolumeLayout,
     mut records: Vec<VolumeRecord>,
@@ -62,7 +62,7 @@ impl BelievedRecords {
         self.directories.insert(spec.relative_path().into(), spec.id.clone());
     }
 
-    /// Why a record cannot be true when those that were added are.
+    /// Returns why the record contradicts the accepted ones, if it does.
     fn contradiction(&self, record: &VolumeRecord) -> Option<String> {
         let spec = &record.spec;
         if let Some(other) = self.names.get(&spec.name) {
@@ -79,10 +79,10 @@ impl BelievedRecords {
         ))
     }
 
-    /// The volume whose directory is, contains or lies in `place`.
+    /// Returns the volume whose directory is `place`, contains it or lies inside it.
     fn overlapping(&self, place: &Path) -> Option<&VolumeId> {
         let above = place.ancestors().find_map(|above| self.directories.get(above));
-        // Paths are ordered by their components: what lies in a directory follows it at once.
+        // Paths sort by component, so whatever lies inside a directory follows it immediately.
         let below = self.directories.range(place.to_owned()..).next();
         above.or_else(|| below.filter(|(path, _)| path.starts_with(place)).map(|(_, id)| id))
     }

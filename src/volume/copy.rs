@@ -1,17 +1,18 @@
-//! Copies a tree of files into an empty directory, with all that can be seen of it.
+//! Copies a tree of files into an empty directory, with all metadata that clients can see.
 //!
-//! Kept are content with its holes, owner, mode, both times, ACLs and extended attributes, symbolic
-//! links, pipes, sockets and devices, and which names are one file. Content is shared with the
-//! source where the file system can (FICLONE), so that a copy takes seconds there. Left out are
-//! what the source lost while it was copied, and mount points. Directories get their attributes
-//! after their content: times stay, no ACL is passed on, and nobody but us may enter them before.
+//! A copy keeps content with its holes, owner, mode, both times, ACLs, extended attributes,
+//! symbolic links, pipes, sockets, devices and hard links. Content is shared with the source where
+//! the file system supports it (FICLONE), which makes a copy take seconds. Files that are removed
+//! while the copy is in progress and mount points are left out. A directory gets its attributes
+//! after its content: this preserves its times, passes on no ACL, and lets only the server enter it
+//! before.
 //!
-//! Everything is on the disk at the end. One flush of the whole file system does that, which waits
-//! for others' data, too; flushing every file would cost a journal commit each, and small files
-//! would take a hundred times as long.
+//! At the end everything is on the disk. One syncfs(2) does that, which also waits for data of
+//! others. To flush each file would cost a journal commit each, and make a tree of small files
+//! about a hundred times slower.
 //!
-//! Without privilege (not root), the copy belongs to the server's user, as far as owners cannot be
-//! given away, and loses the set-id bits that would then be those of somebody else.
+//! Without privilege (not root) the copy belongs to the server's user, as far as owners cannot be
+//! changed, and set-id bits that would then apply to another user are dropped.
 
 mod attributes;
 mod content;
@@ -34,22 +35,22 @@ use super::tree::file::{self, FileStat};
 use super::tree::{Descent, TreeEntry, TreeWalk};
 use crate::errno::Errno;
 
-/// What was copied.
+/// The totals of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CopyTotals {
-    /// Names that were made; the root is not counted.
+    /// Names that were made, without the root.
     pub entries: u64,
-    /// Bytes that the copy takes on the disk, its directories and its root included.
+    /// Bytes on the disk, including the directories and the root.
     pub bytes: u64,
-    /// Mount points that were left out. What vanished meanwhile is not counted.
+    /// Mount points that were left out. Files that vanished during the copy do not count.
     pub left_out: u64,
 }
 
-/// Why a tree could not be copied. What is in the copy until then stays there, for the caller to
-/// throw away.
+/// Why a tree could not be copied. What was copied so far stays in place, for the caller to
+/// discard.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// One of the two directories cannot be used.
+    /// One of the two directories cannot be opened.
     #[error("cannot open directory {}", path.display())]
     Open {
         /// The directory.
@@ -57,28 +58,28 @@ pub enum CopyError {
         /// The reason.
         source: Errno,
     },
-    /// The copy would be mixed with something else.
+    /// The target has content already.
     #[error("cannot copy into directory {}, which is not empty; give an empty one", path.display())]
     NotEmpty {
         /// The directory.
         path: PathBuf,
     },
-    /// The copy would be part of itself.
+    /// The target lies inside the source.
     #[error("cannot copy a tree into its own directory {}", path.display())]
     Inside {
-        /// The directory, from the root of the tree on.
+        /// The directory, relative to the root of the tree.
         path: PathBuf,
     },
-    /// It would take more than it may.
+    /// The copy would exceed its limit.
     #[error("cannot copy within {limit} bytes on the disk; allow more")]
     Limit {
-        /// Bytes that were allowed.
+        /// The limit, in bytes.
         limit: u64,
     },
-    /// The disk is full, or the quota on it used up.
+    /// The disk is full, or the quota on it is used up.
     #[error("cannot copy {}, the disk is full; free some space on it", path.display())]
     NoSpace {
-        /// What was being copied, from the root of the tree on.
+        /// The file that was being copied, relative to the root of the tree.
         path: PathBuf,
         /// The reason.
         source: Errno,
@@ -86,24 +87,25 @@ pub enum CopyError {
     /// [`TreeProgress::cancel`] was called.
     #[error("cannot go on copying, it was cancelled")]
     Cancelled,
-    /// A directory was moved while the copy was far below it, so that there is no way back.
+    /// A directory was moved while the copy was in a subdirectory too deep to keep all its
+    /// ancestors open.
     #[error("cannot copy {}, which was moved meanwhile; copy again", path.display())]
     Moved {
-        /// The directory, from the root of the tree on.
+        /// The directory, relative to the root of the tree.
         path: PathBuf,
     },
-    /// Something cannot be read, made or given its attributes.
+    /// A file cannot be read, made or given its attributes.
     #[error("cannot copy {}", path.display())]
     Entry {
-        /// What, from the root of the tree on.
+        /// The file, relative to the root of the tree.
         path: PathBuf,
         /// The reason.
         source: Errno,
     },
-    /// The copy may not survive a crash.
+    /// The copy could not be flushed, so it may not survive a crash.
     #[error("cannot flush the copy {}", path.display())]
     Flush {
-        /// Its directory.
+        /// The root of the copy.
         path: PathBuf,
         /// The reason.
         source: Errno,
@@ -132,7 +134,7 @@ impl From<rustix::io::Errno> for EntryError {
 }
 
 impl EntryError {
-    /// The error of copying `path`.
+    /// Converts into the error of copying `path`.
     fn at(self, path: PathBuf) -> CopyError {
         match self {
             Self::System(source @ (Errno::NOSPC | Errno::DQUOT)) => {
@@ -146,16 +148,16 @@ impl EntryError {
     }
 }
 
-/// Copies what is in the directory `from`, and its own attributes, into the directory `to`, which
-/// is there and empty. Blocks for as long as that takes, and flushes it to the disk. Acts as the
-/// thread that calls. May be repeated, into another directory or after emptying it.
+/// Copies the content and the attributes of the directory `from` to the existing empty directory
+/// `to`, and flushes the copy to the disk. Blocks until all is done, and acts with the identity of
+/// the calling thread. May be repeated with another directory, or after emptying it.
 ///
-/// The source may change meanwhile: a file is copied up to the length that it had when it was
-/// opened, or all of it as at one moment where content can be shared.
+/// The source may change meanwhile. Of a file, the length that it had when it was opened is copied;
+/// where content can be shared, the copy is a snapshot of the whole file.
 ///
 /// # Errors
-/// See [`CopyError`]; the content that was copied until then stays in `to`. `limit_bytes` is what the
-/// copy may take on the disk; it may be exceeded by 16 MiB before the error comes.
+/// As [`CopyError`]; what was copied so far stays in `to`. `limit_bytes` is what the copy may take
+/// on the disk. It may be exceeded by up to 16 MiB before the error is returned.
 pub fn copy_tree(
     from: &Path,
     to: &Path,
@@ -165,18 +167,18 @@ pub fn copy_tree(
     let mut copier = Copier::new(from, to, progress, limit_bytes)?;
     copier.run()?;
     let Copier { target, copied, .. } = copier;
-    // The descriptor was opened before anything was written, so that a write that failed in the
-    // background since then is reported, too.
+    // The descriptor was opened before the first write, so syncfs also reports a write-back error
+    // that occurred since.
     rustix::fs::syncfs(target.root())
         .map_err(|errno| CopyError::Flush { path: to.to_owned(), source: errno.into() })?;
     Ok(copied)
 }
 
-/// A copy that is being made: the walk and the target are in the same directory of their trees.
+/// A copy in progress: the walk and the target are at the same place of their trees.
 struct Copier<'a> {
     walk: TreeWalk,
     target: Descent,
-    /// One for each directory on the way.
+    /// One for each directory from the root to the current one.
     levels: Vec<CopyLevel>,
     root: FileStat,
     links: HardLinks,
@@ -273,7 +275,7 @@ impl<'a> Copier<'a> {
         self.copied.left_out += 1;
     }
 
-    /// Makes a directory and goes into it; its attributes follow when its content is there.
+    /// Makes a directory and enters it. It gets its attributes after its content.
     fn directory(
         &mut self,
         place: &OwnedFd,
@@ -294,7 +296,8 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    /// Makes a further name of a file that was copied; whether that was done.
+    /// Makes another name of a file that was already copied. Returns `false` if there is no such
+    /// copy.
     fn link(&mut self, stat: &FileStat, name: &CStr) -> Result<bool, EntryError> {
         let target = &self.target;
         Ok(stat.links > 1 && self.links.link(target.root(), stat, target.here(), name)?)
@@ -302,7 +305,8 @@ impl<'a> Copier<'a> {
 
     fn file(&mut self, place: &OwnedFd, name: CString, stat: &FileStat) -> Result<(), EntryError> {
         let source = file::content(place, OFlags::RDONLY)?;
-        // Seldom more than it will take: the disk may have more for it than it has content.
+        // An estimate that is seldom too high: the disk may have allocated more than the file's
+        // content.
         self.within_limit(stat.used.min(stat.size))?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -318,7 +322,7 @@ impl<'a> Copier<'a> {
         self.complete(place, &made, name, stat)
     }
 
-    /// Makes what has no content of its own: a symbolic link, a pipe, a socket, a device.
+    /// Makes a file without content of its own: a symbolic link, a pipe, a socket or a device.
     fn special(
         &mut self,
         place: &OwnedFd,
@@ -339,7 +343,7 @@ impl<'a> Copier<'a> {
         self.complete(place, &made, name, stat)
     }
 
-    /// Gives a file that was made its attributes.
+    /// Applies the attributes to a file that was made.
     fn complete(
         &mut self,
         place: &OwnedFd,
@@ -355,7 +359,7 @@ impl<'a> Copier<'a> {
         self.take(FileStat::of(made)?.used)
     }
 
-    /// Gives the directory, whose content was copied, its attributes.
+    /// Applies the attributes to the current directory, whose content was copied.
     fn finish(&mut self) -> Result<(), EntryError> {
         let level = self.levels.last().expect("there is a level for every directory");
         self.attributes.apply(self.walk.here(), self.target.here(), &level.stat)?;
@@ -375,7 +379,7 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    /// Counts what the copy has taken on the disk.
+    /// Adds to the bytes that the copy takes on the disk.
     fn take(&mut self, bytes: u64) -> Result<(), EntryError> {
         self.within_limit(bytes)?;
         self.copied.bytes += bytes;

@@ -1,6 +1,6 @@
-//! Which copies are made when: a few at a time, because more would only share the disk, each with a
-//! thread. Of those that wait, the next one is for whoever has the fewest under way: a hundred
-//! copies that one asks for do not come before the first one of another.
+//! The queue of copies. A few copies run at a time, each on a thread of its own, because more would
+//! only compete for the disk. The next copy is for the namespace with the fewest running copies: a
+//! hundred copies for one namespace do not delay the first copy for another.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,20 +11,20 @@ use super::clone::CloneJob;
 use super::spec::Spec;
 use crate::label::CLAIM_NAMESPACE;
 
-/// CopyQueue that are made at a time.
+/// Copies that run at a time.
 const AT_A_TIME: usize = 4;
 
-/// CopyQueue that wait, and those that are made.
+/// The copies that wait, and those that run.
 pub(super) struct CopyQueue(Mutex<CopyQueueState>);
 
 struct CopyQueueState {
     waiting: VecDeque<Arc<CloneJob>>,
-    /// Whom those are for that are made.
+    /// The namespaces of the copies that run.
     running: Vec<String>,
     limit: usize,
 }
 
-/// A copy that is being made. When this goes, it is over.
+/// A running copy, which ends when this is dropped.
 pub(super) struct RunningCopy<'a> {
     copies: &'a CopyQueue,
     of: String,
@@ -38,13 +38,13 @@ impl Default for CopyQueue {
 }
 
 impl CopyQueue {
-    /// Has a copy wait.
+    /// Adds a copy to the queue.
     pub(super) fn add(&self, job: Arc<CloneJob>) {
         self.lock().waiting.push_back(job);
     }
 
-    /// The next copy to be made, if one waits and not enough are made; [`Self::turn`] is owed for
-    /// it.
+    /// Takes the next copy from the queue, if there is one and the limit permits it. The caller
+    /// must call [`Self::turn`] for it.
     pub(super) fn next(&self) -> Option<Arc<CloneJob>> {
         let mut state = self.lock();
         if state.running.len() >= state.limit {
@@ -59,12 +59,12 @@ impl CopyQueue {
         Some(job)
     }
 
-    /// What keeps a copy's place as long as it is made.
+    /// Returns the guard of a copy that [`Self::next`] returned.
     pub(super) fn turn(&self, job: &CloneJob) -> RunningCopy<'_> {
         RunningCopy { copies: self, of: asker(job.spec()).to_owned() }
     }
 
-    /// Has a copy wait no more. Says whether it did.
+    /// Removes a copy from the queue. Returns whether it was there.
     pub(super) fn remove(&self, job: &Arc<CloneJob>) -> bool {
         let mut state = self.lock();
         let before = state.waiting.len();
@@ -72,12 +72,12 @@ impl CopyQueue {
         state.waiting.len() < before
     }
 
-    /// From now on none is begun.
+    /// Starts no further copies.
     pub(super) fn close(&self) {
         self.set_limit(0);
     }
 
-    /// How many are made at a time.
+    /// Sets how many copies run at a time.
     pub(super) fn set_limit(&self, limit: usize) {
         self.lock().limit = limit;
     }
@@ -96,7 +96,7 @@ impl Drop for RunningCopy<'_> {
     }
 }
 
-/// Whom a copy is for: a namespace of the cluster, or nobody in particular.
+/// Returns the namespace of the claim that a copy is for, or an empty string.
 fn asker(spec: &Spec) -> &str {
     spec.labels.get(CLAIM_NAMESPACE).map_or("", String::as_str)
 }

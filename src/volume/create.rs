@@ -1,4 +1,4 @@
-//! Making volumes, and making them reachable.
+//! Creates and adopts volumes, and exports them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use crate::fs::root::Root;
 use crate::quota::{Account, Usage};
 
 impl Volumes {
-    /// Makes a volume. One that is there with the same id is a success, whatever else is asked for
-    /// now, except that a copy must be one of the same volume. A clone goes on in the background:
-    /// [`super::spec::VolumePhase::Cloning`].
+    /// Creates a volume. Succeeds if a volume with this name and id exists, whatever else is
+    /// requested, except that a copy must be a copy of the same volume. A clone continues in the
+    /// background ([`super::spec::VolumePhase::Cloning`]).
     ///
     /// # Errors
-    /// The name or the id is another volume's; something is in the way; the wish makes no sense;
-    /// the disk fails.
+    /// The name or the id belongs to another volume; the directory's path is taken; the request is
+    /// invalid; the disk fails.
     pub fn create(self: &Arc<Self>, spec: Spec, origin: VolumeOrigin) -> Result<VolumeStatus> {
         let change = self.lock();
         let name = spec.name.clone();
@@ -46,7 +46,7 @@ impl Volumes {
                 VolumeOrigin::Adopt => self.adopt(spec)?,
                 VolumeOrigin::Clone(from) => self.begin_clone(spec, &from)?,
             }
-            // The note of one with the same id is the new clone's.
+            // A new clone has replaced the note of a failed one with the same id.
             if let Some(failed) = failed.filter(|failed| !clones || failed.spec().id != id) {
                 self.replaced(&failed, &id)?;
             }
@@ -55,9 +55,9 @@ impl Volumes {
         self.show(&name)
     }
 
-    /// The limit of inodes that a new volume gets. One that is not asked for is in proportion to
-    /// the capacity; a clone has at least what its source may have, and what is adopted has no
-    /// limit, because nobody has counted yet what is in it.
+    /// Returns the limit of inodes for a new volume. By default it follows from the capacity, a
+    /// clone has at least the limit of its source, and an adopted directory has none, because
+    /// nothing in it has been counted yet.
     fn inodes(&self, spec: &Spec, origin: &VolumeOrigin) -> Option<u64> {
         let usual = inodes_of(spec.capacity);
         match (spec.inodes, origin) {
@@ -73,7 +73,7 @@ impl Volumes {
         }
     }
 
-    /// Whether a wish can be fulfilled here.
+    /// Checks that the capacity and the clients make sense on this disk.
     pub(super) fn check_spec(&self, spec: &Spec) -> Result<()> {
         if spec.capacity < CAPACITY_MIN {
             return Err(Error::Invalid(format!(
@@ -89,10 +89,10 @@ impl Volumes {
         if wanted > size { Err(Error::TooLarge { wanted, size }) } else { Ok(()) }
     }
 
-    /// The volume, if it exists already.
+    /// Returns the volume if it exists already.
     ///
     /// # Errors
-    /// Another one has its name, or its id.
+    /// Another volume has its name or its id.
     fn existing(&self, spec: &Spec) -> Result<Option<VolumeEntry>> {
         let (name, id) = (&spec.name, &spec.id);
         let table = self.table.read();
@@ -101,7 +101,7 @@ impl Volumes {
         }
         let Some(slot) = table.slots.get(name) else { return Ok(None) };
         let found = match slot {
-            // Nothing is left of it: it may be tried again.
+            // A failed clone has no content left, so its name may be used again.
             VolumeEntry::Clone(job) if job.failed().is_some() => return Ok(None),
             VolumeEntry::Clone(job) => job.spec().id.clone(),
             VolumeEntry::Volume(volume) => volume.record().spec.id,
@@ -115,7 +115,7 @@ impl Volumes {
     /// Serves a volume that could not be served until now.
     ///
     /// # Errors
-    /// It still cannot, or it is being put away.
+    /// It still cannot be served, or its reclaim has begun.
     fn revive(&self, slot: &VolumeEntry) -> Result<()> {
         let VolumeEntry::Volume(volume) = slot else { return Ok(()) };
         let Some(message) = volume.lost() else { return Ok(()) };
@@ -136,7 +136,7 @@ impl Volumes {
         let making = self.layout.making(&record.spec.id);
         self.layout.create_directory(&record, &making)?;
         self.layout.write(&record).inspect_err(|_| {
-            // On a full disk it would keep an inode that others need.
+            // On a full disk, the directory would keep an inode that other volumes need.
             if !self.layout.is_registered(&record.spec.id) {
                 let _ = self.layout.discard(&making);
             }
@@ -146,7 +146,7 @@ impl Volumes {
         self.serve(record, account)
     }
 
-    /// The account of a volume whose directory is in its place, and empty.
+    /// Opens the account of a volume whose directory is in its place and empty.
     pub(super) fn fresh_account(&self, record: &VolumeRecord) -> Result<Arc<Account>> {
         let own = self.layout.directory(&self.layout.volume(&record.spec))?.unwrap_or(0);
         let usage = Usage { bytes: own, inodes: 1 };
@@ -163,16 +163,17 @@ impl Volumes {
         let record = VolumeRecord::new(spec)?;
         self.layout.mark(&record, &path);
         self.layout.write(&record)?;
-        // Nothing is known of it, so that it is counted as soon as somebody needs to know.
+        // The usage is unknown, so it is counted as soon as a change needs to know.
         let account = self.ledger.account(&record.account(), record.spec.limits());
         self.serve(record, account)?;
         self.ledger.wake();
         Ok(())
     }
 
-    /// Whether nothing is where the volume's directory and record are to be.
+    /// Checks that nothing exists at the place of the volume's directory and record.
     pub(super) fn check_place(&self, spec: &Spec) -> Result<()> {
-        // First the other volumes: what is there is most often one of them, and has a name.
+        // The other volumes first: what exists is most often one of them, and the error then names
+        // it.
         self.check_no_conflict(spec)?;
         let path = self.layout.volume(spec);
         if exists(&path) { Err(Error::InTheWay(path)) } else { Ok(()) }
@@ -194,8 +195,8 @@ impl Volumes {
         Ok(())
     }
 
-    /// Whether the volume's directory lies in no other one's, and no other one's in it; those that
-    /// a faulty record names included.
+    /// Checks that the volume's directory neither contains nor lies inside that of another volume,
+    /// nor a directory that a faulty record names.
     fn check_no_overlap(&self, spec: &Spec) -> Result<()> {
         let place = Path::new(spec.relative_path());
         let overlaps = |there: &Path| place.starts_with(there) || there.starts_with(place);
@@ -216,7 +217,7 @@ impl Volumes {
         Ok(())
     }
 
-    /// Puts the directory of a record into its place; takes the record back if that is taken.
+    /// Moves the new directory of a record to its place. Removes the record if that place is taken.
     pub(super) fn install(&self, record: &VolumeRecord) -> Result<()> {
         let (id, name) = (&record.spec.id, &record.spec.name);
         self.layout.install(&self.layout.making(id), &record.spec).inspect_err(|error| {
@@ -228,7 +229,7 @@ impl Volumes {
         })
     }
 
-    /// Exports a volume whose directory is in its place, and enters it.
+    /// Exports a volume whose directory is in its place, and enters it into the table.
     pub(super) fn serve(&self, record: VolumeRecord, account: Arc<Account>) -> Result<()> {
         let (name, id) = (record.spec.name.clone(), record.spec.id.clone());
         let volume = Volume::new(record, account);
@@ -251,7 +252,7 @@ impl Volumes {
         let record = volume.record();
         let dir = self.layout.volume(&record.spec);
         self.layout.check_parents(&record.spec)?;
-        // Not through a link: that could lead anywhere.
+        // Never through a symbolic link, which could lead anywhere.
         if self.layout.directory(&dir)?.is_none() {
             let message = format!("{} is not there", dir.display());
             return Err(Error::Lost { name: record.spec.name, message });
@@ -261,7 +262,7 @@ impl Volumes {
             .map_err(|source| Error::Serve { name: record.spec.name, source })
     }
 
-    /// Exports a volume in place of others.
+    /// Exports a volume, and withdraws the exports `instead_of` in the same step.
     pub(super) fn publish(&self, volume: &Volume, instead_of: &[ExportId]) -> Result<()> {
         let export = Arc::new(self.export(volume));
         self.serving.exports.change(instead_of, [export]).map_err(|source| {
@@ -271,8 +272,9 @@ impl Volumes {
         })
     }
 
-    /// Whether clients may make what gives power to users of this machine, who may be able to enter
-    /// the volume's directory: a client that is root in a volume would make them root here.
+    /// Returns whether clients may make set-id files and devices. By default they may not if local
+    /// users can enter the volume's directory: a client that is root in the volume could make them
+    /// root here.
     fn powers(&self, spec: &Spec) -> ExportOptions {
         let refused = |said: Option<bool>| said.unwrap_or(self.serving.open_to_users);
         ExportOptions {
@@ -282,7 +284,7 @@ impl Volumes {
         }
     }
 
-    /// How a volume is exported.
+    /// Returns the export of a volume.
     pub(super) fn export(&self, volume: &Volume) -> Export {
         let VolumeRecord { spec, export, .. } = volume.record();
         let options = ExportOptions {

@@ -1,6 +1,8 @@
-//! The directories of volumes: how one is created, and whether it is in nobody else's.
+//! The directories of volumes: creates and marks them, and checks that one does not lie inside the
+//! directory of another volume or of another server.
 //!
-//! HEADER
+//! A directory is made under `making` with owner, mode and mark, and is then moved to its place
+//! ([`VolumeLayout::install`]).
 
 use std::os::unix::fs::chown;
 use std::path::Path;
@@ -17,18 +19,18 @@ use crate::export::ExportId;
 use crate::sys::durable;
 
 impl VolumeLayout {
-    /// Makes the empty directory `path` that is going to be a volume's.
+    /// Creates the empty directory `path` for a volume.
     pub(super) fn create_directory(&self, record: &VolumeRecord, path: &Path) -> Result<()> {
         self.create_empty(path)?;
         self.step()?;
         self.set_up_directory(record, path)
     }
 
-    /// Gives an empty directory what a volume's has.
+    /// Gives an empty directory the owner, the mode and the mark of a volume's directory.
     pub(super) fn set_up_directory(&self, record: &VolumeRecord, path: &Path) -> Result<()> {
         let spec = &record.spec;
         self.mark(record, path);
-        // First the owner: changing it takes set-id bits away.
+        // The owner first: chown(2) clears set-id bits.
         chown(path, spec.uid, spec.gid).map_err(Error::io("give an owner to", path))?;
         let mode = Mode::from_raw_mode(spec.mode);
         rustix::fs::chmod(path, mode)
@@ -36,25 +38,25 @@ impl VolumeLayout {
         durable::flush_folder(path).map_err(Error::io("flush", path))
     }
 
-    /// Notes in a directory whose it is: evidence for the case that two records name it, which no
-    /// client can change, because NFSv3 has no extended attributes. Nothing else depends on it, so
-    /// that a file system may lack them.
+    /// Marks a directory with the export of its volume, as evidence for the case that two records
+    /// name the same directory ([`super::conflict`]). Nothing else depends on the mark, because a
+    /// file system may lack extended attributes.
     pub(super) fn mark(&self, record: &VolumeRecord, path: &Path) {
         mark::set_export(path, record.export);
     }
 
-    /// Whether a record's directory is known to be its own.
+    /// Whether the record's directory is marked with its export.
     pub(super) fn is_marked(&self, record: &VolumeRecord) -> bool {
         self.marked_export(&record.spec) == Some(record.export)
     }
 
-    /// The export that a volume's directory was made for, if it says so.
+    /// Returns the export in the mark of a volume's directory, if it has one.
     pub(super) fn marked_export(&self, spec: &Spec) -> Option<ExportId> {
         mark::export_of(&self.volume(spec))
     }
 
-    /// Makes the empty directory that is going to be a recycled volume's. Takes no room if there is
-    /// none.
+    /// Creates the empty directory for a volume that is recycled. Uses a spare directory if the
+    /// disk is full.
     pub(super) fn renew(&self, record: &VolumeRecord) -> Result<()> {
         let path = self.renewing(&record.spec.id);
         match self.create_directory(record, &path) {
@@ -65,8 +67,8 @@ impl VolumeLayout {
         }
     }
 
-    /// Whether no directory on the way to a volume's was made for another one. That may be one of
-    /// which nothing else is known, because its record cannot be read.
+    /// Checks that no directory above a volume's is marked as that of another volume. That volume
+    /// may be unknown otherwise, because its record cannot be read.
     ///
     /// # Errors
     /// [`Error::Faulty`]
@@ -81,8 +83,8 @@ impl VolumeLayout {
         }
     }
 
-    /// Checks that no directory on the way to a volume's, nor that itself, holds volumes of its
-    /// own.
+    /// Checks that neither a volume's directory nor one above it is a directory with volumes of
+    /// another server.
     ///
     /// # Errors
     /// [`Error::Invalid`]

@@ -1,4 +1,4 @@
-//! Why something cannot be done with a volume.
+//! The errors of operations on volumes.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,10 +14,10 @@ use crate::export::table::TableError;
 /// The result of an operation on volumes.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why something cannot be done with a volume.
+/// Why an operation on a volume failed.
 #[derive(Error, Debug)]
 pub enum Error {
-    /// A name that cannot be one.
+    /// A name is invalid.
     #[error("volume name {name:?} {why}")]
     Name {
         /// The name.
@@ -25,7 +25,7 @@ pub enum Error {
         /// What is wrong with it.
         why: BadName,
     },
-    /// An id that cannot be one.
+    /// An id is invalid.
     #[error("volume id {id:?} {why}")]
     Id {
         /// The id.
@@ -33,31 +33,31 @@ pub enum Error {
         /// What is wrong with it.
         why: BadName,
     },
-    /// The wish makes no sense.
+    /// The request is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// There is no such volume.
+    /// The volume does not exist.
     #[error("there is no volume {0}")]
     NotFound(String),
-    /// The name belongs to another volume.
+    /// The name belongs to a volume with another id.
     #[error("volume {name} exists with the id {id}, not {wanted}")]
     OtherId {
         /// The name.
         name: VolumeName,
-        /// The volume's id.
+        /// The id of the existing volume.
         id: VolumeId,
-        /// The id that was asked for.
+        /// The requested id.
         wanted: VolumeId,
     },
-    /// The id belongs to a volume of another name.
+    /// The id belongs to a volume with another name.
     #[error("volume id {id} belongs to the volume {name}")]
     OtherName {
         /// The id.
         id: VolumeId,
-        /// Whose it is.
+        /// The name of that volume.
         name: VolumeName,
     },
-    /// A copy was asked for, and the volume exists and is none.
+    /// A copy was requested, but the volume exists and is not a copy.
     #[error(
         "volume {name} exists and is not a copy of {from}; nothing was copied. Choose another \
          name, or delete {name} first"
@@ -65,25 +65,25 @@ pub enum Error {
     NotCopied {
         /// The volume.
         name: VolumeName,
-        /// What was to be copied.
+        /// The volume to be copied.
         from: VolumeName,
     },
-    /// Something is where the volume's directory is to be.
+    /// The path of the volume's directory is taken.
     #[error("{} is in the way; adopt it (--adopt), or choose another name", .0.display())]
     InTheWay(PathBuf),
-    /// The volume's directory would be that of another one, or one would lie in the other.
+    /// The volume's directory would be that of another volume, contain it or lie inside it.
     #[error(
         "directory {directory} would overlap {theirs}, that of the volume {name}; choose another"
     )]
     Overlaps {
-        /// Where the volume was to be, below the root.
+        /// The requested directory, relative to the directory with volumes.
         directory: String,
         /// The other volume.
         name: VolumeName,
-        /// Where that is.
+        /// The directory of the other volume.
         theirs: String,
     },
-    /// Somebody has the volume, who would never hear of its end.
+    /// The volume is held by an object that would not learn of its end.
     #[error(
         "volume {name} belongs to {holder}; end that instead, or force it (--force, force=true in \
          the API), which takes the volume away from it"
@@ -91,10 +91,10 @@ pub enum Error {
     Held {
         /// The volume.
         name: VolumeName,
-        /// Who has it.
+        /// The holder.
         holder: String,
     },
-    /// A record of the registry that cannot be used names the directory.
+    /// A record that cannot be used names the directory.
     #[error("{0}")]
     Faulty(String),
     /// The volume's record cannot be used.
@@ -103,90 +103,90 @@ pub enum Error {
          again, or move it away to give the volume up", .0.path, .0.why
     )]
     DamagedRecord(DamagedRecord),
-    /// One of Berth's own folders is something else.
+    /// One of Berth's own folders is not a directory.
     #[error("{} is not a directory; restore it, or move it away", .0.display())]
     NoFolder(PathBuf),
-    /// There is nothing to adopt.
+    /// The directory to adopt does not exist.
     #[error("there is no directory {} to adopt", .0.display())]
     NothingToAdopt(PathBuf),
     /// The capacity is larger than the disk.
     #[error("capacity {wanted} is more than the {size} bytes of the disk")]
     TooLarge {
-        /// What was asked for, in bytes.
+        /// The requested capacity, in bytes.
         wanted: u64,
-        /// What there is, in bytes.
+        /// The size of the disk, in bytes.
         size: u64,
     },
-    /// All capacities together would be more than the administrator allows.
+    /// The sum of all capacities would exceed what the administrator allows.
     #[error(
         "with capacity {wanted}, all volumes would have {promised} bytes, more than the {allowed} \
          that are allowed ({percent} % of the disk); delete or shrink volumes, enlarge the disk, \
          or allow more (--overcommit)"
     )]
     Overcommitted {
-        /// What was asked for, in bytes.
+        /// The requested capacity, in bytes.
         wanted: u64,
-        /// The sum of all capacities then, in bytes.
+        /// The sum that would result, in bytes.
         promised: u64,
-        /// What it may be, in bytes.
+        /// The largest sum allowed, in bytes.
         allowed: u64,
-        /// The same in percent of the disk.
+        /// The same as a percentage of the disk.
         percent: u32,
     },
-    /// A smaller capacity was asked for, but not to shrink.
+    /// The request would reduce a limit without `shrink`.
     #[error(
         "capacity {wanted} is less than the present {now}; shrink it by explicit wish (--shrink)"
     )]
     WouldShrink {
-        /// What was asked for, in bytes.
+        /// The requested capacity, in bytes.
         wanted: u64,
-        /// What it has, in bytes.
+        /// The present capacity, in bytes.
         now: u64,
     },
-    /// The capacity is less than what is used.
+    /// The requested capacity is less than the usage.
     #[error("capacity {wanted} is less than the {used} bytes that are used")]
     InUse {
-        /// What was asked for, in bytes.
+        /// The requested capacity, in bytes.
         wanted: u64,
-        /// What is used, in bytes.
+        /// The usage, in bytes.
         used: u64,
     },
-    /// It is known only about what the volume uses.
+    /// The usage of the volume is not known exactly yet.
     #[error("volume {0} is being counted; try again when that is done")]
     Counting(VolumeName),
-    /// The volume is being made, and cannot be used for this yet.
+    /// The volume is being cloned and cannot be used yet.
     #[error("volume {0} is being cloned; try again when that is done")]
     Cloning(VolumeName),
-    /// Another volume is being made from it.
+    /// The volume is being copied to another one.
     #[error("volume {name} is being cloned to {by}; try again when that is done")]
     Source {
         /// The volume.
         name: VolumeName,
-        /// What is made from it.
+        /// The volume that is being created from it.
         by: VolumeName,
     },
-    /// Cloning it did not work; ask again to try again.
+    /// The volume could not be copied. The request may be repeated.
     #[error("cannot clone volume {from}")]
     Clone {
-        /// What was to be cloned.
+        /// The volume to be copied.
         from: VolumeName,
-        /// Why it did not work.
+        /// The reason.
         source: CopyError,
     },
-    /// The volume's directory is not there.
+    /// The volume's directory is missing or cannot be opened.
     #[error("volume {name} is lost: {message}; nothing of it is touched")]
     Lost {
         /// The volume.
         name: VolumeName,
-        /// Why.
+        /// The reason.
         message: String,
     },
-    /// The export has a path that another one has.
+    /// The volume's path is already exported.
     #[error("cannot export volume {name}")]
     Export {
         /// The volume.
         name: VolumeName,
-        /// Why.
+        /// The reason.
         source: TableError,
     },
     /// The directory cannot be served.
@@ -194,40 +194,40 @@ pub enum Error {
     Serve {
         /// The volume.
         name: VolumeName,
-        /// Why.
+        /// The reason.
         source: Errno,
     },
-    /// A file or directory could not be made, renamed, read or removed.
+    /// A system call on a file or directory failed.
     #[error("cannot {what} {}", path.display())]
     Io {
-        /// What could not be done.
+        /// The operation that failed.
         what: &'static str,
-        /// To what.
+        /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
 }
 
-/// What kind of trouble it is, for those who decide by it.
+/// The class of an error, by which callers decide how to react.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum VolumeErrorKind {
-    /// It can never be done as it was asked for.
+    /// The request can never succeed as it is.
     Invalid,
-    /// There is no such thing.
+    /// There is no such volume or directory.
     NotFound,
-    /// Something else is there.
+    /// The request conflicts with something that exists.
     Conflict,
-    /// Not now; asked again, it may work.
+    /// The request may succeed later.
     Busy,
-    /// There is not enough room.
+    /// There is not enough space.
     NoSpace,
     /// The server has a problem.
     Internal,
 }
 
 impl Error {
-    /// What kind of trouble it is.
+    /// Returns the class of the error.
     pub fn kind(&self) -> VolumeErrorKind {
         match self {
             Self::Name { .. } | Self::Id { .. } | Self::Invalid(_) | Self::WouldShrink { .. } => {
@@ -258,8 +258,8 @@ impl Error {
         }
     }
 
-    /// What may be told to the author of a claim: what is wrong, without paths of the server and
-    /// without what lies in a volume. The whole of it belongs into the server's log.
+    /// Returns the message for the author of a claim: without paths of the server, and without
+    /// names from inside a volume. The full error belongs in the server's log.
     pub fn public(&self) -> String {
         match self {
             Self::Name { .. }
@@ -309,7 +309,7 @@ impl Error {
         }
     }
 
-    /// For `map_err`: what could not be done to what.
+    /// Returns a function for `map_err` that says which operation failed on which path.
     pub(super) fn io(
         what: &'static str,
         path: impl Into<PathBuf>,
@@ -319,7 +319,7 @@ impl Error {
     }
 }
 
-/// Why a copy failed, without the paths of what was copied.
+/// Describes why a copy failed, without paths.
 fn short(error: &CopyError) -> String {
     match error {
         CopyError::Limit { .. } | CopyError::Cancelled => error.to_string(),
@@ -333,7 +333,7 @@ fn short(error: &CopyError) -> String {
     }
 }
 
-/// An error in the words of the system: others may have paths in their text.
+/// Formats an error of the system. Other errors may have paths in their text.
 fn plain(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(_) => error.to_string(),

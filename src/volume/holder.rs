@@ -1,7 +1,7 @@
-//! Who has a volume besides its clients, and would be left without it: whoever ends a volume by
-//! hand is told so first.
+//! The holders of volumes: objects, such as PersistentVolumes, that depend on a volume and would
+//! break without it. Commands that reclaim a volume check this first.
 //!
-//! The volumes themselves do not know: those who give them out are asked
+//! The volumes do not know their holders. The part that hands volumes out answers for them
 //! ([`Volumes::set_holders`]).
 
 use super::error::{Error, Result};
@@ -10,18 +10,18 @@ use super::registry::ReclaimStep;
 use super::spec::{OnDelete, Spec};
 use super::{VolumeEntry, Volumes};
 
-/// Tells who has a volume, in words for people; nobody, if it may be ended at any time. Does not
-/// block.
+/// Returns the holder of a volume as text for people, or `None` if the volume may be reclaimed at
+/// any time. Does not block.
 pub type HolderLookup = Box<dyn Fn(&Spec) -> Option<String> + Send + Sync>;
 
 impl Volumes {
-    /// Tells where to learn who has which volume, in place of what was told before.
+    /// Sets the function that returns the holder of a volume, and replaces an earlier one.
     pub fn set_holders(&self, holders: HolderLookup) {
         *self.holders.write() = Some(holders);
     }
 
-    /// Whether a volume may be ended without anybody being left without it. One whose end has begun
-    /// may, and so may one to which nothing is going to happen.
+    /// Checks that a volume has no holder, so it may be reclaimed. Also succeeds if the volume
+    /// would be retained, or if its reclaim has begun already.
     ///
     /// # Errors
     /// [`Error::Held`]; [`Error::NotFound`].

@@ -1,6 +1,7 @@
-//! Labels: words that others keep with a volume, such as whose it is, on the disk with its record.
+//! Labels: pairs of key and value that callers keep with a volume, such as its claim. They are
+//! stored in the record.
 //!
-//! Looking them up waits for no disk: a caller may do it for every object that it sees.
+//! Lookups do not wait for the disk, so a caller may do one for each object that it sees.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -11,20 +12,21 @@ use super::name::{VolumeId, VolumeName};
 use super::spec::Spec;
 use super::{VolumeEntry, Volumes};
 
-/// How much later than its record the clock of a file system may be, in seconds.
+/// How far the clock of a file system may be ahead of the server's, in seconds.
 const CLOCK_SLACK: i64 = 2;
 
 impl Volumes {
-    /// What all volumes were asked to be, those that are still being made included. Does not block.
+    /// Returns the specifications of all volumes, including those that are being cloned. Does not
+    /// block.
     pub fn specs(&self) -> Vec<Spec> {
         let table = self.table.read();
         table.slots.values().map(VolumeEntry::spec).collect()
     }
 
-    /// The volume that clients mount by exactly this path, unless it is still being made. Does not
-    /// block.
+    /// Returns the volume that clients mount by exactly this path, unless it is still being cloned.
+    /// Does not block.
     pub fn at_path(&self, path: &str) -> Option<Spec> {
-        // The name comes first, whatever follows.
+        // The path begins with the name, with or without a token.
         let name = path.strip_prefix('/')?.split('/').next()?;
         let VolumeEntry::Volume(volume) = self.slot(&VolumeName::new(name).ok()?).ok()? else {
             return None;
@@ -32,23 +34,24 @@ impl Volumes {
         Some(volume.record().spec).filter(|spec| spec.export_path() == path)
     }
 
-    /// When a volume was made, unless it is not there, or still being made. Does not block.
+    /// Returns when a volume was created, unless it does not exist or is still being cloned. Does
+    /// not block.
     pub fn created(&self, name: &VolumeName) -> Option<Timestamp> {
         self.volume(name).ok().map(|volume| volume.record().created)
     }
 
-    /// Whether a volume is there and cannot be served, because its directory is not there or cannot
-    /// be opened. Does not block.
+    /// Whether a volume exists but cannot be served, because its directory is missing or cannot be
+    /// opened. Does not block.
     pub fn is_lost(&self, name: &VolumeName) -> bool {
         self.volume(name).is_ok_and(|volume| volume.lost().is_some())
     }
 
-    /// Sets labels (`None` takes one away), and returns when that is on the disk. May be repeated;
-    /// what changes nothing writes nothing.
+    /// Sets labels, or removes those whose value is `None`. Returns when the change is on the disk.
+    /// May be repeated; writes nothing if nothing changes.
     ///
     /// # Errors
-    /// [`Error::NotFound`]: there is no volume of this name with this id; the registry cannot be
-    /// written, and then nothing has changed.
+    /// [`Error::NotFound`]: there is no volume of this name with this id. The registry cannot be
+    /// written; then nothing has changed.
     pub fn set_labels(
         &self,
         name: &VolumeName,
@@ -68,15 +71,15 @@ impl Volumes {
             };
         }
         if record != volume.record() {
-            // Labels say who may give the volume back, which must need no room.
+            // Labels decide who may reclaim the volume, and to reclaim must need no free space.
             self.layout.write_giving_back(&record)?;
             *volume.record.lock() = record.clone();
         }
         Ok(record.spec)
     }
 
-    /// Whether a volume's directory is as it was made: nothing is in it, and nothing ever was.
-    /// Blocks; in doubt, something was.
+    /// Whether a volume's directory is as it was created: empty, and never changed. Returns `false`
+    /// in doubt. Blocks.
     ///
     /// # Errors
     /// [`Error::NotFound`]; the directory cannot be read.
@@ -84,7 +87,7 @@ impl Volumes {
         let record = self.volume(name)?.record();
         let dir = self.layout.volume(&record.spec);
         let meta = std::fs::symlink_metadata(&dir).map_err(Error::io("look at", &dir))?;
-        // Names that come and go leave the time of the last change.
+        // To create and remove a name changes the modification time.
         let changed = meta.mtime() > record.created.as_second().saturating_add(CLOCK_SLACK);
         Ok(!changed && self.is_empty(name)?)
     }

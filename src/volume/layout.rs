@@ -1,22 +1,22 @@
-//! What is where on the disk, and the few things that are done to it.
+//! The files and directories of the volumes on the disk, and the basic operations on them.
 //!
 //! ```text
-//!   DIR/NAME/                  a volume, as its clients see it; or DIR/SOME/WHERE/, if it is to be there
-//!   DIR/archived-NAME-TIME/    what was archived
-//!   DIR/.berth/                Berth's own, for nobody else
+//!   DIR/NAME/                  a volume, as its clients see it; or DIR/SOME/WHERE/ on request
+//!   DIR/archived-NAME-TIME/    an archived directory
+//!   DIR/.berth/                Berth's own folder, closed to other users
 //!     lock                     held by the server that uses DIR (see super::lock)
-//!     volumes/ID.json          the registry: what each volume is (see super::registry)
-//!     ledger                   what each volume uses (see crate::quota::ledger)
-//!     cloning/ID.json          clones that are no volumes yet (see super::clone_note)
-//!     making/ID/               a directory that is going to be a volume
-//!     making/ID~/              one that is going to be a recycled volume's
-//!     leaving/ID/              one that was, on its way to the trash
-//!     trash/ID.NUMBER/         what is being removed
-//!     spare/                   what giving back takes when the disk is full (see super::reserve)
+//!     volumes/ID.json          the registry: a record of each volume (see super::registry)
+//!     ledger                   the usage of each volume (see crate::quota::ledger)
+//!     cloning/ID.json          clones that are not volumes yet (see super::clone_note)
+//!     making/ID/               a new volume's directory before it is moved to its place
+//!     making/ID~/              the same for a recycled volume
+//!     leaving/ID/              a former volume's directory on its way to the trash
+//!     trash/ID.NUMBER/         a directory that is being removed
+//!     spare/                   the reserve for a full disk (see super::reserve)
 //! ```
 //!
-//! All of it is on one file system, so that directories move in one step. Each function here is one
-//! such step: it happens or it does not, and is on the disk when it returns.
+//! All of it is on one file system, so a directory moves in one step. Each function here is one
+//! such step: it happens completely or not at all, and is on the disk when the function returns.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -35,30 +35,30 @@ use super::nested;
 use super::spec::{OwnerAndMode, Spec};
 use crate::sys::durable;
 
-/// The folders in it.
+/// The folders in Berth's own folder.
 const FOLDERS: [&str; 6] = [REGISTRY, "cloning", "making", "leaving", "trash", "spare"];
 
-/// The folder without which nothing is known.
+/// The folder of the registry, the only one whose content cannot be replaced.
 const REGISTRY: &str = "volumes";
 
-/// The folders that are made later if the disk is full: the server of a disk that an earlier
-/// version has filled starts, or nobody could give anything back.
+/// Folders that may be made later if the disk is full. Otherwise a server could not start on a disk
+/// that an earlier version has filled, and nothing could be reclaimed.
 const LATER: [&str; 2] = ["cloning", "spare"];
 
-/// A directory with volumes, locked.
+/// A directory with volumes, locked by this server.
 pub(super) struct VolumeLayout {
     dir: PathBuf,
     own: PathBuf,
-    /// That which says that nobody else has it.
+    /// The lock that keeps other servers away.
     pub(super) lock: Arc<DirectoryLock>,
-    /// Held while something of the reserve is made or taken.
+    /// Held while spare files or directories are made or taken.
     pub(super) spare: Mutex<()>,
     #[cfg(test)]
     pub(super) crash: crash::CrashPoint,
 }
 
 impl VolumeLayout {
-    /// Makes what is not there yet, and takes the lock.
+    /// Makes the folders that are missing, and takes the lock.
     ///
     /// # Errors
     /// A folder cannot be made; another server uses the directory.
@@ -96,27 +96,27 @@ impl VolumeLayout {
         &self.dir
     }
 
-    /// The folder with the registry.
+    /// The folder of the registry.
     pub(super) fn registry(&self) -> PathBuf {
         self.own.join(REGISTRY)
     }
 
-    /// The folder with the notes of clones.
+    /// The folder of the notes of clones.
     pub(super) fn cloning(&self) -> PathBuf {
         self.own.join("cloning")
     }
 
-    /// The file with the ledger.
+    /// The file of the ledger.
     pub(super) fn ledger(&self) -> PathBuf {
         self.own.join("ledger")
     }
 
-    /// The folder that is emptied.
+    /// The folder whose content is removed in the background.
     pub(super) fn trash(&self) -> PathBuf {
         self.own.join("trash")
     }
 
-    /// The folder with the reserve.
+    /// The folder of the reserve.
     pub(super) fn spares(&self) -> PathBuf {
         self.own.join("spare")
     }
@@ -126,23 +126,23 @@ impl VolumeLayout {
         self.dir.join(spec.relative_path())
     }
 
-    /// The directory that is going to be a volume.
+    /// The directory of a new volume before it is moved to its place.
     pub(super) fn making(&self, id: &VolumeId) -> PathBuf {
         self.own.join("making").join(id.as_str())
     }
 
-    /// The directory that is going to be a recycled volume's. No id ends like this.
+    /// The new directory of a recycled volume before it is moved to its place. No id ends with `~`.
     pub(super) fn renewing(&self, id: &VolumeId) -> PathBuf {
         self.own.join("making").join(format!("{id}~"))
     }
 
-    /// The directory that was a volume.
+    /// The former directory of a volume, on its way to the trash.
     pub(super) fn leaving(&self, id: &VolumeId) -> PathBuf {
         self.own.join("leaving").join(id.as_str())
     }
 
-    /// The same without an owner and a mode, which somebody else sets. What an earlier attempt
-    /// left goes into the trash.
+    /// Creates an empty directory without setting its owner and mode. The remains of an earlier
+    /// attempt go into the trash.
     pub(super) fn create_empty(&self, path: &Path) -> Result<()> {
         self.step()?;
         if exists(path) {
@@ -151,26 +151,26 @@ impl VolumeLayout {
         DirBuilder::new().mode(0o700).create(path).map_err(Error::io("create", path))
     }
 
-    /// Puts what was made into its place.
+    /// Moves a new directory to its place.
     ///
     /// # Errors
-    /// [`Error::InTheWay`], and then nothing has changed.
+    /// [`Error::InTheWay`]: the place is taken, and nothing has changed.
     pub(super) fn install(&self, made: &Path, spec: &Spec) -> Result<()> {
         self.make_parents(spec)?;
         self.rename(made, &self.volume(spec))
     }
 
-    /// Takes the directory of a volume out of its place.
+    /// Moves the directory of a volume from its place to `leaving`.
     pub(super) fn withdraw(&self, spec: &Spec) -> Result<()> {
         self.rename(&self.volume(spec), &self.leaving(&spec.id))
     }
 
-    /// Puts the directory of a volume aside, under a name in the same folder.
+    /// Moves the directory of a volume to the name `to`, directly below the directory with volumes.
     pub(super) fn archive(&self, spec: &Spec, to: &str) -> Result<()> {
         self.rename(&self.volume(spec), &self.dir.join(to))
     }
 
-    /// Makes the directories on the way to a volume's.
+    /// Creates the missing directories above a volume's.
     fn make_parents(&self, spec: &Spec) -> Result<()> {
         for path in self.parents(spec).iter().rev().filter(|path| !exists(path)) {
             self.step()?;
@@ -182,12 +182,12 @@ impl VolumeLayout {
         Ok(())
     }
 
-    /// Removes the directories on the way to where a volume was, as far as nothing is in them.
+    /// Removes the directories above the former place of a volume, as far as they are empty.
     pub(super) fn prune_parents(&self, spec: &Spec) {
         if self.check_parents(spec).is_err() {
             return; // they are not those that were made for it
         }
-        // One that stays does no harm: the next volume that wants it finds it.
+        // An empty directory that remains does no harm: the next volume below it uses it.
         let remove = |path: &PathBuf| {
             fs::remove_dir(path)?;
             durable::flush_folder(path.parent().unwrap_or(&self.dir))
@@ -195,14 +195,14 @@ impl VolumeLayout {
         let _ = self.parents(spec).iter().try_for_each(remove);
     }
 
-    /// The directories on the way to a volume's, the deepest first.
+    /// The directories above a volume's, the deepest first.
     pub(super) fn parents(&self, spec: &Spec) -> Vec<PathBuf> {
         let path = self.volume(spec);
         let above = path.ancestors().skip(1).take_while(|above| *above != self.dir);
         above.map(Path::to_owned).collect()
     }
 
-    /// Whether the way to a volume's directory leads through no link.
+    /// Checks that the directories above a volume's are directories, and not symbolic links.
     ///
     /// # Errors
     /// [`Error::InTheWay`]
@@ -210,8 +210,8 @@ impl VolumeLayout {
         self.parents(spec).iter().try_for_each(|path| self.directory(path).map(drop))
     }
 
-    /// Whether a volume's directory is where it should be: a directory, and no link on the way to
-    /// it. Whatever else is there was put there by somebody else, and is left alone.
+    /// Whether a volume's directory is in its place: a directory, with no symbolic link above it.
+    /// Anything else there was made by others and is left alone.
     pub(super) fn is_there(&self, spec: &Spec) -> bool {
         let found = self.check_parents(spec).and_then(|()| self.directory(&self.volume(spec)));
         matches!(found, Ok(Some(_)))
@@ -238,7 +238,7 @@ impl VolumeLayout {
         }
     }
 
-    /// Moves what is below `own` into the trash.
+    /// Moves a path below Berth's own folder into the trash.
     pub(super) fn discard(&self, path: &Path) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let trash = self.trash();
@@ -246,7 +246,7 @@ impl VolumeLayout {
         self.rename(path, &free.expect("there are more numbers than entries"))
     }
 
-    /// Everything in the folders of what is made and what leaves.
+    /// Lists the content of `making` and `leaving`.
     pub(super) fn leftovers(&self) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         for name in ["making", "leaving"] {
@@ -258,10 +258,11 @@ impl VolumeLayout {
         Ok(found)
     }
 
-    /// A directory as it is, and what it takes on the disk. `None`: there is none.
+    /// Returns the bytes that a directory itself takes on the disk, or `None` if nothing is at
+    /// `path`.
     ///
     /// # Errors
-    /// There is something else, or it cannot be looked at.
+    /// Something else is there, or it cannot be examined.
     pub(super) fn directory(&self, path: &Path) -> Result<Option<u64>> {
         match fs::symlink_metadata(path) {
             Ok(meta) if meta.is_dir() => Ok(Some(meta.blocks() * 512)),
@@ -271,7 +272,7 @@ impl VolumeLayout {
         }
     }
 
-    /// Whose the directory of a volume is, if it is there.
+    /// Returns the owner and the mode of a volume's directory, if it exists.
     pub(super) fn access(&self, spec: &Spec) -> Option<OwnerAndMode> {
         let found = fs::symlink_metadata(self.volume(spec)).ok().filter(fs::Metadata::is_dir)?;
         Some(OwnerAndMode { uid: found.uid(), gid: found.gid(), mode: found.mode() & 0o7777 })
@@ -280,7 +281,8 @@ impl VolumeLayout {
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.begin()?;
         let moved = match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // The file system does not know the flag. Nobody else makes names here.
+            // The file system does not support the flag. No other process makes names here, so a
+            // check suffices.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if exists(to) => {
                 Err(rustix::io::Errno::EXIST)
             }
@@ -293,7 +295,8 @@ impl VolumeLayout {
             Err(rustix::io::Errno::EXIST) => return Err(Error::InTheWay(to.to_owned())),
             moved => moved.map_err(|errno| Error::io("move", from)(errno.into()))?,
         }
-        // The new name first: a crash in between may leave both, but not neither.
+        // The new name is flushed first: a crash in between may leave both names, but never
+        // neither.
         for path in [to, from] {
             let folder = path.parent().unwrap_or(&self.dir);
             durable::flush_folder(folder).map_err(Error::io("flush", folder))?;
@@ -301,13 +304,14 @@ impl VolumeLayout {
         Ok(())
     }
 
-    /// To be called before anything is registered or moved: it is still this server's to do.
+    /// Checks that this server still has the directory to itself. To be called before anything is
+    /// registered or moved.
     pub(super) fn begin(&self) -> Result<()> {
         self.lock.check().map_err(Error::io("use", &self.dir))?;
         self.step()
     }
 
-    /// Where a test may have the process die.
+    /// A point at which a test can simulate a crash.
     #[cfg(not(test))]
     #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
     pub(super) fn step(&self) -> Result<()> {
@@ -320,8 +324,8 @@ impl VolumeLayout {
     }
 }
 
-/// Makes the directory and Berth's own folder in it, if they are not there. Only the server's user
-/// may enter: what a volume allows to everybody is meant for its clients.
+/// Creates the directory and Berth's own folder in it, if they are missing. Only the server's user
+/// may enter: the modes of volumes are meant for their clients, not for local users.
 pub(super) fn prepare(dir: &Path) -> Result<()> {
     folder(dir, 0o700)?;
     folder(&dir.join(OWN), 0o700)?;
@@ -329,19 +333,19 @@ pub(super) fn prepare(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a folder and those above it, as far as they are not there.
+/// Creates a folder and its missing ancestors.
 pub(super) fn folder(path: &Path, mode: u32) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(mode).create(path);
     made.map_err(Error::io("create", path))
 }
 
-/// Whether there is a directory, and no link to one: what is in it is moved, and removed.
+/// Checks that a path is a directory and not a symbolic link: its content gets moved and removed.
 fn check_folder(path: &Path) -> Result<()> {
     let found = path.symlink_metadata().map_err(Error::io("look at", path))?;
     if found.is_dir() { Ok(()) } else { Err(Error::NoFolder(path.to_owned())) }
 }
 
-/// What is no directory and has the name of one with nothing but what is left over.
+/// Renames a file that has the name of a folder without persistent content.
 fn set_aside(path: &Path) -> Result<()> {
     let aside = durable::set_aside(path).map_err(Error::io("move", path))?;
     let (path, aside) = (path.display(), aside.display());
@@ -349,7 +353,7 @@ fn set_aside(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A point at which a test ends everything, as if the process had died there.
+/// A simulated crash for tests: from this point on, every step fails.
 #[cfg(test)]
 pub(super) mod crash {
     use std::io;
@@ -364,17 +368,17 @@ pub(super) mod crash {
     }
 
     impl CrashPoint {
-        /// Dies after so many steps, and does none from then on.
+        /// Crashes at the step with this number, and fails all steps after it.
         pub(crate) fn after(&self, steps: usize) {
             self.0.store(steps, Ordering::SeqCst);
         }
 
-        /// Fails no more: what failed was no death.
+        /// Ends the simulation: the steps succeed again.
         pub(crate) fn heal(&self) {
             self.0.store(usize::MAX, Ordering::SeqCst);
         }
 
-        /// Whether it has died.
+        /// Whether the crash has happened.
         pub(crate) fn reached(&self) -> bool {
             self.0.load(Ordering::SeqCst) == 0
         }

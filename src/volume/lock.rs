@@ -1,9 +1,10 @@
-//! The lock that gives a directory with volumes one server.
+//! The lock that limits a directory with volumes to one server.
 //!
-//! It is held on a file, and goes with the file system: after a FUSE daemon was mounted anew,
-//! nobody has it. So it is looked at before anything is served again or written there, and taken
-//! again. The lock's file tells by its time whether another server has had it in between; then what
-//! this one knows of the volumes may be wrong, and it keeps away from them for good.
+//! It is held on a file and is lost with the file system: after a FUSE daemon was mounted anew, no
+//! server holds it. It is therefore checked before anything is written or served again, and taken
+//! again if necessary. The modification time of the file tells whether another server has held the
+//! lock in between. Then what this server knows about the volumes may be wrong, and it stops using
+//! them for good.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -18,21 +19,21 @@ use super::error::{Error, Result};
 use crate::fs::fingerprint::Fingerprint;
 use crate::sys::durable;
 
-/// What the file is called.
+/// The name of the file.
 const NAME: &str = "lock";
 
 /// The lock of a directory with volumes.
 pub(super) struct DirectoryLock {
-    /// Berth's own folder in it.
+    /// Berth's own folder in the directory.
     own: PathBuf,
     which: Fingerprint,
     state: Mutex<LockState>,
 }
 
 enum LockState {
-    /// The file, and its time as it was set when the lock was taken.
+    /// The file, and the modification time that was set when the lock was taken.
     Held(File, LockTime),
-    /// Another server has had it.
+    /// Another server has held the lock.
     Lost,
 }
 
@@ -40,10 +41,10 @@ enum LockState {
 type LockTime = (i64, i64);
 
 impl DirectoryLock {
-    /// Takes the lock of the directory in which `own` is Berth's folder.
+    /// Takes the lock of the directory whose own folder is `own`.
     ///
     /// # Errors
-    /// Another server has it; it cannot be taken.
+    /// Another server holds the lock; it cannot be taken.
     pub(super) fn take(own: &Path) -> Result<Self> {
         let which = which(own).map_err(Error::io("look at", own))?;
         let path = own.join(NAME);
@@ -58,18 +59,18 @@ impl DirectoryLock {
         Ok(Self { own: own.to_owned(), which, state: Mutex::new(LockState::Held(file, time)) })
     }
 
-    /// Makes sure that this server has the directory to itself: takes the lock again if it went
+    /// Checks that this server has the directory to itself, and takes the lock again if it was lost
     /// with the file system. Blocks.
     ///
     /// # Errors
-    /// The file system is away, or another one is there; another server has the directory, or has
-    /// had it.
+    /// The file system is not mounted, or another one is mounted there; another server holds the
+    /// lock or has held it.
     pub(super) fn check(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         let LockState::Held(file, time) = &*state else { return Err(lost()) };
         let fresh = match self.is_in_place(file) {
-            // Again: a file system on a network may have given the lock to another client
-            // meanwhile.
+            // Locked again each time: a network file system may have granted the lock to another
+            // client meanwhile.
             true if try_lock(file)? => return Ok(()),
             true => None,
             false => self.take_again(*time)?,
@@ -89,7 +90,7 @@ impl DirectoryLock {
         Err(lost())
     }
 
-    /// Gives the lock up.
+    /// Releases the lock.
     pub(super) fn release(&self) {
         let state = self.state.lock();
         if let LockState::Held(file, _) = &*state {
@@ -101,7 +102,7 @@ impl DirectoryLock {
         self.own.parent().unwrap_or(&self.own)
     }
 
-    /// Whether `file` is open, and the one under the lock's name.
+    /// Whether `file` is still the file under the lock's name.
     fn is_in_place(&self, file: &File) -> bool {
         let number = |of: Metadata| (of.dev(), of.ino());
         let ours = file.metadata().map(number);
@@ -109,7 +110,8 @@ impl DirectoryLock {
         matches!((ours, named), (Ok(ours), Ok(named)) if ours == named)
     }
 
-    /// Takes the lock once more; `None` if another server has it, or has had it since `time`.
+    /// Takes the lock again. Returns `None` if another server holds it, or has held it since
+    /// `time`.
     fn take_again(&self, time: LockTime) -> io::Result<Option<File>> {
         if !which(&self.own)?.is_still(&self.which) {
             return Err(io::Error::other("another file system is mounted there"));
@@ -129,7 +131,7 @@ fn which(own: &Path) -> io::Result<Fingerprint> {
     Ok(Fingerprint::of(File::open(own)?)?)
 }
 
-/// Takes the lock of a file; `false` if somebody else has it.
+/// Locks a file. Returns `false` if another process holds the lock.
 fn try_lock(file: &File) -> io::Result<bool> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
@@ -138,10 +140,10 @@ fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Gives the file the present time; answers what it is then.
+/// Sets the modification time to the present, and returns it.
 fn stamp(file: &File) -> io::Result<LockTime> {
-    // Takes no room on a full disk. Where it is refused, the old time does: nobody else sets one
-    // there.
+    // Needs no space on a full disk. If it is refused, the old time serves as well, because no
+    // other process sets one there.
     let _ = file.set_modified(SystemTime::now());
     Ok(time_of(&file.metadata()?))
 }
@@ -159,7 +161,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// Mounting anew, as far as the lock is concerned: the same file is another one.
+    /// Simulates a new mount: the same name and time, but another file.
     fn renew(own: &Path) -> File {
         let (path, fresh) = (own.join(NAME), own.join("fresh"));
         let time = path.metadata().unwrap().modified().unwrap();

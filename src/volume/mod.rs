@@ -1,24 +1,28 @@
-//! Volumes: a directory, an export and an enforced capacity, as one unit, made, grown, recycled,
-//! archived and deleted. Knows nothing of Kubernetes.
+//! Volumes: a directory, an export and an enforced capacity as one unit, which is created,
+//! expanded, recycled, archived and deleted. Knows nothing of Kubernetes.
 //!
-//! Every operation may be repeated, and the process may die at any point of it: what the registry
-//! says ([`registry`]) is what was wanted, and is brought to its end at the next start, or when the
-//! operation is asked for again. An operation has happened once its record is on the disk:
+//! Each operation may be repeated, and the process may die at any point of it. The registry
+//! ([`registry`]) records what was requested, which is completed at the next start or when the
+//! request is repeated. An operation has happened once its record is on the disk:
 //!
-//! | operation | before the record | the record | after it |
+//! | operation | before the record | the record | after the record |
 //! |---|---|---|---|
-//! | create | directory in `making` | ready | into its place |
+//! | create | directory in `making` | ready | moved to its place |
 //! | adopt | - | ready | - |
-//! | clone | a note that it is wanted; copy in `making` | ready | into its place |
+//! | clone | a note of the request; copy in `making` | ready | moved to its place |
 //! | expand | - | ready, other limits | - |
-//! | delete | - | deleting | out of its place; struck out; into the trash |
-//! | archive | - | archiving as NAME | to that name; struck out |
+//! | delete | - | deleting | moved out; record removed; into the trash |
+//! | archive | - | archiving as NAME | renamed; record removed |
 //! | recycle | empty directory in `making` (as `ID~`) | recycling, other export | old one out, new one in; ready; into the trash |
 //!
-//! Giving back (delete, archive, recycle, a smaller capacity) takes no room on the disk
-//! ([`reserve`]). Of several records that contradict each other, the most credible one is believed
-//! ([`contest`]). What is in `making` or `leaving` without a record that needs it goes into the
-//! trash at the next start. Where things are, [`layout`] says.
+//! To reclaim a volume or to reduce a capacity needs no free space on the disk ([`reserve`]). Of
+//! records that contradict each other, the most credible one is accepted ([`conflict`]). Content of
+//! `making` or `leaving` that no record needs goes into the trash at the next start. [`layout`]
+//! describes the files.
+//!
+//! The files of operations (`create`, `clone`, `reclaim`, `recovery`, `status` and others) extend
+//! [`Volumes`], which this file defines; apart from that, no files here import each other in a
+//! circle.
 
 mod clone;
 mod clone_note;
@@ -85,9 +89,10 @@ pub struct Volumes {
     layout: VolumeLayout,
     serving: DataPlane,
     ledger: Ledger,
-    /// `None` before the start and after the end.
+    /// `None` before the start and after the stop.
     trash: Mutex<Option<Trash>>,
-    /// Held by whoever changes what volumes there are, from the first look to the last step.
+    /// Held during each operation that changes the set of volumes, from its first check to its last
+    /// step.
     change: Mutex<()>,
     table: RwLock<VolumeTable>,
     faults: Vec<RecordFault>,
@@ -98,127 +103,126 @@ pub struct Volumes {
     holders: RwLock<Option<HolderLookup>>,
 }
 
-/// Tells who has mounted which path.
+/// Returns which client has mounted which path.
 pub type MountLister = Box<dyn Fn() -> Vec<(IpAddr, Vec<u8>)> + Send + Sync>;
 
-/// What serves volumes to clients.
+/// The parts of the server that serve volumes to clients.
 pub struct DataPlane {
     /// The files.
     pub fs: Arc<Fs>,
-    /// What is exported.
+    /// The exports.
     pub exports: Arc<Exports>,
-    /// The kind of handles, if only one is wanted.
+    /// The kind of file handles, if it is prescribed.
     pub handles: Option<HandleKind>,
-    /// Whether users of this machine can enter the directory of the volumes.
+    /// Whether local users can enter the directory with the volumes.
     pub open_to_users: bool,
 }
 
-/// How volumes are kept.
+/// The settings of the volumes.
 #[derive(Clone, Debug)]
 pub struct VolumeSettings {
-    /// The directory that they are in; made if it is not there.
+    /// The directory with the volumes; created if it is missing.
     pub dir: PathBuf,
-    /// How many files, directories and so on are removed from the trash in a second.
+    /// The most files, directories and other entries that are removed from the trash in a second.
     pub purge_rate: u32,
-    /// How long after it was counted a volume is counted again, because something may have been
-    /// changed beside the server; zero: never.
+    /// The interval after which a volume is counted again, because its content may have been
+    /// changed outside of the server; zero: never.
     pub recount: std::time::Duration,
-    /// How large the capacities of all volumes may be together, in percent of the disk; without it,
-    /// as large as they like.
+    /// The most that all capacities may be together, as a percentage of the disk; `None`: no limit.
     pub overcommit: Option<u32>,
 }
 
-/// All volumes, by name and id.
+/// All volumes, by name and by id.
 #[derive(Default)]
 struct VolumeTable {
     slots: BTreeMap<VolumeName, VolumeEntry>,
     names: HashMap<VolumeId, VolumeName>,
 }
 
-/// What there is of a name.
+/// An entry of the table.
 enum VolumeEntry {
     /// A volume.
     Volume(Arc<Volume>),
-    /// One that is being made from another.
+    /// A volume that is being copied from another, or whose copy has failed.
     Clone(Arc<CloneJob>),
 }
 
 /// A volume.
 struct Volume {
     record: Mutex<VolumeRecord>,
-    /// Its record before its end began: a recycled one's has another export.
+    /// Its record before its reclaim began: the export of a recycled volume changes.
     before: Mutex<Option<VolumeRecord>>,
     account: Arc<Account>,
     traffic: traffic::Traffic,
-    /// Why it is not served.
+    /// The reason why it is not served, if it is not.
     lost: Mutex<Option<String>>,
 }
 
-/// Where a new volume's content comes from.
+/// The source of a new volume's content.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum VolumeOrigin {
-    /// It is empty.
+    /// The volume is empty.
     #[default]
     Fresh,
-    /// It is the directory that is there.
+    /// An existing directory becomes the volume.
     Adopt,
-    /// It is a copy of another volume.
+    /// The volume is a copy of another volume.
     Clone(VolumeName),
 }
 
-/// A wish for more, or less.
+/// A request to change the limits of a volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CapacityChange {
-    /// The new capacity, in bytes.
+    /// The new capacity, in bytes. If absent, it stays.
     #[serde(default)]
     pub capacity: Option<u64>,
-    /// The new limit of inodes; 0 for none. Without it, one that follows from the capacity
-    /// ([`spec::inodes_of`]) goes on to do so.
+    /// The new limit of inodes; 0 for none. If absent, it stays, or follows the capacity as before
+    /// if it is the default ([`spec::inodes_of`]).
     #[serde(default)]
     pub inodes: Option<u64>,
-    /// Whether it may be less than before.
+    /// Whether a limit may be reduced.
     #[serde(default)]
     pub shrink: bool,
 }
 
-/// What became of a volume that is no longer wanted.
+/// The outcome of a reclaim.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "outcome", content = "volume")]
 pub enum Reclaimed {
-    /// It is gone; its content is being removed.
+    /// The volume is gone, and its content is being removed.
     Deleted,
-    /// It is gone; its content is in this directory.
+    /// The volume is gone. Its content is in the directory of this name.
     Archived(String),
-    /// It is there for the next user, empty.
+    /// The volume is empty and ready for its next use.
     Recycled(Box<VolumeStatus>),
-    /// It is there as it was.
+    /// The volume is unchanged.
     Retained(Box<VolumeStatus>),
 }
 
-/// The disk that the volumes share.
+/// The space of the disk that the volumes share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DiskSpace {
-    /// Its size, in bytes; what is kept back for root is not in it.
+    /// The size in bytes, without what is reserved for root.
     pub size: u64,
-    /// What is left of it, in bytes.
+    /// The free space in bytes.
     pub free: u64,
 }
 
-/// Makes the directory for volumes if it is not there, so that what else belongs to it can be put
-/// there.
+/// Creates the directory for volumes if it is missing, so that other files may be put there before
+/// the volumes are opened.
 ///
 /// # Errors
-/// It cannot be made, or is no place for volumes: the root directory, or in another directory of
-/// volumes.
+/// The directory cannot be created, or cannot hold volumes: it is the root directory, or lies in
+/// another directory with volumes.
 pub fn prepare(dir: &Path) -> Result<()> {
     nested::check_directory(dir)?;
     layout::prepare(dir)
 }
 
 impl Volumes {
-    /// All volumes, by name.
+    /// Returns all volumes, sorted by name.
     pub fn list(&self) -> Vec<VolumeStatus> {
         let free = self.disk().map_or(u64::MAX, |disk| disk.free);
         let mut mounts = self.mounts_by_name();
@@ -229,7 +233,7 @@ impl Volumes {
         table.slots.iter().map(status).collect()
     }
 
-    /// One volume.
+    /// Returns one volume.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -244,11 +248,11 @@ impl Volumes {
         Ok(status)
     }
 
-    /// Changes how much a volume may hold. Takes effect for its clients at once.
+    /// Changes the limits of a volume. Takes effect for its clients at once.
     ///
     /// # Errors
-    /// Less than before without an explicit wish, or than what is used; more than the disk; the
-    /// registry cannot be written, and then nothing has changed.
+    /// A limit would be reduced without `shrink`, or below the usage; the capacity is larger than
+    /// the disk; the registry cannot be written. Then nothing has changed.
     pub fn expand(&self, name: &VolumeName, growth: CapacityChange) -> Result<VolumeStatus> {
         let change = self.lock();
         let volume = self.volume(name)?;
@@ -279,7 +283,7 @@ impl Volumes {
         self.show(name)
     }
 
-    /// Has what a volume uses counted again, in the background.
+    /// Requests a new count of what a volume uses, in the background.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -292,8 +296,8 @@ impl Volumes {
         Ok(())
     }
 
-    /// Whether there is nothing in a volume's directory: read from the disk, because what is put
-    /// there beside the server is not known before a count.
+    /// Whether a volume's directory is empty. Reads the disk, because files that were made outside
+    /// of the server are not known before a count.
     ///
     /// # Errors
     /// [`Error::NotFound`]; the directory cannot be read.
@@ -303,21 +307,21 @@ impl Volumes {
         Ok(entries.next().is_none())
     }
 
-    /// What there is to remove.
+    /// Returns what is left to remove.
     pub fn trash(&self) -> trash::TrashStatus {
         let trash = self.trash.lock();
         trash.as_ref().map(Trash::status).unwrap_or_default()
     }
 
-    /// What of the registry could not be read, and is left alone.
+    /// Describes the files of the registry that cannot be used and are left alone.
     pub fn faults(&self) -> Vec<String> {
         self.faults.iter().map(ToString::to_string).collect()
     }
 
-    /// The disk that the volumes share.
+    /// Returns the space of the disk that the volumes share.
     ///
     /// # Errors
-    /// It cannot be asked.
+    /// statvfs(2) fails.
     pub fn disk(&self) -> Result<DiskSpace> {
         let dir = self.layout.dir();
         let stat = statvfs(dir).map_err(|errno| Error::io("ask", dir)(errno.into()))?;
@@ -329,7 +333,7 @@ impl Volumes {
         })
     }
 
-    /// Tells where to learn who has mounted what.
+    /// Sets the function that lists the mounts of clients.
     pub fn set_mounts(&self, mounts: MountLister) {
         let _ = self.mounts.set(mounts);
     }
@@ -375,7 +379,7 @@ impl Volumes {
     fn mounts_by_name(&self) -> HashMap<String, Vec<IpAddr>> {
         let mut found: HashMap<String, Vec<IpAddr>> = HashMap::new();
         for (client, path) in self.mounts.get().map(|mounts| mounts()).unwrap_or_default() {
-            // Behind the name there may be a token.
+            // The name may be followed by a token.
             let mut names = path.split(|byte| *byte == b'/');
             let name = names.find(|name| !matches!(*name, b"" | b"."));
             let name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
@@ -421,8 +425,8 @@ impl Volume {
         *self.lost.lock() = why;
     }
 
-    /// Whether its limits may become others; the account has them already, so that nothing can
-    /// come in between.
+    /// Checks that the limits may change. The account has the new ones already, so usage cannot
+    /// grow beyond them meanwhile.
     fn check_limits(&self, old: &Spec, new: &Spec, growth: CapacityChange) -> Result<()> {
         let most = |inodes: Option<u64>| inodes.unwrap_or(u64::MAX);
         if new.capacity >= old.capacity && most(new.inodes) >= most(old.inodes) {

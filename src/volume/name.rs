@@ -1,6 +1,6 @@
-//! What volumes are called: names for people and paths, ids for programs.
+//! Names of volumes for people and paths, and ids for programs.
 //!
-//! Both become parts of paths, so that they are checked when they come in, and never again.
+//! Both become parts of paths. They are checked when they are created and never again.
 
 use std::fmt;
 use std::io;
@@ -16,63 +16,63 @@ const NAME_MAX: usize = 255;
 /// Longest path of a directory, in bytes.
 const PATH_MAX: usize = 1024;
 
-/// Lengths of tokens, in bytes: the shortest has 80 bits if it is random.
+/// Lengths of tokens, in bytes. The shortest has about 80 bits if it is random.
 const TOKEN_LEN: RangeInclusive<usize> = 16..=64;
 
-/// Longest id, in bytes: it becomes a file's name with something behind it.
+/// Longest id, in bytes. It becomes the name of a file, with an extension.
 const ID_MAX: usize = 128;
 
-/// The name of a volume: of its directory below the root, and with a `/` before it the path that
+/// The name of a volume. It is the name of its directory, and with a `/` before it the path that
 /// clients mount.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct VolumeName(String);
 
-/// What a volume is known by to the program that asked for it, so that it can ask again. It
-/// belongs to one volume for ever, and survives recycling.
+/// The id by which a program knows the volume that it has requested, so that it can repeat the
+/// request. It belongs to one volume for ever, and survives recycling.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct VolumeId(String);
 
-/// The secret part of the path that clients mount: whoever does not know it cannot mount the
-/// volume.
+/// The secret component of the path that clients mount. Without it a volume cannot be mounted.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct MountToken(String);
 
-/// Where a volume is below the root, if that is not its name: one directory or several.
+/// The path of a volume's directory below the directory with volumes, if it is not the volume's
+/// name: one or several components.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct VolumeDirectory(String);
 
-/// Why a text is no name, no id or no directory.
+/// Why a text is not a name, an id, a directory or a token.
 #[derive(Clone, Copy, PartialEq, Eq, Error, Debug)]
 pub enum BadName {
-    /// There is nothing.
+    /// It is empty.
     #[error("is empty")]
     Empty,
-    /// It has too many bytes.
+    /// It has more bytes than this.
     #[error("has more than {0} bytes")]
     TooLong(usize),
-    /// Names with a dot in front are Berth's own, and those of `.` and `..`.
+    /// It begins with a dot: such names are Berth's own, or `.` and `..`.
     #[error("begins with a dot")]
     Dot,
-    /// It is to be one directory, not several.
+    /// It has several components.
     #[error("has a slash in it")]
     Slash,
-    /// It could not be shown.
+    /// It cannot be displayed.
     #[error("has a control character in it")]
     Control,
-    /// Only in tokens: others could be guessed.
+    /// Only for tokens: a shorter one could be guessed.
     #[error("has not 16 to 64 letters and digits")]
     MountToken,
-    /// Only in ids.
+    /// Only for ids.
     #[error("has other characters than letters, digits, '-', '_' and '.' in it")]
     Character,
 }
 
 impl VolumeName {
-    /// Checks a name: 1 to 255 bytes, no `/`, no control characters, no `.` in front.
+    /// Checks a name: 1 to 255 bytes, no `/`, no control characters, no `.` at the beginning.
     pub fn new(name: impl Into<String>) -> Result<Self, BadName> {
         let name = name.into();
         let shown = |c: char| !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}');
@@ -93,8 +93,7 @@ impl VolumeName {
 }
 
 impl VolumeDirectory {
-    /// Checks a relative path of names ([`VolumeName::new`]) with a `/` between them, of at most 1024
-    /// bytes.
+    /// Checks a relative path: names ([`VolumeName::new`]) separated by `/`, at most 1024 bytes.
     pub fn new(path: impl Into<String>) -> Result<Self, BadName> {
         let path = path.into();
         if path.len() > PATH_MAX {
@@ -111,7 +110,7 @@ impl VolumeDirectory {
 }
 
 impl VolumeId {
-    /// Checks an id: 1 to 128 letters, digits, `-`, `_` and `.`, the last not in front.
+    /// Checks an id: 1 to 128 letters, digits, `-`, `_` and `.`, with no `.` at the beginning.
     pub fn new(id: impl Into<String>) -> Result<Self, BadName> {
         let id = id.into();
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -142,7 +141,7 @@ impl MountToken {
         }
     }
 
-    /// One that nobody can guess.
+    /// Returns a random token.
     ///
     /// # Errors
     /// The system has no random numbers.
@@ -158,7 +157,7 @@ impl MountToken {
     }
 }
 
-/// Not the token itself: what is shown for debugging ends up in logs.
+/// Hides the token, because debug output ends up in logs.
 impl fmt::Debug for MountToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("MountToken(..)")

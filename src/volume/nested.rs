@@ -1,10 +1,10 @@
-//! Directories with volumes in each other's way: what lies in one belongs to its server, whether
-//! that runs or not.
+//! Detects directories with volumes inside one another: the content of each belongs to its own
+//! server, whether that runs or not.
 //!
-//! A directory with volumes is recognized by its own folder, which bears an extended attribute.
-//! NFSv3 has none, so no client of an export can make a directory look like one and have the next
-//! start refused. Where the file system has no extended attributes, the folder's content and mode
-//! decide.
+//! A directory with volumes is recognized by its own folder, which is marked with an extended
+//! attribute ([`super::mark`]). A client of an export therefore cannot make a directory look like
+//! one and prevent the next start. If the file system has no extended attributes, the content and
+//! the mode of the folder decide.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -16,16 +16,16 @@ use rustix::process::geteuid;
 use super::error::{Error, Result};
 use super::mark::{self, MARK, OWN, exists};
 
-/// The value of the attribute.
+/// The value of the mark.
 const VALUE: &[u8] = b"volumes";
 
-/// Marks the own folder of a directory with volumes, where the file system has attributes.
+/// Marks the own folder of a directory with volumes.
 pub(super) fn mark_own(own: &Path) {
     mark::set(own, VALUE);
 }
 
-/// The directory with volumes that `dir` is or lies in, if there is one. `dir` is absolute and
-/// without links. Blocks.
+/// Returns the directory with volumes that `dir` is or lies in, if there is one. `dir` must be
+/// absolute and free of symbolic links. Blocks.
 pub fn holder_of(dir: &Path) -> Option<PathBuf> {
     dir.ancestors().find(|above| is_own(&above.join(OWN))).map(Path::to_owned)
 }
@@ -38,11 +38,11 @@ pub(super) fn check_directory(dir: &Path) -> Result<()> {
     let absolute = std::path::absolute(dir).map_err(Error::io("find", dir))?;
     let found = absolute.ancestors().find(|path| exists(path)).unwrap_or(Path::new("/"));
     let real = match found.canonicalize() {
-        // A link to nowhere: making the directory says so better.
+        // A dangling symbolic link: the error of creating the directory says more.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         real => real.map_err(Error::io("find", found))?,
     };
-    // The directory itself may hold volumes, those that are to be served.
+    // The directory itself may hold volumes, namely those to be served.
     let above = if found == absolute { real.parent() } else { Some(real.as_path()) };
     let Some(above) = above else {
         return Err(Error::Invalid(
@@ -62,7 +62,8 @@ pub(super) fn check_directory(dir: &Path) -> Result<()> {
 /// Whether `own` is the own folder of a directory with volumes.
 pub(super) fn is_own(own: &Path) -> bool {
     let Ok(found) = own.symlink_metadata() else { return false };
-    // Where everybody may make names (/tmp), other users' folders say nothing.
+    // In a directory where every user may make names (/tmp), folders of other users count for
+    // nothing.
     let above = own.parent().and_then(|above| above.metadata().ok());
     let owners = [Some(geteuid().as_raw()), above.map(|above| above.uid())];
     let mut value = [0; 16];
@@ -71,7 +72,7 @@ pub(super) fn is_own(own: &Path) -> bool {
         && match rustix::fs::lgetxattr(own, MARK, &mut value) {
             Ok(len) => value.get(..len) == Some(VALUE),
             Err(Errno::NODATA) => false,
-            // Another user's: what is in it cannot be seen.
+            // The folder of another user, whose content is not visible.
             Err(Errno::ACCESS) => true,
             Err(_) => {
                 let is_closed = found.mode() & 0o077 == 0;
@@ -116,7 +117,7 @@ mod tests {
         }
         assert_eq!(holder_of(&dir).as_deref(), Some(&*dir));
         assert_eq!(holder_of(dir.parent().unwrap()), None);
-        // What a client of an export can make is not taken for it.
+        // A folder that a client of an export could make is not mistaken for one.
         let made = temp.path().join("made");
         for name in ["lock", "volumes", "state"] {
             fs::create_dir_all(made.join(OWN).join(name)).unwrap();

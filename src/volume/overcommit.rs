@@ -1,4 +1,4 @@
-//! What all volumes may hold together, compared with the disk that they share.
+//! The sum of all capacities, compared with the disk that the volumes share.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,26 +6,26 @@ use super::error::{Error, Result};
 use super::spec::{QuotaMode, Spec};
 use super::{VolumeEntry, Volumes};
 
-/// The capacities of all volumes, and what they may be.
+/// The sum of all capacities, and its limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CommittedCapacity {
-    /// The sum of the capacities, in bytes; volumes that show the disk's size have none.
+    /// The sum of the capacities in bytes. Volumes that show the disk's size do not count.
     pub promised: u64,
-    /// The size of the disk, in bytes, if it could be asked.
+    /// The size of the disk in bytes, if it is known.
     pub disk: Option<u64>,
-    /// What the sum may be, in percent of the disk; without it, anything.
+    /// The limit of the sum, as a percentage of the disk; `None`: no limit.
     pub overcommit: Option<u32>,
 }
 
 impl CommittedCapacity {
-    /// What the sum may be, in bytes, if that is limited and known.
+    /// Returns the limit of the sum in bytes, if there is one and the size of the disk is known.
     pub fn allowed(&self) -> Option<u64> {
         let (disk, percent) = (u128::from(self.disk?), u128::from(self.overcommit?));
         Some(u64::try_from(disk * percent / 100).unwrap_or(u64::MAX))
     }
 
-    /// The sum in percent of the disk, if that is known.
+    /// Returns the sum as a percentage of the disk, if its size is known.
     pub fn percent(&self) -> Option<u64> {
         let share = (u128::from(self.promised) * 100).checked_div(self.disk?.into())?;
         Some(u64::try_from(share).unwrap_or(u64::MAX))
@@ -33,14 +33,14 @@ impl CommittedCapacity {
 }
 
 impl Volumes {
-    /// What all volumes may hold together. Asks the disk.
+    /// Returns the sum of all capacities and its limit. Calls statvfs(2).
     pub fn committed_capacity(&self) -> CommittedCapacity {
         let disk = self.disk().ok().map(|disk| disk.size);
         CommittedCapacity { promised: self.promised(None), disk, overcommit: self.overcommit }
     }
 
-    /// Whether a volume that has had the capacity `before` may have what `spec` says: a promise
-    /// that does not grow is always kept.
+    /// Checks that the capacity in `spec` keeps the sum within its limit. A capacity that does not
+    /// exceed `before`, which the volume has now, is always accepted.
     pub(super) fn check_overcommit(&self, spec: &Spec, before: u64) -> Result<()> {
         let wanted = capacity(spec);
         if self.overcommit.is_none() || wanted <= before {
@@ -65,7 +65,7 @@ impl Volumes {
     }
 }
 
-/// What a volume is promised.
+/// Returns the capacity that counts towards the sum.
 fn capacity(spec: &Spec) -> u64 {
     if spec.quota == QuotaMode::Off { 0 } else { spec.capacity }
 }

@@ -1,7 +1,8 @@
-//! How far a long work on a tree has come, and a way to end it early.
+//! The progress of an operation on a tree of files, and its cancellation.
 //!
-//! One thread works and adds; any other may look or cancel. The numbers are counters on their own:
-//! a snapshot may have the entry of a file whose bytes are not in it yet.
+//! One thread does the work and adds to the counters; any other thread may read them or cancel. The
+//! counters are independent of each other: a snapshot may include the entry of a file whose bytes
+//! are not included yet.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,7 +14,7 @@ use walkdir::WalkDir;
 /// Bytes in a block, as stat(2) counts them.
 const BLOCK: u64 = 512;
 
-/// The progress of one work.
+/// The progress of one operation.
 #[derive(Debug, Default)]
 pub struct TreeProgress {
     entries_done: AtomicU64,
@@ -23,33 +24,33 @@ pub struct TreeProgress {
     cancelled: AtomicBool,
 }
 
-/// A progress at one moment.
+/// The progress at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProgressSnapshot {
-    /// Names that are done: files, directories and all others, the tree's root not counted.
+    /// Entries that are done: files, directories and others, without the root of the tree.
     pub entries_done: u64,
-    /// How many there were when they were counted; 0 if they were not. They may become more.
+    /// Entries that were counted in advance; 0 if they were not. Others may be added meanwhile.
     pub entries_total: u64,
-    /// Bytes of content that are done. What is empty in sparse files does not count.
+    /// Bytes of content that are done. Holes of sparse files do not count.
     pub bytes_done: u64,
-    /// How many there were when they were counted; 0 if they were not. They may become more.
+    /// Bytes that were counted in advance; 0 if they were not. Others may be added meanwhile.
     pub bytes_total: u64,
-    /// Whether the work was asked to end early.
+    /// Whether the operation was cancelled.
     pub cancelled: bool,
 }
 
 impl TreeProgress {
-    /// Nothing done, nothing known.
+    /// Creates the progress of an operation that has not begun.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Counts what is in the tree `dir`, and takes that as the total. Blocks for as long as
-    /// reading all its directories takes; ends early when cancelled. May be repeated.
+    /// Counts the tree `dir`, and sets the totals. Reads all directories, and blocks until that is
+    /// done or the operation is cancelled. May be repeated.
     ///
-    /// This is an estimate: what cannot be read is left out, as are names deeper than a path can
-    /// be long (PATH_MAX); a file with several names counts once for each.
+    /// The result is an estimate: whatever cannot be read is left out, and so are names deeper than
+    /// PATH_MAX permits. A file with several names counts once for each.
     pub fn estimate(&self, dir: &Path) {
         let (mut entries, mut bytes) = (0, 0_u64);
         let walk = WalkDir::new(dir).min_depth(1).same_file_system(true);
@@ -63,24 +64,24 @@ impl TreeProgress {
         self.bytes_total.store(bytes, Ordering::Relaxed);
     }
 
-    /// Adds what was done. Does not block.
+    /// Adds to what is done. Does not block.
     pub fn add(&self, entries: u64, bytes: u64) {
         self.entries_done.fetch_add(entries, Ordering::Relaxed);
         self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Asks the work to end early, which it does at the next entry or piece of a file. Does not
-    /// block; may be repeated, and cannot be taken back.
+    /// Cancels the operation, which ends at its next entry or chunk of a file. Does not block; may
+    /// be repeated; cannot be undone.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the work was asked to end early.
+    /// Whether the operation was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// The numbers at this moment.
+    /// Returns the numbers at this moment.
     pub fn snapshot(&self) -> ProgressSnapshot {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         ProgressSnapshot {
@@ -114,7 +115,7 @@ mod tests {
         progress.estimate(dir.path());
         let snapshot = progress.snapshot();
         assert_eq!((snapshot.entries_total, snapshot.entries_done), (4, 0));
-        // The other count takes the length of the symbolic link's target for content, too.
+        // fs_extra also counts the length of the symbolic link's target.
         assert_eq!(snapshot.bytes_total + 1, fs_extra::dir::get_size(dir.path()).unwrap());
     }
 

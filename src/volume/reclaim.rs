@@ -1,12 +1,11 @@
-//! The end of volumes: deleted, archived, recycled or retained.
+//! Reclaims volumes: deletes, archives, recycles or retains them.
 //!
-//! **Flow.** The record says first what is going to happen, and from then on it happens:
-//! [`Volumes::finish`] takes up whatever step a record is in and brings it to its end, when the
-//! operation is asked for, asked for again, or at a start.
+//! **Flow.** The record states first what is going to happen. [`Volumes::finish`] then completes
+//! the step of the record, whether in the first request, in a repeated one, or at a start.
 //!
-//! **Guarantees.** Clients get ESTALE before anything is removed, and never see half of a tree.
-//! What is removed goes through the trash, in one step each. Nothing is touched that is not the
-//! directory of a registered volume.
+//! **Guarantees.** Clients get ESTALE before anything is removed, and never see part of a tree.
+//! Content moves into the trash in one step. Nothing is touched that is not the directory of a
+//! registered volume.
 
 use std::sync::Arc;
 
@@ -20,11 +19,12 @@ use super::spec::{OnDelete, Spec};
 use super::{Reclaimed, Volume, VolumeEntry, Volumes};
 
 impl Volumes {
-    /// Ends the use of a volume: as `how` says, or as the volume's own wish is. Its clients get
-    /// ESTALE, unless it is retained.
+    /// Reclaims a volume as `how` says, or by default as its own `on_delete` says. Its clients get
+    /// ESTALE, unless it is retained. May be repeated.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; it is being cloned; the disk fails: asked again, it goes on.
+    /// [`Error::NotFound`]; the volume is being cloned; the disk fails, and then a repeated request
+    /// continues.
     pub fn reclaim(&self, name: &VolumeName, how: Option<OnDelete>) -> Result<Reclaimed> {
         let _change = self.lock();
         if let VolumeEntry::Clone(job) = self.slot(name)? {
@@ -39,7 +39,8 @@ impl Volumes {
             if how == OnDelete::Retain {
                 return Ok(Reclaimed::Retained(Box::new(self.show(name)?)));
             }
-            // From the record on, what is there counts as the directory that has left its place.
+            // Once the record is written, the content of `leaving` counts as the volume's former
+            // directory.
             self.throw_away(&self.layout.leaving(&record.spec.id))?;
             match how {
                 OnDelete::Retain => {}
@@ -55,8 +56,8 @@ impl Volumes {
                 }
             }
         }
-        // Again, too, for one that is recycled: if that could not be served, it was done by the
-        // record.
+        // Also when recycling is repeated: if the new directory could not be served, the record was
+        // already ready.
         if matches!(volume.record().step, ReclaimStep::Ready | ReclaimStep::Recycling) {
             self.layout.write_giving_back(&record)?;
         }
@@ -65,7 +66,7 @@ impl Volumes {
         ended
     }
 
-    /// Whether there is what it takes: a volume whose directory is gone can only be deleted.
+    /// Checks that the directory exists if it is needed: a volume without one can only be deleted.
     fn check_reclaimable(&self, volume: &Volume, how: OnDelete) -> Result<()> {
         let spec = volume.record().spec;
         match how {
@@ -77,12 +78,13 @@ impl Volumes {
         }
     }
 
-    /// The volume's record says how it ends.
+    /// Completes the reclaim that the record states.
     fn reclaim_as_recorded(&self, volume: &Arc<Volume>, record: VolumeRecord) -> Result<Reclaimed> {
         let name = record.spec.name.clone();
         let old = volume.served();
         if record.step != ReclaimStep::Recycling {
-            // First the clients: from now on nobody changes what is moved away.
+            // The export is withdrawn first: from then on no client changes the directory that is
+            // moved.
             let gone = self.serving.exports.change(&[old.export], []);
             gone.map_err(|source| Error::Export { name: name.clone(), source })?;
             self.serving.fs.detach(old.export);
@@ -108,12 +110,12 @@ impl Volumes {
         }
     }
 
-    /// Serves a volume whose directory is a new one.
+    /// Serves a recycled volume with its new directory.
     fn renew(&self, old: &VolumeRecord, record: VolumeRecord) -> Result<Reclaimed> {
         let name = record.spec.name.clone();
         self.layout.step()?;
         let account = self.fresh_account(&record)?;
-        // Until the new one takes its place, the old export answers: nobody's mount is refused.
+        // The old export stays until the new one replaces it, so that no mount fails in between.
         let fresh = Volume::new(record.clone(), account);
         self.serving.fs.attach_all([self.open_root(&fresh)?]);
         self.publish(&fresh, &[old.export])?;
@@ -124,8 +126,8 @@ impl Volumes {
         Ok(Reclaimed::Recycled(Box::new(self.show(&name)?)))
     }
 
-    /// Brings to its end what a record says is being done. Answers the record if there is still a
-    /// volume then. May be repeated, whatever a crash has left of it.
+    /// Completes the step of a record, whatever state a crash has left. Returns the record if the
+    /// volume still exists then. May be repeated.
     pub(super) fn finish(&self, mut record: VolumeRecord) -> Result<Option<VolumeRecord>> {
         let spec = record.spec.clone();
         let (place, leaving) = (self.layout.volume(&spec), self.layout.leaving(&spec.id));
@@ -164,15 +166,15 @@ impl Volumes {
                 return Ok(Some(record));
             }
         }
-        // While there is a record, a crash does not leave them behind.
+        // Before the record is removed: after a crash, they would not be found without it.
         self.layout.prune_parents(&spec);
         self.layout.strike(&spec.id)?;
         self.throw_away(&leaving)?;
         Ok(None)
     }
 
-    /// Whether what is in the place of a volume that is being recycled is not the new directory
-    /// yet. The mark says so; without one, that nothing has left the place.
+    /// Whether the directory in the place of a volume that is being recycled is still the old one.
+    /// The mark tells it. Without a mark, it is the old one if nothing has been moved to `leaving`.
     fn is_old(&self, record: &VolumeRecord) -> bool {
         match self.layout.marked_export(&record.spec) {
             Some(export) => export != record.export,
@@ -180,8 +182,8 @@ impl Volumes {
         }
     }
 
-    /// Takes the directory of a volume out of its place, if it is there, whatever an earlier end
-    /// has left where it goes to.
+    /// Moves the directory of a volume to `leaving`, if it is in its place. What an earlier reclaim
+    /// has left there goes into the trash first.
     fn withdraw(&self, spec: &Spec) -> Result<()> {
         if !self.layout.is_there(spec) {
             return Ok(());
@@ -194,7 +196,7 @@ impl Volumes {
         if exists(path) { self.layout.discard(path) } else { Ok(()) }
     }
 
-    /// A name for an archived directory that nothing has.
+    /// Returns a name for an archived directory that is not taken.
     fn archive_name(&self, spec: &Spec) -> String {
         let time = time_name(registry::now());
         let is_free = |to: &String| !exists(&self.layout.dir().join(to));
@@ -204,13 +206,14 @@ impl Volumes {
 }
 
 impl Volume {
-    /// What its clients have: its record, or the one before its end began.
+    /// Returns the record that clients are served by: the one before its reclaim began, if it has
+    /// begun.
     fn served(&self) -> VolumeRecord {
         let before = self.before.lock().clone();
         before.unwrap_or_else(|| self.record())
     }
 
-    /// Notes how it ends, and what it was before, which counts until that is done.
+    /// Stores the record of the reclaim, and keeps the one before until the reclaim is complete.
     fn set_reclaiming(&self, record: &VolumeRecord) {
         let was = self.served();
         *self.before.lock() = Some(was);
@@ -218,8 +221,8 @@ impl Volume {
     }
 }
 
-/// `archived-NAME-TIME`, cut so that it is a name. Of a volume that lies deeper, the names of the
-/// directories on the way stand before its own, which says nothing to people if it is an id's.
+/// Returns `archived-NAME-TIME`, truncated to the longest name. The components of a deeper
+/// directory precede the volume's name, which may be an id that says nothing to people.
 fn archived(spec: &Spec, time: &str, n: u32) -> String {
     const NAME_MAX: usize = 255;
     let end = if n == 1 { format!("-{time}") } else { format!("-{time}-{n}") };
@@ -231,12 +234,12 @@ fn archived(spec: &Spec, time: &str, n: u32) -> String {
     format!("{}{way}{between}{name}{end}", registry::ARCHIVED)
 }
 
-/// As much of a text as fits.
+/// Truncates a text to `room` bytes, at a character boundary.
 fn cut(text: &str, room: usize) -> &str {
     &text[..text.floor_char_boundary(room.min(text.len()))]
 }
 
-/// A moment as a part of a name, in UTC.
+/// Formats a time in UTC for use in a name.
 fn time_name(time: Timestamp) -> String {
     time.to_string().chars().filter(|c| !matches!(c, '-' | ':')).collect()
 }

@@ -1,5 +1,5 @@
-//! The start of the volumes: what was begun is brought to its end, and everything is served; and
-//! their end with the server's.
+//! The start and the stop of the volumes. At the start, every operation that was begun is
+//! completed, and all volumes are served.
 
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -23,12 +23,12 @@ use crate::quota::ledger::Ledger;
 use crate::telemetry::log::Chain;
 
 impl Volumes {
-    /// Opens a directory with volumes, finishes what a crash has left, and exports all of them.
-    /// Blocks; ten thousand volumes take less than two seconds.
+    /// Opens a directory with volumes, completes what a crash has interrupted, and exports all
+    /// volumes. Blocks; ten thousand volumes take less than two seconds.
     ///
     /// # Errors
-    /// The directory cannot be used, or is in use by another server. What is wrong with one volume
-    /// is no error: it is logged, shown, and left alone.
+    /// The directory cannot be used, or another server uses it. A problem with one volume is not an
+    /// error: it is logged and shown, and the volume is left alone.
     pub fn open(settings: &VolumeSettings, serving: DataPlane) -> Result<Arc<Self>> {
         let layout = VolumeLayout::open(&settings.dir)?;
         let (records, faults) = layout.records()?;
@@ -60,7 +60,7 @@ impl Volumes {
         volumes.start_threads(settings)
     }
 
-    /// Finishes and serves what is registered.
+    /// Completes, enters and serves the registered volumes.
     fn enter_all(&mut self, records: Vec<VolumeRecord>) -> Result<()> {
         let (mut opened, mut exports) = (Vec::new(), Vec::new());
         let mut table = VolumeTable::default();
@@ -108,8 +108,8 @@ impl Volumes {
         self.open_root(volume)
     }
 
-    /// The volume of a record, after what was begun with it is done. `None`: there is none any
-    /// more.
+    /// Returns the volume of a record after completing its step, or `None` if the volume is gone
+    /// then.
     fn restore(&self, record: VolumeRecord) -> Option<Volume> {
         let (step, name) = (record.step.clone(), record.spec.name.clone());
         let account =
@@ -132,7 +132,7 @@ impl Volumes {
         }
     }
 
-    /// Throws away what was being made or was leaving, as far as no volume needs it.
+    /// Discards the content of `making` and `leaving` that no volume needs.
     fn clear_leftovers(&self) {
         let paths = self.layout.leftovers().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot look for what an earlier run has left");
@@ -150,8 +150,8 @@ impl Volumes {
         }
     }
 
-    /// Whether what an earlier run has left may be all that there is of a volume: its record cannot
-    /// be read, or what it says could not be finished.
+    /// Whether the remains of an earlier run may be the only content of a volume: its record cannot
+    /// be read, or its step could not be completed.
     fn may_need(&self, id: &VolumeId) -> bool {
         let table = self.table.read();
         match table.names.get(id).and_then(|name| table.slots.get(name)) {
@@ -172,23 +172,23 @@ impl Volumes {
         Ok(volumes)
     }
 
-    /// Whether the directory `dir` is none of the volumes', or this server has those to itself.
-    /// Blocks.
+    /// Whether `dir` is outside of the directory with volumes, or this server still has that to
+    /// itself. Blocks.
     pub fn has(&self, dir: &Path) -> bool {
         !dir.starts_with(self.layout.dir()) || self.layout.lock.check().is_ok()
     }
 
-    /// Lets another server use the directory, for a process that ends but may not go for a while.
-    /// Nothing is to be done with volumes from then on.
+    /// Releases the lock, so another server may use the directory. For a process that is about to
+    /// end but may hang. No operation may follow.
     pub fn unlock(&self) {
         self.layout.lock.release();
     }
 
-    /// Stops what goes on in the background, and keeps what is known of the usage. To be called
-    /// when no client changes anything any more.
+    /// Stops the background work, and saves the usage. To be called when clients make no more
+    /// changes.
     pub fn stop(&self) {
         self.stop_clones();
-        // What was begun comes to its end; what comes later finds nobody who would answer it.
+        // Waits for operations in progress. Later ones get no reply.
         let _change = self.lock();
         if let Some(scanner) = self.scanner.get() {
             scanner.stop(|| self.ledger.wake());

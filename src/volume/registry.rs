@@ -1,9 +1,9 @@
-//! The registry: what volumes there are, on the disk.
+//! The registry: the records of the volumes on the disk.
 //!
-//! One JSON file for each volume, called by its id and replaced whole. A file that is damaged, is
-//! no regular file or has another format is reported and left alone: neither it nor the directory
-//! that it may be about is touched, and the other volumes go on. So is a record that contradicts a
-//! more credible one ([`super::conflict`]).
+//! Each volume has a JSON file, which is named after its id and replaced atomically. A file that is
+//! damaged, has another format or is not a regular file is reported and left alone, together with
+//! the directory that it may describe; the other volumes are not affected. The same holds for a
+//! record that contradicts a more credible one ([`super::conflict`]).
 
 use std::fs;
 use std::io;
@@ -25,76 +25,76 @@ use crate::sys::durable;
 /// The format of the files.
 const FORMAT: u32 = 1;
 
-/// Largest file that is read.
+/// Largest file that is read, in bytes.
 const FILE_MAX: u64 = 256 * 1024;
 
-/// In front of the names of archived directories.
+/// The prefix of archived directories.
 pub(super) const ARCHIVED: &str = "archived-";
 
-/// Behind the id in a file's name.
+/// The extension of the files.
 const EXTENSION: &str = "json";
 
-/// What the registry says of a volume.
+/// The record of a volume.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct VolumeRecord {
     format: u32,
-    /// What it was asked to be.
+    /// The specification.
     pub(super) spec: Spec,
-    /// Its export, which is another one after each recycling.
+    /// The export. Recycling assigns a new one.
     #[serde(with = "hex")]
     pub(super) export: ExportId,
-    /// When it was made.
+    /// When the volume was created.
     pub(super) created: Timestamp,
     /// The volume of which it is a copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) copy_of: Option<VolumeName>,
-    /// What is being done to it.
+    /// The reclaim in progress.
     #[serde(default)]
     pub(super) step: ReclaimStep,
 }
 
-/// What is being done to a volume. Whatever is not [`ReclaimStep::Ready`] goes on to its end, after a
-/// crash too.
+/// The reclaim of a volume that is in progress. Every step other than [`ReclaimStep::Ready`] is
+/// completed, also after a crash.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum ReclaimStep {
-    /// Nothing.
+    /// None.
     #[default]
     Ready,
-    /// Its directory goes into the trash.
+    /// The directory goes into the trash.
     Deleting,
-    /// Its directory goes to this name.
+    /// The directory gets this name.
     Archiving(String),
-    /// Its directory goes into the trash, and an empty one into its place.
+    /// The directory goes into the trash, and an empty one takes its place.
     Recycling,
 }
 
-/// A file of the registry that is left alone, and why.
+/// A file of the registry that cannot be used, and the reason.
 #[derive(Clone, Debug)]
 pub(super) struct RecordFault {
     path: PathBuf,
     why: String,
-    /// The volume that it names, if that can be read.
+    /// The name of the volume, if it can be read.
     name: Option<VolumeName>,
-    /// The directory that it names below that of the volumes, if that can be read.
+    /// The directory of the volume relative to the directory with volumes, if it can be read.
     pub(super) place: Option<PathBuf>,
 }
 
 impl VolumeRecord {
-    /// A volume that is made now.
+    /// Creates the record of a new volume.
     pub(super) fn new(spec: Spec) -> Result<Self> {
         let (export, created, step) = (fresh_id()?, now(), ReclaimStep::Ready);
         Ok(Self { format: FORMAT, spec, export, created, copy_of: None, step })
     }
 
-    /// What its account is called in the ledger: a recycled volume has another one.
+    /// Returns the name of its account in the ledger. A recycled volume gets a new account.
     pub(super) fn account(&self) -> String {
         format!("{}.{:016x}", self.spec.id, self.export.0)
     }
 
-    /// Whether everything in it can be: a record that leads out of the volumes' directory was not
-    /// written here.
+    /// Checks the fields that serde does not: a path that leads out of the directory with volumes
+    /// cannot have been written by Berth.
     fn check(&self) -> std::result::Result<(), String> {
         match &self.step {
             ReclaimStep::Archiving(to) if !is_archive(to) => {
@@ -112,7 +112,7 @@ fn is_archive(name: &str) -> bool {
 }
 
 impl VolumeLayout {
-    /// Reads all that is registered, in the order of their ids, and what cannot be read.
+    /// Reads all records, sorted by id, and reports the files that cannot be used.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -133,13 +133,12 @@ impl VolumeLayout {
         Ok((records, faults))
     }
 
-    /// Registers a volume, or what has changed of it.
+    /// Writes the record of a new or changed volume.
     pub(super) fn write(&self, record: &VolumeRecord) -> Result<()> {
         self.write_by(record, durable::replace)
     }
 
-    /// The same for a volume that is registered and gives something back: takes no room if there is
-    /// none.
+    /// Writes the changed record of a volume that frees space. Needs no free space itself.
     pub(super) fn write_giving_back(&self, record: &VolumeRecord) -> Result<()> {
         self.write_by(record, |path, json| match durable::replace(path, json) {
             Err(error) if is_full(&error) && exists(path) => {
@@ -161,12 +160,12 @@ impl VolumeLayout {
         json.and_then(|json| replace(&path, &json)).map_err(Error::io("write", path))
     }
 
-    /// Whether something is registered under an id, readable or not.
+    /// Whether there is a record of this id, usable or not.
     pub(super) fn is_registered(&self, id: &VolumeId) -> bool {
         exists(&self.file(id))
     }
 
-    /// Strikes a volume out.
+    /// Removes the record of a volume.
     pub(super) fn strike(&self, id: &VolumeId) -> Result<()> {
         self.begin()?;
         let path = self.file(id);
@@ -179,13 +178,13 @@ impl VolumeLayout {
 }
 
 impl RecordFault {
-    /// A record that cannot be used, because of another one.
+    /// Creates the fault of a record that contradicts a more credible one.
     pub(super) fn of(layout: &VolumeLayout, spec: &Spec, why: String) -> Self {
         let (name, place) = (Some(spec.name.clone()), Some(spec.relative_path().into()));
         Self { path: layout.file(&spec.id), why, name, place }
     }
 
-    /// What is told of it.
+    /// Returns the fault as it is reported.
     pub(super) fn damaged(&self) -> DamagedRecord {
         DamagedRecord {
             id: self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
@@ -202,7 +201,7 @@ impl std::fmt::Display for RecordFault {
     }
 }
 
-/// A random id for an export. None was ever given before, as far as chance goes.
+/// Returns a random id for an export, which was never used before, with overwhelming probability.
 pub(super) fn fresh_id() -> Result<ExportId> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
@@ -210,7 +209,7 @@ pub(super) fn fresh_id() -> Result<ExportId> {
     Ok(ExportId(u64::from_ne_bytes(bytes)))
 }
 
-/// A token that nobody can guess.
+/// Returns a random token.
 ///
 /// # Errors
 /// The system has no random numbers.
@@ -218,7 +217,7 @@ pub fn fresh_token() -> Result<MountToken> {
     MountToken::random().map_err(Error::io("get random numbers from", "the system"))
 }
 
-/// The present, to the second.
+/// Returns the present time in whole seconds.
 pub(super) fn now() -> Timestamp {
     let now = Timestamp::now();
     Timestamp::from_second(now.as_second()).unwrap_or(now)
@@ -238,20 +237,20 @@ fn read(path: &Path) -> std::result::Result<VolumeRecord, String> {
     record.check().map(|()| record)
 }
 
-/// The volume that a record names which cannot be used as a whole.
+/// Returns the name of the volume in a record that cannot be used as a whole.
 fn named(path: &Path) -> Option<VolumeName> {
     let text = durable::read(path, FILE_MAX).ok()?;
     let record: serde_json::Value = serde_json::from_slice(&text).ok()?;
     VolumeName::new(record["spec"]["name"].as_str()?).ok()
 }
 
-/// What all formats have in common.
+/// The field that all formats have in common.
 #[derive(Deserialize)]
 struct RecordFormat {
     format: u32,
 }
 
-/// Numbers that are too large for some readers of JSON.
+/// Export ids in hexadecimal, because some readers of JSON lose digits of large numbers.
 mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de};
 

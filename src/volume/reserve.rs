@@ -1,22 +1,23 @@
-//! What is kept so that volumes can be given back when the disk has no block and no inode left.
+//! The reserve of files and directories that lets volumes be reclaimed when the disk has neither
+//! blocks nor inodes left.
 //!
 //! ```text
-//!   .berth/spare/file.N    blocks for a record, which is written in place and takes its name
-//!   .berth/spare/dir.N     an empty directory for a volume that is recycled
+//!   .berth/spare/file.N    blocks for a record, which is written in place and then renamed
+//!   .berth/spare/dir.N     an empty directory for a recycled volume
 //! ```
 //!
-//! Deleting and archiving take one record, recycling takes two and a directory. A record that
-//! cannot be written beside the old one is written into a spare file, which then changes places
-//! with it (RENAME_EXCHANGE): nothing is allocated at any point, so that no client that fills the
-//! disk can come in between, and the old record is the spare file from then on. The renaming that
-//! follows adds one name to a folder that is nearly empty.
+//! To delete or archive takes one record, to recycle takes two records and a directory. If the new
+//! record cannot be written beside the old one, it is written into a spare file, which then swaps
+//! names with the old one (RENAME_EXCHANGE). Nothing is allocated at any point, so clients that
+//! fill the disk cannot interfere; the old record's file becomes the spare. The rename that follows
+//! adds one name to a nearly empty folder.
 //!
-//! Where there is no reserve, because an earlier version has filled the disk, a record of one block
-//! is written over the old one, which is the least safe of these: a crash that tears it leaves a
-//! record that cannot be read, and is left alone.
+//! If there is no reserve, because an earlier version has filled the disk, a record of one block is
+//! written over the old one. This is the least safe way: a crash during the write may leave a
+//! record that cannot be read, which is then left alone.
 //!
-//! Creating volumes uses none of this. What was used is replaced when there is room again. Where
-//! the file system never writes in place (btrfs, ZFS), its own reserve has to do.
+//! Creating volumes does not use the reserve. It is replenished when there is free space again.
+//! File systems that never write in place (btrfs, ZFS) depend on their own reserve instead.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -30,20 +31,21 @@ use super::layout::{VolumeLayout, folder};
 use super::mark::exists;
 use crate::sys::durable;
 
-/// Spare files. One is enough where two files can change places.
+/// Spare files. One is enough if the file system can swap names.
 const FILES: usize = 4;
 
-/// What each of them has, in bytes; a record with more in it needs room.
+/// The size of a spare file in bytes. A larger record needs free space.
 const FILE_SIZE: u64 = 16 * 1024;
 
-/// What file systems write as a whole, in bytes.
+/// The unit that file systems write at once, in bytes.
 const BLOCK: usize = 4096;
 
-/// Spare directories: volumes that can be recycled before something of them has been removed.
+/// Spare directories: the volumes that can be recycled before content has been removed from the
+/// trash.
 const DIRECTORIES: usize = 8;
 
 impl VolumeLayout {
-    /// Makes what is missing of the reserve, as far as there is room.
+    /// Replenishes the reserve as far as there is free space.
     pub(super) fn stock(&self) {
         let _spare = self.spare.lock();
         let stock = || -> io::Result<()> {
@@ -59,10 +61,10 @@ impl VolumeLayout {
         }
     }
 
-    /// Replaces the file `path`, which is there, without taking room.
+    /// Replaces the content of an existing file without taking space.
     ///
     /// # Errors
-    /// No spare file has enough blocks; the file system fails. The old content is still there.
+    /// No spare file has enough blocks; the file system fails. The old content remains.
     pub(super) fn replace_in_place(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let _spare = self.spare.lock();
         let mut failure = io::Error::from(io::ErrorKind::StorageFull);
@@ -91,31 +93,31 @@ impl VolumeLayout {
 }
 
 impl Error {
-    /// Whether the disk has no room, or the quota on it is used up.
+    /// Whether the disk is full, or the quota on it is used up.
     pub(super) fn is_full(&self) -> bool {
         matches!(self, Self::Io { source, .. } if is_full(source))
     }
 }
 
-/// Whether something failed because there is no room.
+/// Whether an operation failed for lack of space.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Makes a spare file, or gives one the blocks that it lacks.
+/// Creates a spare file, or adds the blocks that one lacks.
 fn fill(path: &Path) -> io::Result<()> {
     let file = if exists(path) { durable::open_to_write(path)? } else { durable::create(path)? };
     let size = file.metadata()?.len();
     if size >= FILE_SIZE {
         return Ok(());
     }
-    // Written, and not only reserved: that an unwritten block is written may take another one.
+    // Written, not only allocated: a write to an unwritten extent may need another block.
     let missing = usize::try_from(FILE_SIZE - size).unwrap_or_default();
     file.write_all_at(&vec![0; missing], size)?;
     file.sync_all()
 }
 
-/// Makes `content` that of a spare file, in blocks that it has.
+/// Replaces the content of a spare file, within the blocks that it has.
 fn write_in_place(spare: &Path, content: &[u8]) -> io::Result<()> {
     let file: File = durable::open_to_write(spare)?;
     if file.metadata()?.blocks() * 512 < content.len() as u64 {
@@ -126,8 +128,8 @@ fn write_in_place(spare: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Makes `content`, which is JSON, that of the file `path`, in the block and with the length that
-/// it has. A record of more than one block could be left half old and half new.
+/// Replaces the content of the file `path`, which is JSON, within its block and its length. A
+/// record of more than one block could become half old and half new.
 pub(super) fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
     let file: File = durable::open_to_write(path)?;
     let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
@@ -140,10 +142,11 @@ pub(super) fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Gives `path` to the spare file, and its file the spare one's name.
+/// Swaps the names of the spare file and of the file `path`.
 fn change_places(spare: &Path, path: &Path) -> io::Result<()> {
     match renameat_with(CWD, spare, CWD, path, RenameFlags::EXCHANGE) {
-        // The file system cannot do that: the old file goes, with its blocks and its inode.
+        // The file system cannot swap names: the spare file replaces the other, whose blocks and
+        // inode are freed.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::rename(spare, path)?,
         exchanged => exchanged?,
     }

@@ -1,6 +1,6 @@
-//! The thread that counts what volumes use: those of which that is not known, those that
-//! somebody asks for, and all of them now and then, because something may have been changed beside
-//! the server.
+//! The thread that counts what volumes use: volumes whose usage is unknown, volumes for which a
+//! count was requested, and periodically all volumes, because their content may have been changed
+//! outside of the server.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -15,13 +15,13 @@ use super::spec::{QuotaMode, Spec};
 use super::{Volume, VolumeEntry, Volumes};
 use crate::export::ExportId;
 
-/// How often it looks for what is due, if nobody asks.
+/// The interval at which it looks for work without a request.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// How long a volume that could not be counted is left in peace.
+/// The time before a failed count is repeated.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// The thread.
+/// The handle of the thread.
 pub(super) struct Scanner {
     asked: Arc<Mutex<HashSet<ExportId>>>,
     stop: Arc<AtomicBool>,
@@ -33,7 +33,7 @@ struct ScanWorker {
     asked: Arc<Mutex<HashSet<ExportId>>>,
     stop: Arc<AtomicBool>,
     recount: Duration,
-    /// When each was last counted, or tried to be; the start, if not yet.
+    /// When each volume was last counted or its count failed, or when it was first seen.
     last: HashMap<ExportId, Instant>,
     failed: HashMap<ExportId, Instant>,
     /// When the disk was last flushed for a count.
@@ -44,7 +44,7 @@ impl Scanner {
     /// Starts the thread.
     ///
     /// # Errors
-    /// The system refuses it.
+    /// The system cannot start a thread.
     pub(super) fn start(volumes: Arc<Volumes>, recount: Duration) -> io::Result<Self> {
         let (asked, stop) = (Arc::<Mutex<HashSet<_>>>::default(), Arc::<AtomicBool>::default());
         let mut worker = ScanWorker {
@@ -61,12 +61,12 @@ impl Scanner {
         Ok(Self { asked, stop, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Has a volume counted soon.
+    /// Requests a count of the volume with this export.
     pub(super) fn ask(&self, export: ExportId) {
         self.asked.lock().insert(export);
     }
 
-    /// Ends the thread, and waits for that. `wake` ends its wait.
+    /// Stops the thread, and waits for it. `wake` must end its wait for requests.
     pub(super) fn stop(&self, wake: impl FnOnce()) {
         self.stop.store(true, Ordering::SeqCst);
         wake();
@@ -92,8 +92,8 @@ impl ScanWorker {
         }
     }
 
-    /// The volume that should be counted first: one that somebody waits for, one that was asked
-    /// for, one of which nothing is known, one that was not counted for long.
+    /// Returns the volume to be counted next. The order: a change waits for the count, a count was
+    /// requested, the usage is unknown, the last count is old.
     fn due(&mut self, volumes: &Volumes) -> Option<Arc<Volume>> {
         let table = volumes.table.read();
         let (now, mut best) = (Instant::now(), None);
@@ -125,8 +125,8 @@ impl ScanWorker {
         }
     }
 
-    /// Has everything written back that was written before a crash, or beside the server: some of
-    /// its blocks are allocated, and so can be counted, only then. One flush does for many counts.
+    /// Flushes what was written before a crash or outside of the server, because some file systems
+    /// allocate blocks only then. One flush serves many counts.
     fn flush(&mut self, volumes: &Volumes) {
         if self.flushed.is_some_and(|flushed| flushed.elapsed() < LOOK) {
             return;
@@ -163,7 +163,8 @@ impl ScanWorker {
     }
 }
 
-/// Says that a volume has more in it than it may: what was adopted, or put there beside the server.
+/// Logs a volume that exceeds its capacity, because of adopted content or changes outside of the
+/// server.
 fn warn_beyond(spec: &Spec, bytes: u64) {
     if bytes > spec.capacity && spec.quota == QuotaMode::Enforce {
         tracing::warn!(

@@ -1,5 +1,5 @@
-//! What is asked for when a volume is made, and what is told of it: plain data, the same in the
-//! registry, in the admin API and for the provisioner.
+//! The specification and the status of volumes: plain data, the same in the registry, in the admin
+//! API and for the provisioner.
 //!
 //! The words are those of the StorageClass parameters.
 
@@ -15,205 +15,204 @@ use super::progress::ProgressSnapshot;
 use crate::export::traffic::TrafficTotals;
 use crate::export::{Anonymous, ClientPattern, Squash};
 
-/// The mode of a volume's directory if none is asked for: usable by every user of a client, as
-/// long as nobody says who its owner is.
+/// The default mode of a volume's directory: usable by every user of a client, because the owner is
+/// not known by default.
 pub const MODE: u32 = 0o777;
 
-/// With this begin the labels by which those who give a volume out know whose it is: no copy of the
-/// volume has them.
+/// The prefix of labels by which the provisioner and others recognize their volumes. A copy of a
+/// volume does not get them.
 pub const OWN_LABELS: &str = "berth.io/";
 
 /// The least capacity, in bytes. An empty directory takes up to 4 KiB (ext4), and a file with
-/// anything in it at least as much, or 16 KiB with the blocks of some file systems.
+/// content at least as much, or 16 KiB on file systems with larger blocks.
 pub const CAPACITY_MIN: u64 = 64 * 1024;
 
-/// Bytes of capacity for each inode, as mkfs.ext4(8) has it.
+/// Bytes of capacity for each inode, as in mkfs.ext4(8).
 const BYTES_PER_INODE: u64 = 16 * 1024;
 
-/// Inodes that small volumes have, too.
+/// The least default limit of inodes.
 const INODES_MIN: u64 = 4096;
 
-/// How many inodes a volume with this capacity has if nobody says otherwise: so many that none runs
-/// out of them first, and so few that no volume takes all that the disk has.
+/// Returns the default limit of inodes for a capacity: high enough that volumes seldom reach it
+/// before their capacity, and low enough that no volume takes all inodes of the disk.
 pub fn inodes_of(capacity: u64) -> u64 {
     (capacity / BYTES_PER_INODE).max(INODES_MIN)
 }
 
-/// What a volume is to be.
+/// The specification of a volume.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Spec {
-    /// What it is called.
+    /// Its name.
     pub name: VolumeName,
-    /// What it is known by.
+    /// Its id.
     pub id: VolumeId,
-    /// Where it is below the root; without it, its directory is called as it is.
+    /// Its directory relative to the directory with volumes. If absent, the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<VolumeDirectory>,
-    /// A part of the path that clients mount, for those who are to know it only.
+    /// The secret component of the path that clients mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<MountToken>,
-    /// How much it may hold, in bytes.
+    /// Its capacity, in bytes.
     pub capacity: u64,
-    /// How many files, directories and so on it may hold. Of a volume that is there: without it, as
-    /// many as the disk. Of one that is asked for: without it [`inodes_of`] its capacity, and 0 for
-    /// no limit.
+    /// The limit of inodes. Of an existing volume: if absent, there is none. In a request: if
+    /// absent, [`inodes_of`] the capacity; 0 for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inodes: Option<u64>,
-    /// What becomes of the capacity.
+    /// How the capacity is enforced.
     #[serde(default)]
     pub quota: QuotaMode,
-    /// The owner of its directory; the server's user if it is not said.
+    /// The owner of its directory. If absent, the server's user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
-    /// The group of its directory; the server's if it is not said.
+    /// The group of its directory. If absent, the server's group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
-    /// The mode of its directory, in octal as text.
+    /// The mode of its directory, as octal text.
     #[serde(default = "default_mode", with = "octal")]
     pub mode: u32,
-    /// Which identities of clients are replaced.
+    /// Which ids of clients are replaced by the anonymous ids.
     #[serde(default = "no_squash", with = "squash")]
     pub squash: Squash,
-    /// Whom replaced identities act as.
+    /// The anonymous uid.
     #[serde(default = "nobody")]
     pub anon_uid: u32,
-    /// The group that they act as.
+    /// The anonymous gid.
     #[serde(default = "nobody")]
     pub anon_gid: u32,
-    /// Who may use it, as in exports(5): `*`, addresses, networks; no names, which could change.
+    /// The clients that may use it, as in exports(5): `*`, addresses and networks. Host names are
+    /// not allowed, because their addresses can change.
     #[serde(default = "anyone", with = "clients")]
     pub clients: Vec<ClientPattern>,
-    /// Whether only calls from ports below 1024 are answered. Not unless it is asked for: who has a
-    /// container of its own may use any port, and addresses are translated on the way to one.
+    /// Whether only calls from ports below 1024 are accepted. Off by default: in a container any
+    /// user may bind such ports, and address translation replaces them on the way to one.
     #[serde(default, skip_serializing_if = "is_false")]
     pub secure: bool,
-    /// Whether its files can have no set-id bits; without it, that is so where users of the
-    /// server's machine can enter the directory of the volumes.
+    /// Whether files cannot have set-id bits. If absent, this is so if local users can enter the
+    /// directory with volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nosuid: Option<bool>,
-    /// Whether no devices can be made in it; without it, likewise.
+    /// Whether devices cannot be made. If absent, as for `nosuid`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodev: Option<bool>,
-    /// Whether changes of names and attributes are on the disk before they are answered.
+    /// Whether changes of names and attributes are on the disk before the reply.
     #[serde(default = "yes")]
     pub sync: bool,
-    /// What is done with it in the end.
+    /// What to do when the volume is reclaimed.
     #[serde(default)]
     pub on_delete: OnDelete,
-    /// Words that others have for it.
+    /// Labels for the use of others.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
 }
 
-/// What becomes of a volume's capacity.
+/// How the capacity of a volume is enforced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum QuotaMode {
-    /// Nothing goes beyond it, and clients see it as the size of their file system.
+    /// Changes beyond it fail. Clients see it as the size of the file system.
     #[default]
     Enforce,
-    /// Clients see it, and may go beyond it.
+    /// Clients see it, and may exceed it.
     Report,
-    /// Clients see the disk.
+    /// It has no effect. Clients see the size of the disk.
     Off,
 }
 
-/// What is done with a volume that is no longer wanted.
+/// What to do when a volume is reclaimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum OnDelete {
-    /// Its content is destroyed.
+    /// Remove its content.
     #[default]
     Delete,
-    /// Its directory is put aside as `archived-NAME-TIME`.
+    /// Rename its directory to `archived-NAME-TIME`.
     Archive,
-    /// Its content is destroyed, and it is there for the next user, empty.
+    /// Remove its content, and keep the empty volume for its next use.
     Recycle,
-    /// Nothing.
+    /// Keep it as it is.
     Retain,
 }
 
-/// A volume at one moment.
+/// The status of a volume at one moment.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeStatus {
-    /// What it was asked to be.
+    /// The specification.
     pub spec: Spec,
     /// The path that clients mount.
     pub path: String,
     /// Its directory on the server.
     pub directory: String,
-    /// When it was made.
+    /// When it was created.
     pub created: Timestamp,
-    /// The volume of which it is a copy, as that was shortly before `created`.
+    /// The volume of which it is a copy, in the state shortly before `created`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_of: Option<VolumeName>,
-    /// Whose its directory is at the moment. Of a list, and of what has no directory, it is not
-    /// told.
+    /// The present owner and mode of its directory. Absent in lists, and if there is no directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<OwnerAndMode>,
-    /// What it is doing.
+    /// Its phase.
     pub phase: VolumePhase,
-    /// Whether it could not be filled from another one because the disk is full.
+    /// Whether a clone failed because the disk is full.
     #[serde(default, skip_serializing_if = "is_false")]
     pub full: bool,
-    /// What its content takes on the disk, in bytes.
+    /// Bytes that its content takes on the disk.
     pub used: u64,
-    /// What is left of its capacity, in bytes; not more than the disk has.
+    /// Bytes that are left of its capacity, at most the free space of the disk.
     pub free: u64,
-    /// Files, directories and so on in it, itself included.
+    /// Inodes that it uses, including its root directory.
     pub inodes_used: u64,
-    /// Who has mounted it since the server was started, as far as is known.
+    /// The clients that have mounted it since the server was started, as far as is known.
     #[serde(default)]
     pub mounted_by: Vec<IpAddr>,
-    /// What came through it since the server was started.
+    /// Its traffic since the server was started.
     #[serde(default)]
     pub traffic: TrafficTotals,
 }
 
-/// Whose a directory is, and who may enter it.
+/// The owner and the mode of a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OwnerAndMode {
-    /// Its owner.
+    /// The uid.
     pub uid: u32,
-    /// Its group.
+    /// The gid.
     pub gid: u32,
-    /// Its mode, in octal as text.
+    /// The mode, as octal text.
     #[serde(with = "octal")]
     pub mode: u32,
 }
 
-/// What a volume is doing.
+/// The phase of a volume.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "name")]
 pub enum VolumePhase {
-    /// It is served, and what it uses is known exactly.
+    /// It is served, and its usage is exact.
     Ready,
-    /// It is served; what it uses is a safe estimate until it has been counted.
+    /// It is served. Its usage is an upper bound until it has been counted.
     Counting,
-    /// It is being filled from another one, and not served yet.
+    /// It is being copied from another volume, and not served yet.
     Cloning {
-        /// The other one.
+        /// The other volume.
         from: VolumeName,
-        /// How far it is.
+        /// The progress of the copy.
         progress: ProgressSnapshot,
     },
-    /// It could not be filled from another one; nothing is left of it.
+    /// Its copy has failed. It has no content.
     Failed {
-        /// Why.
+        /// The reason.
         message: String,
     },
-    /// Its directory is not there or cannot be opened, so that it is not served.
+    /// Its directory is missing or cannot be opened, so it is not served.
     Lost {
-        /// Why.
+        /// The reason.
         message: String,
     },
 }
 
 impl Spec {
-    /// A volume with the defaults of everything else.
+    /// Creates a specification with the defaults of all other fields.
     pub fn new(name: VolumeName, id: VolumeId, capacity: u64) -> Self {
         Self {
             name,
@@ -241,18 +240,18 @@ impl Spec {
 }
 
 impl Spec {
-    /// Whether its limit of inodes is the one that its capacity gives.
+    /// Whether its limit of inodes is the default for its capacity.
     pub fn has_default_inodes(&self) -> bool {
         self.inodes == Some(inodes_of(self.capacity))
     }
 
-    /// Where its directory is below the root.
+    /// Its directory relative to the directory with volumes.
     pub fn relative_path(&self) -> &str {
         self.directory.as_ref().map_or(self.name.as_str(), VolumeDirectory::as_str)
     }
 
-    /// The path that clients mount: `/NAME`, or `/NAME/TOKEN`. The name comes first, so that people
-    /// and programs see from it which volume it is.
+    /// The path that clients mount: `/NAME`, or `/NAME/TOKEN`. The name comes first, so people and
+    /// programs recognize the volume by it.
     pub fn export_path(&self) -> String {
         match &self.token {
             Some(token) => format!("/{}/{}", self.name, token.as_str()),
@@ -265,7 +264,7 @@ fn default_mode() -> u32 {
     MODE
 }
 
-/// Root of a container is no more than its user: whoever may use the volume owns it all.
+/// Root in a container has no more rights than its user, who owns everything in the volume.
 fn no_squash() -> Squash {
     Squash::None
 }
@@ -287,7 +286,7 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// Permissions as people write them: `"0775"`.
+/// Modes as octal text: `"0775"`.
 mod octal {
     use super::{Deserialize, Deserializer, Serializer, de};
 
@@ -301,10 +300,10 @@ mod octal {
     }
 }
 
-/// Reads a mode in octal.
+/// Parses a mode in octal.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Returns what is wrong with it.
 pub fn parse_mode(text: &str) -> Result<u32, String> {
     let digits = text.bytes().all(|b| matches!(b, b'0'..=b'7'));
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o7777);
@@ -325,7 +324,7 @@ mod squash {
     }
 }
 
-/// The word for a squash in exports(5).
+/// Returns the word for a squash in exports(5).
 pub const fn squash_name(squash: Squash) -> &'static str {
     match squash {
         Squash::None => "no_root_squash",
@@ -334,10 +333,10 @@ pub const fn squash_name(squash: Squash) -> &'static str {
     }
 }
 
-/// Reads the word for a squash.
+/// Parses the word for a squash.
 ///
 /// # Errors
-/// It is none.
+/// It is not one of the three words.
 pub fn parse_squash(text: &str) -> Result<Squash, String> {
     let all = [Squash::None, Squash::Root, Squash::All];
     let found = all.into_iter().find(|squash| squash_name(*squash) == text);
@@ -359,10 +358,10 @@ mod clients {
     }
 }
 
-/// Reads one client: `*`, an address, or a network.
+/// Parses one client: `*`, an address, or a network.
 ///
 /// # Errors
-/// It is none of them; names are refused, because what they mean could change without notice.
+/// It is none of them. Host names are refused, because their addresses can change without notice.
 pub fn parse_client(text: &str) -> Result<ClientPattern, String> {
     let no_names = |_: &str| Err(io::Error::other("write an address, or a network"));
     ClientPattern::parse(text, &mut { no_names }).map_err(|error| error.to_string())

@@ -1,4 +1,4 @@
-//! What is shown of a volume.
+//! The status of volumes, and the damaged records of the registry.
 
 use std::net::IpAddr;
 
@@ -48,7 +48,7 @@ impl Volume {
 }
 
 impl VolumeStatus {
-    /// A volume of which only this is known.
+    /// Creates the status of a volume about which nothing else is known.
     pub(super) fn of(spec: Spec, layout: &VolumeLayout, created: jiff::Timestamp) -> Self {
         Self {
             path: spec.export_path(),
@@ -69,20 +69,20 @@ impl VolumeStatus {
 }
 
 impl Volumes {
-    /// The records that could not be used at the start.
+    /// Returns the records that could not be used at the start.
     pub fn damaged(&self) -> Vec<DamagedRecord> {
         self.faults.iter().map(RecordFault::damaged).collect()
     }
 
-    /// Why there is no volume of this name: there is none, or its record is damaged. One whose name
-    /// cannot be read is found by its id, which is like the name unless another was chosen.
+    /// Returns why there is no volume of this name: it does not exist, or its record is damaged. A
+    /// record without a readable name is found by its id, which is the same as the name by default.
     pub(super) fn missing(&self, name: &str) -> Error {
         let mut all = self.faults.iter().map(RecordFault::damaged);
         let found = all.find(|of| of.name.as_deref().unwrap_or(&of.id) == name);
         found.map_or_else(|| Error::NotFound(name.to_owned()), Error::DamagedRecord)
     }
 
-    /// The error for an id that is registered and belongs to no volume.
+    /// Returns the error for an id that has a record but no volume.
     pub(super) fn unusable(&self, id: &VolumeId) -> Error {
         let mut all = self.faults.iter().map(RecordFault::damaged);
         Error::DamagedRecord(all.find(|of| of.id == id.as_str()).unwrap_or_else(|| DamagedRecord {

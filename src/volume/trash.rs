@@ -1,18 +1,19 @@
-//! The trash: a folder whose entries are removed in the background, by one thread.
+//! The trash: a folder whose content is removed in the background, by one thread.
 //!
 //! ```text
-//!   look into the folder ---> remove entry after entry ---> wait for a nudge
-//!           ^                                                    |
-//!           +----------------------------------------------------+
+//!   list the folder ---> remove entry after entry ---> wait for a notification
+//!         ^                                                    |
+//!         +----------------------------------------------------+
 //! ```
 //!
-//! The folder is all that is remembered: whatever is in it goes, also after a restart in the midst
-//! of a tree. Nothing outside is touched: no symbolic link is followed and no other file system
-//! entered. An entry of which something cannot be removed is set aside until the next start, and
-//! the others go on.
+//! The folder is the only state: all its content is removed, also after a restart in the middle of
+//! a tree. Nothing outside of it is touched: symbolic links are not followed, and other file
+//! systems are not entered. An entry that cannot be removed completely is set aside until the next
+//! start, and the others are removed.
 //!
-//! The rate spares the file system. A file is charged for its length, too, and a large one becomes
-//! shorter in steps: to free hundreds of GiB at once would hold up all others on the disk.
+//! The rate limits the load on the file system. A file is also charged for its size, and a large
+//! file is truncated in steps: to free hundreds of GiB at once would delay everything else on the
+//! disk.
 
 mod removal;
 #[cfg(test)]
@@ -36,21 +37,21 @@ use super::progress::TreeProgress;
 use super::tree::{TreeEntry, TreeWalk, file};
 use crate::errno::{Errno, Result};
 
-/// The wait after the system lacked memory or descriptors.
+/// The wait before another attempt after the system lacked memory or descriptors.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// A folder that is being emptied. Dropping it is [`Trash::stop`].
+/// The thread that empties a folder. Dropping it stops the thread, like [`Trash::stop`].
 #[derive(Debug)]
 pub struct Trash {
     shared: Arc<TrashShared>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the thread does at one moment.
+/// The status of the trash at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrashStatus {
-    /// Entries of the folder that wait, the current one included, as of the last look into it.
+    /// Entries of the folder that wait, including the current one, as of the last listing.
     pub waiting: u64,
     /// Entries of the folder that could not be removed, and are tried again at the next start.
     pub set_aside: u64,
@@ -60,16 +61,16 @@ pub struct TrashStatus {
     pub freed: u64,
     /// The entry of the folder that is being removed.
     pub current: Option<String>,
-    /// Whether there is nothing to do: everything is removed, or set aside.
+    /// Whether there is nothing to do: every entry is removed or set aside.
     pub idle: bool,
 }
 
 #[derive(Debug, Default)]
 struct TrashShared {
     state: Mutex<TrashState>,
-    /// Something in the state has changed, or the thread has to end.
+    /// Notified when the state changes or the thread must end.
     changed: Condvar,
-    /// What was removed; to cancel it ends the thread.
+    /// What was removed. Cancelling it ends the thread.
     progress: TreeProgress,
 }
 
@@ -83,11 +84,11 @@ struct TrashState {
 }
 
 impl Trash {
-    /// Starts to remove what is in the folder `dir`, which has to be there, at most `rate` entries
-    /// a second. Only one at a time may do that to a folder.
+    /// Starts to remove the content of the existing folder `dir`, at most `rate` entries a second.
+    /// A folder may have only one such thread.
     ///
     /// # Errors
-    /// The folder cannot be opened, or the system refuses a thread.
+    /// The folder cannot be opened, or the system cannot start a thread.
     pub fn start(dir: PathBuf, rate: NonZeroU32) -> io::Result<Self> {
         let folder = file::root(&dir)?;
         let shared = Arc::<TrashShared>::default();
@@ -99,13 +100,14 @@ impl Trash {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Tells that an entry was renamed into the folder. Does not block; may be repeated.
+    /// Notifies the thread that an entry was moved into the folder. Does not block; may be
+    /// repeated.
     pub fn nudge(&self) {
         self.shared.lock().nudged = true;
         self.shared.changed.notify_all();
     }
 
-    /// What is done at this moment. Does not block.
+    /// Returns the status at this moment. Does not block.
     pub fn status(&self) -> TrashStatus {
         let done = self.shared.progress.snapshot();
         let state = self.shared.lock();
@@ -119,8 +121,8 @@ impl Trash {
         }
     }
 
-    /// Ends the thread, and waits for that: no longer than the removal of one entry takes, or of
-    /// 256 MiB of a file. What is left is removed after the next start.
+    /// Stops the thread, and waits for it: at most for the removal of one entry, or of 256 MiB of a
+    /// file. The rest is removed after the next start.
     pub fn stop(self) {
         drop(self);
     }
@@ -129,7 +131,7 @@ impl Trash {
 impl Drop for Trash {
     fn drop(&mut self) {
         self.shared.progress.cancel();
-        // Under the lock, so that the thread is either waiting or will look before it waits.
+        // Under the lock: the thread is then either waiting, or checks again before it waits.
         drop(self.shared.lock());
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take()
@@ -150,7 +152,7 @@ impl TrashShared {
         self.changed.notify_all();
     }
 
-    /// Waits until `until`, or until the thread has to end.
+    /// Waits until `until`, or until the thread must end.
     fn pause(&self, until: Instant) {
         let mut state = self.lock();
         while !self.progress.is_cancelled() {
@@ -159,7 +161,7 @@ impl TrashShared {
         }
     }
 
-    /// Waits for a nudge, until `until` if that is given, or until the thread has to end.
+    /// Waits for a notification, until `until` if given, or until the thread must end.
     fn wait(&self, until: Option<Instant>) {
         let mut state = self.lock();
         state.idle = until.is_none();
@@ -175,13 +177,13 @@ impl TrashShared {
     }
 }
 
-/// The thread.
+/// The state of the thread.
 struct TrashWorker {
     dir: PathBuf,
     folder: OwnedFd,
     shared: Arc<TrashShared>,
     pace: RemovalPace,
-    /// Entries that are not to be tried again.
+    /// Entries that are not tried again.
     aside: HashSet<CString>,
 }
 
@@ -197,9 +199,9 @@ impl TrashWorker {
         }
     }
 
-    /// Removes what is in the folder; whether there is something to be tried again soon.
+    /// Removes the content of the folder. Returns whether an entry must be tried again soon.
     fn round(&mut self) -> Result<bool> {
-        // Anew: its file system may have been mounted anew.
+        // Opened each time, because the file system may have been mounted anew.
         self.folder = file::root(&self.dir)?;
         let found = self.look()?;
         let (mut waiting, mut later) = (found.len(), false);
@@ -222,7 +224,7 @@ impl TrashWorker {
         Ok(later)
     }
 
-    /// The entries of the folder that are not set aside.
+    /// Lists the entries of the folder that are not set aside.
     fn look(&mut self) -> Result<Vec<CString>> {
         let mut walk = TreeWalk::new(file::directory(&self.folder, c".")?)?;
         let (mut found, mut aside) = (Vec::new(), HashSet::new());

@@ -1,7 +1,7 @@
-//! The removal of one entry of the trash: children first, at a bounded rate, in small pieces.
+//! Removes one entry of the trash: children first, at a limited rate, in small steps.
 //!
-//! A directory of which something could not be removed is left, and so are those above it. All
-//! else in them goes.
+//! A directory with content that cannot be removed is kept, and so are the directories above it.
+//! Everything else in them is removed.
 
 use std::ffi::CStr;
 use std::num::NonZeroU32;
@@ -19,18 +19,18 @@ use crate::volume::tree::file::{self, FileStat};
 /// Bytes of a large file that are freed at once.
 pub(super) const STEP: u64 = 256 * 1024 * 1024;
 
-/// Bytes of a file that are charged like an entry.
+/// Bytes of a file that are charged like one entry.
 pub(super) const CHARGED: u64 = 16 * 1024 * 1024;
 
-/// The shortest wait for the rate, and what may be made up for after a slow call.
+/// The shortest wait for the rate, and the time by which a slow call may be made up for.
 pub(super) const PAUSE: Duration = Duration::from_millis(5);
 
-/// How fast entries may be removed.
+/// The limit on the rate of removal.
 #[derive(Debug)]
 pub(super) struct RemovalPace {
-    /// The time that an entry has.
+    /// The time for one entry.
     share: Duration,
-    /// When the time of what was removed is over.
+    /// When the time for everything removed so far is over.
     due: Instant,
 }
 
@@ -39,7 +39,8 @@ impl RemovalPace {
         Self { share: Duration::from_secs(1) / rate.get(), due: now }
     }
 
-    /// Charges an entry and what it freed. Answers until when to wait, if it is worth it.
+    /// Charges one entry and the bytes that it freed. Returns the time until which to wait, if the
+    /// wait is long enough to be worth it.
     pub(super) fn charge(&mut self, freed: u64, now: Instant) -> Option<Instant> {
         let entries = 1 + u32::try_from(freed / CHARGED).unwrap_or(u32::MAX - 1);
         let from = now.checked_sub(PAUSE).map_or(self.due, |earliest| self.due.max(earliest));
@@ -52,38 +53,38 @@ impl RemovalPace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RemovalOutcome {
     Removed,
-    /// Something of it cannot be removed.
+    /// Part of it cannot be removed.
     SetAside,
-    /// The system lacks something that it will have again.
+    /// The system lacked a resource that it will have again.
     Later,
-    /// The thread has to end.
+    /// The thread must end.
     Stopped,
 }
 
-/// What became of the files of an entry.
+/// The numbers of files that were removed or not.
 #[derive(Debug, Default)]
 pub(super) struct RemovalTally {
     pub(super) removed: u64,
     pub(super) failed: u64,
-    /// The first that failed.
+    /// The first failure.
     pub(super) first: Option<(PathBuf, Errno)>,
-    /// Whether one failed because of what the system will have again.
+    /// Whether a failure was for lack of a resource that the system will have again.
     later: bool,
 }
 
-/// The removal of one entry of the folder: children first.
+/// The removal of one entry of the folder, children first.
 pub(super) struct Removal<'a> {
     pace: &'a mut RemovalPace,
     shared: &'a TrashShared,
-    /// It is in the folder itself at the beginning and at the end, and never reads that.
+    /// It begins and ends in the folder itself, whose entries it does not read.
     walk: TreeWalk,
-    /// For each directory on the way: what was removed, and what had failed, when it was entered.
+    /// For each directory of the path: the numbers removed and failed when it was entered.
     marks: Vec<(u64, u64)>,
     tally: RemovalTally,
 }
 
 impl<'a> Removal<'a> {
-    /// A removal by a walk that begins in the folder.
+    /// Creates a removal with a walk that begins in the folder.
     pub(super) fn new(pace: &'a mut RemovalPace, shared: &'a TrashShared, walk: TreeWalk) -> Self {
         Self { pace, shared, walk, marks: Vec::new(), tally: RemovalTally::default() }
     }
@@ -120,7 +121,7 @@ impl<'a> Removal<'a> {
         }
     }
 
-    /// Goes into a directory, and removes what is none.
+    /// Enters a directory, or removes anything else.
     fn entry(&mut self, name: &CStr, kind: FileType) {
         if matches!(kind, FileType::Directory | FileType::Unknown) {
             match self.enter(name) {
@@ -145,7 +146,7 @@ impl<'a> Removal<'a> {
         Ok(())
     }
 
-    /// Removes the directory at whose end the walk is, and goes on in the one above.
+    /// Removes the directory whose end is reached, and continues in the one above.
     fn leave(&mut self) -> Result<()> {
         let used = FileStat::of(self.walk.here()).map_or(0, |stat| stat.used);
         let name = self.walk.leave()?;
@@ -159,8 +160,8 @@ impl<'a> Removal<'a> {
 
     fn remove_directory(&mut self, name: &CStr, used: u64, again: bool) {
         match rustix::fs::unlinkat(self.walk.here(), name, AtFlags::REMOVEDIR) {
-            // Some file systems skip entries when others are removed meanwhile. Every further time
-            // has to remove some, so that this comes to an end.
+            // Some file systems skip entries while others are removed. Each repetition must have
+            // removed some, so this ends.
             Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) if again => {
                 self.entry(name, FileType::Directory);
             }
@@ -185,7 +186,7 @@ impl<'a> Removal<'a> {
         }
     }
 
-    /// Counts what cannot be removed; only the first is kept, for the log.
+    /// Counts a failure. Only the first is kept, for the log.
     fn failed(&mut self, name: &CStr, errno: Errno) {
         self.tally.failed += 1;
         self.tally.later |= [Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(&errno);
@@ -195,15 +196,15 @@ impl<'a> Removal<'a> {
         self.charge(0);
     }
 
-    /// Waits as the rate demands.
+    /// Waits if the rate is exceeded.
     fn charge(&mut self, freed: u64) {
         if let Some(until) = self.pace.charge(freed, Instant::now()) {
             self.shared.pause(until);
         }
     }
 
-    /// Makes a large file shorter in steps, if no other name has it. Answers what its removal will
-    /// free; none if the thread has to end before.
+    /// Truncates a large file in steps, if it has no other name. Returns the bytes that its removal
+    /// will free, or `None` if the thread must end before.
     fn shrink(&mut self, name: &CStr, stat: &FileStat) -> Result<Option<u64>> {
         if stat.links != 1 {
             return Ok(Some(0));
@@ -211,7 +212,7 @@ impl<'a> Removal<'a> {
         if stat.used <= STEP || stat.kind != FileType::RegularFile {
             return Ok(Some(stat.used));
         }
-        // What cannot be opened may still be removed at once.
+        // A file that cannot be opened may still be removed at once.
         let Ok(file) = writable(self.walk.here(), name, stat) else { return Ok(Some(stat.used)) };
         let mut used = stat.used;
         for length in lengths(&file, stat)? {
@@ -228,8 +229,9 @@ impl<'a> Removal<'a> {
     }
 }
 
-/// Opens a directory that is to be removed. Without privilege, its own mode may be in the way: a
-/// directory without permissions cannot be read, and one that is read-only not emptied.
+/// Opens a directory that is to be removed. Without privilege its own mode may prevent that: a
+/// directory without read permission cannot be read, and one without write permission cannot be
+/// emptied.
 fn openable(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     let open = || file::directory(dir, name);
     let opened = match open() {
@@ -244,13 +246,13 @@ fn openable(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     };
     let mode = FileStat::of(&opened)?.mode;
     if !mode.contains(Mode::RWXU) {
-        // If that fails, so will the removal of what is in it, unless it does not matter.
+        // If this fails and matters, the removal of its content fails and is reported.
         let _ = rustix::fs::fchmod(&opened, Mode::RWXU);
     }
     Ok(opened)
 }
 
-/// Opens the file for writing, if the name still has it.
+/// Opens the file for writing, if the name still refers to it.
 fn writable(dir: BorrowedFd<'_>, name: &CStr, stat: &FileStat) -> Result<OwnedFd> {
     let place = file::place(dir, name)?;
     let now = FileStat::of(&place)?;
@@ -260,7 +262,8 @@ fn writable(dir: BorrowedFd<'_>, name: &CStr, stat: &FileStat) -> Result<OwnedFd
     file::content(&place, OFlags::RDWR)
 }
 
-/// The lengths to which a file is cut, one after the other, so that each frees a step.
+/// Returns the lengths to which a file is truncated, one after the other, so that each step frees
+/// the same amount.
 pub(super) fn lengths(file: impl AsFd, stat: &FileStat) -> Result<Vec<u64>> {
     let file = file.as_fd();
     let (mut lengths, mut at, mut piece) = (Vec::new(), 0, 0);
@@ -275,7 +278,7 @@ pub(super) fn lengths(file: impl AsFd, stat: &FileStat) -> Result<Vec<u64>> {
     }
     let wanted = stat.used / STEP;
     if (lengths.len() as u64) < wanted / 2 {
-        // Space that was reserved and not written looks empty, and is to be freed all the same.
+        // Space that is allocated but not written looks like a hole, and must be freed as well.
         let part = (stat.size / wanted).max(1);
         lengths = (1..wanted).map(|n| n * part).collect();
     }
