@@ -1,4 +1,4 @@
-//! The operations on volumes, each ended by a crash after each of its steps.
+//! The operations on volumes, each with a crash after every step.
 
 mod clones;
 mod damaged;
@@ -35,12 +35,12 @@ use crate::quota::Usage;
 
 const MIB: u64 = 1 << 20;
 
-/// A directory with volumes, which can be opened again and again.
+/// A directory with volumes, which can be opened several times.
 struct Place {
     dir: TempDir,
 }
 
-/// A run of the server, as far as volumes are concerned.
+/// The volumes of one run of a server.
 struct Run {
     volumes: Arc<Volumes>,
     fs: Arc<Fs>,
@@ -90,7 +90,7 @@ impl Place {
         Ok(Run { volumes, fs, exports, _state: state })
     }
 
-    /// All files below, by path, with their content; Berth's own left out.
+    /// Returns all files with their content, by path, without Berth's own.
     fn content(&self) -> BTreeMap<String, String> {
         let mut found = BTreeMap::new();
         let walk = walkdir::WalkDir::new(self.dir.path()).min_depth(1);
@@ -103,7 +103,7 @@ impl Place {
         found
     }
 
-    /// What is in one of Berth's own folders.
+    /// Lists one of Berth's own folders.
     fn own(&self, folder: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(".berth").join(folder)).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -119,7 +119,7 @@ impl Run {
         self.volumes.list().iter().map(|status| status.spec.name.to_string()).collect()
     }
 
-    /// The status of a volume when it does nothing any more.
+    /// Waits until nothing is in progress for a volume, and returns its status.
     fn settled(&self, of: &str) -> VolumeStatus {
         let start = Instant::now();
         loop {
@@ -132,7 +132,7 @@ impl Run {
         }
     }
 
-    /// What the volumes use that are in the export table, by path.
+    /// Returns the usage of all exported volumes, by path.
     fn exported(&self) -> Vec<String> {
         let table = self.exports.load();
         let path = |export: &Arc<crate::export::Export>| {
@@ -164,15 +164,15 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // What a crash ends, too; nothing is written.
+        // A crash ends these, too; nothing is written.
         self.volumes.stop_clones();
         self.volumes.scanner.get().unwrap().stop(|| self.volumes.ledger.wake());
     }
 }
 
-/// Runs `operation` on what `prepare` has made, with a crash after the first step, after the
-/// second, and so on until it runs through. After each the volumes are opened again: `check` is
-/// told whether the operation came to its end, and the operation is asked for again.
+/// Runs `operation` on what `prepare` has made, with a crash after the first step, the second, and
+/// so on until it completes. After each crash the volumes are opened again, `check` is called with
+/// whether the operation completed, and the operation is repeated.
 fn crash_everywhere(
     prepare: impl Fn(&Run, &Place),
     operation: impl Fn(&Run) -> Result<(), Error>,
@@ -212,7 +212,7 @@ fn with_a_file(run: &Run, place: &Place) {
     fs::write(place.path("other/file"), "of the other").unwrap();
 }
 
-/// The other volume is as it was.
+/// Checks that the other volume is unchanged.
 fn other_is_whole(run: &Run, place: &Place) {
     assert_eq!(fs::read_to_string(place.path("other/file")).unwrap(), "of the other");
     assert!(run.exported().contains(&"/other".to_owned()));

@@ -1,16 +1,16 @@
-//! Walking a tree of files by descriptors, as long and as deep as clients can make one.
+//! Walks a tree of files by descriptors, however long and deep its paths are.
 //!
 //! ```text
-//!   root   a   b   c  ...  x   y   z        a tree deeper than any path can be long
+//!   root   a   b   c  ...  x   y   z        a tree deeper than PATH_MAX permits
 //!    fd    -   -   -  ...  fd  fd  fd       the root and the deepest directories are open
 //! ```
 //!
-//! Every step is one name below an open directory. It never follows a symbolic link, and never
-//! enters another file system. A directory that was closed on the way down is found again as `..`
-//! of the one below it, and has to be the same file. Where its reading goes on is kept as the
-//! directory's own offset, so that a level costs its name and some numbers, whatever it contains.
+//! Each step is one name in an open directory. It never follows a symbolic link, and never enters
+//! another file system. A directory that was closed on the way down is opened again as `..` of the
+//! one below it, and must be the same file. The position in it is the directory's own offset, so a
+//! level takes the memory of its name and a few numbers, whatever it contains.
 //!
-//! All of it blocks for as long as the disk takes, and acts as the thread that calls.
+//! All functions block on the disk, and act with the identity of the calling thread.
 
 pub mod file;
 #[cfg(test)]
@@ -34,10 +34,10 @@ const OPEN_MAX: usize = 32;
 /// Bytes of a directory that are read at once.
 const READ: usize = 32 * 1024;
 
-/// Names of a path that are shown, at its beginning and at its end.
+/// The names that are shown at the beginning and at the end of a long path.
 const SHOWN: usize = 8;
 
-/// A way down from a root, of which the deepest directories are open.
+/// A path from a root to a directory, of which the deepest directories are open.
 #[derive(Debug)]
 pub struct Descent {
     levels: Vec<DescentLevel>,
@@ -56,14 +56,14 @@ struct DescentLevel {
 pub struct TreeEntry {
     /// Its name.
     pub name: CString,
-    /// What it was when the directory was read; unknown if the file system does not say.
+    /// Its kind when the directory was read; unknown if the file system does not tell.
     pub kind: FileType,
-    /// Where the entry behind it is.
+    /// The position after this entry.
     cookie: u64,
 }
 
-/// A reading of a tree, directory by directory. It is always in one directory, whose entries
-/// [`TreeWalk::next_entry`] gives; whether to enter one is up to the caller.
+/// A walk over a tree, directory by directory. It is always in one directory, whose entries
+/// [`TreeWalk::next_entry`] returns; the caller decides which of them to enter.
 #[derive(Debug)]
 pub struct TreeWalk {
     path: Descent,
@@ -72,45 +72,45 @@ pub struct TreeWalk {
     buffer: Vec<u8>,
 }
 
-/// How far a directory was read.
+/// The position in a directory.
 #[derive(Debug, Default)]
 struct ReadPosition {
     cookie: u64,
-    /// Entries that were read, and not given yet.
+    /// Entries that were read but not returned yet.
     ahead: VecDeque<TreeEntry>,
 }
 
 impl Descent {
-    /// A way that begins at the directory `root`.
+    /// Creates a path that begins at the directory `root`.
     ///
     /// # Errors
-    /// As statx(2) has them.
+    /// As statx(2).
     pub fn new(root: OwnedFd) -> Result<Self> {
         let id = FileStat::of(&root)?.id;
         Ok(Self { levels: vec![DescentLevel { name: CString::default(), id, open: Some(root) }] })
     }
 
-    /// The deepest directory.
+    /// Returns the deepest directory.
     pub fn here(&self) -> BorrowedFd<'_> {
         let level = self.levels.last().and_then(|level| level.open.as_ref());
         level.expect("the deepest directory is open").as_fd()
     }
 
-    /// The directory at which the way begins.
+    /// Returns the root.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.levels[0].open.as_ref().expect("the root is open").as_fd()
     }
 
-    /// How many directories deep this is; 0 is the root.
+    /// Returns the number of directories below the root; 0 is the root itself.
     pub fn depth(&self) -> usize {
         self.levels.len() - 1
     }
 
-    /// Goes down to `fd`, which is the directory `name` in this one. Answers which level was
+    /// Enters `fd`, which is the directory `name` in the current one. Returns the level that was
     /// closed for it, if any.
     ///
     /// # Errors
-    /// As statx(2) has them; then nothing has changed.
+    /// As statx(2); then nothing has changed.
     pub fn down(&mut self, name: CString, fd: OwnedFd) -> Result<Option<usize>> {
         let id = FileStat::of(&fd)?.id;
         self.levels.push(DescentLevel { name, id, open: Some(fd) });
@@ -121,12 +121,12 @@ impl Descent {
         Ok(closed)
     }
 
-    /// Goes up to the level above. Answers the name of the one that was left, and whether the one
-    /// above had to be opened again. Not to be called at the root.
+    /// Returns to the level above: the name of the directory that was left, and whether the one
+    /// above had to be opened again. Must not be called at the root.
     ///
     /// # Errors
-    /// `ESTALE` if this directory was moved to another meanwhile; then, and after all other
-    /// errors, nothing has changed.
+    /// `ESTALE` if the current directory was moved elsewhere meanwhile. After an error, nothing has
+    /// changed.
     pub fn up(&mut self) -> Result<(CString, bool)> {
         let above = self.levels.len() - 2;
         let closed = self.levels[above].open.is_none();
@@ -151,8 +151,8 @@ impl Descent {
         quietly(open)
     }
 
-    /// The path of `name` in this directory, from the root on, for people: the middle of a long
-    /// one is left out.
+    /// Returns the path of `name` in the current directory, relative to the root, for display: the
+    /// middle of a long path is left out.
     pub fn show(&self, name: &CStr) -> PathBuf {
         let mut names: Vec<&CStr> = self.levels[1..].iter().map(|level| &*level.name).collect();
         names.push(name);
@@ -164,30 +164,30 @@ impl Descent {
 }
 
 impl TreeWalk {
-    /// A walk that begins in the directory `root`, which has to be open for reading.
+    /// Creates a walk that begins in the directory `root`, which must be open for reading.
     ///
     /// # Errors
-    /// As statx(2) has them.
+    /// As statx(2).
     pub fn new(root: OwnedFd) -> Result<Self> {
         let path = Descent::new(root)?;
         Ok(Self { path, positions: vec![ReadPosition::default()], buffer: vec![0; READ] })
     }
 
-    /// The way to the directory that is being read.
+    /// Returns the path to the current directory.
     pub fn path(&self) -> &Descent {
         &self.path
     }
 
-    /// The directory that is being read.
+    /// Returns the current directory.
     pub fn here(&self) -> BorrowedFd<'_> {
         self.path.here()
     }
 
-    /// The next entry of this directory; none at its end. What is added or removed meanwhile may
-    /// be given or not, all others are given once.
+    /// Returns the next entry of the current directory, or `None` at its end. Entries that are
+    /// added or removed meanwhile may be returned or not; all others are returned once.
     ///
     /// # Errors
-    /// As getdents64(2) has them.
+    /// As getdents64(2).
     pub fn next_entry(&mut self) -> Result<Option<TreeEntry>> {
         let position = self.positions.last_mut().expect("there is a position for every level");
         loop {
@@ -204,10 +204,10 @@ impl TreeWalk {
         }
     }
 
-    /// Goes down to `fd`, which is the directory `name` in this one; see [`file::directory`].
+    /// Enters `fd`, which is the directory `name` in the current one; see [`file::directory`].
     ///
     /// # Errors
-    /// As statx(2) has them; then nothing has changed.
+    /// As statx(2); then nothing has changed.
     pub fn enter(&mut self, name: CString, fd: OwnedFd) -> Result<()> {
         if let Some(closed) = self.path.down(name, fd)? {
             self.positions[closed].ahead = VecDeque::new();
@@ -216,11 +216,11 @@ impl TreeWalk {
         Ok(())
     }
 
-    /// Goes back to the directory above, and on with it behind the one that is left, whose name it
-    /// answers. Not to be called in the root.
+    /// Returns to the directory above, where the walk continues after the directory that is left.
+    /// Returns the name of that directory. Must not be called in the root.
     ///
     /// # Errors
-    /// As [`Descent::up`] has them: the walk cannot go on then.
+    /// As [`Descent::up`]; the walk cannot continue then.
     pub fn leave(&mut self) -> Result<CString> {
         let (name, again) = self.path.up()?;
         self.positions.pop();
@@ -231,7 +231,7 @@ impl TreeWalk {
     }
 }
 
-/// An entry, unless it is the directory itself or the one above.
+/// Converts an entry, unless it is `.` or `..`.
 fn entry(found: dir::Entry<'_>) -> Option<TreeEntry> {
     let kind = match found.kind {
         libc::DT_DIR => FileType::Directory,
@@ -256,7 +256,7 @@ mod tests {
     use std::path::Path;
     use tempfile::{TempDir, tempdir};
 
-    /// All paths below `dir`, found by a walk that enters every directory.
+    /// Returns all paths below `dir`, by a walk that enters every directory.
     fn all(dir: &Path) -> BTreeSet<PathBuf> {
         let mut walk = TreeWalk::new(root(dir).unwrap()).unwrap();
         let mut found = BTreeSet::new();
@@ -275,7 +275,7 @@ mod tests {
         }
     }
 
-    /// How many descriptors lead to what is below a directory; other tests have some, too.
+    /// Counts the descriptors of files below a directory; other tests have descriptors, too.
     fn descriptors_in(dir: &Path) -> usize {
         let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
         links
@@ -284,7 +284,7 @@ mod tests {
             .count()
     }
 
-    /// A walk at the end of `depth` directories that are called `d`.
+    /// Returns a walk at the end of a path of `depth` directories named `d`.
     fn deep(dir: &TempDir, depth: usize) -> TreeWalk {
         let mut walk = TreeWalk::new(root(dir.path()).unwrap()).unwrap();
         for _ in 0..depth {

@@ -1,12 +1,12 @@
-//! Volumes as their clients have them: the capacity holds, nobody reaches into another one, and a
-//! crash leaves none of them in between.
+//! Volumes as clients see them: the capacity holds, no client reaches another volume, and a crash
+//! leaves no volume half done.
 
-use std::collections::BTreeSet;
+mod killed;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nfs3_types::mount::{mountres3, mountstat3};
@@ -21,7 +21,7 @@ use crate::support::{eventually, not_tried, privileged};
 
 const MIB: u64 = 1 << 20;
 
-/// A mebibyte to write.
+/// One mebibyte to write.
 fn piece() -> Vec<u8> {
     vec![1; 1 << 20]
 }
@@ -85,7 +85,7 @@ fn fsstat_is_the_volume() {
 fn sixteen_clients_fill_a_volume_and_no_more() {
     let port = Port::start();
     port.done("create a --capacity 24Mi");
-    // A full volume has no room for files that come late.
+    // A full volume has no room for files that are made later.
     let all_are_made = Barrier::new(16);
     let written: u64 = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..16)
@@ -170,7 +170,8 @@ fn after_a_crash_the_count_is_right_again() {
     fill(&mut client, &file, 65536);
     port.server.crash_and_restart();
     let mut client = port.server.client();
-    // Not refused, because nobody knows yet, and not allowed: when it is known, it is full.
+    // Not refused, because the usage is unknown, and not allowed: once it is counted, the volume is
+    // full.
     let mut status = NFS3ERR_JUKEBOX;
     while status == NFS3ERR_JUKEBOX {
         status = client.write(&file, 8 * MIB, &[1; 8192], stable_how::UNSTABLE).status();
@@ -192,7 +193,7 @@ fn what_was_written_back_only_after_a_crash_is_counted() {
     let mut client = port.server.client();
     let root = client.mounted("/a");
     let file = client.file(&root, "scattered");
-    // Each block lies apart, and the file system has to find them all.
+    // The blocks lie apart, so the file system needs many extents for them.
     for n in 0..1000 {
         client.write(&file, n * 3 * 4096, &[1; 4096], stable_how::UNSTABLE).ok();
     }
@@ -235,7 +236,7 @@ fn a_volume_ends_where_it_ends() {
     let mut client = port.server.client();
     let (a, b) = (client.mounted("/a"), client.mounted("/b"));
     let secret = client.file_of(&b, "secret", b"of b");
-    // Up, from the root.
+    // Upwards, from the root.
     assert_eq!(client.find(&a, ".."), a);
     client.symlink_to(&a, "link", "../b");
     client.symlink_to(&a, "absolute", port.volumes.join("b").to_str().unwrap());
@@ -247,14 +248,14 @@ fn a_volume_ends_where_it_ends() {
         }
         refused(&mut client, path, mountstat3::MNT3ERR_NOENT);
     }
-    // Links lead to what is in the volume itself, where there is no such thing.
+    // Symbolic links lead to a path inside the volume, where there is no such file.
     refused(&mut client, "/a/link", mountstat3::MNT3ERR_NOENT);
     refused(&mut client, "/a/absolute", mountstat3::MNT3ERR_NOENT);
     for name in ["../b", "/", "..", "../.berth"] {
         let found = client.lookup(&a, name);
         assert!(found.status() != NFS3_OK || name == "..", "{name}");
     }
-    // Across, from one to the other.
+    // Across, from one volume to the other.
     client.file_of(&a, "mine", b"of a");
     client.rename((&a, "mine"), (&b, "mine")).fails(NFS3ERR_XDEV);
     client.rename((&b, "secret"), (&a, "secret")).fails(NFS3ERR_XDEV);
@@ -276,7 +277,7 @@ fn a_handle_cannot_be_carried_into_another_volume() {
     forged[id.clone()].copy_from_slice(&a.data.as_ref()[id]);
     client.getattr(&fh(&forged)).fails(NFS3ERR_STALE);
     client.read(&fh(&forged), 0, 10).fails(NFS3ERR_STALE);
-    // One that was good is none after its volume has ended, whatever comes after it.
+    // A handle is invalid for ever after its volume was reclaimed.
     port.done("recycle b --yes");
     client.read(&secret, 0, 10).fails(NFS3ERR_STALE);
     client.getattr(&b).fails(NFS3ERR_STALE);
@@ -296,7 +297,7 @@ fn clients_are_checked_at_mount_and_at_every_call() {
     refused(&mut client, "/b", mountstat3::MNT3ERR_ACCES);
     let root = client.mounted("/a");
     let file = client.file_of(&root, "file", b"content");
-    // The list becomes another one, and the client keeps its handles.
+    // The list of clients changes, and the client keeps its handles.
     port.server.signal(Signal::TERM);
     assert!(port.server.wait().success());
     let record = port.volumes.join(".berth/volumes/a.json");
@@ -437,7 +438,7 @@ fn an_export_by_a_second_path_is_the_same_directory() {
     }
 }
 
-/// A directory that is shown under a second path, as long as this lives.
+/// A bind mount of a directory at a second path, for as long as this lives.
 struct Bound(PathBuf);
 
 impl Bound {
@@ -453,7 +454,7 @@ impl Drop for Bound {
     }
 }
 
-/// The volumes are in the directory that is exported as a whole.
+/// Starts a server whose volumes lie inside an exported directory.
 fn with_volumes_inside(setup: Setup, socket: &Path) -> Setup {
     setup.args(&["--volumes", "{}/volumes", "--admin-socket", socket.to_str().unwrap()])
 }
@@ -473,81 +474,14 @@ fn ten_thousand_volumes_start_soon() {
         fs::create_dir(volumes.join(format!("v{n}"))).unwrap();
     }
     let port = Port::start_at(temp, socket, volumes);
-    // Processor time, because others use this machine; of a build that is not optimised.
+    // Processor time, because others use this machine, and of a build without optimization.
     let took = port.server.cpu_time();
     assert!(took < Duration::from_secs(4), "{took:?}");
     assert_eq!(port.done("list -o name").lines().count(), COUNT);
     let mut client = port.server.client();
     let root = client.mounted("/v9999");
-    // Without a ledger it has to be counted first, like all the others.
+    // Without a ledger it must be counted first, like all other volumes.
     eventually("the volume can be used", || {
         client.mkdir(&root, "dir", mode(0o755)).status() == NFS3_OK
     });
-}
-
-/// What an administrator wants of a volume in a round of killing.
-fn deeds(round: usize) -> Vec<String> {
-    let name = |n: usize| format!("v{}", n % 5);
-    (0..8)
-        .map(|n| {
-            let k = round * 7 + n * 3;
-            match (round + n) % 6 {
-                0 | 1 => format!("create {} --capacity 1Mi --id i{}", name(k), k % 5),
-                2 => format!("recycle {} --yes", name(k)),
-                3 => format!("delete {} --yes", name(k)),
-                4 => format!("archive {} --yes", name(k)),
-                _ => format!("expand {} --capacity {}Mi", name(k), 2 + k % 5),
-            }
-        })
-        .collect()
-}
-
-#[test]
-fn a_server_that_is_killed_again_and_again_keeps_its_volumes() {
-    const ROUNDS: usize = 200;
-    let mut port = Port::start();
-    port.done("create kept --capacity 1Mi");
-    let mut client = port.server.client();
-    let root = client.mounted("/kept");
-    client.file_of(&root, "file", b"precious");
-    for round in 0..ROUNDS {
-        let begun = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            let (port, begun) = (&port, &begun);
-            scope.spawn(move || {
-                for deed in deeds(round) {
-                    begun.fetch_add(1, Ordering::SeqCst);
-                    port.ran(&deed); // it may be refused, or cut off
-                }
-            });
-            // Somewhere in the middle of one of them.
-            while begun.load(Ordering::SeqCst) <= round % 8 {
-                std::hint::spin_loop();
-            }
-            std::thread::sleep(Duration::from_micros((round as u64 * 379) % 9000));
-            port.server.signal(Signal::KILL);
-        });
-        port.server.wait();
-        port.server.launch_again();
-        check_whole(&port, round);
-    }
-    assert_eq!(fs::read(port.volumes.join("kept/file")).unwrap(), b"precious");
-}
-
-/// Each volume has its directory, and each directory is a volume or was archived.
-fn check_whole(port: &Port, round: usize) {
-    let names: BTreeSet<String> = port.done("list -o name").lines().map(str::to_owned).collect();
-    let entries = fs::read_dir(&port.volumes).unwrap();
-    let entries = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let folders: BTreeSet<String> =
-        entries.filter(|name| name != ".berth" && !name.starts_with("archived-")).collect();
-    assert_eq!(names, folders, "round {round}");
-    for folder in ["making", "leaving"] {
-        let left = fs::read_dir(port.volumes.join(".berth").join(folder)).unwrap().count();
-        assert_eq!(left, 0, "round {round}: {folder}");
-    }
-    let mut client = port.server.client();
-    for name in names {
-        client.mounted(format!("/{name}"));
-    }
 }

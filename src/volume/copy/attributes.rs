@@ -1,9 +1,9 @@
-//! The attributes of one file onto another of the same kind.
+//! Copies the attributes of a file to another one of the same kind.
 //!
-//! The order matters. A change of the owner takes set-id bits and file capabilities away, and a
-//! change of the ACL may take the set-group-id bit, so that these follow. Times come last: every
-//! other change touches one. Everything goes by descriptors that need no access to the content
-//! (O_PATH), so that it works for all kinds and follows no link.
+//! The order matters. A change of the owner clears set-id bits and file capabilities, and a change
+//! of the ACL may clear the set-group-id bit, so these follow. Times come last, because every other
+//! change sets one. All system calls use descriptors that need no access to the content (O_PATH),
+//! so they work for all kinds of files and follow no symbolic link.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
@@ -14,13 +14,13 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrF
 use crate::errno::{Errno, Result};
 use crate::volume::tree::file::{FileStat, proc_path};
 
-/// The longest list of names, and the longest value, that Linux has (xattr(7)).
+/// The longest list of names, and the longest value, in Linux (xattr(7)).
 const XATTR_MAX: usize = 64 * 1024;
 
-/// The ACLs of a file: what applies to it, and what a directory gives to what is made in it.
+/// The ACLs of a file: its own, and the default ACL that a directory passes on to new entries.
 const ACLS: [&CStr; 2] = [c"system.posix_acl_access", c"system.posix_acl_default"];
 
-/// Applies attributes; keeps memory for the long ones.
+/// Copies attributes. Keeps buffers for long ones.
 pub(super) struct AttributeCopier {
     list: Vec<u8>,
     value: Vec<u8>,
@@ -31,8 +31,8 @@ impl AttributeCopier {
         Self { list: vec![0; XATTR_MAX], value: vec![0; XATTR_MAX] }
     }
 
-    /// Gives the file `to` what `from` has: the extended attributes as they are now, all others as
-    /// in `stat`.
+    /// Gives the file `to` the attributes of `from`: the present extended attributes, and the
+    /// others as in `stat`.
     pub(super) fn apply(
         &mut self,
         from: BorrowedFd<'_>,
@@ -62,7 +62,8 @@ impl AttributeCopier {
                 Err(rustix::io::Errno::NODATA) => Ok(()), // it was removed meanwhile
                 Err(errno) => Err(errno),
             };
-            // The others belong to the system, which may not let us: labels, capabilities.
+            // Other attributes belong to the system, which may refuse them: security labels,
+            // capabilities.
             if kept.is_err() && is_of_users(name) {
                 kept?;
             }
@@ -71,7 +72,7 @@ impl AttributeCopier {
     }
 }
 
-/// Removes the ACLs of the directory `to`, so that what is made in it gets none from there.
+/// Removes the ACLs of the directory `to`, so that new entries inherit none.
 pub(super) fn clear_acls(to: BorrowedFd<'_>) -> Result<()> {
     for name in ACLS {
         match rustix::fs::removexattr(proc_path(to), name) {
@@ -86,8 +87,8 @@ fn is_of_users(name: &CStr) -> bool {
     name.to_bytes().starts_with(b"user.") || ACLS.contains(&name)
 }
 
-/// Sets the owner and the group. Answers the mode that the file may have: a program that runs as
-/// its owner must not run as another one.
+/// Sets the owner and the group. Returns the mode that the file may have: a set-id program of one
+/// user must not become that of another user.
 fn own(to: BorrowedFd<'_>, stat: &FileStat) -> Result<Mode> {
     let (uid, gid) = (Uid::from_raw(stat.uid), Gid::from_raw(stat.gid));
     let chown = |uid, gid| rustix::fs::chownat(to, c"", uid, gid, AtFlags::EMPTY_PATH);
@@ -96,13 +97,13 @@ fn own(to: BorrowedFd<'_>, stat: &FileStat) -> Result<Mode> {
         Err(rustix::io::Errno::PERM) if !rustix::process::geteuid().is_root() => {}
         Err(errno) => return Err(errno.into()),
     }
-    // A group that we are in may be given without a privilege.
+    // Without privilege, a group of which the process is a member can be set.
     let _ = chown(None, Some(gid));
     let now = FileStat::of(to)?;
     Ok(allowed(stat, &now))
 }
 
-/// The mode of `wanted` without the set-id bits that would be those of somebody else.
+/// Returns the mode of `wanted`, without the set-id bits that would apply to another owner.
 fn allowed(wanted: &FileStat, now: &FileStat) -> Mode {
     let mut mode = wanted.mode;
     mode.set(Mode::SUID, mode.contains(Mode::SUID) && wanted.uid == now.uid);
@@ -110,7 +111,7 @@ fn allowed(wanted: &FileStat, now: &FileStat) -> Mode {
     mode
 }
 
-/// The target of the symbolic link that `place` refers to.
+/// Returns the target of the symbolic link that `place` refers to.
 pub(super) fn target(place: BorrowedFd<'_>) -> Result<CString> {
     rustix::fs::readlinkat(place, c"", Vec::new()).map_err(Errno::from)
 }

@@ -1,27 +1,27 @@
-//! The content of one file into another: shared, copied in the kernel, or read and written.
+//! Copies the content of a file: by sharing it, in the kernel, or by reading and writing.
 //!
-//! What a file system cannot do is tried once for a copied tree, and not for every file: a tree is
-//! in one file system, and so is what it is copied to.
+//! A method that the file system does not support is tried once for each tree and not for each
+//! file, because a tree and its copy each lie in one file system.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::errno::{Errno, Result};
 use crate::volume::tree::file::{self, FileStat};
 
-/// Bytes between two looks at limits and at whether to go on.
+/// Bytes between two checks of the limit and of cancellation.
 const STEP: u64 = 16 * 1024 * 1024;
 
-/// Bytes that are read and written at once, where the kernel does not copy.
+/// Bytes that are read and written at once if the kernel does not copy.
 const BUFFER: usize = 256 * 1024;
 
-/// The ways that are still worth trying, and what the last one needs.
+/// The methods that are still worth trying, and a buffer for the last one.
 pub(super) struct ContentCopier {
     clones: bool,
     copies: bool,
     buffer: Vec<u8>,
 }
 
-/// Is told how many bytes were copied, and may end the copying by an error.
+/// Called with the number of bytes that were copied. Ends the copy by returning an error.
 pub(super) type ProgressCallback<'a, E> = &'a mut dyn FnMut(u64) -> std::result::Result<(), E>;
 
 impl ContentCopier {
@@ -29,9 +29,9 @@ impl ContentCopier {
         Self { clones: true, copies: true, buffer: Vec::new() }
     }
 
-    /// Copies `size` bytes of `from` into the empty file `to`, and leaves out what is empty. If
-    /// `from` becomes shorter meanwhile, `to` has the new length. Where content can be shared,
-    /// `to` has all that `from` has at that one moment, even if that is more.
+    /// Copies `size` bytes of `from` to the empty file `to`, without its holes. If `from` becomes
+    /// shorter meanwhile, `to` gets the new length. If content can be shared, `to` gets all content
+    /// that `from` has at that moment, even if that is more.
     pub(super) fn copy<E: From<Errno>>(
         &mut self,
         from: &OwnedFd,
@@ -58,7 +58,7 @@ impl ContentCopier {
         Ok(())
     }
 
-    /// Lets both files share the content; whether that is done.
+    /// Shares the content of the files. Returns whether that was possible.
     fn clone(&mut self, from: &OwnedFd, to: &OwnedFd) -> Result<bool> {
         if !self.clones {
             return Ok(false);
@@ -98,8 +98,9 @@ impl ContentCopier {
         Ok(())
     }
 
-    /// Lets the kernel copy, and answers how many bytes it did; 0 if it cannot. Some kernels claim
-    /// to be at the end of a file that they cannot copy, so that 0 says nothing of the length.
+    /// Copies in the kernel. Returns the number of bytes; 0 if that is not possible. Some kernels
+    /// return 0 as at the end of a file for files that they cannot copy, so 0 does not tell that
+    /// the file has ended.
     fn range(&mut self, from: &OwnedFd, to: &OwnedFd, at: u64, wanted: usize) -> Result<usize> {
         if !self.copies {
             return Ok(0);
@@ -113,7 +114,7 @@ impl ContentCopier {
         }
     }
 
-    /// Reads and writes, and answers how many bytes; 0 at the end of the file.
+    /// Reads and writes. Returns the number of bytes; 0 at the end of the file.
     fn write(
         &mut self,
         from: BorrowedFd<'_>,
@@ -134,12 +135,12 @@ impl ContentCopier {
     }
 }
 
-/// Whether a refusal holds for the file system, and not only for one file.
+/// Whether an error concerns the whole file system, and not only one file.
 fn is_never(errno: Errno) -> bool {
     [Errno::OPNOTSUPP, Errno::XDEV, Errno::NOSYS, Errno::PERM].contains(&errno)
 }
 
-/// A refusal is no failure as long as there is another way; a full disk is.
+/// Returns the error if no other method can succeed either, as on a full disk.
 fn unless_final(errno: Errno) -> Result<()> {
     let is_final = [Errno::NOSPC, Errno::DQUOT, Errno::FBIG].contains(&errno);
     if is_final { Err(errno) } else { Ok(()) }
@@ -158,7 +159,7 @@ mod tests {
         vec![7; mib << 20]
     }
 
-    /// Copies a file that `make` fills, in the given ways; answers both.
+    /// Copies a file that `make` fills, by the given methods. Returns both contents.
     fn copy(clones: bool, copies: bool, make: impl Fn(&File)) -> (Vec<u8>, Vec<u8>, u64) {
         let dir = tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));

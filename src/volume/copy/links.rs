@@ -1,7 +1,9 @@
-//! The files of a tree that have several names, and where the first of these is in the copy.
+//! Hard links: the files of a tree that have several names, and where the first of them is in the
+//! copy.
 //!
-//! Only such files are remembered, and only until the last of their names was met. Where a name
-//! is, is a chain of directories that all names below share, so that depth costs nothing more.
+//! Only such files are remembered, and only until the last of their names was copied. The location
+//! of a name is a chain of directories that all names below them share, so depth takes no
+//! additional memory.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -13,7 +15,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use crate::errno::{Errno, Result};
 use crate::volume::tree::file::{FileId, FileStat};
 
-/// Bytes of a path that are given to the kernel at once; it takes less than 4096.
+/// The longest path that is passed to the kernel at once, in bytes; its limit is 4096.
 const PATH: usize = 4000;
 
 /// A directory of the copy.
@@ -22,33 +24,33 @@ pub(super) struct TargetDir {
     name: CString,
 }
 
-/// The files of which further names are expected.
+/// The files that have further names.
 #[derive(Default)]
 pub(super) struct HardLinks {
     known: HashMap<FileId, LinkedFile>,
-    /// The directory that was looked up last: the names of a file are often in one.
+    /// The directory that was opened last, because the names of a file are often in one directory.
     last: Option<(Rc<TargetDir>, OwnedFd)>,
 }
 
 struct LinkedFile {
     dir: Rc<TargetDir>,
     name: CString,
-    /// Names that were not met yet.
+    /// The number of names that were not copied yet.
     missing: u32,
 }
 
 impl TargetDir {
-    /// The root of the copy.
+    /// Returns the root of the copy.
     pub(super) fn root() -> Rc<Self> {
         Rc::new(Self { above: None, name: CString::default() })
     }
 
-    /// The directory `name` in this one.
+    /// Returns the directory `name` in this one.
     pub(super) fn below(self: &Rc<Self>, name: CString) -> Rc<Self> {
         Rc::new(Self { above: Some(Rc::clone(self)), name })
     }
 
-    /// Opens the directory, from the root of the copy on, without access to its content.
+    /// Opens the directory by its path from the root of the copy, without access to its content.
     fn open(&self, root: BorrowedFd<'_>) -> Result<OwnedFd> {
         let mut names = Vec::new();
         let mut place = self;
@@ -79,8 +81,7 @@ fn step(dir: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
 }
 
 impl Drop for TargetDir {
-    /// A chain would be dropped by one call within another for every directory: a deep one would
-    /// not fit on the stack.
+    /// Drops the chain in a loop. Recursive drops of a deep one would overflow the stack.
     fn drop(&mut self) {
         let mut above = self.above.take();
         while let Some(mut place) = above.and_then(Rc::into_inner) {
@@ -90,8 +91,8 @@ impl Drop for TargetDir {
 }
 
 impl HardLinks {
-    /// Gives the copy of the file `stat` the further name `name` in `dir`, if there is a copy;
-    /// whether that was done. There may be none, or one that can have no more names.
+    /// Adds `name` in `dir` as another name of the copy of the file `stat`. Returns `false` if
+    /// there is no copy, or if the copy cannot have more names.
     pub(super) fn link(
         &mut self,
         root: BorrowedFd<'_>,
@@ -118,7 +119,7 @@ impl HardLinks {
         Ok(true)
     }
 
-    /// Remembers that the copy of the file `stat` is `name` in `dir`, if it has further names.
+    /// Remembers `name` in `dir` as the copy of the file `stat`, if the file has further names.
     pub(super) fn remember(&mut self, stat: &FileStat, dir: &Rc<TargetDir>, name: CString) {
         let missing = self.known.get(&stat.id).map_or(stat.links, |known| known.missing);
         match missing.saturating_sub(1) {

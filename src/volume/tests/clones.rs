@@ -1,4 +1,4 @@
-//! CopyQueue of volumes: whole, or failed and shown as such.
+//! Clones of volumes: complete, or shown as failed.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ fn a_crash_while_cloning_leaves_a_whole_copy_or_a_failure_that_is_shown() {
         acknowledged.set(true);
         match run.settled("b").phase {
             VolumePhase::Failed { message } => Err(Error::Invalid(message)),
-            // With its note, which nobody waits for.
+            // The crash has hit the note, for which no thread waits.
             _ if run.volumes.layout.crash.reached() => Err(Error::Invalid("crashed".into())),
             _ => Ok(()),
         }
@@ -37,7 +37,7 @@ fn a_crash_while_cloning_leaves_a_whole_copy_or_a_failure_that_is_shown() {
     });
 }
 
-/// A clone of "a" that an earlier run was making as "b" when it ended.
+/// Returns a directory in which an earlier run was interrupted while it cloned "a" to "b".
 fn cut_off() -> Place {
     let place = Place::new();
     let run = place.open();
@@ -135,7 +135,7 @@ fn a_clone_must_fit_and_its_source_must_stay() {
         "{failed:?}"
     );
     assert!(!place.path("b").exists());
-    // Asked again, with more, it works; without a limit too.
+    // Repeated with a larger capacity, or without a limit, it succeeds.
     clone(Spec { capacity: 2 * MIB, ..small.clone() }).unwrap();
     assert_eq!(run.settled("b").phase, VolumePhase::Ready);
     let off = Spec {
@@ -163,7 +163,7 @@ fn copies_wait_for_their_turn_and_all_are_made() {
         run.volumes.create(spec(&format!("c{n}")), VolumeOrigin::Clone(name("a"))).unwrap();
     }
     assert_eq!(count(&run, |phase| matches!(phase, VolumePhase::Cloning { .. })), 20);
-    // None has a thread yet.
+    // None of them has a thread yet.
     run.volumes.copies.set_limit(2);
     run.volumes.begin_copies();
     for n in 0..20 {
@@ -182,7 +182,7 @@ fn a_copy_that_is_given_up_ends_at_once_and_its_source_can_go() {
     let end = |of: &str| run.volumes.reclaim(&name(of), Some(OnDelete::Delete));
     assert!(matches!(end("b"), Err(Error::Cloning(_))));
     assert!(matches!(end("a"), Err(Error::Source { .. })));
-    // Another one of its name is not meant.
+    // Another volume of this name is not cancelled.
     run.volumes.give_up(&name("b"), &VolumeId::new("id-c").unwrap());
     assert!(matches!(end("b"), Err(Error::Cloning(_))));
     run.volumes.give_up(&name("b"), &spec("b").id);
@@ -200,7 +200,7 @@ fn a_copy_that_is_under_way_ends_early_when_it_is_given_up() {
     let place = Place::new();
     let run = place.open();
     with_a_file(&run, &place);
-    // So that it takes a while.
+    // Makes the copy take a while.
     let large = fs::File::create(place.path("a/large")).unwrap();
     for n in 0..200_u64 {
         std::os::unix::fs::FileExt::write_all_at(&large, &[1; 64 * 1024], n * 65536).unwrap();
@@ -208,7 +208,7 @@ fn a_copy_that_is_under_way_ends_early_when_it_is_given_up() {
     run.volumes.create(spec("b"), VolumeOrigin::Clone(name("a"))).unwrap();
     run.volumes.give_up(&name("b"), &spec("b").id);
     match run.settled("b").phase {
-        // It was quicker, and is a volume.
+        // The copy was complete before it was cancelled.
         VolumePhase::Ready => {}
         VolumePhase::Failed { message } => assert!(message.contains("cancel"), "{message}"),
         phase => panic!("{phase:?}"),

@@ -1,13 +1,12 @@
-//! Registries and directories that something else than Berth has changed: nothing but what is
-//! faulty is left alone.
+//! Registries and directories that were changed outside of Berth: only what is faulty is left
+//! alone.
 
 use std::fs;
 use std::path::Path;
 
 use super::*;
 
-/// Whether the file system of the tests has extended attributes, so that the directory of "a" is
-/// marked.
+/// Whether the file system has extended attributes, so the directory of "a" is marked.
 fn has_marks(place: &Place) -> bool {
     rustix::fs::lgetxattr(place.path("a"), "user.berth", &mut [0; 16]) == Ok(16)
 }
@@ -59,13 +58,13 @@ fn nothing_is_put_into_the_directory_of_a_record_that_cannot_be_read() {
     }
     assert_eq!(run.names(), names(["b", "c"]));
     assert!(!place.path("a/new").exists() && !place.path("a/x/y").exists());
-    // What people say is no volume's, is none's.
+    // A directory without a mark belongs to no volume.
     rustix::fs::lremovexattr(place.path("a"), "user.berth").unwrap();
     let directory = Some(VolumeDirectory::new("a/new").unwrap());
     run.volumes.create(Spec { directory, ..spec("d") }, VolumeOrigin::Fresh).unwrap();
 }
 
-/// Opens the volumes "a", "b" and "c" after `change` was done to the record of "a".
+/// Opens the volumes "a", "b" and "c" after `change` of the record of "a".
 fn tampered(change: impl Fn(&Path, &str)) -> (Place, Run) {
     let place = Place::new();
     let run = place.open();
@@ -82,7 +81,7 @@ fn tampered(change: impl Fn(&Path, &str)) -> (Place, Run) {
     (place, run)
 }
 
-/// "a" is a fault, "b" and "c" are served, and nothing is lost of any of them.
+/// Checks that "a" is a fault, that "b" and "c" are served, and that no content is lost.
 fn only_a_is_faulty((place, run): &(Place, Run), why: &str) {
     let faults = run.volumes.faults().join("\n");
     assert!(faults.contains("id-a.json") && faults.contains(why), "{why}: {faults}");
@@ -114,11 +113,11 @@ fn of_two_records_with_one_directory_export_or_name_only_the_true_one_is_served(
         fs::write(file, text.replace(&export(text), &export(&other))).unwrap();
     });
     only_a_is_faulty(&copied, "its export");
-    // It is not adopted by another name either: its directory stays with its record.
+    // It cannot be adopted by another name either: the directory stays with its record.
     let other = Spec { directory: Some(VolumeDirectory::new("a").unwrap()), ..spec("d") };
     let adopted = copied.1.volumes.create(other, VolumeOrigin::Adopt);
     assert!(matches!(adopted, Err(Error::Faulty(_))), "{adopted:?}");
-    // Those that were made by an earlier version, or where there are no extended attributes.
+    // Without marks, as after an earlier version or without extended attributes.
     let unmarked = tampered(|file, text| {
         for of in ["a", "b"] {
             let dir = file.parent().unwrap().join("../..").join(of);
@@ -268,7 +267,7 @@ fn an_end_that_goes_on_tells_the_old_directory_from_the_new_one() {
             return;
         }
         fs::write(place.path("a/file"), "content").unwrap();
-        // The record says it, and nothing else has happened.
+        // The record is written, and nothing else has happened.
         run.volumes.layout.crash.after(step);
         run.volumes.reclaim(&name("a"), Some(how)).unwrap_err();
         assert!(place.path("a/file").exists());

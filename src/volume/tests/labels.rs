@@ -1,4 +1,4 @@
-//! Labels of volumes, and what is known of a volume without waiting for a disk.
+//! Labels of volumes, and the lookups that do not wait for the disk.
 
 use std::fs;
 use std::time::Duration;
@@ -53,7 +53,7 @@ fn a_volume_in_which_something_was_is_not_untouched() {
     fs::write(place.path("a/file"), "").unwrap();
     assert!(!run.volumes.is_untouched(&name("a")).unwrap());
     fs::remove_file(place.path("a/file")).unwrap();
-    // As if it had been some time later.
+    // Simulates a change some time later.
     let dir = fs::File::open(place.path("a")).unwrap();
     dir.set_modified(std::time::SystemTime::now() + Duration::from_secs(60)).unwrap();
     assert!(!run.volumes.is_untouched(&name("a")).unwrap());

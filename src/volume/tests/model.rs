@@ -1,15 +1,16 @@
-//! Whatever is done to two volumes, in whatever order: they hold what a model holds.
+//! Random operations on two volumes, compared with a model.
 
 use super::*;
 
-/// What a volume should hold: names of files, and their content. A file with two names is one.
+/// The expected content of a volume: names of files, and their content. Two names of a file share
+/// it.
 #[derive(Clone, Default)]
 struct Model {
     names: BTreeMap<String, usize>,
     contents: BTreeMap<usize, Vec<u8>>,
 }
 
-/// Something that is done to one of the volumes "a" and "b".
+/// An operation on one of the volumes "a" and "b".
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Create(u8),
@@ -19,7 +20,7 @@ enum Op {
     Rename(u8, u8),
     Remove(u8),
     Recycle,
-    /// Makes the other volume a copy of it.
+    /// Makes the other volume a copy of this one.
     Clone,
 }
 
@@ -79,7 +80,7 @@ impl Model {
 }
 
 impl Run {
-    /// Does to the volume what its clients and its administrator may do. What cannot be is refused.
+    /// Applies an operation of a client or an administrator. An impossible one is refused.
     fn apply(&self, of: &str, other: &str, op: Op) {
         let path = format!("/{of}").into_bytes();
         let export = self.exports.load().locate(&path).map(|(export, _)| export.id).unwrap();

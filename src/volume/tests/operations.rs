@@ -1,4 +1,4 @@
-//! What the operations answer, and what they refuse.
+//! The results of the operations, and what they refuse.
 
 use super::*;
 
@@ -123,10 +123,10 @@ fn a_secret_path_stays_and_leads_to_its_name() {
     run.volumes.set_mounts(Box::new(|| vec![([10, 0, 0, 1].into(), mounted.into())]));
     assert_eq!(run.volumes.show(&name("a")).unwrap().mounted_by.len(), 1);
     run.volumes.reclaim(&name("a"), Some(OnDelete::Recycle)).unwrap();
-    // Asked for again, with another one or none, it is where it was.
+    // A repeated request, with another token or none, leaves it at its path.
     let again = run.volumes.create(spec("a"), VolumeOrigin::Fresh).unwrap();
     assert_eq!(again.path, made.path);
-    // A copy is as hard to find.
+    // The path of a copy has a token, too.
     run.volumes.create(spec("copy"), VolumeOrigin::Clone(name("a"))).unwrap();
     let copy = run.settled("copy");
     assert_eq!(copy.path.len(), "/copy/".len() + 32);

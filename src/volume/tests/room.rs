@@ -1,4 +1,4 @@
-//! What volumes may hold, and a disk that has nothing left.
+//! Capacities and inodes of volumes, and a full disk.
 
 use std::fs;
 use std::path::Path;
@@ -32,7 +32,7 @@ fn inodes_are_in_proportion_to_the_capacity_unless_others_are_wanted() {
     assert_eq!((to("few", 256, None), to("few", 256, Some(9))), (Some(7), Some(9)));
     assert_eq!((to("none", 256, None), to("a", 256, Some(0))), (None, None));
     assert_eq!(to("a", 512, None), None, "what was lifted comes back");
-    // A volume of an earlier version has no limit, and none is made up for it.
+    // A volume of an earlier version has no limit, and gets none.
     drop(run);
     let run = place.open();
     assert_eq!(run.settled("none").spec.inodes, None);
@@ -42,7 +42,7 @@ fn inodes_are_in_proportion_to_the_capacity_unless_others_are_wanted() {
 fn capacities_are_not_promised_beyond_what_is_allowed() {
     let place = Place::new();
     let disk = place.open().volumes.disk().unwrap().size;
-    // Of a disk that others use, too: far from the limit on both sides.
+    // Other processes may use the disk, too, so both sides stay far from the limit.
     let wish = |of: &str, share: u64| Spec { capacity: disk / 10 * share, ..spec(of) };
     let run = place.try_open_with(Some(150)).unwrap();
     let create = |of: &str, share, origin| run.volumes.create(wish(of, share), origin);
@@ -69,7 +69,7 @@ fn capacities_are_not_promised_beyond_what_is_allowed() {
     to("a", 5).unwrap();
     to("b", 7).unwrap();
     drop(run);
-    // A limit that comes later takes nothing away, and less is always allowed.
+    // A limit that is set later takes nothing away, and a smaller capacity is always accepted.
     let run = place.try_open_with(Some(10)).unwrap();
     assert_eq!(run.exported(), ["/a", "/b", "/off"]);
     assert_eq!(run.volumes.committed_capacity().promised, disk / 10 * 5 + disk / 10 * 7);
@@ -115,7 +115,7 @@ fn a_copy_for_which_the_disk_has_no_room_is_told_from_one_that_fails() {
     });
 }
 
-/// Takes all that a disk has: the blocks, or the inodes too.
+/// Fills a disk: all its blocks, or also all its inodes.
 fn take_all(dir: &Path, inodes: bool) {
     let mut hog = fs::File::create(dir.join("hog")).unwrap();
     for size in [65536, 1] {
@@ -130,7 +130,7 @@ fn rand() -> u64 {
     registry::fresh_id().unwrap().0
 }
 
-/// A small disk for volumes.
+/// Returns a directory with volumes on a small disk.
 fn small_disk() -> Place {
     let place = Place::new();
     let options = c"size=20m,nr_inodes=100";
@@ -159,7 +159,7 @@ fn volumes_are_given_back_when_the_disk_has_nothing_left() {
         let less =
             CapacityChange { capacity: Some(8 * MIB), shrink: true, ..CapacityChange::default() };
         run.volumes.expand(&name("e"), less).unwrap();
-        // Whose a volume is has to be noted before it ends.
+        // The owner of a volume must be recorded before it is reclaimed.
         let id = run.settled("f").spec.id;
         run.volumes.set_labels(&name("f"), &id, &[("example.org/whose", Some("x"))]).unwrap();
         drop(run);
@@ -215,7 +215,7 @@ fn a_disk_that_an_earlier_version_has_filled_is_served_and_given_back() {
     };
     crate::sys::mounts::with_own(|| {
         full(false);
-        // The kernel may give an inode back late that was removed before the disk was filled.
+        // The kernel may free an inode late that was removed before the disk was filled.
         assert!((0..10).any(|_| full(true)), "an inode was left each time");
     });
 }

@@ -1,4 +1,4 @@
-//! The trash over real directories.
+//! The trash, on real directories.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
@@ -46,7 +46,7 @@ fn is_empty(dir: &Path) -> bool {
     fs::read_dir(dir).unwrap().next().is_none()
 }
 
-/// A tree with `files` files in directories.
+/// Makes a tree with `files` files in directories.
 fn fill(dir: &Path, files: usize) {
     for n in 0..files {
         let below = dir.join((n % 7).to_string());
@@ -137,7 +137,7 @@ fn the_rate_bounds_entries_and_bytes() {
     assert_eq!(pace.charge(0, now), Some(now + Duration::from_millis(10)));
     assert_eq!(pace.charge(10 * CHARGED, now), Some(now + Duration::from_millis(120)));
     let late = now + Duration::from_secs(5);
-    // What a slow call has cost is not made up for by a burst.
+    // The time that a slow call took is not made up for by a burst.
     assert_eq!(pace.charge(0, late), Some(late + Duration::from_millis(10) - PAUSE));
     let mut fast = RemovalPace::new(NonZeroU32::new(1000).unwrap(), now);
     let waits: Vec<_> = (0..15).filter(|_| fast.charge(0, now).is_some()).collect();
@@ -163,11 +163,11 @@ fn a_large_file_is_cut_in_steps() {
     let check = |file: &File, expected: &[u64]| {
         assert_eq!(lengths(file, &FileStat::of(file).unwrap()).unwrap(), expected);
     };
-    // Reserved, but not written.
+    // Allocated, but not written.
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 4 * STEP).unwrap();
     check(&file, &[3 * STEP, 2 * STEP, STEP]);
     file.set_len(0).unwrap();
-    // Little data, far apart.
+    // Little data with large holes.
     file.write_all_at(&[1; 4096], 0).unwrap();
     file.write_all_at(&[1; 4096], 1 << 40).unwrap();
     let stat = FileStat::of(&file).unwrap();
@@ -181,7 +181,7 @@ fn a_large_file_is_freed_bit_by_bit() {
     let file = File::create_new(dir.path().join("large")).unwrap();
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 4 * STEP).unwrap();
     drop(file);
-    // Every step of 256 MiB is charged like 17 entries, so that it takes 68 ms.
+    // Each step of 256 MiB is charged like 17 entries, and takes 68 ms.
     let trash = start(&dir, NonZeroU32::new(250).unwrap());
     let status = until(&trash, |status| status.freed > 0);
     assert!(status.freed < 4 * STEP, "{status:?}");
@@ -222,7 +222,7 @@ fn directories_without_permissions_go() {
     as_nobody(name, |_| {}, |_| {});
 }
 
-/// Makes a file that cannot be removed; whether the file system can do that.
+/// Makes a file that cannot be removed. Returns whether the file system can do that.
 fn pin(path: &Path, change: &str) -> bool {
     Command::new("chattr").arg(change).arg(path).status().is_ok_and(|status| status.success())
 }
@@ -243,7 +243,7 @@ fn what_cannot_be_removed_is_set_aside_until_the_next_start() {
     assert_eq!((status.set_aside, status.waiting), (1, 0));
     assert_eq!(status.removed, 78 + 6 + 70); // the ways to it stay
     assert!(pinned.exists() && !dir.path().join("other").exists());
-    // It is left alone now, and what comes goes.
+    // It is left alone now, and new entries are removed.
     fs::write(dir.path().join("late"), "").unwrap();
     fs::write(dir.path().join("tree/late"), "").unwrap();
     trash.nudge();
@@ -269,7 +269,7 @@ fn mount_points_stay_and_the_others_go() {
         let mounted = dir.path().join("tree/tmpfs");
         mount("none", &mounted, "tmpfs", MountFlags::empty(), None).unwrap();
         fs::write(mounted.join("inside"), "stays").unwrap();
-        // In the same file system, so that only the mount tells them apart.
+        // In the same file system, so only the mount distinguishes them.
         mount_bind(outside.path(), dir.path().join("bound")).unwrap();
         mount_bind(outside.path().join("0/file 0"), dir.path().join("file")).unwrap();
         let status = empty(&dir);

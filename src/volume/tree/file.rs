@@ -1,6 +1,6 @@
-//! Opening the files of a tree one step at a time, and what is to be known of them.
+//! Opens the files of a tree one step at a time, and reads their attributes.
 //!
-//! Every step is one name in an open directory. It never follows a symbolic link, and never enters
+//! Each step is one name in an open directory. It never follows a symbolic link, and never enters
 //! another file system.
 
 use std::ffi::CStr;
@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, SeekFrom, S
 
 use crate::errno::{Errno, Result};
 
-/// What tells a file from all others, also from one that got its number after it.
+/// Identifies a file, also against a later one that reuses its inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
     device: (u32, u32),
@@ -22,13 +22,13 @@ pub struct FileId {
 /// The attributes of a file at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileStat {
-    /// Which file it is.
+    /// Its identity.
     pub id: FileId,
     /// Its kind.
     pub kind: FileType,
     /// Permissions, set-id and sticky bits.
     pub mode: Mode,
-    /// Names of the file.
+    /// The number of its names.
     pub links: u32,
     /// The owner.
     pub uid: u32,
@@ -36,29 +36,29 @@ pub struct FileStat {
     pub gid: u32,
     /// The length of its content, in bytes.
     pub size: u64,
-    /// What it takes on the disk, in bytes.
+    /// The space that it takes on the disk, in bytes.
     pub used: u64,
-    /// The number of a device.
+    /// The number, if it is a device.
     pub device: u64,
-    /// Last access: seconds since 1970, and nanoseconds of the second.
+    /// The last access: seconds since 1970, and nanoseconds of the second.
     pub accessed: (i64, u32),
-    /// Last change of the content, in the same way.
+    /// The last change of the content, in the same form.
     pub modified: (i64, u32),
 }
 
 impl FileStat {
-    /// The attributes of the file that `fd` refers to; an O_PATH descriptor will do.
+    /// Reads the attributes of the file that `fd` refers to. An O_PATH descriptor suffices.
     ///
     /// # Errors
-    /// As statx(2) has them.
+    /// As statx(2).
     pub fn of(fd: impl AsFd) -> Result<Self> {
         Self::read(fd, c"", AtFlags::EMPTY_PATH)
     }
 
-    /// The attributes of what `name` is in `dir`; a symbolic link is not followed.
+    /// Reads the attributes of `name` in `dir`. A symbolic link is not followed.
     ///
     /// # Errors
-    /// As statx(2) has them.
+    /// As statx(2).
     pub fn of_entry(dir: impl AsFd, name: &CStr) -> Result<Self> {
         Self::read(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
     }
@@ -88,41 +88,40 @@ impl FileStat {
     }
 }
 
-/// Opens the directory `path` for reading, as the root of a tree. Symbolic links on the way to it
-/// are followed, but it must not be one.
+/// Opens the directory `path` for reading, as the root of a tree. Symbolic links above it are
+/// followed, but it must not be one itself.
 ///
 /// # Errors
-/// As open(2) has them; `ENOTDIR` if it is no directory.
+/// As open(2); `ENOTDIR` if it is not a directory.
 pub fn root(path: &Path) -> Result<OwnedFd> {
     quietly(|flags| rustix::fs::openat(CWD, path, flags | directory_flags(), Mode::empty()))
 }
 
-/// Opens what `name` is in `dir` without access to its content (O_PATH), whatever its kind: what
-/// comes to have the name later makes no difference to the descriptor.
+/// Opens `name` in `dir` without access to its content (O_PATH), whatever its kind. The descriptor
+/// stays the same file if the name is reused.
 ///
 /// # Errors
-/// `EXDEV` if it is a mount point; as openat2(2) has them.
+/// As openat2(2); `EXDEV` if it is a mount point.
 pub fn place(dir: impl AsFd, name: &CStr) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat2(dir, name, flags, Mode::empty(), within())?)
 }
 
-/// Opens the content of a regular file of which there is a descriptor, as from [`place`]. The
-/// caller has seen that it is one: a device or a pipe would be opened, too.
+/// Opens the content of a regular file from a descriptor, such as that of [`place`]. The caller
+/// must have checked that it is a regular file: a device or a pipe would be opened as well.
 ///
 /// # Errors
-/// As open(2) has them.
+/// As open(2).
 pub fn content(place: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
     let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let path = proc_path(place);
     quietly(|quiet| rustix::fs::open(&path, flags | quiet, Mode::empty()))
 }
 
-/// Opens the directory `name` in `dir` for reading; the name may be `.`.
+/// Opens the directory `name` in `dir` for reading. The name may be `.`.
 ///
 /// # Errors
-/// `EXDEV` if it is a mount point, `ENOTDIR` or `ELOOP` if it is no directory; as openat2(2) has
-/// them.
+/// As openat2(2); `EXDEV` if it is a mount point, `ENOTDIR` or `ELOOP` if it is not a directory.
 pub fn directory(dir: impl AsFd, name: &CStr) -> Result<OwnedFd> {
     let dir = dir.as_fd();
     let open =
@@ -130,17 +129,17 @@ pub fn directory(dir: impl AsFd, name: &CStr) -> Result<OwnedFd> {
     quietly(open)
 }
 
-/// A path to the file that `fd` refers to, for system calls that take no descriptor. It works in
-/// this process alone, while the descriptor is open, and leads to a symbolic link itself.
+/// Returns a path to the file that `fd` refers to, for system calls that take no descriptor. It is
+/// valid in this process while the descriptor is open, and refers to a symbolic link itself.
 pub fn proc_path(fd: impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
 }
 
-/// The next part of a file's content that is not empty, between `from` and `end`: where it begins
-/// and ends. All of it, where the file system cannot tell. Moves the file's position.
+/// Returns the start and the end of the next part of a file between `from` and `end` that is not a
+/// hole. If the file system does not know its holes, that is everything. Moves the file's offset.
 ///
 /// # Errors
-/// As lseek(2) has them.
+/// As lseek(2).
 pub fn data(fd: impl AsFd, from: u64, end: u64) -> Result<Option<(u64, u64)>> {
     let (fd, all) = (fd.as_fd(), (from < end).then_some((from, end)));
     let start = match rustix::fs::seek(fd, SeekFrom::Data(from)).map_err(Errno::from) {
@@ -149,7 +148,7 @@ pub fn data(fd: impl AsFd, from: u64, end: u64) -> Result<Option<(u64, u64)>> {
         Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(all),
         Err(errno) => return Err(errno),
     };
-    // Between the two calls, the file may have become shorter.
+    // The file may have become shorter between the two calls.
     let stop = match rustix::fs::seek(fd, SeekFrom::Hole(start)).map_err(Errno::from) {
         Ok(stop) => stop.min(end),
         Err(Errno::NXIO) => return Ok(None),
@@ -158,7 +157,7 @@ pub fn data(fd: impl AsFd, from: u64, end: u64) -> Result<Option<(u64, u64)>> {
     Ok((start < stop).then_some((start, stop)))
 }
 
-/// What every step in a tree keeps to.
+/// The restrictions on every step in a tree.
 pub(super) fn within() -> ResolveFlags {
     ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV
 }
@@ -167,8 +166,8 @@ pub(super) fn directory_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
-/// Opens so that reading does not change the time of the last access, where that is allowed: to
-/// the owner and the privileged.
+/// Opens a file so that reading does not change its access time, if that is permitted: to the owner
+/// and to privileged processes.
 pub(super) fn quietly(open: impl Fn(OFlags) -> rustix::io::Result<OwnedFd>) -> Result<OwnedFd> {
     match open(OFlags::NOATIME) {
         Err(rustix::io::Errno::PERM) => Ok(open(OFlags::empty())?),

@@ -1,4 +1,4 @@
-//! What tests of trees need: mounts of their own, and no privilege.
+//! Support for tests of trees: private mounts, and running without privilege.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -6,18 +6,18 @@ use std::process::Command;
 
 use crate::sys::mounts::with_own;
 
-/// Nobody: the user without privilege.
+/// The unprivileged user.
 const NOBODY: u32 = 65534;
 
-/// Runs a test in which mounts are its own, with a directory: on a thread whose mounts go with it,
-/// whatever happens, and before the directory is removed.
+/// Runs a test in a directory and a private mount namespace, on a thread of its own: its mounts
+/// disappear with the thread, before the directory is removed.
 pub(in crate::volume) fn with_own_mounts(test: impl FnOnce(&Path) + Send) {
     let dir = tempfile::tempdir().unwrap();
     with_own(|| test(dir.path()));
 }
 
-/// Runs a test without privilege, in a directory that `prepare` has filled. If this is root, it
-/// runs the test called `name` once more, as nobody.
+/// Runs a test without privilege, in a directory that `prepare` has filled. If this process is
+/// root, it runs the test called `name` in another process, as an unprivileged user.
 pub(in crate::volume) fn as_nobody(name: &str, prepare: fn(&Path), test: fn(&Path)) {
     if !rustix::process::geteuid().is_root() {
         return test(&std::env::temp_dir());
