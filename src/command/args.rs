@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
-use serde::de::DeserializeOwned;
 
 use crate::export::{ClientPattern, Squash};
 use crate::label::is_provisioner;
@@ -254,7 +253,7 @@ pub struct SettingArgs {
     #[arg(long)]
     pub sync: bool,
     /// Enforce the capacity, only report it to clients, or report the disk [default: enforce]
-    #[arg(long, value_parser = api_values::<QuotaMode>(&["enforce", "report", "off"]))]
+    #[arg(long, value_parser = quota_values())]
     pub quota: Option<QuotaMode>,
     /// What becomes of it when it is deleted [default: delete]
     #[arg(long, value_name = "HOW", value_parser = on_delete_values())]
@@ -463,19 +462,17 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Parses a `T` from one of the names that the API has for its values.
-fn api_values<T: DeserializeOwned + Clone + Send + Sync + 'static>(
-    all: &'static [&'static str],
-) -> impl TypedValueParser<Value = T> {
-    let read = |word: String| serde_json::from_value(serde_json::Value::String(word));
-    PossibleValuesParser::new(all).try_map(read)
+fn quota_values() -> impl TypedValueParser<Value = QuotaMode> {
+    let words = PossibleValuesParser::new(QuotaMode::ALL.map(QuotaMode::name));
+    words.try_map(|word| word.parse())
 }
 
 fn on_delete_values() -> impl TypedValueParser<Value = OnDelete> {
-    api_values(&["delete", "archive", "recycle", "retain"])
+    let words = PossibleValuesParser::new(OnDelete::ALL.map(OnDelete::name));
+    words.try_map(|word| word.parse())
 }
 
 fn squash_values() -> impl TypedValueParser<Value = Squash> {
-    let words = PossibleValuesParser::new(["no_root_squash", "root_squash", "all_squash"]);
+    let words = PossibleValuesParser::new(Squash::ALL.map(Squash::name));
     words.try_map(|word| parse_squash(&word))
 }

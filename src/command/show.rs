@@ -4,7 +4,7 @@ use super::text::{self, Column, Table};
 use crate::quantity::about;
 use crate::volume::overcommit::CommittedCapacity;
 use crate::volume::progress::ProgressSnapshot;
-use crate::volume::spec::{OnDelete, QuotaMode, Spec, VolumePhase, VolumeStatus, squash_name};
+use crate::volume::spec::{QuotaMode, Spec, VolumePhase, VolumeStatus};
 use crate::volume::trash;
 
 /// Format of times, in UTC.
@@ -32,7 +32,7 @@ pub fn table(volumes: &[VolumeStatus]) -> String {
             used(volume, percent(volume.used, volume.spec.capacity)),
             about(volume.free),
             count(volume.mounted_by.len()),
-            on_delete(volume.spec.on_delete).to_owned(),
+            volume.spec.on_delete.name().to_owned(),
             volume.created.strftime(TIME).to_string(),
         ]);
     }
@@ -79,7 +79,7 @@ pub fn fields(volume: &VolumeStatus) -> String {
         ("Squash", squash(spec)),
         ("Clients", list(&spec.clients)),
         ("Changes", if spec.sync { "sync" } else { "async" }.to_owned()),
-        ("On delete", on_delete(spec.on_delete).to_owned()),
+        ("On delete", spec.on_delete.name().to_owned()),
         ("Labels", list(spec.labels.iter().map(|(key, value)| format!("{key}={value}")))),
         ("Mounted by", list(&volume.mounted_by)),
         ("Traffic", traffic(volume)),
@@ -175,7 +175,7 @@ fn owner(volume: &VolumeStatus) -> String {
 }
 
 fn squash(spec: &Spec) -> String {
-    format!("{} (anonymous {}:{})", squash_name(spec.squash), spec.anon_uid, spec.anon_gid)
+    format!("{} (anonymous {}:{})", spec.squash.name(), spec.anon_uid, spec.anon_gid)
 }
 
 fn traffic(volume: &VolumeStatus) -> String {
@@ -194,15 +194,6 @@ const fn quota(quota: QuotaMode) -> &'static str {
         QuotaMode::Enforce => "enforced",
         QuotaMode::Report => "reported",
         QuotaMode::Off => "off",
-    }
-}
-
-const fn on_delete(how: OnDelete) -> &'static str {
-    match how {
-        OnDelete::Delete => "delete",
-        OnDelete::Archive => "archive",
-        OnDelete::Recycle => "recycle",
-        OnDelete::Retain => "retain",
     }
 }
 

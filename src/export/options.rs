@@ -52,6 +52,20 @@ impl ExportOptions {
     }
 }
 
+impl Squash {
+    /// All values.
+    pub const ALL: [Self; 3] = [Self::None, Self::Root, Self::All];
+
+    /// Returns the word for it in exports(5).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "no_root_squash",
+            Self::Root => "root_squash",
+            Self::All => "all_squash",
+        }
+    }
+}
+
 /// Writes all options in the syntax of exports(5).
 impl fmt::Display for ExportOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,11 +81,7 @@ impl fmt::Display for ExportOptions {
             Ports::Privileged => "secure",
             Ports::Any => "insecure",
         };
-        let squash = match self.squash {
-            Squash::None => "no_root_squash",
-            Squash::Root => "root_squash",
-            Squash::All => "all_squash",
-        };
+        let squash = self.squash.name();
         let (uid, gid) = (self.anonymous.uid, self.anonymous.gid);
         write!(f, "{mode},{durability},{ports},{squash},anonuid={uid},anongid={gid}")?;
         // exports(5) has no such options: write them only where they differ from its behaviour.

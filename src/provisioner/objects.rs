@@ -19,7 +19,6 @@ use kube::core::ObjectMeta;
 use serde_json::{Value, json};
 
 use super::ownership::SERVER;
-use super::params::on_delete_name;
 pub use crate::label::{CLAIM_NAMESPACE, PROVISIONED_BY, VOLUME, VOLUME_ID};
 use crate::mount_options;
 use crate::quantity;
@@ -114,7 +113,7 @@ pub fn volume(wanted: &Wanted, address: &Address) -> PersistentVolume {
         (PROVISIONED_BY, wanted.provisioner.clone()),
         (VOLUME_ID, uid.clone()),
         (VOLUME, wanted.volume.to_string()),
-        (ON_DELETE, on_delete_name(wanted.on_delete).into()),
+        (ON_DELETE, wanted.on_delete.name().into()),
     ];
     let own = |(key, value): (&str, String)| (key.to_owned(), value);
     let capacity = Quantity(quantity::exact(wanted.capacity));
@@ -217,7 +216,7 @@ pub fn ending_patch(pv: &PersistentVolume, of: &str, server: &str) -> Value {
 
 /// Takes a PV over from the recycler of the cluster.
 pub fn take_over_patch(pv: &PersistentVolume) -> Value {
-    let recycle = on_delete_name(OnDelete::Recycle);
+    let recycle = OnDelete::Recycle.name();
     json!({
         "metadata": versioned(&pv.metadata, json!({ "annotations": { ON_DELETE: recycle } })),
         "spec": { "persistentVolumeReclaimPolicy": "Delete" },

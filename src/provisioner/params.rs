@@ -15,9 +15,8 @@ use thiserror::Error;
 use super::pattern::{Pattern, PatternError};
 use crate::label::is_label;
 use crate::volume::name::{VolumeId, VolumeName};
-use crate::volume::spec::{
-    OnDelete, QuotaMode, Spec, parse_client, parse_mode, parse_squash, squash_name,
-};
+use crate::volume::spec::{OnDelete, Spec, parse_client, parse_mode, parse_squash};
+use crate::volume::words::UnknownWord;
 
 /// No uid and no gid: chown(2) reads it as "leave it".
 const NO_ID: u32 = u32::MAX;
@@ -140,7 +139,7 @@ impl Words {
             like.sync = truth("sync", text)?;
         }
         if let Some(text) = &self.quota {
-            like.quota = quota(text)?;
+            like.quota = text.parse().map_err(|why| choice("quota", &why))?;
         }
         Ok(like)
     }
@@ -150,31 +149,11 @@ impl Words {
         let archive = self.archive_on_delete.as_deref();
         let archive = archive.map(|text| truth("archiveOnDelete", go_truth(text))).transpose()?;
         match (&self.on_delete, archive) {
-            (Some(text), _) => parse_on_delete(text).map_err(|why| value("onDelete", why)),
+            (Some(text), _) => text.parse().map_err(|why| choice("onDelete", &why)),
             (None, Some(true)) => Ok(OnDelete::Archive),
             (None, Some(false)) => Ok(OnDelete::Delete),
             (None, None) => Ok(OnDelete::default()),
         }
-    }
-}
-
-/// Reads what is done in the end.
-///
-/// # Errors
-/// It is none of the four words.
-pub fn parse_on_delete(text: &str) -> std::result::Result<OnDelete, String> {
-    let all = [OnDelete::Delete, OnDelete::Archive, OnDelete::Recycle, OnDelete::Retain];
-    let found = all.into_iter().find(|how| on_delete_name(*how) == text);
-    found.ok_or_else(|| format!("{text:?} is not one of delete, archive, recycle, retain"))
-}
-
-/// The word for what is done in the end.
-pub const fn on_delete_name(how: OnDelete) -> &'static str {
-    match how {
-        OnDelete::Delete => "delete",
-        OnDelete::Archive => "archive",
-        OnDelete::Recycle => "recycle",
-        OnDelete::Retain => "retain",
     }
 }
 
@@ -187,6 +166,10 @@ fn nothing() -> Result<Spec> {
 
 fn value(key: &'static str, why: impl Into<String>) -> ParamError {
     ParamError::Value { key, why: why.into() }
+}
+
+fn choice(key: &'static str, why: &UnknownWord) -> ParamError {
+    value(key, why.to_string())
 }
 
 /// Digits only: `str::parse` takes a sign too.
@@ -217,15 +200,6 @@ fn go_truth(text: &str) -> &str {
     }
 }
 
-fn quota(text: &str) -> Result<QuotaMode> {
-    match text {
-        "enforce" => Ok(QuotaMode::Enforce),
-        "report" => Ok(QuotaMode::Report),
-        "off" => Ok(QuotaMode::Off),
-        _ => Err(value("quota", format!("{text:?} is not one of enforce, report, off"))),
-    }
-}
-
 /// A list with commas, and blanks where people put them.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty())
@@ -245,14 +219,15 @@ fn labels(text: &str) -> Result<BTreeMap<String, String>> {
 
 /// The parameters of a volume in words, for the log.
 pub fn describe(spec: &Spec) -> String {
-    let (mode, squash) = (spec.mode, squash_name(spec.squash));
-    format!("mode={mode:04o} {squash} onDelete={}", on_delete_name(spec.on_delete))
+    let (mode, squash) = (spec.mode, spec.squash.name());
+    format!("mode={mode:04o} {squash} onDelete={}", spec.on_delete.name())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::export::Squash;
+    use crate::volume::spec::QuotaMode;
 
     fn read(words: &[(&str, &str)]) -> Result<Parameters> {
         let own = |(k, v): &(&str, &str)| (k.to_string(), v.to_string());

@@ -4,7 +4,6 @@ use k8s_openapi::api::core::v1::PersistentVolume;
 
 use super::objects::{self, annotation};
 use super::ownership::{CLAIM, CLAIM_UID, Relation};
-use super::params::parse_on_delete;
 use super::recycled;
 use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::spec::{OnDelete, Spec};
@@ -101,7 +100,9 @@ fn is_begun(pv: &PersistentVolume) -> bool {
 }
 
 fn end(pv: &PersistentVolume, spec: &Spec, leaves: bool) -> Decision {
-    let asked = match annotation(&pv.metadata, objects::ON_DELETE).map(parse_on_delete).transpose()
+    let asked = match annotation(&pv.metadata, objects::ON_DELETE)
+        .map(str::parse::<OnDelete>)
+        .transpose()
     {
         Ok(asked) => asked,
         Err(why) => {

@@ -53,6 +53,7 @@ mod status;
 mod tests;
 pub mod trash;
 pub mod tree;
+pub mod words;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};

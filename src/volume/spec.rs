@@ -108,7 +108,7 @@ pub struct Spec {
 
 /// How the capacity of a volume is enforced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum QuotaMode {
     /// Changes beyond it fail. Clients see it as the size of the file system.
     #[default]
@@ -121,7 +121,7 @@ pub enum QuotaMode {
 
 /// What to do when a volume is reclaimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum OnDelete {
     /// Remove its content.
     #[default]
@@ -315,7 +315,7 @@ mod squash {
     use super::{Deserialize, Deserializer, Serializer, Squash, de};
 
     pub fn serialize<S: Serializer>(squash: &Squash, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(super::squash_name(*squash))
+        s.serialize_str(squash.name())
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Squash, D::Error> {
@@ -324,22 +324,12 @@ mod squash {
     }
 }
 
-/// Returns the word for a squash in exports(5).
-pub const fn squash_name(squash: Squash) -> &'static str {
-    match squash {
-        Squash::None => "no_root_squash",
-        Squash::Root => "root_squash",
-        Squash::All => "all_squash",
-    }
-}
-
 /// Parses the word for a squash.
 ///
 /// # Errors
 /// It is not one of the three words.
 pub fn parse_squash(text: &str) -> Result<Squash, String> {
-    let all = [Squash::None, Squash::Root, Squash::All];
-    let found = all.into_iter().find(|squash| squash_name(*squash) == text);
+    let found = Squash::ALL.into_iter().find(|squash| squash.name() == text);
     found.ok_or_else(|| {
         format!("squash {text:?} is not one of no_root_squash, root_squash, all_squash")
     })
