@@ -2,9 +2,9 @@
 //!
 //! This file has the types and the operations of the data plane. [`ExportTable`] finds an export by
 //! id or by mount path (`table`), [`Export::access`] returns the options of one client, and
-//! [`ExportOptions::squash`] maps the ids of a call. All of it is pure. `get`, `access` and `squash` run
-//! on every call: they take no lock and allocate nothing. A table is immutable; to add or remove an
-//! export, build a new table and swap it in.
+//! [`ExportOptions::squash`] maps the ids of a call. All of it is pure. `get`, `access` and
+//! `squash` run on every call: they take no lock and allocate nothing. A table is immutable; to add
+//! or remove an export, build a new table and swap it in.
 //!
 //! The other files have the text form, in the syntax of exports(5) (nfs-utils 2.6.2): `client` and
 //! `options` parse and write a client and a list of options, `path` a path; `words` splits a file

@@ -1,8 +1,9 @@
 //! Counting what a volume really uses, while it is in use.
 //!
-//! A walk over the tree reports each file with [`Account::see`]. Changes made meanwhile arrive through
-//! [`Account::book`]: those of files that were already seen are added, and the others are part of
-//! what the walk has yet to see. The sum is exact at the end, however long the walk took, because:
+//! A walk over the tree reports each file with [`Account::see`]. Changes made meanwhile arrive
+//! through [`Account::book`]: those of files that were already seen are added, and the others are
+//! part of what the walk has yet to see. The sum is exact at the end, however long the walk took,
+//! because:
 //!
 //! - A file is seen while the walk holds its locks.
 //! - Before the end, the walk waits for every change in progress: a file that is created or removed
@@ -10,8 +11,8 @@
 //! - A new file is booked and seen in one step ([`Change::CreatedAndSeen`]). In two steps, a file
 //!   that is seen before the end of the count and booked after it would count twice. Where its
 //!   creator cannot do that, the walk looks at the file before the end, like at a moved one.
-//! - A file that is renamed or linked during the walk could be missed, or its directory could. It is
-//!   remembered, and looked at before the end ([`Account::moved`], [`Account::next_moved`]).
+//! - A file that is renamed or linked during the walk could be missed, or its directory could. It
+//!   is remembered, and looked at before the end ([`Account::moved`], [`Account::next_moved`]).
 
 use std::sync::atomic::Ordering;
 

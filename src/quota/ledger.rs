@@ -1,9 +1,9 @@
 //! The ledger: an upper bound of what each volume uses, on the disk.
 //!
 //! One JSON file with an entry for each account. While the server runs, an entry is a ceiling, some
-//! way above what is used. A thread raises the ceilings in advance, so a change seldom waits for the
-//! disk. At a clean stop the entries are exact. After a crash, only the slack in them is unknown
-//! until the files are counted.
+//! way above what is used. A thread raises the ceilings in advance, so a change seldom waits for
+//! the disk. At a clean stop the entries are exact. After a crash, only the slack in them is
+//! unknown until the files are counted.
 //!
 //! ```text
 //!   used ....... alarm ............... ceiling (on the disk)

@@ -13,9 +13,9 @@
 //!   ceiling     the upper bound of taken in the ledger on the disk          taken <= ceiling
 //! ```
 //!
-//! After a crash, `used` starts as the ceiling that was on the disk: an upper bound. Until the files
-//! have been counted ([`count`]), a change that does not fit by this estimate is not refused but
-//! must be retried, because the volume may not be full. The [`ledger`] raises the ceiling in
+//! After a crash, `used` starts as the ceiling that was on the disk: an upper bound. Until the
+//! files have been counted ([`count`]), a change that does not fit by this estimate is not refused
+//! but must be retried, because the volume may not be full. The [`ledger`] raises the ceiling in
 //! advance; only a change that outruns it waits for the disk.
 
 pub mod count;
@@ -255,7 +255,8 @@ impl Account {
     /// Holds room for a change. With patience, may block until the ledger is written.
     ///
     /// # Errors
-    /// As [`HoldError`]. Without patience, [`HoldError::WouldBlock`] also if the usage must be counted.
+    /// As [`HoldError`]. Without patience, [`HoldError::WouldBlock`] also if the usage must be
+    /// counted.
     pub fn hold(&self, room: Usage, patience: Patience) -> Result<Hold<'_>, HoldError> {
         let amount = |n: u64| i64::try_from(n).map_err(|_| HoldError::Full);
         let held = Delta { bytes: amount(room.bytes)?, inodes: amount(room.inodes)? };

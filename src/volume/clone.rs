@@ -142,7 +142,10 @@ impl Volumes {
         self.start_clone(&job).inspect_err(|_| {
             // The clone was not acknowledged, so it must not appear as failed.
             if let Err(error) = self.layout.strike_note(&spec.id) {
-                tracing::warn!(%error, "a clone that was not begun may be shown as failed");
+                tracing::warn!(
+                    %error,
+                    "cannot remove the note of a clone that did not begin; it may appear as failed"
+                );
             }
         })
     }
@@ -181,7 +184,7 @@ impl Volumes {
     /// Cancels a clone that is no longer wanted: it fails soon, and can then be reclaimed. A clone
     /// whose copy has not started fails at once. May be repeated.
     pub fn give_up(&self, name: &VolumeName, id: &VolumeId) {
-        let Ok(VolumeEntry::Clone(job)) = self.slot(name) else { return };
+        let Ok(VolumeEntry::Clone(job)) = self.entry(name) else { return };
         if job.spec.id != *id || job.failed().is_some() {
             return;
         }
@@ -204,7 +207,7 @@ impl Volumes {
         let message = Chain(error).to_string();
         if !job.stopped.load(Ordering::SeqCst) {
             match job.progress.is_cancelled() {
-                true => tracing::info!(volume = %name, %from, "cloning is given up"),
+                true => tracing::info!(volume = %name, %from, "cloning is cancelled"),
                 false => tracing::error!(volume = %name, %from, error = %message, "cannot clone"),
             }
             self.note_failure(job, &message);
@@ -215,7 +218,9 @@ impl Volumes {
         if exists(&making)
             && let Err(error) = self.layout.discard(&making)
         {
-            tracing::warn!(%error, "a part of a clone stays until the next start");
+            tracing::warn!(
+                %error, "cannot discard an incomplete clone; it stays until the next start"
+            );
         }
         self.nudge_trash();
     }
@@ -225,7 +230,9 @@ impl Volumes {
         let failed = Some(message.to_owned());
         let (spec, from, began) = (job.spec.clone(), job.from.clone(), job.began);
         if let Err(error) = self.layout.note(&CloneNote { spec, from, began, failed }) {
-            tracing::warn!(%error, "why a clone has failed is not known after the next start");
+            tracing::warn!(
+                %error, "cannot store why a clone failed; the reason is lost at the next start"
+            );
         }
     }
 
@@ -250,7 +257,7 @@ impl Volumes {
         let _change = self.lock();
         let mut record = VolumeRecord::new(job.spec.clone())?;
         record.copy_of = Some(job.from.clone());
-        self.layout.mark(&record, &self.layout.making(&job.spec.id)); // it has its source's
+        self.layout.mark(&record, &self.layout.making(&job.spec.id)); // the copy has the mark of its source
         self.layout.write(&record)?;
         self.install(&record)?;
         // Its usage counts as the whole capacity until it has been counted.
@@ -258,7 +265,9 @@ impl Volumes {
         let served = self.serve(record, account);
         // From here on it is a volume, whether it can be served or not.
         if let Err(error) = self.layout.strike_note(&job.spec.id) {
-            tracing::warn!(%error, "the note of a clone that is complete stays until the next start");
+            tracing::warn!(
+                %error, "cannot remove the note of a complete clone; it stays until the next start"
+            );
         }
         self.ledger.wake();
         served
@@ -269,8 +278,8 @@ impl Volumes {
     ///
     /// # Errors
     /// [`Error::NotCopied`]
-    pub(super) fn check_is_copy(slot: &VolumeEntry, from: &VolumeName) -> Result<()> {
-        let (name, copy_of) = match slot {
+    pub(super) fn check_is_copy(entry: &VolumeEntry, from: &VolumeName) -> Result<()> {
+        let (name, copy_of) = match entry {
             VolumeEntry::Clone(job) => (job.spec.name.clone(), Some(job.from.clone())),
             VolumeEntry::Volume(volume) => {
                 let record = volume.record();
@@ -289,8 +298,11 @@ impl Volumes {
     /// [`Error::Source`]: the volume is being copied and must stay.
     pub(super) fn check_not_cloned(&self, name: &VolumeName) -> Result<()> {
         let table = self.table.read();
-        let uses = |slot: &VolumeEntry| matches!(slot, VolumeEntry::Clone(job) if job.from == *name && job.failed().is_none());
-        match table.slots.iter().find(|(_, slot)| uses(slot)) {
+        let uses = |entry: &VolumeEntry| match entry {
+            VolumeEntry::Clone(job) => job.from == *name && job.failed().is_none(),
+            VolumeEntry::Volume(_) => false,
+        };
+        match table.entries.iter().find(|(_, entry)| uses(entry)) {
             Some((by, _)) => Err(Error::Source { name: name.clone(), by: by.clone() }),
             None => Ok(()),
         }
@@ -308,7 +320,7 @@ impl Volumes {
 
     /// Returns the failed clone of this name, if there is one.
     pub(super) fn failed_clone(&self, name: &VolumeName) -> Option<Arc<CloneJob>> {
-        match self.slot(name) {
+        match self.entry(name) {
             Ok(VolumeEntry::Clone(job)) if job.failed().is_some() => Some(job),
             _ => None,
         }
@@ -330,20 +342,23 @@ impl Volumes {
         let mut table = self.table.write();
         for note in self.layout.notes() {
             let (id, name) = (note.spec.id.clone(), note.spec.name.clone());
-            if table.slots.contains_key(&name) || table.names.contains_key(&id) {
+            if table.entries.contains_key(&name) || table.names.contains_key(&id) {
                 if let Err(error) = self.layout.strike_note(&id) {
-                    tracing::warn!(%error, "cannot strike out the note of a clone");
+                    tracing::warn!(%error, "cannot remove the note of a clone");
                 }
                 continue;
             }
             if self.layout.is_registered(&id) {
-                continue; // a record that cannot be used, and may be its own
+                continue; // the record cannot be used, and may be that of this clone
             }
             let job = Arc::new(CloneJob::cut_off(note));
             let why = job.failed().unwrap_or_default();
-            tracing::warn!(volume = %name, from = %job.from, why, "the volume was not cloned");
+            tracing::warn!(
+                volume = %name, from = %job.from, why,
+                "the volume was not cloned; delete it, or create it again"
+            );
             table.names.insert(id, name.clone());
-            table.slots.insert(name, VolumeEntry::Clone(job));
+            table.entries.insert(name, VolumeEntry::Clone(job));
         }
     }
 
@@ -352,9 +367,9 @@ impl Volumes {
         self.copies.close();
         let table = self.table.read();
         let jobs: Vec<_> = table
-            .slots
+            .entries
             .values()
-            .filter_map(|slot| match slot {
+            .filter_map(|entry| match entry {
                 VolumeEntry::Clone(job) => Some(Arc::clone(job)),
                 VolumeEntry::Volume(_) => None,
             })

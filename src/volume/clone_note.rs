@@ -69,7 +69,9 @@ impl VolumeLayout {
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) => {
-                tracing::warn!(%error, folder = %folder.display(), "cannot list");
+                tracing::warn!(
+                    %error, folder = %folder.display(), "cannot list the notes of clones"
+                );
                 return Vec::new();
             }
         };
@@ -78,7 +80,10 @@ impl VolumeLayout {
         let read = |path: PathBuf| {
             let read = read(&path);
             let report = |why: &String| {
-                tracing::error!(path = %path.display(), error = why, "a note is left alone");
+                tracing::error!(
+                    path = %path.display(), error = why,
+                    "the note of a clone cannot be used; it is left alone"
+                );
             };
             read.inspect_err(report).ok()
         };
@@ -94,7 +99,7 @@ fn read(path: &Path) -> std::result::Result<CloneNote, String> {
     let text = durable::read(path, FILE_MAX).map_err(|error| error.to_string())?;
     let note: CloneNote = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     if path.file_stem().unwrap_or_default() != note.spec.id.as_str() {
-        return Err(format!("it is about the volume with the id {}", note.spec.id));
+        return Err(format!("it describes the volume with the id {}", note.spec.id));
     }
     Ok(note)
 }

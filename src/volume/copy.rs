@@ -71,7 +71,7 @@ pub enum CopyError {
         path: PathBuf,
     },
     /// The copy would exceed its limit.
-    #[error("cannot copy within {limit} bytes on the disk; allow more")]
+    #[error("the copy exceeds its limit of {limit} bytes on the disk; allow more")]
     Limit {
         /// The limit, in bytes.
         limit: u64,
@@ -85,7 +85,7 @@ pub enum CopyError {
         source: Errno,
     },
     /// [`TreeProgress::cancel`] was called.
-    #[error("cannot go on copying, it was cancelled")]
+    #[error("the copy was cancelled")]
     Cancelled,
     /// A directory was moved while the copy was in a subdirectory too deep to keep all its
     /// ancestors open.
@@ -271,7 +271,7 @@ impl<'a> Copier<'a> {
 
     fn leave_out(&mut self, name: &CStr) {
         let path = self.walk.path().show(name);
-        tracing::warn!(path = %path.display(), "a mount point is left out of a copy");
+        tracing::warn!(path = %path.display(), "the copy leaves out a mount point");
         self.copied.left_out += 1;
     }
 

@@ -99,15 +99,15 @@ impl Volumes {
         if let Some(other) = table.names.get(id).filter(|other| *other != name) {
             return Err(Error::OtherName { id: id.clone(), name: other.clone() });
         }
-        let Some(slot) = table.slots.get(name) else { return Ok(None) };
-        let found = match slot {
+        let Some(entry) = table.entries.get(name) else { return Ok(None) };
+        let found = match entry {
             // A failed clone has no content left, so its name may be used again.
             VolumeEntry::Clone(job) if job.failed().is_some() => return Ok(None),
             VolumeEntry::Clone(job) => job.spec().id.clone(),
             VolumeEntry::Volume(volume) => volume.record().spec.id,
         };
         if found == *id {
-            return Ok(Some(slot.share()));
+            return Ok(Some(entry.share()));
         }
         Err(Error::OtherId { name: name.clone(), id: found, wanted: id.clone() })
     }
@@ -116,8 +116,8 @@ impl Volumes {
     ///
     /// # Errors
     /// It still cannot be served, or its reclaim has begun.
-    fn revive(&self, slot: &VolumeEntry) -> Result<()> {
-        let VolumeEntry::Volume(volume) = slot else { return Ok(()) };
+    fn revive(&self, entry: &VolumeEntry) -> Result<()> {
+        let VolumeEntry::Volume(volume) = entry else { return Ok(()) };
         let Some(message) = volume.lost() else { return Ok(()) };
         let record = volume.record();
         if record.step != ReclaimStep::Ready {
@@ -206,8 +206,8 @@ impl Volumes {
             return Err(Error::Faulty(fault.to_string()));
         }
         let table = self.table.read();
-        for slot in table.slots.values() {
-            let other = slot.spec();
+        for entry in table.entries.values() {
+            let other = entry.spec();
             if other.name != spec.name && overlaps(Path::new(other.relative_path())) {
                 let (directory, theirs) =
                     (spec.relative_path().to_owned(), other.relative_path().to_owned());
@@ -224,7 +224,10 @@ impl Volumes {
             if let Error::InTheWay(_) = error
                 && let Err(error) = self.layout.strike(id)
             {
-                tracing::error!(%error, volume = %name, "cannot take a registration back");
+                tracing::error!(
+                    %error, volume = %name,
+                    "cannot remove the record of a volume that was not created"
+                );
             }
         })
     }
@@ -254,7 +257,7 @@ impl Volumes {
         self.layout.check_parents(&record.spec)?;
         // Never through a symbolic link, which could lead anywhere.
         if self.layout.directory(&dir)?.is_none() {
-            let message = format!("{} is not there", dir.display());
+            let message = format!("{} is missing", dir.display());
             return Err(Error::Lost { name: record.spec.name, message });
         }
         let account = Some(Arc::clone(&volume.account));

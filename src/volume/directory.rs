@@ -31,7 +31,7 @@ impl VolumeLayout {
         let spec = &record.spec;
         self.mark(record, path);
         // The owner first: chown(2) clears set-id bits.
-        chown(path, spec.uid, spec.gid).map_err(Error::io("give an owner to", path))?;
+        chown(path, spec.uid, spec.gid).map_err(Error::io("set the owner of", path))?;
         let mode = Mode::from_raw_mode(spec.mode);
         rustix::fs::chmod(path, mode)
             .map_err(|errno| Error::io("set the mode of", path)(errno.into()))?;

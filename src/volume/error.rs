@@ -134,9 +134,7 @@ pub enum Error {
         percent: u32,
     },
     /// The request would reduce a limit without `shrink`.
-    #[error(
-        "capacity {wanted} is less than the present {now}; shrink it by explicit wish (--shrink)"
-    )]
+    #[error("capacity {wanted} is less than the present {now}; request it explicitly (--shrink)")]
     WouldShrink {
         /// The requested capacity, in bytes.
         wanted: u64,
@@ -144,7 +142,7 @@ pub enum Error {
         now: u64,
     },
     /// The requested capacity is less than the usage.
-    #[error("capacity {wanted} is less than the {used} bytes that are used")]
+    #[error("capacity {wanted} is less than the {used} bytes in use")]
     InUse {
         /// The requested capacity, in bytes.
         wanted: u64,
@@ -174,7 +172,7 @@ pub enum Error {
         source: CopyError,
     },
     /// The volume's directory is missing or cannot be opened.
-    #[error("volume {name} is lost: {message}; nothing of it is touched")]
+    #[error("volume {name} is lost: {message}; its content is left alone")]
     Lost {
         /// The volume.
         name: VolumeName,
@@ -293,7 +291,7 @@ impl Error {
             }
             Self::Lost { name, .. } => {
                 format!(
-                    "volume {name} is lost; the server's log says why, nothing of it is touched"
+                    "volume {name} is lost; the server's log says why, its content is left alone"
                 )
             }
             Self::Clone { from, source } => {

@@ -26,7 +26,7 @@ impl Volumes {
     /// # Errors
     /// [`Error::Held`]; [`Error::NotFound`].
     pub fn check_not_held(&self, name: &VolumeName, how: Option<OnDelete>) -> Result<()> {
-        let VolumeEntry::Volume(volume) = self.slot(name)? else { return Ok(()) };
+        let VolumeEntry::Volume(volume) = self.entry(name)? else { return Ok(()) };
         let record = volume.record();
         let kept = how.unwrap_or(record.spec.on_delete) == OnDelete::Retain;
         if kept || record.step != ReclaimStep::Ready {

@@ -20,7 +20,7 @@ impl Volumes {
     /// block.
     pub fn specs(&self) -> Vec<Spec> {
         let table = self.table.read();
-        table.slots.values().map(VolumeEntry::spec).collect()
+        table.entries.values().map(VolumeEntry::spec).collect()
     }
 
     /// Returns the volume that clients mount by exactly this path, unless it is still being cloned.
@@ -28,7 +28,7 @@ impl Volumes {
     pub fn at_path(&self, path: &str) -> Option<Spec> {
         // The path begins with the name, with or without a token.
         let name = path.strip_prefix('/')?.split('/').next()?;
-        let VolumeEntry::Volume(volume) = self.slot(&VolumeName::new(name).ok()?).ok()? else {
+        let VolumeEntry::Volume(volume) = self.entry(&VolumeName::new(name).ok()?).ok()? else {
             return None;
         };
         Some(volume.record().spec).filter(|spec| spec.export_path() == path)
@@ -86,7 +86,7 @@ impl Volumes {
     pub fn is_untouched(&self, name: &VolumeName) -> Result<bool> {
         let record = self.volume(name)?.record();
         let dir = self.layout.volume(&record.spec);
-        let meta = std::fs::symlink_metadata(&dir).map_err(Error::io("look at", &dir))?;
+        let meta = std::fs::symlink_metadata(&dir).map_err(Error::io("examine", &dir))?;
         // To create and remove a name changes the modification time.
         let changed = meta.mtime() > record.created.as_second().saturating_add(CLOCK_SLACK);
         Ok(!changed && self.is_empty(name)?)

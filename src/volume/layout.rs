@@ -74,7 +74,7 @@ impl VolumeLayout {
             }
             match folder(&path, 0o700) {
                 Err(error) if error.is_full() && LATER.contains(&name) => {
-                    tracing::warn!(%error, "it is made when there is room");
+                    tracing::warn!(%error, "the disk is full; the folder is made later");
                 }
                 made => made.and_then(|()| check_folder(&path))?,
             }
@@ -185,7 +185,7 @@ impl VolumeLayout {
     /// Removes the directories above the former place of a volume, as far as they are empty.
     pub(super) fn prune_parents(&self, spec: &Spec) {
         if self.check_parents(spec).is_err() {
-            return; // they are not those that were made for it
+            return; // not the directories that were made for it
         }
         // An empty directory that remains does no harm: the next volume below it uses it.
         let remove = |path: &PathBuf| {
@@ -268,7 +268,7 @@ impl VolumeLayout {
             Ok(meta) if meta.is_dir() => Ok(Some(meta.blocks() * 512)),
             Ok(_) => Err(Error::InTheWay(path.to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("look at", path)(error)),
+            Err(error) => Err(Error::io("examine", path)(error)),
         }
     }
 
@@ -341,7 +341,7 @@ pub(super) fn folder(path: &Path, mode: u32) -> Result<()> {
 
 /// Checks that a path is a directory and not a symbolic link: its content gets moved and removed.
 fn check_folder(path: &Path) -> Result<()> {
-    let found = path.symlink_metadata().map_err(Error::io("look at", path))?;
+    let found = path.symlink_metadata().map_err(Error::io("examine", path))?;
     if found.is_dir() { Ok(()) } else { Err(Error::NoFolder(path.to_owned())) }
 }
 
@@ -349,7 +349,7 @@ fn check_folder(path: &Path) -> Result<()> {
 fn set_aside(path: &Path) -> Result<()> {
     let aside = durable::set_aside(path).map_err(Error::io("move", path))?;
     let (path, aside) = (path.display(), aside.display());
-    tracing::warn!(%path, %aside, "it is not a directory, and was set aside");
+    tracing::warn!(%path, %aside, "not a directory; renamed it");
     Ok(())
 }
 

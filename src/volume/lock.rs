@@ -46,7 +46,7 @@ impl DirectoryLock {
     /// # Errors
     /// Another server holds the lock; it cannot be taken.
     pub(super) fn take(own: &Path) -> Result<Self> {
-        let which = which(own).map_err(Error::io("look at", own))?;
+        let which = which(own).map_err(Error::io("examine", own))?;
         let path = own.join(NAME);
         let file = durable::open_lock(&path).map_err(Error::io("open", &path))?;
         if !try_lock(&file).map_err(Error::io("lock", &path))? {
@@ -55,7 +55,7 @@ impl DirectoryLock {
                 "{folder} is in use by another server; a directory with volumes has one server"
             )));
         }
-        let time = stamp(&file).map_err(Error::io("look at", &path))?;
+        let time = stamp(&file).map_err(Error::io("examine", &path))?;
         Ok(Self { own: own.to_owned(), which, state: Mutex::new(LockState::Held(file, time)) })
     }
 
@@ -78,14 +78,14 @@ impl DirectoryLock {
         if let Some(file) = fresh {
             let time = stamp(&file)?;
             *state = LockState::Held(file, time);
-            tracing::info!(dir = %self.dir().display(), "the lock of the volumes is taken again");
+            tracing::info!(dir = %self.dir().display(), "took the lock of the volumes again");
             return Ok(());
         }
         *state = LockState::Lost;
         tracing::error!(
             dir = %self.dir().display(),
-            "another server has used the volumes while their file system was away from this one, \
-             which serves them no more: stop one of the two, and start the other again"
+            "another server has used the volumes while their file system was not mounted here; \
+             this server no longer serves them: stop one of the two servers, and restart the other"
         );
         Err(lost())
     }
@@ -94,7 +94,7 @@ impl DirectoryLock {
     pub(super) fn release(&self) {
         let state = self.state.lock();
         if let LockState::Held(file, _) = &*state {
-            let _ = flock(file, FlockOperation::Unlock); // it ends with the process in any case
+            let _ = flock(file, FlockOperation::Unlock); // the lock ends with the process at the latest
         }
     }
 
@@ -205,7 +205,7 @@ mod tests {
     fn a_lock_that_was_given_to_another_client_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         let lock = DirectoryLock::take(dir.path()).unwrap();
-        lock.release(); // stands for a server on the network that took it away
+        lock.release(); // simulates a network server that revokes the lock
         let other = DirectoryLock::take(dir.path()).unwrap();
         assert!(lock.check().is_err());
         drop(other);

@@ -13,7 +13,7 @@
 //! | expand | - | ready, other limits | - |
 //! | delete | - | deleting | moved out; record removed; into the trash |
 //! | archive | - | archiving as NAME | renamed; record removed |
-//! | recycle | empty directory in `making` (as `ID~`) | recycling, other export | old one out, new one in; ready; into the trash |
+//! | recycle | empty `making/ID~` | recycling, new export | old out, new in; ready; into trash |
 //!
 //! To reclaim a volume or to reduce a capacity needs no free space on the disk ([`reserve`]). Of
 //! records that contradict each other, the most credible one is accepted ([`conflict`]). Content of
@@ -136,7 +136,7 @@ pub struct VolumeSettings {
 /// All volumes, by name and by id.
 #[derive(Default)]
 struct VolumeTable {
-    slots: BTreeMap<VolumeName, VolumeEntry>,
+    entries: BTreeMap<VolumeName, VolumeEntry>,
     names: HashMap<VolumeId, VolumeName>,
 }
 
@@ -228,10 +228,10 @@ impl Volumes {
         let free = self.disk().map_or(u64::MAX, |disk| disk.free);
         let mut mounts = self.mounts_by_name();
         let table = self.table.read();
-        let status = |(name, slot): (&VolumeName, &VolumeEntry)| {
-            slot.status(&self.layout, free, mounts.remove(name.as_str()).unwrap_or_default())
+        let status = |(name, entry): (&VolumeName, &VolumeEntry)| {
+            entry.status(&self.layout, free, mounts.remove(name.as_str()).unwrap_or_default())
         };
-        table.slots.iter().map(status).collect()
+        table.entries.iter().map(status).collect()
     }
 
     /// Returns one volume.
@@ -241,9 +241,9 @@ impl Volumes {
     pub fn show(&self, name: &VolumeName) -> Result<VolumeStatus> {
         let free = self.disk().map_or(u64::MAX, |disk| disk.free);
         let mounts = self.mounts_by_name().remove(name.as_str()).unwrap_or_default();
-        let slot = self.slot(name)?;
-        let mut status = slot.status(&self.layout, free, mounts);
-        if let VolumeEntry::Volume(_) = slot {
+        let entry = self.entry(name)?;
+        let mut status = entry.status(&self.layout, free, mounts);
+        if let VolumeEntry::Volume(_) = entry {
             status.access = self.layout.access(&status.spec);
         }
         Ok(status)
@@ -325,7 +325,8 @@ impl Volumes {
     /// statvfs(2) fails.
     pub fn disk(&self) -> Result<DiskSpace> {
         let dir = self.layout.dir();
-        let stat = statvfs(dir).map_err(|errno| Error::io("ask", dir)(errno.into()))?;
+        let stat =
+            statvfs(dir).map_err(|errno| Error::io("get the free space of", dir)(errno.into()))?;
         let used = stat.f_blocks.saturating_sub(stat.f_bfree);
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         Ok(DiskSpace {
@@ -350,13 +351,13 @@ impl Volumes {
         self.change.lock()
     }
 
-    fn slot(&self, name: &VolumeName) -> Result<VolumeEntry> {
+    fn entry(&self, name: &VolumeName) -> Result<VolumeEntry> {
         let table = self.table.read();
-        table.slots.get(name).map(VolumeEntry::share).ok_or_else(|| self.missing(name.as_str()))
+        table.entries.get(name).map(VolumeEntry::share).ok_or_else(|| self.missing(name.as_str()))
     }
 
     fn volume(&self, name: &VolumeName) -> Result<Arc<Volume>> {
-        match self.slot(name)? {
+        match self.entry(name)? {
             VolumeEntry::Volume(volume) => Ok(volume),
             VolumeEntry::Clone(job) if job.failed().is_some() => {
                 Err(Error::NotFound(name.to_string()))
@@ -365,16 +366,16 @@ impl Volumes {
         }
     }
 
-    fn enter(&self, name: &VolumeName, id: &VolumeId, slot: VolumeEntry) {
+    fn enter(&self, name: &VolumeName, id: &VolumeId, entry: VolumeEntry) {
         let mut table = self.table.write();
         table.names.insert(id.clone(), name.clone());
-        table.slots.insert(name.clone(), slot);
+        table.entries.insert(name.clone(), entry);
     }
 
     fn forget(&self, name: &VolumeName, id: &VolumeId) {
         let mut table = self.table.write();
         table.names.remove(id);
-        table.slots.remove(name);
+        table.entries.remove(name);
     }
 
     fn mounts_by_name(&self) -> HashMap<String, Vec<IpAddr>> {

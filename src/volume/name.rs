@@ -64,10 +64,10 @@ pub enum BadName {
     #[error("has a control character in it")]
     Control,
     /// Only for tokens: a shorter one could be guessed.
-    #[error("has not 16 to 64 letters and digits")]
+    #[error("does not consist of 16 to 64 letters and digits")]
     MountToken,
     /// Only for ids.
-    #[error("has other characters than letters, digits, '-', '_' and '.' in it")]
+    #[error("has characters other than letters, digits, '-', '_' and '.'")]
     Character,
 }
 

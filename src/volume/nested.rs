@@ -109,7 +109,7 @@ mod tests {
         fs::create_dir(dir.join("a")).unwrap();
         let mut mark = [0; 16];
         if rustix::fs::lgetxattr(dir.join(OWN), MARK, &mut mark).is_err() {
-            return; // the file system of the tests has no attributes, and no server was here
+            return; // no extended attributes, and no server has used the folder
         }
         for inside in ["a", "a/b/c", "new", ".berth/state"] {
             assert!(refused(&dir.join(inside)).contains("holds volumes already"), "{inside}");

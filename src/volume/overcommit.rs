@@ -58,8 +58,11 @@ impl Volumes {
 
     fn promised(&self, but_for: Option<&Spec>) -> u64 {
         let table = self.table.read();
-        let counts = |slot: &&VolumeEntry| !matches!(slot, VolumeEntry::Clone(job) if job.failed().is_some());
-        let specs = table.slots.values().filter(counts).map(VolumeEntry::spec);
+        let counts = |entry: &&VolumeEntry| match entry {
+            VolumeEntry::Clone(job) => job.failed().is_none(),
+            VolumeEntry::Volume(_) => true,
+        };
+        let specs = table.entries.values().filter(counts).map(VolumeEntry::spec);
         let others = specs.filter(|spec| but_for.is_none_or(|not| not.name != spec.name));
         others.fold(0, |sum, spec| sum.saturating_add(capacity(&spec)))
     }

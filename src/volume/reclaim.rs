@@ -27,7 +27,7 @@ impl Volumes {
     /// continues.
     pub fn reclaim(&self, name: &VolumeName, how: Option<OnDelete>) -> Result<Reclaimed> {
         let _change = self.lock();
-        if let VolumeEntry::Clone(job) = self.slot(name)? {
+        if let VolumeEntry::Clone(job) = self.entry(name)? {
             return self.reclaim_clone(name, &job);
         }
         let volume = self.volume(name)?;
@@ -50,7 +50,7 @@ impl Volumes {
                 }
                 OnDelete::Recycle => {
                     record.step = ReclaimStep::Recycling;
-                    record.copy_of = None; // it will be empty
+                    record.copy_of = None; // the recycled volume is empty
                     record.export = registry::fresh_id()?;
                     self.layout.renew(&record)?;
                 }
@@ -71,7 +71,7 @@ impl Volumes {
         let spec = volume.record().spec;
         match how {
             OnDelete::Archive | OnDelete::Recycle if !self.layout.is_there(&spec) => {
-                let message = "its directory is not there".into();
+                let message = "its directory is missing".into();
                 Err(Error::Lost { name: spec.name, message })
             }
             _ => Ok(()),
@@ -89,7 +89,7 @@ impl Volumes {
             gone.map_err(|source| Error::Export { name: name.clone(), source })?;
             self.serving.fs.detach(old.export);
         }
-        volume.set_lost(Some("it is being put away; ask for that again to go on".into()));
+        volume.set_lost(Some("its reclaim is not complete; repeat the request to continue".into()));
         volume.set_reclaiming(&record);
         let step = record.step.clone();
         let record = self.finish(record)?;

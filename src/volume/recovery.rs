@@ -48,7 +48,7 @@ impl Volumes {
             mounts: OnceLock::new(),
             holders: RwLock::default(),
         };
-        volumes.layout.stock(); // before anything takes the room
+        volumes.layout.stock(); // before other writes use the free space
         volumes.enter_all(records)?;
         volumes.enter_cut_off();
         volumes.clear_leftovers();
@@ -82,7 +82,7 @@ impl Volumes {
                 }
             }
             table.names.insert(id, name.clone());
-            table.slots.insert(name, VolumeEntry::Volume(Arc::new(volume)));
+            table.entries.insert(name, VolumeEntry::Volume(Arc::new(volume)));
         }
         *self.table.get_mut() = table;
         self.serving.fs.attach_all(opened);
@@ -91,7 +91,9 @@ impl Volumes {
             .exports
             .change(&[], exports)
             .map_err(|error| Error::Invalid(format!("cannot export the volumes: {error}")))?;
-        tracing::info!(volumes = exported, dir = %self.layout.dir().display(), "volumes are served");
+        tracing::info!(
+            volumes = exported, dir = %self.layout.dir().display(), "volumes are served"
+        );
         Ok(())
     }
 
@@ -120,7 +122,7 @@ impl Volumes {
                 Some(Volume::new(record, account))
             }
             Ok(None) => {
-                tracing::info!(volume = %name, ?step, "went on with what was begun before");
+                tracing::info!(volume = %name, ?step, "completed an operation of an earlier run");
                 None
             }
             Err(error) => {
@@ -135,7 +137,7 @@ impl Volumes {
     /// Discards the content of `making` and `leaving` that no volume needs.
     fn clear_leftovers(&self) {
         let paths = self.layout.leftovers().unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot look for what an earlier run has left");
+            tracing::warn!(%error, "cannot list the remains of an earlier run");
             Vec::new()
         });
         for path in paths {
@@ -143,9 +145,9 @@ impl Volumes {
             if VolumeId::new(name).is_ok_and(|id| self.may_need(&id)) || !exists(&path) {
                 continue;
             }
-            tracing::info!(path = %path.display(), "throwing away what an earlier run has left");
+            tracing::info!(path = %path.display(), "discarding the remains of an earlier run");
             if let Err(error) = self.layout.discard(&path) {
-                tracing::warn!(%error, "cannot throw it away");
+                tracing::warn!(%error, "cannot discard the remains of an earlier run");
             }
         }
     }
@@ -154,7 +156,7 @@ impl Volumes {
     /// be read, or its step could not be completed.
     fn may_need(&self, id: &VolumeId) -> bool {
         let table = self.table.read();
-        match table.names.get(id).and_then(|name| table.slots.get(name)) {
+        match table.names.get(id).and_then(|name| table.entries.get(name)) {
             Some(VolumeEntry::Volume(volume)) => volume.lost().is_some(),
             Some(VolumeEntry::Clone(job)) => job.failed().is_none(),
             None => self.layout.is_registered(id),
@@ -195,7 +197,9 @@ impl Volumes {
         }
         self.trash.lock().take();
         if let Err(error) = self.ledger.close() {
-            tracing::error!(%error, "cannot write the ledger; the volumes are counted at the next start");
+            tracing::error!(
+                %error, "cannot write the ledger; the volumes are counted at the next start"
+            );
         }
     }
 }

@@ -122,7 +122,7 @@ impl VolumeLayout {
         for entry in fs::read_dir(&folder).map_err(Error::io("list", &folder))? {
             let path = entry.map_err(Error::io("list", &folder))?.path();
             if path.extension().is_none_or(|extension| extension != EXTENSION) {
-                continue; // what a crash left of a file that was being written
+                continue; // a temporary file that a crash has left
             }
             match read(&path) {
                 Ok(record) => records.push(record),
@@ -227,12 +227,12 @@ fn read(path: &Path) -> std::result::Result<VolumeRecord, String> {
     let text = durable::read(path, FILE_MAX).map_err(|error| error.to_string())?;
     let format: RecordFormat = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     if format.format != FORMAT {
-        return Err(format!("its format is {}, and only {FORMAT} is known", format.format));
+        return Err(format!("its format is {}, but only {FORMAT} is supported", format.format));
     }
     let record: VolumeRecord = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     let id = path.file_stem().unwrap_or_default();
     if id != record.spec.id.as_str() {
-        return Err(format!("it is about the volume with the id {}", record.spec.id));
+        return Err(format!("it describes the volume with the id {}", record.spec.id));
     }
     record.check().map(|()| record)
 }

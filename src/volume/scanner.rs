@@ -85,7 +85,7 @@ impl ScanWorker {
             match self.due(&volumes) {
                 Some(volume) => self.count(&volumes, &volume),
                 None => {
-                    volumes.layout.stock(); // there may be room again
+                    volumes.layout.stock(); // there may be free space again
                     volumes.ledger.wait_for_count_request(LOOK);
                 }
             }
@@ -97,8 +97,8 @@ impl ScanWorker {
     fn due(&mut self, volumes: &Volumes) -> Option<Arc<Volume>> {
         let table = volumes.table.read();
         let (now, mut best) = (Instant::now(), None);
-        for slot in table.slots.values() {
-            let VolumeEntry::Volume(volume) = slot else { continue };
+        for entry in table.entries.values() {
+            let VolumeEntry::Volume(volume) = entry else { continue };
             let rank = if volume.lost().is_some() { None } else { self.rank(volume, now) };
             if let Some(rank) = rank
                 && best.as_ref().is_none_or(|(least, _)| rank < *least)
@@ -135,7 +135,9 @@ impl ScanWorker {
             Ok(rustix::fs::syncfs(std::fs::File::open(volumes.layout.dir())?)?)
         };
         if let Err(error) = flush() {
-            tracing::warn!(%error, "cannot flush the disk; blocks that are allocated later are missed");
+            tracing::warn!(
+                %error, "cannot flush the disk; the count misses blocks that are allocated later"
+            );
         }
         self.flushed = Some(Instant::now());
     }
@@ -157,7 +159,7 @@ impl ScanWorker {
             Ok(None) => {}
             Err(error) => {
                 self.failed.insert(export, Instant::now());
-                tracing::warn!(volume = %name, %error, "cannot count what the volume uses");
+                tracing::warn!(volume = %name, %error, "cannot count the usage of the volume");
             }
         }
     }

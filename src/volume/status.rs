@@ -89,7 +89,7 @@ impl Volumes {
             id: id.to_string(),
             name: None,
             path: self.layout.file(id).display().to_string(),
-            why: "it was put there while the server runs".into(),
+            why: "it was put there while the server was running".into(),
         }))
     }
 }

@@ -191,7 +191,9 @@ impl TrashWorker {
     fn work(mut self) {
         while !self.shared.progress.is_cancelled() {
             let later = self.round().unwrap_or_else(|error| {
-                tracing::warn!(path = %self.dir.display(), %error, "cannot look into the trash");
+                tracing::warn!(
+                    path = %self.dir.display(), %error, "cannot list the trash; retrying"
+                );
                 self.shared.set(|state| state.current = None);
                 true
             });
@@ -234,7 +236,7 @@ impl TrashWorker {
                 None => found.push(name),
             }
         }
-        self.aside = aside; // without those that somebody else has removed
+        self.aside = aside; // without entries that were removed by others
         Ok(found)
     }
 
@@ -255,10 +257,10 @@ impl TrashWorker {
         match end {
             RemovalOutcome::Removed => tracing::info!(%path, removed, "removed from the trash"),
             RemovalOutcome::SetAside => tracing::warn!(
-                %path, %error, failed, "cannot remove from the trash; it is left for the next start"
+                %path, %error, failed, "cannot remove from the trash; tried again at the next start"
             ),
             RemovalOutcome::Later => tracing::warn!(
-                %path, %error, failed, "cannot remove from the trash; it is tried again soon"
+                %path, %error, failed, "cannot remove from the trash; retrying soon"
             ),
             RemovalOutcome::Stopped => {}
         }

@@ -45,7 +45,7 @@ impl ContentCopier {
         if self.clone(from, to)? {
             return step(size.min(FileStat::of(to)?.used));
         }
-        rustix::fs::ftruncate(to, size).map_err(Errno::from)?; // what is behind the data is empty
+        rustix::fs::ftruncate(to, size).map_err(Errno::from)?; // what follows the data is a hole
         let mut at = 0;
         while let Some((start, end)) = file::data(from, at, size)? {
             self.part(from, to, (start, end), step)?;
@@ -127,7 +127,7 @@ impl ContentCopier {
         let mut written = 0;
         while written < read {
             match rustix::io::pwrite(to, &self.buffer[written..read], at + written as u64)? {
-                0 => return Err(Errno::IO), // it would go on forever
+                0 => return Err(Errno::IO), // the loop would not end
                 more => written += more,
             }
         }

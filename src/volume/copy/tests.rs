@@ -228,7 +228,7 @@ fn while_changing(change: impl Fn(usize) + Sync, test: impl FnOnce()) {
     std::thread::scope(|scope| {
         scope.spawn(|| (0..).take_while(|_| !over.is_cancelled()).for_each(&change));
         let tested = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test));
-        over.cancel(); // also after a failure, or it would be waited for forever
+        over.cancel(); // also after a failure, so that the thread ends
         tested.unwrap_or_else(|failure| std::panic::resume_unwind(failure));
     });
 }

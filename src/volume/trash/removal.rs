@@ -94,7 +94,7 @@ impl<'a> Removal<'a> {
         self.entry(name, FileType::Unknown);
         while self.walk.path().depth() > 0 && !self.shared.progress.is_cancelled() {
             if let Err(errno) = self.step() {
-                self.failed(c"..", errno); // there is no way back
+                self.failed(c"..", errno); // the walk cannot return from here
                 break;
             }
         }
@@ -134,7 +134,7 @@ impl<'a> Removal<'a> {
             FileStat::of_entry(self.walk.here(), name).and_then(|stat| self.shrink(name, &stat));
         match freed {
             Ok(Some(freed)) => self.unlink(name, AtFlags::empty(), freed),
-            Ok(None) | Err(Errno::NOENT) => {} // it has to end; somebody else was quicker
+            Ok(None) | Err(Errno::NOENT) => {} // the thread must end; the file is gone already
             Err(errno) => self.failed(name, errno),
         }
     }
@@ -154,7 +154,7 @@ impl<'a> Removal<'a> {
         if self.tally.failed == failed {
             let again = self.tally.removed > removed;
             self.remove_directory(&name, used, again);
-        } // or something is left in it, as is known
+        } // otherwise something is left in it, which was reported
         Ok(())
     }
 

@@ -141,7 +141,7 @@ fn the_rate_bounds_entries_and_bytes() {
     assert_eq!(pace.charge(0, late), Some(late + Duration::from_millis(10) - PAUSE));
     let mut fast = RemovalPace::new(NonZeroU32::new(1000).unwrap(), now);
     let waits: Vec<_> = (0..15).filter(|_| fast.charge(0, now).is_some()).collect();
-    assert_eq!(waits, (4..15).collect::<Vec<_>>()); // short ones are saved up
+    assert_eq!(waits, (4..15).collect::<Vec<_>>()); // short waits add up
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn what_cannot_be_removed_is_set_aside_until_the_next_start() {
     let trash = start(&dir, FAST);
     let status = until(&trash, |status| status.idle);
     assert_eq!((status.set_aside, status.waiting), (1, 0));
-    assert_eq!(status.removed, 78 + 6 + 70); // the ways to it stay
+    assert_eq!(status.removed, 78 + 6 + 70); // the directories above it stay
     assert!(pinned.exists() && !dir.path().join("other").exists());
     // It is left alone now, and new entries are removed.
     fs::write(dir.path().join("late"), "").unwrap();
