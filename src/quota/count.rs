@@ -195,7 +195,7 @@ mod tests {
             }
             let hold = account.hold(room(0, 1), Patience::None).unwrap();
             if ends_first {
-                // What became more since it was opened is booked by whoever did that.
+                // Growth since it was opened is booked by the call that caused it.
                 assert_eq!(ended(&account), (0, 0));
                 account.book(1, Change::Resized(5));
             }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   used ....... alarm ............... ceiling (on the disk)
-//!        nothing waits | the thread is told  |  changes wait for the thread
+//!        nothing waits | the thread is woken |  changes wait for the thread
 //! ```
 //!
 //! The file is replaced atomically ([`durable`]): a crash leaves the old one or the new one, and

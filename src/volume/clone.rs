@@ -257,7 +257,8 @@ impl Volumes {
         let _change = self.lock();
         let mut record = VolumeRecord::new(job.spec.clone())?;
         record.copy_of = Some(job.from.clone());
-        self.layout.mark(&record, &self.layout.making(&job.spec.id)); // the copy has the mark of its source
+        // The copy has the mark of its source.
+        self.layout.mark(&record, &self.layout.making(&job.spec.id));
         self.layout.write(&record)?;
         self.install(&record)?;
         // Its usage counts as the whole capacity until it has been counted.

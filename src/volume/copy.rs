@@ -248,7 +248,7 @@ impl<'a> Copier<'a> {
     }
 
     fn entry(&mut self, entry: TreeEntry) -> Result<(), EntryError> {
-        let place = match file::place(self.walk.here(), &entry.name) {
+        let place = match file::open_path(self.walk.here(), &entry.name) {
             Ok(place) => place,
             Err(Errno::NOENT | Errno::STALE) => return Ok(()), // it vanished
             Err(Errno::XDEV) => {
@@ -339,7 +339,7 @@ impl<'a> Copier<'a> {
                 rustix::fs::mknodat(dir, &name, kind, mode, stat.device)?;
             }
         }
-        let made = file::place(dir, &name)?;
+        let made = file::open_path(dir, &name)?;
         self.complete(place, &made, name, stat)
     }
 

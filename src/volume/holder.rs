@@ -1,7 +1,7 @@
 //! The holders of volumes: objects, such as PersistentVolumes, that depend on a volume and would
 //! break without it. Commands that reclaim a volume check this first.
 //!
-//! The volumes do not know their holders. The part that hands volumes out answers for them
+//! The volumes do not know their holders: the part that hands volumes out provides a lookup
 //! ([`Volumes::set_holders`]).
 
 use super::error::{Error, Result};

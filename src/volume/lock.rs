@@ -94,7 +94,7 @@ impl DirectoryLock {
     pub(super) fn release(&self) {
         let state = self.state.lock();
         if let LockState::Held(file, _) = &*state {
-            let _ = flock(file, FlockOperation::Unlock); // the lock ends with the process at the latest
+            let _ = flock(file, FlockOperation::Unlock); // at the latest, the process ends it
         }
     }
 

@@ -36,12 +36,12 @@ use crate::quota::Usage;
 const MIB: u64 = 1 << 20;
 
 /// A directory with volumes, which can be opened several times.
-struct Place {
+struct VolumesDirectory {
     dir: TempDir,
 }
 
 /// The volumes of one run of a server.
-struct Run {
+struct TestRun {
     volumes: Arc<Volumes>,
     fs: Arc<Fs>,
     exports: Arc<Exports>,
@@ -56,7 +56,7 @@ fn spec(of: &str) -> Spec {
     Spec::new(name(of), VolumeId::new(format!("id-{of}")).unwrap(), 16 * MIB)
 }
 
-impl Place {
+impl VolumesDirectory {
     fn new() -> Self {
         Self { dir: TempDir::with_prefix("volumes-").unwrap() }
     }
@@ -65,15 +65,15 @@ impl Place {
         self.dir.path().join(below)
     }
 
-    fn open(&self) -> Run {
+    fn open(&self) -> TestRun {
         self.try_open().unwrap()
     }
 
-    fn try_open(&self) -> Result<Run, Error> {
+    fn try_open(&self) -> Result<TestRun, Error> {
         self.try_open_with(None)
     }
 
-    fn try_open_with(&self, overcommit: Option<u32>) -> Result<Run, Error> {
+    fn try_open_with(&self, overcommit: Option<u32>) -> Result<TestRun, Error> {
         let state = TempDir::new().unwrap();
         let fs = Arc::new(Fs::new(Key::new([7; KEY_LEN]), 4096, state.path()).unwrap());
         let exports = Arc::<Exports>::default();
@@ -87,7 +87,7 @@ impl Place {
         let dir = self.dir.path().into();
         let settings = VolumeSettings { dir, purge_rate: 1_000_000, recount, overcommit };
         let volumes = Volumes::open(&settings, serving)?;
-        Ok(Run { volumes, fs, exports, _state: state })
+        Ok(TestRun { volumes, fs, exports, _state: state })
     }
 
     /// Returns all files with their content, by path, without Berth's own.
@@ -110,7 +110,7 @@ impl Place {
     }
 }
 
-impl Run {
+impl TestRun {
     fn create(&self, of: &str) -> Result<VolumeStatus, Error> {
         self.volumes.create(spec(of), VolumeOrigin::Fresh)
     }
@@ -162,7 +162,7 @@ impl Run {
     }
 }
 
-impl Drop for Run {
+impl Drop for TestRun {
     fn drop(&mut self) {
         // A crash ends these, too; nothing is written.
         self.volumes.stop_clones();
@@ -174,12 +174,12 @@ impl Drop for Run {
 /// so on until it completes. After each crash the volumes are opened again, `check` is called with
 /// whether the operation completed, and the operation is repeated.
 fn crash_everywhere(
-    prepare: impl Fn(&Run, &Place),
-    operation: impl Fn(&Run) -> Result<(), Error>,
-    check: impl Fn(&Run, &Place, bool),
+    prepare: impl Fn(&TestRun, &VolumesDirectory),
+    operation: impl Fn(&TestRun) -> Result<(), Error>,
+    check: impl Fn(&TestRun, &VolumesDirectory, bool),
 ) {
     for step in 1.. {
-        let place = Place::new();
+        let place = VolumesDirectory::new();
         let run = place.open();
         prepare(&run, &place);
         run.volumes.layout.crash.after(step);
@@ -205,7 +205,7 @@ fn crash_everywhere(
     }
 }
 
-fn with_a_file(run: &Run, place: &Place) {
+fn with_a_file(run: &TestRun, place: &VolumesDirectory) {
     run.create("a").unwrap();
     run.create("other").unwrap();
     fs::write(place.path("a/file"), "content").unwrap();
@@ -213,7 +213,7 @@ fn with_a_file(run: &Run, place: &Place) {
 }
 
 /// Checks that the other volume is unchanged.
-fn other_is_whole(run: &Run, place: &Place) {
+fn other_is_whole(run: &TestRun, place: &VolumesDirectory) {
     assert_eq!(fs::read_to_string(place.path("other/file")).unwrap(), "of the other");
     assert!(run.exported().contains(&"/other".to_owned()));
 }
@@ -299,7 +299,7 @@ fn a_crash_while_recycling_leaves_the_old_content_or_none() {
 fn an_end_that_failed_is_asked_for_again_without_a_restart() {
     for how in [OnDelete::Recycle, OnDelete::Delete, OnDelete::Archive] {
         for step in 1.. {
-            let place = Place::new();
+            let place = VolumesDirectory::new();
             let run = place.open();
             with_a_file(&run, &place);
             let old = run.exports.load().locate(b"/a").unwrap().0.id;
@@ -360,13 +360,13 @@ fn a_crash_while_adopting_leaves_the_folder_as_it_is() {
 
 #[test]
 fn a_crash_while_ending_a_nested_volume_leaves_no_empty_directories() {
-    let nested = |run: &Run, place: &Place| {
+    let nested = |run: &TestRun, place: &VolumesDirectory| {
         with_a_file(run, place);
         let directory = Some(VolumeDirectory::new("x/y/n").unwrap());
         run.volumes.create(Spec { directory, ..spec("n") }, VolumeOrigin::Fresh).unwrap();
     };
     for how in [OnDelete::Delete, OnDelete::Archive] {
-        let end = |run: &Run| run.volumes.reclaim(&name("n"), Some(how)).map(drop);
+        let end = |run: &TestRun| run.volumes.reclaim(&name("n"), Some(how)).map(drop);
         crash_everywhere(nested, end, |run, place, _| {
             other_is_whole(run, place);
             let there = run.names().contains(&"n".to_owned());

@@ -115,7 +115,8 @@ fn a_tree_that_is_deeper_than_a_path_is_copied() {
     while let Ok(below) = file::directory(bottom.here(), c"d") {
         bottom.enter(c"d".to_owned(), below).unwrap();
     }
-    let mark = attributes::target(file::place(bottom.here(), c"mark").unwrap().as_fd()).unwrap();
+    let mark =
+        attributes::target(file::open_path(bottom.here(), c"mark").unwrap().as_fd()).unwrap();
     let linked = FileStat::of_entry(bottom.here(), c"one").unwrap();
     let (depth, top) = (bottom.path().depth(), FileStat::of_entry(bottom.path().root(), c"one"));
     // The standard library cannot remove trees this deep.

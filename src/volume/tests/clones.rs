@@ -7,7 +7,7 @@ use super::*;
 #[test]
 fn a_crash_while_cloning_leaves_a_whole_copy_or_a_failure_that_is_shown() {
     let acknowledged = std::cell::Cell::new(false);
-    let clone = |run: &Run| {
+    let clone = |run: &TestRun| {
         acknowledged.set(false);
         run.volumes.create(spec("b"), VolumeOrigin::Clone(name("a")))?;
         acknowledged.set(true);
@@ -38,8 +38,8 @@ fn a_crash_while_cloning_leaves_a_whole_copy_or_a_failure_that_is_shown() {
 }
 
 /// Returns a directory in which an earlier run was interrupted while it cloned "a" to "b".
-fn cut_off() -> Place {
-    let place = Place::new();
+fn cut_off() -> VolumesDirectory {
+    let place = VolumesDirectory::new();
     let run = place.open();
     with_a_file(&run, &place);
     let note = clone_note::CloneNote {
@@ -52,7 +52,7 @@ fn cut_off() -> Place {
     place
 }
 
-fn failure(run: &Run, of: &str) -> String {
+fn failure(run: &TestRun, of: &str) -> String {
     match run.volumes.show(&name(of)).unwrap().phase {
         VolumePhase::Failed { message } => message,
         phase => panic!("{phase:?}"),
@@ -88,7 +88,7 @@ fn a_clone_that_was_cut_off_can_be_deleted_or_made_again() {
 
 #[test]
 fn why_a_clone_has_failed_is_known_after_a_restart() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     with_a_file(&run, &place);
     fs::write(place.path("a/large"), vec![1; 300_000]).unwrap();
@@ -122,7 +122,7 @@ fn notes_of_clones_are_not_believed_against_volumes() {
 
 #[test]
 fn a_clone_must_fit_and_its_source_must_stay() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     run.create("a").unwrap();
     fs::write(place.path("a/file"), vec![1; 1 << 20]).unwrap();
@@ -152,10 +152,10 @@ fn a_clone_must_fit_and_its_source_must_stay() {
 
 #[test]
 fn copies_wait_for_their_turn_and_all_are_made() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     with_a_file(&run, &place);
-    let count = |run: &Run, is: fn(&VolumePhase) -> bool| {
+    let count = |run: &TestRun, is: fn(&VolumePhase) -> bool| {
         run.volumes.list().iter().filter(|status| is(&status.phase)).count()
     };
     run.volumes.copies.set_limit(0);
@@ -174,7 +174,7 @@ fn copies_wait_for_their_turn_and_all_are_made() {
 
 #[test]
 fn a_copy_that_is_given_up_ends_at_once_and_its_source_can_go() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     with_a_file(&run, &place);
     run.volumes.copies.set_limit(0);
@@ -197,7 +197,7 @@ fn a_copy_that_is_given_up_ends_at_once_and_its_source_can_go() {
 
 #[test]
 fn a_copy_that_is_under_way_ends_early_when_it_is_given_up() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     with_a_file(&run, &place);
     // Makes the copy take a while.

@@ -7,13 +7,13 @@ use std::path::Path;
 use super::*;
 
 /// Whether the file system has extended attributes, so the directory of "a" is marked.
-fn has_marks(place: &Place) -> bool {
+fn has_marks(place: &VolumesDirectory) -> bool {
     rustix::fs::lgetxattr(place.path("a"), "user.berth", &mut [0; 16]) == Ok(16)
 }
 
 #[test]
 fn a_damaged_registry_file_is_left_alone_and_the_others_go_on() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     for of in ["a", "b", "c"] {
         run.create(of).unwrap();
@@ -65,8 +65,8 @@ fn nothing_is_put_into_the_directory_of_a_record_that_cannot_be_read() {
 }
 
 /// Opens the volumes "a", "b" and "c" after `change` of the record of "a".
-fn tampered(change: impl Fn(&Path, &str)) -> (Place, Run) {
-    let place = Place::new();
+fn tampered(change: impl Fn(&Path, &str)) -> (VolumesDirectory, TestRun) {
+    let place = VolumesDirectory::new();
     let run = place.open();
     for of in ["a", "b", "c"] {
         run.create(of).unwrap();
@@ -82,7 +82,7 @@ fn tampered(change: impl Fn(&Path, &str)) -> (Place, Run) {
 }
 
 /// Checks that "a" is a fault, that "b" and "c" are served, and that no content is lost.
-fn only_a_is_faulty((place, run): &(Place, Run), why: &str) {
+fn only_a_is_faulty((place, run): &(VolumesDirectory, TestRun), why: &str) {
     let faults = run.volumes.faults().join("\n");
     assert!(faults.contains("id-a.json") && faults.contains(why), "{why}: {faults}");
     assert_eq!((run.names(), run.exported()), (names(["b", "c"]), names(["/b", "/c"])), "{why}");
@@ -157,7 +157,7 @@ fn a_record_that_is_no_file_is_neither_waited_for_nor_followed() {
 #[test]
 fn what_stands_for_a_folder_of_leftovers_is_set_aside_and_all_volumes_are_served() {
     for folder in ["making", "leaving", "trash"] {
-        let place = Place::new();
+        let place = VolumesDirectory::new();
         let run = place.open();
         run.create("a").unwrap();
         drop(run);
@@ -172,7 +172,7 @@ fn what_stands_for_a_folder_of_leftovers_is_set_aside_and_all_volumes_are_served
 
 #[test]
 fn a_volume_without_its_directory_is_lost_and_can_be_deleted() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     run.create("a").unwrap();
     drop(run);
@@ -203,7 +203,7 @@ fn a_volume_without_its_directory_is_lost_and_can_be_deleted() {
 
 #[test]
 fn what_took_the_place_of_a_volume_is_left_alone_at_its_end() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     let deep = Spec { directory: Some(VolumeDirectory::new("team/b").unwrap()), ..spec("b") };
     run.create("a").unwrap();
@@ -230,7 +230,7 @@ fn what_took_the_place_of_a_volume_is_left_alone_at_its_end() {
 #[test]
 fn what_is_mounted_among_the_volumes_is_not_adopted() {
     crate::sys::mounts::with_own(|| {
-        let place = Place::new();
+        let place = VolumesDirectory::new();
         let run = place.open();
         run.create("a").unwrap();
         fs::create_dir_all(place.path("bound")).unwrap();
@@ -244,7 +244,7 @@ fn what_is_mounted_among_the_volumes_is_not_adopted() {
 #[test]
 fn what_is_left_of_an_earlier_end_does_not_stand_for_the_next_one() {
     for how in [OnDelete::Recycle, OnDelete::Delete, OnDelete::Archive] {
-        let place = Place::new();
+        let place = VolumesDirectory::new();
         let run = place.open();
         run.create("a").unwrap();
         let left = place.path(".berth/leaving/id-a");
@@ -260,7 +260,7 @@ fn what_is_left_of_an_earlier_end_does_not_stand_for_the_next_one() {
 #[test]
 fn an_end_that_goes_on_tells_the_old_directory_from_the_new_one() {
     for (how, step) in [(OnDelete::Recycle, 4), (OnDelete::Delete, 2)] {
-        let place = Place::new();
+        let place = VolumesDirectory::new();
         let run = place.open();
         run.create("a").unwrap();
         if !has_marks(&place) {

@@ -3,15 +3,16 @@
 use std::fs;
 use std::time::Duration;
 
-use super::{Place, Run, crash_everywhere, name, spec};
+use super::{TestRun, VolumesDirectory, crash_everywhere, name, spec};
 use crate::volume::VolumeOrigin;
 use crate::volume::error::VolumeErrorKind;
 use crate::volume::name::VolumeId;
 
 #[test]
 fn labels_are_on_the_disk_or_as_they_were() {
-    let label = |run: &Run, key: &str| run.volumes.at_path("/a").unwrap().labels.get(key).cloned();
-    let set = |run: &Run| {
+    let label =
+        |run: &TestRun, key: &str| run.volumes.at_path("/a").unwrap().labels.get(key).cloned();
+    let set = |run: &TestRun| {
         let (id, gone) = (spec("a").id, ("old", None));
         run.volumes.set_labels(&name("a"), &id, &[("key", Some("value")), gone]).map(drop)
     };
@@ -31,7 +32,7 @@ fn labels_are_on_the_disk_or_as_they_were() {
 
 #[test]
 fn labels_are_of_one_volume() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     run.create("a").unwrap();
     let other = VolumeId::new("another").unwrap();
@@ -46,7 +47,7 @@ fn labels_are_of_one_volume() {
 
 #[test]
 fn a_volume_in_which_something_was_is_not_untouched() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     run.create("a").unwrap();
     assert!(run.volumes.is_untouched(&name("a")).unwrap());

@@ -79,7 +79,7 @@ impl Model {
     }
 }
 
-impl Run {
+impl TestRun {
     /// Applies an operation of a client or an administrator. An impossible one is refused.
     fn apply(&self, of: &str, other: &str, op: Op) {
         let path = format!("/{of}").into_bytes();
@@ -120,7 +120,7 @@ proptest! {
     fn volumes_hold_what_was_done_to_them_and_use_what_du_finds(
         ops in prop::collection::vec(op(), 1..60),
     ) {
-        let place = Place::new();
+        let place = VolumesDirectory::new();
         let run = place.open();
         let mut models = [Model::default(), Model::default()];
         run.create("a").unwrap();

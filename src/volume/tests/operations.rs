@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn creating_again_is_a_success_with_the_same_id_only() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     let first = run.create("a").unwrap();
     assert_eq!(run.create("a").unwrap(), first);
@@ -17,7 +17,7 @@ fn creating_again_is_a_success_with_the_same_id_only() {
 
 #[test]
 fn what_is_in_the_way_stays_as_it_is() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     fs::create_dir(place.path("a")).unwrap();
     fs::write(place.path("b"), "a file").unwrap();
@@ -37,7 +37,7 @@ fn what_is_in_the_way_stays_as_it_is() {
 
 #[test]
 fn wishes_that_make_no_sense_are_refused() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     let refused = |change: fn(&mut Spec), kind: VolumeErrorKind| {
         let mut spec = spec("a");
@@ -53,7 +53,7 @@ fn wishes_that_make_no_sense_are_refused() {
 
 #[test]
 fn the_end_of_a_volume_is_the_one_that_it_asks_for() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     for (of, on_delete) in [
         ("d", OnDelete::Delete),
@@ -77,7 +77,7 @@ fn the_end_of_a_volume_is_the_one_that_it_asks_for() {
 
 #[test]
 fn a_volume_may_be_deeper_and_no_two_are_in_each_other() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     let at = |of: &str, path: &str| {
         let directory = Some(VolumeDirectory::new(path).unwrap());
@@ -113,7 +113,7 @@ fn a_volume_may_be_deeper_and_no_two_are_in_each_other() {
 
 #[test]
 fn a_secret_path_stays_and_leads_to_its_name() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     let token = Some(MountToken::new("0123456789abcdef").unwrap());
     let made = run.volumes.create(Spec { token, ..spec("a") }, VolumeOrigin::Fresh).unwrap();
@@ -138,7 +138,7 @@ fn a_secret_path_stays_and_leads_to_its_name() {
 
 #[test]
 fn a_volume_that_somebody_has_is_not_taken_away() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     for of in ["held", "free"] {
         run.create(of).unwrap();
@@ -159,7 +159,7 @@ fn a_volume_that_somebody_has_is_not_taken_away() {
 
 #[test]
 fn archiving_twice_in_a_second_keeps_both() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     for content in ["one", "two", "three"] {
         run.create("a").unwrap();
@@ -173,10 +173,10 @@ fn archiving_twice_in_a_second_keeps_both() {
 
 #[test]
 fn a_recycled_volume_has_new_handles_and_an_empty_account() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     run.create("a").unwrap();
-    let export = |run: &Run| run.exports.load().iter().next().unwrap().id;
+    let export = |run: &TestRun| run.exports.load().iter().next().unwrap().id;
     let before = export(&run);
     let handle = run.fs.locate(before, b"").unwrap();
     fs::write(place.path("a/file"), vec![1; 100_000]).unwrap();
@@ -192,7 +192,7 @@ fn a_recycled_volume_has_new_handles_and_an_empty_account() {
 
 #[test]
 fn a_directory_has_one_server() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     let second = place.try_open().err().unwrap();
     assert!(second.to_string().contains("in use"), "{second}");
@@ -202,7 +202,7 @@ fn a_directory_has_one_server() {
 
 #[test]
 fn ten_thousand_volumes_start_in_bulk() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     run.create("a").unwrap();
     drop(run);

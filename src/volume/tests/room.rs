@@ -8,7 +8,7 @@ use crate::volume::spec::CAPACITY_MIN;
 
 #[test]
 fn inodes_are_in_proportion_to_the_capacity_unless_others_are_wanted() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     let create = |of: &str, inodes, origin| {
         let spec = Spec { inodes, capacity: 128 * MIB, ..spec(of) };
@@ -40,7 +40,7 @@ fn inodes_are_in_proportion_to_the_capacity_unless_others_are_wanted() {
 
 #[test]
 fn capacities_are_not_promised_beyond_what_is_allowed() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let disk = place.open().volumes.disk().unwrap().size;
     // Other processes may use the disk, too, so both sides stay far from the limit.
     let wish = |of: &str, share: u64| Spec { capacity: disk / 10 * share, ..spec(of) };
@@ -82,7 +82,7 @@ fn capacities_are_not_promised_beyond_what_is_allowed() {
 
 #[test]
 fn a_volume_shrinks_only_by_explicit_wish_and_never_below_what_is_used() {
-    let place = Place::new();
+    let place = VolumesDirectory::new();
     let run = place.open();
     run.create("a").unwrap();
     let to = |capacity, shrink| {
@@ -131,8 +131,8 @@ fn rand() -> u64 {
 }
 
 /// Returns a directory with volumes on a small disk.
-fn small_disk() -> Place {
-    let place = Place::new();
+fn small_disk() -> VolumesDirectory {
+    let place = VolumesDirectory::new();
     let options = c"size=20m,nr_inodes=100";
     let flags = rustix::mount::MountFlags::empty();
     rustix::mount::mount("tmpfs", place.dir.path(), "tmpfs", flags, options).unwrap();
@@ -150,7 +150,7 @@ fn volumes_are_given_back_when_the_disk_has_nothing_left() {
         fs::write(place.path("a/file"), "content").unwrap();
         take_all(&place.path("hog"), inodes);
         assert!(run.create("g").is_err(), "there is room");
-        let end = |run: &Run, of: &str, how| run.volumes.reclaim(&name(of), Some(how)).unwrap();
+        let end = |run: &TestRun, of: &str, how| run.volumes.reclaim(&name(of), Some(how)).unwrap();
         assert!(matches!(end(&run, "a", OnDelete::Archive), Reclaimed::Archived(_)));
         for of in ["b", "c", "d"] {
             assert!(matches!(end(&run, of, OnDelete::Recycle), Reclaimed::Recycled(_)));

@@ -236,7 +236,7 @@ fn openable(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     let open = || file::directory(dir, name);
     let opened = match open() {
         Err(Errno::ACCES) => {
-            let place = file::place(dir, name)?;
+            let place = file::open_path(dir, name)?;
             if FileStat::of(&place)?.kind == FileType::Directory {
                 rustix::fs::chmod(file::proc_path(&place), Mode::RWXU)?;
             }
@@ -254,7 +254,7 @@ fn openable(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
 
 /// Opens the file for writing, if the name still refers to it.
 fn writable(dir: BorrowedFd<'_>, name: &CStr, stat: &FileStat) -> Result<OwnedFd> {
-    let place = file::place(dir, name)?;
+    let place = file::open_path(dir, name)?;
     let now = FileStat::of(&place)?;
     if (now.id, now.kind, now.links) != (stat.id, FileType::RegularFile, 1) {
         return Err(Errno::STALE);

@@ -102,12 +102,12 @@ pub fn root(path: &Path) -> Result<OwnedFd> {
 ///
 /// # Errors
 /// As openat2(2); `EXDEV` if it is a mount point.
-pub fn place(dir: impl AsFd, name: &CStr) -> Result<OwnedFd> {
+pub fn open_path(dir: impl AsFd, name: &CStr) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat2(dir, name, flags, Mode::empty(), within())?)
 }
 
-/// Opens the content of a regular file from a descriptor, such as that of [`place`]. The caller
+/// Opens the content of a regular file from a descriptor, such as that of [`open_path`]. The caller
 /// must have checked that it is a regular file: a device or a pipe would be opened as well.
 ///
 /// # Errors
@@ -188,7 +188,7 @@ mod tests {
         let top = root(dir.path()).unwrap();
         let refused = directory(&top, c"link").unwrap_err();
         assert!([Errno::LOOP, Errno::NOTDIR].contains(&refused), "{refused:?}");
-        let link = place(&top, c"link").unwrap();
+        let link = open_path(&top, c"link").unwrap();
         assert_eq!(FileStat::of(&link).unwrap().kind, FileType::Symlink);
         assert!(root(&dir.path().join("link")).is_err());
     }
@@ -197,7 +197,7 @@ mod tests {
     fn another_file_system_is_not_entered() {
         let top = root(Path::new("/")).unwrap(); // everywhere, /proc is mounted
         assert_eq!(directory(&top, c"proc").unwrap_err(), Errno::XDEV);
-        assert_eq!(place(&top, c"proc").unwrap_err(), Errno::XDEV);
+        assert_eq!(open_path(&top, c"proc").unwrap_err(), Errno::XDEV);
     }
 
     #[test]
