@@ -12,7 +12,7 @@ struct Model {
 
 /// An operation on one of the volumes "a" and "b".
 #[derive(Clone, Copy, Debug)]
-enum Op {
+enum VolumeOp {
     Create(u8),
     Write(u8, u16, u16),
     Truncate(u8, u16),
@@ -24,16 +24,16 @@ enum Op {
     Clone,
 }
 
-fn op() -> impl Strategy<Value = (bool, Op)> {
+fn op() -> impl Strategy<Value = (bool, VolumeOp)> {
     let op = prop_oneof![
-        4 => any::<u8>().prop_map(Op::Create),
-        6 => any::<(u8, u16, u16)>().prop_map(|(n, at, len)| Op::Write(n, at, len % 9000)),
-        2 => any::<(u8, u16)>().prop_map(|(n, size)| Op::Truncate(n, size)),
-        2 => any::<(u8, u8)>().prop_map(|(n, m)| Op::Link(n, m)),
-        3 => any::<(u8, u8)>().prop_map(|(n, m)| Op::Rename(n, m)),
-        2 => any::<u8>().prop_map(Op::Remove),
-        1 => Just(Op::Recycle),
-        1 => Just(Op::Clone),
+        4 => any::<u8>().prop_map(VolumeOp::Create),
+        6 => any::<(u8, u16, u16)>().prop_map(|(n, at, len)| VolumeOp::Write(n, at, len % 9000)),
+        2 => any::<(u8, u16)>().prop_map(|(n, size)| VolumeOp::Truncate(n, size)),
+        2 => any::<(u8, u8)>().prop_map(|(n, m)| VolumeOp::Link(n, m)),
+        3 => any::<(u8, u8)>().prop_map(|(n, m)| VolumeOp::Rename(n, m)),
+        2 => any::<u8>().prop_map(VolumeOp::Remove),
+        1 => Just(VolumeOp::Recycle),
+        1 => Just(VolumeOp::Clone),
     ];
     (any::<bool>(), op)
 }
@@ -43,34 +43,34 @@ fn called(n: u8) -> String {
 }
 
 impl Model {
-    fn apply(&mut self, op: Op) {
+    fn apply(&mut self, op: VolumeOp) {
         let content = |model: &Self, n| model.names.get(&called(n)).copied();
         match op {
-            Op::Create(n) if content(self, n).is_none() => {
+            VolumeOp::Create(n) if content(self, n).is_none() => {
                 let file = self.contents.keys().last().map_or(0, |last| last + 1);
                 self.contents.insert(file, Vec::new());
                 self.names.insert(called(n), file);
             }
-            Op::Write(n, at, len) => {
+            VolumeOp::Write(n, at, len) => {
                 let Some(file) = content(self, n) else { return };
                 let (content, at) = (self.contents.get_mut(&file).unwrap(), usize::from(at));
                 content.resize(content.len().max(at + usize::from(len)), 0);
                 content[at..at + usize::from(len)].fill(7);
             }
-            Op::Truncate(n, size) => {
+            VolumeOp::Truncate(n, size) => {
                 let Some(file) = content(self, n) else { return };
                 self.contents.get_mut(&file).unwrap().resize(size.into(), 0);
             }
-            Op::Link(n, m) if content(self, m).is_none() => {
+            VolumeOp::Link(n, m) if content(self, m).is_none() => {
                 content(self, n).map(|file| self.names.insert(called(m), file));
             }
-            Op::Rename(n, m) if content(self, n) != content(self, m) => {
+            VolumeOp::Rename(n, m) if content(self, n) != content(self, m) => {
                 let file = self.names.remove(&called(n));
                 file.map(|file| self.names.insert(called(m), file));
             }
-            Op::Remove(n) => drop(self.names.remove(&called(n))),
-            Op::Recycle => *self = Self::default(),
-            Op::Create(_) | Op::Link(..) | Op::Rename(..) | Op::Clone => {}
+            VolumeOp::Remove(n) => drop(self.names.remove(&called(n))),
+            VolumeOp::Recycle => *self = Self::default(),
+            VolumeOp::Create(_) | VolumeOp::Link(..) | VolumeOp::Rename(..) | VolumeOp::Clone => {}
         }
     }
 
@@ -81,29 +81,29 @@ impl Model {
 
 impl TestRun {
     /// Applies an operation of a client or an administrator. An impossible one is refused.
-    fn apply(&self, of: &str, other: &str, op: Op) {
+    fn apply(&self, of: &str, other: &str, op: VolumeOp) {
         let path = format!("/{of}").into_bytes();
         let export = self.exports.load().locate(&path).map(|(export, _)| export.id).unwrap();
         let files = Files::of(&self.fs, export);
         let root = files.root();
         let _ = match op {
-            Op::Create(n) => files.create(&root, &called(n)).map(drop),
-            Op::Write(n, at, len) => files
+            VolumeOp::Create(n) => files.create(&root, &called(n)).map(drop),
+            VolumeOp::Write(n, at, len) => files
                 .find(&root, &called(n))
                 .and_then(|file| files.write(&file, at.into(), len.into()).map(drop)),
-            Op::Truncate(n, size) => {
+            VolumeOp::Truncate(n, size) => {
                 files.find(&root, &called(n)).and_then(|file| files.truncate(&file, size.into()))
             }
-            Op::Link(n, m) => {
+            VolumeOp::Link(n, m) => {
                 files.find(&root, &called(n)).and_then(|file| files.link(&file, &root, &called(m)))
             }
-            Op::Rename(n, m) => files.rename((&root, &called(n)), (&root, &called(m))),
-            Op::Remove(n) => files.remove(&root, &called(n)),
-            Op::Recycle => {
+            VolumeOp::Rename(n, m) => files.rename((&root, &called(n)), (&root, &called(m))),
+            VolumeOp::Remove(n) => files.remove(&root, &called(n)),
+            VolumeOp::Recycle => {
                 self.volumes.reclaim(&name(of), Some(OnDelete::Recycle)).unwrap();
                 Ok(())
             }
-            Op::Clone => {
+            VolumeOp::Clone => {
                 self.volumes.reclaim(&name(other), Some(OnDelete::Delete)).unwrap();
                 self.volumes.create(spec(other), VolumeOrigin::Clone(name(of))).unwrap();
                 self.settled(other);
@@ -129,7 +129,7 @@ proptest! {
             let (one, other) = if *second { (1, 0) } else { (0, 1) };
             run.apply(["a", "b"][one], ["a", "b"][other], *op);
             models[one].apply(*op);
-            if let Op::Clone = op {
+            if let VolumeOp::Clone = op {
                 models[other] = models[one].clone();
             }
             if n % 10 != 9 && n + 1 != ops.len() {

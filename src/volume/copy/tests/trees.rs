@@ -15,7 +15,7 @@ use super::*;
 
 /// Everything that can be seen of a file.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Seen {
+pub(super) struct SeenFile {
     pub(super) mode: u32,
     pub(super) owner: (u32, u32),
     /// The times of access and of modification.
@@ -30,7 +30,7 @@ pub(super) struct Seen {
 
 /// Returns the content of a tree, including its root, and what it takes on the disk. Does not
 /// change it.
-pub(super) fn look(root: &Path) -> (BTreeMap<PathBuf, Seen>, BTreeMap<PathBuf, u64>) {
+pub(super) fn look(root: &Path) -> (BTreeMap<PathBuf, SeenFile>, BTreeMap<PathBuf, u64>) {
     let (mut seen, mut used, mut firsts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let mut waiting = vec![PathBuf::new()];
     while let Some(path) = waiting.pop() {
@@ -57,7 +57,7 @@ pub(super) fn look(root: &Path) -> (BTreeMap<PathBuf, Seen>, BTreeMap<PathBuf, u
         used.insert(path.clone(), meta.blocks() * 512);
         seen.insert(
             path,
-            Seen {
+            SeenFile {
                 mode: meta.mode(),
                 owner: (meta.uid(), meta.gid()),
                 times,
@@ -102,7 +102,7 @@ pub(super) fn set_times(path: &Path, accessed: i64, modified: i64) {
 
 /// The kind of a file in a random tree.
 #[derive(Debug, Clone)]
-pub(super) enum What {
+pub(super) enum FileKind {
     Directory,
     /// Parts of the content: offset and length; and the size.
     File(Vec<(u64, usize)>, u64),
@@ -115,9 +115,9 @@ pub(super) enum What {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Plan {
+pub(super) struct FilePlan {
     pub(super) parent: Index,
-    pub(super) what: What,
+    pub(super) what: FileKind,
     pub(super) mode: u32,
     pub(super) owner: (u32, u32),
     pub(super) times: (i64, i64),
@@ -125,44 +125,44 @@ pub(super) struct Plan {
     pub(super) acls: (Option<u32>, Option<u32>),
 }
 
-pub(super) fn what() -> impl Strategy<Value = What> {
+pub(super) fn what() -> impl Strategy<Value = FileKind> {
     let part = (0..3 * MIB, 1..100_000_usize);
     prop_oneof![
-        4 => Just(What::Directory),
-        4 => (vec(part, 0..4), 0..4 * MIB).prop_map(|(parts, len)| What::File(parts, len)),
-        2 => vec(1..=255_u8, 1..100).prop_map(What::Symlink),
-        1 => Just(What::Fifo),
-        1 => Just(What::Socket),
-        1 => (0..500_u32).prop_map(What::Device),
-        3 => any::<Index>().prop_map(What::Link),
+        4 => Just(FileKind::Directory),
+        4 => (vec(part, 0..4), 0..4 * MIB).prop_map(|(parts, len)| FileKind::File(parts, len)),
+        2 => vec(1..=255_u8, 1..100).prop_map(FileKind::Symlink),
+        1 => Just(FileKind::Fifo),
+        1 => Just(FileKind::Socket),
+        1 => (0..500_u32).prop_map(FileKind::Device),
+        3 => any::<Index>().prop_map(FileKind::Link),
     ]
 }
 
-pub(super) fn plan() -> impl Strategy<Value = Plan> {
+pub(super) fn plan() -> impl Strategy<Value = FilePlan> {
     let owner = (0..70_000_u32, 0..70_000_u32);
     let times = (0..4_000_000_000_i64, -1000..4_000_000_000_i64);
     let xattr = proptest::option::of(vec(any::<u8>(), 0..500));
     let acl = || proptest::option::weighted(0.2, 0..70_000_u32);
     let rest = (0..0o10000_u32, owner, times, xattr, (acl(), acl()));
     (any::<Index>(), what(), rest).prop_map(|(parent, what, (mode, owner, times, xattr, acls))| {
-        Plan { parent, what, mode, owner, times, xattr, acls }
+        FilePlan { parent, what, mode, owner, times, xattr, acls }
     })
 }
 
 /// Makes a tree; the first plan is for its root.
-pub(super) fn build(root: &Path, plans: &[Plan]) {
+pub(super) fn build(root: &Path, plans: &[FilePlan]) {
     let (mut dirs, mut files) = (vec![root.to_owned()], Vec::new());
     let mut made = vec![(root.to_owned(), &plans[0])];
     for (n, plan) in plans.iter().enumerate().skip(1) {
         let path = plan.parent.get(&dirs).join(format!("{n}"));
-        if let What::Link(earlier) = &plan.what {
+        if let FileKind::Link(earlier) = &plan.what {
             if !files.is_empty() {
                 fs::hard_link(earlier.get(&files), path).unwrap();
             }
             continue;
         }
         make(&path, &plan.what);
-        if let What::Directory = plan.what { &mut dirs } else { &mut files }.push(path.clone());
+        if let FileKind::Directory = plan.what { &mut dirs } else { &mut files }.push(path.clone());
         made.push((path, plan));
     }
     for (path, plan) in made.iter().rev() {
@@ -170,31 +170,31 @@ pub(super) fn build(root: &Path, plans: &[Plan]) {
     }
 }
 
-pub(super) fn make(path: &Path, what: &What) {
+pub(super) fn make(path: &Path, what: &FileKind) {
     let special = |kind, device| {
         rustix::fs::mknodat(CWD, path, kind, Mode::RUSR, device).unwrap();
     };
     match what {
-        What::Directory => fs::create_dir(path).unwrap(),
-        What::File(parts, len) => {
+        FileKind::Directory => fs::create_dir(path).unwrap(),
+        FileKind::File(parts, len) => {
             let file = File::create_new(path).unwrap();
             for (n, (at, len)) in parts.iter().enumerate() {
                 file.write_all_at(&vec![b"abcd"[n]; *len], *at).unwrap();
             }
             file.set_len(file.metadata().unwrap().len().max(*len)).unwrap();
         }
-        What::Symlink(target) => symlink(std::ffi::OsStr::from_bytes(target), path).unwrap(),
-        What::Fifo => special(FileType::Fifo, 0),
-        What::Socket => special(FileType::Socket, 0),
-        What::Device(number) => {
+        FileKind::Symlink(target) => symlink(std::ffi::OsStr::from_bytes(target), path).unwrap(),
+        FileKind::Fifo => special(FileType::Fifo, 0),
+        FileKind::Socket => special(FileType::Socket, 0),
+        FileKind::Device(number) => {
             special(FileType::CharacterDevice, rustix::fs::makedev(*number, *number));
         }
-        What::Link(_) => {}
+        FileKind::Link(_) => {}
     }
 }
 
 /// Sets the attributes of a file, the times last.
-pub(super) fn set_attributes(path: &Path, plan: &Plan) {
+pub(super) fn set_attributes(path: &Path, plan: &FilePlan) {
     let meta = fs::symlink_metadata(path).unwrap();
     let (uid, gid) = (Uid::from_raw(plan.owner.0), Gid::from_raw(plan.owner.1));
     rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).unwrap();
