@@ -142,7 +142,7 @@ pub enum Error {
         now: u64,
     },
     /// The requested capacity is less than the usage.
-    #[error("capacity {wanted} is less than the {used} bytes in use")]
+    #[error("capacity {wanted} is less than the {used} bytes used")]
     InUse {
         /// The requested capacity, in bytes.
         wanted: u64,
