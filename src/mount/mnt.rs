@@ -93,7 +93,9 @@ impl From<MountFailure> for MountStatus {
         match failure {
             MountFailure::TooLong => Self::NameTooLong,
             MountFailure::NoExport => Self::NoEnt,
-            MountFailure::Client(AccessDenied::NotListed | AccessDenied::InsecurePort) => Self::Acces,
+            MountFailure::Client(AccessDenied::NotListed | AccessDenied::InsecurePort) => {
+                Self::Acces
+            }
             MountFailure::Directory(errno) => errno.into(),
         }
     }
