@@ -11,7 +11,7 @@ Runs the checks, prints one line with result and duration for each, and fails if
 
   fmt             rustfmt finds nothing to change
   clippy          no warnings of the compiler and clippy
-  unit            unit tests
+  unit            unit tests, and the model checker (tests/loom)
   suite           conversations with a running server, in four modes:
     suite-root      as root, with handles of the file system
     suite-path      as root, with handles by path
@@ -115,7 +115,7 @@ as_nobody() {
 
 part_fmt() { cargo fmt --check; }
 part_clippy() { cargo clippy --all-targets -- -D warnings; }
-part_unit() { cargo test --lib; }
+part_unit() { cargo test --lib --test loom; }
 part_suite-root() { suite root; }
 part_suite-path() { suite path; }
 part_suite-rootless() { suite rootless; }

@@ -75,11 +75,12 @@ fn sources() -> Vec<Source> {
     let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+            // Tests of a module and their fixtures may import from anywhere.
+            if ["tests", "fixture"].iter().any(|test| entry.file_stem().unwrap() == *test) {
+                continue;
+            }
             if entry.is_dir() {
-                // A folder with tests of a module may borrow, as tests do.
-                if !entry.ends_with("tests") {
-                    folders.push(entry);
-                }
+                folders.push(entry);
             } else if entry.extension().is_some_and(|e| e == "rs") {
                 let path = entry.strip_prefix(&root).unwrap().to_owned();
                 found.push(Source { path, code: code(&fs::read_to_string(entry).unwrap()) });

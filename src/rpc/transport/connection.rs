@@ -151,7 +151,7 @@ impl Connection {
                         self.outbox.unpark();
                     }
                 }
-                () = self.outbox.wake.notified() => {}
+                () = self.outbox.wake().notified() => {}
                 () = self.shared.drain.cancelled(), if reading => {}
                 () = alarm.as_mut() => self.check_time()?,
             }

@@ -21,6 +21,9 @@ mod connection;
 pub mod connections;
 mod datagram;
 mod deferred;
+#[cfg(test)]
+mod fixture;
+mod handover;
 mod intake;
 pub mod memory_budget;
 mod outbox;
@@ -29,3 +32,4 @@ mod progress;
 mod sent;
 pub mod server;
 pub mod shared;
+mod sync;
