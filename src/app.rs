@@ -41,9 +41,9 @@ use crate::portmap::{self, Portmap};
 use crate::provisioner::{self, Provisioner};
 use crate::rpc::program::Program;
 use crate::rpc::service::Service;
-use crate::rpc::transport::connections::Knows;
-use crate::rpc::transport::server::{Server, Settings};
-use crate::rpc::transport::shared::Limits;
+use crate::rpc::transport::connections::IsKnown;
+use crate::rpc::transport::server::{Server, ServerSettings};
+use crate::rpc::transport::shared::ConnectionLimits;
 use crate::state::State;
 use crate::sys::{memory, process};
 use crate::telemetry::bounded::Limiter;
@@ -137,12 +137,16 @@ impl App {
         let fs =
             Fs::new(state.key()?, files, state.dir()).context("cannot use the state folder")?;
         exposure::say_who_acts(fs.acts_as_callers());
-        let settings = Settings {
+        let settings = ServerSettings {
             threads: thread::available_parallelism().map_or(2, usize::from).clamp(2, 16),
             pool: POOL,
             connections: config.max_connections,
             memory: config.memory.unwrap_or_else(memory_for_clients),
-            limits: Limits { record: CALL_MAX, idle: config.idle, stalled: config.stalled },
+            limits: ConnectionLimits {
+                record: CALL_MAX,
+                idle: config.idle,
+                stalled: config.stalled,
+            },
         };
         let server = Server::start(settings, Arc::clone(&metrics));
         let server = server.context("cannot start the data plane")?;
@@ -323,7 +327,7 @@ impl App {
             volumes.set_mounts(Box::new(move || mount.list()));
             volumes.set_holders(Box::new(provisioner::holder::by_labels));
         }
-        self.server.set_knows(knows(&self.exports, &mount));
+        self.server.set_is_known(knows(&self.exports, &mount));
         let service = self.service(vec![nfs, mount]);
         let mut portmap = Portmap::default();
         for &address in &self.config.listen {
@@ -448,7 +452,7 @@ impl App {
 
 /// Which clients are known: those that an export lists by more than `*`, and those that have
 /// mounted something.
-fn knows(exports: &Arc<Exports>, mount: &Arc<Mount>) -> Knows {
+fn knows(exports: &Arc<Exports>, mount: &Arc<Mount>) -> IsKnown {
     let (exports, mount) = (Arc::clone(exports), Arc::clone(mount));
     Box::new(move |ip| exports.load().lists(ip) || mount.has_mounted(ip))
 }

@@ -8,7 +8,7 @@ use crate::export::table::Exports;
 use crate::fs::Fs;
 use crate::sched::dirty_budget::DirtyBudget;
 use crate::sched::lanes::Lane;
-use crate::sched::pace::Pace;
+use crate::sched::pace::ChangePace;
 
 /// Largest READ and WRITE transfer, in bytes.
 pub const TRANSFER_MAX: u32 = 1024 * 1024;
@@ -23,7 +23,7 @@ pub struct Core {
     /// The exports. Each call uses them as they are when it begins.
     pub exports: Arc<Exports>,
     /// How long changes take.
-    pub pace: Pace,
+    pub pace: ChangePace,
     /// Room for large writes on threads that must not block.
     pub dirty_budget: DirtyBudget,
     hasher: RandomState,
@@ -47,7 +47,7 @@ impl Core {
         Self {
             fs,
             exports,
-            pace: Pace::new(),
+            pace: ChangePace::new(),
             dirty_budget: DirtyBudget::new(),
             hasher: RandomState::new(),
             processors,

@@ -83,7 +83,7 @@ pub enum Verdict {
     /// the call is done.
     Silent,
     /// Nothing was done, because there is no memory for the reply.
-    Deferred,
+    Unadmitted,
     /// The call must run again where it may block, with its key in the reply cache.
     Later(Option<CallKey>),
     /// The call must run again when what it needs is available. Only with
@@ -153,7 +153,7 @@ impl Service {
         };
         let class = served.program.classify(header.version, header.procedure, header.args);
         if class.reply_size > LARGE_REPLY && !gate.admit(class.reply_size) {
-            return Verdict::Deferred;
+            return Verdict::Unadmitted;
         }
         let mut key = None;
         if class.retransmission == Retransmission::Replayed {

@@ -36,7 +36,7 @@ impl DirtyBudget {
     /// write.
     pub fn spend(&self, bytes: usize) -> bool {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        !memory::is_stuck() // what is left from before is no room for a test's writes
+        !memory::is_stuck() // a test simulates a stuck disk: the budget from before is void
             && self.left.load(Ordering::Relaxed) > 0
             && self.left.fetch_sub(bytes, Ordering::Relaxed) > 0
     }
@@ -81,7 +81,7 @@ mod tests {
         dirty_budget.not_before.store(0, Ordering::Relaxed);
         dirty_budget.refill_after(|| 4);
         dirty_budget.not_before.store(0, Ordering::Relaxed);
-        dirty_budget.refill_after(|| panic!("there is dirty_budget"));
+        dirty_budget.refill_after(|| panic!("there is budget left"));
         assert!(dirty_budget.spend(1));
     }
 }

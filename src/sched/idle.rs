@@ -1,19 +1,19 @@
-//! Threads that wait for work: the one that has waited least is woken first.
+//! Threads that wait for work. The most recently parked one is woken first.
 //!
-//! What it worked with is still in its processor's cache, and a thread that always comes to the
-//! turn when there is little to do stays on one processor. A condition variable wakes the one that
-//! has waited longest, so that each piece of work goes to another thread.
+//! Its data is still in its processor's cache, and under a low load the same thread does all work
+//! on one processor. A condition variable wakes the thread that has waited longest, so each piece
+//! of work would go to another thread.
 
 use std::thread::{self, Thread};
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// The threads that wait, kept with the work under one lock.
+/// The parked threads, in the order in which they parked. Kept under the lock of the work.
 #[derive(Default)]
 pub struct Idle(Vec<Thread>);
 
 impl Idle {
-    /// How many wait.
+    /// Returns how many are parked.
     pub const fn count(&self) -> usize {
         self.0.len()
     }
@@ -23,14 +23,14 @@ impl Idle {
     }
 }
 
-/// Gives the lock back, and wakes up to `count` of those that wait in the [`Idle`] that is in it.
+/// Unlocks, and wakes up to `count` threads of the [`Idle`] under the lock.
 pub fn wake<T>(mut held: MutexGuard<'_, T>, idle: impl Fn(&mut T) -> &mut Idle, count: usize) {
     let woken = idle(&mut held).take(count);
-    drop(held); // or they would wait for it at once
+    drop(held); // otherwise the threads would wait for the lock at once
     woken.iter().for_each(Thread::unpark);
 }
 
-/// Gives the lock back until [`wake`] has come to this thread.
+/// Unlocks, blocks until [`wake`] wakes this thread, and locks again.
 pub fn wait<'a, T>(
     lock: &'a Mutex<T>,
     mut held: MutexGuard<'a, T>,
@@ -42,7 +42,7 @@ pub fn wait<'a, T>(
         drop(held);
         thread::park();
         held = lock.lock();
-        // Parking may end without a reason.
+        // Parking may end spuriously.
         if idle(&mut held).0.iter().all(|waiting| waiting.id() != me.id()) {
             return held;
         }
@@ -58,7 +58,7 @@ mod tests {
 
     type Waiting = Arc<Mutex<Idle>>;
 
-    /// Starts a thread that waits once, and says when it does so no more.
+    /// Starts a thread that waits once, and sends its number when it was woken.
     fn start(waiting: &Waiting, number: usize) -> Receiver<usize> {
         let (woken, wakes) = channel();
         let (lock, before) = (Arc::clone(waiting), waiting.lock().count());
@@ -81,11 +81,11 @@ mod tests {
             assert_eq!(wakes[number].recv_timeout(Duration::from_secs(60)), Ok(number));
             assert_eq!(waiting.lock().count(), number);
         }
-        wake(waiting.lock(), |idle| idle, 1); // there is nobody, which is no harm
+        wake(waiting.lock(), |idle| idle, 1); // none waits, which is allowed
     }
 
     #[test]
-    fn nobody_goes_on_without_being_taken() {
+    fn a_thread_waits_until_it_is_woken_by_the_queue() {
         let waiting = Waiting::default();
         let wakes = start(&waiting, 0);
         let thread = waiting.lock().0[0].clone();

@@ -2,7 +2,7 @@
 //! block.
 //!
 //! ```text
-//!   a data-plane thread, which must not block          the pool, whose threads may
+//!   a data-plane thread, which must not block          a thread of the pool, which may
 //!     Patience::None                                     Patience::Blocking
 //!     affinity: runs where its packets arrive            lanes: work that would wait for other
 //!     pace, dirty_budget: whether the disk               work queues without a thread

@@ -18,13 +18,13 @@ const BACKOFF: Duration = Duration::from_millis(250);
 
 /// Tracks how long changes take.
 #[derive(Debug)]
-pub struct Pace {
+pub struct ChangePace {
     start: Instant,
     /// When changes count as quick again, in milliseconds after `start`.
     slow_until: AtomicU64,
 }
 
-impl Pace {
+impl ChangePace {
     /// Assumes that changes are quick.
     pub fn new() -> Self {
         Self { start: Instant::now(), slow_until: AtomicU64::new(0) }
@@ -52,7 +52,7 @@ impl Pace {
     }
 }
 
-impl Default for Pace {
+impl Default for ChangePace {
     fn default() -> Self {
         Self::new()
     }
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn a_change_that_slept_is_slow_on_any_thread() {
         for patience in [Patience::None, Patience::Blocking] {
-            let pace = Pace::new();
+            let pace = ChangePace::new();
             pace.measure(patience, || ());
             assert!(pace.is_quick());
             pace.measure(patience, || thread::sleep(SLOWER));
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_busy_change_in_the_pool_is_not_slow() {
-        let pace = Pace::new();
+        let pace = ChangePace::new();
         pace.measure(Patience::Blocking, work);
         assert!(pace.is_quick());
         pace.measure(Patience::None, work);

@@ -37,21 +37,21 @@ pub const QUEUED_MAX: usize = 64;
 /// What a job does.
 pub trait Work: Send + Sized + 'static {
     /// Collects the results of work that is attempted in one go.
-    type Bundle: Default;
+    type Results: Default;
 
     /// Does the work. May block.
     fn run(self);
 
-    /// Does the work without blocking, and adds its result to `bundle`. Gives the work back,
+    /// Does the work without blocking, and adds its result to `results`. Gives the work back,
     /// unchanged, if it would block.
-    fn attempt(self, bundle: &mut Self::Bundle) -> Option<Self>;
+    fn attempt(self, results: &mut Self::Results) -> Option<Self>;
 
     /// Reports that some work panicked. What it held has been dropped.
     fn panicked();
 }
 
 /// Work for a thread that may block.
-pub struct Job<W: Work> {
+pub struct PoolJob<W: Work> {
     /// Whether it may run.
     pub admission: Admission<W>,
     /// What it does.
@@ -72,25 +72,25 @@ pub enum Admission<W: Work> {
 /// goes to the pool.
 #[must_use = "the permit is passed on when this is dropped"]
 pub struct LanePermit<W: Work> {
-    queue: Arc<Queue<W>>,
+    queue: Arc<PoolQueue<W>>,
     lane: Lane,
     is_held: bool,
 }
 
 /// A fixed set of threads. Dropping it runs what is queued, and waits for that.
 pub struct Pool<W: Work> {
-    queue: Arc<Queue<W>>,
+    queue: Arc<PoolQueue<W>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Queue<W: Work> {
-    state: Mutex<State<W>>,
+struct PoolQueue<W: Work> {
+    state: Mutex<PoolState<W>>,
     lanes: Lanes<W>,
 }
 
-struct State<W: Work> {
+struct PoolState<W: Work> {
     /// Jobs that may run.
-    ready: VecDeque<Job<W>>,
+    ready: VecDeque<PoolJob<W>>,
     idle: Idle,
     closed: bool,
 }
@@ -110,16 +110,20 @@ impl<W: Work> LanePermit<W> {
 
     /// Runs queued work of the lane without blocking, at most `budget` jobs. Returns the job that
     /// must go to the pool with the permit, because it would block or exceeds the budget.
-    pub fn run_queued(mut self, budget: &mut usize, bundle: &mut W::Bundle) -> Option<Job<W>> {
+    pub fn run_queued(
+        mut self,
+        budget: &mut usize,
+        results: &mut W::Results,
+    ) -> Option<PoolJob<W>> {
         while let Some(mut work) = self.next() {
             if *budget > 0 {
                 *budget -= 1;
-                match caught::<W, _>(|| work.attempt(bundle)) {
+                match caught::<W, _>(|| work.attempt(results)) {
                     Some(Some(given_back)) => work = given_back,
                     _ => continue,
                 }
             }
-            return Some(Job { admission: Admission::Granted(self), work });
+            return Some(PoolJob { admission: Admission::Granted(self), work });
         }
         None
     }
@@ -132,7 +136,7 @@ impl<W: Work> Drop for LanePermit<W> {
         {
             self.is_held = false; // the permit made here has it
             let permit = self.queue.permit(self.lane);
-            self.queue.push([Job { admission: Admission::Granted(permit), work }]);
+            self.queue.push([PoolJob { admission: Admission::Granted(permit), work }]);
         }
     }
 }
@@ -143,7 +147,7 @@ impl<W: Work> Pool<W> {
     /// # Errors
     /// The system refuses a thread.
     pub fn start(threads: usize) -> io::Result<Self> {
-        let queue = Arc::new(Queue::new());
+        let queue = Arc::new(PoolQueue::new());
         let start = |n| {
             let queue = Arc::clone(&queue);
             let thread = thread::Builder::new().name(format!("berth-pool-{n}")).stack_size(STACK);
@@ -154,18 +158,18 @@ impl<W: Work> Pool<W> {
     }
 
     /// Queues a job. Does not block.
-    pub fn run(&self, job: Job<W>) {
+    pub fn run(&self, job: PoolJob<W>) {
         self.queue.push(self.queue.admit(job));
     }
 
     /// Queues all of `jobs`, in their order, and empties it. Does not block.
-    pub fn run_all(&self, jobs: &mut Vec<Job<W>>) {
+    pub fn run_all(&self, jobs: &mut Vec<PoolJob<W>>) {
         if !jobs.is_empty() {
             self.queue.push(jobs.drain(..).filter_map(|job| self.queue.admit(job)));
         }
     }
 
-    /// Admits the caller, who runs work on a thread of its own, to a lane. Gives the lane back if
+    /// Admits the caller, which runs work on a thread of its own, to a lane. Gives the lane back if
     /// it is full: the work must queue. Does not block.
     pub fn enter(&self, lane: Lane) -> Result<LanePermit<W>, Lane> {
         if self.queue.lanes.try_enter(lane) { Ok(self.queue.permit(lane)) } else { Err(lane) }
@@ -188,13 +192,13 @@ impl<W: Work> Drop for Pool<W> {
     }
 }
 
-impl<W: Work> Queue<W> {
+impl<W: Work> PoolQueue<W> {
     fn new() -> Self {
-        let state = State { ready: VecDeque::new(), idle: Idle::default(), closed: false };
+        let state = PoolState { ready: VecDeque::new(), idle: Idle::default(), closed: false };
         Self { state: Mutex::new(state), lanes: Lanes::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<W>> {
+    fn lock(&self) -> MutexGuard<'_, PoolState<W>> {
         self.state.lock()
     }
 
@@ -203,14 +207,14 @@ impl<W: Work> Queue<W> {
     }
 
     /// Queues a job in its lane; gives it back if it may run.
-    fn admit(self: &Arc<Self>, job: Job<W>) -> Option<Job<W>> {
+    fn admit(self: &Arc<Self>, job: PoolJob<W>) -> Option<PoolJob<W>> {
         let Admission::Required(lane) = job.admission else { return Some(job) };
         let work = self.lanes.queue(lane, job.work)?;
-        Some(Job { admission: Admission::Granted(self.permit(lane)), work })
+        Some(PoolJob { admission: Admission::Granted(self.permit(lane)), work })
     }
 
     /// Queues jobs that may run.
-    fn push(&self, jobs: impl IntoIterator<Item = Job<W>>) {
+    fn push(&self, jobs: impl IntoIterator<Item = PoolJob<W>>) {
         let mut state = self.lock();
         let before = state.ready.len();
         state.ready.extend(jobs);
@@ -221,11 +225,11 @@ impl<W: Work> Queue<W> {
     /// The life of a thread.
     fn work(&self) {
         let mut queued = None;
-        while let Some(Job { admission, work }) = self.next(queued) {
+        while let Some(PoolJob { admission, work }) = self.next(queued) {
             caught::<W, _>(|| work.run());
             queued = match admission {
                 Admission::Granted(permit) => {
-                    permit.run_queued(&mut { QUEUED_MAX }, &mut W::Bundle::default())
+                    permit.run_queued(&mut { QUEUED_MAX }, &mut W::Results::default())
                 }
                 Admission::Unrestricted | Admission::Required(_) => None,
             };
@@ -233,7 +237,7 @@ impl<W: Work> Queue<W> {
     }
 
     /// Waits for the next job. A job that was `queued` in a lane comes after those of others.
-    fn next(&self, queued: Option<Job<W>>) -> Option<Job<W>> {
+    fn next(&self, queued: Option<PoolJob<W>>) -> Option<PoolJob<W>> {
         let mut state = self.lock();
         state.ready.extend(queued);
         loop {
@@ -275,7 +279,7 @@ mod tests {
     }
 
     impl Work for Task {
-        type Bundle = ();
+        type Results = ();
 
         fn run(self) {
             match self {
@@ -299,15 +303,15 @@ mod tests {
         lane.map_or(Admission::Unrestricted, Admission::Required)
     }
 
-    fn job(lane: Option<Lane>, work: impl FnOnce() + Send + 'static) -> Job<Task> {
-        Job { admission: admission(lane), work: Task::Blocks(Box::new(work)) }
+    fn job(lane: Option<Lane>, work: impl FnOnce() + Send + 'static) -> PoolJob<Task> {
+        PoolJob { admission: admission(lane), work: Task::Blocks(Box::new(work)) }
     }
 
     /// Jobs that send their number when they begin, and end on a message.
     fn held(
         lane: Option<Lane>,
         count: usize,
-    ) -> (Vec<Job<Task>>, Receiver<usize>, Vec<Sender<()>>) {
+    ) -> (Vec<PoolJob<Task>>, Receiver<usize>, Vec<Sender<()>>) {
         let (begun, begins) = channel();
         let (mut jobs, mut ends) = (Vec::new(), Vec::new());
         for n in 0..count {
@@ -404,7 +408,7 @@ mod tests {
     }
 
     fn queue(pool: &Pool<Task>, work: Task) {
-        pool.run(Job { admission: admission(Some(LANE)), work });
+        pool.run(PoolJob { admission: admission(Some(LANE)), work });
     }
 
     #[test]

@@ -72,9 +72,9 @@ pub struct Spent {
 }
 
 /// The file with the times of a thread.
-pub struct Account(File);
+pub struct SchedStat(File);
 
-impl Account {
+impl SchedStat {
     /// Opens the file of the calling thread.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn work_and_sleep_are_counted() {
-        let account = Account::of_this_thread().unwrap();
+        let account = SchedStat::of_this_thread().unwrap();
         let (before, begin) = (account.spent().unwrap(), Instant::now());
         thread::sleep(Duration::from_millis(20));
         let slept = begin.elapsed();

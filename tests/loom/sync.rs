@@ -96,7 +96,7 @@ impl<T> Mutex<T> {
     }
 }
 
-/// As tokio's: keeps one notification until somebody waits.
+/// As tokio's: keeps one notification until the task waits.
 #[derive(Default)]
 pub struct Notify {
     notified: Mutex<bool>,

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::deferred::{
-    Bundle, DeferredCall, DeferredReply, OVERHEAD, PooledCall, Shared, begin_reply, end_reply,
+    DeferredCall, DeferredReply, OVERHEAD, PooledCall, ReplyBundle, SharedResources, begin_reply,
+    end_reply,
 };
 use super::outbox::Outbox;
 use super::shared::SCRATCH;
@@ -16,15 +17,15 @@ use crate::rpc::record::Flow;
 use crate::rpc::replay::CallKey;
 use crate::rpc::service::{Gate, Origin, PendingReply, ReplySink, Service, Verdict};
 use crate::sched::lanes::Lane;
-use crate::sched::pool::{Admission, Job, LanePermit, Pool};
+use crate::sched::pool::{Admission, LanePermit, Pool, PoolJob};
 use crate::telemetry::metrics::{Answered, Local};
 
 /// The state of a batch.
 pub struct Batch<'a> {
     /// Answers the calls.
     pub service: &'a Arc<Service>,
-    /// The state that all connections share.
-    pub shared: &'a Arc<Shared>,
+    /// The resources that all connections share.
+    pub shared: &'a Arc<SharedResources>,
     /// Sends the replies.
     pub outbox: &'a Arc<Outbox>,
     /// The connection's addresses.
@@ -34,21 +35,21 @@ pub struct Batch<'a> {
     /// Replies that are not sent yet.
     pub replies: &'a mut Vec<u8>,
     /// Calls for threads that may block.
-    pub jobs: &'a mut Vec<Job<PooledCall>>,
+    pub jobs: &'a mut Vec<PoolJob<PooledCall>>,
     /// The calls whose replies are in `replies`.
     pub answered: &'a mut Vec<Answered>,
     /// Counts the calls.
     pub tally: &'a mut Local,
-    /// How many calls that queue in lanes may still be carried out; initially
+    /// How many calls that queue in lanes may still be carried out here. Initially
     /// [`QUEUED_MAX`](crate::sched::pool::QUEUED_MAX).
     pub budget: usize,
     /// A call that waits until there is memory for its reply.
-    pub deferred: Option<Vec<u8>>,
+    pub unadmitted: Option<Vec<u8>>,
 }
 
 /// How much of a record is kept while its call waits for memory, in bytes. The header and arguments
 /// of a call with a large reply are shorter; the rest of the record is unused.
-const DEFERRED_MAX: usize = 4 * 1024;
+const UNADMITTED_MAX: usize = 4 * 1024;
 
 /// Records up to this size, in bytes, are copied into a buffer of their own size; larger ones into
 /// a pooled buffer.
@@ -59,15 +60,15 @@ impl Batch<'_> {
     pub fn take(&mut self, record: &[u8]) -> Flow {
         let (left, reply) = self.answer(record);
         match left {
-            Left::Nothing => {}
-            Left::Deferred => return self.defer(record),
-            Left::Later(key, tried) => {
+            Remainder::Nothing => {}
+            Remainder::Unadmitted => return self.hold_back(record),
+            Remainder::Later(key, tried) => {
                 let large = record.len() > SMALL;
                 let mut own = if large { self.shared.buffers.take() } else { Vec::new() };
                 own.extend_from_slice(record);
-                self.hand_on((own, 0), (key, reply), tried);
+                self.defer((own, 0), (key, reply), tried);
             }
-            Left::Pending(call, pending) => self.wait(call, pending, record.len()),
+            Remainder::Pending(call, pending) => self.wait(call, pending, record.len()),
         }
         self.flow(reply)
     }
@@ -76,12 +77,12 @@ impl Batch<'_> {
     pub fn take_whole(&mut self, own: Vec<u8>) -> Flow {
         let (left, reply) = self.answer(&own[4..]);
         match left {
-            Left::Deferred => return self.defer(&own[4..]),
-            Left::Later(key, tried) => self.hand_on((own, 4), (key, reply), tried),
+            Remainder::Unadmitted => return self.hold_back(&own[4..]),
+            Remainder::Later(key, tried) => self.defer((own, 4), (key, reply), tried),
             left => {
                 let received = own.len() - 4;
                 self.shared.buffers.give(own);
-                if let Left::Pending(call, pending) = left {
+                if let Remainder::Pending(call, pending) = left {
                     self.wait(call, pending, received);
                 }
             }
@@ -91,16 +92,16 @@ impl Batch<'_> {
 
     /// Answers a record if that does not block, then the calls that queued behind it in its lane.
     /// Also returns how many bytes of memory were admitted for its reply.
-    fn answer(&mut self, record: &[u8]) -> (Left, usize) {
+    fn answer(&mut self, record: &[u8]) -> (Remainder, usize) {
         let start = begin_reply(self.replies);
         let waiter = || Arc::clone(self.outbox) as Arc<dyn ReplySink>;
-        let mut way =
-            Way { pool: &self.shared.pool, outbox: self.outbox, tried: None, admitted: 0 };
-        let verdict = self.service.answer(record, self.origin, &waiter, &mut way, self.replies);
-        let Way { tried, admitted, .. } = way;
+        let mut gate =
+            BatchGate { pool: &self.shared.pool, outbox: self.outbox, tried: None, admitted: 0 };
+        let verdict = self.service.answer(record, self.origin, &waiter, &mut gate, self.replies);
+        let BatchGate { tried, admitted, .. } = gate;
         match verdict {
             Verdict::Answered(..) | Verdict::Replayed => end_reply(self.replies, start),
-            Verdict::Deferred
+            Verdict::Unadmitted
             | Verdict::Silent
             | Verdict::Later(_)
             | Verdict::Wait(_)
@@ -109,34 +110,35 @@ impl Batch<'_> {
             }
         }
         let left = match verdict {
-            Verdict::Deferred => return (Left::Deferred, 0),
-            Verdict::Later(key) => return (Left::Later(key, tried), admitted),
-            Verdict::Pending(call, pending) => Left::Pending(call, pending),
+            Verdict::Unadmitted => return (Remainder::Unadmitted, 0),
+            Verdict::Later(key) => return (Remainder::Later(key, tried), admitted),
+            Verdict::Pending(call, pending) => Remainder::Pending(call, pending),
             Verdict::Answered(procedure, status) => {
                 let (received, sent) = (record.len(), self.replies.len() - start - 4);
                 self.answered.push(Answered { procedure, status, received, sent });
-                Left::Nothing
+                Remainder::Nothing
             }
             // The service lets no call wait on the thread that read it.
-            Verdict::Replayed | Verdict::Silent | Verdict::Wait(_) => Left::Nothing,
+            Verdict::Replayed | Verdict::Silent | Verdict::Wait(_) => Remainder::Nothing,
         };
         if let Some(Ok(permit)) = tried {
-            self.jobs.extend(permit.run_queued(&mut self.budget, &mut Bundle::default()));
+            self.jobs.extend(permit.run_queued(&mut self.budget, &mut ReplyBundle::default()));
         }
         (left, admitted)
     }
 
-    fn defer(&mut self, record: &[u8]) -> Flow {
-        self.deferred = Some(record[..record.len().min(DEFERRED_MAX)].to_vec());
+    /// Keeps the call until there is memory for its reply.
+    fn hold_back(&mut self, record: &[u8]) -> Flow {
+        self.unadmitted = Some(record[..record.len().min(UNADMITTED_MAX)].to_vec());
         Flow::Pause
     }
 
-    /// Passes a call to the pool, or to its lane. `reply` is the maximum size of its reply.
-    fn hand_on(
+    /// Defers a call to the pool, or to its lane. `reply` is the maximum size of its reply.
+    fn defer(
         &mut self,
         (record, start): (Vec<u8>, usize),
         (key, reply): (Option<CallKey>, usize),
-        tried: Tried,
+        tried: LaneAttempt,
     ) {
         let (lane, admission) = match tried {
             None => (None, Admission::Unrestricted),
@@ -145,7 +147,7 @@ impl Batch<'_> {
         };
         let owed = self.owed(OVERHEAD + record.capacity() + reply, key);
         let call = DeferredCall { owed, record, start, lane, waits: 0 };
-        self.jobs.push(Job { admission, work: PooledCall::Stream(Box::new(call)) });
+        self.jobs.push(PoolJob { admission, work: PooledCall::Stream(Box::new(call)) });
     }
 
     fn wait(&self, call: PendingReply, pending: Pending, received: usize) {
@@ -172,7 +174,7 @@ impl Batch<'_> {
             self.push();
         }
         if admitted > 0 {
-            self.outbox.account.give(admitted); // the unsent part of the reply is charged by now
+            self.outbox.memory.give(admitted); // the unsent part of the reply is charged by now
         }
         // A peer that is gone receives no replies.
         if self.outbox.has_room() && !self.outbox.is_broken() { Flow::Go } else { Flow::Pause }
@@ -195,30 +197,30 @@ impl Batch<'_> {
 }
 
 /// The rest of the work for a record.
-enum Left {
+enum Remainder {
     /// None: it is answered, or needs no reply.
     Nothing,
     /// All of it, once there is memory for its reply.
-    Deferred,
+    Unadmitted,
     /// It must run again on another thread, with its key in the reply cache.
-    Later(Option<CallKey>, Tried),
+    Later(Option<CallKey>, LaneAttempt),
     /// It was carried out, and its results come later.
     Pending(PendingReply, Pending),
 }
 
 /// The result of entering the lane of a call, if it has one.
-type Tried = Option<Result<LanePermit<PooledCall>, Lane>>;
+type LaneAttempt = Option<Result<LanePermit<PooledCall>, Lane>>;
 
 /// Admits a call to memory and its lane before it runs.
-struct Way<'a> {
+struct BatchGate<'a> {
     pool: &'a Pool<PooledCall>,
     outbox: &'a Outbox,
-    tried: Tried,
+    tried: LaneAttempt,
     /// Bytes that were admitted for the reply.
     admitted: usize,
 }
 
-impl Gate for Way<'_> {
+impl Gate for BatchGate<'_> {
     fn admit(&mut self, bytes: usize) -> bool {
         let admitted = self.outbox.admit(bytes);
         self.admitted = if admitted { bytes } else { 0 };
@@ -229,3 +231,6 @@ impl Gate for Way<'_> {
         self.tried.insert(self.pool.enter(lane)).is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests;

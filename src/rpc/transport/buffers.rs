@@ -1,8 +1,8 @@
-//! Large buffers that are used again: for records of WRITEs and for replies of READs.
+//! A pool of large buffers, for records of WRITEs and replies of READs.
 //!
-//! Mapping and clearing a fresh megabyte costs more than copying one, so that buffers are kept for
-//! the next call: as many as their part of the memory budget allows, and none while memory is
-//! short. Those that are not needed for a while are given back ([`Buffers::trim`]).
+//! Mapping and clearing a fresh megabyte costs more than copying one. Buffers are therefore kept
+//! for the next call: as many as their part of the memory budget allows, and none while memory is
+//! short. Buffers that were not needed for a while are freed ([`Buffers::trim`]).
 
 use std::sync::Arc;
 
@@ -10,16 +10,16 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::memory_budget::MemoryBudget;
 
-/// Buffers that are kept.
+/// The maximum number of buffers that are kept.
 const KEPT: usize = 48;
 
-/// Smaller ones are not worth it.
+/// Smaller buffers, in bytes, are not kept: allocating them is cheap.
 const SMALL: usize = 16 * 1024;
 
-/// Larger ones are not kept: they were a burst.
+/// Larger buffers, in bytes, are not kept: few calls need them.
 pub const LARGE: usize = 2 * 1024 * 1024;
 
-/// A stock of empty buffers.
+/// A pool of empty buffers.
 #[derive(Debug)]
 pub struct Buffers {
     budget: Arc<MemoryBudget>,
@@ -28,7 +28,7 @@ pub struct Buffers {
 
 #[derive(Debug, Default)]
 struct Stock {
-    /// The last one given is the first one taken, so that the first ones are those not needed.
+    /// A stack: those at the bottom are the ones that were not needed.
     buffers: Vec<Vec<u8>>,
     /// The sum of their capacities.
     bytes: usize,
@@ -37,12 +37,12 @@ struct Stock {
 }
 
 impl Buffers {
-    /// No buffers yet.
+    /// Creates an empty pool.
     pub fn new(budget: Arc<MemoryBudget>) -> Self {
         Self { budget, stock: Mutex::default() }
     }
 
-    /// An empty buffer, of some capacity if there is one.
+    /// Returns an empty buffer: a pooled one if there is any, otherwise one without capacity.
     pub fn take(&self) -> Vec<u8> {
         let mut stock = self.stock();
         let buffer = stock.buffers.pop().unwrap_or_default();
@@ -51,7 +51,7 @@ impl Buffers {
         buffer
     }
 
-    /// Gives a buffer back; its content is dropped.
+    /// Returns a buffer to the pool, or frees it. Its content is dropped.
     pub fn give(&self, mut buffer: Vec<u8>) {
         let capacity = buffer.capacity();
         if !(SMALL..=LARGE).contains(&capacity) || self.budget.is_tight() {
@@ -65,8 +65,8 @@ impl Buffers {
         }
     }
 
-    /// Gives back the buffers that were not needed since this was last called; answers how many
-    /// bytes that was.
+    /// Frees the buffers that were not needed since this was last called; returns how many bytes
+    /// that were.
     pub fn trim(&self) -> usize {
         let mut stock = self.stock();
         let unused = stock.least;
@@ -86,7 +86,7 @@ impl Buffers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rpc::transport::memory_budget::{Account, MINIMUM};
+    use crate::rpc::transport::memory_budget::{ConnectionMemory, MINIMUM};
 
     fn buffer() -> Vec<u8> {
         Vec::with_capacity(1024 * 1024)
@@ -101,7 +101,7 @@ mod tests {
         assert!((1..=budget.for_buffers()).contains(&bytes), "{bytes}");
         while buffers.take().capacity() > 0 {}
         assert_eq!(buffers.stock().bytes, 0);
-        let account = Account::new(&budget.peer(), Arc::default());
+        let account = ConnectionMemory::new(&budget.address(), Arc::default());
         account.take(MINIMUM / 2);
         buffers.give(buffer());
         assert_eq!(buffers.take().capacity(), 0, "nothing is kept while memory is short");

@@ -1,7 +1,7 @@
-//! One TCP connection: reads calls, answers what can be answered at once, hands on the rest.
+//! One TCP connection: reads calls, answers those that do not block, and defers the others.
 //!
-//! A connection is one task on one data-plane thread. Whenever its socket has bytes, all complete
-//! records among them are answered in one go and their replies sent with one system call.
+//! A connection is one task on one data-plane thread. All complete records of one read are answered
+//! together, and their replies are sent with one system call.
 //!
 //! ```text
 //!            +--> answered here ----------------+
@@ -20,83 +20,84 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
 
 use super::batch::Batch;
-use super::clock::Clock;
-use super::connections::Seat;
-use super::deferred::{PooledCall, Shared};
-use super::intake::{Intake, Turn};
+use super::connections::ConnectionPermit;
+use super::deadline::PeerDeadline;
+use super::deferred::{PooledCall, SharedResources};
+use super::intake::{Intake, TurnEnd};
 use super::outbox::Outbox;
-use super::shared::{Limits, SCRATCH};
+use super::shared::{ConnectionLimits, SCRATCH};
 use crate::rpc::record::Error;
 use crate::rpc::service::{Origin, Service};
-use crate::sched::affinity::Follower;
-use crate::sched::pool::{Job, QUEUED_MAX};
+use crate::sched::affinity::Affinity;
+use crate::sched::pool::{PoolJob, QUEUED_MAX};
 use crate::telemetry::metrics::{Answered, Local};
 
-/// Buffers for replies of a thread that have grown beyond this are not kept.
+/// A thread's buffer for replies is freed if it has grown beyond this size, in bytes.
 const REPLIES_MAX: usize = 4 * 1024 * 1024;
 
-/// Buffers that the connections of one thread share, used by one at a time and never over a wait.
+/// Buffers that the connections of one thread share. Used by one at a time, and not across an
+/// await.
 pub struct Scratch {
     input: Vec<u8>,
     replies: Vec<u8>,
-    jobs: Vec<Job<PooledCall>>,
+    jobs: Vec<PoolJob<PooledCall>>,
     answered: Vec<Answered>,
     tally: Local,
-    follower: Follower,
+    affinity: Affinity,
 }
 
 impl Scratch {
-    /// Of a thread that counts its calls in `tally`, and goes where `follower` says.
-    pub fn new(tally: Local, follower: Follower) -> Self {
+    /// Creates the buffers of a thread, which counts its calls in `tally`.
+    pub fn new(tally: Local, affinity: Affinity) -> Self {
         let (replies, jobs, answered) = (Vec::new(), Vec::new(), Vec::new());
-        Self { input: vec![0; SCRATCH], replies, jobs, answered, tally, follower }
+        Self { input: vec![0; SCRATCH], replies, jobs, answered, tally, affinity }
     }
 
-    /// Begins, on the thread whose connections it is for.
+    /// Begins. Must be called on the thread itself.
     pub fn begin(&mut self) {
-        self.follower.begin();
+        self.affinity.begin();
     }
 }
 
 struct Connection {
     service: Arc<Service>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedResources>,
     outbox: Arc<Outbox>,
     stream: Arc<TcpStream>,
     origin: Origin,
     intake: Intake,
-    /// The deadline of replies that the peer has not taken, if there were any at the last look.
-    taking: Option<Clock>,
-    /// When the peer last took a reply that had to wait, or was found to wait for us.
+    /// The deadline of the replies that are queued, if any were at the last check.
+    taking: Option<PeerDeadline>,
+    /// When the peer last took a queued reply, or was found to wait for the server.
     last: Instant,
 }
 
 /// Serves a connection until its end.
 pub async fn run(
-    seat: Seat,
+    permit: ConnectionPermit,
     origin: Origin,
     service: Arc<Service>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedResources>,
     scratch: Arc<Mutex<Scratch>>,
 ) {
-    let (outbox, limits) = (Arc::clone(seat.outbox()), shared.limits);
-    let Some(stream) = outbox.stream() else { return }; // another has its place already
+    let (outbox, limits) = (Arc::clone(permit.outbox()), shared.limits);
+    let Some(stream) = outbox.stream() else { return }; // it was displaced already
     let intake = Intake::new(Arc::clone(&stream), limits.record, limits.stalled);
     let (taking, last) = (None, Instant::now());
     let mut connection =
         Connection { service, shared, outbox, stream, origin, intake, taking, last };
     if let Err(why) = connection.serve(&scratch).await {
         tracing::debug!(peer = %origin.peer, error = %why, "connection closed");
-        if matches!(why, Close::Stalled(_) | Close::Broken) {
+        if matches!(why, CloseReason::Stalled(_) | CloseReason::Broken) {
             connection.forget_sent();
         }
     }
     connection.outbox.give_up();
 }
 
-/// Why a connection is closed before its peer does.
+/// Why the server closes a connection.
 #[derive(Debug, thiserror::Error)]
-enum Close {
+enum CloseReason {
     #[error("cannot read")]
     Read(#[from] io::Error),
     #[error("the stream makes no sense: {0}")]
@@ -110,38 +111,38 @@ enum Close {
 }
 
 impl Connection {
-    /// Has the end of the connection be a reset. Otherwise the kernel would go on for minutes to
-    /// offer what it holds to a peer that takes nothing.
+    /// Makes the kernel reset the connection when it is closed. Otherwise the kernel would
+    /// retransmit for minutes to a peer that takes nothing.
     fn forget_sent(&self) {
         let _ = SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO));
     }
 
-    async fn serve(&mut self, scratch: &Mutex<Scratch>) -> Result<(), Close> {
+    async fn serve(&mut self, scratch: &Mutex<Scratch>) -> Result<(), CloseReason> {
         let mut reading = true;
         let mut alarm = pin!(sleep_until((self.last + self.shared.limits.stalled).into()));
         loop {
-            let mut turn = Turn::Drained;
+            let mut turn = TurnEnd::Drained;
             if reading {
                 let mut scratch = scratch.lock();
                 turn = self.turn(&mut scratch)?;
             }
             if self.outbox.is_broken() {
-                return Err(Close::Broken);
+                return Err(CloseReason::Broken);
             }
-            reading &= turn != Turn::Ended && !self.shared.drain.is_cancelled();
+            reading &= turn != TurnEnd::Ended && !self.shared.drain.is_cancelled();
             if !reading {
                 self.outbox.finishing();
             }
             if !reading && self.outbox.is_settled() && !self.outbox.has_unsent() {
                 return Ok(());
             }
-            if turn == Turn::Again {
+            if turn == TurnEnd::Again {
                 tokio::task::yield_now().await;
                 continue;
             }
             let unsent = self.note_unsent();
             self.arm(alarm.as_mut());
-            let readable = reading && turn != Turn::Paused;
+            let readable = reading && turn != TurnEnd::Paused;
             tokio::select! {
                 ready = self.stream.readable(), if readable => ready?,
                 ready = self.stream.writable(), if unsent => {
@@ -158,14 +159,14 @@ impl Connection {
         }
     }
 
-    /// Answers what was kept back, or else what comes with one read.
-    fn turn(&mut self, scratch: &mut Scratch) -> Result<Turn, Close> {
+    /// Answers the records that were held back, or else those of one read.
+    fn turn(&mut self, scratch: &mut Scratch) -> Result<TurnEnd, CloseReason> {
         if !self.intake.may_go_on(&self.outbox) {
-            return Ok(Turn::Paused);
+            return Ok(TurnEnd::Paused);
         }
-        let before = self.intake.before();
-        let Scratch { input, replies, jobs, answered, tally, follower } = scratch;
-        // A call that panicked may have left something of another connection's.
+        let start = self.intake.turn_start();
+        let Scratch { input, replies, jobs, answered, tally, affinity } = scratch;
+        // A call of another connection that panicked may have left something.
         replies.clear();
         jobs.clear();
         answered.clear();
@@ -183,40 +184,40 @@ impl Connection {
             answered,
             tally,
             budget: QUEUED_MAX,
-            deferred: None,
+            unadmitted: None,
         };
         let (turn, flow) = self.intake.turn(input, &mut batch)?;
         batch.send();
-        let deferred = batch.deferred.take();
-        follower.note(&self.stream);
-        Ok(self.intake.after(before, (turn, flow?), deferred, &self.outbox))
+        let unadmitted = batch.unadmitted.take();
+        affinity.note(&self.stream);
+        Ok(self.intake.after(start, (turn, flow?), unadmitted, &self.outbox))
     }
 
-    /// Notes whether replies wait for the peer, and since when.
+    /// Returns whether replies are queued. Starts their deadline, or ends it.
     fn note_unsent(&mut self) -> bool {
         let unsent = self.outbox.has_unsent();
         if !unsent {
             self.taking = None;
         } else if self.taking.is_none() {
             let (now, taken) = (Instant::now(), self.outbox.acknowledged());
-            self.taking = Some(Clock::start(now, taken, self.shared.limits.stalled));
+            self.taking = Some(PeerDeadline::start(now, taken, self.shared.limits.stalled));
         }
         unsent
     }
 
-    /// When a peer that asks for nothing is to be looked at.
+    /// Returns when an idle connection is due to be checked.
     fn idle_due(&self) -> Instant {
         self.last.max(self.intake.arrived()) + self.shared.limits.idle
     }
 
-    /// When the peer must have done something.
+    /// Returns the earliest deadline of the peer.
     fn due(&self) -> Instant {
         let due = [self.intake.due(), self.taking.map(|taking| taking.due())];
         due.into_iter().flatten().min().unwrap_or_else(|| self.idle_due())
     }
 
-    /// Sets the alarm if it would come too late. One that comes too early is set again then, so
-    /// that a busy connection touches no timer.
+    /// Sets the alarm if it would go off too late. If it goes off too early, it is set again then:
+    /// a busy connection does not set timers.
     fn arm(&self, alarm: Pin<&mut Sleep>) {
         let due = self.due().into();
         if due < alarm.deadline() || alarm.is_elapsed() {
@@ -224,21 +225,21 @@ impl Connection {
         }
     }
 
-    fn check_time(&mut self) -> Result<(), Close> {
-        let Limits { idle, stalled, .. } = self.shared.limits;
+    fn check_time(&mut self) -> Result<(), CloseReason> {
+        let ConnectionLimits { idle, stalled, .. } = self.shared.limits;
         let now = Instant::now();
         let taken = || self.outbox.acknowledged();
         let takes =
             self.taking.as_mut().is_none_or(|taking| taking.is_in_time(now, taken, stalled));
         if !takes || !self.intake.is_in_time(now) {
-            return Err(Close::Stalled(stalled));
+            return Err(CloseReason::Stalled(stalled));
         }
         if self.taking.is_none() && self.intake.due().is_none() && now >= self.idle_due() {
-            // A call that takes long is ours to answer, and no reason to close.
+            // A connection that waits for the server is not idle.
             if self.outbox.is_settled() && !self.intake.is_held_up() {
-                return Err(Close::Idle(idle));
+                return Err(CloseReason::Idle(idle));
             }
-            self.last = now; // or the alarm would go off again at once
+            self.last = now; // otherwise the alarm would go off again at once
         }
         Ok(())
     }

@@ -1,15 +1,15 @@
-//! Who may have a connection when all of them are taken.
+//! The limit on connections, and which connection is closed for a new one.
 //!
-//! Up to the limit everybody may. Beyond it, a new connection takes the place of another: of the
-//! address that has most, the one that has been quiet the longest ([`super::progress`]). A flood
-//! from one address so displaces its own connections, and costs others none. An address is counted
-//! a [`CREDIT`]th if it is known: it is listed in an export by more than `*`, has something
-//! mounted, or is this machine, from where health checks come. So unknown addresses give way to
-//! known ones, however many they are.
+//! Above the limit, a new connection displaces another: of the address with the most connections,
+//! the one that has made no progress for the longest time ([`super::progress`]). A flood from one
+//! address therefore displaces its own connections only. The connections of a known address count a
+//! [`CREDIT`]th: an address that is listed in an export by more than `*`, has something mounted, or
+//! is this machine's, from which health checks come. So unknown addresses do not displace known
+//! ones, however many they are.
 //!
-//! If the address of the newcomer is the one that has most, the newcomer is refused while the
-//! others are in use: clients that need more connections than there are would displace each other
-//! for ever. This machine is not refused.
+//! If the new connection's own address has the most connections, it is refused while all of these
+//! are in use: clients that need more connections than the limit would displace each other forever.
+//! This machine is never refused.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,224 +19,226 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::memory_budget::{MemoryBudget, Peer};
+use super::memory_budget::{AddressMemory, MemoryBudget};
 use super::outbox::Outbox;
-use super::pressure::{Holder, giving_way};
+use super::pressure::{MemoryHolder, giving_way};
 use crate::rpc::address::Address;
 use crate::rpc::service::Origin;
 
-/// How many connections of a known address count as one of an unknown one.
+/// The number of connections of a known address that count as one of an unknown address.
 const CREDIT: usize = 8;
 
-/// A connection that has been quiet for longer is not in use. Peers that take replies are looked at
-/// once a second.
+/// A connection without progress for longer than this is not in use. Longer than the second between
+/// two checks of what peers take.
 const UNUSED: Duration = Duration::from_secs(2);
 
-/// For how long an address is taken to be known, or unknown.
+/// For how long it is remembered whether an address is known.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
-/// Whether an address is a client's that is listed, or has something mounted.
-pub type Knows = Box<dyn Fn(IpAddr) -> bool + Send + Sync>;
+/// Returns whether an address belongs to a listed client, or has something mounted.
+pub type IsKnown = Box<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 /// The connections of a server.
 pub struct Connections {
     limit: usize,
     budget: Arc<MemoryBudget>,
-    knows: OnceLock<Knows>,
+    is_known: OnceLock<IsKnown>,
     open: AtomicUsize,
-    hosts: Mutex<HashMap<Address, Host>>,
+    addresses: Mutex<HashMap<Address, AddressEntry>>,
 }
 
-/// An address with its connections.
-struct Host {
-    peer: Arc<Peer>,
-    /// Who is asked for when it is asked whether the address is known: the IP address that was
-    /// found known, or the latest one. An [`Address`] may be a whole network, whose own address
-    /// nobody has.
+/// The connections of an address.
+struct AddressEntry {
+    memory: Arc<AddressMemory>,
+    /// The IP address for which [`IsKnown`] is called: the one that was found to be known, or the
+    /// latest one. An [`Address`] may be a network, whose own address no client has.
     ip: IpAddr,
     outboxes: Vec<Arc<Outbox>>,
-    /// Whether it was known, and when that was asked.
+    /// Whether the address was known, and when that was found.
     known: Option<(bool, Instant)>,
 }
 
-/// A connection that may be open. Its place is free again when this is dropped, or when it was
+/// The right to have a connection. It ends when this is dropped, or when the connection is
 /// displaced.
-pub struct Seat {
+pub struct ConnectionPermit {
     connections: Arc<Connections>,
     address: Address,
     outbox: Arc<Outbox>,
 }
 
-/// How a connection came in.
-pub enum Entry {
-    /// There was room.
-    Free(Seat),
-    /// It took the place of another, which was given up.
-    Displaced(Seat),
-    /// There is no place for it.
+/// Whether a new connection is admitted.
+pub enum ConnectionAdmission {
+    /// It is, below the limit.
+    Free(ConnectionPermit),
+    /// It is, and displaced another, which was given up.
+    Displaced(ConnectionPermit),
+    /// It is not.
     Refused,
 }
 
 impl Connections {
-    /// At most `limit` connections at a time, whose memory is that of `budget`.
+    /// Admits `limit` connections at a time, whose memory is charged to `budget`.
     pub fn new(limit: usize, budget: Arc<MemoryBudget>) -> Arc<Self> {
-        let (knows, open, hosts) = (OnceLock::new(), AtomicUsize::new(0), Mutex::default());
-        Arc::new(Self { limit, budget, knows, open, hosts })
+        let (is_known, open, addresses) = (OnceLock::new(), AtomicUsize::new(0), Mutex::default());
+        Arc::new(Self { limit, budget, is_known, open, addresses })
     }
 
-    /// Says who is known; for once, before the first connection.
-    pub fn set_knows(&self, knows: Knows) {
-        let _ = self.knows.set(knows);
+    /// Sets which addresses are known. To be called once, before the first connection.
+    pub fn set_is_known(&self, knows: IsKnown) {
+        let _ = self.is_known.set(knows);
     }
 
-    /// How many are open.
+    /// Returns how many are open.
     pub fn count(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Lets a connection in that `outbox` makes, if there is a place.
+    /// Admits a connection, which `outbox` creates, if possible.
     pub fn enter(
         self: &Arc<Self>,
         origin: Origin,
-        outbox: impl FnOnce(&Arc<Peer>) -> Outbox,
-    ) -> Entry {
+        outbox: impl FnOnce(&Arc<AddressMemory>) -> Outbox,
+    ) -> ConnectionAdmission {
         let (ip, address) = (origin.peer.ip().to_canonical(), Address::of(origin.peer.ip()));
         let is_here = ip.is_loopback() || ip == origin.local.ip().to_canonical();
-        let mut hosts = self.hosts();
-        let host = hosts.entry(address).or_insert_with(|| Host::new(self.budget.peer(), ip));
-        host.came_from(ip);
+        let mut addresses = self.addresses();
+        let entry = addresses
+            .entry(address)
+            .or_insert_with(|| AddressEntry::new(self.budget.address(), ip));
+        entry.came_from(ip);
         if is_here {
-            host.known = Some((true, Instant::now() + REMEMBERED));
+            entry.known = Some((true, Instant::now() + REMEMBERED));
         }
-        let outbox = Arc::new(outbox(&host.peer));
+        let outbox = Arc::new(outbox(&entry.memory));
         let mut displaced = None;
         if self.count() >= self.limit {
-            displaced = self.displace(&mut hosts, (address, ip), is_here);
+            displaced = self.displace(&mut addresses, (address, ip), is_here);
             if displaced.is_none() {
-                drop(outbox); // which makes use of the address
-                if hosts.get(&address).is_some_and(|host| !host.is_used()) {
-                    hosts.remove(&address);
+                drop(outbox); // it uses the address
+                if addresses.get(&address).is_some_and(|entry| !entry.is_used()) {
+                    addresses.remove(&address);
                 }
-                return Entry::Refused;
+                return ConnectionAdmission::Refused;
             }
         }
         self.open.fetch_add(1, Ordering::Relaxed);
-        if let Some(host) = hosts.get_mut(&address) {
-            host.outboxes.push(Arc::clone(&outbox));
+        if let Some(entry) = addresses.get_mut(&address) {
+            entry.outboxes.push(Arc::clone(&outbox));
         }
-        drop(hosts);
-        let seat = Seat { connections: Arc::clone(self), address, outbox };
+        drop(addresses);
+        let permit = ConnectionPermit { connections: Arc::clone(self), address, outbox };
         match displaced {
             Some(displaced) => {
                 displaced.give_up();
-                Entry::Displaced(seat)
+                ConnectionAdmission::Displaced(permit)
             }
-            None => Entry::Free(seat),
+            None => ConnectionAdmission::Free(permit),
         }
     }
 
-    /// Takes the place of a connection for one more of `newcomer`; answers whose place it was.
+    /// Removes a connection in favor of one from `newcomer`, and returns it.
     fn displace(
         &self,
-        hosts: &mut HashMap<Address, Host>,
+        addresses: &mut HashMap<Address, AddressEntry>,
         (newcomer, ip): (Address, IpAddr),
         is_here: bool,
     ) -> Option<Arc<Outbox>> {
         let now = Instant::now();
-        let weight = |address: Address, host: &mut Host| {
-            let count = host.outboxes.len() + usize::from(address == newcomer);
-            let latest = if address == newcomer { ip } else { host.ip };
-            if host.is_known(now, latest, |ip| self.knows(ip)) { count } else { count * CREDIT }
+        let weight = |address: Address, entry: &mut AddressEntry| {
+            let count = entry.outboxes.len() + usize::from(address == newcomer);
+            let latest = if address == newcomer { ip } else { entry.ip };
+            if entry.is_known(now, latest, |ip| self.is_known(ip)) { count } else { count * CREDIT }
         };
-        let weights = hosts.iter_mut().map(|(address, host)| (weight(*address, host), *address));
+        let weights =
+            addresses.iter_mut().map(|(address, entry)| (weight(*address, entry), *address));
         let weights: Vec<_> = weights.collect();
         let most = weights.iter().map(|(weight, _)| *weight).max()?;
         let own =
             weights.iter().find(|(_, address)| *address == newcomer).map_or(0, |(own, _)| *own);
         let greediest = weights.iter().filter(|(weight, _)| *weight == most);
-        // Of those that have most, the one that has been quiet the longest.
+        // Of the addresses with the most, the one whose connection was without progress the
+        // longest.
         let (quiet_since, address) = greediest
-            .filter_map(|(_, address)| Some((hosts.get(address)?.quietest()?.0, *address)))
+            .filter_map(|(_, address)| Some((addresses.get(address)?.quietest()?.0, *address)))
             .min_by_key(|(since, _)| *since)?;
         let is_in_use = now.saturating_duration_since(quiet_since) < UNUSED;
         if own == most && is_in_use && !is_here {
             return None;
         }
-        let host = hosts.get_mut(&address)?;
-        let (_, place) = host.quietest()?;
-        let displaced = host.outboxes.swap_remove(place);
+        let entry = addresses.get_mut(&address)?;
+        let (_, place) = entry.quietest()?;
+        let displaced = entry.outboxes.swap_remove(place);
         self.open.fetch_sub(1, Ordering::Relaxed);
         Some(displaced)
     }
 
-    fn knows(&self, ip: IpAddr) -> bool {
-        self.knows.get().is_some_and(|knows| knows(ip))
+    fn is_known(&self, ip: IpAddr) -> bool {
+        self.is_known.get().is_some_and(|knows| knows(ip))
     }
 
-    /// Forgets addresses that have no connections and hold nothing any more, and looks at what
-    /// peers have taken of their replies. If an address waits for memory of which others hold much
-    /// more, slow connections of those [give way](giving_way). To be called every second.
+    /// Forgets addresses without connections and memory, and notes what peers have taken of their
+    /// replies. If an address waits for memory, closes [slow connections](giving_way) of others
+    /// that hold much more. To be called every second.
     pub fn sweep(&self) {
         self.sweep_at(Instant::now());
     }
 
     fn sweep_at(&self, now: Instant) {
-        let mut hosts = self.hosts();
-        hosts.retain(|_, host| host.is_used());
-        let outboxes = hosts.values().flat_map(|host| &host.outboxes);
+        let mut addresses = self.addresses();
+        addresses.retain(|_, entry| entry.is_used());
+        let outboxes = addresses.values().flat_map(|entry| &entry.outboxes);
         let owed: Vec<_> = outboxes.filter(|outbox| outbox.is_owed()).cloned().collect();
-        drop(hosts); // new connections need it
+        drop(addresses); // new connections need it
         owed.iter().for_each(|outbox| outbox.look(now));
         self.relieve(now);
     }
 
     fn relieve(&self, now: Instant) {
-        let hosts = self.hosts();
-        let waiting = hosts.values().filter(|host| host.peer.is_waiting());
-        let waiting: Vec<_> = waiting.map(|host| host.peer.held()).collect();
+        let addresses = self.addresses();
+        let waiting = addresses.values().filter(|entry| entry.memory.is_waiting());
+        let waiting: Vec<_> = waiting.map(|entry| entry.memory.held()).collect();
         if waiting.is_empty() {
             return;
         }
-        let holder = |host: &Host| Holder::new(host.peer.held(), &host.outboxes);
-        let holders = hosts.values().map(holder).collect();
-        drop(hosts);
+        let holder = |entry: &AddressEntry| MemoryHolder::new(entry.memory.held(), &entry.outboxes);
+        let holders = addresses.values().map(holder).collect();
+        drop(addresses);
         giving_way(holders, &waiting, now).iter().for_each(|outbox| outbox.give_up());
     }
 
     fn leave(&self, address: Address, outbox: &Arc<Outbox>) {
-        let mut hosts = self.hosts();
-        let Some(host) = hosts.get_mut(&address) else { return };
-        // It is not there if it was displaced.
-        if let Some(place) = host.outboxes.iter().position(|open| Arc::ptr_eq(open, outbox)) {
-            drop(host.outboxes.swap_remove(place));
+        let mut addresses = self.addresses();
+        let Some(entry) = addresses.get_mut(&address) else { return };
+        // A displaced connection was removed already.
+        if let Some(place) = entry.outboxes.iter().position(|open| Arc::ptr_eq(open, outbox)) {
+            drop(entry.outboxes.swap_remove(place));
             self.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    fn hosts(&self) -> MutexGuard<'_, HashMap<Address, Host>> {
-        self.hosts.lock()
+    fn addresses(&self) -> MutexGuard<'_, HashMap<Address, AddressEntry>> {
+        self.addresses.lock()
     }
 }
 
-impl Host {
-    const fn new(peer: Arc<Peer>, ip: IpAddr) -> Self {
-        Self { peer, ip, outboxes: Vec::new(), known: None }
+impl AddressEntry {
+    const fn new(memory: Arc<AddressMemory>, ip: IpAddr) -> Self {
+        Self { memory, ip, outboxes: Vec::new(), known: None }
     }
 
-    /// Notes that `ip` makes a connection. A neighbour does not take the place of one that is
-    /// known.
+    /// Notes a connection from `ip`, which does not replace an IP address that is known.
     const fn came_from(&mut self, ip: IpAddr) {
         if !matches!(self.known, Some((true, _))) {
             self.ip = ip;
         }
     }
 
-    /// Whether it has connections, or its last ones still hold memory.
+    /// Whether the address has connections, or former ones still hold memory.
     fn is_used(&self) -> bool {
-        !self.outboxes.is_empty() || Arc::strong_count(&self.peer) > 1
+        !self.outboxes.is_empty() || Arc::strong_count(&self.memory) > 1
     }
 
-    /// Whether its own IP address, or the `latest` one, is known.
+    /// Whether the IP address of this entry, or the `latest` one, is known.
     fn is_known(&mut self, now: Instant, latest: IpAddr, ask: impl Fn(IpAddr) -> bool) -> bool {
         match self.known {
             Some((known, asked)) if now.saturating_duration_since(asked) < REMEMBERED => known,
@@ -248,7 +250,8 @@ impl Host {
         }
     }
 
-    /// Until when the connection that has been quiet the longest has kept up, and its place.
+    /// Returns the connection without progress for the longest time: until when it kept up, and its
+    /// index.
     fn quietest(&self) -> Option<(Instant, usize)> {
         let quiet_since =
             |(place, outbox): (usize, &Arc<Outbox>)| (outbox.progress().until(), place);
@@ -256,14 +259,14 @@ impl Host {
     }
 }
 
-impl Seat {
-    /// The connection.
+impl ConnectionPermit {
+    /// Returns the sending side of the connection.
     pub const fn outbox(&self) -> &Arc<Outbox> {
         &self.outbox
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.connections.leave(self.address, &self.outbox);
     }
@@ -279,7 +282,7 @@ mod tests {
 
     const LIMIT: usize = 8;
 
-    /// A server with few places; the outboxes of its connections are of sockets that lead nowhere.
+    /// A server with a low limit. Nothing is sent over its connections.
     struct Places {
         connections: Arc<Connections>,
         buffers: Arc<Buffers>,
@@ -292,13 +295,13 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let budget = MemoryBudget::new(MINIMUM);
             let connections = Connections::new(LIMIT, Arc::clone(&budget));
-            connections.set_knows(Box::new(knows));
+            connections.set_is_known(Box::new(knows));
             let (buffers, socket) =
                 (Arc::new(Buffers::new(budget)), listener.local_addr().unwrap());
             Self { connections, buffers, socket, _listener: listener }
         }
 
-        async fn enter(&self, ip: &str) -> Entry {
+        async fn enter(&self, ip: &str) -> ConnectionAdmission {
             let stream = TcpStream::connect(self.socket).await.unwrap();
             let peer = SocketAddr::new(ip.parse().unwrap(), 1);
             let origin = Origin { peer, local: "10.9.9.9:2049".parse().unwrap() };
@@ -306,87 +309,91 @@ mod tests {
                 .enter(origin, |peer| Outbox::new(stream, Arc::clone(&self.buffers), peer))
         }
 
-        /// Enters without displacing anybody.
-        async fn free(&self, ip: &str) -> Seat {
+        /// Is admitted below the limit.
+        async fn free(&self, ip: &str) -> ConnectionPermit {
             match self.enter(ip).await {
-                Entry::Free(seat) => seat,
-                Entry::Displaced(_) | Entry::Refused => panic!("{ip} found no free place"),
+                ConnectionAdmission::Free(permit) => permit,
+                ConnectionAdmission::Displaced(_) | ConnectionAdmission::Refused => {
+                    panic!("{ip} found no free place")
+                }
             }
         }
 
-        async fn displaces(&self, ip: &str) -> Seat {
+        async fn displaces(&self, ip: &str) -> ConnectionPermit {
             match self.enter(ip).await {
-                Entry::Displaced(seat) => seat,
-                Entry::Free(_) | Entry::Refused => panic!("{ip} displaced nobody"),
+                ConnectionAdmission::Displaced(permit) => permit,
+                ConnectionAdmission::Free(_) | ConnectionAdmission::Refused => {
+                    panic!("{ip} displaced none")
+                }
             }
         }
 
         async fn is_refused(&self, ip: &str) -> bool {
-            matches!(self.enter(ip).await, Entry::Refused)
+            matches!(self.enter(ip).await, ConnectionAdmission::Refused)
         }
     }
 
-    fn gone(seats: &[Seat]) -> Vec<usize> {
-        let gone = seats.iter().enumerate().filter(|(_, seat)| seat.outbox().is_broken());
+    fn gone(permits: &[ConnectionPermit]) -> Vec<usize> {
+        let gone = permits.iter().enumerate().filter(|(_, permit)| permit.outbox().is_broken());
         gone.map(|(number, _)| number).collect()
     }
 
     #[tokio::test]
-    async fn the_quietest_of_the_greediest_gives_way() {
+    async fn the_idlest_connection_of_the_largest_address_is_displaced() {
         let places = Places::new(|_| false).await;
-        let mut seats = Vec::new();
+        let mut permits = Vec::new();
         for _ in 0..LIMIT - 2 {
-            seats.push(places.free("10.0.0.1").await);
+            permits.push(places.free("10.0.0.1").await);
         }
         let others = [places.free("10.0.0.2").await, places.free("10.0.0.3").await];
         let later = Instant::now() + Duration::from_secs(5);
-        seats
+        permits
             .iter()
             .enumerate()
             .filter(|(n, _)| *n != 4)
             .for_each(|(_, s)| s.outbox().called(later));
         let third = places.displaces("10.0.0.4").await;
-        assert_eq!(gone(&seats), [4]);
+        assert_eq!(gone(&permits), [4]);
         assert_eq!(places.connections.count(), LIMIT);
-        // A place that was taken is not given back twice.
-        drop(seats.remove(4));
+        // A permit of a displaced connection does not count when it is dropped.
+        drop(permits.remove(4));
         assert_eq!(places.connections.count(), LIMIT);
         assert!(gone(&others).is_empty() && !third.outbox().is_broken());
-        drop((seats, others, third));
+        drop((permits, others, third));
         assert_eq!(places.connections.count(), 0);
         places.connections.sweep();
-        assert!(places.connections.hosts().is_empty());
+        assert!(places.connections.addresses().is_empty());
     }
 
     #[tokio::test]
-    async fn the_greediest_itself_waits_while_its_connections_are_in_use() {
+    async fn the_largest_address_is_refused_while_its_connections_are_in_use() {
         let places = Places::new(|_| false).await;
-        let mut seats = Vec::new();
+        let mut permits = Vec::new();
         for _ in 0..LIMIT {
-            seats.push(places.free("10.0.0.1").await);
+            permits.push(places.free("10.0.0.1").await);
         }
         let later = Instant::now() + Duration::from_secs(5);
-        seats.iter().for_each(|seat| seat.outbox().called(later));
+        permits.iter().for_each(|permit| permit.outbox().called(later));
         assert!(places.is_refused("10.0.0.1").await);
-        assert!(gone(&seats).is_empty());
+        assert!(gone(&permits).is_empty());
         assert_eq!(places.connections.count(), LIMIT);
-        // Others are let in, and so is a health check of this machine.
+        // Other addresses are admitted, and so is a health check from this machine.
         let _other = places.displaces("10.0.0.2").await;
         let _health = places.displaces("127.0.0.1").await;
         let _address = places.displaces("10.9.9.9").await;
-        assert_eq!(gone(&seats).len(), 3);
+        assert_eq!(gone(&permits).len(), 3);
     }
 
     #[tokio::test]
-    async fn many_unknown_addresses_give_way_to_known_ones() {
+    async fn known_addresses_displace_unknown_ones_however_many_they_are() {
         let places = Places::new(|ip| ip.to_string().starts_with("10.1.")).await;
         let known = [places.free("10.1.0.1").await, places.free("10.1.0.1").await];
-        let mut seats = Vec::new();
+        let mut permits = Vec::new();
         for n in 2..LIMIT {
-            seats.push(places.free(&format!("10.0.0.{n}")).await);
+            permits.push(places.free(&format!("10.0.0.{n}")).await);
         }
         let _next = places.displaces("10.1.0.2").await;
-        assert_eq!(gone(&seats).len(), 1);
+        assert_eq!(gone(&permits).len(), 1);
         assert!(gone(&known).is_empty());
     }
 
@@ -401,95 +408,100 @@ mod tests {
         for _ in 0..3 {
             known.push(places.free("2001:db8::5").await);
         }
-        let mut seats = Vec::new();
+        let mut permits = Vec::new();
         for n in 0..LIMIT - known.len() {
-            seats.push(places.free(&format!("10.0.0.{n}")).await);
+            permits.push(places.free(&format!("10.0.0.{n}")).await);
         }
         let _next = places.displaces("10.1.0.1").await;
-        // A neighbour comes, and what was asked is too old.
-        seats.push(places.displaces("2001:db8::6").await);
-        places.connections.hosts().values_mut().for_each(|host| {
-            host.known = host.known.map(|(known, _)| (known, Instant::now() - REMEMBERED));
+        // A neighbour connects, and what is remembered is too old.
+        permits.push(places.displaces("2001:db8::6").await);
+        places.connections.addresses().values_mut().for_each(|entry| {
+            entry.known = entry.known.map(|(known, _)| (known, Instant::now() - REMEMBERED));
         });
         let _last = places.displaces("10.1.0.2").await;
         assert!(gone(&known).is_empty(), "{:?}", gone(&known));
-        assert_eq!(gone(&seats).len(), 3);
+        assert_eq!(gone(&permits).len(), 3);
     }
 
-    /// Records that connections of `10.0.0.1` hold, while `10.0.0.2` waits for memory.
-    async fn pressed(records: usize) -> (Places, Vec<Seat>, Seat) {
+    /// Connections of `10.0.0.1` hold so many records, while one of `10.0.0.2` waits for memory.
+    async fn pressed(records: usize) -> (Places, Vec<ConnectionPermit>, ConnectionPermit) {
         let places = Places::new(|_| false).await;
-        let mut seats = Vec::new();
+        let mut permits = Vec::new();
         for _ in 0..records {
-            seats.push(places.free("10.0.0.1").await);
-            seats.last().unwrap().outbox().account.take(MINIMUM / records);
+            permits.push(places.free("10.0.0.1").await);
+            permits.last().unwrap().outbox().memory.take(MINIMUM / records);
         }
         let newcomer = places.free("10.0.0.2").await;
-        assert!(!newcomer.outbox().account.admit(MINIMUM / 4));
-        (places, seats, newcomer)
+        assert!(!newcomer.outbox().memory.admit(MINIMUM / 4));
+        (places, permits, newcomer)
     }
 
-    /// Which connections gave way after so many seconds, in which they received so many bytes each
-    /// second.
-    fn pass(places: &Places, seats: &[Seat], seconds: u64, rates: &[u64]) -> Vec<usize> {
+    /// Returns which connections were closed after so many seconds, in each of which they received
+    /// so many bytes.
+    fn pass(
+        places: &Places,
+        permits: &[ConnectionPermit],
+        seconds: u64,
+        rates: &[u64],
+    ) -> Vec<usize> {
         let start = Instant::now();
         for second in 1..=seconds {
             let now = start + Duration::from_secs(second);
-            let moved = seats.iter().zip(rates);
-            moved.for_each(|(seat, bytes)| seat.outbox().progress().moved(*bytes, now));
+            let moved = permits.iter().zip(rates);
+            moved.for_each(|(permit, bytes)| permit.outbox().progress().moved(*bytes, now));
             places.connections.sweep_at(now);
         }
-        gone(seats)
+        gone(permits)
     }
 
     const RATE: u64 = 8 * 1024;
 
     #[tokio::test]
     async fn a_slow_record_that_keeps_up_is_not_cut_off_however_many_wait() {
-        let (places, seats, _newcomer) = pressed(1).await;
-        assert!(pass(&places, &seats, 120, &[RATE]).is_empty());
-        assert_eq!(pass(&places, &seats, 140, &[0]), [0], "and one that stops gives way");
+        let (places, permits, _newcomer) = pressed(1).await;
+        assert!(pass(&places, &permits, 120, &[RATE]).is_empty());
+        assert_eq!(pass(&places, &permits, 140, &[0]), [0], "and one that stops gives way");
     }
 
     #[tokio::test]
-    async fn who_falls_behind_gives_way_to_who_waits() {
-        let (places, seats, _newcomer) = pressed(1).await;
-        assert!(pass(&places, &seats, 4, &[0]).is_empty(), "not at once");
-        assert_eq!(pass(&places, &seats, 20, &[RATE / 4]), [0]);
+    async fn a_connection_that_falls_behind_is_closed_for_one_that_waits() {
+        let (places, permits, _newcomer) = pressed(1).await;
+        assert!(pass(&places, &permits, 4, &[0]).is_empty(), "not at once");
+        assert_eq!(pass(&places, &permits, 20, &[RATE / 4]), [0]);
     }
 
     #[tokio::test]
-    async fn who_falls_behind_gives_way_before_who_keeps_up() {
-        let (places, seats, newcomer) = pressed(3).await;
-        assert_eq!(pass(&places, &seats, 5, &[RATE, 0, RATE]), [1]);
+    async fn a_connection_that_falls_behind_is_closed_before_one_that_keeps_up() {
+        let (places, permits, newcomer) = pressed(3).await;
+        assert_eq!(pass(&places, &permits, 5, &[RATE, 0, RATE]), [1]);
         // Of those that keep up, one stays.
-        assert_eq!(pass(&places, &seats, 60, &[RATE, 0, RATE]).len(), 2);
+        assert_eq!(pass(&places, &permits, 60, &[RATE, 0, RATE]).len(), 2);
         assert!(!newcomer.outbox().is_broken());
     }
 
     #[tokio::test]
     async fn many_records_at_the_minimum_rate_are_cut_down_to_one() {
-        let (places, seats, _newcomer) = pressed(4).await;
-        assert_eq!(pass(&places, &seats, 60, &[RATE; 4]).len(), 3);
+        let (places, permits, _newcomer) = pressed(4).await;
+        assert_eq!(pass(&places, &permits, 60, &[RATE; 4]).len(), 3);
     }
 
     #[tokio::test]
-    async fn who_gets_calls_done_is_not_slow() {
-        let (places, seats, _newcomer) = pressed(2).await;
+    async fn a_connection_that_completes_calls_is_not_slow() {
+        let (places, permits, _newcomer) = pressed(2).await;
         let later = Instant::now() + Duration::from_secs(60);
-        seats.iter().for_each(|seat| seat.outbox().called(later));
-        assert!(pass(&places, &seats, 60, &[0, 0]).is_empty());
+        permits.iter().for_each(|permit| permit.outbox().called(later));
+        assert!(pass(&places, &permits, 60, &[0, 0]).is_empty());
     }
 
     #[tokio::test]
-    async fn who_has_less_gives_way_where_who_has_most_is_not_slow() {
-        let (places, mut seats, _newcomer) = pressed(2).await;
-        seats.iter().for_each(|seat| {
-            seat.outbox().account.give(MINIMUM / 4);
-            seat.outbox().called(Instant::now() + Duration::from_secs(60));
+    async fn a_slow_address_gives_way_although_another_holds_more() {
+        let (places, mut permits, _newcomer) = pressed(2).await;
+        permits.iter().for_each(|permit| {
+            permit.outbox().memory.give(MINIMUM / 4);
+            permit.outbox().called(Instant::now() + Duration::from_secs(60));
         });
-        seats.push(places.free("10.0.0.3").await);
-        seats[2].outbox().account.take(MINIMUM / 4);
-        assert_eq!(pass(&places, &seats, 7, &[0; 3]), [2]);
+        permits.push(places.free("10.0.0.3").await);
+        permits[2].outbox().memory.take(MINIMUM / 4);
+        assert_eq!(pass(&places, &permits, 7, &[0; 3]), [2]);
     }
 }

@@ -1,8 +1,8 @@
-//! Calls over UDP: a datagram is a call, and so is a reply.
+//! Calls over UDP: each call is one datagram, and so is each reply.
 //!
-//! The sender's address is whatever the datagram says, so that a reply may go to somebody who never
-//! asked. A reply that is much larger than its call is therefore refused with SYSTEM_ERR, which is
-//! small, and whoever wants it asks over TCP. Silence would leave the caller waiting.
+//! The source address of a datagram may be forged, which turns a server with large replies into an
+//! amplifier. A reply that is much larger than its call is therefore replaced by the short
+//! SYSTEM_ERR; the client can use TCP instead. Without a reply it would wait.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -11,35 +11,36 @@ use std::time::Instant;
 
 use tokio::net::UdpSocket;
 
-use super::deferred::{PooledCall, Shared};
+use super::deferred::{PooledCall, SharedResources};
 use crate::rpc::message::Rejection;
 use crate::rpc::service::{Gate, Origin, PendingReply, ReplySink, RunContext, Service, Verdict};
 use crate::sched::Patience;
 use crate::sched::lanes::Lane;
-use crate::sched::pool::{Admission, Job};
+use crate::sched::pool::{Admission, PoolJob};
 use crate::telemetry::metrics::{Answered, Metrics};
 use crate::xdr::{Reader, Writer};
 
-/// Larger calls and replies do not go over UDP (RFC 1813 programs ask for 8 KiB at least).
+/// The maximum size of calls and replies, in bytes. Programs of RFC 1813 need at least 8 KiB.
 const DATAGRAM_MAX: usize = 8800;
 
-/// How many times as long as its call a reply may be. The reply to MNT with the shortest path is
-/// 2.2 times as long, that to the shortest call that is answered at all 3 times.
+/// The maximum ratio of the sizes of a reply and its call. The reply to MNT with the shortest path
+/// has 2.2 times the size of its call, and the reply to the shortest valid call 3 times.
 const AMPLIFICATION_MAX: usize = 4;
 
-/// Calls of the socket that wait for a thread; more are dropped, and asked again by their clients.
+/// The maximum number of deferred calls of a socket. Others are dropped, and clients retransmit
+/// them.
 const CALLS_MAX: usize = 64;
 
-/// Where a reply to a datagram goes.
-struct Sender {
+/// Sends the reply to a datagram.
+struct DatagramSender {
     socket: Arc<UdpSocket>,
     peer: SocketAddr,
     /// The length of the call.
     received: usize,
 }
 
-impl Sender {
-    /// Counts a call that came at `arrived`, if it was answered, and sends its reply.
+impl DatagramSender {
+    /// Sends the reply of a call that came at `arrived`, and counts the call, if it was answered.
     fn settle(&self, verdict: Verdict, reply: &[u8], arrived: Instant, metrics: &Metrics) {
         match verdict {
             Verdict::Answered(procedure, mut status) => {
@@ -54,7 +55,7 @@ impl Sender {
             }
             Verdict::Replayed => self.send(reply),
             Verdict::Silent
-            | Verdict::Deferred
+            | Verdict::Unadmitted
             | Verdict::Later(_)
             | Verdict::Wait(_)
             | Verdict::Pending(..) => {}
@@ -62,22 +63,22 @@ impl Sender {
     }
 }
 
-impl ReplySink for Sender {
+impl ReplySink for DatagramSender {
     fn send(&self, reply: &[u8]) {
-        // A lost datagram is the client's to ask for again, whoever lost it.
+        // A failure is as a lost datagram: the client retransmits.
         let _ = self.socket.try_send_to(&fitting(reply, self.received), self.peer);
     }
 
-    /// The client asks again when it hears nothing.
+    /// Does nothing: the client retransmits.
     fn mark_lost(&self) {}
 
-    /// Nobody knows; a call that came as a datagram is short.
+    /// Always true, because UDP does not tell.
     fn is_reachable(&self) -> bool {
         true
     }
 }
 
-/// What is sent instead of `reply` to a call of `received` bytes: itself, or that it is refused.
+/// Returns `reply` if it may be sent to a call of `received` bytes, and otherwise a SYSTEM_ERR.
 fn fitting(reply: &[u8], received: usize) -> Cow<'_, [u8]> {
     if reply.len() <= received.saturating_mul(AMPLIFICATION_MAX).min(DATAGRAM_MAX) {
         return Cow::Borrowed(reply);
@@ -89,10 +90,10 @@ fn fitting(reply: &[u8], received: usize) -> Cow<'_, [u8]> {
     Cow::Owned(refusal)
 }
 
-/// Every call may begin: what they hold is bounded by their number and their size.
-struct Open;
+/// Admits every call: their number and size are limited already.
+pub struct OpenGate;
 
-impl Gate for Open {
+impl Gate for OpenGate {
     fn admit(&mut self, _bytes: usize) -> bool {
         true
     }
@@ -103,7 +104,7 @@ impl Gate for Open {
 }
 
 /// Answers the datagrams of `socket` until the server stops.
-pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shared>) {
+pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<SharedResources>) {
     let Ok(local) = socket.local_addr() else { return };
     let mut call = vec![0; DATAGRAM_MAX];
     let mut reply = Vec::new();
@@ -113,16 +114,16 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
             received = socket.recv_from(&mut call) => received,
             () = shared.drain.cancelled() => return,
         };
-        // An error is of an earlier reply that could not be delivered.
+        // An error concerns an earlier reply that could not be delivered.
         let Ok((len, peer)) = received else { continue };
         let arrived = Instant::now();
         let origin = Origin { peer, local };
-        let sender = Arc::new(Sender { socket: Arc::clone(&socket), peer, received: len });
+        let sender = Arc::new(DatagramSender { socket: Arc::clone(&socket), peer, received: len });
         let waiter = || Arc::clone(&sender) as Arc<dyn ReplySink>;
         reply.clear();
-        match service.answer(&call[..len], origin, &waiter, &mut Open, &mut reply) {
+        match service.answer(&call[..len], origin, &waiter, &mut OpenGate, &mut reply) {
             Verdict::Later(key) if Arc::strong_count(&running) <= CALLS_MAX => {
-                // Nor does any wait for something else than a thread.
+                // None of the programs that are served here has calls that wait (`Outcome::Wait`).
                 let context = RunContext { origin, patience: Patience::Blocking, may_wait: false };
                 let (service, record) = (Arc::clone(&service), call[..len].to_vec());
                 let (running, metrics) = (Arc::clone(&running), Arc::clone(&shared.metrics));
@@ -132,10 +133,10 @@ pub async fn run(socket: Arc<UdpSocket>, service: Arc<Service>, shared: Arc<Shar
                     sender.settle(verdict, &reply, arrived, &metrics);
                     drop(running);
                 }));
-                shared.pool.run(Job { admission: Admission::Unrestricted, work });
+                shared.pool.run(PoolJob { admission: Admission::Unrestricted, work });
             }
-            // None of the programs that are served here has results that come later: those may be
-            // lost, too.
+            // Too many calls are deferred, or the call has its results later, which no program that
+            // is served here does. Either way the client retransmits.
             Verdict::Later(key) | Verdict::Pending(PendingReply { key, .. }, _) => {
                 service.forget(key);
             }

@@ -1,10 +1,21 @@
-//! Deferred calls: those that run on another thread than the one that read them, or whose results
+//! Deferred calls: calls that run on another thread than the one that read them, or whose results
 //! come later.
+//!
+//! ```text
+//!   DeferredCall --> pool --> unless_parked --> carry_out --> reply --> outbox
+//!        ^                          |              | |                    ^
+//!        |                          |              | +-- Pending --> results
+//!        +--- resume, room again ---+              |
+//!        +--- wake, after Verdict::Wait -----------+
+//! ```
+//!
+//! Whatever happens to a call, its [`DeferredReply`] is dropped in the end. That is where the call
+//! ends for its connection, its memory is given back, and a missing reply is noticed.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::outbox::{Outbox, Parked};
+use super::outbox::{Outbox, ParkedCall};
 use super::shared::{self, SCRATCH};
 use crate::rpc::pending::{Delay, Pending, Ready};
 use crate::rpc::record::FragmentHeader;
@@ -12,7 +23,7 @@ use crate::rpc::replay::CallKey;
 use crate::rpc::service::{Origin, PendingReply, RunContext, Service, Verdict};
 use crate::sched::Patience;
 use crate::sched::lanes::Lane;
-use crate::sched::pool::{Admission, Job, Work};
+use crate::sched::pool::{Admission, PoolJob, Work};
 use crate::telemetry::bounded::OFTEN;
 use crate::telemetry::metrics::Answered;
 use crate::xdr::Encode;
@@ -28,8 +39,8 @@ const WAITS_MAX: u32 = 8;
 /// Memory charged for an unanswered call besides its record and its reply, in bytes.
 pub const OVERHEAD: usize = 512;
 
-/// The state that connections share, with a pool that runs deferred calls.
-pub type Shared = shared::Shared<PooledCall>;
+/// The resources of connections, with a pool that runs deferred calls.
+pub type SharedResources = shared::SharedResources<PooledCall>;
 
 /// The reply that is owed to a deferred call. If it is dropped unanswered, which only a panic or
 /// the end of the connection causes, the reply cache forgets the call and the connection is given
@@ -37,8 +48,8 @@ pub type Shared = shared::Shared<PooledCall>;
 pub struct DeferredReply {
     /// Answers the call.
     pub service: Arc<Service>,
-    /// The state that all connections share.
-    pub shared: Arc<Shared>,
+    /// The resources that all connections share.
+    pub shared: Arc<SharedResources>,
     /// Sends the reply.
     pub outbox: Arc<Outbox>,
     /// The connection's addresses.
@@ -127,9 +138,9 @@ impl DeferredCall {
     }
 
     /// Returns the call as a job that is not admitted to its lane yet.
-    fn job(self: Box<Self>) -> Job<PooledCall> {
+    fn job(self: Box<Self>) -> PoolJob<PooledCall> {
         let admission = self.lane.map_or(Admission::Unrestricted, Admission::Required);
-        Job { admission, work: PooledCall::Stream(self) }
+        PoolJob { admission, work: PooledCall::Stream(self) }
     }
 
     /// Queues the call again.
@@ -174,7 +185,7 @@ impl DeferredCall {
                 self.wait(delay);
                 return None;
             }
-            Verdict::Pending(..) | Verdict::Replayed | Verdict::Silent | Verdict::Deferred => {
+            Verdict::Pending(..) | Verdict::Replayed | Verdict::Silent | Verdict::Unadmitted => {
                 reply.clear();
             }
         }
@@ -191,7 +202,7 @@ impl DeferredCall {
     }
 }
 
-impl Parked for DeferredCall {
+impl ParkedCall for DeferredCall {
     fn resume(self: Box<Self>) {
         self.requeue();
     }
@@ -206,7 +217,7 @@ pub enum PooledCall {
 }
 
 impl Work for PooledCall {
-    type Bundle = Bundle;
+    type Results = ReplyBundle;
 
     fn run(self) {
         match self {
@@ -219,7 +230,7 @@ impl Work for PooledCall {
         }
     }
 
-    fn attempt(self, bundle: &mut Bundle) -> Option<Self> {
+    fn attempt(self, bundle: &mut ReplyBundle) -> Option<Self> {
         match self {
             Self::Stream(call) => {
                 let call = call.unless_parked()?;
@@ -238,14 +249,14 @@ impl Work for PooledCall {
 /// Replies of calls that ran one after the other. Consecutive replies to one connection are sent
 /// together. Dropping the bundle sends the rest.
 #[derive(Default)]
-pub struct Bundle {
+pub struct ReplyBundle {
     replies: Vec<u8>,
     /// The calls of these replies, of one connection. They end when the replies are sent, not
     /// before: a connection that is to end is closed once it has no calls.
     calls: Vec<DeferredReply>,
 }
 
-impl Bundle {
+impl ReplyBundle {
     fn add(&mut self, call: DeferredReply, reply: &[u8]) {
         if self.calls.first().is_some_and(|first| !Arc::ptr_eq(&first.outbox, &call.outbox)) {
             self.send();
@@ -265,7 +276,7 @@ impl Bundle {
     }
 }
 
-impl Drop for Bundle {
+impl Drop for ReplyBundle {
     fn drop(&mut self) {
         self.send();
     }
@@ -283,3 +294,6 @@ pub fn end_reply(replies: &mut [u8], start: usize) {
     let mark = FragmentHeader::whole(replies.len() - start - 4).to_be_bytes();
     replies[start..start + 4].copy_from_slice(&mark);
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! A connection over the loopback device, for tests.
 
+pub mod scripted;
+
 use std::net::Shutdown;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ pub struct Line {
     pub outbox: Arc<Outbox>,
     pub peer: TcpStream,
     pub budget: Arc<MemoryBudget>,
+    pub buffers: Arc<Buffers>,
 }
 
 impl Line {
@@ -24,14 +27,20 @@ impl Line {
     pub async fn new() -> Self {
         let budget = MemoryBudget::new(64 << 20);
         let buffers = Arc::new(Buffers::new(Arc::clone(&budget)));
+        Self::of(&budget, &buffers).await
+    }
+
+    /// A connection from another address, which shares the budget and the buffers.
+    pub async fn of(budget: &Arc<MemoryBudget>, buffers: &Arc<Buffers>) -> Self {
+        let (budget, buffers) = (Arc::clone(budget), Arc::clone(buffers));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         SockRef::from(&listener).set_recv_buffer_size(4096).unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
         let (peer, _) = listener.accept().await.unwrap();
-        stream.writable().await.unwrap(); // otherwise the first attempt to write finds it is not
-        let outbox = Arc::new(Outbox::new(stream, buffers, &budget.peer()));
-        Self { outbox, peer, budget }
+        stream.writable().await.unwrap(); // the first attempt to send must find that out
+        let outbox = Arc::new(Outbox::new(stream, Arc::clone(&buffers), &budget.address()));
+        Self { outbox, peer, budget, buffers }
     }
 
     /// Makes every attempt to send fail.

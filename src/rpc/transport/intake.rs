@@ -1,7 +1,7 @@
-//! What a connection reads: records that are not complete, and those that must wait for their turn.
+//! The receiving side of a connection: incomplete records, and records that are held back.
 //!
-//! Memory for a large record is admitted before all of the record is read.
-//! The deadline of a record begins with it, and again after it had to wait for us.
+//! Memory for a large record is admitted before all of the record is read. The deadline of a record
+//! starts with the record, and again after the record has waited for the server.
 
 use std::io;
 use std::sync::Arc;
@@ -11,113 +11,114 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::batch::Batch;
-use super::clock::Clock;
-use super::memory_budget::{ALLOWANCE, Account};
+use super::deadline::PeerDeadline;
+use super::memory_budget::{ALLOWANCE, ConnectionMemory};
 use super::outbox::Outbox;
 use crate::errno::Errno;
 use crate::rpc::record::{Error, Flow, Records};
 use crate::sys::socket;
 
-/// As much is read at once at least, and while memory is short.
+/// The size of a read while memory is short, and its minimum otherwise, in bytes.
 const SHORT: usize = 8 * 1024;
 
-/// So many connections of an address read whole pieces.
+/// The number of connections of an address up to which their reads have the full size.
 const WHOLE: usize = 16;
 
-/// So many connections of all addresses together.
+/// As [`WHOLE`], for the connections of all addresses together.
 const WHOLE_OF_ALL: usize = 128;
 
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// There is more to do right now.
+pub enum TurnEnd {
+    /// There is more to do at once.
     Again,
-    /// All that came is taken.
+    /// The socket is empty.
     Drained,
-    /// Too much waits to be answered or sent, or there is no memory: nothing is read until the
-    /// outbox wakes the task.
+    /// Nothing is read until the outbox wakes the task: too many calls are deferred, too much is
+    /// unsent, or there is no memory.
     Paused,
-    /// The peer sends no more.
+    /// The peer closed its side.
     Ended,
 }
 
-/// What a connection has received.
+/// The receiving side of a connection.
 pub struct Intake {
     stream: Arc<TcpStream>,
     records: Records,
-    /// Whether complete records are held.
+    /// Whether complete records are held back.
     paused: bool,
     /// A call that waits until there is memory for its reply.
-    deferred: Option<Vec<u8>>,
-    /// What was admitted for the record that has begun.
+    unadmitted: Option<Vec<u8>>,
+    /// Bytes that were admitted for the incomplete record.
     admitted: usize,
-    /// What is charged: for a record that was admitted, and for what waits.
+    /// Bytes that are charged for the record that was admitted.
     charged: usize,
+    /// Bytes that are charged for what was read and is held back.
     kept: usize,
-    /// Whether nothing is read because of something that is ours to do.
+    /// Whether reading waits for the server.
     held_up: bool,
-    /// Whether the kernel may keep only little.
+    /// Whether the receive buffer of the socket is limited.
     is_limited: bool,
-    /// The deadline of the record that has begun.
-    clock: Clock,
+    /// The deadline of the incomplete record.
+    deadline: PeerDeadline,
     patience: Duration,
-    /// Bytes since the start.
+    /// Bytes received since the start.
     received: u64,
-    /// When the last one came: the moment that the records at hand were complete.
+    /// When the last bytes were received, which is when the records at hand were complete.
     arrived: Instant,
 }
 
 impl Intake {
-    /// Of a connection whose records have at most `max` bytes, and whose peer has `patience` with
-    /// each.
+    /// Creates the receiving side of a connection whose records have at most `max` bytes, with a
+    /// timeout of `patience` for each.
     pub fn new(stream: Arc<TcpStream>, max: usize, patience: Duration) -> Self {
         let now = Instant::now();
         Self {
             stream,
             records: Records::new(max),
             paused: false,
-            deferred: None,
+            unadmitted: None,
             admitted: 0,
             charged: 0,
             kept: 0,
             held_up: false,
             is_limited: false,
-            clock: Clock::start(now, 0, patience),
+            deadline: PeerDeadline::start(now, 0, patience),
             patience,
             received: 0,
             arrived: now,
         }
     }
 
-    /// When the peer last sent something.
+    /// Returns when bytes were last received.
     pub const fn arrived(&self) -> Instant {
         self.arrived
     }
 
-    /// Whether the turn that is to come may take anything. If not, the outbox's task is woken when
-    /// that has changed.
+    /// Whether the next turn may read or answer anything. If not, the task is woken when that may
+    /// have changed.
     pub fn may_go_on(&mut self, outbox: &Outbox) -> bool {
-        let may = outbox.has_room() && self.is_admitted(outbox);
+        let may = outbox.has_room() && self.admit_record(outbox);
         self.held_up |= !may;
         may
     }
 
-    /// Whether there is memory for the record that has begun.
-    fn is_admitted(&mut self, outbox: &Outbox) -> bool {
-        if self.paused || self.deferred.is_some() {
-            return true; // what comes next was read already
+    /// Charges the incomplete record and returns true, if there is memory for it.
+    fn admit_record(&mut self, outbox: &Outbox) -> bool {
+        if self.paused || self.unadmitted.is_some() {
+            return true; // the next record was read already
         }
         let more = self.records.needs().saturating_sub(self.admitted);
         if more > 0 {
             let admitted = outbox.admit(more);
             if !admitted || !self.held_up {
-                self.limit_kernel(!admitted); // and not where it was granted after a wait
+                self.limit_kernel(!admitted); // it stays limited if memory was granted after a wait
             }
             if !admitted {
                 return false;
             }
             if self.held_up {
-                outbox.called(Instant::now()); // it has not been quiet, but waited
+                outbox.called(Instant::now()); // the peer was not slow: it waited for the server
             }
         }
         self.admitted += more;
@@ -125,12 +126,13 @@ impl Intake {
         true
     }
 
-    /// As long as connections have to wait for memory, the kernel must not keep as much in its
-    /// place: of a thousand that had been quick before, it kept a gigabyte.
+    /// Limits the receive buffer of the socket, or ends that. While a connection waits for memory,
+    /// the kernel must not keep what the server does not: for a thousand connections that were fast
+    /// before, that may be a gigabyte.
     fn limit_kernel(&mut self, limit: bool) {
         if limit != self.is_limited {
             self.is_limited = limit;
-            // Without this it keeps more, or less than it could: nothing else depends on it.
+            // A failure is harmless: the kernel then keeps more, or less than it could.
             let _ = if limit {
                 socket::limit_receiving(&self.stream)
             } else {
@@ -139,22 +141,22 @@ impl Intake {
         }
     }
 
-    /// Takes what was kept back, or else what comes with one read, to `batch`.
+    /// Passes the records that were held back to `batch`, or else those of one read.
     ///
     /// # Errors
-    /// The socket's. The second result says whether the stream makes sense.
+    /// The socket fails. The inner error: the stream has no valid records.
     pub fn turn(
         &mut self,
         input: &mut [u8],
         batch: &mut Batch<'_>,
-    ) -> io::Result<(Turn, Result<Flow, Error>)> {
-        if let Some(call) = self.deferred.take() {
-            // Records may be held behind it: those come next.
+    ) -> io::Result<(TurnEnd, Result<Flow, Error>)> {
+        if let Some(call) = self.unadmitted.take() {
+            // Records that may be held behind it come next.
             batch.take(&call);
-            return Ok((Turn::Again, Ok(Flow::Pause)));
+            return Ok((TurnEnd::Again, Ok(Flow::Pause)));
         }
         if self.paused {
-            return Ok((Turn::Again, self.records.resume(|record| batch.take(record))));
+            return Ok((TurnEnd::Again, self.records.resume(|record| batch.take(record))));
         }
         if let Some((own, want)) = self.records.room(|| batch.shared.buffers.take()) {
             let got = receive(&self.stream, want, |fd| socket::receive(fd, own, want))?;
@@ -165,7 +167,7 @@ impl Intake {
             });
         }
         let at = self.records.begin(input);
-        let most = most_at_once(input.len(), &batch.outbox.account);
+        let most = most_at_once(input.len(), &batch.outbox.memory);
         let want = self.records.appetite().min(input.len() - at).min(most);
         let free = &mut input[at..at + want];
         let got = receive(&self.stream, want, |fd| socket::read(fd, free))?;
@@ -174,8 +176,8 @@ impl Intake {
         Ok((got.turn, flow))
     }
 
-    /// Looks at the clock, once for all that came together, if something did; answers when the
-    /// records at hand were complete.
+    /// Reads the clock, once for each read that returned bytes; returns when the records at hand
+    /// were complete.
     fn note_received(&mut self, got: &Received) -> Instant {
         if got.bytes > 0 {
             self.received += got.bytes as u64;
@@ -184,49 +186,49 @@ impl Intake {
         self.arrived
     }
 
-    /// What to remember before a turn.
-    pub const fn before(&self) -> Before {
+    /// Returns what [`Intake::after`] compares with.
+    pub const fn turn_start(&self) -> TurnStart {
         let (given, is_inside) = (self.records.given(), self.records.inside());
-        Before { given, is_inside, received: self.received }
+        TurnStart { given, is_inside, received: self.received }
     }
 
-    /// Notes what a turn left: what is `deferred`, and whether records are kept back. Charges what
-    /// is held, and says how the turn ended.
+    /// Ends a turn: notes the call that is `unadmitted`, if any, and whether records are held back.
+    /// Charges what is held, and returns how the turn ended.
     pub fn after(
         &mut self,
-        before: Before,
-        (turn, flow): (Turn, Flow),
-        deferred: Option<Vec<u8>>,
+        before: TurnStart,
+        (turn, flow): (TurnEnd, Flow),
+        unadmitted: Option<Vec<u8>>,
         outbox: &Outbox,
-    ) -> Turn {
-        (self.deferred, self.paused) = (deferred, flow == Flow::Pause);
+    ) -> TurnEnd {
+        (self.unadmitted, self.paused) = (unadmitted, flow == Flow::Pause);
         let was_given = self.records.given() != before.given;
         if was_given {
             outbox.called(self.arrived);
-            self.admitted = 0; // what it had is charged to its call
+            self.admitted = 0; // the memory is charged to the call
         }
         if self.records.inside() {
             self.note_inside(was_given || !before.is_inside, before.received, outbox);
         }
         self.charge(outbox);
-        self.held_up = self.deferred.is_some();
+        self.held_up = self.unadmitted.is_some();
         if self.held_up {
-            self.limit_kernel(true); // it waits for memory, and what follows it is not read
+            self.limit_kernel(true); // nothing is read while the call waits for memory
         }
         match (self.held_up, self.paused) {
-            (true, _) => Turn::Paused,
-            // What was kept back comes before the end of the stream, which is found again then.
-            (false, true) => Turn::Again,
+            (true, _) => TurnEnd::Paused,
+            // Records that are held back come before the end of the stream, which is found again.
+            (false, true) => TurnEnd::Again,
             (false, false) => turn,
         }
     }
 
-    /// Notes that the bytes beyond `before` belong to a record that is not complete, and may have
-    /// begun with them.
+    /// Notes the progress of an incomplete record, to which the bytes after `before` belong.
+    /// `begins`: the record began with them.
     fn note_inside(&mut self, begins: bool, before: u64, outbox: &Outbox) {
         if begins || self.held_up {
             let now = if self.held_up { Instant::now() } else { self.arrived };
-            self.clock = Clock::start(now, self.received, self.patience);
+            self.deadline = PeerDeadline::start(now, self.received, self.patience);
             outbox.called(now);
         } else {
             outbox.progress().moved(self.received - before, self.arrived);
@@ -241,57 +243,57 @@ impl Intake {
             admitted => (holds.max(admitted), 0),
         };
         if charged > self.charged {
-            outbox.account.take(charged - self.charged);
+            outbox.memory.take(charged - self.charged);
         } else if charged < self.charged {
-            outbox.account.give(self.charged - charged);
+            outbox.memory.give(self.charged - charged);
         }
         if kept != self.kept {
-            outbox.account.keep(kept);
+            outbox.memory.keep(kept);
         }
         (self.charged, self.kept) = (charged, kept);
     }
 
-    /// Whether nothing is read because of something that is ours to do.
+    /// Whether reading waits for the server.
     pub const fn is_held_up(&self) -> bool {
         self.held_up
     }
 
-    /// When the peer must have gone on with a record, if it must.
+    /// Returns the deadline of the incomplete record, if there is one.
     pub fn due(&self) -> Option<Instant> {
-        (self.records.inside() && !self.held_up).then(|| self.clock.due())
+        (self.records.inside() && !self.held_up).then(|| self.deadline.due())
     }
 
-    /// Whether the peer is in time with its record.
+    /// Whether the peer is in time with the incomplete record.
     pub fn is_in_time(&mut self, now: Instant) -> bool {
-        self.due().is_none() || self.clock.is_in_time(now, || self.received, self.patience)
+        self.due().is_none() || self.deadline.is_in_time(now, || self.received, self.patience)
     }
 }
 
-/// How much of a piece of `len` bytes is read at once. Connections take turns, so what those of one
-/// address, and what all of them do in a round is bounded: 500 of them, each with thousands of
-/// small calls, would have the others wait for seconds.
-fn most_at_once(len: usize, account: &Account) -> usize {
+/// Returns how many of `len` bytes are read at once. Connections take turns, so the sum over those
+/// of an address, and over all, is bounded: 500 connections with thousands of small calls each
+/// would delay the others by seconds.
+fn most_at_once(len: usize, account: &ConnectionMemory) -> usize {
     let share =
         account.neighbours().div_ceil(WHOLE).max(account.connections().div_ceil(WHOLE_OF_ALL));
     let fair = len / share;
     if account.is_short() { SHORT } else { fair.max(SHORT) }
 }
 
-/// What is remembered before a turn.
+/// The state before a turn.
 #[derive(Clone, Copy)]
-pub struct Before {
+pub struct TurnStart {
     given: u64,
     is_inside: bool,
     received: u64,
 }
 
-/// What was received.
+/// The result of a read.
 struct Received {
     bytes: usize,
-    turn: Turn,
+    turn: TurnEnd,
 }
 
-/// Receives through `read` up to `want` bytes.
+/// Receives up to `want` bytes through `read`.
 fn receive(
     stream: &TcpStream,
     want: usize,
@@ -301,16 +303,16 @@ fn receive(
     let result = stream.try_io(Interest::READABLE, || {
         let n = read(stream)?;
         got = Some(n);
-        // Less than there was room for: the socket is empty. Saying so here saves the read that
-        // would only find that out. The end of the stream is reported again whatever we say.
+        // Less than there was room for: the socket is empty. Reporting WouldBlock saves another
+        // read that would find that out. The end of the stream is reported again in any case.
         if (1..want).contains(&n) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
     match (got, result) {
-        (Some(0), _) => Ok(Received { bytes: 0, turn: Turn::Ended }),
-        (Some(bytes), Ok(())) => Ok(Received { bytes, turn: Turn::Again }),
-        (Some(bytes), Err(_)) => Ok(Received { bytes, turn: Turn::Drained }),
+        (Some(0), _) => Ok(Received { bytes: 0, turn: TurnEnd::Ended }),
+        (Some(bytes), Ok(())) => Ok(Received { bytes, turn: TurnEnd::Again }),
+        (Some(bytes), Err(_)) => Ok(Received { bytes, turn: TurnEnd::Drained }),
         (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        (None, _) => Ok(Received { bytes: 0, turn: Turn::Drained }),
+        (None, _) => Ok(Received { bytes: 0, turn: TurnEnd::Drained }),
     }
 }
 
@@ -323,7 +325,7 @@ mod tests {
     use socket2::SockRef;
     use tokio::net::TcpListener;
 
-    /// A connection whose peer sends when it is told so.
+    /// A connection whose peer sends when the test says so.
     struct Slow {
         intake: Intake,
         outbox: Outbox,
@@ -336,7 +338,7 @@ mod tests {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let budget = MemoryBudget::new(MINIMUM);
             let outbox =
-                Outbox::new(stream, Arc::new(Buffers::new(Arc::clone(&budget))), &budget.peer());
+                Outbox::new(stream, Arc::new(Buffers::new(Arc::clone(&budget))), &budget.address());
             let stream = outbox.stream().unwrap();
             let intake = Intake::new(stream, 1 << 20, Duration::from_secs(60));
             Self { intake, outbox, start: Instant::now() }
@@ -344,14 +346,14 @@ mod tests {
 
         /// The server reads `bytes` so many seconds after the start.
         fn receives(&mut self, bytes: &[u8], second: u64) {
-            let before = self.intake.before();
+            let before = self.intake.turn_start();
             match self.intake.records.room(Vec::new) {
                 Some((own, _)) => own.extend(bytes),
                 None => assert_eq!(self.intake.records.feed(bytes, |_| Flow::Go), Ok(Flow::Go)),
             }
             self.intake.received += bytes.len() as u64;
             self.intake.arrived = self.start + Duration::from_secs(second);
-            self.intake.after(before, (Turn::Drained, Flow::Go), None, &self.outbox);
+            self.intake.after(before, (TurnEnd::Drained, Flow::Go), None, &self.outbox);
         }
 
         fn behind(&self) -> u64 {
@@ -382,10 +384,10 @@ mod tests {
         let stream = SockRef::from(&stream);
         stream.set_recv_buffer_size(1 << 20).unwrap();
         let before = stream.recv_buffer_size().unwrap();
-        let start = peer.intake.before();
+        let start = peer.intake.turn_start();
         let turn =
-            peer.intake.after(start, (Turn::Again, Flow::Pause), Some(vec![0]), &peer.outbox);
-        assert_eq!(turn, Turn::Paused);
+            peer.intake.after(start, (TurnEnd::Again, Flow::Pause), Some(vec![0]), &peer.outbox);
+        assert_eq!(turn, TurnEnd::Paused);
         let limited = stream.recv_buffer_size().unwrap();
         assert!(limited < before / 2, "{limited} of {before}");
     }
@@ -393,16 +395,16 @@ mod tests {
     #[test]
     fn what_all_connections_of_an_address_read_in_a_round_is_bounded() {
         const PIECE: usize = 256 * 1024;
-        let peer = MemoryBudget::new(MINIMUM).peer();
+        let peer = MemoryBudget::new(MINIMUM).address();
         let mut accounts = Vec::new();
         for count in 1..=512 {
-            accounts.push(Account::new(&peer, Arc::default()));
+            accounts.push(ConnectionMemory::new(&peer, Arc::default()));
             let most = most_at_once(PIECE, &accounts[0]);
             assert!(most * count <= WHOLE * PIECE, "{most} bytes of each of {count}");
             assert!(count >= WHOLE || most == PIECE, "{count} are few");
         }
         assert_eq!(most_at_once(PIECE, &accounts[0]), SHORT.max(PIECE / 33));
-        let other = Account::new(&MemoryBudget::new(MINIMUM).peer(), Arc::default());
+        let other = ConnectionMemory::new(&MemoryBudget::new(MINIMUM).address(), Arc::default());
         assert_eq!(most_at_once(PIECE, &other), PIECE);
     }
 
@@ -412,7 +414,7 @@ mod tests {
         let budget = MemoryBudget::new(MINIMUM);
         let mut accounts = Vec::new();
         for count in 1..=1024 {
-            accounts.push(Account::new(&budget.peer(), Arc::default()));
+            accounts.push(ConnectionMemory::new(&budget.address(), Arc::default()));
             let most = most_at_once(PIECE, &accounts[0]);
             assert!(most * count <= WHOLE_OF_ALL * PIECE, "{most} bytes of each of {count}");
             assert!(count > WHOLE_OF_ALL || most == PIECE, "{count} are few");

@@ -1,28 +1,30 @@
-//! One budget for the memory that peers make the server hold: incomplete records, queued calls, and
-//! replies that are not acknowledged, also those that the kernel holds ([`super::sent`]).
+//! The budget for the memory that peers make the server hold: incomplete records, deferred calls,
+//! and unacknowledged replies, including those in the kernel ([`super::unacknowledged`]).
 //!
 //! ```text
-//!   Account (a connection) --+
-//!   Account (a connection) --+--> Peer (an address) --+
-//!   Account (a connection) -----> Peer ---------------+--> MemoryBudget
+//!   ConnectionMemory --+
+//!   ConnectionMemory --+--> AddressMemory --+
+//!   ConnectionMemory -----> AddressMemory --+--> MemoryBudget
 //! ```
 //!
-//! An address may hold [`SHARE`] times as much as is free. One address alone gets two thirds of the
-//! budget, two addresses get two fifths each in the end, and any number of them leave room for one
-//! more: the threshold falls while the budget fills, without a list of who is active.
+//! An address may hold [`SHARE`] times as much as is free (dynamic thresholds). One address alone
+//! gets two thirds of the budget, two addresses get two fifths each in the end, and any number of
+//! them leave room for one more. The threshold falls while the budget fills; no list of active
+//! addresses is needed.
 //!
-//! What is admitted comes to an end by itself: records and replies have deadlines, calls are
-//! answered. What was read and must wait is therefore counted apart ([`Account::keep`]): however
-//! much of it there is, something can be admitted, and all that waits goes on.
+//! Admitted memory becomes free by itself, because records and replies have deadlines, and calls
+//! are answered. Records that were read and are held back may wait for admission themselves. They
+//! are counted apart ([`ConnectionMemory::keep`]), so however many they are, some can be admitted.
 //!
-//! Memory that cannot wait is charged without a question ([`Account::take`]): it is small, or at
-//! most one reply for each thread. What can wait is admitted first ([`Account::admit`]): a large
-//! record before it is read, a call with a large reply before it is carried out. Admission charges
-//! the whole size, so that no record waits in the middle for memory that other incomplete records
-//! hold. Within an address, memory is granted in the order of the requests.
+//! Memory that cannot wait is charged unconditionally ([`ConnectionMemory::take`]): it is small, or
+//! at most one reply for each thread. Other memory is admitted first ([`ConnectionMemory::admit`]):
+//! that for a large record before the record is read, that for a large reply before the call is
+//! carried out. The whole size is admitted at once: otherwise incomplete records could wait for
+//! memory that other incomplete records hold. Within an address, memory is granted in the order of
+//! the requests.
 //!
-//! A connection's first [`ALLOWANCE`] bytes are free, and charges are rounded up to [`CHUNK`]s:
-//! small calls write no memory that connections share. `--max-connections` bounds what is not
+//! The first [`ALLOWANCE`] bytes of a connection are not charged, and charges are rounded up to
+//! [`CHUNK`]s, so small calls write to no shared memory. `--max-connections` limits what is not
 //! charged.
 
 use std::collections::VecDeque;
@@ -32,13 +34,13 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// What a connection holds free of charge, in bytes.
+/// The memory of a connection that is not charged, in bytes.
 pub const ALLOWANCE: usize = 16 * 1024;
 
 /// The unit of charges, in bytes.
 const CHUNK: usize = 16 * 1024;
 
-/// How many times the free memory an address may hold.
+/// The maximum ratio of the memory of an address to the free memory.
 const SHARE: usize = 2;
 
 /// The smallest budget: room for a few of the largest records and replies.
@@ -47,43 +49,43 @@ pub const MINIMUM: usize = 16 * 1024 * 1024;
 /// The memory that all peers together may make the server hold.
 #[derive(Debug)]
 pub struct MemoryBudget {
-    /// For what comes to an end by itself.
+    /// The part for what is charged or admitted, in bytes. The parts below come in addition.
     limit: usize,
-    /// For what was read and waits.
+    /// The part for records that were read and are held back.
     backlog: usize,
-    /// For buffers that are kept for the next call.
+    /// The part for pooled buffers.
     buffers: usize,
-    /// For the reply cache.
+    /// The part for the reply cache.
     replies: usize,
     taken: AtomicUsize,
     kept: AtomicUsize,
-    /// How many accounts wait, looked at without the lock of the queue.
+    /// How many connections wait. Read without the lock of the queue.
     waiting: AtomicUsize,
-    queue: Mutex<Queue>,
+    queue: Mutex<WaitQueue>,
     waits: AtomicU64,
-    /// How many accounts there are.
+    /// How many connections there are.
     connections: AtomicUsize,
 }
 
-/// What one address holds.
+/// The memory of one address.
 #[derive(Debug)]
-pub struct Peer {
+pub struct AddressMemory {
     budget: Arc<MemoryBudget>,
     taken: AtomicUsize,
     kept: AtomicUsize,
-    /// How many of its accounts wait.
+    /// How many of its connections wait.
     waiting: AtomicUsize,
     /// The last pass over the queue in which one of them could not be granted its bytes.
     blocked: AtomicU64,
 }
 
-/// What one connection holds. Dropping it gives everything back.
+/// The memory of one connection. Dropping it gives everything back.
 #[derive(Debug)]
-pub struct Account {
-    peer: Arc<Peer>,
+pub struct ConnectionMemory {
+    address: Arc<AddressMemory>,
     used: AtomicUsize,
     kept: AtomicUsize,
-    /// Bytes that were granted after a wait and are charged already.
+    /// Bytes that were granted after a wait, charged, and not collected yet.
     granted: AtomicUsize,
     is_waiting: AtomicBool,
     /// Notified when bytes are granted.
@@ -91,21 +93,21 @@ pub struct Account {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    waiters: VecDeque<Waiter>,
+struct WaitQueue {
+    waiters: VecDeque<MemoryWaiter>,
     passes: u64,
 }
 
-/// An account that waits for memory.
+/// A connection that waits for memory.
 #[derive(Debug)]
-struct Waiter {
-    account: Weak<Account>,
-    peer: Arc<Peer>,
+struct MemoryWaiter {
+    account: Weak<ConnectionMemory>,
+    address: Arc<AddressMemory>,
     bytes: usize,
 }
 
 impl MemoryBudget {
-    /// A budget of `total` bytes, or of [`MINIMUM`] if that is more.
+    /// Creates a budget of `total` bytes, or of [`MINIMUM`] if that is more.
     pub fn new(total: usize) -> Arc<Self> {
         let total = total.max(MINIMUM);
         let (buffers, backlog, replies) = (total / 8, total / 8, total / 16);
@@ -123,46 +125,46 @@ impl MemoryBudget {
         })
     }
 
-    /// A new address, which holds nothing.
-    pub fn peer(self: &Arc<Self>) -> Arc<Peer> {
+    /// Creates the entry of an address, which holds nothing.
+    pub fn address(self: &Arc<Self>) -> Arc<AddressMemory> {
         let zero = || AtomicUsize::new(0);
         let (taken, kept, waiting, blocked) = (zero(), zero(), zero(), AtomicU64::new(0));
-        Arc::new(Peer { budget: Arc::clone(self), taken, kept, waiting, blocked })
+        Arc::new(AddressMemory { budget: Arc::clone(self), taken, kept, waiting, blocked })
     }
 
-    /// The whole budget, in bytes.
+    /// Returns the whole budget, in bytes.
     pub const fn total(&self) -> usize {
         self.limit + self.backlog + self.buffers + self.replies
     }
 
-    /// The part for buffers that are kept for the next call, in bytes.
+    /// Returns the part for pooled buffers, in bytes.
     pub const fn for_buffers(&self) -> usize {
         self.buffers
     }
 
-    /// The part for the reply cache, in bytes.
+    /// Returns the part for the reply cache, in bytes.
     pub const fn for_replies(&self) -> usize {
         self.replies
     }
 
-    /// What connections hold now, in bytes.
+    /// Returns what connections hold, in bytes.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed) + self.kept.load(Ordering::Relaxed)
     }
 
-    /// How often a connection had to wait for memory since the start.
+    /// Returns how often a connection had to wait for memory since the start.
     pub fn waits(&self) -> u64 {
         self.waits.load(Ordering::Relaxed)
     }
 
-    /// Forgets who waits and is gone. To be called now and then.
+    /// Forgets waiting connections that have ended. To be called now and then.
     pub fn sweep(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.grant(None);
         }
     }
 
-    /// Whether more than half is held, and nothing should be kept that is not needed.
+    /// Whether more than half is held, so that unused memory should be freed.
     pub fn is_tight(&self) -> bool {
         self.taken() > self.limit / 2
     }
@@ -171,26 +173,26 @@ impl MemoryBudget {
         self.limit.saturating_sub(self.taken.load(Ordering::SeqCst))
     }
 
-    /// Grants bytes to those who wait, as far as there are any.
-    fn grant(&self, waiter: Option<Waiter>) {
-        // The last reference to an account must not go while the queue is locked: its end gives
-        // memory back, which comes here again.
+    /// Queues `waiter`, if given, and grants memory to waiting connections as far as possible.
+    fn grant(&self, waiter: Option<MemoryWaiter>) {
+        // The last reference to a connection's memory must not be dropped under the lock: that
+        // gives memory back, which locks the queue again.
         let mut looked_at = Vec::new();
         let mut queue = self.queue.lock();
-        let Queue { waiters, passes } = &mut *queue;
+        let WaitQueue { waiters, passes } = &mut *queue;
         waiters.extend(waiter);
         *passes += 1;
         waiters.retain(|waiter| {
-            if waiter.peer.blocked.load(Ordering::Relaxed) == *passes {
+            if waiter.address.blocked.load(Ordering::Relaxed) == *passes {
                 return true;
             }
             let account = waiter.account.upgrade();
             let waits = account.as_deref().is_some_and(|account| !account.grant(waiter.bytes));
             if waits {
-                waiter.peer.blocked.store(*passes, Ordering::Relaxed);
+                waiter.address.blocked.store(*passes, Ordering::Relaxed);
             } else {
                 self.waiting.fetch_sub(1, Ordering::SeqCst);
-                waiter.peer.waiting.fetch_sub(1, Ordering::SeqCst);
+                waiter.address.waiting.fetch_sub(1, Ordering::SeqCst);
             }
             looked_at.extend(account);
             waits
@@ -199,13 +201,13 @@ impl MemoryBudget {
     }
 }
 
-impl Peer {
-    /// What the address holds, in bytes.
+impl AddressMemory {
+    /// Returns what the address holds, in bytes.
     pub fn held(&self) -> usize {
         self.taken.load(Ordering::Relaxed) + self.kept.load(Ordering::Relaxed)
     }
 
-    /// Whether it waits for memory.
+    /// Whether a connection of the address waits for memory.
     pub fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
@@ -214,18 +216,19 @@ impl Peer {
     fn may_take(&self, bytes: usize) -> bool {
         let (held, free) = (self.taken.load(Ordering::SeqCst), self.budget.free());
         let left = free.saturating_sub(bytes);
-        // What the only one asks for is granted, however large; and a newcomer gets what is left.
+        // If nothing else is held, any size is granted; and a new address gets what is left.
         free == self.budget.limit
             || bytes <= free && (held == 0 || held.saturating_add(bytes) <= SHARE * left)
     }
 }
 
-impl Account {
-    /// An account of an address; `wake` is notified when it was granted what it waited for.
-    pub fn new(peer: &Arc<Peer>, wake: Arc<Notify>) -> Arc<Self> {
-        peer.budget.connections.fetch_add(1, Ordering::Relaxed);
+impl ConnectionMemory {
+    /// Creates the entry of a connection from an address. `wake` is notified when the connection
+    /// was granted what it waited for.
+    pub fn new(address: &Arc<AddressMemory>, wake: Arc<Notify>) -> Arc<Self> {
+        address.budget.connections.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self {
-            peer: Arc::clone(peer),
+            address: Arc::clone(address),
             used: AtomicUsize::new(0),
             kept: AtomicUsize::new(0),
             granted: AtomicUsize::new(0),
@@ -234,13 +237,13 @@ impl Account {
         })
     }
 
-    /// Charges bytes that are held already, or cannot wait. Does not block.
+    /// Charges bytes unconditionally. Does not block.
     pub fn take(&self, bytes: usize) {
         let before = self.used.fetch_add(bytes, Ordering::SeqCst);
         let more = charge(before + bytes) - charge(before);
         if more > 0 {
-            self.peer.taken.fetch_add(more, Ordering::SeqCst);
-            self.peer.budget.taken.fetch_add(more, Ordering::SeqCst);
+            self.address.taken.fetch_add(more, Ordering::SeqCst);
+            self.address.budget.taken.fetch_add(more, Ordering::SeqCst);
         }
     }
 
@@ -249,8 +252,8 @@ impl Account {
         let before = self.used.fetch_sub(bytes, Ordering::SeqCst);
         let less = charge(before) - charge(before - bytes);
         if less > 0 {
-            let budget = &self.peer.budget;
-            self.peer.taken.fetch_sub(less, Ordering::SeqCst);
+            let budget = &self.address.budget;
+            self.address.taken.fetch_sub(less, Ordering::SeqCst);
             budget.taken.fetch_sub(less, Ordering::SeqCst);
             if budget.waiting.load(Ordering::SeqCst) > 0 {
                 budget.grant(None);
@@ -258,21 +261,20 @@ impl Account {
         }
     }
 
-    /// Whether the connection holds more than is free of charge, besides what was read and waits.
+    /// Whether anything is charged, apart from [`ConnectionMemory::keep`].
     pub fn is_charged(&self) -> bool {
         self.used.load(Ordering::Relaxed) > ALLOWANCE
     }
 
-    /// Whether the address holds its share, and should be made to hold no more.
+    /// Whether the address holds its share.
     pub fn is_over(&self) -> bool {
-        !self.peer.may_take(CHUNK)
+        !self.address.may_take(CHUNK)
     }
 
-    /// Says that the connection holds so many bytes that were read and wait, beyond what is free of
-    /// charge. Does not block.
+    /// Sets how many bytes were read and are held back, beyond [`ALLOWANCE`]. Does not block.
     pub fn keep(&self, bytes: usize) {
         let before = self.kept.swap(bytes, Ordering::SeqCst);
-        for kept in [&self.peer.kept, &self.peer.budget.kept] {
+        for kept in [&self.address.kept, &self.address.budget.kept] {
             if bytes > before {
                 kept.fetch_add(bytes - before, Ordering::SeqCst);
             } else if bytes < before {
@@ -281,28 +283,28 @@ impl Account {
         }
     }
 
-    /// About how many connections the address has.
+    /// Returns about how many connections the address has.
     pub fn neighbours(&self) -> usize {
-        Arc::strong_count(&self.peer)
+        Arc::strong_count(&self.address)
     }
 
-    /// How many connections all addresses have.
+    /// Returns how many connections all addresses have.
     pub fn connections(&self) -> usize {
-        self.peer.budget.connections.load(Ordering::Relaxed)
+        self.address.budget.connections.load(Ordering::Relaxed)
     }
 
-    /// Whether no more should be read at once than is free of charge.
+    /// Whether no more than [`ALLOWANCE`] should be read at once.
     pub fn is_short(&self) -> bool {
-        let budget = &self.peer.budget;
+        let budget = &self.address.budget;
         let left = budget.backlog.saturating_sub(budget.kept.load(Ordering::SeqCst));
-        self.peer.kept.load(Ordering::SeqCst) + CHUNK > SHARE * left
+        self.address.kept.load(Ordering::SeqCst) + CHUNK > SHARE * left
     }
 
-    /// Charges `bytes` if the address may hold them. Otherwise the account is notified when they
-    /// are granted: then this is to be called again. Does not block. For one caller at a time,
-    /// which waits for one thing at a time.
+    /// Charges `bytes` and returns true, if the address may hold them. Otherwise queues the
+    /// request, and notifies when it is granted; then this must be called again. Does not block.
+    /// Must not be called concurrently, and not for another request while one waits.
     pub fn admit(self: &Arc<Self>, bytes: usize) -> bool {
-        // Before the look at what was granted: what is granted afterwards is notified.
+        // Read before `granted`: what is granted afterwards is notified.
         let is_waiting = self.is_waiting.load(Ordering::SeqCst);
         if self.collect(bytes) {
             return true;
@@ -310,7 +312,7 @@ impl Account {
         if is_waiting {
             return false;
         }
-        if self.peer.waiting.load(Ordering::SeqCst) == 0 && self.fits(bytes) {
+        if self.address.waiting.load(Ordering::SeqCst) == 0 && self.fits(bytes) {
             self.take(bytes);
             return true;
         }
@@ -319,29 +321,29 @@ impl Account {
     }
 
     fn wait_for(self: &Arc<Self>, bytes: usize) {
-        let budget = &self.peer.budget;
+        let budget = &self.address.budget;
         self.is_waiting.store(true, Ordering::SeqCst);
         budget.waits.fetch_add(1, Ordering::Relaxed);
         budget.waiting.fetch_add(1, Ordering::SeqCst);
-        self.peer.waiting.fetch_add(1, Ordering::SeqCst);
-        let (account, peer) = (Arc::downgrade(self), Arc::clone(&self.peer));
-        // Looks at the queue again: memory may have been given back a moment ago.
-        budget.grant(Some(Waiter { account, peer, bytes }));
+        self.address.waiting.fetch_add(1, Ordering::SeqCst);
+        let (account, address) = (Arc::downgrade(self), Arc::clone(&self.address));
+        // This also tries to grant it: memory may have been given back a moment ago.
+        budget.grant(Some(MemoryWaiter { account, address, bytes }));
     }
 
     /// Whether the address holds less than half of its share.
     pub fn has_plenty(&self) -> bool {
-        self.peer.may_take(self.peer.taken.load(Ordering::SeqCst).max(CHUNK))
+        self.address.may_take(self.address.taken.load(Ordering::SeqCst).max(CHUNK))
     }
 
     /// Whether the address may hold so many bytes more.
     pub fn fits(&self, bytes: usize) -> bool {
         let used = self.used.load(Ordering::SeqCst);
         let more = charge(used + bytes) - charge(used);
-        more == 0 || self.peer.may_take(more)
+        more == 0 || self.address.may_take(more)
     }
 
-    /// Grants bytes that the account waits for, if its address may hold them.
+    /// Grants bytes that the connection waits for, if its address may hold them.
     fn grant(&self, bytes: usize) -> bool {
         let fits = self.fits(bytes);
         if fits {
@@ -353,7 +355,7 @@ impl Account {
         fits
     }
 
-    /// Whether something was granted; makes it `bytes`.
+    /// Whether something was granted. Adjusts the charge to `bytes`.
     fn collect(&self, bytes: usize) -> bool {
         if self.granted.load(Ordering::SeqCst) == 0 {
             return false;
@@ -368,15 +370,15 @@ impl Account {
     }
 }
 
-impl Drop for Account {
+impl Drop for ConnectionMemory {
     fn drop(&mut self) {
         self.keep(0);
         self.give(self.used.load(Ordering::SeqCst));
-        self.peer.budget.connections.fetch_sub(1, Ordering::Relaxed);
+        self.address.budget.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// What is charged to an account that uses so many bytes.
+/// Returns what is charged to a connection that uses so many bytes.
 const fn charge(used: usize) -> usize {
     used.saturating_sub(ALLOWANCE).next_multiple_of(CHUNK)
 }

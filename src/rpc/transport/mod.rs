@@ -1,25 +1,25 @@
-//! Sockets, and the calls that come over them: which are read, answered or kept waiting.
+//! Sockets, and back-pressure: which calls are read, answered at once or deferred.
 //!
 //! ```text
-//!   server -- accepts --> connections: has it a seat?
+//!   server -- accepts --> connections: admits it, or not
 //!      |                     |
 //!      |                  connection (a task of one data-plane thread)
 //!      |                     |  intake: reads records
-//!      |                     |  batch: answers what came together
+//!      |                     |  batch: answers the records of one read
 //!      |                     |      |
-//!      |                     |      +--> deferred: calls that another thread has
+//!      |                     |      +--> deferred: calls that run on another thread
 //!      |                     |                 |
 //!      |                  outbox <-------------+   replies, until the socket takes them
 //!   datagram                 |
-//!      |                  memory_budget, progress: which connections may hold how much
+//!      |                  memory_budget, progress: how much a connection may hold
 //! ```
 
 mod batch;
 mod buffers;
-mod clock;
 mod connection;
 pub mod connections;
 mod datagram;
+mod deadline;
 mod deferred;
 #[cfg(test)]
 mod fixture;
@@ -29,7 +29,7 @@ pub mod memory_budget;
 mod outbox;
 mod pressure;
 mod progress;
-mod sent;
 pub mod server;
 pub mod shared;
 mod sync;
+mod unacknowledged;

@@ -21,40 +21,41 @@ use tokio::sync::Notify;
 
 use super::buffers::Buffers;
 use super::handover::{Handover, SendFailed, Transmit};
-use super::memory_budget::{Account, Peer};
-use super::progress::Progress;
-use super::sent::Sent;
+use super::memory_budget::{AddressMemory, ConnectionMemory};
+use super::progress::ConnectionProgress;
+use super::unacknowledged::Unacknowledged;
 use crate::rpc::record;
 use crate::rpc::service::ReplySink;
 
-/// Unsent bytes above which no further call is started. One reply more may come on top.
+/// Unsent bytes above which no call is started. The replies of running calls come on top.
 const UNSENT_MAX: usize = 1024 * 1024;
 
-/// Small replies are joined up to this size, and those up to it are copied rather than kept in the
-/// large buffer that they were written into.
+/// Queued replies are joined up to this size, in bytes. A larger reply is queued in the buffer that
+/// it was written into, without copying.
 const TOGETHER: usize = 64 * 1024;
 
-/// Calls of one connection that wait for a thread, run on one, or wait for their results.
+/// The maximum number of deferred calls of one connection.
 const CALLS_MAX: usize = 256;
 
-/// Bytes of such calls and of what their replies may have: a connection must not take all that its
-/// address may hold, and 16 of the largest keep a disk busy.
+/// The maximum size of the deferred calls of one connection and of their replies, in bytes. A
+/// connection must not take all that its address may hold, and 16 of the largest calls keep a disk
+/// busy.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A call that must not run before there is room for its reply.
-pub trait Parked: Send {
-    /// Has the call run. Does not block.
+pub trait ParkedCall: Send {
+    /// Queues the call again. Does not block.
     fn resume(self: Box<Self>);
 }
 
-/// A connection, as its task and the pool's threads share it.
+/// The sending side of a connection, which its task and the threads of the pool share.
 pub struct Outbox {
-    /// What the connection holds of the memory budget.
-    pub account: Arc<Account>,
+    /// The part of the memory budget that the connection holds.
+    pub memory: Arc<ConnectionMemory>,
     handover: Handover<SendQueue>,
     buffers: Arc<Buffers>,
-    progress: Progress,
-    /// Whether the kernel held replies that are charged to the account when it was last asked.
+    progress: ConnectionProgress,
+    /// Whether the kernel held replies that are charged when it was last queried.
     is_behind: AtomicBool,
 }
 
@@ -67,11 +68,11 @@ struct SendQueue {
     replies: VecDeque<Vec<u8>>,
     /// Bytes of the first of `replies` that are sent.
     sent: usize,
-    /// The capacities of `replies`, which are charged to the account.
+    /// The capacities of `replies`, which are charged to the memory budget.
     charged: usize,
-    kernel: Sent,
+    kernel: Unacknowledged,
     /// Calls that must not run before there is room for their replies.
-    parked: Vec<Box<dyn Parked>>,
+    parked: Vec<Box<dyn ParkedCall>>,
 }
 
 impl SendQueue {
@@ -113,15 +114,15 @@ impl SendQueue {
 }
 
 impl Outbox {
-    /// Wraps a connected socket, whose memory is charged to `peer`.
-    pub fn new(stream: TcpStream, buffers: Arc<Buffers>, peer: &Arc<Peer>) -> Self {
+    /// Wraps a connected socket, whose memory is charged to `address`.
+    pub fn new(stream: TcpStream, buffers: Arc<Buffers>, address: &Arc<AddressMemory>) -> Self {
         let wake = Arc::<Notify>::default();
         let queue = SendQueue { stream: Some(Arc::new(stream)), ..SendQueue::default() };
         Self {
-            account: Account::new(peer, Arc::clone(&wake)),
+            memory: ConnectionMemory::new(address, Arc::clone(&wake)),
             handover: Handover::new(queue, wake),
             buffers,
-            progress: Progress::new(Instant::now()),
+            progress: ConnectionProgress::new(Instant::now()),
             is_behind: AtomicBool::new(false),
         }
     }
@@ -132,56 +133,57 @@ impl Outbox {
         &self.handover.wake
     }
 
-    /// The socket; reading it is for the connection's task alone. `None`: the connection was given
-    /// up.
+    /// Returns the socket, or `None` if the connection was given up. Only the connection's task may
+    /// read from it.
     pub fn stream(&self) -> Option<Arc<TcpStream>> {
         self.handover.lock().stream.clone()
     }
 
-    /// Whether the connection moves.
-    pub const fn progress(&self) -> &Progress {
+    /// Returns the progress of the connection.
+    pub const fn progress(&self) -> &ConnectionProgress {
         &self.progress
     }
 
-    /// Notes that a call was complete `at` this time, or begins, or had waited for memory until
-    /// then. While replies wait, a peer is judged by what it takes of them: calls are cheaper.
+    /// Notes that a call was complete or began `at` this time, or had waited for memory until then.
+    /// Ignored while replies are owed: then the progress is what the peer takes of them, because a
+    /// slow peer could send cheap calls meanwhile.
     pub fn called(&self, at: Instant) {
         if !self.is_owed() {
             self.progress.begin(at);
         }
     }
 
-    /// Whether replies wait for the socket, or the kernel holds many.
+    /// Whether replies are queued, or the kernel holds many.
     pub fn is_owed(&self) -> bool {
         self.is_behind.load(Ordering::Relaxed) || self.has_unsent()
     }
 
-    /// Looks at what the peer has taken by `now` of the replies that are owed to it. A system call.
+    /// Notes what the peer has taken by `now` of the replies that are owed to it. A system call.
     pub fn look(&self, now: Instant) {
         let mut queue = self.handover.lock();
         if let SendQueue { stream: Some(stream), kernel, .. } = &mut *queue {
             let unsent = self.handover.unsent();
-            kernel.look(unsent, stream, &self.account, (&self.progress, now));
+            kernel.look(unsent, stream, &self.memory, (&self.progress, now));
             self.note_behind(kernel);
         }
     }
 
-    /// Charges the account if the address may hold so many bytes more, as [`Account::admit`].
+    /// As [`ConnectionMemory::admit`], after the kernel was queried if that may make a difference.
     pub fn admit(&self, bytes: usize) -> bool {
-        if self.is_behind.load(Ordering::Relaxed) && !self.account.fits(bytes) {
+        if self.is_behind.load(Ordering::Relaxed) && !self.memory.fits(bytes) {
             self.look_at_kernel(&mut self.handover.lock()); // it may hold less by now
         }
-        self.account.admit(bytes)
+        self.memory.admit(bytes)
     }
 
     fn look_at_kernel(&self, queue: &mut SendQueue) {
         if let SendQueue { stream: Some(stream), kernel, .. } = queue {
-            kernel.charge(stream, &self.account);
+            kernel.charge(stream, &self.memory);
             self.note_behind(kernel);
         }
     }
 
-    fn note_behind(&self, kernel: &Sent) {
+    fn note_behind(&self, kernel: &Unacknowledged) {
         let is_behind = kernel.charged() > 0 || kernel.is_limited();
         self.is_behind.store(is_behind, Ordering::Relaxed);
     }
@@ -214,7 +216,7 @@ impl Outbox {
 
     /// Keeps a call that is about to run if the peer does not take the replies that it has: the
     /// pool could fill the memory with replies of one megabyte each. Gives the call back otherwise.
-    pub fn park<T: Parked + 'static>(&self, call: Box<T>) -> Option<Box<T>> {
+    pub fn park<T: ParkedCall + 'static>(&self, call: Box<T>) -> Option<Box<T>> {
         let mut queue = self.handover.lock();
         if self.is_broken() || !self.is_full() {
             return Some(call);
@@ -231,7 +233,7 @@ impl Outbox {
         }
         let parked = std::mem::take(&mut queue.parked);
         drop(queue);
-        parked.into_iter().for_each(Parked::resume);
+        parked.into_iter().for_each(ParkedCall::resume);
     }
 
     /// Whether replies are queued.
@@ -242,7 +244,7 @@ impl Outbox {
     /// Whether so much is queued that no further call may be started.
     fn is_full(&self) -> bool {
         let unsent = self.handover.unsent();
-        unsent > UNSENT_MAX || unsent > TOGETHER && self.account.is_over()
+        unsent > UNSENT_MAX || unsent > TOGETHER && self.memory.is_over()
     }
 
     /// Whether the peer is gone.
@@ -256,7 +258,7 @@ impl Outbox {
         self.handover.has_room(|| {
             let bytes = self.handover.bytes();
             self.handover.calls() < CALLS_MAX
-                && (bytes == 0 || bytes < BYTES_MAX && !self.account.is_over())
+                && (bytes == 0 || bytes < BYTES_MAX && !self.memory.is_over())
                 && !self.is_full()
         })
     }
@@ -269,7 +271,7 @@ impl Outbox {
     /// Notes that a call was started. `bytes` are its memory and the maximum size of its reply.
     pub fn started(&self, bytes: usize) {
         self.handover.started(bytes);
-        self.account.take(bytes);
+        self.memory.take(bytes);
     }
 
     /// Gives the connection up: it ended, or a call of it cannot be answered and the client must
@@ -277,7 +279,7 @@ impl Outbox {
     pub fn give_up(&self) {
         let rest = self.handover.close();
         self.is_behind.store(false, Ordering::Relaxed);
-        self.account.give(rest.charged + rest.kernel.charged());
+        self.memory.give(rest.charged + rest.kernel.charged());
         // Not under the lock: a parked call that is dropped gives the connection up as well.
         drop(rest);
     }
@@ -289,13 +291,13 @@ impl Outbox {
 
     /// Notes that a call which has not ended needs so many bytes less.
     pub fn shrank(&self, bytes: usize) {
-        self.account.give(bytes);
+        self.memory.give(bytes);
         self.handover.shrank(bytes);
     }
 
     /// Notes that a call ended. Its reply must have been pushed or posted before.
     pub fn ended(&self, bytes: usize) {
-        self.account.give(bytes);
+        self.memory.give(bytes);
         self.handover.ended(bytes);
     }
 }
@@ -333,7 +335,7 @@ impl Transmit<SendQueue> for Outbox {
     }
 
     fn queue(&self, queue: &mut SendQueue, replies: &mut Vec<u8>, sent: usize) {
-        self.account.take(queue.append(replies, sent, || self.buffers.take()));
+        self.memory.take(queue.append(replies, sent, || self.buffers.take()));
     }
 
     fn flush(&self, queue: &mut SendQueue) -> Result<usize, SendFailed> {
@@ -349,7 +351,7 @@ impl Transmit<SendQueue> for Outbox {
             }
             queue.sent = 0;
             queue.charged -= first.capacity();
-            self.account.give(first.capacity());
+            self.memory.give(first.capacity());
             self.buffers.give(first);
         }
         Ok(written)

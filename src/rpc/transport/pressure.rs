@@ -1,12 +1,12 @@
-//! Which connections give way to addresses that wait for memory.
+//! Chooses the slow connections that are closed when other addresses wait for memory.
 //!
-//! The memory budget leaves room for newcomers, but several addresses together can fill it with
-//! records and replies that move slowly. So a connection of an address that holds more than twice
-//! as much as one that waits gives way, one for each that waits:
-//! - one that has not kept up for [`STUCK`];
-//! - one that keeps up, but has been at the same record or reply for longer than that, unless it is
-//!   the address's oldest. So a client on a slow line gets its calls done one after the other,
-//!   however many wait, and an address cannot hold more than one record by sending just at the
+//! The memory budget leaves room for a new address, but several addresses together can fill it with
+//! slow transfers. For each address that waits, one connection is closed, of an address that holds
+//! more than twice as much. It is
+//! - one that has not kept up for [`STUCK`], or
+//! - one that keeps up, but whose transfer has taken longer than that. The address's oldest
+//!   transfer is exempt: a client on a slow line gets its calls done one after the other, however
+//!   many addresses wait, and an address cannot hold more than one record by sending just at the
 //!   minimum rate.
 
 use std::sync::Arc;
@@ -14,31 +14,31 @@ use std::time::{Duration, Instant};
 
 use super::outbox::Outbox;
 
-/// How long a connection that holds memory may take for a record or reply, or fall behind with it,
-/// before it gives way.
+/// How long a transfer that holds memory may take, or fall behind, before its connection may be
+/// closed.
 pub const STUCK: Duration = Duration::from_secs(5);
 
 /// An address that holds memory.
-pub struct Holder {
+pub struct MemoryHolder {
     /// How many bytes it holds.
     pub held: usize,
     /// Those of its connections that hold some.
     pub outboxes: Vec<Arc<Outbox>>,
 }
 
-impl Holder {
-    /// An address with these connections, which holds so many bytes.
+impl MemoryHolder {
+    /// Creates the entry of an address with these connections, which holds so many bytes.
     pub fn new(held: usize, outboxes: &[Arc<Outbox>]) -> Self {
-        // What waits for the server is not slow: neither calls that are carried out, nor records
-        // that wait for memory, which hold none that was admitted.
+        // A connection that waits for the server is not slow: its calls are carried out, or its
+        // record waits for memory and holds none that was admitted.
         let holds = |outbox: &&Arc<Outbox>| {
-            outbox.account.is_charged() && outbox.is_settled() && !outbox.is_broken()
+            outbox.memory.is_charged() && outbox.is_settled() && !outbox.is_broken()
         };
         Self { held, outboxes: outboxes.iter().filter(holds).cloned().collect() }
     }
 
-    /// Its slow connections: first those that have fallen behind, the furthest behind first, then
-    /// others, the latest first, but not the first of them.
+    /// Returns its slow connections: those that have fallen behind, the furthest behind first, then
+    /// those that keep up, the latest first and without the oldest.
     fn slow(self, now: Instant) -> Vec<Arc<Outbox>> {
         let is_past = |since| now.saturating_duration_since(since) > STUCK;
         let outboxes =
@@ -52,8 +52,12 @@ impl Holder {
     }
 }
 
-/// The connections that give way to addresses that wait and hold so many bytes each.
-pub fn giving_way(mut holders: Vec<Holder>, waiting: &[usize], now: Instant) -> Vec<Arc<Outbox>> {
+/// Returns the connections to close for addresses that wait, which hold so many bytes each.
+pub fn giving_way(
+    mut holders: Vec<MemoryHolder>,
+    waiting: &[usize],
+    now: Instant,
+) -> Vec<Arc<Outbox>> {
     holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
     let mut found = Vec::new();
     for holder in holders {

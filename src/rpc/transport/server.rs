@@ -1,8 +1,8 @@
-//! The data plane: its threads, what listens, and its end.
+//! The data plane: starts its threads, listens, accepts connections, and stops.
 //!
-//! Each data-plane thread runs a single-threaded runtime of its own, so that a call is read,
-//! answered and its reply sent without waking anybody. A connection stays on its thread; new ones
-//! go round. Sockets are bound before anything is accepted.
+//! Each data-plane thread has a single-threaded runtime of its own, so reading a call, answering it
+//! and sending its reply wakes no other thread. A connection stays on its thread; new ones are
+//! distributed round-robin. All sockets are bound before any connection is accepted.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,70 +20,70 @@ use tokio_util::task::TaskTracker;
 
 use super::buffers::Buffers;
 use super::connection::{self, Scratch};
-use super::connections::{Connections, Entry, Knows};
+use super::connections::{ConnectionAdmission, Connections, IsKnown};
 use super::datagram;
-use super::deferred::Shared;
+use super::deferred::SharedResources;
 use super::memory_budget::MemoryBudget;
 use super::outbox::Outbox;
-use super::shared::Limits;
+use super::shared::ConnectionLimits;
 use crate::rpc::service::{Origin, Service};
-use crate::sched::affinity::{Claims, Follower};
+use crate::sched::affinity::{Affinity, ProcessorClaims};
 use crate::sched::pool::Pool;
 use crate::sys::memory;
 use crate::telemetry::bounded::OFTEN;
 use crate::telemetry::metrics::Metrics;
 
-/// Connections that the kernel keeps until they are accepted.
+/// The maximum number of connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// After this time without a word the kernel asks whether the peer is still there.
+/// The idle time after which the kernel sends keep-alive probes.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// How long accepting rests when the system has no descriptor or no memory for a connection.
+/// The delay before the next attempt when there is no descriptor or memory for a connection.
 const RESPITE: Duration = Duration::from_millis(100);
 
-/// How the data plane is built.
+/// The settings of the data plane.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Threads that serve sockets.
+pub struct ServerSettings {
+    /// The number of data-plane threads.
     pub threads: usize,
-    /// Threads on which calls may sleep.
+    /// The number of threads in the pool, on which calls may block.
     pub pool: usize,
-    /// Connections at a time; beyond that, new ones take the places of others or are closed.
+    /// The limit on connections. Above it, new ones displace others or are refused.
     pub connections: usize,
-    /// Bytes that peers may make the server hold.
+    /// The memory that peers may make the server hold, in bytes.
     pub memory: usize,
-    /// What bounds each connection.
-    pub limits: Limits,
+    /// The limits of each connection.
+    pub limits: ConnectionLimits,
 }
 
 /// A running data plane.
 pub struct Server {
-    workers: Vec<Worker>,
+    threads: Vec<DataPlaneThread>,
     next: AtomicUsize,
     connections: Arc<Connections>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedResources>,
     upkeep: Mutex<Upkeep>,
     tasks: TaskTracker,
-    /// Cancelled when everything is bound: only then is anybody answered.
+    /// Cancelled when all sockets are bound. No call is answered before.
     ready: CancellationToken,
     stop: CancellationToken,
 }
 
-/// A data-plane thread, seen from outside.
-struct Worker {
+/// A handle to a data-plane thread.
+struct DataPlaneThread {
     handle: Handle,
     scratch: Arc<Mutex<Scratch>>,
 }
 
 impl Server {
-    /// Starts the threads, which count in `metrics`; nothing listens yet.
+    /// Starts the threads, which count calls in `metrics`. Does not listen yet.
     ///
     /// # Errors
-    /// The system refuses a thread, or what a runtime needs.
-    pub fn start(settings: Settings, metrics: Arc<Metrics>) -> io::Result<Arc<Self>> {
+    /// A thread or its runtime cannot be created.
+    pub fn start(settings: ServerSettings, metrics: Arc<Metrics>) -> io::Result<Arc<Self>> {
         let budget = MemoryBudget::new(settings.memory);
-        let shared = Shared {
+        let shared = SharedResources {
             pool: Arc::new(Pool::start(settings.pool)?),
             buffers: Arc::new(Buffers::new(Arc::clone(&budget))),
             budget: Arc::clone(&budget),
@@ -92,13 +92,13 @@ impl Server {
             metrics,
         };
         let stop = CancellationToken::new();
-        let claims = Claims::default();
-        let worker = |n| {
-            let follower = Follower::new(n, Arc::clone(&claims));
-            Worker::start(n, stop.clone(), Scratch::new(shared.metrics.local(), follower))
+        let claims = ProcessorClaims::default();
+        let thread = |n| {
+            let affinity = Affinity::new(n, Arc::clone(&claims));
+            DataPlaneThread::start(n, stop.clone(), Scratch::new(shared.metrics.local(), affinity))
         };
         Ok(Arc::new(Self {
-            workers: (0..settings.threads).map(worker).collect::<io::Result<_>>()?,
+            threads: (0..settings.threads).map(thread).collect::<io::Result<_>>()?,
             next: AtomicUsize::new(0),
             connections: Connections::new(settings.connections, budget),
             shared: Arc::new(shared),
@@ -109,8 +109,8 @@ impl Server {
         }))
     }
 
-    /// Binds a TCP address, on which `service` is served once the server is open; answers the
-    /// address with the port that it got.
+    /// Binds a TCP address, on which `service` is served once the server is open. Returns the
+    /// address with its actual port.
     ///
     /// # Errors
     /// The address cannot be bound.
@@ -121,17 +121,17 @@ impl Server {
     ) -> io::Result<SocketAddr> {
         let socket = bind(address, Type::STREAM, Protocol::TCP)?;
         socket.listen(BACKLOG)?;
-        let worker = self.worker();
-        let _runtime = worker.handle.enter();
+        let thread = self.thread();
+        let _runtime = thread.handle.enter();
         let listener = TcpListener::from_std(socket.into())?;
         let bound = listener.local_addr()?;
         let accept = Arc::clone(self).accept(listener, Arc::clone(service));
-        self.tasks.spawn_on(accept, &worker.handle);
+        self.tasks.spawn_on(accept, &thread.handle);
         Ok(bound)
     }
 
-    /// Binds a UDP address, on which `service` is served once the server is open; answers the
-    /// address with the port that it got.
+    /// Binds a UDP address, on which `service` is served once the server is open. Returns the
+    /// address with its actual port.
     ///
     /// # Errors
     /// The address cannot be bound.
@@ -141,8 +141,8 @@ impl Server {
         service: &Arc<Service>,
     ) -> io::Result<SocketAddr> {
         let socket = bind(address, Type::DGRAM, Protocol::UDP)?;
-        let worker = self.worker();
-        let _runtime = worker.handle.enter();
+        let thread = self.thread();
+        let _runtime = thread.handle.enter();
         let socket = UdpSocket::from_std(socket.into())?;
         let bound = socket.local_addr()?;
         let (service, shared) = (Arc::clone(service), Arc::clone(&self.shared));
@@ -151,17 +151,17 @@ impl Server {
             ready.cancelled().await;
             datagram::run(Arc::new(socket), service, shared).await;
         };
-        self.tasks.spawn_on(serve, &worker.handle);
+        self.tasks.spawn_on(serve, &thread.handle);
         Ok(bound)
     }
 
-    /// Begins to answer on all addresses that were bound.
+    /// Begins to serve all addresses that were bound.
     pub fn open(&self) {
         self.ready.cancel();
     }
 
-    /// Stops: accepts and reads no more, answers what was read, closes. Waits for at most
-    /// `grace`; answers how many connections were cut off then.
+    /// Stops accepting and reading, answers the calls that were read, and closes. Waits for at most
+    /// `grace`; returns how many connections were cut off then.
     pub async fn stop(&self, grace: Duration) -> usize {
         self.shared.drain.cancel();
         self.tasks.close();
@@ -171,23 +171,23 @@ impl Server {
         cut_off
     }
 
-    /// How many connections are open.
+    /// Returns how many connections are open.
     pub fn connections(&self) -> usize {
         self.connections.count()
     }
 
-    /// Says which clients are known: they have precedence when there are too many connections. For
-    /// once, before the server is open.
-    pub fn set_knows(&self, knows: Knows) {
-        self.connections.set_knows(knows);
+    /// Sets which clients are known; their connections have precedence when there are too many. To be
+    /// called once, before the server is open.
+    pub fn set_is_known(&self, knows: IsKnown) {
+        self.connections.set_is_known(knows);
     }
 
-    /// The memory that peers make the server hold, and its bound.
+    /// Returns the budget for the memory that peers make the server hold.
     pub fn budget(&self) -> &Arc<MemoryBudget> {
         &self.shared.budget
     }
 
-    /// Gives memory back that is not needed any more. To be called every second; blocks for some
+    /// Frees memory that is not needed any more. To be called every second. Blocks for some
     /// milliseconds at the end of a load.
     pub fn sweep(&self) {
         self.shared.budget.sweep();
@@ -199,14 +199,14 @@ impl Server {
         self.upkeep.lock()
     }
 
-    /// How many calls wait for a thread on which they may sleep.
+    /// Returns how many calls wait for a thread of the pool.
     pub fn waiting(&self) -> usize {
         self.shared.pool.waiting()
     }
 
-    fn worker(&self) -> &Worker {
+    fn thread(&self) -> &DataPlaneThread {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
-        &self.workers[n % self.workers.len()]
+        &self.threads[n % self.threads.len()]
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener, service: Arc<Service>) {
@@ -227,23 +227,23 @@ impl Server {
         }
     }
 
-    /// Gives a connection to a thread, unless there are too many.
+    /// Passes a connection to a thread, if it is admitted.
     fn admit(&self, stream: TcpStream, peer: SocketAddr, service: &Arc<Service>) {
-        let worker = self.worker();
-        let (stream, local) = match prepare(stream, &worker.handle) {
+        let thread = self.thread();
+        let (stream, local) = match prepare(stream, &thread.handle) {
             Ok(prepared) => prepared,
             Err(error) => return tracing::debug!(%peer, %error, "connection lost"),
         };
         let (origin, shared) = (Origin { peer, local }, Arc::clone(&self.shared));
         let outbox = |peer: &_| Outbox::new(stream, Arc::clone(&shared.buffers), peer);
-        let seat = match self.connections.enter(origin, outbox) {
-            Entry::Free(seat) => seat,
-            Entry::Displaced(seat) => {
+        let permit = match self.connections.enter(origin, outbox) {
+            ConnectionAdmission::Free(permit) => permit,
+            ConnectionAdmission::Displaced(permit) => {
                 self.shared.metrics.displaced.add(1);
                 tracing::warn!(%peer, "a connection gave way: as many as --max-connections are open");
-                seat
+                permit
             }
-            Entry::Refused => {
+            ConnectionAdmission::Refused => {
                 self.shared.metrics.refused.add(1);
                 tracing::warn!(%peer, "connection refused: as many as --max-connections are in use");
                 return;
@@ -251,28 +251,28 @@ impl Server {
         };
         self.shared.metrics.accepted.add(1);
         tracing::debug!(%peer, "connection accepted");
-        let (service, scratch) = (Arc::clone(service), Arc::clone(&worker.scratch));
+        let (service, scratch) = (Arc::clone(service), Arc::clone(&thread.scratch));
         self.tasks
-            .spawn_on(connection::run(seat, origin, service, shared, scratch), &worker.handle);
+            .spawn_on(connection::run(permit, origin, service, shared, scratch), &thread.handle);
     }
 }
 
-/// Sweeps after which buffers that were not needed are given back.
+/// The number of sweeps after which unused buffers are freed.
 const BUFFERS_REST: u32 = 4;
 
-/// A load that made the server hold so much leaves gaps in its memory that are worth closing.
+/// A load that made the server hold so many bytes leaves fragmented memory worth returning.
 const WORTH_CLOSING: usize = 8 * 1024 * 1024;
 
-/// What is to be given back when a load ends.
+/// Frees memory when a load ends.
 #[derive(Default)]
 struct Upkeep {
     sweeps: u32,
-    /// The most that was held since memory was last given back to the kernel.
+    /// The maximum that was held since memory was last returned to the kernel, in bytes.
     most: usize,
 }
 
 impl Upkeep {
-    fn sweep(&mut self, shared: &Shared) {
+    fn sweep(&mut self, shared: &SharedResources) {
         self.sweeps = self.sweeps.wrapping_add(1);
         let held = shared.budget.taken();
         self.most = self.most.max(held);
@@ -286,11 +286,10 @@ impl Upkeep {
     }
 }
 
-impl Worker {
+impl DataPlaneThread {
     fn start(n: usize, stop: CancellationToken, scratch: Scratch) -> io::Result<Self> {
-        // What another thread wakes, or a new connection is, takes turns with what is ready here.
-        // As tokio has it by default, it is looked for only once in 31 turns as long as something
-        // is.
+        // Tasks woken by other threads, and new connections, take turns with those that are ready
+        // here. By default, tokio polls them only every 31st time while any is ready here.
         let runtime =
             Builder::new_current_thread().enable_all().global_queue_interval(2).build()?;
         let handle = runtime.handle().clone();
@@ -307,11 +306,11 @@ impl Worker {
 fn bind(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     if address.is_ipv6() {
-        // So that [::] and 0.0.0.0 can be listened on side by side, and mean what they say.
+        // [::] and 0.0.0.0 can then be bound side by side, each for its own protocol.
         socket.set_only_v6(true)?;
     }
     if kind == Type::STREAM {
-        // A restart must not wait for the old connections to be forgotten.
+        // A restart must not wait until old connections have left TIME_WAIT.
         socket.set_reuse_address(true)?;
     }
     socket.set_nonblocking(true)?;
@@ -319,7 +318,7 @@ fn bind(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socke
     Ok(socket)
 }
 
-/// Sets a connection up and moves it to another thread's runtime.
+/// Sets the options of a connection, and moves it to another thread's runtime.
 fn prepare(stream: TcpStream, to: &Handle) -> io::Result<(TcpStream, SocketAddr)> {
     stream.set_nodelay(true)?;
     SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
@@ -329,7 +328,7 @@ fn prepare(stream: TcpStream, to: &Handle) -> io::Result<(TcpStream, SocketAddr)
     Ok((TcpStream::from_std(stream)?, local))
 }
 
-/// Whether accepting failed because of that one connection.
+/// Whether accepting failed because of one connection, so that the next attempt may succeed.
 fn is_the_peers(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)

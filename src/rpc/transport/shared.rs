@@ -1,4 +1,4 @@
-//! What the connections of a server share, and what bounds each of them.
+//! The resources that connections share, and the limits of each connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,34 +10,34 @@ use super::memory_budget::MemoryBudget;
 use crate::sched::pool::{Pool, Work};
 use crate::telemetry::metrics::Metrics;
 
-/// The piece in which sockets are read. Small calls in it are answered together.
+/// The maximum size of a read from a socket, in bytes. The small calls in it are one batch.
 pub const SCRATCH: usize = 256 * 1024;
 
-/// What bounds a connection.
+/// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// Largest record, in bytes.
     pub record: usize,
     /// A connection without calls is closed after this time.
     pub idle: Duration,
-    /// A peer that stops in the middle of a call, or takes no replies, or is too slow with either,
-    /// is disconnected after this time.
+    /// A peer that stops in the middle of a call, takes no replies, or does either too slowly is
+    /// disconnected after this time.
     pub stalled: Duration,
 }
 
-/// What the connections of a server share. Generic over the pool's work, because that work refers
-/// to it.
-pub struct Shared<W: Work> {
+/// The resources that the connections of a server share. Generic over the pool's work, because that
+/// work refers to them.
+pub struct SharedResources<W: Work> {
     /// The threads that may block.
     pub pool: Arc<Pool<W>>,
-    /// Large buffers.
+    /// The pool of large buffers.
     pub buffers: Arc<Buffers>,
     /// The memory that connections may hold.
     pub budget: Arc<MemoryBudget>,
-    /// Bounds of each connection.
-    pub limits: Limits,
-    /// Cancelled when the server stops: no more is read, and calls that were read are answered.
+    /// The limits of each connection.
+    pub limits: ConnectionLimits,
+    /// Cancelled when the server stops. Nothing is read then; calls that were read are answered.
     pub drain: CancellationToken,
-    /// Where calls are counted.
+    /// Counts the calls.
     pub metrics: Arc<Metrics>,
 }

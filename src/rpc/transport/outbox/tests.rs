@@ -33,7 +33,7 @@ fn queued(line: &Line) -> usize {
 /// Counts how often it is resumed or dropped.
 struct Counted(Arc<AtomicUsize>, Option<Arc<Outbox>>);
 
-impl Parked for Counted {
+impl ParkedCall for Counted {
     fn resume(self: Box<Self>) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -73,10 +73,11 @@ async fn small_replies_are_joined_and_large_ones_are_not_copied() {
     let small = bytes(TOGETHER / 4);
     (0..8).for_each(|_| push(&line, &small));
     assert_eq!(queued(&line), 3);
-    let queue = line.outbox.handover.lock();
-    let held = queue.replies.iter().map(Vec::capacity).sum::<usize>();
-    assert_eq!(queue.charged, held, "what is held is charged");
-    drop(queue);
+    {
+        let queue = line.outbox.handover.lock();
+        let held = queue.replies.iter().map(Vec::capacity).sum::<usize>();
+        assert_eq!(queue.charged, held, "what is held is charged");
+    }
     let sent = [large, small.repeat(8)].concat();
     assert_eq!(line.read(sent.len()).await, sent);
 }

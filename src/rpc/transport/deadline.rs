@@ -1,41 +1,41 @@
 //! How long a peer may take to send a record, or to take its replies.
 //!
-//! A deadline for each byte lets a peer that sends one now and then hold a record for ever; a
-//! deadline for the whole closes an honest client on a slow line. So there is a deadline, and every
-//! [`RATE`] bytes put it off by a second: whoever keeps that rate up is never late. It is never put
-//! off further than from now on, so that nobody is slow on what it was quick with before.
+//! A timeout for each byte would let a peer hold a record forever by sending a byte now and then; a
+//! timeout for the whole record would disconnect an honest client on a slow line. So every [`RATE`]
+//! bytes extend the deadline by a second, and a peer that keeps up that rate is never late. The
+//! deadline is at most the full timeout away, so a peer cannot save up time by having been fast.
 
 use std::time::{Duration, Instant};
 
-/// Bytes a second at which a peer is never late: 64 kbit/s.
+/// The rate at which a peer is never late, in bytes per second: 64 kbit/s.
 const RATE: u64 = 8 * 1024;
 
-/// For how long a peer that moved so many bytes has kept up: twice the time that they may take,
-/// because lines are uneven.
+/// Returns the time for which a peer has kept up by moving so many bytes: twice what they may take
+/// at [`RATE`], because the rate of a line varies.
 pub fn credit(bytes: u64) -> Duration {
     Duration::from_micros(bytes.saturating_mul(2_000_000) / RATE)
 }
 
-/// The deadline of a peer that has something to send or to take.
+/// The deadline of a peer that must send a record or take replies.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub struct PeerDeadline {
     due: Instant,
-    /// The bytes that had been sent or taken when the deadline was last put off.
+    /// The total of bytes when the deadline was last extended.
     seen: u64,
 }
 
-impl Clock {
-    /// Starts at `now`, after `total` bytes; the peer has `patience` at first.
+impl PeerDeadline {
+    /// Starts at `now`, after `total` bytes, with a timeout of `patience`.
     pub fn start(now: Instant, total: u64, patience: Duration) -> Self {
         Self { due: now + patience, seen: total }
     }
 
-    /// When it is to be looked at next.
+    /// Returns when to check it next.
     pub const fn due(&self) -> Instant {
         self.due
     }
 
-    /// Whether the peer is in time at `now`, after `total` bytes. Asks for the total only if the
+    /// Whether the peer is in time at `now`, after `total` bytes. Calls `total` only if the
     /// deadline has passed.
     pub fn is_in_time(
         &mut self,
@@ -61,10 +61,11 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// After how many seconds a peer is late that sends `bytes` every `seconds`; an hour at most.
+    /// Returns the second at which a peer is late that sends `bytes` every `seconds`, within an
+    /// hour.
     fn late_after(bytes: u64, seconds: u64) -> Option<u64> {
         let start = Instant::now();
-        let mut clock = Clock::start(start, 0, PATIENCE);
+        let mut clock = PeerDeadline::start(start, 0, PATIENCE);
         (1..3600).find(|&second| {
             let now = start + Duration::from_secs(second);
             !clock.is_in_time(now, || second / seconds * bytes, PATIENCE)
@@ -93,7 +94,7 @@ mod tests {
     #[test]
     fn having_been_quick_is_no_excuse() {
         let start = Instant::now();
-        let mut clock = Clock::start(start, 0, PATIENCE);
+        let mut clock = PeerDeadline::start(start, 0, PATIENCE);
         assert!(clock.is_in_time(start + PATIENCE, || 1 << 40, PATIENCE));
         assert!(!clock.is_in_time(start + PATIENCE * 2, || 1 << 40, PATIENCE));
     }
