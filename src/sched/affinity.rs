@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 
 use crate::sys::processor::{self, Kept, SchedStat, Spent};
 
-/// The socket is asked for its processor once in this many turns of the thread.
+/// The processor of a socket is queried once in this many turns of the thread.
 const SAMPLE: u32 = 4;
 
 /// How many queries in a row must agree before the thread moves.

@@ -101,8 +101,8 @@ mod tests {
         assert!((1..=budget.for_buffers()).contains(&bytes), "{bytes}");
         while buffers.take().capacity() > 0 {}
         assert_eq!(buffers.stock().bytes, 0);
-        let account = ConnectionMemory::new(&budget.address(), Arc::default());
-        account.take(MINIMUM / 2);
+        let connection = ConnectionMemory::new(&budget.address(), Arc::default());
+        connection.take(MINIMUM / 2);
         buffers.give(buffer());
         assert_eq!(buffers.take().capacity(), 0, "nothing is kept while memory is short");
     }

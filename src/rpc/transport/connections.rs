@@ -84,8 +84,8 @@ impl Connections {
     }
 
     /// Sets which addresses are known. To be called once, before the first connection.
-    pub fn set_is_known(&self, knows: IsKnown) {
-        let _ = self.is_known.set(knows);
+    pub fn set_is_known(&self, is_known: IsKnown) {
+        let _ = self.is_known.set(is_known);
     }
 
     /// Returns how many are open.
@@ -173,7 +173,7 @@ impl Connections {
     }
 
     fn is_known(&self, ip: IpAddr) -> bool {
-        self.is_known.get().is_some_and(|knows| knows(ip))
+        self.is_known.get().is_some_and(|is_known| is_known(ip))
     }
 
     /// Forgets addresses without connections and memory, and notes what peers have taken of their

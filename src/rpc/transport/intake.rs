@@ -272,11 +272,11 @@ impl Intake {
 /// Returns how many of `len` bytes are read at once. Connections take turns, so the sum over those
 /// of an address, and over all, is bounded: 500 connections with thousands of small calls each
 /// would delay the others by seconds.
-fn most_at_once(len: usize, account: &ConnectionMemory) -> usize {
+fn most_at_once(len: usize, memory: &ConnectionMemory) -> usize {
     let share =
-        account.neighbours().div_ceil(WHOLE).max(account.connections().div_ceil(WHOLE_OF_ALL));
+        memory.neighbours().div_ceil(WHOLE).max(memory.connections().div_ceil(WHOLE_OF_ALL));
     let fair = len / share;
-    if account.is_short() { SHORT } else { fair.max(SHORT) }
+    if memory.is_short() { SHORT } else { fair.max(SHORT) }
 }
 
 /// The state before a turn.

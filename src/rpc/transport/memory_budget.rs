@@ -101,7 +101,7 @@ struct WaitQueue {
 /// A connection that waits for memory.
 #[derive(Debug)]
 struct MemoryWaiter {
-    account: Weak<ConnectionMemory>,
+    connection: Weak<ConnectionMemory>,
     address: Arc<AddressMemory>,
     bytes: usize,
 }
@@ -186,15 +186,16 @@ impl MemoryBudget {
             if waiter.address.blocked.load(Ordering::Relaxed) == *passes {
                 return true;
             }
-            let account = waiter.account.upgrade();
-            let waits = account.as_deref().is_some_and(|account| !account.grant(waiter.bytes));
+            let connection = waiter.connection.upgrade();
+            let waits =
+                connection.as_deref().is_some_and(|connection| !connection.grant(waiter.bytes));
             if waits {
                 waiter.address.blocked.store(*passes, Ordering::Relaxed);
             } else {
                 self.waiting.fetch_sub(1, Ordering::SeqCst);
                 waiter.address.waiting.fetch_sub(1, Ordering::SeqCst);
             }
-            looked_at.extend(account);
+            looked_at.extend(connection);
             waits
         });
         drop(queue);
@@ -326,9 +327,9 @@ impl ConnectionMemory {
         budget.waits.fetch_add(1, Ordering::Relaxed);
         budget.waiting.fetch_add(1, Ordering::SeqCst);
         self.address.waiting.fetch_add(1, Ordering::SeqCst);
-        let (account, address) = (Arc::downgrade(self), Arc::clone(&self.address));
+        let (connection, address) = (Arc::downgrade(self), Arc::clone(&self.address));
         // This also tries to grant it: memory may have been given back a moment ago.
-        budget.grant(Some(MemoryWaiter { account, address, bytes }));
+        budget.grant(Some(MemoryWaiter { connection, address, bytes }));
     }
 
     /// Whether the address holds less than half of its share.

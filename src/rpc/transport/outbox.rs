@@ -208,7 +208,7 @@ impl Outbox {
         })
     }
 
-    /// How many bytes of replies the peer has acknowledged since the start. A system call.
+    /// Returns how many bytes of replies the peer has acknowledged since the start. A system call.
     pub fn acknowledged(&self) -> u64 {
         let queue = self.handover.lock();
         queue.stream.as_ref().map_or(0, |stream| queue.kernel.acknowledged(stream))

@@ -176,10 +176,10 @@ impl Server {
         self.connections.count()
     }
 
-    /// Sets which clients are known; their connections have precedence when there are too many. To be
-    /// called once, before the server is open.
-    pub fn set_is_known(&self, knows: IsKnown) {
-        self.connections.set_is_known(knows);
+    /// Sets which clients are known; their connections have precedence when there are too many. To
+    /// be called once, before the server is open.
+    pub fn set_is_known(&self, is_known: IsKnown) {
+        self.connections.set_is_known(is_known);
     }
 
     /// Returns the budget for the memory that peers make the server hold.

@@ -48,14 +48,14 @@ impl Unacknowledged {
         self.written.saturating_sub(socket::unacknowledged(stream).unwrap_or(0))
     }
 
-    /// Queries what the kernel holds, and charges it to `account`; returns how many bytes the peer
+    /// Queries what the kernel holds, and charges it to `memory`; returns how many bytes the peer
     /// has acknowledged since the start. A system call.
-    pub fn charge(&mut self, stream: &TcpStream, account: &Arc<ConnectionMemory>) -> u64 {
+    pub fn charge(&mut self, stream: &TcpStream, memory: &Arc<ConnectionMemory>) -> u64 {
         let acknowledged = self.acknowledged(stream);
         let held = usize::try_from(self.written - acknowledged).unwrap_or(usize::MAX);
         self.look_at = self.written + FREE as u64;
-        self.set_charged(held.saturating_sub(FREE), account);
-        if !self.is_limited && self.charged > 0 && account.is_over() {
+        self.set_charged(held.saturating_sub(FREE), memory);
+        if !self.is_limited && self.charged > 0 && memory.is_over() {
             self.limit(true, stream);
         }
         acknowledged
@@ -67,10 +67,10 @@ impl Unacknowledged {
         &mut self,
         unsent: usize,
         stream: &TcpStream,
-        account: &Arc<ConnectionMemory>,
+        memory: &Arc<ConnectionMemory>,
         (progress, now): (&ConnectionProgress, Instant),
     ) {
-        let acknowledged = self.charge(stream, account);
+        let acknowledged = self.charge(stream, memory);
         if acknowledged >= self.goal {
             progress.begin(now);
             self.goal = self.written + unsent as u64;
@@ -78,16 +78,16 @@ impl Unacknowledged {
             progress.moved(acknowledged.saturating_sub(self.acknowledged), now);
         }
         self.acknowledged = acknowledged;
-        if self.is_limited && account.has_plenty() {
+        if self.is_limited && memory.has_plenty() {
             self.limit(false, stream);
         }
     }
 
-    fn set_charged(&mut self, bytes: usize, account: &ConnectionMemory) {
+    fn set_charged(&mut self, bytes: usize, memory: &ConnectionMemory) {
         if bytes > self.charged {
-            account.take(bytes - self.charged);
+            memory.take(bytes - self.charged);
         } else if bytes < self.charged {
-            account.give(self.charged - bytes);
+            memory.give(self.charged - bytes);
         }
         self.charged = bytes;
     }
