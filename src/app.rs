@@ -1,16 +1,19 @@
 //! Builds the parts, starts them, and stops them: the only module that names all others.
 //!
-//! What may wait for a disk does so on threads of its own: the control plane's thread has signals
-//! to hear and health checks to answer.
+//! Work that may block on a disk runs on threads of its own, because the thread of the control
+//! plane must respond to signals and health checks.
+//!
+//! This file and `shutdown.rs` import each other: stopping uses most fields of an `App`, and a
+//! structure that only passed them on would have to be kept equal to it.
 
 mod absent;
-mod desk;
+mod admin_http;
+mod admin_socket;
+mod ancestry;
 pub mod exports;
 mod exposure;
 mod greeting;
-mod office;
-mod place;
-mod repeated;
+mod periodic_thread;
 mod shutdown;
 mod signals;
 
@@ -25,8 +28,8 @@ use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
 use tracing::field::display;
 
-use crate::admin::api::About;
-use crate::config::{Config, Source};
+use crate::admin::api::ServerProperties;
+use crate::config::{Config, ExportSource};
 use crate::export::file::ExportLine;
 use crate::export::table::Exports;
 use crate::export::{Export, ExportId};
@@ -44,38 +47,41 @@ use crate::rpc::service::Service;
 use crate::rpc::transport::connections::IsKnown;
 use crate::rpc::transport::server::{Server, ServerSettings};
 use crate::rpc::transport::shared::ConnectionLimits;
-use crate::state::State;
+use crate::state::StateFolder;
 use crate::sys::{memory, process};
-use crate::telemetry::bounded::Limiter;
-use crate::telemetry::log::{Chain, Format};
+use crate::telemetry::bounded::LogLimiter;
+use crate::telemetry::log::{Chain, LogFormat};
 use crate::telemetry::metrics::Metrics;
 use crate::volume::{self, Volumes, nested};
-use desk::{Desk, Parts};
+use admin_http::{AdminHttp, ServerParts};
+use admin_socket::AdminSocket;
+use ancestry::Ancestry;
+use exports::canonical;
 use exposure::Audience;
-use office::Office;
-use place::Place;
-use repeated::Repeated;
-use signals::{Signals, Told};
+use periodic_thread::PeriodicThread;
+use signals::{ControlSignal, Signals};
 
-/// Threads for calls that may sleep. Most of the time they wait for the disk together.
+/// Threads for calls that may block.
 const POOL: usize = 32;
 
-/// Descriptors that files of exports may use, as a share of all: the rest is for connections.
+/// Divisor of the limit of open descriptors: the share that open files may use. The rest is for
+/// connections.
 const DESCRIPTORS_SHARE: usize = 2;
 
-/// More are never kept open, however many there may be.
+/// Largest number of files that are kept open.
 const DESCRIPTORS_MAX: usize = 200_000;
 
-/// The share of the memory limit that clients may make the server hold, and what they may without
-/// one.
+/// Divisor of the memory limit of the process: the default of `--memory`.
 const MEMORY_SHARE: u64 = 4;
+
+/// Default of `--memory` without such a limit, in bytes.
 const MEMORY: usize = 256 * 1024 * 1024;
 
-/// Serves until the process is told to stop. `limiter` bounds the log.
+/// Serves until a signal stops the process. `limiter` bounds the log.
 ///
 /// # Errors
-/// Something that serving needs is not to be had.
-pub fn serve(config: Config, limiter: Arc<Limiter>) -> Result<()> {
+/// The server cannot start, or could not flush everything before it stopped.
+pub fn serve(config: Config, limiter: Arc<LogLimiter>) -> Result<()> {
     memory::free_at_once();
     let descriptors = process::prepare().context("cannot lower the privileges")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -83,47 +89,48 @@ pub fn serve(config: Config, limiter: Arc<Limiter>) -> Result<()> {
         .build()
         .context("cannot start the control plane")?;
     let result = runtime.block_on(run(config, descriptors, limiter));
-    // Whatever still waits for a disk then has nobody to tell.
+    // Does not wait for threads that still block on a disk.
     runtime.shutdown_background();
     result
 }
 
-async fn run(config: Config, descriptors: usize, limiter: Arc<Limiter>) -> Result<()> {
-    let teller = Arc::clone(&limiter);
-    let log = Repeated::start("berth-log", move || teller.tell())?;
-    // Before anybody is answered: from then on the process can be told to stop.
+async fn run(config: Config, descriptors: usize, limiter: Arc<LogLimiter>) -> Result<()> {
+    let reporter = Arc::clone(&limiter);
+    let log = PeriodicThread::start("berth-log", move || reporter.report())?;
+    // Before the first response, so that a client that has one can stop the process.
     let mut signals = Signals::new().context("cannot wait for signals")?;
-    let desk = Desk::open(config.admin, &config.admin_hosts).await?;
-    let metrics = Arc::clone(&desk.metrics);
+    let admin_http = AdminHttp::open(config.admin, &config.admin_hosts).await?;
+    let metrics = Arc::clone(&admin_http.metrics);
     let start = spawn_blocking(move || App::start(config, descriptors, metrics));
     let app = tokio::select! {
         started = start => started.context("cannot start")??,
-        // It may wait for a file system. To end it is what a crash is: all of it can be done again.
+        // The start may block on a file system. Abandoning it is the same as a crash, after which
+        // every step of the start can be repeated.
         () = signals.stop() => {
-            tracing::info!("told to stop before anything was served");
+            tracing::info!("stopped by a signal before anything was served");
             return Ok(());
         }
     };
-    Arc::new(app).run(&desk, signals).await?;
-    desk.close().await;
+    Arc::new(app).run(&admin_http, signals).await?;
+    admin_http.close().await;
     log.stop();
-    limiter.tell_all();
+    limiter.report_all();
     Ok(())
 }
 
 /// The running parts.
 struct App {
     config: Config,
-    state: State,
+    state: StateFolder,
     fs: Arc<Fs>,
     exports: Arc<Exports>,
-    /// What is exported of the configuration.
+    /// The exports of the configuration, without the volumes.
     statics: Mutex<Vec<Arc<Export>>>,
     volumes: Option<Arc<Volumes>>,
     server: Arc<Server>,
     metrics: Arc<Metrics>,
     bound: Vec<SocketAddr>,
-    office: Office,
+    admin_socket: AdminSocket,
 }
 
 impl App {
@@ -132,11 +139,11 @@ impl App {
         if let Some(volumes) = &config.volumes {
             volume::prepare(&volumes.dir).context("cannot use the directory for volumes")?;
         }
-        let state = State::open(&config.state)?;
+        let state = StateFolder::open(&config.state)?;
         let files = (descriptors / DESCRIPTORS_SHARE).min(DESCRIPTORS_MAX);
         let fs =
             Fs::new(state.key()?, files, state.dir()).context("cannot use the state folder")?;
-        exposure::say_who_acts(fs.acts_as_callers());
+        exposure::log_identity(fs.acts_as_callers());
         let settings = ServerSettings {
             threads: thread::available_parallelism().map_or(2, usize::from).clamp(2, 16),
             pool: POOL,
@@ -161,21 +168,22 @@ impl App {
             server,
             metrics,
             bound: Vec::new(),
-            office: Office::default(),
+            admin_socket: AdminSocket::default(),
         };
         app.load()?;
         app.open_volumes()?;
         app.listen()?;
         let socket = &app.config.admin_socket;
-        app.office = Office::open(socket, app.volumes.as_ref(), app.about()?)?;
+        app.admin_socket = AdminSocket::open(socket, app.volumes.as_ref(), app.about()?)?;
         app.server.open();
         Ok(app)
     }
 
-    /// Reads what is to be exported, and exports it. If anything of it is faulty, nothing changes.
+    /// Reads the configured exports, and replaces the previous ones by them. On an error, nothing
+    /// has changed.
     fn load(&self) -> Result<()> {
         let mut statics = self.statics.lock();
-        let new = self.wanted()?;
+        let new = self.configured_exports()?;
         let mut attached: Vec<ExportId> = Vec::new();
         let is_new = |export: &Export| !self.fs.serves(export.id, &export.dir);
         for export in new.iter().filter(|export| is_new(export)) {
@@ -205,17 +213,17 @@ impl App {
         Ok(())
     }
 
-    /// What is to be exported.
-    fn wanted(&self) -> Result<Vec<Arc<Export>>> {
+    /// Reads and checks the configured exports.
+    fn configured_exports(&self) -> Result<Vec<Arc<Export>>> {
         let exports = match &self.config.source {
-            Source::Directory(dir, ports) => {
-                make(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+            ExportSource::Directory(dir, ports) => {
+                create_exported(dir).with_context(|| format!("cannot create {}", dir.display()))?;
                 let dir = canonical(dir)?;
                 let ids = self.ids(std::slice::from_ref(&dir))?;
                 ids.into_iter().map(|id| Export::sole(id, dir.clone(), *ports)).collect::<Vec<_>>()
             }
-            Source::None => Vec::new(),
-            Source::File(path) => {
+            ExportSource::None => Vec::new(),
+            ExportSource::File(path) => {
                 let entries = exports::read(path)?;
                 let dirs = entries.iter().map(exports::directory).collect::<Result<Vec<_>>>()?;
                 let ids = self.ids(&dirs)?;
@@ -226,24 +234,24 @@ impl App {
                 entries.into_iter().zip(dirs).zip(ids).map(export).collect()
             }
         };
-        if let (Source::Directory(dir, _), false) = (&self.config.source, self.is_local()) {
+        if let (ExportSource::Directory(dir, _), false) = (&self.config.source, self.is_local()) {
             exposure::warn_of_network(dir);
         }
         for export in &exports {
-            self.keeps_out_of_state(&export.dir)?;
+            self.check_overlap(&export.dir)?;
             self.audience().warn_of(export);
         }
         Ok(exports.into_iter().map(Arc::new).collect())
     }
 
     fn ids(&self, dirs: &[PathBuf]) -> Result<Vec<ExportId>> {
-        let which = |dir: &PathBuf| {
-            let which = fs::File::open(dir).map_err(anyhow::Error::new);
-            let which = which.and_then(|dir| Ok(Fingerprint::of(dir)?));
-            which.with_context(|| format!("cannot look at {}", dir.display()))
+        let fingerprint = |dir: &PathBuf| {
+            let opened = fs::File::open(dir).map_err(anyhow::Error::new);
+            let fingerprint = opened.and_then(|dir| Ok(Fingerprint::of(dir)?));
+            fingerprint.with_context(|| format!("cannot examine {}", dir.display()))
         };
-        let which = dirs.iter().map(which).collect::<Result<Vec<_>>>()?;
-        let sources = which.iter().map(Fingerprint::source);
+        let fingerprints = dirs.iter().map(fingerprint).collect::<Result<Vec<_>>>()?;
+        let sources = fingerprints.iter().map(Fingerprint::source);
         self.state.ids(dirs.iter().map(PathBuf::as_path).zip(sources))
     }
 
@@ -262,9 +270,9 @@ impl App {
         if open_to_users {
             tracing::warn!(
                 dir = %settings.dir.display(),
-                "users of this machine can enter the directory of the volumes, so that these have \
-                 no set-id bits and no devices unless they say otherwise; let only root enter it \
-                 (chmod 700)"
+                "users of this machine can enter the directory of the volumes; volumes therefore \
+                 have no set-id bits and no devices unless their settings allow them; let only \
+                 root enter it (chmod 700)"
             );
         }
         self.audience().warn_of_volumes(&settings.dir);
@@ -279,19 +287,20 @@ impl App {
         Ok(())
     }
 
-    /// What the server says of itself over its admin socket.
-    fn about(&self) -> Result<About> {
+    /// The properties that the server reports over its admin socket.
+    fn about(&self) -> Result<ServerProperties> {
         let provisioner = self.config.provisioner.as_ref().map(|settings| settings.name.clone());
         let server = provisioner.is_some().then(|| self.state.server()).transpose()?;
         let (version, listen) = (env!("CARGO_PKG_VERSION").into(), self.bound.clone());
-        Ok(About { version, listen, provisioner, server })
+        Ok(ServerProperties { version, listen, provisioner, server })
     }
 
-    /// Whoever reads the key can forge handles, and whoever writes the registry has all volumes.
-    fn keeps_out_of_state(&self, dir: &Path) -> Result<()> {
-        let export = Place::of(dir)?;
+    /// Checks that an export overlaps neither the state folder nor the volumes: clients that can
+    /// read the key can forge handles, and clients that can write the registry control all volumes.
+    fn check_overlap(&self, dir: &Path) -> Result<()> {
+        let export = Ancestry::of(dir)?;
         if let Some(volumes) = &self.config.volumes {
-            let volumes = Place::of(&canonical(&volumes.dir)?)?;
+            let volumes = Ancestry::of(&canonical(&volumes.dir)?)?;
             if volumes.is_in(&export) {
                 bail!("the volumes in {volumes} lie in the export {export}");
             }
@@ -309,7 +318,7 @@ impl App {
                  holds their keys and capacities); serve them with --volumes {holder}"
             );
         }
-        let state = Place::of(self.state.dir())?;
+        let state = Ancestry::of(self.state.dir())?;
         if state.is_in(&export) {
             bail!(
                 "the state folder {state} lies in the export {export}; choose another with --state"
@@ -367,23 +376,24 @@ impl App {
         Ok(())
     }
 
-    async fn run(self: Arc<Self>, desk: &Desk, mut signals: Signals) -> Result<()> {
+    async fn run(self: Arc<Self>, admin_http: &AdminHttp, mut signals: Signals) -> Result<()> {
         let (fs, server) = (Arc::clone(&self.fs), Arc::clone(&self.server));
-        // Each on its own: a file system that hangs stops its own sweep, and nothing else.
-        let upkeep = Repeated::start("berth-upkeep", move || server.sweep())?;
-        let sweeper = Repeated::start("berth-sweep", move || fs.sweep())?;
+        // One thread for each: a file system that hangs delays only the work on files.
+        let upkeep = PeriodicThread::start("berth-upkeep", move || server.sweep())?;
+        let sweeper = PeriodicThread::start("berth-sweep", move || fs.sweep())?;
         let (fs, volumes) = (Arc::clone(&self.fs), self.volumes.clone());
-        let may = move |dir: &Path| volumes.as_ref().is_none_or(|volumes| volumes.has(dir));
-        let renewer = Repeated::start("berth-renew", move || fs.reopen_exports(&may))?;
+        let exists = move |dir: &Path| volumes.as_ref().is_none_or(|volumes| volumes.has(dir));
+        let renewer = PeriodicThread::start("berth-renew", move || fs.reopen_exports(&exists))?;
         let provisioner = self.provisioner().await?;
-        if self.config.log == Format::Text {
-            greeting::say(&self.bound, &self.exports.load(), desk.address());
+        if self.config.log == LogFormat::Text {
+            greeting::print(&self.bound, &self.exports.load(), admin_http.address());
         }
-        let (portmap, admin) = (self.config.portmap.map(display), desk.address().map(display));
+        let (portmap, admin) =
+            (self.config.portmap.map(display), admin_http.address().map(display));
         tracing::info!(listen = ?self.bound, portmap, admin, "serving");
         let metrics = provisioner.as_ref().map(|provisioner| Arc::clone(provisioner.metrics()));
-        desk.serving(self.parts(metrics), &self.bound);
-        while signals.next().await == Told::Reload {
+        admin_http.serving(self.parts(metrics), &self.bound);
+        while signals.next().await == ControlSignal::Reload {
             let app = Arc::clone(&self);
             let reload = spawn_blocking(move || app.reload());
             tokio::select! {
@@ -391,25 +401,25 @@ impl App {
                 () = signals.stop() => break,
             }
         }
-        desk.draining();
-        tracing::info!("stopping: answering what was asked");
-        shutdown::at_once(signals);
-        shutdown::answer(&self, provisioner.as_ref()).await;
-        drop(renewer); // it may hang, and has nothing to finish
+        admin_http.draining();
+        tracing::info!("stopping: finishing the calls in progress");
+        shutdown::exit_at_next_signal(signals);
+        shutdown::drain(&self, provisioner.as_ref()).await;
+        drop(renewer); // not joined: it may hang, and has nothing to finish
         shutdown::finish(self, vec![upkeep, sweeper]).await?;
         tracing::info!("stopped");
         Ok(())
     }
 
-    /// Starts to provision, if that is wanted. Clients are served already.
+    /// Starts the provisioner, if one is configured. Clients are served already.
     async fn provisioner(&self) -> Result<Option<Provisioner>> {
         let (Some(settings), Some(volumes)) = (&self.config.provisioner, &self.volumes) else {
             return Ok(None);
         };
-        // Nodes do not come over the loopback.
+        // Nodes cannot reach a loopback address.
         let outside = self.bound.iter().find(|bound| !bound.ip().is_loopback());
         let Some(bound) = outside.or(self.bound.first()) else {
-            bail!("a provisioner needs a server of files; name an address with --listen");
+            bail!("a provisioner needs an NFS server; name an address with --listen");
         };
         let (settings, volumes) = (settings.clone(), Arc::clone(volumes));
         let server = self.state.server()?;
@@ -417,7 +427,7 @@ impl App {
         Ok(Some(started.context("cannot start the provisioner")?))
     }
 
-    /// Lets others use what this process had to itself.
+    /// Releases the locks of the state folder and of the volumes.
     fn unlock(&self) {
         self.state.unlock();
         if let Some(volumes) = &self.volumes {
@@ -425,8 +435,8 @@ impl App {
         }
     }
 
-    fn parts(&self, provisioner: Option<Arc<provisioner::metrics::Metrics>>) -> Parts {
-        Parts {
+    fn parts(&self, provisioner: Option<Arc<provisioner::metrics::Metrics>>) -> ServerParts {
+        ServerParts {
             server: Arc::clone(&self.server),
             fs: Arc::clone(&self.fs),
             exports: Arc::clone(&self.exports),
@@ -436,8 +446,8 @@ impl App {
     }
 
     fn reload(&self) {
-        if !matches!(self.config.source, Source::File(_)) {
-            tracing::info!("there is no exports file to read again");
+        if !matches!(self.config.source, ExportSource::File(_)) {
+            tracing::info!("SIGHUP has no effect: there is no exports file (--exports)");
             return;
         }
         match self.load() {
@@ -450,30 +460,28 @@ impl App {
     }
 }
 
-/// Which clients are known: those that an export lists by more than `*`, and those that have
-/// mounted something.
+/// Returns the test for known clients: those that an export lists by more than `*`, and those that
+/// have mounted something.
 fn knows(exports: &Arc<Exports>, mount: &Arc<Mount>) -> IsKnown {
     let (exports, mount) = (Arc::clone(exports), Arc::clone(mount));
     Box::new(move |ip| exports.load().lists(ip) || mount.has_mounted(ip))
 }
 
-/// What clients may make the server hold if nobody says so, in bytes.
+/// The default of `--memory`, in bytes.
 fn memory_for_clients() -> usize {
     memory::limit().map_or(MEMORY, |limit| usize::try_from(limit / MEMORY_SHARE).unwrap_or(MEMORY))
 }
 
-/// Makes a directory that is to be exported, if it is not there. With modes of its own, because the
-/// process has no umask: those above it are for the server's user alone, so that nobody of this
-/// machine can enter; its own is what clients see.
-fn make(dir: &Path) -> io::Result<()> {
+/// Creates a directory to export, if it does not exist.
+///
+/// The modes are explicit, because the process has no umask. Parents that are created have the
+/// mode 0700, which keeps other users of this machine out; the directory itself has the mode that
+/// clients see.
+fn create_exported(dir: &Path) -> io::Result<()> {
     let mut folder = fs::DirBuilder::new();
     folder.recursive(true);
     if let Some(above) = dir.parent().filter(|above| !above.as_os_str().is_empty()) {
         folder.mode(0o700).create(above)?;
     }
     folder.mode(0o755).create(dir)
-}
-
-fn canonical(dir: &Path) -> Result<PathBuf> {
-    dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))
 }

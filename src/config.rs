@@ -1,4 +1,5 @@
-//! The command line: [`Args`] as clap parses them, and [`Config`], what remains after the checks.
+//! The command line: [`CommandLine`], the options as clap parses them, and [`Config`], the result
+//! of the checks.
 //!
 //! The doc comments of the arguments are the help texts.
 
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::command::args::VolumeArgs;
 use crate::command::health::HealthArgs;
@@ -36,13 +37,13 @@ const MEMORY_MIN: u64 = 16 * 1024 * 1024;
 /// capacity of its own. In Kubernetes, every claim of its StorageClasses gets a volume.
 #[derive(Debug, Parser)]
 #[command(name = "berth", version, max_term_width = 100, after_help = help::HELP)]
-pub struct Args {
+pub struct CommandLine {
     /// The command.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: BerthCommand,
 }
 
-impl Args {
+impl CommandLine {
     /// Reads the command line of this process. Exits if it asks for help or is invalid.
     pub fn read() -> Self {
         let mut command = <Self as CommandFactory>::command();
@@ -57,7 +58,7 @@ impl Args {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum BerthCommand {
     /// Serve a directory, the directories of an exports file, or volumes over NFSv3
     #[command(after_help = help::SERVE_HELP)]
     Serve(Box<ServeArgs>),
@@ -87,7 +88,7 @@ pub enum ExportsCommand {
 const KUBERNETES: &str = "Kubernetes";
 
 /// Options of `berth serve`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Directory to export as `/`, read-write, to every client that can connect; created if it does
     /// not exist
@@ -221,7 +222,7 @@ pub struct ServeArgs {
     pub lease_namespace: Option<String>,
     /// Format of the log
     #[arg(long, value_name = "FORMAT", env = "BERTH_LOG_FORMAT", default_value = "text")]
-    pub log_format: log::Format,
+    pub log_format: log::LogFormat,
 }
 
 /// The values of `--handles`.
@@ -237,7 +238,7 @@ pub enum Handles {
 
 /// The exports besides the volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ExportSource {
     /// None.
     None,
     /// This directory, as `/`, to all clients that call from these ports.
@@ -250,7 +251,7 @@ pub enum Source {
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The exports besides the volumes.
-    pub source: Source,
+    pub source: ExportSource,
     /// Settings of the volumes, if there may be any.
     pub volumes: Option<volume::VolumeSettings>,
     /// Settings of the provisioner, if the server is one.
@@ -280,7 +281,7 @@ pub struct Config {
     /// The kind of handles; `None` to choose it by file system.
     pub handles: Option<HandleKind>,
     /// How lines of the log look. Where programs read it, nothing is printed for people.
-    pub log: log::Format,
+    pub log: log::LogFormat,
 }
 
 impl ServeArgs {
@@ -291,9 +292,9 @@ impl ServeArgs {
     /// An option is invalid or missing; the message names it.
     pub fn check(self, is_root: bool) -> Result<Config> {
         let source = match (&self.dir, &self.exports) {
-            (Some(dir), None) => Source::Directory(dir.clone(), self.ports(is_root)),
-            (None, Some(file)) => Source::File(file.clone()),
-            (None, None) if self.volumes.is_some() => Source::None,
+            (Some(dir), None) => ExportSource::Directory(dir.clone(), self.ports(is_root)),
+            (None, Some(file)) => ExportSource::File(file.clone()),
+            (None, None) if self.volumes.is_some() => ExportSource::None,
             _ => bail!(
                 "name a directory to export, an exports file (--exports FILE), or a directory for \
                  volumes (--volumes DIR)"

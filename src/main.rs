@@ -4,23 +4,23 @@ use std::process::ExitCode;
 
 use berth::app;
 use berth::command::{health, manual, volume};
-use berth::config::{self, Args, Command, ExportsCommand};
+use berth::config::{self, BerthCommand, CommandLine, ExportsCommand};
 use berth::telemetry::log;
 
 fn main() -> ExitCode {
     let is_root = rustix::process::geteuid().is_root();
-    let result = match Args::read().command {
-        Command::Serve(args) => {
+    let result = match CommandLine::read().command {
+        BerthCommand::Serve(args) => {
             let limiter = log::start(args.log_format);
             args.check(is_root).and_then(|config| app::serve(config, limiter))
         }
-        Command::Exports(ExportsCommand::Check { file }) => app::exports::check(&file),
-        Command::Volume(args) => match config::admin_socket_of(&args, is_root) {
+        BerthCommand::Exports(ExportsCommand::Check { file }) => app::exports::check(&file),
+        BerthCommand::Volume(args) => match config::admin_socket_of(&args, is_root) {
             Ok(socket) => return volume::run(&socket, &args),
             Err(error) => Err(error),
         },
-        Command::Health(args) => health::check(&args).map_err(Into::into),
-        Command::Manual(args) => manual::print(&args).map_err(Into::into),
+        BerthCommand::Health(args) => health::check(&args).map_err(Into::into),
+        BerthCommand::Manual(args) => manual::print(&args).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,13 +4,13 @@
 //! crate, and with `berth manual TOPIC`, also in a container image without a shell.
 
 /// The page on a topic.
-pub fn page(topic: &str) -> Option<&'static Page> {
+pub fn page(topic: &str) -> Option<&'static ManualPage> {
     PAGES.iter().find(|page| page.topic == topic)
 }
 
 /// A page of the manual.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Page {
+pub struct ManualPage {
     /// The topic, as in `berth manual TOPIC`.
     pub topic: &'static str,
     /// A description in a few words.
@@ -22,7 +22,7 @@ pub struct Page {
 macro_rules! pages {
     ($($topic:ident: $about:literal,)*) => {
         /// All pages, in the order in which a reader needs them.
-        pub const PAGES: &[Page] = &[$(Page {
+        pub const PAGES: &[ManualPage] = &[$(ManualPage {
             topic: stringify!($topic),
             about: $about,
             text: include_str!(concat!("manual/", stringify!($topic), ".md")),
@@ -54,11 +54,15 @@ mod tests {
 
     use crate::provisioner;
     use crate::telemetry::metrics::Metrics;
-    use crate::telemetry::metrics::scrape::{Gauges, Scrape, Volumes};
+    use crate::telemetry::metrics::scrape::{DiskSample, Gauges, Scrape, VolumesSample};
 
     #[test]
     fn every_metric_is_in_the_table() {
-        let volumes = Volumes { disk: Some((2, 1)), allowed: Some(1), ..Volumes::default() };
+        let volumes = VolumesSample {
+            disk: Some(DiskSample::default()),
+            allowed: Some(1),
+            ..VolumesSample::default()
+        };
         let (metrics, gauges) = (Arc::new(Metrics::default()), Gauges::default());
         let scrape = Scrape { metrics, gauges, volumes: Some(volumes) };
         // A family without a member is not written.

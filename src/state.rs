@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   STATE/lock      locked by the server that uses the folder
-//!   STATE/key       16 random bytes: whoever knows them can forge handles
-//!   STATE/exports   JSON: the id of each directory that was ever exported, and what was mounted there
+//!   STATE/key       16 random bytes: a client that knows them can forge handles
+//!   STATE/exports   JSON: the id of each directory that was ever exported, and what was mounted
+//!                   there
 //!   STATE/server    8 random bytes in hexadecimal: the identity of the server across restarts
 //!   STATE/moves     see crate::fs (only with handles by path)
-//!   STATE/making    see crate::fs (files that are being made)
+//!   STATE/making    see crate::fs (files that are being created)
 //!   STATE/lent      see crate::fs (a mode that is lent, without privileges)
 //! ```
 //!
@@ -34,7 +35,7 @@ const SERVER_LEN: usize = 16;
 const EXPORTS_MAX: u64 = 64 << 20;
 
 /// The state folder, locked until this is dropped.
-pub struct State {
+pub struct StateFolder {
     dir: PathBuf,
     lock: File,
 }
@@ -50,7 +51,7 @@ struct ExportRecord {
     source: Option<String>,
 }
 
-impl State {
+impl StateFolder {
     /// Opens and locks the folder, and creates it if it does not exist.
     ///
     /// # Errors
@@ -228,11 +229,11 @@ mod tests {
     fn ids_and_key_survive_a_restart() {
         let dir = tempdir().unwrap();
         let at = |path| (Path::new(path), None);
-        let state = State::open(dir.path()).unwrap();
+        let state = StateFolder::open(dir.path()).unwrap();
         let first = state.ids([at("/a"), at("/b")]).unwrap();
         let sealed = state.key().unwrap();
         drop(state);
-        let state = State::open(dir.path()).unwrap();
+        let state = StateFolder::open(dir.path()).unwrap();
         let again = state.ids([at("/b"), at("/c"), at("/a")]).unwrap();
         assert_eq!([again[0], again[2]], [first[1], first[0]]);
         assert!(!first.contains(&again[1]));
@@ -245,7 +246,7 @@ mod tests {
     fn what_is_mounted_in_place_of_another_has_an_id_of_its_own() {
         let dir = tempdir().unwrap();
         let id = |source: Option<&str>| {
-            let state = State::open(dir.path()).unwrap();
+            let state = StateFolder::open(dir.path()).unwrap();
             state.ids([(Path::new("/a"), source.map(str::to_owned))]).unwrap()[0]
         };
         let old = id(None); // as an earlier version has it
@@ -259,7 +260,7 @@ mod tests {
     #[test]
     fn a_damaged_key_is_not_replaced() {
         let dir = tempdir().unwrap();
-        let state = State::open(dir.path()).unwrap();
+        let state = StateFolder::open(dir.path()).unwrap();
         fs::write(dir.path().join("key"), b"short").unwrap();
         assert!(state.key().is_err());
         assert_eq!(fs::read(dir.path().join("key")).unwrap(), b"short");
@@ -273,7 +274,7 @@ mod tests {
             let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
             let fifo = rustix::fs::FileType::Fifo;
             rustix::fs::mknodat(rustix::fs::CWD, &path, fifo, mode, 0).unwrap();
-            let used = State::open(dir.path()).and_then(|state| {
+            let used = StateFolder::open(dir.path()).and_then(|state| {
                 state.key()?;
                 state.server()?;
                 state.ids([(Path::new("/a"), None)]).map(drop)
@@ -287,10 +288,10 @@ mod tests {
     #[test]
     fn only_one_server_can_use_the_folder() {
         let dir = tempdir().unwrap();
-        let first = State::open(dir.path()).unwrap();
-        let second = State::open(dir.path()).err().expect("the folder is in use");
+        let first = StateFolder::open(dir.path()).unwrap();
+        let second = StateFolder::open(dir.path()).err().expect("the folder is in use");
         assert!(second.to_string().contains("--state"), "{second}");
         drop(first);
-        assert!(State::open(dir.path()).is_ok());
+        assert!(StateFolder::open(dir.path()).is_ok());
     }
 }

@@ -26,7 +26,7 @@ pub const RESPONSE_MAX: usize = 128 * 1024 * 1024;
 /// The body of `POST /v1/volumes`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Create {
+pub struct CreateRequest {
     /// The volume to create.
     pub spec: Spec,
     /// Where its content comes from.
@@ -37,7 +37,7 @@ pub struct Create {
 /// The query of `DELETE /v1/volumes/NAME`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Reclaim {
+pub struct ReclaimRequest {
     /// What becomes of the volume; without it, the volume's own `onDelete` applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_delete: Option<OnDelete>,
@@ -49,7 +49,7 @@ pub struct Reclaim {
 /// The query of `POST /v1/volumes/NAME/archive` and `.../recycle`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Force {
+pub struct ForceQuery {
     /// Whether to do it even if a claim uses the volume.
     #[serde(default)]
     pub force: bool,
@@ -57,7 +57,7 @@ pub struct Force {
 
 /// The response to `GET /v1/volumes`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Listing {
+pub struct VolumeListing {
     /// All volumes, by name.
     pub volumes: Vec<VolumeStatus>,
     /// The sum of their capacities, compared with the disk.
@@ -70,11 +70,11 @@ pub struct Listing {
 
 /// The response to requests that return no value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Accepted {}
+pub struct EmptyResponse {}
 
 /// The properties of a server that do not change while it runs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct About {
+pub struct ServerProperties {
     /// Version of the program.
     pub version: String,
     /// Addresses of NFS and MOUNT.
@@ -92,7 +92,7 @@ pub struct About {
 pub struct ServerInfo {
     /// Its constant properties.
     #[serde(flatten)]
-    pub about: About,
+    pub about: ServerProperties,
     /// The disk of the volumes, if its statistics can be read.
     pub disk: Option<DiskSpace>,
     /// Descriptions of faults; empty if there are none.
@@ -101,16 +101,16 @@ pub struct ServerInfo {
 
 /// The body of every response that is an error.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Refusal {
+pub struct ErrorBody {
     /// The error.
-    pub error: Failure,
+    pub error: ApiError,
 }
 
 /// An error of the API.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Failure {
+pub struct ApiError {
     /// The kind, for programs.
-    pub kind: Kind,
+    pub kind: ApiErrorKind,
     /// The error with its causes, for people.
     pub message: String,
 }
@@ -118,7 +118,7 @@ pub struct Failure {
 /// Kinds of errors: [`error::VolumeErrorKind`] in the JSON of the API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Kind {
+pub enum ApiErrorKind {
     /// The request can never succeed.
     Invalid,
     /// There is no such volume or directory.
@@ -146,7 +146,7 @@ pub trait VolumeApi: Send + Sync + 'static {
     /// Changes the limits of a volume.
     fn expand(&self, name: &VolumeName, growth: CapacityChange) -> Result<VolumeStatus>;
     /// Reclaims a volume, unless a claim uses it and `request.force` is not set.
-    fn reclaim(&self, name: &VolumeName, request: Reclaim) -> Result<Reclaimed>;
+    fn reclaim(&self, name: &VolumeName, request: ReclaimRequest) -> Result<Reclaimed>;
     /// Starts to count the usage of a volume again.
     fn recount(&self, name: &VolumeName) -> Result<()>;
     /// Returns the state of the trash.
@@ -180,7 +180,7 @@ impl VolumeApi for Arc<Volumes> {
         Volumes::expand(self, name, growth)
     }
 
-    fn reclaim(&self, name: &VolumeName, request: Reclaim) -> Result<Reclaimed> {
+    fn reclaim(&self, name: &VolumeName, request: ReclaimRequest) -> Result<Reclaimed> {
         if !request.force {
             self.check_not_held(name, request.on_delete)?;
         }
@@ -212,13 +212,13 @@ impl VolumeApi for Arc<Volumes> {
     }
 }
 
-impl From<&Error> for Failure {
+impl From<&Error> for ApiError {
     fn from(error: &Error) -> Self {
         Self { kind: error.kind().into(), message: Chain(error).to_string() }
     }
 }
 
-impl From<error::VolumeErrorKind> for Kind {
+impl From<error::VolumeErrorKind> for ApiErrorKind {
     fn from(kind: error::VolumeErrorKind) -> Self {
         match kind {
             error::VolumeErrorKind::Invalid => Self::Invalid,
@@ -239,23 +239,23 @@ mod tests {
     fn messages_include_the_causes() {
         let name = VolumeName::new("a").unwrap();
         let error = Error::Serve { name, source: rustix::io::Errno::NOSPC.into() };
-        let failure = Failure::from(&error);
-        assert_eq!(failure.kind, Kind::Internal);
+        let failure = ApiError::from(&error);
+        assert_eq!(failure.kind, ApiErrorKind::Internal);
         assert!(failure.message.starts_with("cannot serve volume a: "), "{}", failure.message);
     }
 
     #[test]
     fn an_unknown_kind_is_internal() {
-        let kind = |text: &str| serde_json::from_str::<Kind>(text).unwrap();
-        assert_eq!(kind("\"noSpace\""), Kind::NoSpace);
-        assert_eq!(kind("\"tooBlue\""), Kind::Internal);
+        let kind = |text: &str| serde_json::from_str::<ApiErrorKind>(text).unwrap();
+        assert_eq!(kind("\"noSpace\""), ApiErrorKind::NoSpace);
+        assert_eq!(kind("\"tooBlue\""), ApiErrorKind::Internal);
     }
 
     #[test]
     fn the_origin_is_optional_and_unknown_fields_are_refused() {
         let read = |rest: &str| {
             let text = format!(r#"{{"spec":{{"name":"a","id":"1","capacity":5}}{rest}}}"#);
-            serde_json::from_str::<Create>(&text).map(|create| create.origin)
+            serde_json::from_str::<CreateRequest>(&text).map(|create| create.origin)
         };
         assert_eq!(read("").unwrap(), VolumeOrigin::Fresh);
         assert_eq!(read(r#","origin":"adopt""#).unwrap(), VolumeOrigin::Adopt);

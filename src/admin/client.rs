@@ -1,8 +1,8 @@
 //! The client of the admin API: blocking calls over the server's socket.
 //!
 //! Each call opens a connection of its own, so a client survives a restart of the server. Every
-//! call may be repeated. After [`Error::Timeout`], [`Error::Broken`] and [`Error::BadReply`] the
-//! request may have been carried out.
+//! call may be repeated. After [`AdminClientError::Timeout`], [`AdminClientError::Broken`] and
+//! [`AdminClientError::BadReply`] the request may have been carried out.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::api::{
-    Accepted, Create, Failure, Force, Listing, REQUEST_MAX, RESPONSE_MAX, Reclaim, Refusal,
-    ServerInfo,
+    ApiError, CreateRequest, EmptyResponse, ErrorBody, ForceQuery, REQUEST_MAX, RESPONSE_MAX,
+    ReclaimRequest, ServerInfo, VolumeListing,
 };
 use crate::volume::name::VolumeName;
 use crate::volume::spec::VolumeStatus;
@@ -40,11 +40,11 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 const FORCE: &str = "force=true";
 
 /// The result of a call.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T> = std::result::Result<T, AdminClientError>;
 
 /// Why a call failed.
 #[derive(Error, Debug)]
-pub enum Error {
+pub enum AdminClientError {
     /// There is no socket, or no server listens on it.
     #[error(
         "no server listens on {}; start one (berth serve --volumes DIR), or name its socket with \
@@ -93,12 +93,12 @@ pub enum Error {
     BadReply(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The server replied with an error.
     #[error("{}", .0.message)]
-    Refused(Failure),
+    Refused(ApiError),
 }
 
 /// A successful reply.
 #[derive(Debug)]
-pub struct Reply<T> {
+pub struct ApiReply<T> {
     /// The decoded value.
     pub value: T,
     /// The JSON as it was received.
@@ -106,19 +106,22 @@ pub struct Reply<T> {
 }
 
 /// A client of the server behind a socket. All calls block, for at most the time limit.
-pub struct Client {
+pub struct AdminClient {
     socket: PathBuf,
     runtime: Runtime,
     timeout: Duration,
 }
 
-impl Client {
+impl AdminClient {
     /// Creates a client for the server behind `socket`. Opens no connection yet.
     ///
     /// # Errors
-    /// [`Error::Prepare`], for lack of descriptors.
+    /// [`AdminClientError::Prepare`], for lack of descriptors.
     pub fn new(socket: &Path) -> Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::Prepare)?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(AdminClientError::Prepare)?;
         Ok(Self { socket: socket.into(), runtime, timeout: TIMEOUT })
     }
 
@@ -129,17 +132,17 @@ impl Client {
     }
 
     /// Returns all volumes.
-    pub fn list(&self) -> Result<Reply<Listing>> {
+    pub fn list(&self) -> Result<ApiReply<VolumeListing>> {
         self.get("/v1/volumes")
     }
 
     /// Returns one volume.
-    pub fn show(&self, name: &VolumeName) -> Result<Reply<VolumeStatus>> {
+    pub fn show(&self, name: &VolumeName) -> Result<ApiReply<VolumeStatus>> {
         self.get(&of(name, ""))
     }
 
     /// Creates a volume.
-    pub fn create(&self, create: &Create) -> Result<Reply<VolumeStatus>> {
+    pub fn create(&self, create: &CreateRequest) -> Result<ApiReply<VolumeStatus>> {
         self.call(Method::POST, "/v1/volumes", Some(create))
     }
 
@@ -148,12 +151,16 @@ impl Client {
         &self,
         name: &VolumeName,
         growth: &CapacityChange,
-    ) -> Result<Reply<VolumeStatus>> {
+    ) -> Result<ApiReply<VolumeStatus>> {
         self.call(Method::POST, &of(name, "/expand"), Some(growth))
     }
 
     /// Reclaims a volume.
-    pub fn reclaim(&self, name: &VolumeName, request: Reclaim) -> Result<Reply<Reclaimed>> {
+    pub fn reclaim(
+        &self,
+        name: &VolumeName,
+        request: ReclaimRequest,
+    ) -> Result<ApiReply<Reclaimed>> {
         let how = request.on_delete.and_then(|how| serde_json::to_value(how).ok());
         let how = how.as_ref().and_then(serde_json::Value::as_str);
         let how = how.map(|how| format!("onDelete={how}"));
@@ -164,31 +171,39 @@ impl Client {
     }
 
     /// Removes a volume, and keeps its directory.
-    pub fn archive(&self, name: &VolumeName, Force { force }: Force) -> Result<Reply<Reclaimed>> {
+    pub fn archive(
+        &self,
+        name: &VolumeName,
+        ForceQuery { force }: ForceQuery,
+    ) -> Result<ApiReply<Reclaimed>> {
         self.call(Method::POST, &of(name, &forced("/archive", force)), None::<&()>)
     }
 
     /// Empties a volume, and keeps it.
-    pub fn recycle(&self, name: &VolumeName, Force { force }: Force) -> Result<Reply<Reclaimed>> {
+    pub fn recycle(
+        &self,
+        name: &VolumeName,
+        ForceQuery { force }: ForceQuery,
+    ) -> Result<ApiReply<Reclaimed>> {
         self.call(Method::POST, &of(name, &forced("/recycle", force)), None::<&()>)
     }
 
     /// Starts to count the usage of a volume again.
-    pub fn recount(&self, name: &VolumeName) -> Result<Reply<Accepted>> {
+    pub fn recount(&self, name: &VolumeName) -> Result<ApiReply<EmptyResponse>> {
         self.call(Method::POST, &of(name, "/recount"), None::<&()>)
     }
 
     /// Returns the state of the trash.
-    pub fn trash(&self) -> Result<Reply<trash::TrashStatus>> {
+    pub fn trash(&self) -> Result<ApiReply<trash::TrashStatus>> {
         self.get("/v1/trash")
     }
 
     /// Returns the properties and the state of the server.
-    pub fn server(&self) -> Result<Reply<ServerInfo>> {
+    pub fn server(&self) -> Result<ApiReply<ServerInfo>> {
         self.get("/v1/server")
     }
 
-    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Reply<T>> {
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<ApiReply<T>> {
         self.call(Method::GET, path, None::<&()>)
     }
 
@@ -197,11 +212,11 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
-    ) -> Result<Reply<T>> {
-        let unfit = |error: serde_json::Error| Error::BadReply(error.into());
+    ) -> Result<ApiReply<T>> {
+        let unfit = |error: serde_json::Error| AdminClientError::BadReply(error.into());
         let body = body.map(serde_json::to_vec).transpose().map_err(unfit)?.unwrap_or_default();
         if body.len() > REQUEST_MAX {
-            return Err(Error::TooLarge);
+            return Err(AdminClientError::TooLarge);
         }
         let request = Request::builder()
             .method(method)
@@ -209,10 +224,12 @@ impl Client {
             .header("host", "berth")
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
-            .map_err(|error| Error::BadReply(error.into()))?;
+            .map_err(|error| AdminClientError::BadReply(error.into()))?;
         let exchange = async { timeout(self.timeout, self.exchange(request)).await };
-        let (success, json) =
-            self.runtime.block_on(exchange).map_err(|_| Error::Timeout(self.timeout))??;
+        let (success, json) = self
+            .runtime
+            .block_on(exchange)
+            .map_err(|_| AdminClientError::Timeout(self.timeout))??;
         decode(success, json)
     }
 
@@ -221,9 +238,9 @@ impl Client {
         let stream =
             UnixStream::connect(&self.socket).await.map_err(|error| self.refused(error))?;
         let (mut sender, connection) =
-            handshake(TokioIo::new(stream)).await.map_err(Error::Broken)?;
+            handshake(TokioIo::new(stream)).await.map_err(AdminClientError::Broken)?;
         let reply = async move {
-            let response = sender.send_request(request).await.map_err(Error::Broken)?;
+            let response = sender.send_request(request).await.map_err(AdminClientError::Broken)?;
             Ok((response.status().is_success(), text(response).await?))
         };
         tokio::pin!(reply);
@@ -236,14 +253,14 @@ impl Client {
         reply.await
     }
 
-    fn refused(&self, source: io::Error) -> Error {
+    fn refused(&self, source: io::Error) -> AdminClientError {
         let path = self.socket.clone();
         match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                Error::NotRunning { path, source }
+                AdminClientError::NotRunning { path, source }
             }
-            io::ErrorKind::PermissionDenied => Error::Forbidden { path, source },
-            _ => Error::Connect { path, source },
+            io::ErrorKind::PermissionDenied => AdminClientError::Forbidden { path, source },
+            _ => AdminClientError::Connect { path, source },
         }
     }
 }
@@ -261,21 +278,24 @@ fn forced(path: &str, force: bool) -> String {
 async fn text(response: Response<Incoming>) -> Result<String> {
     let body = Limited::new(response.into_body(), RESPONSE_MAX).collect().await;
     let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
-        Ok(broken) => Error::Broken(*broken),
-        Err(other) if other.is::<LengthLimitError>() => Error::BadReply("it is too large".into()),
-        Err(other) => Error::BadReply(other),
+        Ok(broken) => AdminClientError::Broken(*broken),
+        Err(other) if other.is::<LengthLimitError>() => {
+            AdminClientError::BadReply("it is too large".into())
+        }
+        Err(other) => AdminClientError::BadReply(other),
     })?;
-    String::from_utf8(body.to_bytes().into()).map_err(|error| Error::BadReply(error.into()))
+    String::from_utf8(body.to_bytes().into())
+        .map_err(|error| AdminClientError::BadReply(error.into()))
 }
 
-fn decode<T: DeserializeOwned>(success: bool, json: String) -> Result<Reply<T>> {
-    let unfit = |error: serde_json::Error| Error::BadReply(error.into());
+fn decode<T: DeserializeOwned>(success: bool, json: String) -> Result<ApiReply<T>> {
+    let unfit = |error: serde_json::Error| AdminClientError::BadReply(error.into());
     if success {
         let value = serde_json::from_str(&json).map_err(unfit)?;
-        return Ok(Reply { value, json });
+        return Ok(ApiReply { value, json });
     }
-    let refusal: Refusal = serde_json::from_str(&json).map_err(unfit)?;
-    Err(Error::Refused(refusal.error))
+    let refusal: ErrorBody = serde_json::from_str(&json).map_err(unfit)?;
+    Err(AdminClientError::Refused(refusal.error))
 }
 
 #[cfg(test)]
@@ -287,8 +307,8 @@ mod tests {
     use tempfile::tempdir;
 
     use super::*;
-    use crate::admin::api::Kind;
-    use crate::admin::fake::{FakeVolumes, Served, name, spec};
+    use crate::admin::api::ApiErrorKind;
+    use crate::admin::fake::{FakeServer, FakeVolumes, name, spec};
     use crate::volume::VolumeOrigin;
     use crate::volume::spec::OnDelete;
 
@@ -302,11 +322,11 @@ mod tests {
         })
     }
 
-    fn error_of(reply: Vec<u8>) -> Error {
+    fn error_of(reply: Vec<u8>) -> AdminClientError {
         let dir = tempdir().unwrap();
         let path = dir.path().join("s");
         let server = replying(&path, reply);
-        let error = Client::new(&path).unwrap().list().unwrap_err();
+        let error = AdminClient::new(&path).unwrap().list().unwrap_err();
         server.join().unwrap();
         error
     }
@@ -314,11 +334,11 @@ mod tests {
     #[test]
     fn every_operation_reaches_the_volumes() {
         let (strange, data) = (name("a b ü?#%&+"), name("data"));
-        let served = Served::start(FakeVolumes::with(&["data"]));
-        let client = Client::new(&served.path).unwrap();
+        let served = FakeServer::start(FakeVolumes::with(&["data"]));
+        let client = AdminClient::new(&served.path).unwrap();
         let mut other = spec("other");
         other.name = strange.clone();
-        let create = Create { spec: other, origin: VolumeOrigin::Fresh };
+        let create = CreateRequest { spec: other, origin: VolumeOrigin::Fresh };
         assert_eq!(client.create(&create).unwrap().value.spec, create.spec);
         assert_eq!(client.show(&strange).unwrap().value.spec, create.spec);
         assert_eq!(client.list().unwrap().value.volumes.len(), 2);
@@ -326,13 +346,16 @@ mod tests {
         let grown = client.expand(&strange, &growth).unwrap().value.spec.capacity;
         assert_eq!(grown, 20 << 30);
         client.recount(&strange).unwrap();
-        let recycled = client.recycle(&strange, Force::default()).unwrap().value;
+        let recycled = client.recycle(&strange, ForceQuery::default()).unwrap().value;
         assert!(matches!(recycled, Reclaimed::Recycled(_)));
-        let retain = Reclaim { on_delete: Some(OnDelete::Retain), force: false };
+        let retain = ReclaimRequest { on_delete: Some(OnDelete::Retain), force: false };
         assert!(matches!(client.reclaim(&strange, retain).unwrap().value, Reclaimed::Retained(_)));
-        assert_eq!(client.reclaim(&strange, Reclaim::default()).unwrap().value, Reclaimed::Deleted);
+        assert_eq!(
+            client.reclaim(&strange, ReclaimRequest::default()).unwrap().value,
+            Reclaimed::Deleted
+        );
         assert!(matches!(
-            client.archive(&data, Force::default()).unwrap().value,
+            client.archive(&data, ForceQuery::default()).unwrap().value,
             Reclaimed::Archived(_)
         ));
         assert_eq!(client.list().unwrap().json, r#"{"volumes":[]}"#);
@@ -342,12 +365,12 @@ mod tests {
 
     #[test]
     fn errors_of_the_server_are_returned_unchanged() {
-        let served = Served::start(FakeVolumes::with(&[]));
-        let client = Client::new(&served.path).unwrap();
-        let Err(Error::Refused(failure)) = client.show(&name("busy")) else {
+        let served = FakeServer::start(FakeVolumes::with(&[]));
+        let client = AdminClient::new(&served.path).unwrap();
+        let Err(AdminClientError::Refused(failure)) = client.show(&name("busy")) else {
             panic!("the volume is busy");
         };
-        assert_eq!(failure.kind, Kind::Busy);
+        assert_eq!(failure.kind, ApiErrorKind::Busy);
         assert!(failure.message.contains("volume busy"), "{}", failure.message);
     }
 
@@ -355,10 +378,10 @@ mod tests {
     fn a_missing_server_and_a_missing_permission_are_different_errors() {
         let dir = tempdir().unwrap();
         let path = dir.path().join("s");
-        let client = Client::new(&path).unwrap();
-        assert!(matches!(client.list(), Err(Error::NotRunning { .. })));
+        let client = AdminClient::new(&path).unwrap();
+        assert!(matches!(client.list(), Err(AdminClientError::NotRunning { .. })));
         drop(UnixListener::bind(&path).unwrap());
-        assert!(matches!(client.list(), Err(Error::NotRunning { .. })));
+        assert!(matches!(client.list(), Err(AdminClientError::NotRunning { .. })));
         let refused = client.refused(io::ErrorKind::PermissionDenied.into());
         assert!(refused.to_string().contains("sudo"), "{refused}");
     }
@@ -369,14 +392,14 @@ mod tests {
             let len = body.len();
             format!("HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n{body}").into_bytes()
         };
-        assert!(matches!(error_of(http(r#"{"volumes":{}}"#)), Error::BadReply(_)));
-        assert!(matches!(error_of(http("")), Error::BadReply(_)));
+        assert!(matches!(error_of(http(r#"{"volumes":{}}"#)), AdminClientError::BadReply(_)));
+        assert!(matches!(error_of(http("")), AdminClientError::BadReply(_)));
         let longer = b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{}".to_vec();
-        assert!(matches!(error_of(longer), Error::Broken(_)));
-        assert!(matches!(error_of(b"SSH-2.0\r\n".to_vec()), Error::Broken(_)));
-        assert!(matches!(error_of(Vec::new()), Error::Broken(_)));
+        assert!(matches!(error_of(longer), AdminClientError::Broken(_)));
+        assert!(matches!(error_of(b"SSH-2.0\r\n".to_vec()), AdminClientError::Broken(_)));
+        assert!(matches!(error_of(Vec::new()), AdminClientError::Broken(_)));
         let unfit = b"HTTP/1.1 500 Oh\r\ncontent-length: 2\r\n\r\n{}".to_vec();
-        assert!(matches!(error_of(unfit), Error::BadReply(_)));
+        assert!(matches!(error_of(unfit), AdminClientError::BadReply(_)));
     }
 
     #[test]
@@ -384,16 +407,16 @@ mod tests {
         let dir = tempdir().unwrap();
         let path = dir.path().join("s");
         let _silent = UnixListener::bind(&path).unwrap();
-        let client = Client::new(&path).unwrap().timeout(Duration::from_millis(20));
-        assert!(matches!(client.list(), Err(Error::Timeout(_))));
+        let client = AdminClient::new(&path).unwrap().timeout(Duration::from_millis(20));
+        assert!(matches!(client.list(), Err(AdminClientError::Timeout(_))));
     }
 
     #[test]
     fn a_request_that_is_too_large_is_not_sent() {
         let mut large = spec("new");
         large.labels.insert("x".into(), "y".repeat(REQUEST_MAX));
-        let create = Create { spec: large, origin: VolumeOrigin::Fresh };
-        let client = Client::new(Path::new("/nowhere")).unwrap();
-        assert!(matches!(client.create(&create), Err(Error::TooLarge)));
+        let create = CreateRequest { spec: large, origin: VolumeOrigin::Fresh };
+        let client = AdminClient::new(Path::new("/nowhere")).unwrap();
+        assert!(matches!(client.create(&create), Err(AdminClientError::TooLarge)));
     }
 }

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use super::api::{About, Reclaim, VolumeApi};
+use super::api::{ReclaimRequest, ServerProperties, VolumeApi};
 use super::{socket, v1};
 use crate::volume::error::{Error, Result};
 use crate::volume::name::{VolumeId, VolumeName};
@@ -35,7 +35,7 @@ pub struct FakeVolumes {
 }
 
 /// A server of the API on a socket in a temporary directory, stopped when this is dropped.
-pub struct Served {
+pub struct FakeServer {
     /// The volumes.
     pub volumes: Arc<FakeVolumes>,
     /// The socket.
@@ -46,8 +46,8 @@ pub struct Served {
 }
 
 /// The properties of a server with [`FakeVolumes`].
-pub fn about() -> About {
-    About {
+pub fn about() -> ServerProperties {
+    ServerProperties {
         version: "1.2.3".into(),
         listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 2050))],
         provisioner: Some("example.org/berth".into()),
@@ -203,7 +203,7 @@ impl VolumeApi for FakeVolumes {
     fn reclaim(
         &self,
         name: &VolumeName,
-        Reclaim { on_delete: how, force }: Reclaim,
+        ReclaimRequest { on_delete: how, force }: ReclaimRequest,
     ) -> Result<Reclaimed> {
         let status = self.show(name)?;
         let kept = how.unwrap_or(status.spec.on_delete) == OnDelete::Retain;
@@ -242,7 +242,7 @@ impl VolumeApi for FakeVolumes {
     fn disk(&self) -> Result<DiskSpace> {
         match self.volumes().contains_key(&name("lost")) {
             true => Err(Error::NotFound("disk".into())),
-            false => Ok(DiskSpace { size: 100, free: 50 }),
+            false => Ok(DiskSpace { size_bytes: 100, free_bytes: 50 }),
         }
     }
 
@@ -251,7 +251,7 @@ impl VolumeApi for FakeVolumes {
     }
 }
 
-impl Served {
+impl FakeServer {
     /// Starts a server.
     pub fn start(volumes: Arc<FakeVolumes>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory can be created");
@@ -266,7 +266,7 @@ impl Served {
     }
 }
 
-async fn listen(path: &Path) -> std::result::Result<socket::Listening, socket::Error> {
+async fn listen(path: &Path) -> std::result::Result<socket::ListeningSocket, socket::SocketError> {
     socket::listen(path)
 }
 
@@ -276,7 +276,7 @@ pub fn runtime() -> tokio::runtime::Runtime {
     builder.enable_all().build().expect("a runtime can be created")
 }
 
-impl Drop for Served {
+impl Drop for FakeServer {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {

@@ -26,7 +26,7 @@ const XID: u32 = 0x6265_7274;
 
 /// The phase of the server's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum LifePhase {
     Starting,
     Serving(SocketAddr),
     Draining,
@@ -35,7 +35,7 @@ enum Phase {
 /// Whether the server is ready.
 #[derive(Debug)]
 pub struct Health {
-    phase: Mutex<Phase>,
+    phase: Mutex<LifePhase>,
     /// The last check: when it completed, and its result. Locked while a check runs.
     last: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
 }
@@ -43,17 +43,17 @@ pub struct Health {
 impl Health {
     /// Creates the health of a server that is starting.
     pub const fn starting() -> Self {
-        Self { phase: Mutex::new(Phase::Starting), last: tokio::sync::Mutex::const_new(None) }
+        Self { phase: Mutex::new(LifePhase::Starting), last: tokio::sync::Mutex::const_new(None) }
     }
 
     /// Notes that the server serves NFS at `address`, and has loaded all that it needs for it.
     pub fn serving(&self, address: SocketAddr) {
-        *self.phase() = Phase::Serving(address);
+        *self.phase() = LifePhase::Serving(address);
     }
 
     /// Notes that the server is stopping: from now on it is not ready.
     pub fn draining(&self) {
-        *self.phase() = Phase::Draining;
+        *self.phase() = LifePhase::Draining;
     }
 
     /// Checks whether the server is ready. Takes at most about a second.
@@ -69,9 +69,9 @@ impl Health {
 
     fn address(&self) -> Result<SocketAddr, String> {
         match *self.phase() {
-            Phase::Starting => Err("the server is starting".into()),
-            Phase::Serving(address) => Ok(address),
-            Phase::Draining => Err("the server is stopping".into()),
+            LifePhase::Starting => Err("the server is starting".into()),
+            LifePhase::Serving(address) => Ok(address),
+            LifePhase::Draining => Err("the server is stopping".into()),
         }
     }
 
@@ -93,7 +93,7 @@ impl Health {
         result
     }
 
-    fn phase(&self) -> MutexGuard<'_, Phase> {
+    fn phase(&self) -> MutexGuard<'_, LifePhase> {
         self.phase.lock()
     }
 }

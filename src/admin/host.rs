@@ -15,12 +15,12 @@ use axum::http::uri::{Authority, Uri};
 
 /// The names and addresses of this server.
 #[derive(Clone, Debug, Default)]
-pub struct Hosts {
+pub struct AllowedHosts {
     names: Vec<String>,
     addresses: Vec<IpAddr>,
 }
 
-impl Hosts {
+impl AllowedHosts {
     /// Creates the names of a server that listens on `listen` on the machine called `machine`;
     /// `more` has further names and addresses, IPv6 with or without brackets.
     pub fn new(listen: SocketAddr, machine: &str, more: &[String]) -> Self {
@@ -84,7 +84,7 @@ mod tests {
 
     fn include(uri: &str, lines: &[&str], local: &str) -> bool {
         let more = ["berth-admin.storage.svc", "10.96.0.9", "[fd00::9]"].map(str::to_owned);
-        let hosts = Hosts::new("192.0.2.1:8080".parse().unwrap(), "box", &more);
+        let hosts = AllowedHosts::new("192.0.2.1:8080".parse().unwrap(), "box", &more);
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(HOST, line.parse().unwrap());

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::slots::{RequestKind, Slot, Slots};
+use super::slots::{ConnectionSlot, ConnectionSlots, RequestKind};
 use crate::telemetry::bounded::network;
 
 /// Limits of a request's header: bytes, lines, and the time to receive it.
@@ -43,12 +43,12 @@ const GRACE: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A bound listener, which does not accept yet.
-pub struct Listener {
+pub struct HttpListener {
     socket: TcpListener,
     address: SocketAddr,
 }
 
-impl Listener {
+impl HttpListener {
     /// Binds an address.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl Listener {
 
     /// Serves `routes` until `stop` is cancelled, and then completes the requests in progress.
     pub async fn serve(self, routes: Router, stop: CancellationToken) {
-        let slots = Arc::<Slots>::default();
+        let slots = Arc::<ConnectionSlots>::default();
         let tasks = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -93,10 +93,15 @@ impl Listener {
 
 /// The local address at which a request arrived, as an extension of the request.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrived(pub IpAddr);
+pub struct LocalAddress(pub IpAddr);
 
 /// Serves one connection.
-async fn connection(stream: TcpStream, routes: Router, slot: Slot, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    routes: Router,
+    slot: ConnectionSlot,
+    stop: CancellationToken,
+) {
     let Ok(local) = stream.local_addr() else { return };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -127,7 +132,7 @@ async fn connection(stream: TcpStream, routes: Router, slot: Slot, stop: Cancell
 async fn respond(
     mut request: Request<Incoming>,
     routes: Router,
-    slot: &Slot,
+    slot: &ConnectionSlot,
     local: IpAddr,
 ) -> Result<Response, Infallible> {
     let is_check = matches!(request.uri().path(), "/livez" | "/readyz");
@@ -137,6 +142,6 @@ async fn respond(
         let why = "too many requests are in progress; try again later\n";
         return Ok((StatusCode::SERVICE_UNAVAILABLE, head, why).into_response());
     };
-    request.extensions_mut().insert(Arrived(local));
+    request.extensions_mut().insert(LocalAddress(local));
     TowerToHyperService::new(routes).call(request).await
 }

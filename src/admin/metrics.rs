@@ -1,25 +1,30 @@
 //! Converts the status of the volumes into their metrics.
 
-use super::source::Found;
+use super::server_view::VolumesSnapshot;
 use crate::telemetry::metrics::scrape;
+use crate::volume::DiskSpace;
 use crate::volume::spec::VolumeStatus;
 
 /// The metrics of all volumes.
-pub fn of_volumes(found: Found) -> scrape::Volumes {
-    scrape::Volumes {
-        volumes: found.volumes.into_iter().map(of_volume).collect(),
-        trash_entries: found.trash.waiting,
-        trash_removed: found.trash.removed,
-        trash_freed: found.trash.freed,
-        faults: found.faults.len(),
-        disk: found.disk.map(|disk| (disk.size, disk.free)),
-        promised: found.promise.promised,
-        allowed: found.promise.allowed(),
+pub fn of_volumes(snapshot: VolumesSnapshot) -> scrape::VolumesSample {
+    scrape::VolumesSample {
+        volumes: snapshot.volumes.into_iter().map(of_volume).collect(),
+        trash_entries: snapshot.trash.waiting,
+        trash_removed: snapshot.trash.removed,
+        trash_freed: snapshot.trash.freed,
+        faults: snapshot.faults.len(),
+        disk: snapshot.disk.map(disk_sample),
+        promised: snapshot.promise.promised,
+        allowed: snapshot.promise.allowed(),
     }
 }
 
-fn of_volume(status: VolumeStatus) -> scrape::Volume {
-    scrape::Volume {
+fn disk_sample(disk: DiskSpace) -> scrape::DiskSample {
+    scrape::DiskSample { size_bytes: disk.size_bytes, free_bytes: disk.free_bytes }
+}
+
+fn of_volume(status: VolumeStatus) -> scrape::VolumeSample {
+    scrape::VolumeSample {
         name: status.spec.name.as_str().to_owned(),
         used: status.used,
         capacity: status.spec.capacity,

@@ -4,11 +4,11 @@
 //! ```text
 //!   command::volume -> client --- unix socket, mode 0600 ---> socket -> v1 -> api::VolumeApi
 //!                       (HTTP/1.1 and JSON: api)                               (volume::Volumes)
-//!   browser, Prometheus, probes ----- TCP, read-only ------> listener -> web -> source::Source
+//!   browser, Prometheus, probes ----- TCP, read-only -------> listener -> web -> ServerView
 //! ```
 //!
 //! The permissions of the socket are the only access control of the API: there are no passwords,
-//! and whoever can open it may do everything. The TCP listener changes nothing.
+//! and a client that can open it may do everything. The TCP listener changes nothing.
 //!
 //! Everything runs on the control plane's runtime, and replies whatever the data plane or a disk
 //! does: work that may block on a disk runs on blocking threads, of which there are few. The TCP
@@ -25,7 +25,7 @@
 //! | [`metrics`] | metrics of the volumes |
 //! | [`rates`] | throughput, sampled |
 //! | [`page`] | the status page as HTML |
-//! | [`source`] | the interface to the rest of the server |
+//! | [`server_view`] | the interface to the rest of the server |
 
 pub mod api;
 pub mod client;
@@ -37,8 +37,8 @@ pub mod listener;
 pub mod metrics;
 pub mod page;
 pub mod rates;
+pub mod server_view;
 pub mod slots;
 pub mod socket;
-pub mod source;
 pub mod v1;
 pub mod web;

@@ -1,37 +1,34 @@
 //! The status page: one HTML document, without scripts and external resources.
 //!
-//! It reloads every few seconds. All text goes through [`format::Text`], which escapes it: a volume
-//! called `<script>` is shown as that.
+//! It reloads every few seconds. [`maud`] escapes all text: a volume called `<script>` is shown as
+//! that.
 
 mod format;
+mod graphics;
 mod volumes;
 
-use std::fmt::{Result, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
 use super::rates::{Rate, Rates};
-use super::source::{Exported, Found, Source};
+use super::server_view::{ServerView, StaticExport, VolumesSnapshot};
 use crate::telemetry::metrics::scrape::Gauges;
-use crate::volume::{DiskSpace, trash};
-use format::{Text, bytes, bytes_per_second, calls, count, duration, percent};
+use crate::volume::trash;
+use format::{bytes, bytes_per_second, calls, count, duration, percent};
+use graphics::{bar, sparkline};
 
 const STYLE: &str = include_str!("page/page.css");
 
 /// Seconds until the page reloads. A page that shows all volumes does not reload.
 const REFRESH: u32 = 5;
 
-/// Percentage from which a bar is shown as nearly full.
-const NEARLY_FULL: u64 = 80;
-
-/// Percentage from which a bar is shown as full.
-const FULL: u64 = 95;
-
 /// The part of the page that needs no disk.
 #[derive(Clone, Debug)]
-pub struct View {
+pub struct PageContext {
     /// Whether the server is ready, or the reason why not.
-    pub ready: std::result::Result<(), String>,
+    pub ready: Result<(), String>,
     /// Time since the start of the server.
     pub uptime: Duration,
     /// Addresses on which it serves NFS.
@@ -52,7 +49,7 @@ pub struct View {
 
 /// The part of the page that is read from the rest of the server, and needs its disks.
 #[derive(Clone, Debug)]
-pub enum Content {
+pub enum PageContent {
     /// The server is starting.
     Starting,
     /// A disk did not respond in time.
@@ -60,211 +57,226 @@ pub enum Content {
     /// The exports and volumes.
     Loaded {
         /// Static exports.
-        exports: Vec<Exported>,
+        exports: Vec<StaticExport>,
         /// The volumes.
-        volumes: Option<Found>,
+        volumes: Option<VolumesSnapshot>,
     },
 }
 
-impl Content {
+impl PageContent {
     /// Reads the exports and volumes. May block on a disk.
-    pub fn of(source: &dyn Source) -> Self {
-        let volumes = source.volumes();
-        let statuses = volumes.iter().flat_map(|found| &found.volumes);
-        let exports = source.exports(&statuses.map(|status| &*status.path).collect());
+    pub fn of(server: &dyn ServerView) -> Self {
+        let volumes = server.volumes();
+        let statuses = volumes.iter().flat_map(|snapshot| &snapshot.volumes);
+        let exports = server.exports(&statuses.map(|status| &*status.path).collect());
         Self::Loaded { exports, volumes }
     }
 }
 
 /// Returns the page as HTML.
-pub fn render(view: &View, content: &Content) -> String {
-    let mut out = String::new();
-    let _ = document(view, content, &mut out); // writing to a String cannot fail
-    out
-}
-
-fn document(view: &View, content: &Content, out: &mut String) -> Result {
-    let nonce = &view.nonce;
-    let refresh = match view.all {
-        true => String::new(),
-        false => format!("<meta http-equiv=\"refresh\" content=\"{REFRESH}\">\n"),
-    };
-    write!(
-        out,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n{refresh}\
-         <title>Berth</title>\n<style nonce=\"{nonce}\">\n{STYLE}</style>\n</head>\n<body>\n"
-    )?;
-    header(view, out)?;
-    out.push_str("<main>\n");
-    traffic(view, out)?;
-    match content {
-        Content::Starting => note("The server is starting.", out)?,
-        Content::Unavailable => {
-            note("A disk does not respond. Exports and volumes are not shown.", out)?;
+pub fn render(context: &PageContext, content: &PageContent) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                @if !context.all {
+                    meta http-equiv="refresh" content=(REFRESH);
+                }
+                title { "Berth" }
+                style nonce=(context.nonce) { (PreEscaped(STYLE)) }
+            }
+            body {
+                (header(context))
+                main {
+                    (traffic(context))
+                    (main_part(content, context.all))
+                }
+                (footer(context))
+            }
         }
-        Content::Loaded { exports, volumes } => loaded(exports, volumes.as_ref(), view.all, out)?,
-    }
-    out.push_str("</main>\n");
-    footer(view, out)?;
-    writeln!(out, "</body>\n</html>")
+    };
+    page.into_string()
 }
 
-fn header(view: &View, out: &mut String) -> Result {
-    let (class, word) = match &view.ready {
+fn header(context: &PageContext) -> Markup {
+    let (class, word) = match &context.ready {
         Ok(()) => ("good", "Ready"),
         Err(_) => ("bad", "Not ready"),
     };
-    write!(out, "<header><h1>Berth</h1><p class=\"health {class}\" role=\"status\">{word}")?;
-    if let Err(why) = &view.ready {
-        write!(out, ": {}", Text(why))?;
-    }
-    let listen: Vec<String> = view.listen.iter().map(ToString::to_string).collect();
-    let (version, uptime) = (env!("CARGO_PKG_VERSION"), duration(view.uptime));
-    write!(out, "</p><p class=\"facts\"><span>version {version}</span> <span>up {uptime}</span>")?;
-    if !listen.is_empty() {
-        write!(out, " <span>NFS on {}</span>", listen.join(", "))?;
-    }
-    writeln!(out, "</p></header>")
-}
-
-fn traffic(view: &View, out: &mut String) -> Result {
-    let now = view.rates.now();
-    let span = duration(view.rates.span());
-    writeln!(out, "<section aria-labelledby=\"now\"><h2 id=\"now\">Now</h2><dl class=\"tiles\">")?;
-    let mut tile = |name: &str, value: String, of: fn(&Rate) -> f64| -> Result {
-        write!(out, "<div><dt>{name}</dt><dd>{value}")?;
-        let line: Vec<f64> = view.rates.iter().map(of).collect();
-        sparkline(&format!("{name} over the last {span}"), &line, out)?;
-        writeln!(out, "</dd></div>")
-    };
-    tile("Calls", format!("{}/s", calls(now.calls)), |rate| rate.calls)?;
-    tile("Read", bytes_per_second(now.read), |rate| rate.read)?;
-    tile("Written", bytes_per_second(now.written), |rate| rate.written)?;
-    let gauges = &view.gauges;
-    let open = count(gauges.connections as u64);
-    write!(out, "<div><dt>Connections</dt><dd>{open}")?;
-    write!(out, "<small>{} accepted", count(view.accepted))?;
-    if view.refused > 0 {
-        write!(out, ", <span class=\"bad\">{} refused</span>", count(view.refused))?;
-    }
-    writeln!(out, "</small></dd></div>")?;
-    let (nodes, queue) = (count(gauges.nodes as u64), count(gauges.queue as u64));
-    writeln!(
-        out,
-        "<div><dt>Open files</dt><dd>{nodes}<small>{queue} calls queued</small></dd></div>\
-         \n</dl></section>"
-    )
-}
-
-fn loaded(exports: &[Exported], found: Option<&Found>, all: bool, out: &mut String) -> Result {
-    if let Some(found) = found {
-        faults(&found.faults, out)?;
-        space(found, out)?;
-        volumes::volumes(found, all, out)?;
-    }
-    if found.is_none() || !exports.is_empty() {
-        volumes::exports(exports, out)?;
-    }
-    Ok(())
-}
-
-fn faults(faults: &[String], out: &mut String) -> Result {
-    if faults.is_empty() {
-        return Ok(());
-    }
-    out.push_str("<section class=\"faults\" aria-labelledby=\"faults\"><h2 id=\"faults\">Faults ");
-    writeln!(out, "<small>{}</small></h2>", count(faults.len() as u64))?;
-    out.push_str("<p>These volumes are not served, and their files are not changed.</p><ul>");
-    for fault in faults {
-        writeln!(out, "<li>{}</li>", Text(fault))?;
-    }
-    writeln!(out, "</ul></section>")
-}
-
-fn space(found: &Found, out: &mut String) -> Result {
-    let used = found.volumes.iter().fold(0, |sum: u64, status| sum.saturating_add(status.used));
-    let promised = found.promise.promised;
-    out.push_str("<section aria-labelledby=\"space\"><h2 id=\"space\">Space</h2>");
-    out.push_str("<dl class=\"space\">\n");
-    if let Some(DiskSpace { size, free }) = found.disk {
-        out.push_str("<div class=\"wide\"><dt>Disk</dt><dd>");
-        bar("use of the disk", size.saturating_sub(free), size, out)?;
-        out.push_str("</dd></div>\n");
-        let share = percent(promised, size);
-        write!(out, "<div><dt>All capacities</dt><dd>{}", bytes(promised))?;
-        write!(out, "<small>{share} % of the disk")?;
-        if let Some(limit) = found.promise.overcommit {
-            write!(out, ", the limit is {limit} %")?;
+    let listen: Vec<String> = context.listen.iter().map(ToString::to_string).collect();
+    html! {
+        header {
+            h1 { "Berth" }
+            p class={ "health " (class) } role="status" {
+                (word)
+                @if let Err(why) = &context.ready { ": " (why) }
+            }
+            p class="facts" {
+                span { "version " (env!("CARGO_PKG_VERSION")) }
+                " "
+                span { "up " (duration(context.uptime)) }
+                @if !listen.is_empty() {
+                    " "
+                    span { "NFS on " (listen.join(", ")) }
+                }
+            }
         }
-        writeln!(out, "</small></dd></div>")?;
-    } else {
-        writeln!(out, "<div><dt>All capacities</dt><dd>{}</dd></div>", bytes(promised))?;
     }
-    writeln!(out, "<div><dt>Used by volumes</dt><dd>{}</dd></div>", bytes(used))?;
-    trash(&found.trash, out)?;
-    writeln!(out, "</dl></section>")
 }
 
-fn trash(trash: &trash::TrashStatus, out: &mut String) -> Result {
-    let removed = format!("{} removed, {} freed", count(trash.removed), bytes(trash.freed));
-    let waiting = match trash.waiting {
-        0 => "empty".to_owned(),
-        n => format!("{} waiting", count(n)),
-    };
-    write!(out, "<div><dt>Trash</dt><dd>{waiting}<small>{removed}")?;
-    if let Some(current) = &trash.current {
-        write!(out, "; removing <bdi>{}</bdi>", Text(current))?;
+fn traffic(context: &PageContext) -> Markup {
+    let rates = &context.rates;
+    let now = rates.now();
+    let gauges = &context.gauges;
+    html! {
+        section aria-labelledby="now" {
+            h2 id="now" { "Now" }
+            dl class="tiles" {
+                (tile("Calls", &format!("{}/s", calls(now.calls)), rates, |rate| rate.calls))
+                (tile("Read", &bytes_per_second(now.read), rates, |rate| rate.read))
+                (tile("Written", &bytes_per_second(now.written), rates, |rate| rate.written))
+                div {
+                    dt { "Connections" }
+                    dd {
+                        (count(gauges.connections as u64))
+                        small {
+                            (count(context.accepted)) " accepted"
+                            @if context.refused > 0 {
+                                ", " span class="bad" { (count(context.refused)) " refused" }
+                            }
+                        }
+                    }
+                }
+                div {
+                    dt { "Open files" }
+                    dd {
+                        (count(gauges.nodes as u64))
+                        small { (count(gauges.queue as u64)) " calls queued" }
+                    }
+                }
+            }
+        }
     }
-    writeln!(out, "</small></dd></div>")
 }
 
-fn note(text: &str, out: &mut String) -> Result {
-    writeln!(out, "<p class=\"empty\">{}</p>", Text(text))
-}
-
-fn footer(view: &View, out: &mut String) -> Result {
-    out.push_str("<footer><nav><a href=\"/metrics\">metrics</a> <a href=\"/readyz\">readyz</a> ");
-    out.push_str("<a href=\"/livez\">livez</a></nav><p>");
-    match view.all {
-        true => out.push_str("This page does not reload. <a href=\"/\">Show only the fullest</a>"),
-        false => write!(out, "This page reloads every {REFRESH} seconds.")?,
+/// A rate: its current value, and its history as a line.
+fn tile(name: &str, value: &str, rates: &Rates, of: fn(&Rate) -> f64) -> Markup {
+    let label = format!("{name} over the last {}", duration(rates.span()));
+    let history: Vec<f64> = rates.iter().map(of).collect();
+    html! {
+        div {
+            dt { (name) }
+            dd { (value) (sparkline(&label, &history)) }
+        }
     }
-    writeln!(out, "</p></footer>")
 }
 
-/// Writes a bar, followed by its figures.
-fn bar(label: &str, used: u64, size: u64, out: &mut String) -> Result {
-    let share = percent(used, size);
-    let class = match share {
-        FULL.. => "full",
-        NEARLY_FULL.. => "nearly",
-        _ => "roomy",
-    };
-    let (label, shown) = (Text(label), share.min(100));
-    write!(out, "<meter min=\"0\" max=\"100\" value=\"{shown}\" aria-label=\"{label}\">")?;
-    write!(out, "{share} %</meter><svg class=\"bar {class}\" viewBox=\"0 0 100 1\"")?;
-    write!(out, " preserveAspectRatio=\"none\" aria-hidden=\"true\">")?;
-    write!(out, "<rect width=\"{shown}\" height=\"1\"/></svg>")?;
-    let (used, size) = (bytes(used), bytes(size));
-    write!(out, "<span class=\"amount\"><b>{used}</b> of {size} <i>{share} %</i></span>")
-}
-
-/// Writes the history of a value as a line, scaled to its maximum.
-fn sparkline(label: &str, values: &[f64], out: &mut String) -> Result {
-    let highest = values.iter().copied().fold(0.0, f64::max);
-    let label = Text(label);
-    write!(out, "<svg viewBox=\"0 0 100 24\" preserveAspectRatio=\"none\" role=\"img\"")?;
-    write!(out, " aria-label=\"{label}\"><polyline points=\"")?;
-    let step = 100.0 / u32::try_from(values.len().max(2) - 1).map_or(1.0, f64::from);
-    let mut x = 100.0 - step * u32::try_from(values.len().max(1) - 1).map_or(0.0, f64::from);
-    for value in values {
-        let y = if highest > 0.0 { 23.0 - 22.0 * value / highest } else { 23.0 };
-        write!(out, "{x:.1},{y:.1} ")?;
-        x += step;
+fn main_part(content: &PageContent, all: bool) -> Markup {
+    let note = |text: &str| html! { p class="empty" { (text) } };
+    match content {
+        PageContent::Starting => note("The server is starting."),
+        PageContent::Unavailable => {
+            note("A disk does not respond. Exports and volumes are not shown.")
+        }
+        PageContent::Loaded { exports, volumes } => html! {
+            @if let Some(snapshot) = volumes {
+                (faults(&snapshot.faults))
+                (space(snapshot))
+                (volumes::volumes(snapshot, all))
+            }
+            @if volumes.is_none() || !exports.is_empty() {
+                (volumes::exports(exports))
+            }
+        },
     }
-    write!(out, "\"/></svg>")
+}
+
+fn faults(faults: &[String]) -> Markup {
+    html! {
+        @if !faults.is_empty() {
+            section class="faults" aria-labelledby="faults" {
+                h2 id="faults" { "Faults " small { (count(faults.len() as u64)) } }
+                p { "These volumes are not served, and their files are not changed." }
+                ul {
+                    @for fault in faults { li { (fault) } }
+                }
+            }
+        }
+    }
+}
+
+fn space(snapshot: &VolumesSnapshot) -> Markup {
+    let used = snapshot.volumes.iter().map(|status| status.used);
+    let used = used.fold(0, u64::saturating_add);
+    let promised = snapshot.promise.promised;
+    html! {
+        section aria-labelledby="space" {
+            h2 id="space" { "Space" }
+            dl class="space" {
+                @if let Some(disk) = snapshot.disk {
+                    div class="wide" {
+                        dt { "Disk" }
+                        dd { (bar("use of the disk", disk.used_bytes(), disk.size_bytes)) }
+                    }
+                }
+                div {
+                    dt { "All capacities" }
+                    dd {
+                        (bytes(promised))
+                        @if let Some(disk) = snapshot.disk {
+                            small {
+                                (percent(promised, disk.size_bytes)) " % of the disk"
+                                @if let Some(limit) = snapshot.promise.overcommit {
+                                    ", the limit is " (limit) " %"
+                                }
+                            }
+                        }
+                    }
+                }
+                div { dt { "Used by volumes" } dd { (bytes(used)) } }
+                (trash(&snapshot.trash))
+            }
+        }
+    }
+}
+
+fn trash(trash: &trash::TrashStatus) -> Markup {
+    html! {
+        div {
+            dt { "Trash" }
+            dd {
+                @if trash.waiting == 0 { "empty" } @else { (count(trash.waiting)) " waiting" }
+                small {
+                    (count(trash.removed)) " removed, " (bytes(trash.freed)) " freed"
+                    @if let Some(current) = &trash.current {
+                        "; removing " bdi { (current) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn footer(context: &PageContext) -> Markup {
+    html! {
+        footer {
+            nav {
+                a href="/metrics" { "metrics" } " "
+                a href="/readyz" { "readyz" } " "
+                a href="/livez" { "livez" }
+            }
+            p {
+                @if context.all {
+                    "This page does not reload. " a href="/" { "Show only the fullest" }
+                } @else {
+                    "This page reloads every " (REFRESH) " seconds."
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -36,18 +36,18 @@ const PAGE: u8 = 2;
 
 /// The slots.
 #[derive(Debug, Default)]
-pub struct Slots(Mutex<Table>);
+pub struct ConnectionSlots(Mutex<SlotTable>);
 
 #[derive(Debug, Default)]
-struct Table {
-    taken: Vec<Arc<Taken>>,
+struct SlotTable {
+    taken: Vec<Arc<TakenSlot>>,
     /// A logical clock, which counts the changes of the connections' activities.
     now: u64,
 }
 
 /// A slot in use.
 #[derive(Debug)]
-struct Taken {
+struct TakenSlot {
     peer: IpAddr,
     activity: AtomicU8,
     /// The time of the last change of the activity.
@@ -57,15 +57,15 @@ struct Taken {
 
 /// The slot of a connection, released when this is dropped.
 #[derive(Debug)]
-pub struct Slot {
-    slots: Arc<Slots>,
-    taken: Arc<Taken>,
+pub struct ConnectionSlot {
+    slots: Arc<ConnectionSlots>,
+    taken: Arc<TakenSlot>,
 }
 
 /// A request in progress, until this is dropped.
 #[derive(Debug)]
 #[must_use = "the request is over when this is dropped"]
-pub struct Active<'s>(&'s Slot);
+pub struct ActiveRequest<'s>(&'s ConnectionSlot);
 
 /// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,10 +76,10 @@ pub enum RequestKind {
     Page,
 }
 
-impl Slots {
+impl ConnectionSlots {
     /// Takes a slot for a connection from `peer`, if need be from another connection. `None` if no
     /// other connection may be closed for it.
-    pub fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Slot> {
+    pub fn take(self: &Arc<Self>, peer: IpAddr) -> Option<ConnectionSlot> {
         let mut table = self.table();
         if table.taken.len() >= SLOTS {
             let evicted = table.to_evict()?;
@@ -87,36 +87,35 @@ impl Slots {
             table.taken.retain(|taken| !Arc::ptr_eq(taken, &evicted));
         }
         let now = table.tick();
-        let taken = Arc::new(Taken {
+        let taken = Arc::new(TakenSlot {
             peer,
             activity: AtomicU8::new(IDLE),
             since: AtomicU64::new(now),
             closed: CancellationToken::new(),
         });
         table.taken.push(Arc::clone(&taken));
-        Some(Slot { slots: Arc::clone(self), taken })
+        Some(ConnectionSlot { slots: Arc::clone(self), taken })
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        // A poisoned lock is usable: the table is consistent after every step.
+    fn table(&self) -> MutexGuard<'_, SlotTable> {
         self.0.lock()
     }
 }
 
-impl Table {
+impl SlotTable {
     fn tick(&mut self) -> u64 {
         self.now += 1;
         self.now
     }
 
     /// The connection to close for a new one, if any may be closed.
-    fn to_evict(&self) -> Option<Arc<Taken>> {
+    fn to_evict(&self) -> Option<Arc<TakenSlot>> {
         let share =
-            |taken: &Taken| self.taken.iter().filter(|other| other.peer == taken.peer).count();
-        let age = |taken: &Taken| std::cmp::Reverse(taken.since.load(Ordering::Relaxed));
+            |taken: &TakenSlot| self.taken.iter().filter(|other| other.peer == taken.peer).count();
+        let age = |taken: &TakenSlot| std::cmp::Reverse(taken.since.load(Ordering::Relaxed));
         let idle = self.taken.iter().filter(|taken| taken.is(IDLE));
         let checks = || self.taken.iter().filter(|t| t.is(CHECK) && share(t) > CHECKS_EACH);
-        let order = |taken: &&Arc<Taken>| (share(taken), age(taken));
+        let order = |taken: &&Arc<TakenSlot>| (share(taken), age(taken));
         idle.max_by_key(order).or_else(|| checks().max_by_key(order)).cloned()
     }
 
@@ -128,15 +127,15 @@ impl Table {
     }
 }
 
-impl Taken {
+impl TakenSlot {
     fn is(&self, activity: u8) -> bool {
         self.activity.load(Ordering::Relaxed) == activity
     }
 }
 
-impl Slot {
+impl ConnectionSlot {
     /// Notes that a request is in progress. `None` if too many of its kind are.
-    pub fn begin(&self, kind: RequestKind) -> Option<Active<'_>> {
+    pub fn begin(&self, kind: RequestKind) -> Option<ActiveRequest<'_>> {
         let mut table = self.slots.table();
         if kind == RequestKind::Page && !table.allows_page(self.taken.peer) {
             return None;
@@ -144,7 +143,7 @@ impl Slot {
         let activity = if kind == RequestKind::Page { PAGE } else { CHECK };
         self.taken.activity.store(activity, Ordering::Relaxed);
         self.taken.since.store(table.tick(), Ordering::Relaxed);
-        Some(Active(self))
+        Some(ActiveRequest(self))
     }
 
     /// Completes when the slot is given to another connection. This one must then be closed.
@@ -153,7 +152,7 @@ impl Slot {
     }
 }
 
-impl Drop for Active<'_> {
+impl Drop for ActiveRequest<'_> {
     fn drop(&mut self) {
         let mut table = self.0.slots.table();
         self.0.taken.activity.store(IDLE, Ordering::Relaxed);
@@ -161,7 +160,7 @@ impl Drop for Active<'_> {
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.slots.table().taken.retain(|taken| !Arc::ptr_eq(taken, &self.taken));
     }
@@ -175,17 +174,17 @@ mod tests {
         IpAddr::from([10, 0, 0, last])
     }
 
-    fn all_of(slots: &Arc<Slots>, peer: IpAddr) -> Vec<Slot> {
+    fn all_of(slots: &Arc<ConnectionSlots>, peer: IpAddr) -> Vec<ConnectionSlot> {
         (0..SLOTS).map(|_| slots.take(peer).unwrap()).collect()
     }
 
-    fn lost(held: &[Slot]) -> Vec<usize> {
+    fn lost(held: &[ConnectionSlot]) -> Vec<usize> {
         (0..held.len()).filter(|n| held[*n].taken.closed.is_cancelled()).collect()
     }
 
     #[test]
     fn the_longest_idle_connection_of_the_largest_holder_is_replaced() {
-        let slots = Arc::<Slots>::default();
+        let slots = Arc::<ConnectionSlots>::default();
         let mut others = vec![slots.take(ip(1)).unwrap()];
         let mut held: Vec<_> = (1..SLOTS).map(|_| slots.take(ip(2)).unwrap()).collect();
         drop(held[0].begin(RequestKind::Health));
@@ -199,7 +198,7 @@ mod tests {
 
     #[test]
     fn connections_with_a_request_in_progress_keep_their_slots() {
-        let slots = Arc::<Slots>::default();
+        let slots = Arc::<ConnectionSlots>::default();
         let number = |n: usize| ip(u8::try_from(n / CHECKS_EACH).unwrap());
         let held: Vec<_> = (0..SLOTS).map(|n| slots.take(number(n)).unwrap()).collect();
         let mut busy: Vec<_> =
@@ -215,7 +214,7 @@ mod tests {
 
     #[test]
     fn one_address_cannot_hold_all_slots_with_health_checks() {
-        let slots = Arc::<Slots>::default();
+        let slots = Arc::<ConnectionSlots>::default();
         let held = all_of(&slots, ip(1));
         let busy: Vec<_> = held.iter().map(|slot| slot.begin(RequestKind::Health)).collect();
         let new = slots.take(ip(2)).unwrap();
@@ -229,7 +228,7 @@ mod tests {
 
     #[test]
     fn the_limit_of_pages_does_not_affect_health_checks() {
-        let slots = Arc::<Slots>::default();
+        let slots = Arc::<ConnectionSlots>::default();
         let held: Vec<_> = (0..20).map(|n| slots.take(ip(n / 10)).unwrap()).collect();
         let pages: Vec<_> = held.iter().filter_map(|slot| slot.begin(RequestKind::Page)).collect();
         assert_eq!(pages.len(), 2 * PAGES_EACH);
@@ -242,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_released_once() {
-        let slots = Arc::<Slots>::default();
+        let slots = Arc::<ConnectionSlots>::default();
         let held = all_of(&slots, ip(1));
         let new = all_of(&slots, ip(2));
         let still_held = SLOTS - lost(&held).len();

@@ -49,7 +49,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the socket cannot be created.
 #[derive(Error, Debug)]
-pub enum Error {
+pub enum SocketError {
     /// Another server listens on it.
     #[error("another server listens on {}; give each its own with --admin-socket", .0.display())]
     InUse(PathBuf),
@@ -69,7 +69,7 @@ pub enum Error {
 }
 
 /// A socket that clients can connect to. Dropping it removes its file.
-pub struct Listening {
+pub struct ListeningSocket {
     // Dropped first: while the socket still listens, no other server replaces the file, so the file
     // that is removed is our own.
     _file: SocketFile,
@@ -88,7 +88,7 @@ struct SocketFile {
 ///
 /// # Errors
 /// When it fails, nothing has changed, except that the directory may have been created.
-pub fn listen(path: &Path) -> Result<Listening, Error> {
+pub fn listen(path: &Path) -> Result<ListeningSocket, SocketError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -105,7 +105,7 @@ pub fn listen(path: &Path) -> Result<Listening, Error> {
 
 /// Serves `api` over the socket until `stop` is cancelled. When this returns, the socket's file is
 /// removed, and the requests in progress are complete or cut off.
-pub async fn serve(listening: Listening, api: Router, stop: CancellationToken) {
+pub async fn serve(listening: ListeningSocket, api: Router, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     while let Some((stream, slot)) = next(&listening.listener, &slots, &stop).await {
@@ -182,15 +182,17 @@ fn lock(folder: &Path) -> io::Result<File> {
 }
 
 /// Removes the socket of a server that crashed.
-fn remove_stale(path: &Path) -> Result<(), Error> {
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("examine", path)(error)),
-        Ok(found) if !found.file_type().is_socket() => return Err(Error::NoSocket(path.into())),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(SocketError::NoSocket(path.into()));
+        }
         Ok(_) => (),
     }
     match UnixStream::connect(path) {
-        Ok(_) => Err(Error::InUse(path.into())),
+        Ok(_) => Err(SocketError::InUse(path.into())),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             tracing::info!(path = %path.display(), "replacing the socket of a server that crashed");
             fs::remove_file(path).map_err(failed("remove", path))
@@ -199,7 +201,7 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn bind(path: &Path) -> io::Result<Listening> {
+fn bind(path: &Path) -> io::Result<ListeningSocket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // Before bind: Linux gives the file the mode of the socket, so there is no moment in which
     // other users could connect.
@@ -209,12 +211,12 @@ fn bind(path: &Path) -> io::Result<Listening> {
     let file = SocketFile { path: path.into(), id: (found.dev(), found.ino()) };
     socket.set_nonblocking(true)?;
     socket.listen(i32::try_from(CONNECTIONS).unwrap_or(i32::MAX))?;
-    Ok(Listening { _file: file, listener: UnixListener::from_std(socket.into())? })
+    Ok(ListeningSocket { _file: file, listener: UnixListener::from_std(socket.into())? })
 }
 
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketError {
     let path = path.to_owned();
-    move |source| Error::Io { what, path, source }
+    move |source| SocketError::Io { what, path, source }
 }
 
 impl Drop for SocketFile {
@@ -235,9 +237,9 @@ mod tests {
     use tempfile::tempdir;
 
     use super::*;
-    use crate::admin::fake::{FakeVolumes, Served, runtime};
+    use crate::admin::fake::{FakeServer, FakeVolumes, runtime};
 
-    fn try_to_listen(path: &Path) -> Result<Listening, Error> {
+    fn try_to_listen(path: &Path) -> Result<ListeningSocket, SocketError> {
         let runtime = runtime();
         let _inside = runtime.enter();
         listen(path)
@@ -283,7 +285,7 @@ mod tests {
         let path = dir.path().join("admin.sock");
         let _living = StdListener::bind(&path).unwrap();
         let error = try_to_listen(&path).err().expect("it is in use");
-        assert!(matches!(error, Error::InUse(_)), "{error}");
+        assert!(matches!(error, SocketError::InUse(_)), "{error}");
         assert!(error.to_string().contains("--admin-socket"), "{error}");
         assert!(path.exists());
     }
@@ -321,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_stop_closes_idle_connections_and_removes_the_socket() {
-        let served = Served::start(FakeVolumes::with(&["data"]));
+        let served = FakeServer::start(FakeVolumes::with(&["data"]));
         let path = served.path.clone();
         let mut idle = UnixStream::connect(&path).unwrap();
         idle.write_all(b"GET /v1/trash HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();

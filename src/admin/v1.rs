@@ -1,22 +1,23 @@
 //! The routes of the API, version 1.
 //!
 //! ```text
-//!   GET    /v1/volumes                all volumes                          Listing
-//!   POST   /v1/volumes                creates one (Create)                 VolumeStatus
+//!   GET    /v1/volumes                all volumes                          VolumeListing
+//!   POST   /v1/volumes                creates one (CreateRequest)          VolumeStatus
 //!   GET    /v1/volumes/NAME           one volume                           VolumeStatus
 //!   POST   /v1/volumes/NAME/expand    changes its limits (CapacityChange)          VolumeStatus
 //!   DELETE /v1/volumes/NAME[?onDelete=delete|archive|recycle|retain]       Reclaimed
 //!   DELETE ...[&force=true]           even if a claim uses it              Reclaimed
 //!   POST   /v1/volumes/NAME/archive[?force=true]  removes it, keeps files  Reclaimed
 //!   POST   /v1/volumes/NAME/recycle[?force=true]  empties it               Reclaimed
-//!   POST   /v1/volumes/NAME/recount   counts its usage again               Accepted
+//!   POST   /v1/volumes/NAME/recount   counts its usage again               EmptyResponse
 //!   GET    /v1/trash                  what is still to be removed          trash::TrashStatus
 //!   GET    /v1/server                 version, addresses, disk, faults     ServerInfo
 //! ```
 //!
-//! Every request may be repeated. Every error is a [`Refusal`], with a matching status. Operations
-//! block on the disk and run on blocking threads, because a slow disk must not delay a health check
-//! on this runtime. An operation that has started completes even if its client disconnects.
+//! Every request may be repeated. Every error is an [`ErrorBody`], with a matching status.
+//! Operations block on the disk and run on blocking threads, because a slow disk must not delay a
+//! health check on this runtime. An operation that has started completes even if its client
+//! disconnects.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -37,8 +38,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::api::{
-    About, Accepted, Create, Failure, Force, Kind, Listing, REQUEST_MAX, Reclaim, Refusal,
-    ServerInfo, VolumeApi,
+    ApiError, ApiErrorKind, CreateRequest, EmptyResponse, ErrorBody, ForceQuery, REQUEST_MAX,
+    ReclaimRequest, ServerInfo, ServerProperties, VolumeApi, VolumeListing,
 };
 use crate::telemetry::log::Chain;
 use crate::volume::CapacityChange;
@@ -53,20 +54,20 @@ const OPERATIONS: usize = 16;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The state that the handlers share.
-struct Service {
+struct ApiService {
     volumes: Arc<dyn VolumeApi>,
-    about: About,
+    about: ServerProperties,
     slots: Arc<Semaphore>,
 }
 
-type Shared = State<Arc<Service>>;
-type ApiResult = Result<Response, Problem>;
+type SharedService = State<Arc<ApiService>>;
+type ApiResult = Result<Response, ErrorResponse>;
 
 /// An error, and its status.
-struct Problem(StatusCode, Failure);
+struct ErrorResponse(StatusCode, ApiError);
 
 /// The volume in the path of a request.
-struct Named(VolumeName);
+struct VolumeInPath(VolumeName);
 
 /// The body of a request.
 struct JsonBody<T>(T);
@@ -75,8 +76,8 @@ struct JsonBody<T>(T);
 struct QueryParams<T>(T);
 
 /// Returns the routes of the API, with `volumes` behind them.
-pub fn router(volumes: Arc<dyn VolumeApi>, about: About) -> Router {
-    let service = Service { volumes, about, slots: Arc::new(Semaphore::new(OPERATIONS)) };
+pub fn router(volumes: Arc<dyn VolumeApi>, about: ServerProperties) -> Router {
+    let service = ApiService { volumes, about, slots: Arc::new(Semaphore::new(OPERATIONS)) };
     Router::new()
         .route("/v1/volumes", get(list).post(create))
         .route("/v1/volumes/{name}", get(show).delete(reclaim))
@@ -91,89 +92,96 @@ pub fn router(volumes: Arc<dyn VolumeApi>, about: About) -> Router {
         .with_state(Arc::new(service))
 }
 
-async fn list(State(s): Shared) -> ApiResult {
+async fn list(State(s): SharedService) -> ApiResult {
     s.run(|all| {
         let (volumes, promise, damaged) = (all.list(), all.committed_capacity(), all.damaged());
-        Ok(Listing { volumes, promise, damaged })
+        Ok(VolumeListing { volumes, promise, damaged })
     })
     .await
 }
 
-async fn create(State(s): Shared, JsonBody(request): JsonBody<Create>) -> ApiResult {
+async fn create(State(s): SharedService, JsonBody(request): JsonBody<CreateRequest>) -> ApiResult {
     s.run(|volumes| volumes.create(request.spec, request.origin)).await
 }
 
-async fn show(State(s): Shared, Named(name): Named) -> ApiResult {
+async fn show(State(s): SharedService, VolumeInPath(name): VolumeInPath) -> ApiResult {
     s.run(move |volumes| volumes.show(&name)).await
 }
 
 async fn expand(
-    State(s): Shared,
-    Named(name): Named,
+    State(s): SharedService,
+    VolumeInPath(name): VolumeInPath,
     JsonBody(growth): JsonBody<CapacityChange>,
 ) -> ApiResult {
     s.run(move |volumes| volumes.expand(&name, growth)).await
 }
 
 async fn reclaim(
-    State(s): Shared,
-    Named(name): Named,
-    QueryParams(request): QueryParams<Reclaim>,
+    State(s): SharedService,
+    VolumeInPath(name): VolumeInPath,
+    QueryParams(request): QueryParams<ReclaimRequest>,
 ) -> ApiResult {
     s.run(move |volumes| volumes.reclaim(&name, request)).await
 }
 
 async fn archive(
-    State(s): Shared,
-    Named(name): Named,
-    QueryParams(how): QueryParams<Force>,
+    State(s): SharedService,
+    VolumeInPath(name): VolumeInPath,
+    QueryParams(how): QueryParams<ForceQuery>,
 ) -> ApiResult {
     s.reclaim(name, OnDelete::Archive, how).await
 }
 
 async fn recycle(
-    State(s): Shared,
-    Named(name): Named,
-    QueryParams(how): QueryParams<Force>,
+    State(s): SharedService,
+    VolumeInPath(name): VolumeInPath,
+    QueryParams(how): QueryParams<ForceQuery>,
 ) -> ApiResult {
     s.reclaim(name, OnDelete::Recycle, how).await
 }
 
-async fn recount(State(s): Shared, Named(name): Named) -> ApiResult {
-    s.run(move |volumes| volumes.recount(&name).map(|()| Accepted {})).await
+async fn recount(State(s): SharedService, VolumeInPath(name): VolumeInPath) -> ApiResult {
+    s.run(move |volumes| volumes.recount(&name).map(|()| EmptyResponse {})).await
 }
 
-async fn trash(State(s): Shared) -> ApiResult {
+async fn trash(State(s): SharedService) -> ApiResult {
     s.run(|volumes| Ok(volumes.trash())).await
 }
 
-async fn server(State(s): Shared) -> ApiResult {
+async fn server(State(s): SharedService) -> ApiResult {
     let about = s.about.clone();
     s.run(|volumes| Ok(describe(volumes, about))).await
 }
 
 /// Describes the server. If the statistics of the disk cannot be read, that is one of the faults.
-fn describe(volumes: &dyn VolumeApi, about: About) -> ServerInfo {
+fn describe(volumes: &dyn VolumeApi, about: ServerProperties) -> ServerInfo {
     let mut faults = volumes.faults();
     let disk = volumes.disk().map_err(|error| faults.push(Chain(&error).to_string())).ok();
     ServerInfo { about, disk, faults }
 }
 
-async fn no_such_path(request: Request) -> Problem {
+async fn no_such_path(request: Request) -> ErrorResponse {
     let (path, version) = (request.uri().path(), env!("CARGO_PKG_VERSION"));
     // Not the kind NotFound, which means that there is no such volume.
-    Problem::invalid(StatusCode::NOT_FOUND, format!("berth {version} has no path {path}"))
+    ErrorResponse::invalid(StatusCode::NOT_FOUND, format!("berth {version} has no path {path}"))
 }
 
-async fn no_such_method(request: Request) -> Problem {
+async fn no_such_method(request: Request) -> ErrorResponse {
     let (method, path) = (request.method(), request.uri().path());
-    Problem::invalid(StatusCode::METHOD_NOT_ALLOWED, format!("cannot {method} {path}"))
+    ErrorResponse::invalid(StatusCode::METHOD_NOT_ALLOWED, format!("cannot {method} {path}"))
 }
 
-impl Service {
-    async fn reclaim(&self, name: VolumeName, how: OnDelete, Force { force }: Force) -> ApiResult {
-        self.run(move |volumes| volumes.reclaim(&name, Reclaim { on_delete: Some(how), force }))
-            .await
+impl ApiService {
+    async fn reclaim(
+        &self,
+        name: VolumeName,
+        how: OnDelete,
+        ForceQuery { force }: ForceQuery,
+    ) -> ApiResult {
+        self.run(move |volumes| {
+            volumes.reclaim(&name, ReclaimRequest { on_delete: Some(how), force })
+        })
+        .await
     }
 
     /// Runs an operation on a blocking thread.
@@ -190,15 +198,15 @@ impl Service {
         match ran.await {
             Ok(Ok(value)) => Ok(Json(value).into_response()),
             Ok(Err(error)) => Err(error.into()),
-            Err(panicked) => Err(Problem::internal(&panicked)),
+            Err(panicked) => Err(ErrorResponse::internal(&panicked)),
         }
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Named {
-    type Rejection = Problem;
+impl<S: Send + Sync> FromRequestParts<S> for VolumeInPath {
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ErrorResponse> {
         let Path(name) = Path::<String>::from_request_parts(parts, state).await?;
         let named = VolumeName::new(name.clone()).map(Self);
         named.map_err(|why| Error::Name { name, why }.into())
@@ -206,41 +214,41 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
-    type Rejection = Problem;
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ErrorResponse> {
         let Query(query) = Query::<T>::from_request_parts(parts, state).await?;
         Ok(Self(query))
     }
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
-    type Rejection = Problem;
+    type Rejection = ErrorResponse;
 
-    fn from_request(request: Request, _: &S) -> impl Future<Output = Result<Self, Problem>> {
+    fn from_request(request: Request, _: &S) -> impl Future<Output = Result<Self, ErrorResponse>> {
         let body = Limited::new(request.into_body(), REQUEST_MAX).collect();
         async {
             let late = |_| {
                 let message = format!("the body is not complete within {BODY_TIMEOUT:?}");
-                Problem::invalid(StatusCode::REQUEST_TIMEOUT, message)
+                ErrorResponse::invalid(StatusCode::REQUEST_TIMEOUT, message)
             };
             let body = timeout(BODY_TIMEOUT, body).await.map_err(late)?;
-            let body = body.map_err(|error| Problem::of_body(&*error))?.to_bytes();
+            let body = body.map_err(|error| ErrorResponse::of_body(&*error))?.to_bytes();
             let body = serde_json::from_slice(&body);
-            body.map(Self).map_err(|error| Problem::invalid(StatusCode::BAD_REQUEST, error))
+            body.map(Self).map_err(|error| ErrorResponse::invalid(StatusCode::BAD_REQUEST, error))
         }
     }
 }
 
-impl Problem {
+impl ErrorResponse {
     fn invalid(status: StatusCode, message: impl ToString) -> Self {
-        Self(status, Failure { kind: Kind::Invalid, message: message.to_string() })
+        Self(status, ApiError { kind: ApiErrorKind::Invalid, message: message.to_string() })
     }
 
     fn internal(error: &dyn std::error::Error) -> Self {
         let message = Chain(error).to_string();
         tracing::error!(error = message, "an operation on volumes panicked");
-        Self(StatusCode::INTERNAL_SERVER_ERROR, Failure { kind: Kind::Internal, message })
+        Self(StatusCode::INTERNAL_SERVER_ERROR, ApiError { kind: ApiErrorKind::Internal, message })
     }
 
     fn of_body(error: &(dyn std::error::Error + 'static)) -> Self {
@@ -252,42 +260,42 @@ impl Problem {
     }
 }
 
-impl From<Error> for Problem {
+impl From<Error> for ErrorResponse {
     fn from(error: Error) -> Self {
-        let failure = Failure::from(&error);
-        if failure.kind == Kind::Internal {
+        let failure = ApiError::from(&error);
+        if failure.kind == ApiErrorKind::Internal {
             tracing::error!(error = failure.message, "a request of the admin API failed");
         }
         Self(status(failure.kind), failure)
     }
 }
 
-impl From<PathRejection> for Problem {
+impl From<PathRejection> for ErrorResponse {
     fn from(rejection: PathRejection) -> Self {
         Self::invalid(StatusCode::BAD_REQUEST, rejection.body_text())
     }
 }
 
-impl From<QueryRejection> for Problem {
+impl From<QueryRejection> for ErrorResponse {
     fn from(rejection: QueryRejection) -> Self {
         Self::invalid(StatusCode::BAD_REQUEST, rejection.body_text())
     }
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
-        (self.0, Json(Refusal { error: self.1 })).into_response()
+        (self.0, Json(ErrorBody { error: self.1 })).into_response()
     }
 }
 
-fn status(kind: Kind) -> StatusCode {
+fn status(kind: ApiErrorKind) -> StatusCode {
     match kind {
-        Kind::Invalid => StatusCode::BAD_REQUEST,
-        Kind::NotFound => StatusCode::NOT_FOUND,
-        Kind::Conflict => StatusCode::CONFLICT,
-        Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
-        Kind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        ApiErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        ApiErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ApiErrorKind::Conflict => StatusCode::CONFLICT,
+        ApiErrorKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        ApiErrorKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+        ApiErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -299,17 +307,17 @@ mod tests {
     use super::*;
     use crate::admin::fake::{FakeVolumes, about, runtime, spec};
 
-    struct Reply {
+    struct TestReply {
         status: u16,
         body: Value,
     }
 
     /// Sends a request to a server with a few volumes.
-    fn send(method: &str, path: &str, body: &str) -> Reply {
+    fn send(method: &str, path: &str, body: &str) -> TestReply {
         send_to(&FakeVolumes::with(&["data", "held", "umläute & mehr"]), method, path, body)
     }
 
-    fn send_to(fake: &Arc<FakeVolumes>, method: &str, path: &str, body: &str) -> Reply {
+    fn send_to(fake: &Arc<FakeVolumes>, method: &str, path: &str, body: &str) -> TestReply {
         runtime().block_on(async {
             let request = Request::builder().method(method).uri(path);
             let request = request.body(axum::body::Body::from(body.to_owned())).unwrap();
@@ -317,12 +325,12 @@ mod tests {
             let status = response.status().as_u16();
             let body = response.into_body().collect().await.unwrap().to_bytes();
             let body = serde_json::from_slice(&body).expect("every response is JSON");
-            Reply { status, body }
+            TestReply { status, body }
         })
     }
 
     #[track_caller]
-    fn refused(reply: &Reply, status: u16, kind: &str) -> String {
+    fn refused(reply: &TestReply, status: u16, kind: &str) -> String {
         assert_eq!(reply.status, status, "{}", reply.body);
         let keys: Vec<_> = reply.body.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["error"]);

@@ -28,12 +28,12 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::health::Health;
-use super::host::Hosts;
-use super::listener::Arrived;
+use super::host::AllowedHosts;
+use super::listener::LocalAddress;
 use super::metrics;
-use super::page::{self, View};
+use super::page::{self, PageContent, PageContext};
 use super::rates::{self, Rates};
-use super::source::Source;
+use super::server_view::ServerView;
 use crate::telemetry::bounded::OFTEN;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::scrape::{CONTENT_TYPE, Scrape};
@@ -52,17 +52,17 @@ const HEADERS: [(HeaderName, &str); 3] = [
 ];
 
 /// The state behind the pages.
-pub struct Admin {
+pub struct AdminPages {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     rates: Mutex<Rates>,
-    source: OnceLock<Arc<dyn Source>>,
+    source: OnceLock<Arc<dyn ServerView>>,
     listen: OnceLock<Vec<SocketAddr>>,
     queries: Arc<Semaphore>,
-    hosts: OnceLock<Hosts>,
+    hosts: OnceLock<AllowedHosts>,
 }
 
-impl Admin {
+impl AdminPages {
     /// Creates the pages of a server that is starting.
     pub fn new(metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         Self {
@@ -78,14 +78,14 @@ impl Admin {
 
     /// Notes that the server has started: its state, and the addresses on which it serves NFS. Only
     /// the first call has an effect.
-    pub fn started(&self, source: Arc<dyn Source>, listen: Vec<SocketAddr>) {
+    pub fn started(&self, source: Arc<dyn ServerView>, listen: Vec<SocketAddr>) {
         let _ = self.source.set(source);
         let _ = self.listen.set(listen);
     }
 
     /// Sets the hosts that requests may name; must be called before the first request. Only the
     /// first call has an effect.
-    pub fn called(&self, hosts: Hosts) {
+    pub fn set_hosts(&self, hosts: AllowedHosts) {
         let _ = self.hosts.set(hosts);
     }
 
@@ -94,7 +94,7 @@ impl Admin {
     /// known here.
     fn is_allowed(&self, request: &Request) -> bool {
         let Some(hosts) = self.hosts.get() else { return true };
-        let arrived = request.extensions().get::<Arrived>();
+        let arrived = request.extensions().get::<LocalAddress>();
         let local = arrived.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |arrived| arrived.0);
         matches!(request.uri().path(), "/livez" | "/readyz")
             || hosts.include(request.uri(), request.headers(), local)
@@ -132,7 +132,7 @@ impl Admin {
     /// or the thread does not finish in time.
     async fn query<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&dyn Source) -> T + Send + 'static,
+        read: impl FnOnce(&dyn ServerView) -> T + Send + 'static,
     ) -> Option<T> {
         let source = Arc::clone(self.source.get()?);
         let queries = Arc::clone(&self.queries);
@@ -156,7 +156,7 @@ impl Admin {
 }
 
 /// Refuses requests for other hosts, with other methods than GET and HEAD, or with a body.
-async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+async fn guard(State(admin): State<Arc<AdminPages>>, request: Request, next: Next) -> Response {
     if !admin.is_allowed(&request) {
         let close = [(header::CONNECTION, "close")];
         let why =
@@ -175,14 +175,14 @@ async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) ->
     (HEADERS, next.run(request.map(|_| Body::empty())).await).into_response()
 }
 
-async fn ready(State(admin): State<Arc<Admin>>) -> Response {
+async fn ready(State(admin): State<Arc<AdminPages>>) -> Response {
     match admin.health.ready().await {
         Ok(()) => "ok\n".into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
     }
 }
 
-async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
+async fn scrape(State(admin): State<Arc<AdminPages>>) -> Response {
     let metrics = Arc::clone(&admin.metrics);
     let text = admin.query(move |source| {
         let volumes = source.volumes().map(metrics::of_volumes);
@@ -199,12 +199,12 @@ async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
     }
 }
 
-async fn status_page(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
+async fn status_page(State(admin): State<Arc<AdminPages>>, RawQuery(query): RawQuery) -> Response {
     let source = admin.source.get();
     // Read before the readiness check, whose own connection would count.
     let gauges = source.map(|source| source.gauges()).unwrap_or_default();
     let ready = admin.health.ready().await;
-    let view = View {
+    let view = PageContext {
         all: query.as_deref() == Some("all"),
         uptime: admin.metrics.started().elapsed().unwrap_or_default(),
         listen: admin.listen.get().cloned().unwrap_or_default(),
@@ -218,12 +218,12 @@ async fn status_page(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery)
     let started = source.is_some();
     let html = admin.query({
         let view = view.clone();
-        move |source| page::render(&view, &page::Content::of(source))
+        move |source| page::render(&view, &PageContent::of(source))
     });
     let html = match html.await {
         Some(html) => html,
-        None if started => page::render(&view, &page::Content::Unavailable),
-        None => page::render(&view, &page::Content::Starting),
+        None if started => page::render(&view, &PageContent::Unavailable),
+        None => page::render(&view, &PageContent::Starting),
     };
     let policy = [(header::CONTENT_SECURITY_POLICY, policy(&view.nonce))];
     (policy, Html(html)).into_response()

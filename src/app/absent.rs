@@ -1,10 +1,9 @@
-//! File systems that are away at the start.
+//! File systems that cannot be reached when the server starts.
 //!
-//! A directory whose FUSE daemon, or whose server on the network, is away cannot be opened, and is
-//! served again as soon as it can: clients that have it mounted wait. The server waits, too, before
-//! it serves anything. To serve the rest without it would be to answer for it that its files are
-//! gone; to end with an error would need somebody who starts it again. Until then, /readyz says
-//! that it is starting.
+//! A directory cannot be opened while its FUSE daemon or its network server is away. The server
+//! waits for it before it serves anything, and its clients wait too. If it served the other
+//! directories meanwhile, handles of this one would be reported as stale; if it exited, something
+//! would have to start it again. While it waits, `/readyz` reports that it is starting.
 
 use std::fs;
 use std::path::Path;
@@ -12,20 +11,20 @@ use std::thread;
 use std::time::Duration;
 
 use super::exports;
-use crate::config::{Config, Source};
+use crate::config::{Config, ExportSource};
 use crate::errno::Errno;
 use crate::sys::mounts;
 
-/// Between two looks.
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Blocks until the file systems of all directories that are served or written can be reached. Other
-/// errors are left to the code that opens the directories.
+/// Blocks until the file systems of all directories that are served or written can be reached.
+/// Other errors are left to the code that opens the directories.
 pub fn wait_for(config: &Config) {
     let served = match &config.source {
-        Source::Directory(dir, _) => vec![dir.clone()],
-        Source::File(file) => exports::directories(file),
-        Source::None => Vec::new(),
+        ExportSource::Directory(dir, _) => vec![dir.clone()],
+        ExportSource::File(file) => exports::directories(file),
+        ExportSource::None => Vec::new(),
     };
     let volumes = config.volumes.as_ref().map(|volumes| &volumes.dir);
     for dir in served.iter().chain(volumes).chain([&config.state]) {
@@ -35,14 +34,14 @@ pub fn wait_for(config: &Config) {
 
 fn wait_for_one(dir: &Path) {
     let Some(error) = away(dir) else { return };
-    // Once it is unmounted, the directory below is there to be seen, and is not what was to be
-    // served.
+    // After an unmount, the path leads to the directory below the mount point, which is not the one
+    // to serve.
     let point = mounts::point_of(dir);
     tracing::warn!(
         dir = %dir.display(), %error,
-        "its file system is away, and nothing is served until it is back: mount it anew (where a \
-         daemon has ended, umount it first), or take the directory out of what is served and \
-         start again"
+        "its file system is away, and nothing is served until it is back: mount it again (if its \
+         daemon has ended, unmount it first), or remove the directory from the configuration and \
+         restart"
     );
     while away(dir).is_some() || mounts::point_of(dir) != point {
         thread::sleep(PAUSE);
@@ -50,6 +49,7 @@ fn wait_for_one(dir: &Path) {
     tracing::info!(dir = %dir.display(), "the file system is back");
 }
 
+/// The error by which a directory cannot be reached for now, if there is one.
 fn away(dir: &Path) -> Option<Errno> {
     fs::metadata(dir).err().map(Errno::from).filter(|errno| errno.is_away())
 }

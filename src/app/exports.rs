@@ -1,4 +1,4 @@
-//! The exports file: read, checked, and the directories that it names.
+//! Reads and checks the exports file, and finds the directories that it names.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::canonical;
 use crate::export::ExportId;
 use crate::export::file::{self, ExportLine};
 use crate::sys::durable;
@@ -15,7 +14,8 @@ use crate::telemetry::log::Chain;
 /// Largest exports file that is read, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
 
-/// Reads an exports file and prints what it means. Blocks: host names are looked up.
+/// Reads an exports file and prints what it means, for `berth exports check`. Blocks while host
+/// names are looked up.
 ///
 /// # Errors
 /// The errors of the file, one per line.
@@ -27,7 +27,7 @@ pub fn check(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads an exports file. Blocks: host names are looked up.
+/// Reads an exports file. Blocks while host names are looked up.
 ///
 /// # Errors
 /// The errors of the file, one per line.
@@ -37,17 +37,18 @@ pub(super) fn read(path: &Path) -> Result<Vec<ExportLine>> {
     parse(path, resolve)
 }
 
-/// The directories that an exports file names; none if it has errors. Looks up no host name.
+/// Returns the directories that an exports file names; none if it has errors. Does not look up host
+/// names.
 pub(super) fn directories(path: &Path) -> Vec<PathBuf> {
     let unresolved = |_: &str| Ok(vec![Ipv4Addr::UNSPECIFIED.into()]);
     let entries = parse(path, unresolved).unwrap_or_default();
     entries.into_iter().map(|entry| entry.into_export(ExportId(0)).dir).collect()
 }
 
-/// The directory of an entry, without symbolic links.
+/// Returns the directory of an entry, with symbolic links resolved.
 ///
 /// # Errors
-/// It is not a directory that can be found.
+/// The directory does not exist, or is not a directory.
 pub(super) fn directory(entry: &ExportLine) -> Result<PathBuf> {
     let dir = entry.clone().into_export(ExportId(0)).dir;
     let dir = canonical(&dir).with_context(|| format!("line {}", entry.line))?;
@@ -55,6 +56,14 @@ pub(super) fn directory(entry: &ExportLine) -> Result<PathBuf> {
         bail!("line {}: {} is not a directory", entry.line, dir.display());
     }
     Ok(dir)
+}
+
+/// Returns an absolute path without symbolic links. Blocks.
+///
+/// # Errors
+/// The directory does not exist, or cannot be reached.
+pub(super) fn canonical(dir: &Path) -> Result<PathBuf> {
+    dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))
 }
 
 fn parse(

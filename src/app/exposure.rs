@@ -1,8 +1,8 @@
-//! Whether users of this machine can enter a directory that is exported.
+//! Warnings about exports that give users of this machine, or of the network, power over it.
 //!
-//! A client whose root is not squashed makes programs there that run as root, and devices. Whoever
-//! can enter the directory on the server runs and opens them, past every mount option of the
-//! clients. So a way into it that is open to all is told at the start.
+//! Root on a client, unless it is squashed, can create set-id programs and devices in an export. A
+//! user of this machine who can enter the exported directory can run and open them, whatever the
+//! mount options of clients. The server therefore warns at its start about such directories.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,18 +12,18 @@ use rustix::process::{geteuid, getpid};
 
 use crate::export::{Devices, Export, ExportMode, ExportOptions, Ports, SetId};
 
-/// Whether users of this machine can enter the directory `dir`, which is absolute and without
-/// links, and would gain from it. Blocks.
+/// Whether users of this machine can enter `dir` and gain privileges there. `dir` is absolute and
+/// has no symbolic links. Blocks.
 ///
-/// Not where the server is no superuser: its clients are none either. And not where it is the first
-/// process of a container, which has no users of its own.
+/// False if the server does not run as root, because its clients then cannot create such files.
+/// Also false if it is the first process of a container, which has no other users.
 pub fn is_open(dir: &Path) -> bool {
     geteuid().is_root() && !getpid().is_init() && !dir.ancestors().any(is_closed)
 }
 
-/// Whether only root may search a directory.
+/// Whether only root can search a directory.
 fn is_closed(dir: &Path) -> bool {
-    // What cannot be looked at keeps nobody out.
+    // A directory that cannot be examined is taken for an open one.
     fs::metadata(dir).is_ok_and(|of| keeps_users_out(of.uid(), of.gid(), of.mode()))
 }
 
@@ -33,25 +33,25 @@ const fn keeps_users_out(uid: u32, gid: u32, mode: u32) -> bool {
 }
 
 /// Logs as which users clients act.
-pub fn say_who_acts(acts_as_callers: bool) {
+pub fn log_identity(acts_as_callers: bool) {
     if acts_as_callers {
-        tracing::info!("clients act as the users that they name, because the server may do so");
+        tracing::info!("clients act as the users that they name");
     } else {
         let uid = geteuid().as_raw();
-        tracing::info!(uid, "without root, all clients act as the user who runs the server");
+        tracing::info!(uid, "without root, all clients act as the user of the server");
     }
 }
 
-/// Warns of a directory that is exported to a network with all rights.
+/// Warns that a directory is exported to a network without restrictions.
 pub fn warn_of_network(dir: &Path) {
     tracing::warn!(
         dir = %dir.display(),
-        "whoever reaches this machine over the network can read and change the directory as any \
-         user, root included; say who may with --exports FILE, or listen on 127.0.0.1 only"
+        "every machine that can connect over the network can read and change the directory as any \
+         user, also as root; list the clients with --exports FILE, or listen on 127.0.0.1 only"
     );
 }
 
-/// Who can connect, and as which users clients act.
+/// Which clients can connect, and as which users they act.
 #[derive(Clone, Copy)]
 pub struct Audience {
     /// Whether only this machine can connect.
@@ -61,17 +61,17 @@ pub struct Audience {
 }
 
 impl Audience {
-    /// Warns of an export from which users of this machine gain power.
+    /// Warns of an export by which users of this machine gain privileges.
     pub fn warn_of(self, export: &Export) {
         let has = |gains: fn(Self, &ExportOptions) -> bool| {
             export.clients.iter().any(|client| gains(self, &client.options))
         };
-        if has(Self::makes_powers) && is_open(&export.dir) {
+        if has(Self::creates_privileged) && is_open(&export.dir) {
             tracing::warn!(
                 dir = %export.dir.display(),
                 "users of this machine can enter an exported directory, and run as root what \
-                 clients make in it; let only root enter it or a directory above it (chmod 700), \
-                 or export it with nosuid,nodev"
+                 clients create in it; let only root enter it or a directory above it (chmod \
+                 700), or export it with nosuid,nodev"
             );
         }
         if has(Self::lends_user) {
@@ -97,15 +97,15 @@ impl Audience {
         }
     }
 
-    /// Whether clients can make what runs with other rights than theirs. On this machine, only root
-    /// has ports below 1024, and gains nothing.
-    fn makes_powers(self, options: &ExportOptions) -> bool {
+    /// Whether clients can create set-id programs or devices. If only root on this machine can be a
+    /// client, nothing is gained: only root can use ports below 1024.
+    fn creates_privileged(self, options: &ExportOptions) -> bool {
         let refuses = options.set_id == SetId::Refused && options.devices == Devices::Refused;
         let is_roots = self.is_local && options.ports == Ports::Privileged;
         options.mode == ExportMode::ReadWrite && !refuses && !is_roots
     }
 
-    /// Whether users of this machine act as the server's user. A container has no users of its own.
+    /// Whether users of this machine act as the server's user. A container has no other users.
     fn lends_user(self, options: &ExportOptions) -> bool {
         !self.acts_as_callers && options.ports == Ports::Any && !getpid().is_init()
     }
@@ -142,7 +142,7 @@ mod tests {
         let check = |is_local, acts_as_callers, ports, expected| {
             let audience = Audience { is_local, acts_as_callers };
             let options = options(ports);
-            let found = (audience.makes_powers(&options), audience.lends_user(&options));
+            let found = (audience.creates_privileged(&options), audience.lends_user(&options));
             assert_eq!(found, expected, "{is_local} {acts_as_callers} {ports:?}");
         };
         check(true, true, Ports::Privileged, (false, false));
@@ -163,7 +163,7 @@ mod tests {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
         assert!(!is_open(&below));
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(is_open(&below), "this wants a temporary folder that all may enter");
+        assert!(is_open(&below), "this test needs a temporary folder that all users can enter");
         fs::set_permissions(dir.path().join("a"), fs::Permissions::from_mode(0o700)).unwrap();
         assert!(!is_open(&below));
     }

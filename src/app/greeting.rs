@@ -1,18 +1,18 @@
-//! What is told at the start: what is served, and how to mount it.
+//! The text that is printed at the start: what is served, and how to mount it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::export::{Export, ExportTable};
 
-/// Exports that are listed.
+/// Largest number of exports that are listed.
 const SHOWN: usize = 20;
 
-/// Tells it on standard output. `admin` is where the status page is.
-pub fn say(bound: &[SocketAddr], exports: &ExportTable, admin: Option<SocketAddr>) {
+/// Prints the text on standard output. `admin` is the address of the status page.
+pub fn print(bound: &[SocketAddr], exports: &ExportTable, admin: Option<SocketAddr>) {
     println!("berth {} serves NFSv3", env!("CARGO_PKG_VERSION"));
     for &address in bound {
         println!("on {address}");
-        // Whoever reads the log is not to learn secret paths from it.
+        // Secret paths of volumes must not get into a log.
         let shown: Vec<_> = exports.iter().filter(|export| !export.hidden).take(SHOWN).collect();
         for export in &shown {
             println!("  {export}  [{}]", export.dir.display());
@@ -25,8 +25,8 @@ pub fn say(bound: &[SocketAddr], exports: &ExportTable, admin: Option<SocketAddr
     }
     if bound.iter().all(|address| address.ip().is_loopback()) {
         println!(
-            "Only this machine can connect. For the network: --listen 0.0.0.0:2049, and with\n\
-             --exports FILE who may connect, because NFS asks no password."
+            "Only this machine can connect. To serve a network, use --listen 0.0.0.0:2049, and\n\
+             list the clients with --exports FILE, because NFS asks for no password."
         );
     }
     if let Some(admin) = admin {
@@ -34,7 +34,7 @@ pub fn say(bound: &[SocketAddr], exports: &ExportTable, admin: Option<SocketAddr
     }
 }
 
-/// The command with which a Linux client mounts an export.
+/// Returns the command that mounts an export on a Linux client.
 fn mount_command(address: SocketAddr, export: &Export) -> String {
     let host = match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => "HOST".into(),
@@ -44,19 +44,19 @@ fn mount_command(address: SocketAddr, export: &Export) -> String {
     let proto = if address.is_ipv6() { "tcp6" } else { "tcp" };
     let (port, path) = (address.port(), String::from_utf8_lossy(&export.path));
     format!(
-        "mount -t nfs -o vers=3,proto={proto},nolock,port={port},mountport={port},mountproto={proto} \
-         {} /mnt",
+        "mount -t nfs -o vers=3,proto={proto},nolock,port={port},mountport={port},\
+         mountproto={proto} {} /mnt",
         quoted(&format!("{host}:{path}"))
     )
 }
 
-/// A word for a shell. Names of volumes may have quotes in them, and the command is made to be
-/// pasted.
+/// Quotes a word for a shell: the command is made to be pasted, and names of volumes may contain
+/// quotes.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// The address with which this machine reaches what listens on `address`.
+/// Returns the address at which this machine reaches a socket that listens on `address`.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),

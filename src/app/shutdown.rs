@@ -1,13 +1,13 @@
-//! The end of the process, which no file system can put off.
+//! The shutdown of the process, which takes a bounded time even if a file system hangs.
 //!
 //! ```text
-//!   SIGTERM --> calls are answered --> what was written is flushed --> volumes stop --> end
-//!                    --grace                 together at most FLUSH
+//!   SIGTERM --> calls in progress are finished --> files are flushed --> volumes stop --> exit
+//!                    --grace                          together at most FLUSH
 //! ```
 //!
-//! What hangs is left to itself, and so are the threads that wait for it: to join them would be to
-//! wait, too. The locks are given up explicitly, because the kernel may keep a process, with all
-//! that it has open, until a FUSE daemon has answered. A second signal ends the process at once.
+//! Threads that block on a file system that hangs are not joined. The locks are released
+//! explicitly, because the kernel may keep the process, with all its open files, until a FUSE
+//! daemon replies. A second signal ends the process at once.
 
 use std::mem::ManuallyDrop;
 use std::process;
@@ -20,68 +20,70 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::App;
-use super::repeated::Repeated;
+use super::periodic_thread::PeriodicThread;
 use super::signals::Signals;
 use crate::provisioner::Provisioner;
 
-/// How long flushing may take, if `--grace` is not less.
+/// Time limit of flushing, unless `--grace` is shorter.
 const FLUSH: Duration = Duration::from_secs(20);
 
-/// The least that it may take.
+/// Shortest time limit of flushing.
 const FLUSH_MIN: Duration = Duration::from_secs(1);
 
-/// Ends the process at the next signal that says so.
-pub fn at_once(mut signals: Signals) {
+/// Exits at the next SIGTERM or SIGINT, without waiting for anything.
+pub fn exit_at_next_signal(mut signals: Signals) {
     tokio::spawn(async move {
         signals.stop().await;
-        tracing::warn!("told again to stop: ending at once");
+        tracing::warn!("second signal to stop: ending at once");
         process::exit(1);
     });
 }
 
-/// Answers what was asked, for no longer than the grace period, and accepts no more.
-pub async fn answer(app: &App, provisioner: Option<&Provisioner>) {
+/// Accepts no more calls and requests, and finishes those in progress, for at most the grace
+/// period.
+pub async fn drain(app: &App, provisioner: Option<&Provisioner>) {
     let grace = app.config.grace;
     let provisioning = async {
         if let Some(provisioner) = provisioner {
             cut_off("provisioning", timeout(grace, provisioner.stop()).await);
         }
     };
-    let office = async { cut_off("berth volume", timeout(grace, app.office.close()).await) };
+    let admin_socket =
+        async { cut_off("berth volume", timeout(grace, app.admin_socket.close()).await) };
     let serving = app.server.stop(grace);
-    let ((), (), cut_off) = tokio::join!(provisioning, office, serving);
+    let ((), (), cut_off) = tokio::join!(provisioning, admin_socket, serving);
     if cut_off > 0 {
         tracing::warn!(cut_off, "connections were cut off at the end of the grace period");
     }
 }
 
-/// What hangs in the cluster or on a disk must not hold up the end of serving.
+/// Logs that `what` did not stop in time: the API server or a disk may hang.
 fn cut_off(what: &str, stopped: std::result::Result<(), Elapsed>) {
     if stopped.is_err() {
         tracing::warn!("{what} was cut off at the end of the grace period");
     }
 }
 
-/// Flushes what was written, and stops the volumes. Nobody is served any more.
+/// Flushes all files, and stops the volumes. Must be called after [`drain`].
 ///
 /// # Errors
-/// It took too long, and was given up. Clients send again what was not flushed.
-pub async fn finish(app: Arc<App>, upkeep: Vec<Repeated>) -> Result<()> {
+/// It did not finish in time. Clients send the data that was not flushed again.
+pub async fn finish(app: Arc<App>, upkeep: Vec<PeriodicThread>) -> Result<()> {
     let bound = FLUSH.min(app.config.grace).max(FLUSH_MIN);
     let until = Instant::now() + bound;
     let fs = Arc::clone(&app.fs);
     let left = spawn_blocking(move || fs.flush_all_within(bound)).await?;
     let (fs, volumes) = (Arc::clone(&app.fs), app.volumes.clone());
     let rest = spawn_blocking(move || {
-        upkeep.into_iter().for_each(Repeated::stop);
+        upkeep.into_iter().for_each(PeriodicThread::stop);
         fs.close_orphans();
         if let Some(volumes) = volumes {
             volumes.stop();
         }
     });
-    // Dropping it would join threads, of which any may hang in a file system.
+    // Dropping it would join threads that may hang in a file system.
     let app = ManuallyDrop::new(app);
-    // What was not flushed hangs: the rest gets the chance to show that it does not.
+    // If flushing used up the time, the rest still gets FLUSH_MIN.
     let stopped = timeout_at(until.max(Instant::now() + FLUSH_MIN), rest).await;
     if left == 0 && matches!(stopped, Ok(Ok(()))) {
         return Ok(());
@@ -89,8 +91,8 @@ pub async fn finish(app: Arc<App>, upkeep: Vec<Repeated>) -> Result<()> {
     app.unlock();
     tracing::error!(
         files = left, within = ?bound,
-        "a file system does not answer: not all that was written is flushed; nothing that was \
-         acknowledged as stable is lost, and clients that are still there send the rest again"
+        "a file system does not respond, and some files are not flushed; data that was \
+         acknowledged as stable is not lost, and clients send the rest again"
     );
-    bail!("a file system does not answer; the end was not waited for")
+    bail!("a file system does not respond; exiting without waiting for it")
 }

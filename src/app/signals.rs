@@ -1,19 +1,19 @@
-//! What administrators and service managers tell the process by signals.
+//! The signals by which administrators and service managers control the process.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What the process was told.
+/// The request that a signal makes.
 #[derive(PartialEq, Eq)]
-pub enum Told {
-    /// To read its configuration again.
+pub enum ControlSignal {
+    /// SIGHUP: read the exports file again.
     Reload,
-    /// To stop.
+    /// SIGTERM or SIGINT: stop.
     Stop,
 }
 
-/// What tells the process something.
+/// The signals that were received.
 pub struct Signals {
     hangup: Signal,
     terminate: Signal,
@@ -21,10 +21,10 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Hears from now on.
+    /// Registers the handlers. From now on, these signals do not end the process.
     ///
     /// # Errors
-    /// The system refuses it.
+    /// The system refuses a handler.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
@@ -33,16 +33,16 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one.
-    pub async fn next(&mut self) -> Told {
+    /// Waits for the next signal.
+    pub async fn next(&mut self) -> ControlSignal {
         tokio::select! {
-            _ = self.hangup.recv() => Told::Reload,
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => ControlSignal::Reload,
+            _ = self.terminate.recv() => ControlSignal::Stop,
+            _ = self.interrupt.recv() => ControlSignal::Stop,
         }
     }
 
-    /// Waits for what says to stop. Leaves what says to reload for the next question.
+    /// Waits for SIGTERM or SIGINT. SIGHUP remains for [`Signals::next`].
     pub async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

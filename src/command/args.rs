@@ -43,7 +43,7 @@ pub struct VolumeArgs {
 pub enum VolumeCommand {
     /// Create a volume: a directory with an export and an enforced capacity of its own
     #[command(after_help = CREATE_HELP)]
-    Create(Box<CreateArgs>),
+    Create(Box<CreateVolumeArgs>),
     /// List all volumes
     #[command(visible_alias = "ls", after_help = LIST_HELP)]
     List(ListArgs),
@@ -134,7 +134,7 @@ Example:
 
 /// `berth volume create`
 #[derive(Debug, Args)]
-pub struct CreateArgs {
+pub struct CreateVolumeArgs {
     /// Name of the volume: its directory, and with a `/` before it the path that clients mount
     #[arg(value_parser = name)]
     pub name: VolumeName,

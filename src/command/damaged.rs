@@ -1,9 +1,10 @@
-//! What is printed of records that the server cannot use.
+//! Records that the server cannot use, as text for terminals. Pure.
 
 use super::text;
 use crate::volume::damaged::DamagedRecord;
 
-/// A line for each, to stand below the table of all volumes; nothing if there is none.
+/// Returns a line for each record, for printing below the table of all volumes; an empty text if
+/// there are none.
 pub fn lines(all: &[DamagedRecord]) -> String {
     let line = |of: &DamagedRecord| {
         let name = of.name.as_ref().unwrap_or(&of.id);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use thiserror::Error;
 
-use crate::admin::client::{self, Client};
+use crate::admin::client::{AdminClient, AdminClientError};
 use crate::nfs::{self, v3};
 use crate::rpc::message;
 use crate::rpc::record::FragmentHeader;
@@ -39,7 +39,7 @@ pub struct HealthArgs {
 
 /// Why a check failed.
 #[derive(Error, Debug)]
-pub enum Unhealthy {
+pub enum HealthError {
     /// There is no connection, or no reply in time.
     #[error("no NFS server replies at {address}")]
     NoReply {
@@ -53,25 +53,25 @@ pub enum Unhealthy {
     NotNfs(SocketAddr),
     /// The check over the admin socket failed.
     #[error("the check over the admin socket failed")]
-    Admin(#[from] client::Error),
+    Admin(#[from] AdminClientError),
 }
 
 /// Checks the server. Blocks for at most a few seconds.
 ///
 /// # Errors
 /// The server does not reply in time, or replies with an error.
-pub fn check(args: &HealthArgs) -> Result<(), Unhealthy> {
+pub fn check(args: &HealthArgs) -> Result<(), HealthError> {
     match &args.admin_socket {
-        Some(path) => Ok(Client::new(path)?.timeout(TIMEOUT).server().map(|_| ())?),
+        Some(path) => Ok(AdminClient::new(path)?.timeout(TIMEOUT).server().map(|_| ())?),
         None => check_nfs(args.nfs, TIMEOUT),
     }
 }
 
-fn check_nfs(address: SocketAddr, timeout: Duration) -> Result<(), Unhealthy> {
+fn check_nfs(address: SocketAddr, timeout: Duration) -> Result<(), HealthError> {
     let reply = exchange(address, Instant::now() + timeout);
-    match reply.map_err(|source| Unhealthy::NoReply { address, source })? {
+    match reply.map_err(|source| HealthError::NoReply { address, source })? {
         reply if reply == expected() => Ok(()),
-        _ => Err(Unhealthy::NotNfs(address)),
+        _ => Err(HealthError::NotNfs(address)),
     }
 }
 
@@ -128,7 +128,7 @@ mod tests {
     use crate::rpc::message::Rejection;
 
     /// Checks a server that reads the call and replies with `reply`.
-    fn checked(reply: Vec<u8>) -> Result<(), Unhealthy> {
+    fn checked(reply: Vec<u8>) -> Result<(), HealthError> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = thread::spawn(move || {
@@ -157,11 +157,11 @@ mod tests {
     #[test]
     fn any_other_reply_is_unhealthy() {
         let refusal = record(|w| Rejection::ProgramUnavailable.encode(XID, w));
-        assert!(matches!(checked(refusal), Err(Unhealthy::NotNfs(_))));
+        assert!(matches!(checked(refusal), Err(HealthError::NotNfs(_))));
         let other = b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec();
-        assert!(matches!(checked(other), Err(Unhealthy::NotNfs(_))));
-        assert!(matches!(checked(Vec::new()), Err(Unhealthy::NotNfs(_))));
-        assert!(matches!(checked(expected()[..20].to_vec()), Err(Unhealthy::NotNfs(_))));
+        assert!(matches!(checked(other), Err(HealthError::NotNfs(_))));
+        assert!(matches!(checked(Vec::new()), Err(HealthError::NotNfs(_))));
+        assert!(matches!(checked(expected()[..20].to_vec()), Err(HealthError::NotNfs(_))));
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let silent = check_nfs(address, Duration::from_millis(30));
-        assert!(matches!(silent, Err(Unhealthy::NoReply { .. })));
+        assert!(matches!(silent, Err(HealthError::NoReply { .. })));
         drop(listener);
         let error = check_nfs(address, TIMEOUT).unwrap_err();
         assert!(error.to_string().contains(&address.to_string()), "{error}");

@@ -28,19 +28,19 @@ use std::process::ExitCode;
 
 use thiserror::Error;
 
-use crate::admin::api::Kind;
-use crate::admin::client;
+use crate::admin::api::ApiErrorKind;
+use crate::admin::client::AdminClientError;
 use crate::volume::name::{BadName, VolumeName};
 
 /// The result of a command.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T> = std::result::Result<T, CommandError>;
 
 /// Why a command failed.
 #[derive(Error, Debug)]
-pub enum Error {
+pub enum CommandError {
     /// The server refused the request, or could not be reached.
     #[error(transparent)]
-    Client(#[from] client::Error),
+    Client(#[from] AdminClientError),
     /// No id can be made from the name.
     #[error("the id made from the name {0}; choose one with --id")]
     Id(#[from] BadName),
@@ -83,7 +83,7 @@ pub enum Error {
     Declined,
     /// Kubernetes would refuse the manifest.
     #[error(transparent)]
-    Manifest(#[from] pv::Error),
+    Manifest(#[from] pv::ManifestError),
     /// The server reports no address on which it listens.
     #[error("the server does not report the port on which it listens; give it with --port")]
     NoPort,
@@ -113,7 +113,7 @@ pub enum Exit {
     Unreachable = 7,
 }
 
-impl Error {
+impl CommandError {
     /// The exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {
@@ -130,22 +130,22 @@ impl Error {
     }
 }
 
-fn of_client(error: &client::Error) -> Exit {
+fn of_client(error: &AdminClientError) -> Exit {
     match error {
-        client::Error::NotRunning { .. }
-        | client::Error::Forbidden { .. }
-        | client::Error::Connect { .. }
-        | client::Error::Timeout(_)
-        | client::Error::Broken(_) => Exit::Unreachable,
-        client::Error::Prepare(_) | client::Error::BadReply(_) => Exit::Failed,
-        client::Error::TooLarge => Exit::Usage,
-        client::Error::Refused(failure) => match failure.kind {
-            Kind::Invalid => Exit::Usage,
-            Kind::NotFound => Exit::NotFound,
-            Kind::Conflict => Exit::Conflict,
-            Kind::NoSpace => Exit::NoSpace,
-            Kind::Busy => Exit::Busy,
-            Kind::Internal => Exit::Failed,
+        AdminClientError::NotRunning { .. }
+        | AdminClientError::Forbidden { .. }
+        | AdminClientError::Connect { .. }
+        | AdminClientError::Timeout(_)
+        | AdminClientError::Broken(_) => Exit::Unreachable,
+        AdminClientError::Prepare(_) | AdminClientError::BadReply(_) => Exit::Failed,
+        AdminClientError::TooLarge => Exit::Usage,
+        AdminClientError::Refused(failure) => match failure.kind {
+            ApiErrorKind::Invalid => Exit::Usage,
+            ApiErrorKind::NotFound => Exit::NotFound,
+            ApiErrorKind::Conflict => Exit::Conflict,
+            ApiErrorKind::NoSpace => Exit::NoSpace,
+            ApiErrorKind::Busy => Exit::Busy,
+            ApiErrorKind::Internal => Exit::Failed,
         },
     }
 }
@@ -161,29 +161,30 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::admin::api::Failure;
+    use crate::admin::api::ApiError;
 
     #[test]
     fn every_error_has_its_exit_code() {
-        let check = |error: Error, code: u8| assert_eq!(error.exit() as u8, code, "{error:?}");
+        let check =
+            |error: CommandError, code: u8| assert_eq!(error.exit() as u8, code, "{error:?}");
         let refused =
-            |kind| client::Error::Refused(Failure { kind, message: String::new() }).into();
-        check(refused(Kind::Internal), 1);
-        check(refused(Kind::Invalid), 2);
-        check(refused(Kind::NotFound), 3);
-        check(refused(Kind::Conflict), 4);
-        check(refused(Kind::NoSpace), 5);
-        check(refused(Kind::Busy), 6);
+            |kind| AdminClientError::Refused(ApiError { kind, message: String::new() }).into();
+        check(refused(ApiErrorKind::Internal), 1);
+        check(refused(ApiErrorKind::Invalid), 2);
+        check(refused(ApiErrorKind::NotFound), 3);
+        check(refused(ApiErrorKind::Conflict), 4);
+        check(refused(ApiErrorKind::NoSpace), 5);
+        check(refused(ApiErrorKind::Busy), 6);
         let source = || io::Error::from(io::ErrorKind::NotFound);
         let path = std::path::PathBuf::new;
-        check(client::Error::NotRunning { path: path(), source: source() }.into(), 7);
-        check(client::Error::Forbidden { path: path(), source: source() }.into(), 7);
-        check(client::Error::Timeout(Duration::ZERO).into(), 7);
-        check(client::Error::BadReply("x".into()).into(), 1);
-        check(Error::NoTerminal, 2);
-        check(Error::Declined, 2);
+        check(AdminClientError::NotRunning { path: path(), source: source() }.into(), 7);
+        check(AdminClientError::Forbidden { path: path(), source: source() }.into(), 7);
+        check(AdminClientError::Timeout(Duration::ZERO).into(), 7);
+        check(AdminClientError::BadReply("x".into()).into(), 1);
+        check(CommandError::NoTerminal, 2);
+        check(CommandError::Declined, 2);
         check(BadName::Empty.into(), 2);
-        check(Error::Output(source()), 1);
-        check(Error::Output(io::ErrorKind::BrokenPipe.into()), 0);
+        check(CommandError::Output(source()), 1);
+        check(CommandError::Output(io::ErrorKind::BrokenPipe.into()), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Progress of a long operation: a bar on a terminal, a line from time to time elsewhere.
+//! ProgressDisplay of a long operation: a bar on a terminal, a line from time to time elsewhere.
 //!
 //! It goes to standard error, because standard output is for the result.
 
@@ -11,22 +11,22 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Shows the progress of one operation, until it is dropped.
-pub struct Progress {
+pub struct ProgressDisplay {
     what: String,
-    shown: Shown,
+    shown: ProgressOutput,
 }
 
-enum Shown {
+enum ProgressOutput {
     Bar(ProgressBar),
     Lines { last: Instant, every: Duration },
 }
 
-impl Progress {
+impl ProgressDisplay {
     /// Starts to show the progress of `what`.
     pub fn new(what: impl Into<String>) -> Self {
         let shown = match io::stderr().is_terminal() {
-            true => Shown::Bar(bar()),
-            false => Shown::Lines { last: Instant::now(), every: LINE_INTERVAL },
+            true => ProgressOutput::Bar(bar()),
+            false => ProgressOutput::Lines { last: Instant::now(), every: LINE_INTERVAL },
         };
         Self { what: what.into(), shown }
     }
@@ -34,12 +34,12 @@ impl Progress {
     /// Shows that `done` of `total` units are done; `text` describes the same.
     pub fn at(&mut self, done: u64, total: u64, text: &str) {
         match &mut self.shown {
-            Shown::Bar(bar) => {
+            ProgressOutput::Bar(bar) => {
                 bar.set_length(total);
                 bar.set_position(done.min(total));
                 bar.set_message(format!("{}: {text}", self.what));
             }
-            Shown::Lines { last, every } => {
+            ProgressOutput::Lines { last, every } => {
                 if last.elapsed() >= *every {
                     *last = Instant::now();
                     eprintln!("{}: {text}", self.what);
@@ -49,9 +49,9 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressDisplay {
     fn drop(&mut self) {
-        if let Shown::Bar(bar) = &self.shown {
+        if let ProgressOutput::Bar(bar) = &self.shown {
             bar.finish_and_clear();
         }
     }

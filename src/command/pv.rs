@@ -20,7 +20,7 @@ use crate::quantity;
 
 /// The contents of a PersistentVolume.
 #[derive(Clone, Debug)]
-pub struct Manifest {
+pub struct PvManifest {
     /// Name of the PersistentVolume.
     pub name: String,
     /// Labels of the PersistentVolume.
@@ -51,7 +51,7 @@ pub struct Manifest {
 
 /// Why Kubernetes would refuse a manifest.
 #[derive(Error, Debug)]
-pub enum Error {
+pub enum ManifestError {
     /// The name.
     #[error(
         "{0:?} cannot be the name of a PersistentVolume (lower case letters, digits, '-' and '.'); \
@@ -78,12 +78,12 @@ pub enum Error {
     Json(#[from] serde_json::Error),
 }
 
-impl Manifest {
+impl PvManifest {
     /// Returns the YAML: one document, with a newline at the end.
     ///
     /// # Errors
     /// Kubernetes would refuse the manifest.
-    pub fn yaml(&self) -> Result<String, Error> {
+    pub fn yaml(&self) -> Result<String, ManifestError> {
         let pv = self.persistent_volume(self.checked()?);
         let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
         let yaml = serde_saphyr::to_string_with_options(&pv, options)?;
@@ -138,22 +138,22 @@ impl Manifest {
     }
 
     /// Checks all fields, and returns the server without brackets.
-    fn checked(&self) -> Result<&str, Error> {
+    fn checked(&self) -> Result<&str, ManifestError> {
         if !is_subdomain(&self.name) {
-            return Err(Error::Name(self.name.clone()));
+            return Err(ManifestError::Name(self.name.clone()));
         }
         if !self.storage_class.is_empty() && !is_subdomain(&self.storage_class) {
-            return Err(Error::Class(self.storage_class.clone()));
+            return Err(ManifestError::Class(self.storage_class.clone()));
         }
         if let Some((key, value)) = self.labels.iter().find(|(k, v)| !is_label(k, v)) {
-            return Err(Error::Label(key.clone(), value.clone()));
+            return Err(ManifestError::Label(key.clone(), value.clone()));
         }
         mount_options::check(&self.mount_options)?;
         let bare = self.server.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let server = bare.unwrap_or(&self.server);
         let is_name = is_subdomain(&server.to_ascii_lowercase());
         if !is_name && server.parse::<IpAddr>().is_err() {
-            return Err(Error::Server(self.server.clone()));
+            return Err(ManifestError::Server(self.server.clone()));
         }
         mount_options::check_family(&self.mount_options, server)?;
         Ok(server)
@@ -166,8 +166,8 @@ mod tests {
 
     use super::*;
 
-    fn manifest() -> Manifest {
-        Manifest {
+    fn manifest() -> PvManifest {
+        PvManifest {
             name: "data".into(),
             labels: BTreeMap::new(),
             volume: "data".into(),
@@ -184,7 +184,7 @@ mod tests {
         }
     }
 
-    fn read(manifest: &Manifest) -> Value {
+    fn read(manifest: &PvManifest) -> Value {
         serde_saphyr::from_str(&manifest.yaml().unwrap()).unwrap()
     }
 
@@ -218,7 +218,7 @@ mod tests {
     fn a_manifest_is_written_for_people() {
         let labels = [("team", "blue"), ("on", "true"), ("example.org/1", "007")];
         let labels = labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        let labelled = Manifest { labels, mount_options: vec!["soft".into()], ..manifest() };
+        let labelled = PvManifest { labels, mount_options: vec!["soft".into()], ..manifest() };
         let expected = "\
 apiVersion: v1
 kind: PersistentVolume
@@ -249,7 +249,7 @@ spec:
         let labels: BTreeMap<_, _> =
             labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let path = "/a: b # \"c\" 'd' \\ ü\u{85}\u{202e}\n---\n- x";
-        let strange = Manifest {
+        let strange = PvManifest {
             name: "1.5".into(),
             labels: labels.clone(),
             capacity: 1_000_000_001,
@@ -274,7 +274,7 @@ spec:
 
     #[test]
     fn ipv6_servers_get_ipv6_mount_options() {
-        let with = Manifest { server: "[fd00::1]".into(), port: 20490, ..manifest() };
+        let with = PvManifest { server: "[fd00::1]".into(), port: 20490, ..manifest() };
         let spec = &read(&with)["spec"];
         assert_eq!(spec["nfs"]["server"], "fd00::1");
         let options = spec["mountOptions"].as_array().unwrap();
@@ -285,7 +285,7 @@ spec:
 
     #[test]
     fn given_mount_options_replace_the_defaults() {
-        let with = |option: &str| Manifest { mount_options: vec![option.into()], ..manifest() };
+        let with = |option: &str| PvManifest { mount_options: vec![option.into()], ..manifest() };
         let spec = &read(&with("suid,soft"))["spec"];
         let options: Vec<_> =
             spec["mountOptions"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
@@ -299,19 +299,19 @@ spec:
 
     #[test]
     fn what_kubernetes_would_refuse_is_refused_here() {
-        let check = |manifest: Manifest, word: &str| {
+        let check = |manifest: PvManifest, word: &str| {
             let error = manifest.yaml().unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         };
         for name in ["", "Data", "a_b", "-a", "a-", "a..b", "ü", &"x".repeat(254)] {
-            check(Manifest { name: name.into(), ..manifest() }, "--name");
+            check(PvManifest { name: name.into(), ..manifest() }, "--name");
         }
-        check(Manifest { storage_class: "A".into(), ..manifest() }, "--storage-class");
+        check(PvManifest { storage_class: "A".into(), ..manifest() }, "--storage-class");
         for server in ["", "a/b", "a b", "10.0.0.5:2049", "fd00::x", "$(x)"] {
-            check(Manifest { server: server.into(), ..manifest() }, "--server");
+            check(PvManifest { server: server.into(), ..manifest() }, "--server");
         }
-        assert!(Manifest { server: "NAS.example.org".into(), ..manifest() }.yaml().is_ok());
+        assert!(PvManifest { server: "NAS.example.org".into(), ..manifest() }.yaml().is_ok());
         let labels = BTreeMap::from([("a".into(), "b c".into())]);
-        check(Manifest { labels, ..manifest() }, "--label");
+        check(PvManifest { labels, ..manifest() }, "--label");
     }
 }

@@ -1,11 +1,11 @@
-//! What is printed of a volume that was reclaimed.
+//! The result of reclaiming a volume, as text for terminals. Pure.
 
 use super::text;
 use crate::volume::Reclaimed;
 use crate::volume::name::VolumeName;
 use crate::volume::spec::OnDelete;
 
-/// What became of a volume, in a line. Of an archived one it is the directory alone, for scripts.
+/// Returns the result in one line. For an archived volume it is the directory alone, for scripts.
 pub fn outcome(name: &VolumeName, reclaimed: &Reclaimed) -> String {
     let line = match reclaimed {
         Reclaimed::Archived(directory) => directory.clone(),

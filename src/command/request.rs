@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::args::{AdoptArgs, CloneArgs, CreateArgs, SettingArgs};
-use crate::admin::api::Create;
+use super::args::{AdoptArgs, CloneArgs, CreateVolumeArgs, SettingArgs};
+use crate::admin::api::CreateRequest;
 use crate::volume::VolumeOrigin;
 use crate::volume::name::{BadName, VolumeId, VolumeName};
 use crate::volume::spec::{OWN_LABELS, Spec};
@@ -14,30 +14,30 @@ use crate::volume::spec::{OWN_LABELS, Spec};
 ///
 /// # Errors
 /// No id can be made from the name, because it is too long.
-pub fn create(args: &CreateArgs) -> Result<Create, BadName> {
+pub fn create(args: &CreateVolumeArgs) -> Result<CreateRequest, BadName> {
     let origin = match (&args.from, args.adopt) {
         (Some(from), _) => VolumeOrigin::Clone(from.clone()),
         (None, true) => VolumeOrigin::Adopt,
         (None, false) => VolumeOrigin::Fresh,
     };
     let spec = fresh(&args.name, args.capacity, &args.settings)?;
-    Ok(Create { spec, origin })
+    Ok(CreateRequest { spec, origin })
 }
 
 /// The request of `berth volume adopt`.
 ///
 /// # Errors
 /// As for [`create`].
-pub fn adopt(args: &AdoptArgs) -> Result<Create, BadName> {
+pub fn adopt(args: &AdoptArgs) -> Result<CreateRequest, BadName> {
     let spec = fresh(&args.name, args.capacity, &args.settings)?;
-    Ok(Create { spec, origin: VolumeOrigin::Adopt })
+    Ok(CreateRequest { spec, origin: VolumeOrigin::Adopt })
 }
 
 /// The request of `berth volume clone`, with the settings of the source where none are given.
 ///
 /// # Errors
 /// As for [`create`].
-pub fn clone(args: &CloneArgs, source: Spec) -> Result<Create, BadName> {
+pub fn clone(args: &CloneArgs, source: Spec) -> Result<CreateRequest, BadName> {
     let mut spec = Spec {
         name: args.name.clone(),
         id: id(&args.name, &args.settings)?,
@@ -50,7 +50,7 @@ pub fn clone(args: &CloneArgs, source: Spec) -> Result<Create, BadName> {
     // These labels name the claim of the source; the copy has none yet.
     spec.labels.retain(|key, _| !key.starts_with(OWN_LABELS));
     args.settings.apply(&mut spec);
-    Ok(Create { spec, origin: VolumeOrigin::Clone(args.source.clone()) })
+    Ok(CreateRequest { spec, origin: VolumeOrigin::Clone(args.source.clone()) })
 }
 
 /// The names of the API's fields in which a volume differs from what was requested.
@@ -134,17 +134,17 @@ mod tests {
     use crate::volume::spec::{OnDelete, QuotaMode, parse_client};
 
     #[derive(Parser)]
-    struct Words {
+    struct TestCommandLine {
         #[command(subcommand)]
         command: VolumeCommand,
     }
 
     fn read(words: &str) -> VolumeCommand {
         let words = ["berth"].into_iter().chain(words.split_whitespace());
-        Words::try_parse_from(words).map(|words| words.command).unwrap()
+        TestCommandLine::try_parse_from(words).map(|words| words.command).unwrap()
     }
 
-    fn created(words: &str) -> Create {
+    fn created(words: &str) -> CreateRequest {
         match read(words) {
             VolumeCommand::Create(args) => create(&args).unwrap(),
             VolumeCommand::Adopt(args) => adopt(&args).unwrap(),
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn name_and_capacity_are_enough() {
         let request = created("create data --capacity 10Gi");
-        assert_eq!(request, Create { spec: plain("data"), origin: VolumeOrigin::Fresh });
+        assert_eq!(request, CreateRequest { spec: plain("data"), origin: VolumeOrigin::Fresh });
     }
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
             on_delete: OnDelete::Archive,
             labels: labels.into(),
         };
-        assert_eq!(request, Create { spec, origin: VolumeOrigin::Adopt });
+        assert_eq!(request, CreateRequest { spec, origin: VolumeOrigin::Adopt });
     }
 
     #[test]
@@ -228,7 +228,7 @@ mod tests {
         let request = cloned("clone source copy");
         assert_eq!(
             request,
-            Create { spec: expected.clone(), origin: VolumeOrigin::Clone(name("source")) }
+            CreateRequest { spec: expected.clone(), origin: VolumeOrigin::Clone(name("source")) }
         );
         let request = cloned("clone source copy --capacity 20Gi --sync --mode 0750 --label b=2");
         expected.capacity = 20 << 30;
@@ -280,7 +280,7 @@ mod tests {
     fn invalid_or_contradictory_arguments_are_refused() {
         let check = |words: &str| {
             let all = ["berth"].into_iter().chain(words.split_whitespace());
-            assert!(Words::try_parse_from(all).is_err(), "{words}");
+            assert!(TestCommandLine::try_parse_from(all).is_err(), "{words}");
         };
         check("create data");
         check("create a/b --capacity 1Gi");

@@ -1,6 +1,6 @@
 //! Volumes as text for terminals: the table of all, the fields of one, progress. Pure.
 
-use super::text::{self, Column, Table};
+use super::text::{self, TextColumn, TextTable};
 use crate::quantity::about;
 use crate::volume::overcommit::CommittedCapacity;
 use crate::volume::progress::ProgressSnapshot;
@@ -12,16 +12,16 @@ pub const TIME: &str = "%Y-%m-%d %H:%MZ";
 
 /// A table of volumes, one per line.
 pub fn table(volumes: &[VolumeStatus]) -> String {
-    let mut table = Table::new(vec![
-        Column::Left("NAME"),
-        Column::Left("STATUS"),
-        Column::Right("CAPACITY"),
-        Column::Right("USED"),
-        Column::Right("USE%"),
-        Column::Right("FREE"),
-        Column::Right("CLIENTS"),
-        Column::Left("ON DELETE"),
-        Column::Left("CREATED"),
+    let mut table = TextTable::new(vec![
+        TextColumn::Left("NAME"),
+        TextColumn::Left("STATUS"),
+        TextColumn::Right("CAPACITY"),
+        TextColumn::Right("USED"),
+        TextColumn::Right("USE%"),
+        TextColumn::Right("FREE"),
+        TextColumn::Right("CLIENTS"),
+        TextColumn::Left("ON DELETE"),
+        TextColumn::Left("CREATED"),
     ]);
     for volume in volumes {
         table.row([
@@ -272,9 +272,9 @@ Traffic:     5 calls, 1Mi read, 0 written
         counting.phase = VolumePhase::Ready;
         counting.used += 1 << 30;
         counting.access = Some(OwnerAndMode { uid: 1000, gid: 100, mode: 0o755 });
-        let told = fields(&counting);
-        assert!(told.contains("Used:        11Gi (110%), more than its capacity\n"), "{told}");
-        assert!(told.contains("Owner:       1000:100\nMode:        0755\n"), "{told}");
+        let shown = fields(&counting);
+        assert!(shown.contains("Used:        11Gi (110%), more than its capacity\n"), "{shown}");
+        assert!(shown.contains("Owner:       1000:100\nMode:        0755\n"), "{shown}");
     }
 
     #[test]

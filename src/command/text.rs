@@ -3,8 +3,9 @@
 //! Text from the server may contain names, labels and paths that others chose, and a terminal
 //! obeys control characters in them.
 //!
-//! The table is not a library's (comfy-table, tabled), because cells must be escaped anyway, and what
-//! would be left to the library is two dozen lines of padding.
+//! The table does not use a library (comfy-table, tabled): cells must be escaped before their width
+//! is measured, and what remains is two dozen lines of padding. Sizes are those of
+//! [`crate::quantity`], which reads and writes the quantities of Kubernetes.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -12,20 +13,20 @@ use unicode_width::UnicodeWidthStr;
 const GAP: &str = "   ";
 
 /// Rows of cells under a header. Cells are escaped.
-pub struct Table {
-    columns: Vec<Column>,
+pub struct TextTable {
+    columns: Vec<TextColumn>,
     rows: Vec<Vec<String>>,
 }
 
 /// The header of a column, and the alignment of its cells.
-pub enum Column {
+pub enum TextColumn {
     /// Aligned to the left.
     Left(&'static str),
     /// Aligned to the right, for numbers.
     Right(&'static str),
 }
 
-impl Column {
+impl TextColumn {
     const fn head(&self) -> &'static str {
         match self {
             Self::Left(head) | Self::Right(head) => head,
@@ -41,9 +42,9 @@ impl Column {
     }
 }
 
-impl Table {
+impl TextTable {
     /// Creates a table without rows.
-    pub const fn new(columns: Vec<Column>) -> Self {
+    pub const fn new(columns: Vec<TextColumn>) -> Self {
         Self { columns, rows: Vec::new() }
     }
 
@@ -119,8 +120,11 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let mut table =
-            Table::new(vec![Column::Left("NAME"), Column::Right("SIZE"), Column::Left("AT")]);
+        let mut table = TextTable::new(vec![
+            TextColumn::Left("NAME"),
+            TextColumn::Right("SIZE"),
+            TextColumn::Left("AT"),
+        ]);
         table.row(["a".into(), "10Gi".into(), String::new()]);
         table.row(["数据".into(), "5".into(), "x y".into()]);
         table.row(["long-name".into(), "12345".into(), "z".into()]);
@@ -135,7 +139,10 @@ long-name   12345   z
 
     #[test]
     fn an_empty_table_has_a_header() {
-        assert_eq!(Table::new(vec![Column::Left("A"), Column::Right("B")]).lines(), "A   B\n");
+        assert_eq!(
+            TextTable::new(vec![TextColumn::Left("A"), TextColumn::Right("B")]).lines(),
+            "A   B\n"
+        );
     }
 
     #[test]
@@ -151,7 +158,7 @@ long-name   12345   z
         check("\u{1b}[2J", "\\u{1b}[2J");
         check("a\r\nb\t\u{7f}\u{9b}31m", "a\\u{d}\\u{a}b\\u{9}\\u{7f}\\u{9b}31m");
         check("\u{202e}txt.exe\u{2028}", "\\u{202e}txt.exe\\u{2028}");
-        let mut table = Table::new(vec![Column::Left("A")]);
+        let mut table = TextTable::new(vec![TextColumn::Left("A")]);
         table.row(["\u{1b}c".into()]);
         assert_eq!(table.lines(), "A\n\\u{1b}c\n");
     }

@@ -15,11 +15,11 @@ use super::args::{
     CloneArgs, ConsentArgs, DeleteArgs, ExpandArgs, ListArgs, ListOutput, Output, OutputArg,
     PvArgs, TrashArgs, VolumeArgs, VolumeCommand,
 };
-use super::progress::Progress;
-use super::pv::Manifest;
-use super::{Error, Exit, Result, damaged, reclaimed, request, show, text};
-use crate::admin::api::{Create, Force, Kind, Reclaim};
-use crate::admin::client::{self, Client, Reply};
+use super::progress::ProgressDisplay;
+use super::pv::PvManifest;
+use super::{CommandError, Exit, Result, damaged, reclaimed, request, show, text};
+use crate::admin::api::{ApiErrorKind, CreateRequest, ForceQuery, ReclaimRequest};
+use crate::admin::client::{AdminClient, AdminClientError, ApiReply};
 use crate::label::is_label;
 use crate::quantity::about;
 use crate::telemetry::log::Chain;
@@ -37,8 +37,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 type Ask<'a> = &'a mut dyn FnMut(&str) -> io::Result<Option<bool>>;
 
 /// What a command needs: the server, the output and the user.
-struct Session<'a> {
-    client: Client,
+struct CommandSession<'a> {
+    client: AdminClient,
     out: &'a mut dyn Write,
     ask: Ask<'a>,
     pause: Duration,
@@ -47,9 +47,9 @@ struct Session<'a> {
 /// Runs a command against the server at `socket`, prints its result or error, and returns the exit
 /// code. Blocks until the command is complete.
 pub fn run(socket: &Path, args: &VolumeArgs) -> ExitCode {
-    let done = Client::new(socket).map_err(Error::from).and_then(|client| {
+    let done = AdminClient::new(socket).map_err(CommandError::from).and_then(|client| {
         let (out, ask) = (&mut io::stdout().lock(), &mut ask_on_terminal);
-        let mut session = Session { client, out, ask, pause: FIRST_PAUSE };
+        let mut session = CommandSession { client, out, ask, pause: FIRST_PAUSE };
         session.run(&args.command)?;
         Ok(session.out.flush()?)
     });
@@ -77,7 +77,7 @@ fn note(text: &str) {
     }
 }
 
-impl Session<'_> {
+impl CommandSession<'_> {
     fn run(&mut self, command: &VolumeCommand) -> Result<()> {
         match command {
             VolumeCommand::Create(args) => {
@@ -111,7 +111,7 @@ impl Session<'_> {
     }
 
     /// Creates a volume, and waits until it is no longer being cloned.
-    fn create_and_wait(&mut self, request: &Create, output: OutputArg) -> Result<()> {
+    fn create_and_wait(&mut self, request: &CreateRequest, output: OutputArg) -> Result<()> {
         let name = &request.spec.name;
         let existed = matches!(request.origin, VolumeOrigin::Clone(_)) && self.is_complete(name);
         let mut reply = self.client.create(request)?;
@@ -121,11 +121,11 @@ impl Session<'_> {
         let VolumeStatus { phase, path, spec, full, .. } = &reply.value;
         if let VolumePhase::Failed { message } | VolumePhase::Lost { message } = phase {
             let (message, full) = (message.clone(), *full);
-            return Err(Error::Unusable { name: name.clone(), message, full });
+            return Err(CommandError::Unusable { name: name.clone(), message, full });
         }
         let differences = request::differences(&request.spec, spec);
         if !differences.is_empty() {
-            return Err(Error::Different { name: name.clone(), differences });
+            return Err(CommandError::Different { name: name.clone(), differences });
         }
         match &reply.value.copy_of {
             Some(from) if existed => {
@@ -148,13 +148,13 @@ impl Session<'_> {
 
     /// Polls until the volume is no longer being cloned. It does not repeat the request, which
     /// would restart a clone that has failed.
-    fn wait_for(&self, name: &VolumeName) -> Result<Reply<VolumeStatus>> {
-        let mut shown = Progress::new(format!("cloning {name}"));
+    fn wait_for(&self, name: &VolumeName) -> Result<ApiReply<VolumeStatus>> {
+        let mut shown = ProgressDisplay::new(format!("cloning {name}"));
         let mut pause = self.pause;
         loop {
             let reply = match self.client.show(name) {
-                Err(client::Error::Refused(why)) if why.kind == Kind::NotFound => {
-                    return Err(Error::Gone(name.clone()));
+                Err(AdminClientError::Refused(why)) if why.kind == ApiErrorKind::NotFound => {
+                    return Err(CommandError::Gone(name.clone()));
                 }
                 reply => reply?,
             };
@@ -198,9 +198,9 @@ impl Session<'_> {
         let how = if args.yes { how } else { Some(self.consent(args, how)?) };
         let force = args.force;
         let reply = match how {
-            Some(OnDelete::Recycle) => self.client.recycle(&args.name, Force { force })?,
-            Some(OnDelete::Archive) => self.client.archive(&args.name, Force { force })?,
-            on_delete => self.client.reclaim(&args.name, Reclaim { on_delete, force })?,
+            Some(OnDelete::Recycle) => self.client.recycle(&args.name, ForceQuery { force })?,
+            Some(OnDelete::Archive) => self.client.archive(&args.name, ForceQuery { force })?,
+            on_delete => self.client.reclaim(&args.name, ReclaimRequest { on_delete, force })?,
         };
         self.print(args.output, &reply, |reclaimed| reclaimed::outcome(&args.name, reclaimed))
     }
@@ -220,8 +220,8 @@ impl Session<'_> {
         };
         match (self.ask)(&text::plain(&question))? {
             Some(true) => Ok(how),
-            Some(false) => Err(Error::Declined),
-            None => Err(Error::NoTerminal),
+            Some(false) => Err(CommandError::Declined),
+            None => Err(CommandError::NoTerminal),
         }
     }
 
@@ -233,12 +233,12 @@ impl Session<'_> {
         let reply = self.wait_for_trash()?;
         match reply.value.set_aside {
             0 => self.print(args.output, &reply, |_| String::new()),
-            n => Err(Error::SetAside(n)),
+            n => Err(CommandError::SetAside(n)),
         }
     }
 
-    fn wait_for_trash(&self) -> Result<Reply<trash::TrashStatus>> {
-        let mut shown = Progress::new("emptying the trash");
+    fn wait_for_trash(&self) -> Result<ApiReply<trash::TrashStatus>> {
+        let mut shown = ProgressDisplay::new("emptying the trash");
         let (mut pause, mut most) = (self.pause, 0);
         loop {
             let reply = self.client.trash()?;
@@ -257,7 +257,7 @@ impl Session<'_> {
     fn manifest(&mut self, args: &PvArgs) -> Result<()> {
         let volume = self.client.show(&args.name)?.value;
         let about = self.client.server()?.value.about;
-        let listens = || about.listen.first().map(SocketAddr::port).ok_or(Error::NoPort);
+        let listens = || about.listen.first().map(SocketAddr::port).ok_or(CommandError::NoPort);
         let port = args.port.map_or_else(listens, Ok)?;
         let by = about
             .server
@@ -280,7 +280,7 @@ impl Session<'_> {
             fits
         });
         labels.extend(args.label.iter().cloned());
-        let manifest = Manifest {
+        let manifest = PvManifest {
             name: args.called.clone().unwrap_or_else(|| args.name.to_string()),
             labels,
             volume: volume.spec.name.to_string(),
@@ -301,7 +301,7 @@ impl Session<'_> {
     fn print<T>(
         &mut self,
         output: OutputArg,
-        reply: &Reply<T>,
+        reply: &ApiReply<T>,
         text: impl FnOnce(&T) -> String,
     ) -> Result<()> {
         match output.output {
@@ -310,7 +310,7 @@ impl Session<'_> {
         }
     }
 
-    fn json<T>(&mut self, reply: &Reply<T>) -> Result<()> {
+    fn json<T>(&mut self, reply: &ApiReply<T>) -> Result<()> {
         Ok(writeln!(self.out, "{}", text::json(&reply.json))?)
     }
 }

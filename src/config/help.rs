@@ -1,4 +1,4 @@
-//! The texts below the options in the help: examples, and what is not about one option.
+//! The texts below the options in the help: examples, and notes that concern no single option.
 
 /// Below `berth --help`.
 pub const HELP: &str = "\

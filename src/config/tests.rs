@@ -1,9 +1,9 @@
 use super::*;
 
 fn serve(args: &[&str]) -> Result<Config> {
-    let args = Args::try_parse_from(["berth", "serve"].iter().chain(args))?;
+    let args = CommandLine::try_parse_from(["berth", "serve"].iter().chain(args))?;
     match args.command {
-        Command::Serve(serve) => serve.check(true),
+        BerthCommand::Serve(serve) => serve.check(true),
         _ => unreachable!("the command is serve"),
     }
 }
@@ -11,7 +11,7 @@ fn serve(args: &[&str]) -> Result<Config> {
 #[test]
 fn a_directory_is_enough() {
     let config = serve(&["./data"]).unwrap();
-    assert_eq!(config.source, Source::Directory("./data".into(), Ports::Privileged));
+    assert_eq!(config.source, ExportSource::Directory("./data".into(), Ports::Privileged));
     assert_eq!(config.listen, ["127.0.0.1:2049".parse().unwrap()]);
     assert_eq!((config.portmap, config.admin), (None, None));
     assert_eq!(config.handles, None);
@@ -20,13 +20,13 @@ fn a_directory_is_enough() {
 #[test]
 fn root_serves_a_directory_to_privileged_ports_unless_others_are_wanted() {
     let source = |args: &[&str], is_root| {
-        let args = Args::try_parse_from(["berth", "serve", "d"].iter().chain(args)).unwrap();
+        let args = CommandLine::try_parse_from(["berth", "serve", "d"].iter().chain(args)).unwrap();
         match args.command {
-            Command::Serve(serve) => serve.check(is_root).unwrap().source,
+            BerthCommand::Serve(serve) => serve.check(is_root).unwrap().source,
             _ => unreachable!("the command is serve"),
         }
     };
-    let expected = |ports| Source::Directory("d".into(), ports);
+    let expected = |ports| ExportSource::Directory("d".into(), ports);
     assert_eq!(source(&[], true), expected(Ports::Privileged));
     assert_eq!(source(&["--insecure"], true), expected(Ports::Any));
     assert_eq!(source(&[], false), expected(Ports::Any));
@@ -80,9 +80,9 @@ fn admin_hosts_have_no_port() {
 #[test]
 fn the_admin_socket_may_be_given_before_or_after_the_subcommand() {
     let socket = |words: &str| {
-        let args = Args::try_parse_from(words.split(' ')).unwrap();
+        let args = CommandLine::try_parse_from(words.split(' ')).unwrap();
         match args.command {
-            Command::Volume(volume) => volume.admin_socket,
+            BerthCommand::Volume(volume) => volume.admin_socket,
             _ => unreachable!("the command is volume"),
         }
     };
@@ -92,7 +92,7 @@ fn the_admin_socket_may_be_given_before_or_after_the_subcommand() {
 
 #[test]
 fn health_checks_nfs_or_the_admin_socket() {
-    let parse = |words: &str| Args::try_parse_from(words.split(' '));
+    let parse = |words: &str| CommandLine::try_parse_from(words.split(' '));
     assert!(parse("berth health").is_ok());
     assert!(parse("berth health --nfs 10.0.0.5:2049").is_ok());
     assert!(parse("berth health --admin-socket s").is_ok());
@@ -129,5 +129,5 @@ fn a_provisioner_needs_the_address_of_its_server() {
 #[test]
 fn clap_accepts_the_definitions() {
     use clap::CommandFactory;
-    Args::command().debug_assert();
+    CommandLine::command().debug_assert();
 }

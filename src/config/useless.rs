@@ -1,11 +1,13 @@
-//! Options that have no effect without another one. Whoever gives them expects something, so the
-//! start is refused. In the environment they may stand: an image sets them for whatever is served.
+//! Refuses options that have no effect without another option.
+//!
+//! An option on the command line is meant to have an effect. In the environment such options are
+//! allowed, because an image sets them whatever is served.
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 
-/// Options, the option that they need, and how that is written.
+/// Options, the option that they need, and that option as it is written.
 const NEEDS: [(&[&str], &str, &str); 3] = [
     (&["purge_rate", "recount", "overcommit", "admin_socket"], "volumes", "--volumes DIR"),
     (&["admin_host"], "admin", "--admin ADDR:PORT"),
@@ -16,7 +18,7 @@ const NEEDS: [(&[&str], &str, &str); 3] = [
     ),
 ];
 
-/// Checks the options of `berth serve`, as they were given on the command line.
+/// Checks the options of `berth serve` that were given on the command line.
 ///
 /// # Errors
 /// One of them has no effect; the error names it and what it needs.
@@ -40,12 +42,12 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
-    use crate::config::Args;
+    use crate::config::CommandLine;
 
     #[test]
     fn an_option_without_effect_is_refused_with_what_it_needs() {
         let said = |words: &str| {
-            let mut command = Args::command();
+            let mut command = CommandLine::command();
             let matches = command.try_get_matches_from_mut(words.split(' ')).unwrap();
             let (_, serve) = matches.subcommand().unwrap();
             check(&mut command, serve).map_err(|error| error.to_string())

@@ -6,6 +6,7 @@ use super::node::Node;
 use crate::errno::Result;
 use crate::quota::{Account, LimitRule};
 use crate::sys;
+use crate::sys::disk::DiskStatistics;
 
 /// Links that a file may surely have, where the file system does not say (POSIX).
 const LINKS_MIN: u32 = 8;
@@ -69,15 +70,18 @@ impl Fs {
     /// # Errors
     /// As statfs(2) has them.
     pub fn space(&self, node: &Node) -> Result<Space> {
-        let stat = rustix::fs::fstatvfs(node)?;
-        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        let stat = DiskStatistics::of(node)?;
         let disk = Space {
             bytes: Amount {
-                total: bytes(stat.f_blocks),
-                free: bytes(stat.f_bfree),
-                available: bytes(stat.f_bavail),
+                total: stat.total_bytes,
+                free: stat.free_bytes,
+                available: stat.available_bytes,
             },
-            inodes: Amount { total: stat.f_files, free: stat.f_ffree, available: stat.f_favail },
+            inodes: Amount {
+                total: stat.total_inodes,
+                free: stat.free_inodes,
+                available: stat.available_inodes,
+            },
         };
         Ok(node.root.account.as_ref().map_or(disk, |account| disk.within(account)))
     }
@@ -87,8 +91,8 @@ impl Fs {
     /// # Errors
     /// As [`Fs::space`].
     pub fn limits(&self, node: &Node) -> Result<Limits> {
-        let stat = rustix::fs::fstatvfs(node)?;
-        let name = u32::try_from(stat.f_namemax).unwrap_or(u32::MAX);
+        let name = DiskStatistics::of(node)?.name_max_bytes;
+        let name = u32::try_from(name).unwrap_or(u32::MAX);
         Ok(Limits {
             links: sys::file::link_max(node).unwrap_or(LINKS_MIN),
             name: name.min(u32::try_from(NAME_MAX).unwrap_or(u32::MAX)),

@@ -183,7 +183,7 @@ struct Context {
 
 impl Provisioner {
     /// Starts on the runtime that this runs on. `port` is where the server itself listens, `server`
-    /// which one it is ([`crate::state::State::server`]). Asks nobody yet: that the API server
+    /// which one it is ([`crate::state::StateFolder::server`]). Asks nobody yet: that the API server
     /// cannot be reached is no error.
     ///
     /// # Errors

@@ -1,9 +1,11 @@
-//! Flushing changes to stable storage, and what each file system guarantees about it.
+//! Flushing changes to stable storage, what each file system guarantees about it, and how large and
+//! full a file system is.
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::path::Path;
 
-use rustix::fs::{fdatasync, fsync, major, minor, syncfs};
+use rustix::fs::{StatVfs, fdatasync, fstatvfs, fsync, major, minor, statvfs, syncfs};
 
 use super::fault;
 use super::filesystem::FileSystem;
@@ -41,7 +43,7 @@ fn has_journal(fd: impl AsFd) -> bool {
     let device = format!("/sys/dev/block/{}:{}", major(stat.st_dev), minor(stat.st_dev));
     let Ok(device) = fs::canonicalize(device) else { return false };
     let Some(name) = device.file_name() else { return false };
-    let task = std::path::Path::new("/sys/fs/ext4").join(name).join("journal_task");
+    let task = Path::new("/sys/fs/ext4").join(name).join("journal_task");
     fs::read_to_string(task).is_ok_and(|task| task.trim().parse::<u32>().is_ok())
 }
 
@@ -72,6 +74,66 @@ pub fn flush_whole(fd: impl AsFd) -> Result<()> {
     Ok(syncfs(fd)?)
 }
 
+/// The size of a file system, and what is left of it, as statvfs(3) reports them.
+///
+/// What is available is free and not reserved for root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskStatistics {
+    /// Size in bytes.
+    pub total_bytes: u64,
+    /// Free bytes.
+    pub free_bytes: u64,
+    /// Free bytes that every user may use.
+    pub available_bytes: u64,
+    /// Number of inodes.
+    pub total_inodes: u64,
+    /// Free inodes.
+    pub free_inodes: u64,
+    /// Free inodes that every user may use.
+    pub available_inodes: u64,
+    /// Longest name of a file, in bytes.
+    pub name_max_bytes: u64,
+}
+
+impl DiskStatistics {
+    /// Reads the statistics of the file system of an open file. May block.
+    ///
+    /// # Errors
+    /// Those of fstatvfs(3).
+    pub fn of(fd: impl AsFd) -> Result<Self> {
+        Ok(Self::from(fstatvfs(fd)?))
+    }
+
+    /// Reads the statistics of the file system of `path`. May block.
+    ///
+    /// # Errors
+    /// Those of statvfs(3).
+    pub fn at(path: &Path) -> Result<Self> {
+        Ok(Self::from(statvfs(path)?))
+    }
+
+    /// The size without what is reserved for root, in bytes, as df(1) computes the percentage of
+    /// use: the file system is full when its users are out of space.
+    pub const fn usable_bytes(&self) -> u64 {
+        self.total_bytes.saturating_sub(self.free_bytes).saturating_add(self.available_bytes)
+    }
+}
+
+impl From<StatVfs> for DiskStatistics {
+    fn from(stat: StatVfs) -> Self {
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Self {
+            total_bytes: bytes(stat.f_blocks),
+            free_bytes: bytes(stat.f_bfree),
+            available_bytes: bytes(stat.f_bavail),
+            total_inodes: stat.f_files,
+            free_inodes: stat.f_ffree,
+            available_inodes: stat.f_favail,
+            name_max_bytes: stat.f_namemax,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +142,32 @@ mod tests {
     #[test]
     fn proc_guarantees_least() {
         assert_eq!(discipline(File::open("/proc").unwrap()), Discipline::Each);
+    }
+
+    #[test]
+    fn statistics_of_a_path_and_of_an_open_file_are_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let (at, of) =
+            (DiskStatistics::at(dir.path()), DiskStatistics::of(File::open(dir.path()).unwrap()));
+        let (at, of) = (at.unwrap(), of.unwrap());
+        assert_eq!((at.total_bytes, at.total_inodes), (of.total_bytes, of.total_inodes));
+        assert!(at.available_bytes <= at.free_bytes && at.free_bytes <= at.total_bytes, "{at:?}");
+        assert!(at.name_max_bytes >= 255, "{at:?}");
+        assert!(DiskStatistics::at(Path::new("/no/such/directory")).is_err());
+    }
+
+    #[test]
+    fn space_that_is_reserved_for_root_is_not_usable() {
+        let statistics = DiskStatistics {
+            total_bytes: 100,
+            free_bytes: 40,
+            available_bytes: 35,
+            total_inodes: 0,
+            free_inodes: 0,
+            available_inodes: 0,
+            name_max_bytes: 255,
+        };
+        assert_eq!(statistics.usable_bytes(), 95);
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! A bound on the log lines that peers can cause.
 //!
-//! A line counts if its event has a field `peer`, or is named [`OFTEN`] because the address is not
-//! known where it is written. Its kind is its place in the source. Of each kind, an address may
-//! cause [`PER_ADDRESS`] lines within a [`WINDOW`], and all addresses together [`PER_KIND`]; what
-//! is beyond is counted instead, and told in one line for each of the addresses that had most, and
-//! one for all others ([`Limiter::tell`]). Lines of the levels debug and trace are not bounded: an
-//! administrator who asks for them wants every one.
+//! A line is bounded if its event has a field `peer`, or has the name [`OFTEN`] because the address
+//! is not known where it is logged. Its kind is its place in the source. Within a [`WINDOW`], one
+//! address may cause [`PER_ADDRESS`] lines of a kind, and all addresses together [`PER_KIND`].
+//! Further lines are left out and counted. [`LogLimiter::report`] logs their number: one line for
+//! each of the addresses with the most, and one for all others. The levels debug and trace are not
+//! bounded, because they are enabled to see every line.
 //!
-//! The limiter itself keeps at most [`ADDRESSES`] addresses for each kind. IPv6 addresses count by
-//! their network of 64 bits, because a host has a whole one of them.
+//! For each kind, the limiter keeps at most [`ADDRESSES`] addresses. IPv6 addresses count by their
+//! network of 64 bits, because a host can use all addresses of one.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,10 +24,10 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// The name of events that peers can cause, and that know no address: `warn!(name: OFTEN, ...)`.
+/// The name of events that peers can cause and that have no address: `warn!(name: OFTEN, ...)`.
 pub const OFTEN: &str = "often";
 
-/// The name of the events that say what was left out.
+/// The name of the events that report what was left out.
 const LEFT_OUT: &str = "left out";
 
 /// Lines of one kind that one address may cause within a window.
@@ -36,25 +36,25 @@ const PER_ADDRESS: u32 = 10;
 /// Lines of one kind that all addresses together may cause within a window.
 const PER_KIND: u32 = 100;
 
-/// How long lines are counted together.
+/// Length of the window in which lines are counted together.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Addresses that are told apart within a window.
+/// Addresses that are counted separately within a window, for each kind of line.
 const ADDRESSES: usize = 256;
 
-/// Addresses that are named when it is told what was left out.
+/// Addresses that are named when left-out lines are reported, for each kind of line.
 const NAMED: usize = 5;
 
-/// Reports that wait to be told.
+/// Largest number of reports that wait to be logged.
 const REPORTS: usize = 64;
 
-/// Characters of a line's message that are kept.
+/// Characters of a message that are kept for the report.
 const MESSAGE_MAX: usize = 80;
 
-/// Bytes of a path or a name that are shown ([`Cut`]).
+/// Bytes of a path or a name that are shown by [`Cut`].
 const SHOWN_MAX: usize = 128;
 
-/// Bytes of a peer as text, cut to a bounded length.
+/// Bytes that a peer sent, displayed as text of a bounded length.
 pub struct Cut<'a>(pub &'a [u8]);
 
 impl fmt::Display for Cut<'_> {
@@ -68,87 +68,90 @@ impl fmt::Display for Cut<'_> {
     }
 }
 
-/// What was seen of each kind of line.
+/// Decides which lines are logged, and counts those that are not.
 #[derive(Debug, Default)]
-pub struct Limiter(Mutex<Seen>);
+pub struct LogLimiter(Mutex<LimiterState>);
 
 #[derive(Debug, Default)]
-struct Seen {
-    kinds: HashMap<Identifier, Kind>,
-    reports: Vec<Report>,
+struct LimiterState {
+    kinds: HashMap<Identifier, LineKind>,
+    reports: Vec<LeftOutReport>,
 }
 
 /// The lines of one place in the source in the current window.
 #[derive(Debug)]
-struct Kind {
+struct LineKind {
     message: String,
     since: Instant,
     lines: u32,
-    addresses: HashMap<Option<IpAddr>, Count>,
-    /// Left out of addresses that are not told apart.
+    addresses: HashMap<Option<IpAddr>, LineCount>,
+    /// Lines left out of addresses beyond [`ADDRESSES`].
     others: u64,
 }
 
 /// The lines of one address.
 #[derive(Clone, Copy, Debug, Default)]
-struct Count {
+struct LineCount {
     written: u32,
     left_out: u64,
 }
 
-/// Lines that were left out.
+/// A report of lines that were left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Report {
+struct LeftOutReport {
     message: String,
-    /// Whose; `None` for several.
+    /// The address that caused them; `None` for several.
     peer: Option<IpAddr>,
     lines: u64,
 }
 
-impl Limiter {
-    /// Says what was left out in the windows that are over. To be called about once a second.
-    pub fn tell(&self) {
-        self.tell_at(Instant::now());
+impl LogLimiter {
+    /// Logs what was left out in the windows that have ended. Must be called about once a second.
+    pub fn report(&self) {
+        self.report_at(Instant::now());
     }
 
-    /// Says what was left out until now: the last word.
-    pub fn tell_all(&self) {
-        self.tell_at(Instant::now() + WINDOW);
+    /// Logs what was left out in all windows, also in those that have not ended, before the process
+    /// exits.
+    pub fn report_all(&self) {
+        self.report_at(Instant::now() + WINDOW);
     }
 
-    fn tell_at(&self, now: Instant) {
-        for Report { message, peer, lines } in self.due(now) {
+    fn report_at(&self, now: Instant) {
+        for LeftOutReport { message, peer, lines } in self.due(now) {
             let peer = peer.map_or_else(|| "others".to_owned(), |peer| peer.to_string());
             tracing::warn!(
-                name: LEFT_OUT, left_out = lines, line = message, %peer, "lines were left out of the log"
+                name: LEFT_OUT, left_out = lines, line = message, %peer,
+                "lines were left out of the log"
             );
         }
     }
 
-    fn due(&self, now: Instant) -> Vec<Report> {
+    /// Ends the windows that are over at `now`, and returns the reports to log.
+    fn due(&self, now: Instant) -> Vec<LeftOutReport> {
         let mut seen = self.seen();
-        let Seen { kinds, reports } = &mut *seen;
+        let LimiterState { kinds, reports } = &mut *seen;
         for kind in kinds.values_mut().filter(|kind| kind.is_over(now)) {
-            kind.begin_anew(now, reports);
+            kind.begin_window(now, reports);
         }
         std::mem::take(reports)
     }
 
-    /// Whether an event may be written.
+    /// Whether an event may be logged. Counts it in either case.
     fn admits(&self, event: &Event<'_>) -> bool {
         let metadata = event.metadata();
         if !is_bounded(metadata) {
             return true;
         }
-        let mut facts = Facts::default();
+        let mut facts = EventOrigin::default();
         event.record(&mut facts);
         self.admit(metadata.callsite(), facts, Instant::now())
     }
 
-    fn admit(&self, place: Identifier, facts: Facts, now: Instant) -> bool {
+    fn admit(&self, place: Identifier, facts: EventOrigin, now: Instant) -> bool {
         let mut seen = self.seen();
-        let Seen { kinds, reports } = &mut *seen;
-        let kind = kinds.entry(place).or_insert_with(|| Kind {
+        let LimiterState { kinds, reports } = &mut *seen;
+        let kind = kinds.entry(place).or_insert_with(|| LineKind {
             message: facts.message.chars().take(MESSAGE_MAX).collect(),
             since: now,
             lines: 0,
@@ -156,18 +159,17 @@ impl Limiter {
             others: 0,
         });
         if kind.is_over(now) {
-            kind.begin_anew(now, reports);
+            kind.begin_window(now, reports);
         }
         kind.admit(facts.peer)
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        // Numbers for people: a panic spoils nothing.
+    fn seen(&self) -> MutexGuard<'_, LimiterState> {
         self.0.lock()
     }
 }
 
-impl Kind {
+impl LineKind {
     fn is_over(&self, now: Instant) -> bool {
         now.duration_since(self.since) >= WINDOW
     }
@@ -178,7 +180,7 @@ impl Kind {
             return false;
         }
         let count = self.addresses.entry(peer).or_default();
-        // Without an address there is only the bound for all.
+        // Lines without an address have only the bound for all addresses.
         let own = if peer.is_some() { PER_ADDRESS } else { PER_KIND };
         let admitted = count.written < own && self.lines < PER_KIND;
         if admitted {
@@ -190,8 +192,8 @@ impl Kind {
         admitted
     }
 
-    /// Ends the window, and begins another one.
-    fn begin_anew(&mut self, now: Instant, reports: &mut Vec<Report>) {
+    /// Ends the window, adds its reports to `reports`, and begins another window at `now`.
+    fn begin_window(&mut self, now: Instant, reports: &mut Vec<LeftOutReport>) {
         self.since = now;
         self.lines = 0;
         let mut left_out: Vec<_> =
@@ -203,7 +205,7 @@ impl Kind {
         let named = left_out.into_iter().map(|(peer, count)| (peer, count.left_out));
         for (peer, lines) in named.chain((others > 0).then_some((None, others))) {
             if reports.len() < REPORTS {
-                reports.push(Report { message: self.message.clone(), peer, lines });
+                reports.push(LeftOutReport { message: self.message.clone(), peer, lines });
             }
         }
     }
@@ -215,14 +217,14 @@ fn is_bounded(metadata: &Metadata<'_>) -> bool {
     !is_asked_for && is_caused && metadata.name() != LEFT_OUT
 }
 
-/// What an event says of who caused it.
+/// The fields of an event that tell who caused it, and for which line.
 #[derive(Debug, Default)]
-struct Facts {
+struct EventOrigin {
     peer: Option<IpAddr>,
     message: String,
 }
 
-impl Visit for Facts {
+impl Visit for EventOrigin {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         match field.name() {
             "peer" => self.peer = address(&format!("{value:?}")),
@@ -232,14 +234,14 @@ impl Visit for Facts {
     }
 }
 
-/// The address of a peer, as it counts.
+/// Parses the field `peer`, and returns the address by which it counts.
 fn address(text: &str) -> Option<IpAddr> {
     let socket = text.parse().map(|address: SocketAddr| address.ip());
     Some(network(socket.or_else(|_| text.parse()).ok()?))
 }
 
-/// What a peer counts by where there is a bound for each: its address, of IPv6 its network of 64
-/// bits, of which a host can have all addresses.
+/// Returns the address by which limits per peer count: an IPv4 address, or the network of 64 bits
+/// of an IPv6 address, because a host can use all addresses of one.
 pub const fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(ip),
@@ -247,20 +249,20 @@ pub const fn network(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// A format that writes only what the limiter admits.
-pub struct Bounded<F> {
+/// A format of the log that writes only the lines that a limiter admits.
+pub struct BoundedFormat<F> {
     format: F,
-    limiter: Arc<Limiter>,
+    limiter: Arc<LogLimiter>,
 }
 
-impl<F> Bounded<F> {
-    /// As `format`, within the bounds of `limiter`.
-    pub const fn new(format: F, limiter: Arc<Limiter>) -> Self {
+impl<F> BoundedFormat<F> {
+    /// Wraps a format.
+    pub const fn new(format: F, limiter: Arc<LogLimiter>) -> Self {
         Self { format, limiter }
     }
 }
 
-impl<S, N, F> FormatEvent<S, N> for Bounded<F>
+impl<S, N, F> FormatEvent<S, N> for BoundedFormat<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -290,9 +292,9 @@ pub(super) mod tests {
 
     /// The log of a test.
     #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
+    struct TestLog(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Log {
+    impl io::Write for TestLog {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().extend(bytes);
             Ok(bytes.len())
@@ -303,7 +305,7 @@ pub(super) mod tests {
         }
     }
 
-    impl MakeWriter<'_> for Log {
+    impl MakeWriter<'_> for TestLog {
         type Writer = Self;
 
         fn make_writer(&self) -> Self {
@@ -311,14 +313,14 @@ pub(super) mod tests {
         }
     }
 
-    /// The lines that are written while `work` runs, and the limiter that decided.
-    pub fn written(work: impl FnOnce(&Limiter)) -> Vec<String> {
-        let (log, limiter) = (Log::default(), Arc::new(Limiter::default()));
+    /// Returns the lines that are logged while `work` runs; `work` gets the limiter.
+    pub fn written(work: impl FnOnce(&LogLimiter)) -> Vec<String> {
+        let (log, limiter) = (TestLog::default(), Arc::new(LogLimiter::default()));
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(Level::DEBUG)
             .with_writer(log.clone())
             .with_ansi(false)
-            .map_event_format(|format| Bounded::new(format, Arc::clone(&limiter)))
+            .map_event_format(|format| BoundedFormat::new(format, Arc::clone(&limiter)))
             .finish();
         tracing::subscriber::with_default(subscriber, || work(&limiter));
         let text = String::from_utf8(log.0.lock().clone()).unwrap();
@@ -329,7 +331,7 @@ pub(super) mod tests {
         tracing::info!(%peer, "refused");
     }
 
-    /// In how many lines this is.
+    /// Counts the lines that contain `what`.
     pub fn count(lines: &[String], what: &str) -> usize {
         lines.iter().filter(|line| line.contains(what)).count()
     }
@@ -339,11 +341,11 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_address_causes_so_many_lines_of_a_kind_and_others_their_own() {
+    fn each_address_has_its_own_bound_for_each_kind_of_line() {
         let mut due = Vec::new();
         let lines = written(|limiter| {
             for n in 0..1000 {
-                refused(SocketAddr::from(([10, 0, 0, 1], n))); // another port is no other address
+                refused(SocketAddr::from(([10, 0, 0, 1], n))); // the port does not count
             }
             refused("10.0.0.2:1".parse().unwrap());
             tracing::warn!(peer = %"10.0.0.1:1", "another kind");
@@ -353,31 +355,32 @@ pub(super) mod tests {
         assert_eq!(count(&lines, "peer=10.0.0.2:"), 1);
         assert_eq!(count(&lines, "another kind"), 1);
         let peer = Some(IpAddr::from([10, 0, 0, 1]));
-        assert_eq!(due, [Report { message: "refused".into(), peer, lines: 990 }]);
+        assert_eq!(due, [LeftOutReport { message: "refused".into(), peer, lines: 990 }]);
     }
 
     #[test]
-    fn what_was_left_out_is_told_once_and_the_next_window_is_open() {
-        let at = |text: &str| Facts { peer: address(text), message: "m".into() };
-        let place = || Identifier(&PLACE);
-        let (limiter, start) = (Limiter::default(), Instant::now());
+    fn left_out_lines_are_reported_once_and_the_next_window_is_open() {
+        let at = |text: &str| EventOrigin { peer: address(text), message: "m".into() };
+        let place = || Identifier(&CALLSITE);
+        let (limiter, start) = (LogLimiter::default(), Instant::now());
         let admitted =
             |now| (0..30).filter(|_| limiter.admit(place(), at("10.0.0.1"), now)).count();
         assert_eq!(admitted(start), 10);
         assert_eq!(limiter.due(start), [], "the window is not over");
-        assert_eq!(admitted(start + WINDOW), 10, "and what the first one left out is not lost");
+        assert_eq!(admitted(start + WINDOW), 10, "what the first one left out is not lost");
         assert_eq!(limiter.due(start + WINDOW)[0].lines, 20);
         assert_eq!(limiter.due(start + 2 * WINDOW)[0].lines, 20);
         assert_eq!(limiter.due(start + 3 * WINDOW), []);
     }
 
     #[test]
-    fn many_addresses_together_have_a_bound_and_so_has_the_memory() {
-        let place = || Identifier(&PLACE);
-        let (limiter, now) = (Limiter::default(), Instant::now());
+    fn lines_and_memory_are_bounded_for_many_addresses() {
+        let place = || Identifier(&CALLSITE);
+        let (limiter, now) = (LogLimiter::default(), Instant::now());
         let mut admitted = 0;
         for n in 0..100_000_u32 {
-            let facts = Facts { peer: Some(IpAddr::from(n.to_be_bytes())), message: "m".into() };
+            let facts =
+                EventOrigin { peer: Some(IpAddr::from(n.to_be_bytes())), message: "m".into() };
             admitted += u32::from(limiter.admit(place(), facts, now));
         }
         assert_eq!(admitted, PER_KIND);
@@ -391,7 +394,7 @@ pub(super) mod tests {
         assert!(limiter.seen().kinds.values().all(|kind| kind.addresses.is_empty()));
         for n in 1..1000 {
             for _ in 0..20 {
-                limiter.admit(place(), Facts::default(), now + WINDOW * n);
+                limiter.admit(place(), EventOrigin::default(), now + WINDOW * n);
             }
         }
         assert!(limiter.seen().reports.len() <= REPORTS);
@@ -401,20 +404,20 @@ pub(super) mod tests {
     fn only_what_peers_cause_is_bounded() {
         let lines = written(|limiter| {
             for n in 0..500 {
-                tracing::info!(n, "of our own");
-                tracing::debug!(peer = %"10.0.0.1:1", "asked for");
-                tracing::warn!(name: OFTEN, "of whomever");
+                tracing::info!(n, "without a peer");
+                tracing::debug!(peer = %"10.0.0.1:1", "for debugging");
+                tracing::warn!(name: OFTEN, "of any peer");
             }
-            limiter.tell_all();
+            limiter.report_all();
         });
-        assert_eq!(count(&lines, "of our own"), 500);
-        assert_eq!(count(&lines, "asked for"), 500);
-        assert_eq!(count(&lines, "of whomever"), 101, "and one that says how many are missing");
+        assert_eq!(count(&lines, "without a peer"), 500);
+        assert_eq!(count(&lines, "for debugging"), 500);
+        assert_eq!(count(&lines, "of any peer"), 101, "and one that reports the rest");
         assert_eq!(count(&lines, "left_out=400"), 1);
     }
 
     #[test]
-    fn addresses_count_by_what_a_host_has_of_them() {
+    fn ipv6_addresses_count_by_their_network() {
         let check = |text: &str, expected: &str| {
             assert_eq!(address(text), Some(expected.parse().unwrap()), "{text}");
         };
@@ -434,16 +437,16 @@ pub(super) mod tests {
         assert!(cut.ends_with("\\x01... (1000 bytes)") && cut.len() < 5 * SHOWN_MAX, "{cut}");
     }
 
-    /// A place in the source.
-    struct Place;
+    /// A place in the source that logs.
+    struct TestCallsite;
 
-    static PLACE: Place = Place;
+    static CALLSITE: TestCallsite = TestCallsite;
 
-    impl tracing::Callsite for Place {
+    impl tracing::Callsite for TestCallsite {
         fn set_interest(&self, _: tracing::subscriber::Interest) {}
 
         fn metadata(&self) -> &Metadata<'_> {
-            unreachable!("nobody asks")
+            unreachable!("the limiter does not use it")
         }
     }
 }

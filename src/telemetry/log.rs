@@ -1,4 +1,4 @@
-//! The log: to standard error, as text or JSON, as detailed as `RUST_LOG` says.
+//! The log on standard error, as text or JSON, filtered by `RUST_LOG`.
 
 use std::env;
 use std::error::Error;
@@ -9,34 +9,34 @@ use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::bounded::{Bounded, Limiter};
+use super::bounded::{BoundedFormat, LogLimiter};
 use super::panics;
 
-/// How a line of the log looks.
+/// Formats of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub enum LogFormat {
     /// For people.
     Text,
     /// For programs.
     Json,
 }
 
-/// The client of Kubernetes logs each call that fails as an error, without the address; its callers
-/// report it, once.
+/// The filter that turns off a target of the Kubernetes client, which logs every call that fails as
+/// an error, without its address. The callers log such errors once.
 const CLIENT_QUIET: &str = "kube_client::client::builder=off";
 
-/// Whether somebody wants to see what that client logs.
-fn asks_for_client(filter: &str) -> bool {
+/// Whether `RUST_LOG` has a filter for the Kubernetes client.
+fn filters_client(filter: &str) -> bool {
     filter.contains("kube")
 }
 
-/// Starts logging, for the whole process, panics too. Filters that make no sense in `RUST_LOG` are
-/// left out. Returns what bounds the lines that peers cause.
-pub fn start(format: Format) -> Arc<Limiter> {
-    let limiter = Arc::<Limiter>::default();
+/// Starts the log of the process, which includes panics, and returns the limiter of lines that
+/// peers can cause. Invalid filters in `RUST_LOG` are ignored. Must be called once.
+pub fn start(format: LogFormat) -> Arc<LogLimiter> {
+    let limiter = Arc::<LogLimiter>::default();
     let filter =
         EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let filter = if asks_for_client(&env::var("RUST_LOG").unwrap_or_default()) {
+    let filter = if filters_client(&env::var("RUST_LOG").unwrap_or_default()) {
         filter
     } else {
         filter.add_directive(CLIENT_QUIET.parse().expect("the directive is well-formed"))
@@ -46,20 +46,20 @@ pub fn start(format: Format) -> Arc<Limiter> {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());
     match format {
-        Format::Text => {
+        LogFormat::Text => {
             let log = log.with_target(false);
-            log.map_event_format(|format| Bounded::new(format, Arc::clone(&limiter))).init();
+            log.map_event_format(|format| BoundedFormat::new(format, Arc::clone(&limiter))).init();
         }
-        Format::Json => {
+        LogFormat::Json => {
             let log = log.json().flatten_event(true);
-            log.map_event_format(|format| Bounded::new(format, Arc::clone(&limiter))).init();
+            log.map_event_format(|format| BoundedFormat::new(format, Arc::clone(&limiter))).init();
         }
     }
     panics::log();
     limiter
 }
 
-/// An error with all that caused it, in one line.
+/// Displays an error with its causes in one line, separated by colons.
 pub struct Chain<'a>(pub &'a dyn Error);
 
 impl fmt::Display for Chain<'_> {

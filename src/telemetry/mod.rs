@@ -1,4 +1,4 @@
-//! What the process says of itself.
+//! Telemetry: the log, and the metrics.
 
 pub mod bounded;
 pub mod log;

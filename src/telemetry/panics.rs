@@ -1,7 +1,8 @@
-//! Panics go to the log, within the bound for lines that peers can cause ([`OFTEN`]).
+//! Logs panics, within the bound for lines that peers can cause ([`OFTEN`]).
 //!
-//! A call that panics costs its connection and no more, so a peer that finds one can repeat it at
-//! the speed of the network. Rust's own hook writes to standard error each time.
+//! A call that panics closes its connection and nothing else, so a peer that knows such a call can
+//! repeat it at the speed of the network. Rust's default hook would write to standard error each
+//! time.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{self, PanicHookInfo};
@@ -9,8 +10,7 @@ use std::thread;
 
 use super::bounded::{Cut, OFTEN};
 
-/// Has panics of the whole process reported in the log. `RUST_BACKTRACE` adds a backtrace, as
-/// usual.
+/// Installs the panic hook of the process. `RUST_BACKTRACE` adds a backtrace, as usual.
 pub fn log() {
     panic::set_hook(Box::new(report));
 }
@@ -38,7 +38,7 @@ mod tests {
     use crate::telemetry::bounded::tests::{count, written};
 
     #[test]
-    fn panics_fill_no_log() {
+    fn repeated_panics_are_bounded() {
         let before = panic::take_hook();
         log();
         let lines = written(|limiter| {
@@ -46,7 +46,7 @@ mod tests {
                 let panics = || panic!("number {n} {}", "x".repeat(10_000));
                 panic::catch_unwind(panics).unwrap_err();
             }
-            limiter.tell_all();
+            limiter.report_all();
         });
         panic::set_hook(before);
         let kind = "a thread panicked";

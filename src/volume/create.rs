@@ -84,7 +84,7 @@ impl Volumes {
         if spec.clients.is_empty() {
             return Err(Error::Invalid("nobody may use the volume; name a client, or *".into()));
         }
-        let size = self.disk()?.size;
+        let size = self.disk()?.size_bytes;
         let wanted = spec.capacity;
         if wanted > size { Err(Error::TooLarge { wanted, size }) } else { Ok(()) }
     }

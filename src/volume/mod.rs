@@ -62,7 +62,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use rustix::fs::statvfs;
 use serde::{Deserialize, Serialize};
 
 use clone::CloneJob;
@@ -77,6 +76,7 @@ use scanner::Scanner;
 use spec::{QuotaMode, Spec, VolumeStatus, inodes_of};
 use trash::Trash;
 
+use crate::errno;
 use crate::export::ExportId;
 use crate::export::table::Exports;
 use crate::export::traffic;
@@ -84,6 +84,7 @@ use crate::fs::Fs;
 use crate::fs::root::HandleKind;
 use crate::quota::ledger::Ledger;
 use crate::quota::{Account, LimitRule, QuotaLimits};
+use crate::sys::disk::DiskStatistics;
 
 /// The volumes of a server.
 pub struct Volumes {
@@ -202,13 +203,31 @@ pub enum Reclaimed {
     Retained(Box<VolumeStatus>),
 }
 
-/// The space of the disk that the volumes share.
+/// The size and the free space of a disk, without what is reserved for root.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DiskSpace {
-    /// The size in bytes, without what is reserved for root.
-    pub size: u64,
-    /// The free space in bytes.
-    pub free: u64,
+    /// Size in bytes.
+    #[serde(rename = "size")]
+    pub size_bytes: u64,
+    /// Free bytes.
+    #[serde(rename = "free")]
+    pub free_bytes: u64,
+}
+
+impl DiskSpace {
+    /// Reads the space of the disk on which `path` lies. May block.
+    ///
+    /// # Errors
+    /// Those of statvfs(3).
+    pub fn at(path: &Path) -> errno::Result<Self> {
+        let statistics = DiskStatistics::at(path)?;
+        Ok(Self { size_bytes: statistics.usable_bytes(), free_bytes: statistics.available_bytes })
+    }
+
+    /// Returns the bytes in use.
+    pub const fn used_bytes(&self) -> u64 {
+        self.size_bytes.saturating_sub(self.free_bytes)
+    }
 }
 
 /// Creates the directory for volumes if it is missing, so that other files may be put there before
@@ -225,7 +244,7 @@ pub fn prepare(dir: &Path) -> Result<()> {
 impl Volumes {
     /// Returns all volumes, sorted by name.
     pub fn list(&self) -> Vec<VolumeStatus> {
-        let free = self.disk().map_or(u64::MAX, |disk| disk.free);
+        let free = self.disk().map_or(u64::MAX, |disk| disk.free_bytes);
         let mut mounts = self.mounts_by_name();
         let table = self.table.read();
         let status = |(name, entry): (&VolumeName, &VolumeEntry)| {
@@ -239,7 +258,7 @@ impl Volumes {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn show(&self, name: &VolumeName) -> Result<VolumeStatus> {
-        let free = self.disk().map_or(u64::MAX, |disk| disk.free);
+        let free = self.disk().map_or(u64::MAX, |disk| disk.free_bytes);
         let mounts = self.mounts_by_name().remove(name.as_str()).unwrap_or_default();
         let entry = self.entry(name)?;
         let mut status = entry.status(&self.layout, free, mounts);
@@ -322,17 +341,10 @@ impl Volumes {
     /// Returns the space of the disk that the volumes share.
     ///
     /// # Errors
-    /// statvfs(2) fails.
+    /// Those of statvfs(3).
     pub fn disk(&self) -> Result<DiskSpace> {
         let dir = self.layout.dir();
-        let stat =
-            statvfs(dir).map_err(|errno| Error::io("get the free space of", dir)(errno.into()))?;
-        let used = stat.f_blocks.saturating_sub(stat.f_bfree);
-        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Ok(DiskSpace {
-            size: bytes(used.saturating_add(stat.f_bavail)),
-            free: bytes(stat.f_bavail),
-        })
+        DiskSpace::at(dir).map_err(|errno| Error::io("get the free space of", dir)(errno.into()))
     }
 
     /// Sets the function that lists the mounts of clients.

@@ -35,7 +35,7 @@ impl CommittedCapacity {
 impl Volumes {
     /// Returns the sum of all capacities and its limit. Calls statvfs(2).
     pub fn committed_capacity(&self) -> CommittedCapacity {
-        let disk = self.disk().ok().map(|disk| disk.size);
+        let disk = self.disk().ok().map(|disk| disk.size_bytes);
         CommittedCapacity { promised: self.promised(None), disk, overcommit: self.overcommit }
     }
 

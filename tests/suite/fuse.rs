@@ -187,7 +187,7 @@ fn a_start_waits_for_a_file_system_that_is_away() {
     fuse.kill();
     for goes_on in [false, true] {
         s.launch_without_waiting();
-        let told = |times| s.log().matches("until it is back: mount it anew").count() == times;
+        let told = |times| s.log().matches("until it is back: mount it again").count() == times;
         eventually("it says what it waits for", || told(1 + usize::from(goes_on)));
         assert_eq!(http_status(&admin, "/livez"), 200);
         assert_eq!(http_status(&admin, "/readyz"), 503);

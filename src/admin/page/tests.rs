@@ -1,6 +1,7 @@
 use super::*;
 use crate::admin::rates::EVERY;
 use crate::telemetry::metrics::Throughput;
+use crate::volume::DiskSpace;
 use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::overcommit::CommittedCapacity;
 use crate::volume::progress::ProgressSnapshot;
@@ -9,8 +10,8 @@ use std::time::Instant;
 
 const GIB: u64 = 1 << 30;
 
-fn view() -> View {
-    View {
+fn view() -> PageContext {
+    PageContext {
         ready: Ok(()),
         uptime: Duration::from_secs(90_000),
         listen: vec!["10.0.0.1:2049".parse().unwrap()],
@@ -42,12 +43,12 @@ fn status(name: &str, used: u64, capacity: u64) -> VolumeStatus {
     }
 }
 
-fn page(view: &View, found: Found) -> String {
-    render(view, &Content::Loaded { exports: Vec::new(), volumes: Some(found) })
+fn page(view: &PageContext, found: VolumesSnapshot) -> String {
+    render(view, &PageContent::Loaded { exports: Vec::new(), volumes: Some(found) })
 }
 
 fn page_of(volumes: Vec<VolumeStatus>) -> String {
-    page(&view(), Found { volumes, ..Found::default() })
+    page(&view(), VolumesSnapshot { volumes, ..VolumesSnapshot::default() })
 }
 
 #[track_caller]
@@ -91,23 +92,23 @@ fn all_text_is_escaped() {
     };
     let mut failed = status("c", 0, 1);
     failed.phase = VolumePhase::Failed { message: script.into() };
-    let found = Found {
+    let found = VolumesSnapshot {
         volumes: vec![lost, cloning, failed],
         trash: trash::TrashStatus { current: Some(script.into()), ..Default::default() },
         faults: vec![script.into()],
         disk: None,
         promise: CommittedCapacity::default(),
     };
-    let exports = vec![Exported {
+    let exports = vec![StaticExport {
         path: script.into(),
         directory: script.into(),
         clients: vec![script.into()],
-        disk: Some(DiskSpace { size: 1, free: 1 }),
+        disk: Some(DiskSpace { size_bytes: 1, free_bytes: 1 }),
     }];
-    let view = View { ready: Err(script.into()), ..view() };
-    let page = render(&view, &Content::Loaded { exports, volumes: Some(found) });
+    let view = PageContext { ready: Err(script.into()), ..view() };
+    let page = render(&view, &PageContent::Loaded { exports, volumes: Some(found) });
     assert!(!page.contains("<script"), "{page}");
-    let shown = page.matches("&lt;script&gt;alert(1)&lt;&amp;&quot;&#39;").count();
+    let shown = page.matches("&lt;script&gt;alert(1)&lt;&amp;&quot;'").count();
     // In the order of the fields above: name, label of its bar, message, origin, message, trash,
     // fault; path, label of its bar, directory, client; the reason why it is not ready.
     assert_eq!(shown, 12, "{page}");
@@ -133,8 +134,12 @@ fn failed_volumes_come_first_and_then_the_fullest() {
 #[test]
 fn only_the_fullest_of_many_volumes_are_shown_unless_all_are_requested() {
     let many: Vec<_> = (0..10_000).map(|n| status(&format!("v{n}"), n, 10_000)).collect();
-    let page_of =
-        |all| page(&View { all, ..view() }, Found { volumes: many.clone(), ..Found::default() });
+    let page_of = |all| {
+        page(
+            &PageContext { all, ..view() },
+            VolumesSnapshot { volumes: many.clone(), ..VolumesSnapshot::default() },
+        )
+    };
     let fullest = page_of(false);
     assert_eq!(fullest.matches("scope=\"row\"").count(), 200);
     has(&fullest, "<bdi>v9999</bdi>");
@@ -148,7 +153,7 @@ fn only_the_fullest_of_many_volumes_are_shown_unless_all_are_requested() {
 
 #[test]
 fn disk_capacities_and_trash_are_shown() {
-    let found = Found {
+    let found = VolumesSnapshot {
         volumes: vec![status("a", GIB, 6 * GIB), status("b", 2 * GIB, 6 * GIB)],
         trash: trash::TrashStatus {
             waiting: 2,
@@ -157,7 +162,7 @@ fn disk_capacities_and_trash_are_shown() {
             current: Some("x".into()),
             ..trash::TrashStatus::default()
         },
-        disk: Some(DiskSpace { size: 8 * GIB, free: GIB }),
+        disk: Some(DiskSpace { size_bytes: 8 * GIB, free_bytes: GIB }),
         faults: vec!["cannot read registry/x".into()],
         promise: CommittedCapacity {
             promised: 12 * GIB,
@@ -184,8 +189,9 @@ fn health_and_traffic_are_shown() {
     rates.sample(start, Throughput::default());
     let counted = Throughput { calls: 30_000, read: 6 << 20, written: 3 << 30 };
     rates.sample(start + EVERY, counted);
-    let view = View { rates, refused: 3, ready: Err("the server is stopping".into()), ..view() };
-    let page = render(&view, &Content::Unavailable);
+    let view =
+        PageContext { rates, refused: 3, ready: Err("the server is stopping".into()), ..view() };
+    let page = render(&view, &PageContent::Unavailable);
     for part in [
         "Not ready: the server is stopping",
         "up 1 d 1 h",
@@ -199,7 +205,7 @@ fn health_and_traffic_are_shown() {
     ] {
         has(&page, part);
     }
-    let ready = render(&self::view(), &Content::Starting);
+    let ready = render(&self::view(), &PageContent::Starting);
     has(&ready, "role=\"status\">Ready</p>");
     has(&ready, "The server is starting.");
     assert!(!ready.contains("refused"));
@@ -207,13 +213,13 @@ fn health_and_traffic_are_shown() {
 
 #[test]
 fn without_volumes_the_exports_are_listed() {
-    let export = Exported {
+    let export = StaticExport {
         path: "/data".into(),
         directory: "/srv/data".into(),
         clients: vec!["10.0.0.0/8".into(), "*".into()],
         disk: None,
     };
-    let page = render(&view(), &Content::Loaded { exports: vec![export], volumes: None });
+    let page = render(&view(), &PageContent::Loaded { exports: vec![export], volumes: None });
     for part in ["<bdi>/data</bdi>", "<bdi>/srv/data</bdi>", ">10.0.0.0/8, *<", ">unknown<"] {
         has(&page, part);
     }
@@ -235,14 +241,14 @@ fn the_page_has_no_external_resources() {
 fn every_element_is_closed() {
     let mut lost = status("lost", 0, 10);
     lost.phase = VolumePhase::Lost { message: "gone".into() };
-    let found = Found {
+    let found = VolumesSnapshot {
         volumes: vec![status("a", 1, 2), lost],
         faults: vec!["a fault".into()],
-        disk: Some(DiskSpace { size: 2, free: 1 }),
-        ..Found::default()
+        disk: Some(DiskSpace { size_bytes: 2, free_bytes: 1 }),
+        ..VolumesSnapshot::default()
     };
-    let export = Exported { path: "/x".into(), ..Exported::default() };
-    let content = Content::Loaded { exports: vec![export], volumes: Some(found) };
+    let export = StaticExport { path: "/x".into(), ..StaticExport::default() };
+    let content = PageContent::Loaded { exports: vec![export], volumes: Some(found) };
     let page = render(&view(), &content);
     let mut open = Vec::new();
     for tag in page.split('<').skip(2).map(|rest| rest.split('>').next().unwrap()) {
@@ -269,7 +275,7 @@ fn sample() -> String {
         counted.written += (more % 977) * 70_000;
         rates.sample(start + EVERY * n, counted);
     }
-    let view = View { rates, refused: 2, ..view() };
+    let view = PageContext { rates, refused: 2, ..view() };
     let mut volumes: Vec<_> = (1..24)
         .map(|n: u8| (u64::from(n), n))
         .map(|(n, small)| {
@@ -296,7 +302,7 @@ fn sample() -> String {
     };
     let message = "cannot open /export/data/web: No such file or directory (os error 2)".into();
     volumes[2].phase = VolumePhase::Lost { message };
-    let found = Found {
+    let found = VolumesSnapshot {
         volumes,
         trash: trash::TrashStatus {
             waiting: 3,
@@ -306,16 +312,16 @@ fn sample() -> String {
             ..trash::TrashStatus::default()
         },
         faults: vec!["cannot read registry/pvc-77.json: it is damaged".into()],
-        disk: Some(DiskSpace { size: 960 * GIB, free: 311 * GIB }),
+        disk: Some(DiskSpace { size_bytes: 960 * GIB, free_bytes: 311 * GIB }),
         promise: CommittedCapacity { promised: 1_200 * GIB, ..CommittedCapacity::default() },
     };
-    let export = Exported {
+    let export = StaticExport {
         path: "/srv/shared".into(),
         directory: "/srv/shared".into(),
         clients: vec!["10.0.0.0/8".into(), "backup.example.org".into()],
-        disk: Some(DiskSpace { size: 960 * GIB, free: 311 * GIB }),
+        disk: Some(DiskSpace { size_bytes: 960 * GIB, free_bytes: 311 * GIB }),
     };
-    render(&view, &Content::Loaded { exports: vec![export], volumes: Some(found) })
+    render(&view, &PageContent::Loaded { exports: vec![export], volumes: Some(found) })
 }
 
 #[test]

@@ -4,22 +4,22 @@ use clap::Parser;
 
 use super::*;
 use crate::admin::api::VolumeApi;
-use crate::admin::fake::{FakeVolumes, Served, name};
+use crate::admin::fake::{FakeServer, FakeVolumes, name};
 
 #[derive(Parser)]
-struct Words {
+struct TestCommandLine {
     #[command(flatten)]
     volume: VolumeArgs,
 }
 
 /// The result of a command.
-struct Outcome {
+struct CommandOutcome {
     out: String,
-    error: Option<Error>,
+    error: Option<CommandError>,
     questions: Vec<String>,
 }
 
-impl Outcome {
+impl CommandOutcome {
     #[track_caller]
     fn prints(self, out: &str) {
         assert!(self.error.is_none(), "{:?}", self.error);
@@ -35,27 +35,27 @@ impl Outcome {
 }
 
 /// Runs a command; `consent` is the reply to questions, `None` if there is no terminal.
-fn run_asking(served: &Served, words: &str, consent: Option<bool>) -> Outcome {
+fn run_asking(served: &FakeServer, words: &str, consent: Option<bool>) -> CommandOutcome {
     let words = ["berth"].into_iter().chain(words.split_whitespace());
-    let args = Words::try_parse_from(words).map_err(|e| e.to_string()).unwrap().volume;
+    let args = TestCommandLine::try_parse_from(words).map_err(|e| e.to_string()).unwrap().volume;
     let (mut out, mut questions) = (Vec::new(), Vec::new());
     let mut ask = |question: &str| {
         questions.push(question.to_owned());
         Ok(consent)
     };
-    let client = Client::new(&served.path).unwrap();
+    let client = AdminClient::new(&served.path).unwrap();
     let pause = Duration::from_millis(1);
-    let done = Session { client, out: &mut out, ask: &mut ask, pause }.run(&args.command);
-    Outcome { out: String::from_utf8(out).unwrap(), error: done.err(), questions }
+    let done = CommandSession { client, out: &mut out, ask: &mut ask, pause }.run(&args.command);
+    CommandOutcome { out: String::from_utf8(out).unwrap(), error: done.err(), questions }
 }
 
-fn run(served: &Served, words: &str) -> Outcome {
+fn run(served: &FakeServer, words: &str) -> CommandOutcome {
     run_asking(served, words, None)
 }
 
 #[test]
 fn creating_prints_nothing_and_may_be_repeated() {
-    let served = Served::start(FakeVolumes::with(&[]));
+    let served = FakeServer::start(FakeVolumes::with(&[]));
     run(&served, "create new --capacity 10Gi").prints("");
     run(&served, "create new --capacity 10Gi").prints("");
     let message = run(&served, "create new --capacity 20Gi --mode 700").fails(Exit::Conflict);
@@ -71,7 +71,7 @@ fn creating_prints_nothing_and_may_be_repeated() {
 
 #[test]
 fn cloning_waits_until_the_copy_is_ready() {
-    let served = Served::start(FakeVolumes::with(&["source"]));
+    let served = FakeServer::start(FakeVolumes::with(&["source"]));
     run(&served, "clone source copy --capacity 20Gi").prints("");
     let copy = served.volumes.show(&name("copy")).unwrap();
     assert_eq!((copy.phase, copy.spec.capacity), (VolumePhase::Ready, 20 << 30));
@@ -83,20 +83,20 @@ fn cloning_waits_until_the_copy_is_ready() {
 
 #[test]
 fn a_failed_clone_reports_the_reason() {
-    let served = Served::start(FakeVolumes::with(&["broken"]));
+    let served = FakeServer::start(FakeVolumes::with(&["broken"]));
     let message = run(&served, "clone broken copy").fails(Exit::Failed);
     assert!(message.contains("copy") && message.contains("broken"), "{message}");
-    let served = Served::start(FakeVolumes::with(&["crowded"]));
+    let served = FakeServer::start(FakeVolumes::with(&["crowded"]));
     let message = run(&served, "clone crowded copy").fails(Exit::NoSpace);
     assert!(message.contains("full"), "{message}");
-    let served = Served::start(FakeVolumes::with(&["fleeting"]));
+    let served = FakeServer::start(FakeVolumes::with(&["fleeting"]));
     let message = run(&served, "clone fleeting copy").fails(Exit::Failed);
     assert!(message.contains("again"), "{message}");
 }
 
 #[test]
 fn json_is_what_the_server_sends() {
-    let served = Served::start(FakeVolumes::with(&["a", "b"]));
+    let served = FakeServer::start(FakeVolumes::with(&["a", "b"]));
     let one = serde_json::to_string(&served.volumes.show(&name("a")).unwrap()).unwrap() + "\n";
     run(&served, "show a -o json").prints(&one);
     run(&served, "create a --capacity 10Gi -o json").prints(&one);
@@ -110,7 +110,7 @@ fn json_is_what_the_server_sends() {
 
 #[test]
 fn expand_changes_the_limits() {
-    let served = Served::start(FakeVolumes::with(&["a"]));
+    let served = FakeServer::start(FakeVolumes::with(&["a"]));
     run(&served, "expand a --capacity 20Gi").prints("");
     run(&served, "expand a --inodes 5").prints("");
     let spec = served.volumes.show(&name("a")).unwrap().spec;
@@ -122,7 +122,7 @@ fn expand_changes_the_limits() {
 
 #[test]
 fn every_kind_of_error_has_its_exit_code() {
-    let served = Served::start(FakeVolumes::with(&[]));
+    let served = FakeServer::start(FakeVolumes::with(&[]));
     let check = |name, exit| drop(run(&served, &format!("show {name}")).fails(exit));
     check("nothing", Exit::NotFound);
     check("invalid", Exit::Usage);
@@ -130,17 +130,17 @@ fn every_kind_of_error_has_its_exit_code() {
     check("nospace", Exit::NoSpace);
     check("busy", Exit::Busy);
     check("internal", Exit::Failed);
-    let Served { path, .. } = &served;
+    let FakeServer { path, .. } = &served;
     let path = path.clone();
     drop(served);
-    let error = Error::from(Client::new(&path).unwrap().list().unwrap_err());
+    let error = CommandError::from(AdminClient::new(&path).unwrap().list().unwrap_err());
     assert_eq!(error.exit(), Exit::Unreachable);
     assert!(error.to_string().contains("berth serve"), "{error}");
 }
 
 #[test]
 fn nothing_is_destroyed_without_confirmation() {
-    let served = Served::start(FakeVolumes::with(&["a"]));
+    let served = FakeServer::start(FakeVolumes::with(&["a"]));
     served.volumes.change("a", |a| a.used = 3 << 30);
     for words in ["delete a", "archive a", "recycle a", "delete a --on-delete archive"] {
         let message = run(&served, words).fails(Exit::Usage);
@@ -155,7 +155,7 @@ fn nothing_is_destroyed_without_confirmation() {
 
 #[test]
 fn the_confirmed_action_is_carried_out() {
-    let served = Served::start(FakeVolumes::with(&["a", "b", "c", "d"]));
+    let served = FakeServer::start(FakeVolumes::with(&["a", "b", "c", "d"]));
     let outcome = run_asking(&served, "recycle a", Some(true));
     assert_eq!(outcome.questions.len(), 1);
     outcome.prints("volume a is recycled: it is empty, and clients must mount it again\n");
@@ -179,7 +179,7 @@ fn the_confirmed_action_is_carried_out() {
 
 #[test]
 fn a_volume_in_use_by_a_claim_is_reclaimed_only_with_force() {
-    let served = Served::start(FakeVolumes::with(&["held"]));
+    let served = FakeServer::start(FakeVolumes::with(&["held"]));
     for words in ["delete held", "delete held --on-delete archive", "archive held", "recycle held"]
     {
         let message = run(&served, &format!("{words} --yes")).fails(Exit::Conflict);
@@ -195,7 +195,7 @@ fn a_volume_in_use_by_a_claim_is_reclaimed_only_with_force() {
 
 #[test]
 fn the_trash_is_shown_or_waited_for() {
-    let served = Served::start(FakeVolumes::with(&[]));
+    let served = FakeServer::start(FakeVolumes::with(&[]));
     served.volumes.litter(3, 0);
     let out = run(&served, "trash").out;
     assert!(out.starts_with("Waiting:    3\nCurrent:    a\\u{1b}[31m\n"), "{out}");
@@ -208,7 +208,7 @@ fn the_trash_is_shown_or_waited_for() {
 
 #[test]
 fn a_manifest_needs_only_the_address_of_the_server() {
-    let served = Served::start(FakeVolumes::with(&["data", "My_Data"]));
+    let served = FakeServer::start(FakeVolumes::with(&["data", "My_Data"]));
     served.volumes.change("data", |data| {
         data.spec.labels.insert("team".into(), "blue".into());
         data.spec.labels.insert("not".into(), "for kubernetes".into());

@@ -1,8 +1,8 @@
 //! The metrics as text, in the format that Prometheus reads (OpenMetrics 1.0).
 //!
-//! Numbers that the parts of the server keep anyway are not counted twice: they are asked for when
-//! somebody wants them, and come here as [`Gauges`] and [`Volumes`]. A latency histogram is written
-//! for those procedures only that were called.
+//! Numbers that the parts of the server keep anyway are not counted twice: a scrape reads them, as
+//! [`Gauges`] and [`VolumesSample`]. Latency histograms are written only for procedures that were
+//! called.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,65 +15,74 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::{BOUNDS, BUCKETS, Metrics, Sum};
 
-/// What the text is, for HTTP.
+/// The content type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Numbers of this moment, of parts that every server has.
+/// Current values of parts that every server has.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Gauges {
-    /// Connections that are open.
+    /// Open connections.
     pub connections: usize,
     /// Calls that wait for a thread of the pool.
     pub queue: usize,
-    /// Bytes that peers make the server hold.
+    /// Bytes of calls and replies that the server holds for peers.
     pub memory: usize,
-    /// The most that they may.
+    /// The limit of these bytes.
     pub memory_limit: usize,
-    /// How often a connection had to wait for memory.
+    /// Number of times that a connection waited for memory.
     pub memory_waits: u64,
-    /// Files that are open.
+    /// Files that are kept open.
     pub nodes: usize,
-    /// Look-ups that found their file open.
+    /// Lookups that found their file open.
     pub node_hits: u64,
-    /// Files that had to be opened.
+    /// Lookups that had to open their file.
     pub node_misses: u64,
-    /// How often files, directories or file systems were flushed.
+    /// Flushes of files, directories and file systems.
     pub flushes: u64,
 }
 
-/// Numbers of the volumes, where there are any.
+/// Current values of the volumes.
 #[derive(Clone, Debug, Default)]
-pub struct Volumes {
+pub struct VolumesSample {
     /// Each volume.
-    pub volumes: Vec<Volume>,
+    pub volumes: Vec<VolumeSample>,
     /// Entries of the trash that wait to be removed.
     pub trash_entries: u64,
-    /// Files and directories removed.
+    /// Files and directories removed from the trash since the start.
     pub trash_removed: u64,
-    /// Bytes that this gave back.
+    /// Bytes freed by that.
     pub trash_freed: u64,
     /// Files of the registry that cannot be read.
     pub faults: usize,
-    /// The disk's size and what is free of it, in bytes.
-    pub disk: Option<(u64, u64)>,
-    /// The capacities of all volumes together, in bytes.
+    /// The disk, if its statistics could be read.
+    pub disk: Option<DiskSample>,
+    /// The sum of the capacities of all volumes, in bytes.
     pub promised: u64,
-    /// What they may be together, in bytes, if that is limited.
+    /// The limit of that sum, in bytes, if there is one.
     pub allowed: Option<u64>,
 }
 
-/// Numbers of one volume.
+/// The size and the free space of the volumes' disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskSample {
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Free bytes.
+    pub free_bytes: u64,
+}
+
+/// Current values of one volume.
 #[derive(Clone, Debug, Default)]
-pub struct Volume {
-    /// Its name.
+pub struct VolumeSample {
+    /// The name of the volume.
     pub name: String,
-    /// Bytes in it.
+    /// Bytes that its content uses.
     pub used: u64,
-    /// Bytes that it may hold.
+    /// Its capacity in bytes.
     pub capacity: u64,
-    /// Files and directories in it.
+    /// Inodes that its content uses.
     pub inodes: u64,
-    /// Calls for it.
+    /// NFS calls for it.
     pub calls: u64,
     /// Bytes read from it.
     pub read: u64,
@@ -81,22 +90,22 @@ pub struct Volume {
     pub written: u64,
 }
 
-/// Everything that is told at one moment.
+/// The source of all metrics of one scrape.
 pub struct Scrape {
-    /// What was counted.
+    /// The counters.
     pub metrics: Arc<Metrics>,
-    /// What is.
+    /// The current values.
     pub gauges: Gauges,
-    /// What the volumes are.
-    pub volumes: Option<Volumes>,
+    /// The volumes; `None` if there are none, or if their disk does not respond.
+    pub volumes: Option<VolumesSample>,
 }
 
 impl Scrape {
-    /// Writes the text, with what others `add` to the registry. Takes time with thousands of
-    /// volumes, and no lock that calls need.
+    /// Returns the text, with the metrics that `add` registers. With thousands of volumes it takes
+    /// noticeable time, but it takes no lock that calls need.
     ///
     /// # Errors
-    /// The encoder refuses something.
+    /// The encoder fails.
     pub fn text(self, add: impl FnOnce(&mut Registry)) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
         registry.sub_registry_with_prefix("berth").register_collector(Box::new(self));
@@ -130,10 +139,10 @@ impl Collector for Scrape {
 impl Scrape {
     fn process(&self, out: &mut Out<'_>) -> fmt::Result {
         let mut info =
-            out.0.encode_descriptor("build", "What this program is.", None, MetricType::Info)?;
+            out.0.encode_descriptor("build", "Version of the program.", None, MetricType::Info)?;
         info.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
         let start = seconds_since_1970(self.metrics.started());
-        let help = "When the process was started, since 1970.";
+        let help = "Start of the process, in seconds since 1970.";
         out.float("start_time", help, Unit::Seconds, start)
     }
 
@@ -159,75 +168,75 @@ impl Scrape {
     }
 
     fn connections(&self, out: &mut Out<'_>) -> fmt::Result {
-        out.gauge("connections", "Connections that are open.", None, self.gauges.connections)?;
-        let help = "Connections that were accepted, the server's own checks of itself included.";
+        out.gauge("connections", "Open connections.", None, self.gauges.connections)?;
+        let help = "Connections that were accepted, including the server's own readiness checks.";
         out.counter("connections_accepted", help, None, self.metrics.accepted.get())?;
-        let help = "Connections that were closed at once, because there were too many.";
+        let help = "Connections that were closed at once because there were too many.";
         out.counter("connections_refused", help, None, self.metrics.refused.get())?;
-        let help = "Connections that were closed because others took their places.";
+        let help = "Idle connections that were closed to make room for new ones.";
         out.counter("connections_displaced", help, None, self.metrics.displaced.get())?;
         self.memory(out)?;
-        let help = "Calls that wait for a thread on which they may sleep.";
+        let help = "Calls that wait for a thread of the pool.";
         out.gauge("pool_queue", help, None, self.gauges.queue)
     }
 
     fn memory(&self, out: &mut Out<'_>) -> fmt::Result {
-        let help = "Records, calls and replies that are held for clients.";
+        let help = "Memory of calls and replies that the server holds for clients.";
         out.gauge("memory_held", help, Some(Unit::Bytes), self.gauges.memory)?;
-        let help = "The most that may be held for clients, --memory.";
+        let help = "Limit of the memory held for clients (--memory).";
         out.gauge("memory_limit", help, Some(Unit::Bytes), self.gauges.memory_limit)?;
-        let help = "How often a connection had to wait until memory was free.";
+        let help = "Number of times that a connection waited for memory.";
         out.counter("memory_waits", help, None, self.gauges.memory_waits)
     }
 
     fn nodes(&self, out: &mut Out<'_>) -> fmt::Result {
         out.gauge("open_nodes", "Files that are kept open.", None, self.gauges.nodes)?;
-        let help = "Look-ups that found their file open.";
+        let help = "Lookups that found their file open.";
         out.counter("node_cache_hits", help, None, self.gauges.node_hits)?;
-        let help = "Files that were opened because they were not.";
+        let help = "Lookups that had to open their file.";
         out.counter("node_cache_misses", help, None, self.gauges.node_misses)
     }
 }
 
-impl Volumes {
+impl VolumesSample {
     fn write(&self, out: &mut Out<'_>) -> fmt::Result {
         let bytes = || Some(Unit::Bytes);
-        let help = "Bytes that a volume's content takes on the disk.";
+        let help = "Bytes that the content of a volume uses on the disk.";
         out.gauges("volume_used", help, bytes(), self.each(|volume| volume.used))?;
-        let help = "Bytes that a volume may hold.";
+        let help = "Capacity of a volume.";
         out.gauges("volume_capacity", help, bytes(), self.each(|volume| volume.capacity))?;
-        let help = "Files, directories and so on in a volume.";
+        let help = "Inodes that the content of a volume uses.";
         out.gauges("volume_inodes_used", help, None, self.each(|volume| volume.inodes))?;
         let help = "NFS calls for a volume.";
         out.counters("volume_calls", help, None, &self.each(|volume| volume.calls))?;
-        let help = "Bytes that were read from a volume.";
+        let help = "Bytes read from a volume.";
         out.counters("volume_read", help, bytes(), &self.each(|volume| volume.read))?;
-        let help = "Bytes that were written to a volume.";
+        let help = "Bytes written to a volume.";
         out.counters("volume_written", help, bytes(), &self.each(|volume| volume.written))?;
         self.write_trash(out)?;
         let help = "Files of the registry that cannot be read; their volumes are not served.";
         out.gauge("registry_faults", help, None, self.faults)?;
-        let help = "Capacities of all volumes together.";
+        let help = "Sum of the capacities of all volumes.";
         out.gauge("capacity_promised", help, bytes(), self.promised)?;
         if let Some(allowed) = self.allowed {
-            let help = "What they may be together (--overcommit).";
+            let help = "Limit of the sum of all capacities (--overcommit).";
             out.gauge("capacity_allowed", help, bytes(), allowed)?;
         }
-        let Some((size, free)) = self.disk else { return Ok(()) };
-        out.gauge("disk_size", "Size of the volumes' disk.", bytes(), size)?;
-        out.gauge("disk_free", "What is free of it.", bytes(), free)
+        let Some(disk) = self.disk else { return Ok(()) };
+        out.gauge("disk_size", "Size of the volumes' disk.", bytes(), disk.size_bytes)?;
+        out.gauge("disk_free", "Free space of the volumes' disk.", bytes(), disk.free_bytes)
     }
 
     fn write_trash(&self, out: &mut Out<'_>) -> fmt::Result {
         let help = "Entries of the trash that wait to be removed.";
         out.gauge("trash_entries", help, None, self.trash_entries)?;
-        let help = "Files, directories and so on that were removed from it.";
+        let help = "Files and directories removed from the trash.";
         out.counter("trash_removed", help, None, self.trash_removed)?;
-        let help = "Bytes that this gave back.";
+        let help = "Bytes freed by removing from the trash.";
         out.counter("trash_freed", help, Some(Unit::Bytes), self.trash_freed)
     }
 
-    fn each(&self, value: fn(&Volume) -> u64) -> Vec<([(&str, &str); 1], u64)> {
+    fn each(&self, value: fn(&VolumeSample) -> u64) -> Vec<([(&str, &str); 1], u64)> {
         self.volumes.iter().map(|volume| ([("volume", &*volume.name)], value(volume))).collect()
     }
 }
@@ -248,7 +257,7 @@ fn seconds_since_1970(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-#[allow(clippy::cast_precision_loss)] // of a duration in nanoseconds nobody sees the last digits
+#[allow(clippy::cast_precision_loss)] // the last digits of nanoseconds do not matter
 fn seconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e9
 }

@@ -41,7 +41,7 @@ fn inodes_are_in_proportion_to_the_capacity_unless_others_are_wanted() {
 #[test]
 fn capacities_are_not_promised_beyond_what_is_allowed() {
     let place = VolumesDirectory::new();
-    let disk = place.open().volumes.disk().unwrap().size;
+    let disk = place.open().volumes.disk().unwrap().size_bytes;
     // Other processes may use the disk, too, so both sides stay far from the limit.
     let wish = |of: &str, share: u64| Spec { capacity: disk / 10 * share, ..spec(of) };
     let run = place.try_open_with(Some(150)).unwrap();

@@ -3,7 +3,7 @@ use crate::telemetry::metrics::Answered;
 use crate::telemetry::metrics::names::StatusLabel;
 use std::time::Duration;
 
-fn text_of(metrics: Metrics, volumes: Option<Volumes>) -> String {
+fn text_of(metrics: Metrics, volumes: Option<VolumesSample>) -> String {
     let gauges = Gauges {
         connections: 3,
         queue: 4,
@@ -24,7 +24,7 @@ fn has(text: &str, line: &str) {
 }
 
 #[test]
-fn calls_are_told_by_procedure() {
+fn calls_are_labelled_by_procedure() {
     let metrics = Metrics::new([("nfs", "LOOKUP"), ("nfs", "COMMIT")]);
     let call = Answered {
         procedure: metrics.labels().find("nfs", "LOOKUP"),
@@ -55,7 +55,7 @@ fn calls_are_told_by_procedure() {
 }
 
 #[test]
-fn the_server_is_told() {
+fn the_server_is_described() {
     let metrics = Metrics::default();
     metrics.accepted.add(9);
     metrics.refused.add(8);
@@ -88,7 +88,7 @@ fn the_server_is_told() {
 
 #[test]
 fn every_metric_says_what_it_is_once() {
-    let text = text_of(Metrics::default(), Some(Volumes::default()));
+    let text = text_of(Metrics::default(), Some(VolumesSample::default()));
     let mut types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE ")).collect();
     let helps = text.lines().filter(|line| line.starts_with("# HELP berth_")).count();
     assert_eq!(helps, types.len());
@@ -98,8 +98,8 @@ fn every_metric_says_what_it_is_once() {
 }
 
 #[test]
-fn volumes_are_told_by_name() {
-    let volume = Volume {
+fn volumes_are_labelled_by_name() {
+    let volume = VolumeSample {
         name: "a \"b\\ <c>".into(),
         used: 1,
         capacity: 2,
@@ -108,13 +108,13 @@ fn volumes_are_told_by_name() {
         read: 5,
         written: 6,
     };
-    let volumes = Volumes {
+    let volumes = VolumesSample {
         volumes: vec![volume],
         trash_entries: 7,
         trash_removed: 8,
         trash_freed: 9,
         faults: 10,
-        disk: Some((12, 11)),
+        disk: Some(DiskSample { size_bytes: 12, free_bytes: 11 }),
         promised: 13,
         allowed: Some(14),
     };

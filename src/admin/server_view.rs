@@ -12,15 +12,15 @@ use crate::volume::spec::VolumeStatus;
 use crate::volume::{DiskSpace, Volumes, trash};
 
 /// The state of the server.
-pub trait Source: Send + Sync {
+pub trait ServerView: Send + Sync {
     /// Returns the current values of the gauges. Does not block.
     fn gauges(&self) -> Gauges;
 
     /// Returns the exports, except those with these paths. May block on a disk.
-    fn exports(&self, but_for: &HashSet<&str>) -> Vec<Exported>;
+    fn exports(&self, but_for: &HashSet<&str>) -> Vec<StaticExport>;
 
     /// Returns the volumes; `None` if the server runs without. May block on a disk.
-    fn volumes(&self) -> Option<Found>;
+    fn volumes(&self) -> Option<VolumesSnapshot>;
 
     /// Registers further metrics of the server.
     fn register(&self, _registry: &mut Registry) {}
@@ -28,7 +28,7 @@ pub trait Source: Send + Sync {
 
 /// A directory that is exported by the command line or the exports file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Exported {
+pub struct StaticExport {
     /// The path that clients mount.
     pub path: String,
     /// The directory on the server.
@@ -41,7 +41,7 @@ pub struct Exported {
 
 /// The volumes at one moment.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
+pub struct VolumesSnapshot {
     /// Each volume, by name.
     pub volumes: Vec<VolumeStatus>,
     /// The state of the trash.
@@ -54,7 +54,7 @@ pub struct Found {
     pub promise: CommittedCapacity,
 }
 
-impl Found {
+impl VolumesSnapshot {
     /// Reads the state of the volumes. May block on the disk.
     pub fn of(volumes: &Volumes) -> Self {
         let no_disk = |error| {

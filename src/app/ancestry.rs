@@ -1,9 +1,8 @@
-//! Where directories of the configuration lie, and whether one lies in another.
+//! The ancestors of a directory, to decide whether one directory lies in another.
 //!
-//! Their paths do not tell: a bind mount shows a directory under a second path. So they are
-//! compared by what they are as well: by device and number of the directories on their ways, and by
-//! where they are in their file system, which also holds where the way of one leads through a bind
-//! mount.
+//! Paths do not suffice: a bind mount shows a directory under a second path. Directories are also
+//! compared by device and inode with the ancestors of the other, and by their location in their
+//! file system, which covers paths that lead through a bind mount.
 
 use std::fmt;
 use std::fs;
@@ -14,41 +13,41 @@ use anyhow::{Context, Result};
 
 use crate::sys::mounts::Location;
 
-/// A directory, as it is now.
+/// A directory with its ancestors, at the time of [`Ancestry::of`].
 #[derive(Debug)]
-pub struct Place {
+pub struct Ancestry {
     path: PathBuf,
-    /// Device and number of the directory and of those above it, from the directory upwards.
-    way: Vec<(u64, u64)>,
+    /// Device and inode of the directory and of its ancestors, from the directory upwards.
+    chain: Vec<(u64, u64)>,
     location: Option<Location>,
 }
 
-impl Place {
-    /// Looks at the directory `path`, which is absolute and without links. Blocks.
+impl Ancestry {
+    /// Examines the directory `path`, which is absolute and has no symbolic links. Blocks.
     ///
     /// # Errors
-    /// It, or one above it, cannot be looked at.
+    /// The directory or one of its ancestors cannot be examined.
     pub fn of(path: &Path) -> Result<Self> {
         let number = |path: &Path| -> Result<(u64, u64)> {
             let of =
-                fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+                fs::metadata(path).with_context(|| format!("cannot examine {}", path.display()))?;
             Ok((of.dev(), of.ino()))
         };
-        let way = path.ancestors().map(number).collect::<Result<_>>()?;
-        Ok(Self { path: path.to_owned(), way, location: Location::of(path) })
+        let chain = path.ancestors().map(number).collect::<Result<_>>()?;
+        Ok(Self { path: path.to_owned(), chain, location: Location::of(path) })
     }
 
-    /// Whether it is the other directory, or lies below it.
+    /// Whether this is the other directory, or lies below it.
     pub fn is_in(&self, other: &Self) -> bool {
         let located = match (&self.location, &other.location) {
             (Some(ours), Some(theirs)) => ours.is_in(theirs),
             _ => false,
         };
-        located || self.path.starts_with(&other.path) || self.way.contains(&other.way[0])
+        located || self.path.starts_with(&other.path) || self.chain.contains(&other.chain[0])
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Ancestry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.path.display())
     }
@@ -71,8 +70,9 @@ mod tests {
             }
             mount_bind(at("srv"), at("bound")).unwrap();
             mount_bind(at("srv/volumes"), at("deep/bound")).unwrap();
-            let is_in =
-                |a: &str, b: &str| Place::of(&at(a)).unwrap().is_in(&Place::of(&at(b)).unwrap());
+            let is_in = |a: &str, b: &str| {
+                Ancestry::of(&at(a)).unwrap().is_in(&Ancestry::of(&at(b)).unwrap())
+            };
             for volumes in ["srv/volumes", "bound/volumes", "deep/bound"] {
                 for export in ["srv", "bound", "srv/volumes", "bound/volumes", "deep/bound", ""] {
                     assert!(is_in(volumes, export), "{volumes} in {export}");
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_cannot_be_compared() {
-        assert!(Place::of(Path::new("/no/such/directory")).is_err());
+    fn a_directory_that_does_not_exist_is_an_error() {
+        assert!(Ancestry::of(Path::new("/no/such/directory")).is_err());
     }
 }

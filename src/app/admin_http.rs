@@ -1,24 +1,22 @@
-//! The admin listener in the life of the process: it answers before the data plane starts, and
-//! until after that has stopped.
+//! The admin listener (HTTP over TCP) during the life of the process: it responds before the data
+//! plane starts, and until after it has stopped.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
-use rustix::fs::statvfs;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::health::Health;
-use crate::admin::host::Hosts;
-use crate::admin::listener::Listener;
-use crate::admin::source::{Exported, Found, Source};
-use crate::admin::web::Admin;
+use crate::admin::host::AllowedHosts;
+use crate::admin::listener::HttpListener;
+use crate::admin::server_view::{ServerView, StaticExport, VolumesSnapshot};
+use crate::admin::web::AdminPages;
 use crate::export::Export;
 use crate::export::table::Exports;
 use crate::fs::Fs;
@@ -32,23 +30,23 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::scrape::Gauges;
 use crate::volume::{DiskSpace, Volumes};
 
-/// How long requests may take to end at the end.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Time limit of requests in progress when the process stops.
+const GRACE: Duration = Duration::from_secs(1);
 
-/// The admin listener, if there is to be one, and what it tells.
-pub struct Desk {
-    /// What is counted, whether anybody can ask for it or not.
+/// The admin listener, if one is configured, and the state that it reports.
+pub struct AdminHttp {
+    /// The metrics, which are counted with and without a listener.
     pub metrics: Arc<Metrics>,
     health: Arc<Health>,
-    admin: Arc<Admin>,
+    admin: Arc<AdminPages>,
     address: Option<SocketAddr>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-impl Desk {
-    /// Begins to answer on `address` those who call this server by `hosts`, or by what is its own
-    /// in any case: that the server is starting.
+impl AdminHttp {
+    /// Starts to listen on `address`, and reports that the server is starting. `hosts` are names by
+    /// which requests may address the server, besides its own.
     ///
     /// # Errors
     /// The address cannot be bound.
@@ -56,70 +54,70 @@ impl Desk {
         let names = nfs::names().chain(mount::names()).chain(portmap::names());
         let labels = names.flat_map(ProcedureNames::into_labels);
         let (metrics, health) = (Arc::new(Metrics::new(labels)), Arc::new(Health::starting()));
-        let admin = Arc::new(Admin::new(Arc::clone(&metrics), Arc::clone(&health)));
+        let admin = Arc::new(AdminPages::new(Arc::clone(&metrics), Arc::clone(&health)));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let mut desk = Self { metrics, health, admin, address: None, tasks, stop };
+        let mut admin_http = Self { metrics, health, admin, address: None, tasks, stop };
         if let Some(address) = address {
-            desk.listen(address, hosts).await.with_context(|| {
+            admin_http.listen(address, hosts).await.with_context(|| {
                 format!("cannot listen on {address}; choose another address with --admin")
             })?;
         }
-        Ok(desk)
+        Ok(admin_http)
     }
 
     async fn listen(&mut self, address: SocketAddr, hosts: &[String]) -> std::io::Result<()> {
-        let listener = Listener::bind(address).await?;
+        let listener = HttpListener::bind(address).await?;
         self.address = Some(listener.address());
         let machine = rustix::system::uname();
         let machine = machine.nodename().to_string_lossy();
-        self.admin.called(Hosts::new(listener.address(), &machine, hosts));
+        self.admin.set_hosts(AllowedHosts::new(listener.address(), &machine, hosts));
         let routes = Arc::clone(&self.admin).routes();
         self.tasks.spawn(listener.serve(routes, self.stop.clone()));
         self.tasks.spawn(Arc::clone(&self.admin).sample(self.stop.clone()));
         Ok(())
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     pub const fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// From now on: that the server serves at `bound`, and what.
-    pub fn serving(&self, parts: Parts, bound: &[SocketAddr]) {
+    /// Reports from now on that the server serves NFS on `bound`, and the state of `parts`.
+    pub fn serving(&self, parts: ServerParts, bound: &[SocketAddr]) {
         self.admin.started(Arc::new(parts), bound.to_vec());
         if let Some(&first) = bound.first() {
             self.health.serving(first);
         }
     }
 
-    /// From now on: that the server stops.
+    /// Reports from now on that the server is stopping.
     pub fn draining(&self) {
         self.health.draining();
     }
 
-    /// Answers no more.
+    /// Closes the listener, after at most [`GRACE`] for requests in progress.
     pub async fn close(self) {
         self.stop.cancel();
         self.tasks.close();
-        let _ = timeout(FAREWELL, self.tasks.wait()).await;
+        let _ = timeout(GRACE, self.tasks.wait()).await;
     }
 }
 
-/// The parts of the server that are asked.
-pub struct Parts {
+/// The parts of the server whose state is reported.
+pub struct ServerParts {
     /// The data plane.
     pub server: Arc<Server>,
-    /// The open files.
+    /// The exported file systems, with their open files.
     pub fs: Arc<Fs>,
-    /// What is exported.
+    /// The export table.
     pub exports: Arc<Exports>,
-    /// The volumes, if there may be any.
+    /// The volumes, if the server has a directory for them.
     pub volumes: Option<Arc<Volumes>>,
-    /// What the provisioner counts, if there is one.
+    /// The metrics of the provisioner, if the server is one.
     pub provisioner: Option<Arc<provisioner::metrics::Metrics>>,
 }
 
-impl Source for Parts {
+impl ServerView for ServerParts {
     fn gauges(&self) -> Gauges {
         let nodes = self.fs.stats();
         Gauges {
@@ -135,16 +133,16 @@ impl Source for Parts {
         }
     }
 
-    fn exports(&self, but_for: &HashSet<&str>) -> Vec<Exported> {
+    fn exports(&self, but_for: &HashSet<&str>) -> Vec<StaticExport> {
         let table = self.exports.load();
         let path = |export: &Export| String::from_utf8_lossy(&export.path).into_owned();
-        let others = table.iter().map(|export| (path(export), export));
-        let others = others.filter(|(path, _)| !but_for.contains(&**path));
+        let exports = table.iter().map(|export| (path(export), export));
+        let others = exports.filter(|(path, _)| !but_for.contains(&**path));
         others.map(|(path, export)| exported(path, export)).collect()
     }
 
-    fn volumes(&self) -> Option<Found> {
-        self.volumes.as_deref().map(Found::of)
+    fn volumes(&self) -> Option<VolumesSnapshot> {
+        self.volumes.as_deref().map(VolumesSnapshot::of)
     }
 
     fn register(&self, registry: &mut Registry) {
@@ -154,20 +152,11 @@ impl Source for Parts {
     }
 }
 
-fn exported(path: String, export: &Export) -> Exported {
-    Exported {
+fn exported(path: String, export: &Export) -> StaticExport {
+    StaticExport {
         path,
         directory: export.dir.display().to_string(),
         clients: export.clients().map(ToString::to_string).collect(),
-        disk: disk(&export.dir),
+        disk: DiskSpace::at(&export.dir).ok(),
     }
-}
-
-/// A file system as df(1) has it: what is reserved for root is not counted, so that it is full when
-/// its users are out of space.
-fn disk(dir: &Path) -> Option<DiskSpace> {
-    let disk = statvfs(dir).ok()?;
-    let (used, free) = (disk.f_blocks.saturating_sub(disk.f_bfree), disk.f_bavail);
-    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-    Some(DiskSpace { size: bytes(used.saturating_add(free)), free: bytes(free) })
 }
