@@ -20,7 +20,7 @@ use crate::export::Ports;
 use crate::fs::root::HandleKind;
 use crate::label::{is_provisioner, is_subdomain};
 use crate::provisioner;
-use crate::provisioner::server::Where;
+use crate::provisioner::address::AddressSource;
 use crate::quantity;
 use crate::telemetry::log;
 use crate::volume;
@@ -255,7 +255,7 @@ pub struct Config {
     /// Settings of the volumes, if there may be any.
     pub volumes: Option<volume::VolumeSettings>,
     /// Settings of the provisioner, if the server is one.
-    pub provisioner: Option<provisioner::Settings>,
+    pub provisioner: Option<provisioner::ProvisionerSettings>,
     /// Addresses of NFS and MOUNT.
     pub listen: Vec<SocketAddr>,
     /// The state folder.
@@ -359,7 +359,7 @@ impl ServeArgs {
     }
 
     /// Checks the options of the provisioner; `None` without `--provisioner`.
-    fn provisioning(&self) -> Result<Option<provisioner::Settings>> {
+    fn provisioning(&self) -> Result<Option<provisioner::ProvisionerSettings>> {
         let Some(name) = self.provisioner.clone().filter(|name| !name.is_empty()) else {
             return Ok(None);
         };
@@ -378,9 +378,9 @@ impl ServeArgs {
         if !is_subdomain(&lease) {
             bail!("{lease:?} cannot be the name of a Lease; choose another with --lease-name");
         }
-        Ok(Some(provisioner::Settings {
+        Ok(Some(provisioner::ProvisionerSettings {
             name,
-            at: self.server()?,
+            address: self.server()?,
             kubeconfig: self.kubeconfig.clone(),
             namespaces: self.namespaces.iter().filter(|n| !n.is_empty()).cloned().collect(),
             lease,
@@ -389,7 +389,7 @@ impl ServeArgs {
     }
 
     /// Where the nodes reach the server.
-    fn server(&self) -> Result<Where> {
+    fn server(&self) -> Result<AddressSource> {
         match (&self.nfs_server, &self.nfs_service) {
             (Some(server), None) => {
                 let bare = server.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -401,12 +401,12 @@ impl ServeArgs {
                          without a port"
                     );
                 }
-                Ok(Where::Fixed(server.to_owned()))
+                Ok(AddressSource::Fixed(server.to_owned()))
             }
             (None, Some(service)) => match service.split_once('/') {
                 Some((namespace, name)) if is_subdomain(namespace) && is_subdomain(name) => {
                     let (namespace, name) = (namespace.to_owned(), name.to_owned());
-                    Ok(Where::Service { namespace, name })
+                    Ok(AddressSource::Service { namespace, name })
                 }
                 _ => bail!(
                     "--nfs-service {service:?} is not NAMESPACE/NAME of a Service, like \

@@ -66,7 +66,7 @@ mod tests {
         let (metrics, gauges) = (Arc::new(Metrics::default()), Gauges::default());
         let scrape = Scrape { metrics, gauges, volumes: Some(volumes) };
         // A family without a member is not written.
-        let provisioner = provisioner::metrics::Metrics::default();
+        let provisioner = provisioner::metrics::ProvisionerMetrics::default();
         provisioner.provisioned("class", false, Duration::ZERO);
         provisioner.provision_failed("class", false);
         provisioner.deleted("class", Duration::ZERO);

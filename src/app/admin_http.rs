@@ -114,7 +114,7 @@ pub struct ServerParts {
     /// The volumes, if the server has a directory for them.
     pub volumes: Option<Arc<Volumes>>,
     /// The metrics of the provisioner, if the server is one.
-    pub provisioner: Option<Arc<provisioner::metrics::Metrics>>,
+    pub provisioner: Option<Arc<provisioner::metrics::ProvisionerMetrics>>,
 }
 
 impl ServerView for ServerParts {

@@ -107,10 +107,10 @@ fn a_provisioner_needs_the_address_of_its_server() {
         serve(&args).map(|config| config.provisioner.unwrap())
     };
     let settings = with(&["--nfs-server", "[fd00::1]", "--namespaces", "a,b"]).unwrap();
-    assert_eq!(settings.at, Where::Fixed("fd00::1".into()));
+    assert_eq!(settings.address, AddressSource::Fixed("fd00::1".into()));
     assert_eq!((settings.lease.as_str(), settings.namespaces.len()), ("example.org-berth", 2));
-    let service = Where::Service { namespace: "ns".into(), name: "nfs".into() };
-    assert_eq!(with(&["--nfs-service", "ns/nfs"]).unwrap().at, service);
+    let service = AddressSource::Service { namespace: "ns".into(), name: "nfs".into() };
+    assert_eq!(with(&["--nfs-service", "ns/nfs"]).unwrap().address, service);
     let check = |more: &[&str]| assert!(with(more).is_err(), "{more:?}");
     check(&[]);
     check(&["--nfs-server", "a b"]);

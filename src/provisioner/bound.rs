@@ -1,53 +1,60 @@
-//! Claims that name a PV. Most are bound to it: what that means is written down with the volume,
-//! and the volume grows with the claim. Others name one that the cluster has not bound to them.
+//! Reconciles claims that name a PV. For a claim that the cluster has bound, the volume's record is
+//! updated and the volume is expanded when the claim has grown. A claim that only names a recycled
+//! PV is given it.
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 
-use super::claims::{fail, full_name, plan};
-use super::ownership::{self, Relation};
-use super::queue::Outcome;
-use super::source::Source;
-use super::{Context, copy_source, expand, recycled};
+use super::context::Context;
+use super::data_source::DataSource;
+use super::error::Result;
+use super::objects::full_name;
+use super::ownership::{self, PvRelation};
+use super::plan::plan;
+use super::queue::ReconcileOutcome;
+use super::{copy_source, expand, recycled, volume_record};
 
-/// Looks at a claim that names a PV.
-pub async fn look(
+/// Reconciles a claim that names a PV.
+///
+/// # Errors
+/// The claim could not be given the PV that it names.
+pub async fn reconcile(
     cx: &Context,
     claim: &PersistentVolumeClaim,
     class: Option<&StorageClass>,
-) -> Outcome {
+) -> Result<ReconcileOutcome> {
     let name = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
-    let Some(pv) = name.and_then(|name| cx.stores.pv(name)) else { return Outcome::Done };
+    let Some(pv) = name.and_then(|name| cx.cluster.pv(name)) else {
+        return Ok(ReconcileOutcome::Done);
+    };
     if !ownership::is_bound(claim, &pv) {
-        return named(cx, claim, class).await;
+        return give_named(cx, claim, class).await;
     }
-    match cx.settle(&pv).await {
-        Ok(Relation::Own(volume)) => {
+    Ok(match volume_record::update(cx, &pv).await {
+        Ok(PvRelation::Holder(volume)) => {
             copy_source::warn_of_source(cx, claim, &pv, &volume);
             expand::reconcile(cx, claim, &pv, &volume).await
         }
-        Ok(_) => Outcome::Done,
+        Ok(_) => ReconcileOutcome::Done,
         Err(error) => {
-            tracing::warn!(error = error.logged(), pvc = full_name(claim), "cannot write it down");
-            Outcome::Failed
+            let pvc = full_name(claim);
+            tracing::warn!(error = error.logged(), pvc, "cannot record which claim uses a volume");
+            ReconcileOutcome::Failed
         }
-    }
+    })
 }
 
 /// Gives a claim the recycled volume that it names, if that is free.
-async fn named(
+async fn give_named(
     cx: &Context,
     claim: &PersistentVolumeClaim,
     class: Option<&StorageClass>,
-) -> Outcome {
-    let ours = class.filter(|class| class.provisioner == cx.settings.name);
-    let fits = claim.metadata.deletion_timestamp.is_none() && Source::of(claim) == Ok(Source::None);
-    let Some(Ok(plan)) = ours.filter(|_| fits).map(|class| plan(claim, class, None)) else {
-        return Outcome::Done;
-    };
-    match recycled::give(cx, claim, &plan).await {
-        Ok(_) => Outcome::Done,
-        Err(error) if error.is_conflict() => Outcome::Stale,
-        Err(error) => fail(cx, claim, &error),
+) -> Result<ReconcileOutcome> {
+    let ours = class.filter(|class| class.provisioner == cx.provisioner);
+    let fits = claim.metadata.deletion_timestamp.is_none()
+        && DataSource::of(claim) == Ok(DataSource::None);
+    if let Some(Ok(plan)) = ours.filter(|_| fits).map(|class| plan(claim, class, None)) {
+        recycled::give(cx, claim, &plan).await?;
     }
+    Ok(ReconcileOutcome::Done)
 }

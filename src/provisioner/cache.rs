@@ -1,11 +1,12 @@
-//! What is kept of the objects of one kind, and an index of it: which objects have a uid, name a
-//! PersistentVolume, or point to a path.
+//! A cache of the objects of one kind, with an index by terms: uids, names of PersistentVolumes,
+//! paths.
 //!
-//! Invariant: whatever the store has is in the index under all its terms. The index may have more
-//! for a moment, so that callers check what they are given. Only one task writes.
+//! Invariant: every object of the cache is in the index under all its terms. For a moment, the
+//! index may have objects under terms that they had before; callers check what they get. Only one
+//! task writes.
 //!
-//! Authors of claims decide how large their objects are, and all of them are in memory: an object
-//! is cut ([`Cached::slim`]) to what is read of it before it is kept.
+//! All objects are in memory, and the authors of claims decide how large claims are: an object is
+//! reduced to the fields that are read ([`CachedObject::slim`]) before it is kept.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
@@ -18,8 +19,8 @@ use kube::runtime::watcher::Event;
 use parking_lot::{Mutex, MutexGuard};
 use serde::de::DeserializeOwned;
 
-/// A kind of objects that can be kept.
-pub trait Cached:
+/// A kind of objects that can be cached.
+pub trait CachedObject:
     Resource<DynamicType = ()>
     + Lookup<DynamicType = ()>
     + DeserializeOwned
@@ -29,69 +30,69 @@ pub trait Cached:
     + Sync
     + 'static
 {
-    /// How many are listed at a time.
+    /// How many objects are listed in one request.
     const PAGE: u32 = 500;
 
-    /// Under what it is found.
+    /// The terms under which the index has the object.
     fn terms(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Takes away what nobody reads.
+    /// Removes the fields that are not read.
     fn slim(&mut self) {
         self.meta_mut().managed_fields = None;
     }
 }
 
-type Terms<K> = Mutex<BTreeMap<String, HashSet<ObjectRef<K>>>>;
+type TermIndex<K> = Mutex<BTreeMap<String, HashSet<ObjectRef<K>>>>;
 
-/// What is kept of one kind.
-pub struct Cache<K: Cached> {
+/// The cached objects of one kind.
+pub struct ObjectCache<K: CachedObject> {
     store: Store<K>,
-    terms: Arc<Terms<K>>,
-    /// How many objects were handed out: what looking for something costs.
+    terms: Arc<TermIndex<K>>,
+    /// How many objects were returned: the cost of searches.
     #[cfg(test)]
-    pub handed_out: std::sync::atomic::AtomicUsize,
+    pub returned: std::sync::atomic::AtomicUsize,
 }
 
-/// The other end: what changes goes in here.
-pub struct Feed<K: Cached> {
+/// Writes what a watch reports into a cache.
+pub struct CacheWriter<K: CachedObject> {
     writer: Writer<K>,
     store: Store<K>,
-    terms: Arc<Terms<K>>,
+    terms: Arc<TermIndex<K>>,
 }
 
-/// An empty one.
-pub fn cache<K: Cached>() -> (Cache<K>, Feed<K>) {
-    let ((store, writer), terms) = (reflector::store(), Arc::<Terms<K>>::default());
-    let feed = Feed { writer, store: store.clone(), terms: Arc::clone(&terms) };
-    let cache = Cache {
+/// Returns an empty cache and its writer.
+pub fn cache<K: CachedObject>() -> (ObjectCache<K>, CacheWriter<K>) {
+    let ((store, writer), terms) = (reflector::store(), Arc::<TermIndex<K>>::default());
+    let cache_writer = CacheWriter { writer, store: store.clone(), terms: Arc::clone(&terms) };
+    let cache = ObjectCache {
         store,
         terms,
         #[cfg(test)]
-        handed_out: 0.into(),
+        returned: 0.into(),
     };
-    (cache, feed)
+    (cache, cache_writer)
 }
 
-impl<K: Cached> Cache<K> {
-    /// One object.
+impl<K: CachedObject> ObjectCache<K> {
+    /// The object with this reference.
     pub fn get(&self, at: &ObjectRef<K>) -> Option<Arc<K>> {
         self.store.get(at)
     }
 
-    /// All of them.
+    /// All objects.
     pub fn all(&self) -> Vec<Arc<K>> {
         self.counted(self.store.state())
     }
 
-    /// Those with a term; callers check that.
+    /// The objects with a term, and perhaps some that had it before.
     pub fn with(&self, term: &str) -> Vec<Arc<K>> {
         let found: Vec<_> = locked(&self.terms).get(term).into_iter().flatten().cloned().collect();
         self.counted(found.iter().filter_map(|at| self.store.get(at)).collect())
     }
 
-    /// Those with a term that begins so; callers check that.
+    /// The objects with a term that begins with `start`, and perhaps some that had one before.
     pub fn beginning(&self, start: &str) -> Vec<Arc<K>> {
         let terms = locked(&self.terms);
         let range = terms.range(start.to_owned()..).take_while(|(term, _)| term.starts_with(start));
@@ -100,25 +101,25 @@ impl<K: Cached> Cache<K> {
         self.counted(found.iter().filter_map(|at| self.store.get(at)).collect())
     }
 
-    /// Waits until all were listed once.
+    /// Waits until the objects have been listed once.
     pub async fn ready(&self) {
         let _ = self.store.wait_until_ready().await;
     }
 
     fn counted(&self, found: Vec<Arc<K>>) -> Vec<Arc<K>> {
         #[cfg(test)]
-        self.handed_out.fetch_add(found.len(), std::sync::atomic::Ordering::Relaxed);
+        self.returned.fetch_add(found.len(), std::sync::atomic::Ordering::Relaxed);
         found
     }
 }
 
-impl<K: Cached> Feed<K> {
-    /// What is kept now.
+impl<K: CachedObject> CacheWriter<K> {
+    /// All objects.
     pub fn all(&self) -> Vec<Arc<K>> {
         self.store.state()
     }
 
-    /// Has the store and the index follow what was seen.
+    /// Applies an event of the watch to the cache and its index.
     pub fn apply_watcher_event(&mut self, event: &Event<K>) {
         match event {
             Event::Apply(object) => {
@@ -152,11 +153,13 @@ impl<K: Cached> Feed<K> {
     }
 }
 
-fn locked<K: Cached>(terms: &Terms<K>) -> MutexGuard<'_, BTreeMap<String, HashSet<ObjectRef<K>>>> {
+fn locked<K: CachedObject>(
+    terms: &TermIndex<K>,
+) -> MutexGuard<'_, BTreeMap<String, HashSet<ObjectRef<K>>>> {
     terms.lock()
 }
 
-fn add<K: Cached>(
+fn add<K: CachedObject>(
     all: &mut BTreeMap<String, HashSet<ObjectRef<K>>>,
     at: &ObjectRef<K>,
     terms: Vec<String>,
@@ -166,7 +169,7 @@ fn add<K: Cached>(
     }
 }
 
-fn remove<K: Cached>(
+fn remove<K: CachedObject>(
     all: &mut BTreeMap<String, HashSet<ObjectRef<K>>>,
     at: &ObjectRef<K>,
     terms: impl IntoIterator<Item = String>,
@@ -199,31 +202,31 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_found_by_its_terms_whatever_happened_before() {
-        let (cache, mut feed) = cache::<PersistentVolumeClaim>();
-        let found = |cache: &Cache<PersistentVolumeClaim>, term: &str| {
+        let (cache, mut writer) = cache::<PersistentVolumeClaim>();
+        let found = |cache: &ObjectCache<PersistentVolumeClaim>, term: &str| {
             let found = cache.with(term);
             let mut names: Vec<_> =
                 found.iter().map(|claim| claim.metadata.name.clone().unwrap()).collect();
             names.sort();
             names.join(" ")
         };
-        feed.apply_watcher_event(&Event::Apply(claim("a", "v")));
-        feed.apply_watcher_event(&Event::Apply(claim("b", "v")));
+        writer.apply_watcher_event(&Event::Apply(claim("a", "v")));
+        writer.apply_watcher_event(&Event::Apply(claim("b", "v")));
         assert_eq!(found(&cache, &naming("v")), "a b");
         assert_eq!(found(&cache, &uid("uid-a")), "a");
         assert_eq!(cache.beginning("uid uid-").len(), 2);
-        feed.apply_watcher_event(&Event::Apply(claim("a", "w")));
+        writer.apply_watcher_event(&Event::Apply(claim("a", "w")));
         assert_eq!(
             (found(&cache, &naming("v")), found(&cache, &naming("w"))),
             ("b".into(), "a".into())
         );
-        feed.apply_watcher_event(&Event::Delete(claim("b", "")));
+        writer.apply_watcher_event(&Event::Delete(claim("b", "")));
         assert_eq!(found(&cache, &naming("v")), "");
-        // While everything is listed anew, what was known stays.
-        feed.apply_watcher_event(&Event::Init);
-        feed.apply_watcher_event(&Event::InitApply(claim("c", "w")));
+        // While the objects are listed again, the previous ones stay.
+        writer.apply_watcher_event(&Event::Init);
+        writer.apply_watcher_event(&Event::InitApply(claim("c", "w")));
         assert_eq!(found(&cache, &naming("w")), "a");
-        feed.apply_watcher_event(&Event::InitDone);
+        writer.apply_watcher_event(&Event::InitDone);
         assert_eq!(found(&cache, &naming("w")), "c");
         assert_eq!((locked(&cache.terms).len(), cache.all().len()), (2, 1));
     }

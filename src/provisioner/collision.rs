@@ -1,14 +1,14 @@
-//! A claim whose directory is another's: told in the words of its author, who knows claims and the
-//! class's pattern, and neither ids nor where the server keeps its volumes.
+//! Explains to the author of a claim that another volume has the claim's directory: in terms of
+//! claims and the class's pattern, without ids and paths of the server.
 
-use super::Context;
+use super::context::Context;
 use super::error::Error;
 use super::holder;
 use crate::volume::error::Error as VolumeError;
 use crate::volume::name::VolumeName;
 use crate::volume::spec::Spec;
 
-/// The same error, or a collision if it is one.
+/// Returns an error as [`Error::Collision`] if it is a collision, and unchanged otherwise.
 pub async fn explained(cx: &Context, wanted: &Spec, error: Error) -> Error {
     let (Error::Volume(VolumeError::OtherId { name, .. })
     | Error::Volume(VolumeError::Overlaps { name, .. })) = &error

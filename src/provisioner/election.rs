@@ -1,4 +1,4 @@
-//! One server provisions at a time: who holds the Lease.
+//! Leader election by a Lease: one server provisions at a time.
 //!
 //! ```text
 //!   follower --free, or not renewed for its duration--> leader --stop--> releases the Lease
@@ -6,15 +6,15 @@
 //!      +---------- not renewed for 10 s: steps down ------+
 //! ```
 //!
-//! Whether a Lease is over is told by our own clock, from when it was last seen to change: clocks
-//! of machines differ. A leader that cannot renew stops what it does before anybody else may begin
-//! (10 s before 15 s). Losing the Lease stops nothing but the provisioner.
+//! Clocks of machines differ: whether a Lease has expired is measured by our own clock, from when
+//! the Lease was last seen to change. A leader that cannot renew the Lease stops provisioning
+//! before another server may begin (10 s before 15 s). Losing the Lease stops only the provisioner.
 //!
-//! A server that was killed and comes back does not wait for its own Lease to run out: who has the
-//! state folder locked knows that no process before it is left, and the Lease says whose it was
-//! ([`Identity`]). Each process has an identity of its own all the same: should the folder be used
-//! by two after all, because a lock was lost with a node, the one before finds the Lease taken, and
-//! does not take it back.
+//! A server that was killed and restarted does not wait for its own Lease to expire: it has the
+//! lock of the state folder, so that no earlier process is left, and the Lease says which server
+//! held it ([`LeaseIdentity`]). Each process still has an identity of its own. If two processes use
+//! the folder after all, because a lock was lost with a node, the earlier one finds that the Lease
+//! is taken, and does not take it back.
 
 use std::fmt;
 use std::future::Future;
@@ -31,61 +31,61 @@ use rustix::rand::GetRandomFlags;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::call;
+use super::call::call;
 use super::error::{Error, Result, has_code};
-use super::reach::Reach;
+use super::reachability::ApiReachability;
 
-/// How long a Lease holds without being renewed.
+/// How long a Lease is valid without being renewed.
 const DURATION: Duration = Duration::from_secs(15);
 
-/// How long a leader that cannot renew goes on.
+/// How long a leader that cannot renew its Lease continues.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How often a Lease is renewed, and looked at by those who wait.
+/// Interval at which a leader renews its Lease, and at which followers read it.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Who holds a Lease: a process of a server.
+/// Identifies the holder of a Lease: a process of a server.
 #[derive(Clone, Debug)]
-pub struct Identity {
-    /// What all processes of the server have in theirs, one after the other.
+pub struct LeaseIdentity {
+    /// The part that all processes of the server have.
     server: String,
-    /// The whole of it, which no other process has.
+    /// The whole identity, which no other process has.
     whole: String,
 }
 
-/// A candidate.
-pub struct Election {
+/// A candidate for a Lease.
+pub struct LeaderElection {
     api: Api<Lease>,
     name: String,
-    identity: Identity,
-    reach: Arc<Reach>,
+    identity: LeaseIdentity,
+    reachability: Arc<ApiReachability>,
 }
 
 /// A Lease as it was last seen to change.
-struct Seen<'a> {
+struct ObservedLease<'a> {
     version: Option<String>,
     at: Instant,
-    /// Whose predecessors are known to be gone.
-    heir: Option<&'a Identity>,
+    /// The identity whose earlier processes are known to have ended.
+    heir: Option<&'a LeaseIdentity>,
 }
 
-/// What a look at the Lease says.
+/// Whether a Lease can be taken.
 #[derive(PartialEq, Eq, Debug)]
-enum Look {
+enum LeaseStatus {
     /// It is ours.
     Ours,
-    /// It is free, or nobody renews it.
+    /// It is free, or has expired.
     Free,
-    /// Somebody has it.
+    /// Another process holds it.
     Held(String),
 }
 
-impl Identity {
-    /// This process, of that server.
+impl LeaseIdentity {
+    /// Returns an identity for this process of a server.
     pub fn of(server: &str) -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let mut random = [0; 8];
-        // Without random numbers, the number of the process and the time have to do.
+        // Without random numbers, the time and the process id are used.
         let process = match rustix::rand::getrandom(&mut random, GetRandomFlags::empty()) {
             Ok(_) => u64::from_ne_bytes(random),
             Err(_) => {
@@ -97,43 +97,44 @@ impl Identity {
         Self { whole: format!("{host}{server}{process:016x}"), server }
     }
 
-    /// Whether a holder is this process, or one before it.
+    /// Whether a holder is this process, or an earlier one of the same server.
     fn follows(&self, holder: &str) -> bool {
         holder.contains(&self.server)
     }
 }
 
-impl fmt::Display for Identity {
+impl fmt::Display for LeaseIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.whole)
     }
 }
 
-impl Election {
-    /// A candidate for the Lease of this name.
-    pub fn new(client: Client, namespace: &str, name: &str, identity: Identity) -> Self {
-        let (api, reach) = (Api::namespaced(client, namespace), Arc::new(Reach::new("")));
-        Self { api, name: name.to_owned(), identity, reach }
+impl LeaderElection {
+    /// Returns a candidate for the Lease of this name.
+    pub fn new(client: Client, namespace: &str, name: &str, identity: LeaseIdentity) -> Self {
+        let (api, reachability) =
+            (Api::namespaced(client, namespace), Arc::new(ApiReachability::new("")));
+        Self { api, name: name.to_owned(), identity, reachability }
     }
 
-    /// The same, which tells others whether the API server answers.
-    pub fn telling(self, reach: Reach) -> Self {
-        Self { reach: Arc::new(reach), ..self }
+    /// Shares with the watches whether the API server can be reached.
+    pub fn reporting(self, reachability: ApiReachability) -> Self {
+        Self { reachability: Arc::new(reachability), ..self }
     }
 
-    /// What is known of whether the API server answers.
-    pub const fn reach(&self) -> &Arc<Reach> {
-        &self.reach
+    /// Whether the API server can be reached.
+    pub const fn reachability(&self) -> &Arc<ApiReachability> {
+        &self.reachability
     }
 
-    /// Waits for the Lease, and runs `lead` while it is held, again and again, until `stop`. `lead`
-    /// has to come to its end soon after its token is cancelled; the Lease is released after that.
+    /// Waits for the Lease, and runs `lead` while it is held, repeatedly, until `stop`. `lead` must
+    /// end soon after its token is cancelled; the Lease is released after that.
     pub async fn run<F, Fut>(&self, stop: &CancellationToken, mut lead: F)
     where
         F: FnMut(CancellationToken) -> Fut,
         Fut: Future<Output = ()>,
     {
-        let mut seen = Seen::new(Some(&self.identity));
+        let mut seen = ObservedLease::new(Some(&self.identity));
         while let Some(lease) = stop.run_until_cancelled(self.acquire(seen)).await {
             tracing::info!(lease = self.name, identity = %self.identity, "leading");
             let lost = stop.child_token();
@@ -143,50 +144,53 @@ impl Election {
             {
                 self.release(lease).await;
             }
-            seen = Seen::new(None);
+            seen = ObservedLease::new(None);
         }
     }
 
-    /// Waits until the Lease is ours.
-    async fn acquire(&self, mut seen: Seen<'_>) -> Lease {
+    /// Waits until this process holds the Lease.
+    async fn acquire(&self, mut seen: ObservedLease<'_>) -> Lease {
         let mut holder = None;
         loop {
             let tried = self.try_acquire(&mut seen).await;
-            match self.heard(tried) {
+            match self.noted(tried) {
                 Ok(Ok(lease)) => return lease,
                 Ok(Err(other)) if holder.as_ref() != Some(&other) => {
-                    tracing::info!(lease = self.name, holder = other, "somebody else leads");
+                    tracing::info!(lease = self.name, holder = other, "another server leads");
                     holder = Some(other);
                 }
                 Ok(Err(_)) => {}
-                Err(error) if error.is_conflict() || error.is_of_the_server() => {}
+                Err(error) if error.is_conflict() || error.is_server_failure() => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot become leader; it is tried again");
+                    tracing::warn!(%error, "cannot become leader; retrying");
                 }
             }
             sleep(PERIOD).await;
         }
     }
 
-    /// Notes whether the API server answered.
-    fn heard<T>(&self, tried: Result<T>) -> Result<T> {
+    /// Notes whether the API server could be reached.
+    fn noted<T>(&self, tried: Result<T>) -> Result<T> {
         match &tried {
-            Err(error) if error.is_of_the_server() => self.reach.failed(&error.to_string()),
-            Ok(_) | Err(_) => self.reach.answered(),
+            Err(error) if error.is_server_failure() => self.reachability.failed(&error.to_string()),
+            Ok(_) | Err(_) => self.reachability.answered(),
         }
         tried
     }
 
-    /// The Lease, or who has it.
-    async fn try_acquire(&self, seen: &mut Seen<'_>) -> Result<std::result::Result<Lease, String>> {
+    /// Tries to take the Lease; returns it, or its holder.
+    async fn try_acquire(
+        &self,
+        seen: &mut ObservedLease<'_>,
+    ) -> Result<std::result::Result<Lease, String>> {
         let what = format!("get Lease {}", self.name);
         let Some(mut lease) = call(what, self.api.get_opt(&self.name)).await? else {
             return self.create().await.map(Ok);
         };
-        match seen.look(&lease, &self.identity.whole) {
-            Look::Held(other) => Ok(Err(other)),
-            Look::Ours => self.replace(lease).await.map(Ok),
-            Look::Free => {
+        match seen.status(&lease, &self.identity.whole) {
+            LeaseStatus::Held(other) => Ok(Err(other)),
+            LeaseStatus::Ours => self.replace(lease).await.map(Ok),
+            LeaseStatus::Free => {
                 let spec = lease.spec.get_or_insert_default();
                 spec.acquire_time = Some(MicroTime(Timestamp::now()));
                 spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0) + 1);
@@ -214,7 +218,8 @@ impl Election {
         call(what, self.api.create(&PostParams::default(), &lease)).await
     }
 
-    /// Renews the Lease, as it was looked at: whoever was quicker has it.
+    /// Renews the Lease with the version that was read. A conflict says that another process has
+    /// changed it.
     async fn replace(&self, mut lease: Lease) -> Result<Lease> {
         let now = Some(MicroTime(Timestamp::now()));
         lease.spec.get_or_insert_default().renew_time = now;
@@ -222,12 +227,12 @@ impl Election {
         call(what, self.api.replace(&self.name, &PostParams::default(), &lease)).await
     }
 
-    /// Renews the Lease until it is lost, or no longer wanted; it is answered then if it is ours.
+    /// Renews the Lease until it is lost or `lost` is cancelled; returns it if it is still held.
     async fn keep(&self, mut lease: Lease, lost: &CancellationToken) -> Option<Lease> {
         let mut renewed = Instant::now();
         while lost.run_until_cancelled(sleep(PERIOD)).await.is_some() {
             let left = DEADLINE.saturating_sub(renewed.elapsed());
-            match timeout(left, self.renew(lease.clone())).await.map(|tried| self.heard(tried)) {
+            match timeout(left, self.renew(lease.clone())).await.map(|tried| self.noted(tried)) {
                 Ok(Ok(new)) => {
                     renewed = Instant::now();
                     lease = new;
@@ -235,12 +240,15 @@ impl Election {
                 Ok(Err(error))
                     if renewed.elapsed() < DEADLINE && !matches!(error, Error::Stale) =>
                 {
-                    if !error.is_of_the_server() {
-                        tracing::warn!(%error, "cannot renew the lease; it is tried again");
+                    if !error.is_server_failure() {
+                        tracing::warn!(%error, "cannot renew the lease; retrying");
                     }
                 }
                 Ok(Err(_)) | Err(_) => {
-                    tracing::warn!(lease = self.name, "the lease is lost; serving goes on");
+                    tracing::warn!(
+                        lease = self.name,
+                        "the lease is lost: provisioning stops, files are served"
+                    );
                     lost.cancel();
                     return None;
                 }
@@ -249,10 +257,10 @@ impl Election {
         Some(lease)
     }
 
-    /// Renews the Lease, even if something else of it has changed.
+    /// Renews the Lease, even if another of its fields has changed.
     ///
     /// # Errors
-    /// [`Error::Stale`]: somebody else has it.
+    /// [`Error::Stale`]: another process holds it.
     async fn renew(&self, lease: Lease) -> Result<Lease> {
         match self.replace(lease).await {
             Err(Error::Api { source, .. }) if has_code(&source, 409) || has_code(&source, 404) => {}
@@ -268,14 +276,14 @@ impl Election {
         }
     }
 
-    /// Lets the next one begin at once.
+    /// Releases the Lease: another server need not wait until it expires.
     async fn release(&self, mut lease: Lease) {
         let spec = lease.spec.get_or_insert_default();
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
         match timeout(PERIOD, self.replace(lease)).await {
             Ok(Ok(_)) => tracing::info!(lease = self.name, "the lease is released"),
-            _ => tracing::info!(lease = self.name, "the lease is not released; it runs out"),
+            _ => tracing::info!(lease = self.name, "the lease could not be released; it expires"),
         }
     }
 }
@@ -284,19 +292,19 @@ fn holder(lease: &Lease) -> Option<&String> {
     lease.spec.as_ref()?.holder_identity.as_ref().filter(|holder| !holder.is_empty())
 }
 
-impl<'a> Seen<'a> {
-    fn new(heir: Option<&'a Identity>) -> Self {
+impl<'a> ObservedLease<'a> {
+    fn new(heir: Option<&'a LeaseIdentity>) -> Self {
         Self { version: None, at: Instant::now(), heir }
     }
 
-    /// Notes what a Lease is now.
-    fn look(&mut self, lease: &Lease, identity: &str) -> Look {
-        let Some(holder) = holder(lease) else { return Look::Free };
+    /// Notes the state of the Lease, and returns whether it can be taken.
+    fn status(&mut self, lease: &Lease, identity: &str) -> LeaseStatus {
+        let Some(holder) = holder(lease) else { return LeaseStatus::Free };
         if holder == identity {
-            return Look::Ours;
+            return LeaseStatus::Ours;
         }
         if self.heir.is_some_and(|heir| heir.follows(holder)) {
-            return Look::Free;
+            return LeaseStatus::Free;
         }
         if self.version != lease.metadata.resource_version {
             self.version.clone_from(&lease.metadata.resource_version);
@@ -305,6 +313,10 @@ impl<'a> Seen<'a> {
         let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
         let holds =
             seconds.and_then(|s| u64::try_from(s).ok()).map_or(DURATION, Duration::from_secs);
-        if self.at.elapsed() > holds { Look::Free } else { Look::Held(holder.clone()) }
+        if self.at.elapsed() > holds {
+            LeaseStatus::Free
+        } else {
+            LeaseStatus::Held(holder.clone())
+        }
     }
 }

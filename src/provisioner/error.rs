@@ -1,38 +1,38 @@
-//! Why something cannot be done for a claim or a PV, and who decides what by it.
+//! Errors of the provisioner: why something cannot be done for a claim or a PV.
 //!
-//! What is said goes into an event, for people; [`Error::is_transient`] decides whether it is tried
-//! again by itself. Everything else waits for a change of the claim, the class or the PV.
+//! The text goes into an event. A transient error ([`Error::is_transient`]) is retried; any other
+//! one waits for a change of the claim, the class or the PV.
 
 use std::time::Duration;
 
 use kube::Error as ApiError;
 use thiserror::Error;
 
-use super::params::ParamError;
+use super::params::ParameterError;
 use super::pattern::PatternError;
-use super::reach::is_of_the_server;
+use super::reachability::is_server_failure;
 use crate::mount_options::Unusable;
 use crate::volume;
 
-/// The result of what is done in the cluster.
+/// The result of an operation of the provisioner.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Longest text of an error in a line of the log, in bytes.
+/// Longest text of an error in the log, in bytes.
 const LOGGED_MAX: usize = 2048;
 
 /// Why something cannot be done.
 #[derive(Error, Debug)]
 pub enum Error {
-    /// The claim asks for what there is not.
+    /// The claim asks for something that is not supported.
     #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// Not now: something else has to happen first.
+    Refused(#[from] ClaimRefusal),
+    /// Something else has to happen first.
     #[error("{0}")]
     Waiting(String),
-    /// What is kept of the cluster is older than what it is: look again.
+    /// What is known of the cluster is out of date: reconcile again.
     #[error("the cluster has changed meanwhile")]
     Stale,
-    /// The object belongs to somebody else.
+    /// The object is not ours, or cannot be understood.
     #[error("{0}")]
     Foreign(String),
     /// Another volume has the directory.
@@ -43,17 +43,17 @@ pub enum Error {
     Collision {
         /// The claim's directory.
         directory: String,
-        /// What is there.
+        /// What it collides with.
         by: String,
     },
-    /// The volume layer.
+    /// An operation on volumes failed.
     #[error("{}", crate::telemetry::log::Chain(.0))]
     Volume(#[from] volume::error::Error),
-    /// A copy did not come to its end.
-    #[error("cannot clone: {0}; it is tried again")]
+    /// A copy failed.
+    #[error("cannot clone: {0}; it is retried")]
     Clone(String),
     /// The API server refused, or could not be asked.
-    #[error("cannot {what}: {}", said(source))]
+    #[error("cannot {what}: {}", message_of(source))]
     Api {
         /// What could not be done to what.
         what: String,
@@ -68,42 +68,42 @@ pub enum Error {
         /// How long it had.
         after: Duration,
     },
-    /// A fault in this program.
+    /// A bug in this program.
     #[error("an operation on volumes ended in a panic; see the log")]
     Panic,
 }
 
-/// What a claim asks for that there is not: said in an event, and not tried again by itself.
+/// Why a claim is refused. It is not retried until the claim or the class changes.
 #[derive(Error, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// A block device.
+pub enum ClaimRefusal {
+    /// The claim asks for a block device.
     #[error("{0} does not support block volume provisioning; use volumeMode Filesystem")]
     Block(String),
-    /// A selector.
+    /// The claim has a selector.
     #[error(
         "claim.spec.selector is not supported with a class that provisions; remove it, or use a \
          class without a provisioner"
     )]
     Selector,
-    /// An access mode that NFS volumes cannot have.
+    /// The claim has an access mode that NFS volumes cannot have.
     #[error(
         "access mode {0} is not supported; use ReadWriteMany, ReadWriteOnce, ReadOnlyMany or \
          ReadWriteOncePod"
     )]
     AccessMode(String),
-    /// Attributes that a CSI driver would apply.
+    /// The claim asks for attributes that a CSI driver would apply.
     #[error(
         "volumeAttributesClassName {0:?} is not supported: only CSI volumes have such attributes, \
          and the claim could never be bound; make it again without"
     )]
     AttributesClass(String),
-    /// Content that cannot be had.
+    /// The claim has a data source that is not supported.
     #[error(
         "data source {0} is not supported; use a PersistentVolumeClaim of the same namespace and \
          class, or remove it"
     )]
     DataSource(String),
-    /// A source of another class.
+    /// The data source has another class.
     #[error(
         "data source {claim} has the class {theirs:?}, not {ours:?}; clones need the same class"
     )]
@@ -115,25 +115,25 @@ pub enum Refusal {
         /// The claim's.
         ours: String,
     },
-    /// A size that is none.
+    /// The size is invalid.
     #[error("requested storage {0:?} {1}")]
     Size(String, crate::quantity::BadQuantity),
-    /// No size.
+    /// The claim has no size.
     #[error("the claim requests no storage; set spec.resources.requests.storage")]
     NoSize,
-    /// The class.
+    /// The parameters of the class are invalid.
     #[error(transparent)]
-    Parameters(#[from] ParamError),
-    /// The class's mount options.
+    ClassParameters(#[from] ParameterError),
+    /// The mount options of the class cannot work.
     #[error("mountOptions of the class: {0}")]
     MountOption(#[from] Unusable),
-    /// The directory.
+    /// The pattern makes no usable directory of the claim.
     #[error(transparent)]
-    Pattern(#[from] PatternError),
-    /// A reclaim policy that no class can have.
+    PathPattern(#[from] PatternError),
+    /// The class has a reclaim policy that is not supported.
     #[error("reclaim policy {0:?} is not supported; use Delete or Retain, and onDelete")]
     Policy(String),
-    /// A name that no volume can have.
+    /// The uid cannot be a volume's id.
     #[error("the claim's uid {id:?} {why}")]
     Id {
         /// The uid.
@@ -144,13 +144,13 @@ pub enum Refusal {
 }
 
 impl Error {
-    /// For `map_err`: what could not be done.
+    /// Makes an error of an error of the API, for `map_err`. `what` completes "cannot ...".
     pub fn api(what: impl Into<String>) -> impl FnOnce(ApiError) -> Self {
         let what = what.into();
         move |source| Self::Api { what, source: Box::new(source) }
     }
 
-    /// Whether trying again may help, with nothing changed.
+    /// Whether a retry may succeed without a change of the object.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Refused(_) => false,
@@ -166,7 +166,7 @@ impl Error {
         }
     }
 
-    /// Whether the object was changed by somebody else meanwhile: look again, and say nothing.
+    /// Whether the object has changed meanwhile: reconcile again, without an event.
     pub fn is_conflict(&self) -> bool {
         match self {
             Self::Stale => true,
@@ -175,20 +175,20 @@ impl Error {
         }
     }
 
-    /// Whether the API server is the trouble: an event would not reach it either.
-    pub fn is_of_the_server(&self) -> bool {
+    /// Whether the API server failed: an event would not reach it either.
+    pub fn is_server_failure(&self) -> bool {
         match self {
             Self::Timeout { .. } => true,
-            Self::Api { source, .. } => is_of_the_server(source),
+            Self::Api { source, .. } => is_server_failure(source),
             _ => false,
         }
     }
 
-    /// What may be told to the author of a claim: without paths of the server.
+    /// The text for the author of a claim: without paths of the server.
     pub fn public(&self) -> String {
         match self {
             Self::Volume(error) => error.public(),
-            Self::Clone(_) => "cannot clone: the server's log says why; it is tried again".into(),
+            Self::Clone(_) => "cannot clone: the server's log says why; it is retried".into(),
             Self::Refused(_)
             | Self::Waiting(_)
             | Self::Stale
@@ -200,14 +200,14 @@ impl Error {
         }
     }
 
-    /// The whole of it in a line of the log. What claims say may be long: it is cut.
+    /// The text for the log. It is cut, because it may contain long values of claims.
     pub fn logged(&self) -> String {
         let mut text = self.to_string();
         text.truncate(text.floor_char_boundary(LOGGED_MAX));
         text
     }
 
-    /// How the volume layer sees it.
+    /// The kind of an error of the volume layer.
     pub fn kind(&self) -> Option<volume::error::VolumeErrorKind> {
         match self {
             Self::Volume(error) => Some(error.kind()),
@@ -216,13 +216,13 @@ impl Error {
     }
 }
 
-/// Whether an API server answered with this status.
+/// Whether the API server answered with this status code.
 pub fn has_code(error: &ApiError, code: u16) -> bool {
     matches!(error, ApiError::Api(status) if status.code == code)
 }
 
-/// What an API server said, without the debris around it.
-fn said(error: &ApiError) -> String {
+/// The message of the API server alone, or the chain of another error.
+fn message_of(error: &ApiError) -> String {
     match error {
         ApiError::Api(status) => status.message.clone(),
         other => crate::telemetry::log::Chain(other).to_string(),
@@ -241,21 +241,21 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_said_in_the_words_of_the_server() {
+    fn the_message_of_the_server_is_shown() {
         assert_eq!(api(422).to_string(), "cannot patch PersistentVolume a: it is so");
     }
 
     #[test]
-    fn who_is_to_blame_is_known() {
+    fn conflicts_and_failures_of_the_server_are_recognized() {
         let check = |code, conflict, server| {
             let error = api(code);
-            assert_eq!((error.is_conflict(), error.is_of_the_server()), (conflict, server));
+            assert_eq!((error.is_conflict(), error.is_server_failure()), (conflict, server));
             assert!(error.is_transient());
         };
         check(409, true, false);
         check(403, false, false);
         check(429, false, true);
         check(500, false, true);
-        assert!(!Error::from(Refusal::Selector).is_transient());
+        assert!(!Error::from(ClaimRefusal::Selector).is_transient());
     }
 }

@@ -1,14 +1,14 @@
-//! What claims and PVs are told: events, as `kubectl describe` shows them.
+//! Events of claims and PVs, as `kubectl describe` shows them.
 //!
-//! Nobody waits for an event: they go through a bounded queue, and are sent one after the other,
-//! those of one namespace in turn with those of others. What is said again is counted, not written
-//! again. Events are news, not records: when the API server cannot be reached or the queue is full,
-//! they are lost, and counted as such.
+//! Recording an event does not block: events go through a bounded queue, and a task sends one after
+//! the other, the namespaces in turn. A repeated event increases a count and is not written again.
+//! Events are not reliable: when the API server cannot be reached or the queue is full, they are
+//! lost. Events that the queue cannot take are counted.
 //!
-//! `kube::runtime::events::Recorder` does not fit: it counts by reason and ignores the message, so a
-//! second cause of a failure would never be shown. It also bounds what it remembers by age only,
-//! makes names that are too long for objects with long names, and writes to `events.k8s.io`, where
-//! the chart grants no permission.
+//! `kube::runtime::events::Recorder` does not fit: it counts by reason and ignores the message, so
+//! that a second cause of a failure would never be shown. It also bounds what it remembers by age
+//! only, makes names that are too long for objects with long names, and writes to `events.k8s.io`,
+//! where the chart grants no permission.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -24,213 +24,226 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-use super::call;
+use super::call::call;
 use super::error::{Error, has_code};
 use super::fair_queue::FairQueue;
-use super::metrics::Metrics;
+use super::metrics::ProvisionerMetrics;
 
-/// Events that wait at a time: those of some thousand claims.
+/// Largest number of events that wait to be sent: those of some thousand claims.
 const WAITING: usize = 8192;
 
-/// Of these, those of one namespace.
+/// Largest number of these that are of one namespace.
 const SHARE: usize = 2048;
 
-/// What was said, and can be said again by counting: more is said anew.
+/// Number of sent events that are remembered, to be counted when they are repeated.
 const REMEMBERED: usize = 4096;
 
-/// Longest message that the API server takes, in bytes.
+/// Longest message that the API server accepts, in bytes.
 const MESSAGE_MAX: usize = 1024;
 
-/// How much of an object's name is in those of its events, in bytes.
+/// How many bytes of an object's name are part of the names of its events.
 const NAME_MAX: usize = 200;
 
-/// Where events of objects without a namespace are.
+/// The namespace of events of objects without a namespace.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// Whether all is well.
+/// The type of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Tone {
-    /// It is.
+pub enum EventType {
+    /// Nothing has to be done.
     Normal,
-    /// Somebody may have to do something.
+    /// The reader may have to do something.
     Warning,
 }
 
-/// Something to be told.
+/// An event that waits to be sent.
 #[derive(Clone, Debug)]
-pub struct Note {
-    /// Of what.
-    pub of: ObjectReference,
-    /// Whether all is well.
-    pub tone: Tone,
-    /// One word for programs.
+pub struct PendingEvent {
+    /// The claim or PV.
+    pub object: ObjectReference,
+    /// Its type.
+    pub event_type: EventType,
+    /// The reason, one word for programs.
     pub reason: &'static str,
-    /// A sentence for people.
+    /// The message, a sentence for people.
     pub message: String,
 }
 
-/// Takes notes.
+/// Takes events.
 #[derive(Clone)]
-pub struct Events {
-    notes: Sender<Note>,
-    metrics: Arc<Metrics>,
-    /// What was told once, by the object's uid and the reason: a hash of the message.
+pub struct EventRecorder {
+    queue: Sender<PendingEvent>,
+    metrics: Arc<ProvisionerMetrics>,
+    /// What [`Self::record_once`] recorded: a hash of the message, by the object's uid and the
+    /// reason.
     once: Arc<Mutex<HashMap<(String, &'static str), u64>>>,
     hasher: RandomState,
 }
 
-/// Sends them.
-pub struct Teller {
-    notes: Receiver<Note>,
-    waiting: FairQueue<Note>,
-    metrics: Arc<Metrics>,
+/// Sends events.
+pub struct EventSender {
+    queue: Receiver<PendingEvent>,
+    waiting: FairQueue<PendingEvent>,
+    metrics: Arc<ProvisionerMetrics>,
     client: Client,
     source: String,
-    said: HashMap<Said, (String, i32)>,
+    /// Names and counts of the events that were sent.
+    sent: HashMap<EventKey, (String, i32)>,
 }
 
-/// What makes two notes the same one.
-type Said = (Option<String>, Tone, &'static str, String);
+/// What makes two events the same one: uid of the object, type, reason, message.
+type EventKey = (Option<String>, EventType, &'static str, String);
 
-/// A queue of notes, and who empties it.
-pub fn events(client: Client, source: &str, metrics: Arc<Metrics>) -> (Events, Teller) {
-    let (sender, notes) = mpsc::channel(WAITING);
-    let teller = Teller {
-        notes,
+/// Returns the two ends of a queue of events. `source` is the component that the events name.
+pub fn event_queue(
+    client: Client,
+    source: &str,
+    metrics: Arc<ProvisionerMetrics>,
+) -> (EventRecorder, EventSender) {
+    let (queue, receiver) = mpsc::channel(WAITING);
+    let sender = EventSender {
+        queue: receiver,
         waiting: FairQueue::default(),
         metrics: Arc::clone(&metrics),
         client,
         source: source.to_owned(),
-        said: HashMap::new(),
+        sent: HashMap::new(),
     };
-    (Events { notes: sender, metrics, once: Arc::default(), hasher: RandomState::new() }, teller)
+    (EventRecorder { queue, metrics, once: Arc::default(), hasher: RandomState::new() }, sender)
 }
 
-impl Events {
-    /// Has something told, some time. Does not block.
-    pub fn tell(
+impl EventRecorder {
+    /// Records an event, which is sent later. Does not block.
+    pub fn record(
         &self,
-        of: ObjectReference,
-        tone: Tone,
+        object: ObjectReference,
+        event_type: EventType,
         reason: &'static str,
         message: impl Into<String>,
     ) {
         let mut message = message.into();
         message.truncate(message.floor_char_boundary(MESSAGE_MAX));
-        if self.notes.try_send(Note { of, tone, reason, message }).is_err() {
+        if self.queue.try_send(PendingEvent { object, event_type, reason, message }).is_err() {
             self.metrics.event_lost();
         }
     }
 
-    /// The same for what stays so: told once, and again when the message is another one or after
-    /// [`Self::say_again`]. Says whether it was told.
-    pub fn tell_once(
+    /// Records an event about a condition that lasts: once, and again when the message is another one
+    /// or after [`Self::record_again`]. Returns whether it was recorded.
+    pub fn record_once(
         &self,
-        of: ObjectReference,
-        tone: Tone,
+        object: ObjectReference,
+        event_type: EventType,
         reason: &'static str,
         message: &str,
     ) -> bool {
-        let key = (of.uid.clone().unwrap_or_default(), reason);
-        let said = self.hasher.hash_one(message);
-        let before = self.once.lock().insert(key, said);
-        let is_new = before != Some(said);
+        let key = (object.uid.clone().unwrap_or_default(), reason);
+        let hash = self.hasher.hash_one(message);
+        let before = self.once.lock().insert(key, hash);
+        let is_new = before != Some(hash);
         if is_new {
-            self.tell(of, tone, reason, message);
+            self.record(object, event_type, reason, message);
         }
         is_new
     }
 
-    /// Has all that was told once told again when it is found again.
-    pub fn say_again(&self) {
+    /// Lets [`Self::record_once`] record every event again.
+    pub fn record_again(&self) {
         self.once.lock().clear();
     }
 
-    /// Has a failure told, without what only administrators of the server may know
-    /// ([`Error::public`]), as long as it is the same failure once ([`Self::tell_once`]): whoever
-    /// may change the object decides how often it is tried. Says whether it is news. Trouble of the
-    /// API server always is, and is not told: an event would not reach it either.
-    pub fn failed(&self, of: ObjectReference, reason: &'static str, error: &Error) -> bool {
-        error.is_of_the_server() || self.tell_once(of, Tone::Warning, reason, &error.public())
+    /// Records a failure, without what only administrators of the server may know
+    /// ([`Error::public`]). A failure that repeats is recorded once ([`Self::record_once`]), because
+    /// the authors of objects decide how often it is retried. Returns whether the failure is new. A
+    /// failure of the API server always counts as new, and is not recorded: the event would not
+    /// reach the API server.
+    pub fn record_failure(
+        &self,
+        object: ObjectReference,
+        reason: &'static str,
+        error: &Error,
+    ) -> bool {
+        error.is_server_failure()
+            || self.record_once(object, EventType::Warning, reason, &error.public())
     }
 }
 
-impl Teller {
-    /// Sends notes until nobody takes any more.
+impl EventSender {
+    /// Sends events until all recorders are dropped.
     pub async fn run(mut self) {
-        while let Some(note) = self.next().await {
-            if let Err(error) = self.send(note).await {
+        while let Some(event) = self.next().await {
+            if let Err(error) = self.send(event).await {
                 tracing::debug!(%error, "an event is lost");
             }
         }
     }
 
-    /// The next note, or nothing when nobody takes any more.
-    async fn next(&mut self) -> Option<Note> {
+    /// The next event; `None` when all recorders are dropped.
+    async fn next(&mut self) -> Option<PendingEvent> {
         if self.waiting.is_empty() {
-            let note = self.notes.recv().await?;
-            self.wait(note);
+            let event = self.queue.recv().await?;
+            self.wait(event);
         }
-        while let Ok(note) = self.notes.try_recv() {
-            self.wait(note);
+        while let Ok(event) = self.queue.try_recv() {
+            self.wait(event);
         }
         self.waiting.pop()
     }
 
-    fn wait(&mut self, note: Note) {
-        let group = note.of.namespace.clone().unwrap_or_default();
-        if self.waiting.len() < WAITING && self.waiting.of(&group) < SHARE {
-            self.waiting.push(&group, note);
+    fn wait(&mut self, event: PendingEvent) {
+        let group = event.object.namespace.clone().unwrap_or_default();
+        if self.waiting.len() < WAITING && self.waiting.len_of(&group) < SHARE {
+            self.waiting.push(&group, event);
         } else {
             self.metrics.event_lost();
         }
     }
 
-    async fn send(&mut self, note: Note) -> super::error::Result<()> {
-        let namespace = note.of.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    async fn send(&mut self, event: PendingEvent) -> super::error::Result<()> {
+        let namespace = event.object.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
         let api = Api::<Event>::namespaced(self.client.clone(), namespace);
-        let key = (note.of.uid.clone(), note.tone, note.reason, note.message.clone());
-        if let Some((name, count)) = self.said.get_mut(&key) {
+        let key = (event.object.uid.clone(), event.event_type, event.reason, event.message.clone());
+        if let Some((name, count)) = self.sent.get_mut(&key) {
             *count = count.saturating_add(1);
             let patch = json!({ "count": count, "lastTimestamp": Time(Timestamp::now()) });
             let patch = Patch::Merge(&patch);
             match call("patch event", api.patch(name, &PatchParams::default(), &patch)).await {
                 Ok(_) => return Ok(()),
-                // It was too old, and is gone: said anew.
+                // It was too old, and is gone: it is created again.
                 Err(Error::Api { source, .. }) if has_code(&source, 404) => {}
                 Err(error) => return Err(error),
             }
         }
-        let event = self.event(&note, namespace);
-        let name = event.metadata.name.clone().unwrap_or_default();
-        call("create event", api.create(&PostParams::default(), &event)).await?;
-        if self.said.len() >= REMEMBERED {
-            self.said.clear();
+        let object = self.object(&event, namespace);
+        let name = object.metadata.name.clone().unwrap_or_default();
+        call("create event", api.create(&PostParams::default(), &object)).await?;
+        if self.sent.len() >= REMEMBERED {
+            self.sent.clear();
         }
-        self.said.insert(key, (name, 1));
+        self.sent.insert(key, (name, 1));
         Ok(())
     }
 
-    fn event(&self, note: &Note, namespace: &str) -> Event {
+    fn object(&self, event: &PendingEvent, namespace: &str) -> Event {
         let now = Timestamp::now();
-        let of = note.of.name.as_deref().unwrap_or("unknown");
-        // The name of an object may fill all the room that the name of its event has.
+        let of = event.object.name.as_deref().unwrap_or("unknown");
+        // The name of an object may be as long as that of its event may be.
         let of = of[..of.floor_char_boundary(NAME_MAX)].trim_end_matches(['-', '.']);
-        let tone = match note.tone {
-            Tone::Normal => "Normal",
-            Tone::Warning => "Warning",
+        let event_type = match event.event_type {
+            EventType::Normal => "Normal",
+            EventType::Warning => "Warning",
         };
         Event {
             metadata: ObjectMeta {
-                // Unique, because one second holds fewer nanoseconds than one program can say.
+                // Unique: events are created one after the other, each takes longer than 1 ns.
                 name: Some(format!("{of}.{:x}", now.as_nanosecond())),
                 namespace: Some(namespace.to_owned()),
                 ..ObjectMeta::default()
             },
-            involved_object: note.of.clone(),
-            reason: Some(note.reason.to_owned()),
-            message: Some(note.message.clone()),
-            type_: Some(tone.to_owned()),
+            involved_object: event.object.clone(),
+            reason: Some(event.reason.to_owned()),
+            message: Some(event.message.clone()),
+            type_: Some(event_type.to_owned()),
             count: Some(1),
             first_timestamp: Some(Time(now)),
             last_timestamp: Some(Time(now)),
@@ -241,10 +254,10 @@ impl Teller {
 }
 
 #[cfg(test)]
-impl Teller {
-    /// What waits to be sent: whether it is a warning, the reason, and the message.
-    pub fn waiting(&mut self) -> Vec<Note> {
-        std::iter::from_fn(|| self.notes.try_recv().ok()).collect()
+impl EventSender {
+    /// The events that wait to be sent.
+    pub fn waiting(&mut self) -> Vec<PendingEvent> {
+        std::iter::from_fn(|| self.queue.try_recv().ok()).collect()
     }
 }
 
@@ -257,23 +270,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_has_much_to_be_told_does_not_hold_up_others() {
+    async fn a_namespace_with_many_events_does_not_delay_others() {
         let (service, _server) = pair::<Request<Body>, Response<Body>>();
         let client = Client::new(service, "default");
-        let (events, mut teller) = events(client, "example.org/berth", Arc::default());
+        let (events, mut sender) = event_queue(client, "example.org/berth", Arc::default());
         let of = |namespace: &str| ObjectReference {
             namespace: Some(namespace.into()),
             ..ObjectReference::default()
         };
         for _ in 0..3000 {
-            events.tell(of("greedy"), Tone::Normal, "Provisioning", "a claim");
+            events.record(of("greedy"), EventType::Normal, "Provisioning", "a claim");
         }
-        events.tell(of("modest"), Tone::Normal, "Provisioning", "a claim");
+        events.record(of("modest"), EventType::Normal, "Provisioning", "a claim");
         let mut next = Vec::new();
         for _ in 0..3 {
-            next.push(teller.next().await.unwrap().of.namespace.unwrap());
+            next.push(sender.next().await.unwrap().object.namespace.unwrap());
         }
         assert_eq!(next, ["greedy", "modest", "greedy"]);
-        assert!(teller.waiting.len() < SHARE);
+        assert!(sender.waiting.len() < SHARE);
     }
 }

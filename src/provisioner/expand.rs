@@ -1,41 +1,39 @@
-//! Claims that have grown: their volumes, PVs and the claims' own status follow.
+//! Expands the volumes of claims that have grown.
 //!
-//! **Flow.** A bound claim asks for more than its PV has ([`decide`]): the volume's limit is
-//! raised, which its clients see at once; then the PV's capacity; then the claim's status, which
-//! ends the expansion.
+//! **Flow.** If a bound claim asks for more than its PV has ([`decide`]), the volume's capacity is
+//! raised, which clients see at once; then the PV's capacity; then the claim's status, which ends
+//! the expansion.
 //!
-//! **Guarantees.** Nothing shrinks. A PV never says more than its volume holds. Every step may be
-//! repeated; a crash between two of them is made up for at the next look.
+//! **Guarantees.** Nothing shrinks. A PV never says more than its volume has. Every step may be
+//! repeated; after a crash between two of them, the next reconciliation does the rest.
 //!
-//! **Assumes.** The cluster admitted the growth: it looks at the class's allowVolumeExpansion.
+//! **Assumes.** The cluster admitted the growth: it checks the class's allowVolumeExpansion.
 //!
-//! **Errors.** `VolumeResizeFailed` on the claim; tried again when the disk may have more room.
+//! **Errors.** `VolumeResizeFailed` on the claim; retried without end.
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::Api;
-use kube::api::{Patch, PatchParams};
-
+use super::call;
+use super::context::Context;
 use super::error::{Error, Result};
-use super::events::Tone;
-use super::objects;
+use super::events::EventType;
+use super::objects::{self, full_name};
 use super::ownership;
-use super::queue::Outcome;
-use super::{Context, call};
+use super::queue::ReconcileOutcome;
 use crate::quantity;
 use crate::volume;
 use crate::volume::CapacityChange;
 use crate::volume::spec::Spec;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
-/// What is owed to a bound claim.
+/// What happens to a bound claim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Decision {
+pub enum ExpandDecision {
     /// Nothing.
     Nothing,
-    /// So many bytes, for all three.
+    /// Volume, PV and claim get this many bytes.
     Grow(u64),
-    /// The volume and the PV have these bytes; the claim was not told.
-    Tell(u64),
-    /// It asks for less than it has, which does not happen.
+    /// The volume and the PV have this many bytes; the claim's status says less.
+    UpdateStatus(u64),
+    /// The claim asks for less than it has, which is refused.
     Shrink {
         /// What it asks for, in bytes.
         wanted: u64,
@@ -45,71 +43,77 @@ pub enum Decision {
 }
 
 /// What is owed to a claim that is bound to a PV which holds this volume. Pure.
-pub fn decide(claim: &PersistentVolumeClaim, pv: &PersistentVolume, volume: &Spec) -> Decision {
+pub fn decide(
+    claim: &PersistentVolumeClaim,
+    pv: &PersistentVolume,
+    volume: &Spec,
+) -> ExpandDecision {
     let leaving = claim.metadata.deletion_timestamp.is_some();
     if leaving || !ownership::is_bound(claim, pv) || !ownership::is_used_by(volume, claim) {
-        return Decision::Nothing;
+        return ExpandDecision::Nothing;
     }
     let (Some(wanted), Some(now)) = (requested(claim), objects::capacity(pv)) else {
-        return Decision::Nothing;
+        return ExpandDecision::Nothing;
     };
-    // Whoever may patch the PV may write into it what the volume has not.
+    // The PV can be patched to say more than the volume has.
     let now = now.min(volume.capacity);
-    // Only a volume that was made for the claim has as much as the claim asked for: a recycled one
-    // may always have had more.
+    // Only a volume that was made for the claim has exactly what the claim asked for: a recycled
+    // one may have more.
     let made_for_it = claim.metadata.uid.as_deref() == Some(volume.id.as_str());
-    match told(claim) {
-        _ if wanted > now => Decision::Grow(wanted),
-        Some(told) if told < wanted => Decision::Tell(now),
-        Some(_) if wanted < now && made_for_it => Decision::Shrink { wanted, now },
-        _ => Decision::Nothing,
+    match status_capacity(claim) {
+        _ if wanted > now => ExpandDecision::Grow(wanted),
+        Some(status) if status < wanted => ExpandDecision::UpdateStatus(now),
+        Some(_) if wanted < now && made_for_it => ExpandDecision::Shrink { wanted, now },
+        _ => ExpandDecision::Nothing,
     }
 }
 
+/// The storage that a claim requests, in bytes.
 fn requested(claim: &PersistentVolumeClaim) -> Option<u64> {
     let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
     quantity::parse(&requests.get("storage")?.0).ok()
 }
 
-/// What the claim was told that it has.
-fn told(claim: &PersistentVolumeClaim) -> Option<u64> {
+/// The capacity that the claim's status says, in bytes.
+fn status_capacity(claim: &PersistentVolumeClaim) -> Option<u64> {
     let capacity = claim.status.as_ref()?.capacity.as_ref()?;
     quantity::parse(&capacity.get("storage")?.0).ok()
 }
 
-/// Looks at a claim that is bound to a PV which holds this volume, and does what is owed to it.
+/// Reconciles a claim that is bound to a PV which holds this volume.
 pub async fn reconcile(
     cx: &Context,
     claim: &PersistentVolumeClaim,
     pv: &PersistentVolume,
     volume: &Spec,
-) -> Outcome {
+) -> ReconcileOutcome {
     let failed = match decide(claim, pv, volume) {
-        Decision::Nothing => return Outcome::Done,
-        Decision::Shrink { wanted, now } => {
+        ExpandDecision::Nothing => return ReconcileOutcome::Done,
+        ExpandDecision::Shrink { wanted, now } => {
             let message =
                 format!("a volume cannot shrink: {wanted} bytes are asked for, it has {now}");
             let of = objects::claim_ref(claim);
-            cx.events.tell_once(of, Tone::Warning, "VolumeResizeFailed", &message);
-            return Outcome::Done;
+            cx.events.record_once(of, EventType::Warning, "VolumeResizeFailed", &message);
+            return ReconcileOutcome::Done;
         }
-        Decision::Tell(now) => tell(cx, claim, now).await,
-        Decision::Grow(wanted) => grow(cx, claim, pv, volume, wanted).await,
+        ExpandDecision::UpdateStatus(now) => finish(cx, claim, now).await,
+        ExpandDecision::Grow(wanted) => grow(cx, claim, pv, volume, wanted).await,
     };
     match failed {
-        Ok(()) => Outcome::Done,
-        Err(error) if error.is_conflict() => Outcome::Stale,
+        Ok(()) => ReconcileOutcome::Done,
+        Err(error) if error.is_conflict() => ReconcileOutcome::Stale,
         Err(error) => {
             cx.metrics.expanded(false);
-            let pvc = claim.metadata.name.as_deref().unwrap_or_default();
-            if cx.events.failed(objects::claim_ref(claim), "VolumeResizeFailed", &error) {
+            let pvc = full_name(claim);
+            if cx.events.record_failure(objects::claim_ref(claim), "VolumeResizeFailed", &error) {
                 tracing::warn!(error = error.logged(), pvc, "cannot expand");
             }
-            Outcome::Failed
+            ReconcileOutcome::Failed
         }
     }
 }
 
+/// Expands the volume, the PV and the claim to `wanted` bytes.
 async fn grow(
     cx: &Context,
     claim: &PersistentVolumeClaim,
@@ -117,45 +121,34 @@ async fn grow(
     volume: &Spec,
     wanted: u64,
 ) -> Result<()> {
-    let pv_name = pv.metadata.name.as_deref().unwrap_or_default();
     let (name, id) = (volume.name.clone(), volume.id.clone());
-    let is_there = cx
+    let exists = cx
         .blocking(move |volumes| {
             if volumes.show(&name)?.spec.id != id {
                 return Ok(false);
             }
             let growth = CapacityChange { capacity: Some(wanted), ..CapacityChange::default() };
             match volumes.expand(&name, growth) {
-                // Somebody has given it more already, beside the cluster.
+                // An administrator has expanded it further already.
                 Ok(_) | Err(volume::error::Error::WouldShrink { .. }) => Ok(true),
                 Err(error) => Err(error),
             }
         })
         .await?;
-    if !is_there {
+    if !exists {
         return Err(Error::Stale);
     }
-    let api = Api::<PersistentVolume>::all(cx.client.clone());
-    let patch = objects::capacity_patch(pv, wanted);
-    let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
-    let what = format!("patch PersistentVolume {pv_name}");
-    call(what, api.patch(pv_name, &params, &patch)).await?;
-    tell(cx, claim, wanted).await
+    call::patch_pv(&cx.client, pv, &objects::capacity_patch(pv, wanted)).await?;
+    finish(cx, claim, wanted).await
 }
 
-/// Tells a claim what it has: the expansion is over.
-async fn tell(cx: &Context, claim: &PersistentVolumeClaim, bytes: u64) -> Result<()> {
-    let name = claim.metadata.name.as_deref().unwrap_or_default();
-    let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
-    let api = Api::<PersistentVolumeClaim>::namespaced(cx.client.clone(), namespace);
-    let patch = objects::grown_patch(claim, bytes);
-    let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
-    let what = format!("patch status of PersistentVolumeClaim {namespace}/{name}");
-    call(what, api.patch_status(name, &params, &patch)).await?;
+/// Ends an expansion: sets the capacity in the claim's status, and reports it.
+async fn finish(cx: &Context, claim: &PersistentVolumeClaim, bytes: u64) -> Result<()> {
+    call::patch_claim_status(&cx.client, claim, &objects::grown_patch(claim, bytes)).await?;
     cx.metrics.expanded(true);
     let message = format!("The volume has {} now", quantity::exact(bytes));
-    cx.events.tell(objects::claim_ref(claim), Tone::Normal, "VolumeExpanded", message);
-    tracing::info!(pvc = name, bytes, "expanded");
+    cx.events.record(objects::claim_ref(claim), EventType::Normal, "VolumeExpanded", message);
+    tracing::info!(pvc = full_name(claim), bytes, "expanded");
     Ok(())
 }
 
@@ -202,20 +195,20 @@ mod tests {
         let check = |wanted: &str, told: &str, pv: &PersistentVolume, volume: Spec, expected| {
             assert_eq!(decide(&claim(wanted, told), pv, &volume), expected, "{wanted} {told}");
         };
-        check("1Gi", "1Gi", &pv("u", "1Gi"), own(GI), Decision::Nothing);
-        check("2Gi", "1Gi", &pv("u", "1Gi"), own(GI), Decision::Grow(2 * GI));
-        check("2Gi", "1Gi", &pv("u", "1Gi"), own(2 * GI), Decision::Grow(2 * GI));
-        check("2Gi", "1Gi", &pv("u", "2Gi"), own(2 * GI), Decision::Tell(2 * GI));
+        check("1Gi", "1Gi", &pv("u", "1Gi"), own(GI), ExpandDecision::Nothing);
+        check("2Gi", "1Gi", &pv("u", "1Gi"), own(GI), ExpandDecision::Grow(2 * GI));
+        check("2Gi", "1Gi", &pv("u", "1Gi"), own(2 * GI), ExpandDecision::Grow(2 * GI));
+        check("2Gi", "1Gi", &pv("u", "2Gi"), own(2 * GI), ExpandDecision::UpdateStatus(2 * GI));
         // What the PV says without having it counts for nothing.
-        check("2Gi", "1Gi", &pv("u", "8Ti"), own(GI), Decision::Grow(2 * GI));
-        check("2Gi", "1Gi", &pv("u", "8Ti"), own(2 * GI), Decision::Tell(2 * GI));
-        let shrink = Decision::Shrink { wanted: GI / 2, now: GI };
+        check("2Gi", "1Gi", &pv("u", "8Ti"), own(GI), ExpandDecision::Grow(2 * GI));
+        check("2Gi", "1Gi", &pv("u", "8Ti"), own(2 * GI), ExpandDecision::UpdateStatus(2 * GI));
+        let shrink = ExpandDecision::Shrink { wanted: GI / 2, now: GI };
         check("512Mi", "1Gi", &pv("u", "1Gi"), own(GI), shrink);
-        check("512Mi", "1Gi", &pv("u", "1Gi"), volume("old", "u", GI), Decision::Nothing);
-        check("nonsense", "1Gi", &pv("u", "1Gi"), own(GI), Decision::Nothing);
+        check("512Mi", "1Gi", &pv("u", "1Gi"), volume("old", "u", GI), ExpandDecision::Nothing);
+        check("nonsense", "1Gi", &pv("u", "1Gi"), own(GI), ExpandDecision::Nothing);
         // The PV names another claim, or the volume is another one's by its record.
-        check("2Gi", "1Gi", &pv("other", "1Gi"), own(GI), Decision::Nothing);
-        check("2Gi", "1Gi", &pv("u", "1Gi"), volume("v", "victim", GI), Decision::Nothing);
+        check("2Gi", "1Gi", &pv("other", "1Gi"), own(GI), ExpandDecision::Nothing);
+        check("2Gi", "1Gi", &pv("u", "1Gi"), volume("v", "victim", GI), ExpandDecision::Nothing);
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! A queue that serves groups in turn: a group with a thousand items delays the next item of another
-//! group by one item.
+//! A queue that serves groups in turn: a group with a thousand items delays the next item of
+//! another group by one item.
 
 use std::collections::{HashMap, VecDeque};
 
-/// Items by group; within a group they stay in order.
+/// Items by group; within a group they keep their order.
 pub struct FairQueue<T> {
     lines: HashMap<String, VecDeque<T>>,
-    /// The groups that have something, the next one first.
+    /// The groups that have items, the next one first.
     order: VecDeque<String>,
     len: usize,
 }
@@ -18,7 +18,7 @@ impl<T> Default for FairQueue<T> {
 }
 
 impl<T> FairQueue<T> {
-    /// Puts an item at the end of its group's line.
+    /// Appends an item to its group.
     pub fn push(&mut self, group: &str, item: T) {
         self.len += 1;
         if let Some(line) = self.lines.get_mut(group) {
@@ -42,18 +42,18 @@ impl<T> FairQueue<T> {
         item
     }
 
-    /// How many items there are.
+    /// The number of items.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no items.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many items a group has.
-    pub fn of(&self, group: &str) -> usize {
+    /// The number of items of a group.
+    pub fn len_of(&self, group: &str) -> usize {
         self.lines.get(group).map_or(0, VecDeque::len)
     }
 }
@@ -70,7 +70,7 @@ mod tests {
         }
         queue.push("modest", 7);
         queue.push("other", 8);
-        assert_eq!((queue.len(), queue.of("greedy"), queue.of("nobody")), (1002, 1000, 0));
+        assert_eq!((queue.len(), queue.len_of("greedy"), queue.len_of("nobody")), (1002, 1000, 0));
         let first: Vec<_> = std::iter::from_fn(|| queue.pop()).take(5).collect();
         assert_eq!(first, [0, 7, 8, 1, 2]);
         queue.push("modest", 9);

@@ -1,7 +1,6 @@
-//! What is counted, in the names that dashboards of provisioners know.
+//! The provisioner's metrics, with the names that dashboards of provisioners know.
 //!
-//! Plain counters, written without a lock by whoever did something; [`Metrics::register`] gives
-//! them to whoever answers Prometheus.
+//! [`ProvisionerMetrics::register`] registers them where Prometheus reads them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,31 +15,31 @@ use prometheus_client::registry::Registry;
 /// Upper bounds of durations, in seconds: a claim takes milliseconds, a clone minutes.
 const BOUNDS: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0];
 
-/// Labels of what happens to claims.
+/// Labels of metrics of claims.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct Claim {
+struct ClaimLabels {
     class: String,
-    /// What the content comes from: nothing, or another claim.
+    /// The kind of the data source: empty, or `PersistentVolumeClaim`.
     source: &'static str,
 }
 
-/// Labels of what happens to PVs.
+/// Labels of metrics of PVs.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct Class {
+struct ClassLabels {
     class: String,
 }
 
-type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
+type DurationFamily<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// The counters.
+/// The provisioner's metrics.
 #[derive(Debug)]
-pub struct Metrics {
-    provisioned: Family<Claim, Counter>,
-    provision_failed: Family<Claim, Counter>,
-    provision_seconds: Durations<Claim>,
-    deleted: Family<Class, Counter>,
-    delete_failed: Family<Class, Counter>,
-    delete_seconds: Durations<Class>,
+pub struct ProvisionerMetrics {
+    provisioned: Family<ClaimLabels, Counter>,
+    provision_failed: Family<ClaimLabels, Counter>,
+    provision_seconds: DurationFamily<ClaimLabels>,
+    deleted: Family<ClassLabels, Counter>,
+    delete_failed: Family<ClassLabels, Counter>,
+    delete_seconds: DurationFamily<ClassLabels>,
     expanded: Counter,
     expand_failed: Counter,
     leader: Gauge,
@@ -49,7 +48,7 @@ pub struct Metrics {
     events_lost: AtomicU64,
 }
 
-impl Default for Metrics {
+impl Default for ProvisionerMetrics {
     fn default() -> Self {
         let durations: fn() -> Histogram = || Histogram::new(BOUNDS);
         Self {
@@ -69,11 +68,11 @@ impl Default for Metrics {
     }
 }
 
-impl Metrics {
-    /// Gives the counters to a registry, under their names.
+impl ProvisionerMetrics {
+    /// Registers the metrics under their names.
     pub fn register(&self, registry: &mut Registry) {
         let library = registry.sub_registry_with_prefix("controller");
-        let mut add = |name: &str, help: &str, metric: &Family<Claim, Counter>| {
+        let mut add = |name: &str, help: &str, metric: &Family<ClaimLabels, Counter>| {
             library.register(name, help, metric.clone());
         };
         let claims = "persistentvolumeclaim_provision";
@@ -100,31 +99,31 @@ impl Metrics {
         own.register("pvs_without_volume", help, self.pvs_without_volume.clone());
     }
 
-    /// A claim has its volume.
+    /// Counts a claim that got its volume; `took` is how long that took.
     pub fn provisioned(&self, class: &str, clone: bool, took: Duration) {
-        let labels = Claim::new(class, clone);
+        let labels = ClaimLabels::new(class, clone);
         self.provisioned.get_or_create(&labels).inc();
         self.provision_seconds.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
-    /// A claim could not have its volume, this time.
+    /// Counts a failed attempt to provision a claim.
     pub fn provision_failed(&self, class: &str, clone: bool) {
-        self.provision_failed.get_or_create(&Claim::new(class, clone)).inc();
+        self.provision_failed.get_or_create(&ClaimLabels::new(class, clone)).inc();
     }
 
-    /// A volume came to its end.
+    /// Counts a reclaimed volume; `took` is how long that took.
     pub fn deleted(&self, class: &str, took: Duration) {
-        let labels = Class { class: class.into() };
+        let labels = ClassLabels { class: class.into() };
         self.deleted.get_or_create(&labels).inc();
         self.delete_seconds.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
-    /// A volume could not come to its end, this time.
+    /// Counts a failed attempt to reclaim a volume.
     pub fn delete_failed(&self, class: &str) {
-        self.delete_failed.get_or_create(&Class { class: class.into() }).inc();
+        self.delete_failed.get_or_create(&ClassLabels { class: class.into() }).inc();
     }
 
-    /// A volume grew, or could not.
+    /// Counts an expansion, or a failed attempt.
     pub fn expanded(&self, done: bool) {
         if done {
             self.expanded.inc()
@@ -133,24 +132,24 @@ impl Metrics {
         };
     }
 
-    /// Whether this server provisions.
+    /// Sets whether this server provisions.
     pub fn leads(&self, leads: bool) {
         self.leader.set(i64::from(leads));
     }
 
-    /// What does not belong together.
+    /// Sets the numbers of orphans.
     pub fn orphans(&self, volumes: usize, pvs: usize) {
         self.volumes_without_pv.set(i64::try_from(volumes).unwrap_or(i64::MAX));
         self.pvs_without_volume.set(i64::try_from(pvs).unwrap_or(i64::MAX));
     }
 
-    /// An event could not be told.
+    /// Counts an event that the queue could not take.
     pub fn event_lost(&self) {
         self.events_lost.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-impl Claim {
+impl ClaimLabels {
     fn new(class: &str, clone: bool) -> Self {
         Self { class: class.into(), source: if clone { "PersistentVolumeClaim" } else { "" } }
     }
@@ -164,7 +163,7 @@ mod tests {
 
     #[test]
     fn dashboards_find_their_names() {
-        let metrics = Metrics::default();
+        let metrics = ProvisionerMetrics::default();
         metrics.provisioned("fast", false, Duration::from_millis(20));
         metrics.provision_failed("fast", true);
         metrics.deleted("fast", Duration::from_millis(20));

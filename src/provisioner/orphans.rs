@@ -1,15 +1,16 @@
-//! What does not belong together, looked for again and again: volumes of claims without a PV, and
-//! PVs of this server without a volume.
+//! Searches for orphans: volumes of claims without a PV, and PVs of this server without a volume.
 //!
-//! They are counted, and each is said once (and again with every resync): in the log, and to the
-//! claim whose volume is gone. Nothing of them is deleted: somebody may restore the other half. One
-//! kind is no orphan but a beginning, and is taken away again: what a crash in the middle of
-//! provisioning leaves, which is a volume that no PV ever held ([`super::ownership`]), whose claim
-//! is gone or has another volume, and in which nothing ever was; what earlier versions left is only
-//! counted. A claim that still waits goes on with the volume that it has; for the case that it goes
-//! before, its volume is kept in mind ([`Unfinished::Found`]).
+//! Orphans are counted, and each is reported once (and again after every resync): in the log, and
+//! for a missing volume in events of the PV and its claim. They are not deleted, because the other
+//! half may be restored.
 //!
-//! The leader also says which released PVs wait for another server that does not end them.
+//! A volume that no PV ever held ([`super::ownership`]), whose claim is gone or has another volume,
+//! and that was never used is no orphan: a crash during provisioning left it, and it is deleted
+//! ([`super::cleanup`]). Such volumes of earlier versions are only counted. While the claim still
+//! waits, it will get the volume; the volume is noted ([`UnfinishedVolume::Found`]) in case that
+//! the claim is deleted first.
+//!
+//! The leader also reports released PVs of other servers that are not reclaimed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,241 +20,230 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
-use super::Context;
-use super::claims;
-use super::events::Tone;
-use super::objects::{self, annotation};
-use super::ownership::{CLAIM, CLAIM_UID, PV_UID, Relation, address};
-use super::unfinished::{self, Unfinished};
-use super::watch::Key;
-use crate::volume::spec::{Spec, VolumePhase, VolumeStatus};
+use super::claim_progress::UnfinishedVolume;
+use super::context::Context;
+use super::events::EventType;
+use super::objects::{self, ObjectKey, annotation};
+use super::ownership::{CLAIM, PvRelation, address, is_ended};
+use super::{cleanup, volume_record};
+use crate::volume::spec::Spec;
 
-/// How long another server may take to end a volume before the leader says that it does not.
+/// How long another server may take to reclaim a volume before the leader reports it.
 const ABANDONED: Duration = Duration::from_secs(45);
 
-/// What was found, and said.
+/// The orphans of the last search, and what was reported of them.
 #[derive(Default)]
-pub struct Found {
+pub struct ReportedOrphans {
     /// Ids of volumes without a PV.
     volumes: HashSet<String>,
     /// Uids of PVs without a volume.
     pvs: HashSet<String>,
-    /// The same of those whose end may just be under way: they count if they are found again.
+    /// Uids of PVs without a volume that may just be being reclaimed. They count if the next search
+    /// finds them, too.
     ending: HashSet<String>,
-    /// Since when released PVs of other servers are known, by uid, and whether that was said.
+    /// Released PVs of other servers, by uid: since when they are known, and whether that was
+    /// reported.
     abandoned: HashMap<String, (Instant, bool)>,
 }
 
-/// Looks for what does not belong together; says what is new, and takes beginnings away.
-pub async fn look(cx: &Context) {
-    // First the volumes: one that is made meanwhile has its PV later.
-    let volumes = cx.volumes.specs();
-    let (mut held, mut missing, mut waiting) = (HashSet::new(), Vec::new(), Vec::new());
-    for pv in cx.stores.pvs() {
-        // There may be ten thousand, and nothing of them be waited for.
-        consume_budget().await;
-        // Also written down here: a claim whose predecessor has gone since is seen to use its
-        // volume.
-        let relation = match cx.settle(&pv).await {
-            Ok(relation) => relation,
-            Err(error) => {
-                tracing::debug!(
-                    error = error.logged(),
-                    pv = pv.metadata.name,
-                    "cannot write it down"
-                );
-                cx.relation(&pv).await
-            }
-        };
-        match relation {
-            Relation::New(spec) | Relation::Own(spec) | Relation::Stranger(spec) => {
-                held.insert(spec.id.as_str().to_owned());
-                // While a volume ends, it is lost too.
-                if objects::phase(&pv) == "Bound" && cx.volumes.is_lost(&spec.name) {
-                    missing.push(pv);
-                }
-            }
-            Relation::Missing => missing.push(pv),
-            Relation::Other => waiting.push(pv),
-        }
+/// What the PVs say.
+#[derive(Default)]
+struct PvSurvey {
+    /// Ids of the volumes that PVs point to.
+    referenced: HashSet<String>,
+    /// PVs of this server without a volume.
+    missing: Vec<Arc<PersistentVolume>>,
+    /// PVs of other servers and provisioners.
+    foreign: Vec<Arc<PersistentVolume>>,
+}
+
+impl ReportedOrphans {
+    /// Reports all orphans again when they are found the next time.
+    pub fn report_again(&mut self) {
+        self.volumes.clear();
+        self.pvs.clear();
+        self.abandoned.values_mut().for_each(|(_, reported)| *reported = false);
     }
-    let missing = really_missing(cx, missing).await;
+}
+
+/// Searches for orphans, reports new ones, and deletes volumes that were never used.
+pub async fn search(cx: &Context, reported: &mut ReportedOrphans) {
+    // The volumes come first: the PV of a volume that is made meanwhile is saved later.
+    let volumes = cx.volumes.specs();
+    let survey = survey(cx).await;
+    let missing = still_missing(cx, survey.missing, &mut reported.ending).await;
     let mut alone = Vec::new();
-    for spec in volumes.iter().filter(|spec| !held.contains(spec.id.as_str())) {
+    for spec in volumes.iter().filter(|spec| !survey.referenced.contains(spec.id.as_str())) {
         consume_budget().await;
-        if is_alone(cx, spec).await {
+        if is_orphan(cx, spec).await {
             alone.push(spec);
         }
     }
     cx.metrics.orphans(alone.len(), missing.len());
-    say_volumes(cx, &alone);
-    say_pvs(cx, &missing);
+    report_volumes(&alone, &mut reported.volumes);
+    report_pvs(cx, &missing, &mut reported.pvs);
     if *cx.term.read().await {
-        say_abandoned(cx, &waiting);
+        report_abandoned(cx, &survey.foreign, &mut reported.abandoned);
     }
 }
 
-/// Those PVs that still have no volume. Many may have ended meanwhile, each with its volume first,
-/// and what is known of the last ones may be older than that.
-async fn really_missing(
-    cx: &Context,
-    missing: Vec<Arc<PersistentVolume>>,
-) -> Vec<Arc<PersistentVolume>> {
-    let (mut still, mut ending) = (Vec::new(), HashSet::new());
-    for pv in missing {
-        let uid = pv.metadata.uid.clone().unwrap_or_default();
-        let Some(now) = cx.stores.pv_with_uid(&uid) else { continue };
-        match cx.relation(&now).await {
-            Relation::Missing if may_be_ending(&now) => _ = ending.insert(uid),
-            Relation::Missing => still.push(now),
-            Relation::Own(_) | Relation::New(_) | Relation::Stranger(_) => still.push(now), // lost
-            Relation::Other => {}
+async fn survey(cx: &Context) -> PvSurvey {
+    let mut survey = PvSurvey::default();
+    for pv in cx.cluster.pvs() {
+        // There may be ten thousand, and none of them may have to be waited for.
+        consume_budget().await;
+        // The record is updated here, too: a claim may use a volume only since its predecessor is
+        // gone, and that changes no PV.
+        let relation = match volume_record::update(cx, &pv).await {
+            Ok(relation) => relation,
+            Err(error) => {
+                let (error, pv_name) = (error.logged(), &pv.metadata.name);
+                tracing::debug!(error, pv = pv_name, "cannot update the record of a volume");
+                volume_record::relation(cx, &pv).await
+            }
+        };
+        match relation {
+            PvRelation::Unheld(spec) | PvRelation::Holder(spec) | PvRelation::HeldByOther(spec) => {
+                survey.referenced.insert(spec.id.as_str().to_owned());
+                // A volume that is being reclaimed is lost, too.
+                if objects::phase(&pv) == "Bound" && cx.volumes.is_lost(&spec.name) {
+                    survey.missing.push(pv);
+                }
+            }
+            PvRelation::Missing => survey.missing.push(pv),
+            PvRelation::Foreign => survey.foreign.push(pv),
         }
     }
-    let mut found = cx.found.lock();
-    let before = std::mem::replace(&mut found.ending, ending);
-    let again = found.ending.intersection(&before);
-    still.extend(again.filter_map(|uid| cx.stores.pv_with_uid(uid)));
+    survey
+}
+
+/// Returns the PVs that still have no volume. Many may have been reclaimed meanwhile, each with its
+/// volume first, and the view may not show the last ones yet: those have to be found twice.
+async fn still_missing(
+    cx: &Context,
+    missing: Vec<Arc<PersistentVolume>>,
+    ending: &mut HashSet<String>,
+) -> Vec<Arc<PersistentVolume>> {
+    let (mut still, mut now_ending) = (Vec::new(), HashSet::new());
+    for pv in missing {
+        let uid = pv.metadata.uid.clone().unwrap_or_default();
+        let Some(now) = cx.cluster.pv_with_uid(&uid) else { continue };
+        match volume_record::relation(cx, &now).await {
+            PvRelation::Missing if is_ended(&now) => _ = now_ending.insert(uid),
+            PvRelation::Missing => still.push(now),
+            // The volume is lost.
+            PvRelation::Holder(_) | PvRelation::Unheld(_) | PvRelation::HeldByOther(_) => {
+                still.push(now);
+            }
+            PvRelation::Foreign => {}
+        }
+    }
+    let before = std::mem::replace(ending, now_ending);
+    let again = ending.intersection(&before);
+    still.extend(again.filter_map(|uid| cx.cluster.pv_with_uid(uid)));
     still
 }
 
-fn may_be_ending(pv: &PersistentVolume) -> bool {
-    matches!(objects::phase(pv), "Released" | "Failed") || pv.metadata.deletion_timestamp.is_some()
-}
-
-/// Has everything said again that is found from now on.
-pub fn say_again(cx: &Context) {
-    let mut found = cx.found.lock();
-    found.volumes.clear();
-    found.pvs.clear();
-    found.abandoned.values_mut().for_each(|(_, said)| *said = false);
-    drop(found);
-    cx.events.say_again();
-}
-
-/// Whether a volume of a claim, which no PV points to, stays so.
-async fn is_alone(cx: &Context, spec: &Spec) -> bool {
-    // Volumes that people made have no claim's label.
+/// Whether a volume that no PV points to is a claim's and stays without a PV. One that was never
+/// used is deleted.
+async fn is_orphan(cx: &Context, spec: &Spec) -> bool {
+    // Volumes that administrators created have no label of a claim.
     let Some(namespace) = spec.labels.get(objects::CLAIM_NAMESPACE) else { return false };
-    if !cx.stores.watches(namespace) {
+    if !cx.cluster.watches(namespace) {
         return false;
     }
     let uid = spec.id.as_str();
-    let of = |claim: &Arc<PersistentVolumeClaim>| is_of(claim, uid);
+    let of = |claim: &Arc<PersistentVolumeClaim>| claim.metadata.uid.as_deref() == Some(uid);
     let claim = match spec.labels.get(CLAIM).and_then(|c| c.split_once('/')) {
-        Some((namespace, name)) => cx.stores.claim_named(namespace, name).filter(of),
-        None => cx.stores.claim_with_uid(uid),
+        Some((namespace, name)) => cx.cluster.claim_named(namespace, name).filter(of),
+        None => cx.cluster.claim_with_uid(uid),
     };
     if let Some(claim) = &claim
-        && !claims::names_a_volume(claim)
+        && !objects::names_a_pv(claim)
     {
-        cx.remember(&Key::of(&**claim), Unfinished::Found(spec.name.clone()));
+        let found = UnfinishedVolume::Found(spec.name.clone());
+        cx.progress.remember(&ObjectKey::of(&**claim), found);
         return false;
     }
-    // Its PV may be about to be saved. Once the claim is seen to be gone or to have a volume, none
-    // is.
-    if cx.is_busy_with(uid) {
+    // Its PV may be about to be saved. No PV is saved once the claim is known to be gone or to have
+    // a volume.
+    if cx.progress.is_reconciling(uid) {
         return false;
     }
-    !(is_a_beginning(cx, spec).await && taken_away(cx, spec, namespace).await)
+    !(cleanup::is_never_used(cx, spec).await && delete_unused(cx, spec, namespace).await)
 }
 
-fn is_of(claim: &PersistentVolumeClaim, uid: &str) -> bool {
-    claim.metadata.uid.as_deref() == Some(uid)
-}
-
-/// Whether no PV ever held a volume, and nobody ever wrote into it or has it mounted. In doubt,
-/// somebody did.
-pub async fn is_a_beginning(cx: &Context, spec: &Spec) -> bool {
-    // Records of earlier versions name neither, whoever had the volume.
-    if spec.labels.contains_key(PV_UID) || !spec.labels.contains_key(CLAIM_UID) {
-        return false;
-    }
-    let name = spec.name.clone();
-    let untouched = cx.blocking(move |volumes| {
-        let VolumeStatus { phase, mounted_by, .. } = volumes.show(&name)?;
-        Ok(match phase {
-            VolumePhase::Ready | VolumePhase::Counting => {
-                mounted_by.is_empty() && volumes.is_untouched(&name)?
-            }
-            // A copy is given to nobody before it is whole.
-            VolumePhase::Cloning { .. } | VolumePhase::Failed { .. } => true,
-            VolumePhase::Lost { .. } => false,
-        })
-    });
-    untouched.await.unwrap_or(false)
-}
-
-async fn taken_away(cx: &Context, spec: &Spec, namespace: &str) -> bool {
-    // The claim is known to be gone by its uid alone: its name is not needed any more.
+async fn delete_unused(cx: &Context, spec: &Spec, namespace: &str) -> bool {
+    // The uid alone says that the claim is gone: its name is not needed.
     let uid = spec.id.as_str().to_owned();
-    let key = Key { namespace: Some(namespace.to_owned()), name: String::new(), uid };
-    match unfinished::end_unfinished(cx, &key, spec.name.clone()).await {
-        Ok(ended) => ended,
+    let key = ObjectKey { namespace: Some(namespace.to_owned()), name: String::new(), uid };
+    match cleanup::delete_unheld(cx, &key, spec.name.clone()).await {
+        Ok(deleted) => deleted,
         Err(error) => {
             let error = error.logged();
-            tracing::warn!(error, volume = %spec.name, "cannot take a beginning away");
+            tracing::warn!(error, volume = %spec.name, "cannot delete an unused volume; retrying");
             false
         }
     }
 }
 
-fn say_volumes(cx: &Context, alone: &[&Spec]) {
-    let mut found = cx.found.lock();
-    let now: HashSet<_> = alone.iter().map(|spec| spec.id.as_str().to_owned()).collect();
-    for spec in alone.iter().filter(|spec| !found.volumes.contains(spec.id.as_str())) {
+fn report_volumes(alone: &[&Spec], reported: &mut HashSet<String>) {
+    for spec in alone.iter().filter(|spec| !reported.contains(spec.id.as_str())) {
         let (volume, id) = (&spec.name, spec.id.as_str());
         tracing::warn!(%volume, id, "the volume has no PersistentVolume");
     }
-    found.volumes = now;
+    *reported = alone.iter().map(|spec| spec.id.as_str().to_owned()).collect();
 }
 
-fn say_pvs(cx: &Context, missing: &[Arc<PersistentVolume>]) {
-    let mut found = cx.found.lock();
+fn report_pvs(cx: &Context, missing: &[Arc<PersistentVolume>], reported: &mut HashSet<String>) {
     let uid = |pv: &PersistentVolume| pv.metadata.uid.clone().unwrap_or_default();
-    for pv in missing.iter().filter(|pv| !found.pvs.contains(&uid(pv))) {
+    for pv in missing.iter().filter(|pv| !reported.contains(&uid(pv))) {
         let name = pv.metadata.name.as_deref().unwrap_or_default();
         tracing::warn!(pv = name, "the PersistentVolume has no volume here");
         let message = format!(
-            "The volume of PersistentVolume {name} is not served any more: it was deleted beside \
-             the cluster, or its directory or record is not what it was, which the server's log \
-             says. Have it restored; if its data is gone for good, delete the claim and make it \
-             anew"
+            "The volume of PersistentVolume {name} is not served any more: it was deleted without \
+             the cluster, or its directory or record has changed, as the server's log says. Have \
+             it restored; if its data is lost for good, delete the claim and create it again"
         );
+        let (warning, reason) = (EventType::Warning, "VolumeLost");
         if let Some(of) = objects::claim_of(pv).filter(|of| of.uid.is_some()) {
-            cx.events.tell(of.clone(), Tone::Warning, "VolumeLost", message.clone());
+            cx.events.record(of.clone(), warning, reason, message.clone());
         }
-        cx.events.tell(objects::pv_ref(pv), Tone::Warning, "VolumeLost", message);
+        cx.events.record(objects::pv_ref(pv), warning, reason, message);
     }
-    found.pvs = missing.iter().map(|pv| uid(pv)).collect();
+    *reported = missing.iter().map(|pv| uid(pv)).collect();
 }
 
-/// Says which released PVs wait for a server that does not end them.
-fn say_abandoned(cx: &Context, others: &[Arc<PersistentVolume>]) {
-    let mut found = cx.found.lock();
-    let before = std::mem::take(&mut found.abandoned);
-    for pv in others.iter().filter(|pv| waits_for_its_end(cx, pv)) {
+/// Reports released PVs of other servers that are not reclaimed.
+fn report_abandoned(
+    cx: &Context,
+    foreign: &[Arc<PersistentVolume>],
+    abandoned: &mut HashMap<String, (Instant, bool)>,
+) {
+    let before = std::mem::take(abandoned);
+    for pv in foreign.iter().filter(|pv| is_to_be_reclaimed(cx, pv)) {
         let uid = pv.metadata.uid.clone().unwrap_or_default();
-        let (since, mut said) = before.get(&uid).copied().unwrap_or((Instant::now(), false));
-        if !said && since.elapsed() >= ABANDONED {
-            said = true;
+        let (since, mut reported) = before.get(&uid).copied().unwrap_or((Instant::now(), false));
+        if !reported && since.elapsed() >= ABANDONED {
+            reported = true;
             let name = pv.metadata.name.as_deref().unwrap_or_default();
             let at = address(pv).map(|at| format!("{} port {}", at.server, at.port));
             let message = format!(
-                "PersistentVolume {name} is of another server, at {}, which does not end it; does \
-                 that server run, and with the right directory?",
+                "PersistentVolume {name} belongs to another server, at {}, which does not reclaim \
+                 it. Check that this server runs, and with the right directory",
                 at.unwrap_or_default()
             );
-            cx.events.tell(objects::pv_ref(pv), Tone::Warning, "VolumeFailedDelete", message);
+            let (warning, reason) = (EventType::Warning, "VolumeFailedDelete");
+            cx.events.record(objects::pv_ref(pv), warning, reason, message);
         }
-        found.abandoned.insert(uid, (since, said));
+        abandoned.insert(uid, (since, reported));
     }
 }
 
-/// Whether a PV of the provisioner's name is to be ended by some server.
-fn waits_for_its_end(cx: &Context, pv: &PersistentVolume) -> bool {
-    annotation(&pv.metadata, objects::PROVISIONED_BY) == Some(cx.settings.name.as_str())
+/// Whether a PV with the provisioner's name is to be reclaimed by some server.
+fn is_to_be_reclaimed(cx: &Context, pv: &PersistentVolume) -> bool {
+    annotation(&pv.metadata, objects::PROVISIONED_BY) == Some(cx.provisioner.as_str())
         && matches!(objects::phase(pv), "Released" | "Failed")
         && objects::policy(pv) == "Delete"
-        && cx.stores.claims_naming(pv).is_empty()
+        && cx.cluster.claims_naming(pv).is_empty()
 }

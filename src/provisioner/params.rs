@@ -1,9 +1,9 @@
-//! The parameters of a StorageClass: as they are written ([`Words`]), checked into plain values
-//! ([`Parameters`]). Pure.
+//! The parameters of a StorageClass: as text ([`RawParameters`]), and checked and converted
+//! ([`ClassParameters`]). Pure.
 //!
-//! A word that is not known, or a value that makes no sense, is an error that names it: it becomes
-//! an event of the claim. Nothing is left out quietly and nothing has a default that stands in for
-//! a value that cannot be read, because a class is the promise of what a volume is.
+//! An unknown parameter and an invalid value are errors that name the parameter; they become an
+//! event of the claim. No parameter is ignored, and no default replaces an invalid value, because a
+//! class promises what its volumes are.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -12,19 +12,19 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::pattern::{Pattern, PatternError};
+use super::pattern::{PathPattern, PatternError};
 use crate::label::is_label;
 use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::spec::{OnDelete, Spec, parse_client, parse_mode, parse_squash};
 use crate::volume::words::UnknownWord;
 
-/// No uid and no gid: chown(2) reads it as "leave it".
+/// Not a valid uid or gid: chown(2) takes it as "do not change".
 const NO_ID: u32 = u32::MAX;
 
-/// The parameters as text; what is not here is no parameter.
+/// The parameters as text. These are all parameters that there are.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct Words {
+struct RawParameters {
     on_delete: Option<String>,
     archive_on_delete: Option<String>,
     path_pattern: Option<String>,
@@ -44,24 +44,24 @@ struct Words {
     labels: Option<String>,
 }
 
-/// What a class asks of its volumes.
+/// What a class asks for.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Parameters {
-    /// How directories are named.
-    pub pattern: Pattern,
+pub struct ClassParameters {
+    /// How the directories of volumes are named.
+    pub pattern: PathPattern,
     /// Labels of the PV.
     pub labels: BTreeMap<String, String>,
-    /// Everything else, with a name, an id and a capacity that mean nothing.
+    /// Everything else. Name, id and capacity are placeholders.
     like: Spec,
 }
 
-/// Why parameters make no sense.
+/// Why parameters cannot be used.
 #[derive(Error, Debug, PartialEq, Eq)]
-pub enum ParamError {
-    /// A word that is none.
+pub enum ParameterError {
+    /// There is no such parameter.
     #[error("parameters of the class: {0}; correct it, in a new StorageClass")]
     Unknown(String),
-    /// A value that cannot be.
+    /// A value is invalid.
     #[error("parameter {key}: {why}; correct it, in a new StorageClass")]
     Value {
         /// The parameter.
@@ -69,45 +69,46 @@ pub enum ParamError {
         /// What is wrong with it.
         why: String,
     },
-    /// A pattern that cannot be.
+    /// The pattern is invalid.
     #[error("parameter pathPattern: {0}; correct it, in a new StorageClass")]
-    Pattern(PatternError),
+    PathPattern(PatternError),
 }
 
-type Result<T> = std::result::Result<T, ParamError>;
+type Result<T> = std::result::Result<T, ParameterError>;
 
-impl Parameters {
+impl ClassParameters {
     /// Reads the parameters of a class.
     ///
     /// # Errors
-    /// [`ParamError`]
+    /// [`ParameterError`]
     pub fn read(parameters: &BTreeMap<String, String>) -> Result<Self> {
         let texts = parameters.iter().map(|(k, v)| (k.clone(), Value::String(v.clone())));
-        let words: Words = serde_json::from_value(Value::Object(texts.collect::<Map<_, _>>()))
-            .map_err(|error| ParamError::Unknown(error.to_string()))?;
-        let pattern = match &words.path_pattern {
-            Some(text) => Pattern::parse(text).map_err(ParamError::Pattern)?,
-            None => Pattern::default(),
+        let raw: RawParameters =
+            serde_json::from_value(Value::Object(texts.collect::<Map<_, _>>()))
+                .map_err(|error| ParameterError::Unknown(error.to_string()))?;
+        let pattern = match &raw.path_pattern {
+            Some(text) => PathPattern::parse(text).map_err(ParameterError::PathPattern)?,
+            None => PathPattern::default(),
         };
-        let labels = words.labels.as_deref().map(labels).transpose()?.unwrap_or_default();
-        Ok(Self { pattern, labels, like: words.spec()? })
+        let labels = raw.labels.as_deref().map(labels).transpose()?.unwrap_or_default();
+        Ok(Self { pattern, labels, like: raw.spec()? })
     }
 
-    /// What a volume of the class is to be.
+    /// Returns the specification of a volume of the class; `capacity` in bytes.
     pub fn spec(&self, name: VolumeName, id: VolumeId, capacity: u64) -> Spec {
         Spec { name, id, capacity, ..self.like.clone() }
     }
 
-    /// What is done in the end.
+    /// How volumes of the class are reclaimed.
     pub fn on_delete(&self) -> OnDelete {
         self.like.on_delete
     }
 }
 
-impl Words {
+impl RawParameters {
     fn spec(&self) -> Result<Spec> {
-        let mut like = nothing()?;
-        like.on_delete = self.end()?;
+        let mut like = placeholder()?;
+        like.on_delete = self.on_delete()?;
         like.uid = self.uid.as_deref().map(|text| id("uid", text)).transpose()?;
         like.gid = self.gid.as_deref().map(|text| id("gid", text)).transpose()?;
         like.inodes = self.inodes.as_deref().map(|text| number("inodes", text)).transpose()?;
@@ -124,7 +125,7 @@ impl Words {
             like.anon_gid = id("anonGid", text)?;
         }
         if let Some(text) = &self.clients {
-            let clients = words(text).map(parse_client).collect::<std::result::Result<_, _>>();
+            let clients = items(text).map(parse_client).collect::<std::result::Result<_, _>>();
             like.clients = clients.map_err(|why| value("clients", why))?;
             if like.clients.is_empty() {
                 return Err(value("clients", "nobody may use the volume; name a client, or *"));
@@ -144,8 +145,8 @@ impl Words {
         Ok(like)
     }
 
-    /// `onDelete` counts before its older spelling.
-    fn end(&self) -> Result<OnDelete> {
+    /// `onDelete` counts before `archiveOnDelete`, its older form.
+    fn on_delete(&self) -> Result<OnDelete> {
         let archive = self.archive_on_delete.as_deref();
         let archive = archive.map(|text| truth("archiveOnDelete", go_truth(text))).transpose()?;
         match (&self.on_delete, archive) {
@@ -157,18 +158,18 @@ impl Words {
     }
 }
 
-/// A volume with the defaults of everything.
-fn nothing() -> Result<Spec> {
+/// A volume with the default of everything.
+fn placeholder() -> Result<Spec> {
     let broken = |why: crate::volume::name::BadName| value("name", why.to_string());
     let name = VolumeName::new("class").map_err(broken)?;
     Ok(Spec::new(name, VolumeId::new("class").map_err(broken)?, 0))
 }
 
-fn value(key: &'static str, why: impl Into<String>) -> ParamError {
-    ParamError::Value { key, why: why.into() }
+fn value(key: &'static str, why: impl Into<String>) -> ParameterError {
+    ParameterError::Value { key, why: why.into() }
 }
 
-fn choice(key: &'static str, why: &UnknownWord) -> ParamError {
+fn choice(key: &'static str, why: &UnknownWord) -> ParameterError {
     value(key, why.to_string())
 }
 
@@ -191,7 +192,7 @@ fn truth(key: &'static str, text: &str) -> Result<bool> {
     text.parse().map_err(|_| value(key, format!("{text:?} is neither true nor false")))
 }
 
-/// The spellings of truth that Go has: nfs-subdir-external-provisioner takes them all.
+/// Converts the other spellings that Go accepts, as nfs-subdir-external-provisioner does.
 fn go_truth(text: &str) -> &str {
     match text {
         "1" | "t" | "T" => "true",
@@ -200,8 +201,8 @@ fn go_truth(text: &str) -> &str {
     }
 }
 
-/// A list with commas, and blanks where people put them.
-fn words(text: &str) -> impl Iterator<Item = &str> {
+/// The items of a comma-separated list, without blanks around them.
+fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty())
 }
 
@@ -214,10 +215,10 @@ fn labels(text: &str) -> Result<BTreeMap<String, String>> {
             false => Err(value("labels", format!("{word:?} is no label, like team=blue"))),
         }
     };
-    words(text).map(label).collect()
+    items(text).map(label).collect()
 }
 
-/// The parameters of a volume in words, for the log.
+/// Describes the parameters of a volume, for the log.
 pub fn describe(spec: &Spec) -> String {
     let (mode, squash) = (spec.mode, spec.squash.name());
     format!("mode={mode:04o} {squash} onDelete={}", spec.on_delete.name())
@@ -229,9 +230,9 @@ mod tests {
     use crate::export::Squash;
     use crate::volume::spec::QuotaMode;
 
-    fn read(words: &[(&str, &str)]) -> Result<Parameters> {
+    fn read(words: &[(&str, &str)]) -> Result<ClassParameters> {
         let own = |(k, v): &(&str, &str)| (k.to_string(), v.to_string());
-        Parameters::read(&words.iter().map(own).collect())
+        ClassParameters::read(&words.iter().map(own).collect())
     }
 
     fn spec(words: &[(&str, &str)]) -> Spec {
@@ -239,15 +240,15 @@ mod tests {
     }
 
     #[test]
-    fn a_class_need_say_nothing() {
+    fn a_class_may_have_no_parameters() {
         let plain = Spec::new(VolumeName::new("n").unwrap(), VolumeId::new("i").unwrap(), 5);
         assert_eq!(spec(&[]), plain);
-        assert_eq!(read(&[]).unwrap().pattern, Pattern::default());
+        assert_eq!(read(&[]).unwrap().pattern, PathPattern::default());
         assert!(read(&[]).unwrap().labels.is_empty());
     }
 
     #[test]
-    fn everything_can_be_said() {
+    fn every_parameter_is_read() {
         let spec = spec(&[
             ("onDelete", "archive"),
             ("uid", "1"),
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newer_spelling_of_the_end_counts() {
+    fn on_delete_counts_before_archive_on_delete() {
         let check = |words: &[(&str, &str)], expected| assert_eq!(spec(words).on_delete, expected);
         check(&[("archiveOnDelete", "true")], OnDelete::Archive);
         check(&[("archiveOnDelete", "False")], OnDelete::Delete);
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_by_name() {
+    fn an_invalid_parameter_is_refused_by_name() {
         let check = |key: &str, text: &str| {
             let error = read(&[(key, text)]).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains("StorageClass"), "{error}");
@@ -314,6 +315,6 @@ mod tests {
         check("inodes", "many");
         check("labels", "a b=c");
         let error = read(&[("onDelet", "x")]).unwrap_err().to_string();
-        assert!(error.contains("`onDelete`"), "what there is, is named: {error}");
+        assert!(error.contains("`onDelete`"), "the known parameters are named: {error}");
     }
 }

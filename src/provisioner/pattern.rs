@@ -1,9 +1,9 @@
-//! How the directory of a claim is named: `${.PVC.namespace}-${.PVC.name}-${.PV.name}`, or what the
-//! class says. Pure.
+//! Names the directory of a claim by a pattern: `${.PVC.namespace}-${.PVC.name}-${.PV.name}`, or
+//! the class's `pathPattern`. Pure.
 //!
-//! What comes out is below the root of the volumes whatever stands in the claim: a component is a
-//! volume's [`VolumeName`], which is no `..`, begins with no dot and holds no slash. A value that is not
-//! there is an error, and not nothing: two claims that both lack a label would get one directory.
+//! The result is below the root of the volumes whatever the claim contains: each component is a
+//! [`VolumeName`], which does not begin with a dot and contains no slash. A missing value is an
+//! error and does not count as empty: two claims without a label would get the same directory.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,18 +12,18 @@ use thiserror::Error;
 
 use crate::volume::name::{self, BadName, VolumeName};
 
-/// The pattern of classes that say nothing.
+/// The pattern of classes without `pathPattern`.
 const DEFAULT: &str = "${.PVC.namespace}-${.PVC.name}-${.PV.name}";
 
 /// Longest component, in bytes.
 const COMPONENT_MAX: usize = 255;
 
-/// A pattern, taken apart.
+/// A parsed pattern.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Pattern(Vec<Piece>);
+pub struct PathPattern(Vec<PatternPiece>);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Piece {
+enum PatternPiece {
     Text(String),
     Namespace,
     Claim,
@@ -32,9 +32,9 @@ enum Piece {
     Annotation(String),
 }
 
-/// What is put in.
+/// The values that are filled in.
 #[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
+pub struct PatternValues<'a> {
     /// The claim's namespace.
     pub namespace: &'a str,
     /// The claim's name.
@@ -49,24 +49,24 @@ pub struct Subject<'a> {
 
 /// A directory below the root of the volumes: one component, or several.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Directory(Vec<VolumeName>);
+pub struct PatternDirectory(Vec<VolumeName>);
 
-/// Why a pattern, or what comes of it, cannot be used.
+/// Why a pattern or its result cannot be used.
 #[derive(Error, Debug, PartialEq, Eq)]
 pub enum PatternError {
-    /// It has nothing in it.
+    /// The pattern is empty.
     #[error("it is empty")]
     Empty,
-    /// No such value.
+    /// There is no such value.
     #[error(
         "${{{0}}} is not known; use ${{.PVC.namespace}}, ${{.PVC.name}}, ${{.PVC.labels.X}}, \
          ${{.PVC.annotations.X}}, ${{.PV.name}}"
     )]
     Unknown(String),
-    /// A `${` without its end.
+    /// A `${` has no closing `}`.
     #[error("${{ has no }} after it")]
     Open,
-    /// The claim does not have it.
+    /// The claim does not have the value.
     #[error("the claim has no {what} {key}, which pathPattern names; add it to the claim")]
     Missing {
         /// Label or annotation.
@@ -74,10 +74,10 @@ pub enum PatternError {
         /// Which one.
         key: String,
     },
-    /// It would be another place.
+    /// The result is not a path below the root.
     #[error("pathPattern makes the directory {path:?} of this claim, of which a part {why}")]
     Name {
-        /// What came out.
+        /// The result.
         path: String,
         /// What is wrong with it.
         why: BadName,
@@ -86,38 +86,38 @@ pub enum PatternError {
 
 type Result<T> = std::result::Result<T, PatternError>;
 
-impl Default for Pattern {
+impl Default for PathPattern {
     fn default() -> Self {
         Self::parse(DEFAULT).expect("the default is a pattern")
     }
 }
 
-impl Pattern {
-    /// Takes a pattern apart.
+impl PathPattern {
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// It is empty, or names a value that is none.
+    /// It is empty, or names an unknown value.
     pub fn parse(text: &str) -> Result<Self> {
         let (mut pieces, mut rest) = (Vec::new(), text);
         while let Some((before, after)) = rest.split_once("${") {
             let (key, behind) = after.split_once('}').ok_or(PatternError::Open)?;
             if !before.is_empty() {
-                pieces.push(Piece::Text(before.to_owned()));
+                pieces.push(PatternPiece::Text(before.to_owned()));
             }
-            pieces.push(Piece::named(key.trim())?);
+            pieces.push(PatternPiece::named(key.trim())?);
             rest = behind;
         }
         if !rest.is_empty() {
-            pieces.push(Piece::Text(rest.to_owned()));
+            pieces.push(PatternPiece::Text(rest.to_owned()));
         }
         if pieces.is_empty() { Err(PatternError::Empty) } else { Ok(Self(pieces)) }
     }
 
-    /// The directory of a claim: always the same one for the same claim.
+    /// Returns the directory of a claim; always the same one for the same values.
     ///
     /// # Errors
-    /// A value is not there; what comes out is no directory below the root.
-    pub fn directory(&self, subject: Subject<'_>) -> Result<Directory> {
+    /// A value is missing, or the result is not a path below the root.
+    pub fn directory(&self, subject: PatternValues<'_>) -> Result<PatternDirectory> {
         let values = self.0.iter().map(|piece| piece.value(subject)).collect::<Result<Vec<_>>>()?;
         let mut path = values.concat();
         if *self == Self::default() && path.len() > COMPONENT_MAX {
@@ -125,12 +125,12 @@ impl Pattern {
         }
         let name = |part: &str| VolumeName::new(part);
         let names = path.split('/').map(name).collect::<std::result::Result<Vec<_>, _>>();
-        names.map(Directory).map_err(|why| PatternError::Name { path, why })
+        names.map(PatternDirectory).map_err(|why| PatternError::Name { path, why })
     }
 }
 
-impl Piece {
-    /// Both spellings that are in use elsewhere.
+impl PatternPiece {
+    /// Parses the name of a value, in both spellings that other provisioners use.
     fn named(key: &str) -> Result<Self> {
         Ok(match key {
             ".PVC.namespace" | "pvc.metadata.namespace" => Self::Namespace,
@@ -144,7 +144,7 @@ impl Piece {
         })
     }
 
-    fn value<'a>(&'a self, subject: Subject<'a>) -> Result<&'a str> {
+    fn value<'a>(&'a self, subject: PatternValues<'a>) -> Result<&'a str> {
         let find = |what, map: Option<&'a BTreeMap<String, String>>, key: &String| {
             let value = map.and_then(|map| map.get(key)).filter(|value| !value.is_empty());
             let missing = || PatternError::Missing { what, key: key.clone() };
@@ -161,24 +161,25 @@ impl Piece {
     }
 }
 
-/// What stands behind `.PVC.labels.` and the like.
+/// The rest of a name after `.PVC.labels.` and the like.
 fn after(key: &str, part: &str) -> Option<String> {
     let rest = key.strip_prefix(".PVC.").or_else(|| key.strip_prefix("pvc.metadata."))?;
     rest.strip_prefix(part).filter(|rest| !rest.is_empty()).map(str::to_owned)
 }
 
-/// The default name of a claim with a long one: its end, the PV's name, tells claims apart.
+/// Shortens the default directory of a claim with a long name. The PV's name at its end keeps it
+/// unique.
 fn shortened(path: &str, volume: &str) -> String {
     let room = COMPONENT_MAX.saturating_sub(volume.len() + 1);
     format!("{}-{volume}", &path[..path.floor_char_boundary(room)])
 }
 
-impl Directory {
-    /// The volume's name, and where it is, if that is not its name. A volume that lies deeper is
-    /// called like its PV, `volume`: a name is one component.
+impl PatternDirectory {
+    /// Returns the volume's name, and its directory if that is not its name. A volume whose directory
+    /// has several components is named after its PV, `volume`.
     ///
     /// # Errors
-    /// It is too long.
+    /// The path is too long.
     pub fn into_place(self, volume: &str) -> Result<(VolumeName, Option<name::VolumeDirectory>)> {
         let path = self.to_string();
         let bad = |why| PatternError::Name { path: path.clone(), why };
@@ -192,7 +193,7 @@ impl Directory {
     }
 }
 
-impl fmt::Display for Directory {
+impl fmt::Display for PatternDirectory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, name) in self.0.iter().enumerate() {
             write!(f, "{}{name}", if i == 0 { "" } else { "/" })?;
@@ -215,20 +216,20 @@ mod tests {
         let labels = map(&[("team", "blue"), ("a.b/c", "x"), ("empty", ""), ("up", "..")]);
         let annotations =
             map(&[("path", "a/b"), ("abs", "/etc"), ("evil", "../../etc"), ("d", ".")]);
-        let subject = Subject {
+        let subject = PatternValues {
             namespace: "ns",
             claim: "data",
             volume: "pvc-1",
             labels: Some(&labels),
             annotations: Some(&annotations),
         };
-        let directory = Pattern::parse(pattern)?.directory(subject)?;
+        let directory = PathPattern::parse(pattern)?.directory(subject)?;
         let (name, place) = directory.into_place(subject.volume)?;
         Ok(place.map_or(name.to_string(), |place| format!("{name} in {place}")))
     }
 
     #[test]
-    fn values_are_put_in() {
+    fn values_are_filled_in() {
         let check = |pattern: &str, expected: &str| {
             assert_eq!(named(pattern).as_deref(), Ok(expected), "{pattern}");
         };
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_elsewhere_is_refused() {
+    fn paths_outside_the_root_are_refused() {
         let check = |pattern: &str, word: &str| {
             let error = named(pattern).unwrap_err().to_string();
             assert!(error.contains(word), "{pattern}: {error}");
@@ -271,12 +272,13 @@ mod tests {
     }
 
     #[test]
-    fn a_long_claim_has_a_directory_of_its_own() {
+    fn claims_with_long_names_have_directories_of_their_own() {
         let claim = "c".repeat(253);
         let directory = |volume| {
             let (labels, annotations) = (None, None);
-            let subject = Subject { namespace: "ns", claim: &claim, volume, labels, annotations };
-            Pattern::default().directory(subject).unwrap().to_string()
+            let subject =
+                PatternValues { namespace: "ns", claim: &claim, volume, labels, annotations };
+            PathPattern::default().directory(subject).unwrap().to_string()
         };
         assert!(directory("pvc-1").ends_with("c-pvc-1") && directory("pvc-1").len() <= 255);
         assert_ne!(directory("pvc-1"), directory("pvc-2"));
@@ -284,13 +286,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_leads_out(label in ".*", text in ".*") {
+        fn no_value_leads_out_of_the_root(label in ".*", text in ".*") {
             let labels = map(&[("x", &label)]);
             let (labels, annotations) = (Some(&labels), None);
-            let subject = Subject {
+            let subject = PatternValues {
                 namespace: "ns", claim: "c", volume: "v", labels, annotations,
             };
-            if let Ok(pattern) = Pattern::parse(&format!("{text}${{.PVC.labels.x}}"))
+            if let Ok(pattern) = PathPattern::parse(&format!("{text}${{.PVC.labels.x}}"))
                 && let Ok(directory) = pattern.directory(subject)
             {
                 let path = directory.to_string();

@@ -1,5 +1,5 @@
-//! By what claims and PersistentVolumes are found, and what of them is kept: not more than is read.
-//! Pure.
+//! Terms by which claims and PersistentVolumes are found in the cache, and the fields of them that
+//! are kept: only those that are read. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,18 +9,18 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::cache::Cached;
-use super::{objects, ownership, recycled};
+use super::cache::CachedObject;
+use super::{objects, ownership, parked};
 
-/// How much of one value of a claim is kept, in bytes. Longer than any name or directory can be:
-/// what is cut is none, as before.
+/// How much of one value of a claim is kept, in bytes. This is longer than any name or directory
+/// may be: a value that is cut stays invalid.
 const VALUE_MAX: usize = 2048;
 
-/// How much is kept of a claim's labels, and of its annotations, in bytes. The shortest are kept.
+/// How much is kept of a claim's labels, and of its annotations, in bytes: the shortest ones.
 const VALUES_MAX: usize = 16 << 10;
 
-/// Annotations of claims that the cluster or its tools write, which are kept in any case.
-const READ: [&str; 4] =
+/// Annotations of claims that the cluster or its tools write. They are always kept.
+const ALWAYS_KEPT: [&str; 4] =
     [objects::PROVISIONER, objects::PROVISIONER_BETA, objects::CLASS_BETA, objects::SELECTED_NODE];
 
 /// The term of the object with this uid.
@@ -33,31 +33,31 @@ pub fn naming(pv: &str) -> String {
     format!("names {pv}")
 }
 
-/// The term of PersistentVolumes with this path; those below it have terms that begin so.
+/// The term of PersistentVolumes with this path. The terms of paths below it begin with it.
 pub fn path(path: &str) -> String {
     let parts = ownership::components(path).map(|part| format!("{part}/"));
     format!("path {}", parts.collect::<String>())
 }
 
-/// The term of PersistentVolumes of this class that were emptied and are parked.
-pub fn parked(class: &str) -> String {
+/// The term of parked PersistentVolumes of this class.
+pub fn parked_in(class: &str) -> String {
     format!("parked {class}")
 }
 
-impl Cached for StorageClass {}
+impl CachedObject for StorageClass {}
 
-impl Cached for PersistentVolume {
+impl CachedObject for PersistentVolume {
     fn terms(&self) -> Vec<String> {
         let spec = self.spec.as_ref();
         let nfs = spec.and_then(|spec| spec.nfs.as_ref()).map(|nfs| path(&nfs.path));
         let class = spec.and_then(|spec| spec.storage_class_name.as_deref()).unwrap_or_default();
-        let parked = recycled::is_parked(self).then(|| parked(class));
+        let parked = parked::is_parked(self).then(|| parked_in(class));
         self.metadata.uid.as_deref().map(uid).into_iter().chain(nfs).chain(parked).collect()
     }
 }
 
-impl Cached for PersistentVolumeClaim {
-    // Their authors decide how large they are: a page of them stays below what a server can hold.
+impl CachedObject for PersistentVolumeClaim {
+    // Authors decide how large their claims are: a page stays small enough for the API server.
     const PAGE: u32 = 50;
 
     fn terms(&self) -> Vec<String> {
@@ -70,14 +70,14 @@ impl Cached for PersistentVolumeClaim {
         let meta = &mut self.metadata;
         (meta.managed_fields, meta.owner_references, meta.finalizers) = (None, None, None);
         meta.labels.iter_mut().for_each(|labels| slim_values(labels, &[]));
-        meta.annotations.iter_mut().for_each(|annotations| slim_values(annotations, &READ));
+        meta.annotations.iter_mut().for_each(|annotations| slim_values(annotations, &ALWAYS_KEPT));
         self.spec.iter_mut().for_each(slim_spec);
     }
 }
 
 fn slim_spec(spec: &mut PersistentVolumeClaimSpec) {
     if let Some(selector) = &mut spec.selector {
-        *selector = LabelSelector::default(); // that there is one is all that counts
+        *selector = LabelSelector::default(); // it only counts that there is one
     }
     if let Some(resources) = &mut spec.resources {
         resources.limits = None;
@@ -107,15 +107,16 @@ fn slim_spec(spec: &mut PersistentVolumeClaimSpec) {
     }
 }
 
-/// Cuts values, and takes the longest away until the rest fits; those that are `read` stay.
-fn slim_values(values: &mut BTreeMap<String, String>, read: &[&str]) {
+/// Cuts values, and removes the longest until the rest fits. Those in `always_kept` are removed
+/// last.
+fn slim_values(values: &mut BTreeMap<String, String>, always_kept: &[&str]) {
     values.values_mut().for_each(cut);
     let size = |(key, value): (&String, &String)| key.len() + value.len();
     if values.iter().map(size).sum::<usize>() <= VALUES_MAX {
         return;
     }
     let mut all: Vec<_> = std::mem::take(values).into_iter().collect();
-    all.sort_by_key(|(key, value)| (!read.contains(&key.as_str()), size((key, value))));
+    all.sort_by_key(|(key, value)| (!always_kept.contains(&key.as_str()), size((key, value))));
     let mut left = VALUES_MAX;
     for (key, value) in all {
         let Some(rest) = left.checked_sub(size((&key, &value))) else { break };
@@ -137,7 +138,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::provisioner::claims::{Decision, decide};
+    use crate::provisioner::plan::{ClaimDecision, decide};
     use crate::provisioner::tests::{OURS, claim};
 
     fn slimmed(claim: Value) -> PersistentVolumeClaim {
@@ -206,7 +207,7 @@ mod tests {
             giant["metadata"]["annotations"][objects::PROVISIONER] = json!(OURS);
             let kept = slimmed(giant);
             assert!(size(&kept) < 2 * VALUES_MAX, "{place}: {}", size(&kept));
-            // Whose it is does not change by it.
+            // The claim is still recognized as ours.
             let annotations = kept.metadata.annotations.as_ref().unwrap();
             assert_eq!(annotations[objects::PROVISIONER], OURS, "{place}");
         }
@@ -218,17 +219,17 @@ mod tests {
         giant["metadata"]["annotations"][objects::CLASS_BETA] = json!("fast".repeat(1000));
         let kept = slimmed(giant.clone());
         assert_eq!(objects::class_name(&kept).map(str::len), Some(VALUE_MAX));
-        assert!(matches!(decide(&kept, None, OURS), Decision::Wait(_)));
+        assert!(matches!(decide(&kept, None, OURS), ClaimDecision::Wait(_)));
     }
 
     #[test]
     fn paths_are_found_however_they_are_written() {
-        let (cache, mut feed) = crate::provisioner::cache::cache::<PersistentVolume>();
+        let (cache, mut writer) = crate::provisioner::cache::cache::<PersistentVolume>();
         for (name, path) in
             [("same", "//v/./token/"), ("below", "/v/token/a"), ("beside", "/v/tokens")]
         {
             let pv = json!({ "metadata": { "name": name }, "spec": { "nfs": { "server": "s", "path": path } } });
-            feed.apply_watcher_event(&Event::Apply(serde_json::from_value(pv).unwrap()));
+            writer.apply_watcher_event(&Event::Apply(serde_json::from_value(pv).unwrap()));
         }
         let mut found: Vec<_> = cache
             .beginning(&path("/v/token"))

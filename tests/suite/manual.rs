@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use berth::command::Exit;
 use berth::manual::{PAGES, page};
-use berth::provisioner::params::Parameters;
+use berth::provisioner::params::ClassParameters;
 
 use crate::support::server::berth;
 
@@ -125,7 +125,7 @@ fn every_command_on_volumes_is_in_the_table() {
 #[test]
 fn every_parameter_of_a_class_is_in_the_table() {
     let nonsense = BTreeMap::from([("nonsense".to_owned(), String::new())]);
-    let error = Parameters::read(&nonsense).unwrap_err().to_string();
+    let error = ClassParameters::read(&nonsense).unwrap_err().to_string();
     let (_, expected) = error.split_once("expected one of").unwrap();
     let known: BTreeSet<_> = words(expected).collect();
     assert!(known.contains("pathPattern"), "{error}");

@@ -5,11 +5,11 @@ mod refused;
 use serde_json::json;
 
 use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
+use crate::provisioner::address::AddressSource;
+use crate::provisioner::data_source::DataSource;
 use crate::provisioner::error::Error;
-use crate::provisioner::events::Tone;
-use crate::provisioner::queue::Outcome;
-use crate::provisioner::server::Where;
-use crate::provisioner::source::Source;
+use crate::provisioner::events::EventType;
+use crate::provisioner::queue::ReconcileOutcome;
 use crate::volume::VolumeOrigin;
 use crate::volume::name::VolumeId;
 use crate::volume::spec::{Spec, VolumePhase};
@@ -43,12 +43,12 @@ async fn a_claim_gets_a_volume_and_a_pv() {
         .with(r#""name":"pvc-uid-data""#)
         .with(r#""path":"/ns-data-pvc-uid-data/"#)
         .with("external-provisioner.volume.kubernetes.io/finalizer");
-    assert_eq!(scene.look_at_claim(&key, vec![read(), saved]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![read(), saved]).await, ReconcileOutcome::Done);
     assert_eq!(scene.told(), ["Provisioning", "ProvisioningSucceeded"]);
     assert_eq!(scene.names(), [volume_of("data")]);
     // Its PV is known now: nothing is asked any more.
     scene.pv(&pv("data", "Bound", "delete"));
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.told(), [""; 0]);
 }
 
@@ -65,7 +65,7 @@ async fn a_path_cannot_be_guessed_and_stays() {
     assert_eq!(token.len(), 32);
     // The PV has it, whenever it is made.
     let saved = make(Answer::Echo).with(&format!(r#""path":"{path}""#));
-    assert_eq!(scene.look_at_claim(&key, vec![saved]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![saved]).await, ReconcileOutcome::Done);
     assert!(scene.has("", "ns-data"), "the directory is as the pattern says");
     let notes = scene.notes();
     assert!(notes.iter().all(|note| !note.message.contains(token)), "{notes:?}");
@@ -85,7 +85,7 @@ async fn a_volume_of_an_older_version_keeps_its_path() {
     scene.volumes.create(old, VolumeOrigin::Fresh).unwrap();
     let key = scene.claim(&claim("data"));
     let saved = make(Answer::Echo).with(r#""path":"/ns-data-pvc-uid-data""#);
-    assert_eq!(scene.look_at_claim(&key, vec![read(), saved]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![read(), saved]).await, ReconcileOutcome::Done);
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn a_pv_that_is_there_is_a_success_if_it_is_ours() {
     let mut ours = scene();
     let key = ours.claim(&claim("data"));
     let steps = vec![read(), exists(), there(pv("data", "Bound", "delete"))];
-    assert_eq!(ours.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(ours.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(ours.told(), ["Provisioning", "ProvisioningSucceeded"]);
 
     let mut other = scene();
@@ -103,7 +103,7 @@ async fn a_pv_that_is_there_is_a_success_if_it_is_ours() {
     let mut foreign = pv("data", "Bound", "delete");
     foreign["metadata"]["annotations"]["pv.kubernetes.io/provisioned-by"] = json!("other");
     let steps = vec![read(), exists(), there(foreign)];
-    assert_eq!(other.look_at_claim(&key, steps).await, Outcome::Failed);
+    assert_eq!(other.look_at_claim(&key, steps).await, ReconcileOutcome::Failed);
     assert_eq!(other.told(), ["Provisioning", "ProvisioningFailed"]);
 
     let mut leaving = scene();
@@ -111,7 +111,7 @@ async fn a_pv_that_is_there_is_a_success_if_it_is_ours() {
     let mut going = pv("data", "Released", "delete");
     going["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
     let steps = vec![read(), exists(), there(going)];
-    assert_eq!(leaving.look_at_claim(&key, steps).await, Outcome::Failed);
+    assert_eq!(leaving.look_at_claim(&key, steps).await, ReconcileOutcome::Failed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,12 +129,15 @@ async fn whatever_the_server_answers_there_is_one_volume_in_the_end() {
         let mut scene = scene();
         let key = scene.claim(&claim("data"));
         let outcome = scene.look_at_claim(&key, vec![read(), make(trouble)]).await;
-        assert_eq!(outcome, Outcome::Failed);
+        assert_eq!(outcome, ReconcileOutcome::Failed);
         assert_eq!(scene.names(), [volume_of("data")]);
         // It goes on where it was: the claim is not read again, and nothing is announced again.
         scene.told();
         let outcome = scene.look_at_claim(&key, vec![make(Answer::Echo)]).await;
-        assert_eq!((outcome, scene.told()), (Outcome::Done, vec!["ProvisioningSucceeded"]));
+        assert_eq!(
+            (outcome, scene.told()),
+            (ReconcileOutcome::Done, vec!["ProvisioningSucceeded"])
+        );
         assert_eq!(scene.names(), [volume_of("data")]);
     }
 }
@@ -145,7 +148,7 @@ async fn trouble_of_the_server_is_no_news_for_claims() {
         let mut scene = scene();
         let key = scene.claim(&claim("data"));
         let outcome = scene.look_at_claim(&key, vec![step("GET", CLAIM, answer)]).await;
-        assert_eq!(outcome, Outcome::Failed);
+        assert_eq!(outcome, ReconcileOutcome::Failed);
         assert_eq!((scene.told().as_slice(), scene.names().len()), (expected, 0));
     };
     check(refusal(500, "InternalError"), &[]).await;
@@ -166,7 +169,10 @@ async fn nothing_is_made_for_a_claim_that_is_old_news() {
         let mut scene = scene();
         let key = scene.claim(&claim("data"));
         let outcome = scene.look_at_claim(&key, vec![step("GET", CLAIM, answer)]).await;
-        assert_eq!((outcome, scene.names().len(), scene.told().len()), (Outcome::Done, 0, 0));
+        assert_eq!(
+            (outcome, scene.names().len(), scene.told().len()),
+            (ReconcileOutcome::Done, 0, 0)
+        );
     }
 }
 
@@ -175,19 +181,19 @@ async fn a_claim_that_vanishes_half_way_leaves_nothing() {
     let mut scene = scene();
     let key = scene.claim(&claim("data"));
     let steps = vec![read(), make(refusal(500, "InternalError"))];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Failed);
     scene.claim_gone(&claim("data"));
     // Not as long as nobody can say that it is gone, or that there is no PV.
     let gone = || step("GET", CLAIM, refusal(404, "NotFound"));
     let unsure = vec![step("GET", CLAIM, refusal(500, "InternalError"))];
-    assert_eq!(scene.look_at_claim(&key, unsure).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, unsure).await, ReconcileOutcome::Failed);
     let unsure = vec![gone(), step("GET", PV, Answer::Broken)];
-    assert_eq!(scene.look_at_claim(&key, unsure).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, unsure).await, ReconcileOutcome::Failed);
     assert_eq!(scene.names().len(), 1);
     let steps = vec![gone(), step("GET", PV, refusal(404, "NotFound"))];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 0);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
 }
 
 #[tokio::test]
@@ -198,7 +204,7 @@ async fn a_claim_whose_pv_was_made_after_all_leaves_its_end_to_the_pv() {
     scene.claim_gone(&claim("data"));
     let there = step("GET", PV, Answer::Json(200, pv("data", "Released", "delete")));
     let steps = vec![step("GET", CLAIM, refusal(404, "NotFound")), there];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names(), [volume_of("data")]);
 }
 
@@ -215,7 +221,7 @@ async fn a_clone_has_the_content_of_its_source() {
     let key = scene.claim(&copy);
     let again = || step("GET", CLAIM, Answer::Json(200, claim("data")));
     // Its source is not bound yet.
-    assert_eq!(scene.look_at_claim(&key, vec![again()]).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, vec![again()]).await, ReconcileOutcome::Failed);
     let mut bound = claim("source");
     bound["spec"]["volumeName"] = json!("pvc-uid-source");
     scene.claim(&bound);
@@ -223,7 +229,7 @@ async fn a_clone_has_the_content_of_its_source() {
     scene.pv(&held);
     scene.told();
     let going_on = scene.look_at_claim(&key, vec![again()]).await;
-    assert!(matches!(going_on, Outcome::Again(_)), "{going_on:?}");
+    assert!(matches!(going_on, ReconcileOutcome::Again(_)), "{going_on:?}");
     let name = scene.name(&volume_of("data"));
     while scene.volumes.show(&name).unwrap().phase != VolumePhase::Ready {
         tokio::task::yield_now().await;
@@ -231,7 +237,7 @@ async fn a_clone_has_the_content_of_its_source() {
     // Its source is not needed any more.
     scene.claim_gone(&bound);
     let outcome = scene.look_at_claim(&key, vec![make(Answer::Echo)]).await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, ReconcileOutcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
 }
 
@@ -248,12 +254,12 @@ async fn a_copy_is_given_up_when_its_claim_goes() {
     copy["spec"]["dataSource"] = json!({ "kind": "PersistentVolumeClaim", "name": "source" });
     let key = scene.claim(&copy);
     let outcome = scene.look_at_claim(&key, vec![read()]).await;
-    assert!(matches!(outcome, Outcome::Again(_)), "{outcome:?}");
+    assert!(matches!(outcome, ReconcileOutcome::Again(_)), "{outcome:?}");
     scene.claim_gone(&copy);
     scene.told();
     let gone = || refusal(404, "NotFound");
     let steps = vec![step("GET", CLAIM, gone()), step("GET", PV, gone())];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!((scene.names(), scene.told()), (vec![volume_of("source")], vec![]));
 }
 
@@ -267,28 +273,28 @@ async fn a_claim_of_another_class_is_no_source() {
     copy["spec"]["dataSource"] = json!({ "kind": "PersistentVolumeClaim", "name": "source" });
     let key = scene.claim(&copy);
     let steps = vec![step("GET", CLAIM, Answer::Json(200, copy))];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
     assert!(scene.notes().last().unwrap().message.contains("slow"));
     assert_eq!(scene.names().len(), 0);
 }
 
 #[tokio::test]
 async fn a_service_without_an_address_is_waited_for() {
-    let at = Where::Service { namespace: "storage".into(), name: "nfs".into() };
+    let at = AddressSource::Service { namespace: "storage".into(), name: "nfs".into() };
     let mut scene = Scene::at(at);
     scene.class("fast", json!({}));
     let key = scene.claim(&claim("data"));
     let path = "/api/v1/namespaces/storage/services/nfs";
     let service = |spec| step("GET", path, Answer::Json(200, json!({ "spec": spec })));
     let missing = vec![step("GET", path, refusal(404, "NotFound"))];
-    assert_eq!(scene.look_at_claim(&key, missing).await, Outcome::Failed);
-    assert_eq!(scene.look_at_claim(&key, vec![service(json!({}))]).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, missing).await, ReconcileOutcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, vec![service(json!({}))]).await, ReconcileOutcome::Failed);
     assert!(scene.notes()[1].message.contains("no cluster IP yet"));
     assert_eq!(scene.names().len(), 0);
     let ready = service(json!({ "clusterIP": "fd00::5", "ports": [{ "port": 2050 }] }));
     let saved = make(Answer::Echo).with(r#""server":"fd00::5""#).with("port=2050");
     let steps = vec![ready, read(), saved.with("proto=tcp6")];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
 }
 
 #[tokio::test]
@@ -310,19 +316,19 @@ async fn a_claim_that_has_grown_gets_more() {
     let ok = || Answer::Json(200, json!({}));
     // Somebody else was quicker: looked at again, and nothing is said.
     let outcome = scene.look_at_claim(&key, vec![patch_pv(refusal(409, "Conflict"))]).await;
-    assert_eq!(outcome, Outcome::Stale);
+    assert_eq!(outcome, ReconcileOutcome::Stale);
     let steps = vec![patch_pv(ok()), patch_status(refusal(500, "InternalError"))];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Failed);
     assert_eq!(scene.told(), [""; 0]);
     let steps = vec![patch_pv(ok()), patch_status(ok())];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.told(), ["VolumeExpanded"]);
     let name = scene.name(&volume_of("data"));
     assert_eq!(scene.volumes.show(&name).unwrap().spec.capacity, 32 << 20);
     // More than the disk: said, and nothing changes.
     grown["spec"]["resources"]["requests"]["storage"] = json!("9Ei");
     let key = scene.claim(&grown);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Failed);
     assert_eq!(scene.told(), ["VolumeResizeFailed"]);
     assert_eq!(scene.volumes.show(&name).unwrap().spec.capacity, 32 << 20);
 }

@@ -20,7 +20,7 @@ use tower_test::mock::{Handle, pair};
 
 use super::support::{self, OURS, claim, open_volumes, pv, settings, volume_of};
 use crate::provisioner::Provisioner;
-use crate::provisioner::reach::Reach;
+use crate::provisioner::reachability::ApiReachability;
 use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::spec::Spec;
 use crate::volume::{VolumeOrigin, Volumes};
@@ -184,9 +184,9 @@ impl Cluster {
         let volumes = open_volumes(dirs[0].path(), dirs[1].path());
         let client = Client::new(service, "default");
         let shared = Arc::clone(&volumes);
-        let reach = Reach::new("test");
+        let reach = ApiReachability::new("test");
         let provisioner =
-            Provisioner::asking(reach, client, settings(), shared, 2049, "me", "default");
+            Provisioner::with_client(reach, client, settings(), shared, 2049, "me", "default");
         Self { world, volumes, provisioner, _dirs: dirs }
     }
 

@@ -3,9 +3,8 @@
 use serde_json::{Value, json};
 
 use super::support::{Answer, Scene, claim, pv, refusal, step, volume_of};
-use crate::provisioner::orphans;
-use crate::provisioner::queue::Outcome;
-use crate::provisioner::server::Where;
+use crate::provisioner::address::AddressSource;
+use crate::provisioner::queue::ReconcileOutcome;
 
 /// Enough to tell a sum from a product.
 const MANY: usize = 150;
@@ -23,7 +22,7 @@ fn restored(scene: &mut Scene, phase: &str) {
 }
 
 fn handed_out(scene: &Scene) -> usize {
-    scene.cx.stores.handed_out()
+    scene.cx.cluster.returned()
 }
 
 #[tokio::test]
@@ -32,8 +31,7 @@ async fn looking_for_orphans_takes_a_few_looks_at_each_object() {
         let mut scene = Scene::new();
         restored(&mut scene, phase);
         let before = handed_out(&scene);
-        let cx = scene.cx.clone();
-        scene.talk(async move { orphans::look(&cx).await }, vec![]).await;
+        scene.search_orphans(vec![]).await;
         let cost = handed_out(&scene) - before;
         assert!(cost <= 8 * MANY, "{phase}: {cost}");
     }
@@ -46,7 +44,7 @@ async fn looking_at_a_pv_takes_no_look_at_all_others() {
     let key = scene.pv(&pv("data0", "Released", "delete"));
     let before = handed_out(&scene);
     let later = scene.look_at_pv(&key, vec![]).await;
-    assert!(matches!(later, Outcome::Again(_)), "{later:?}");
+    assert!(matches!(later, ReconcileOutcome::Again(_)), "{later:?}");
     // One that holds its volume, and ends.
     let mut scene = Scene::new();
     restored(&mut scene, "Released");
@@ -58,7 +56,7 @@ async fn looking_at_a_pv_takes_no_look_at_all_others() {
         step("PATCH", "/api/v1/persistentvolumes/pvc-uid-data", Answer::Json(200, ends)),
         step("DELETE", "/api/v1/persistentvolumes/pvc-uid-data", refusal(404, "NotFound")),
     ];
-    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
     // A claim that waits, with no recycled volume there.
     scene.class("fast", json!({}));
     let waits = claim("waits");
@@ -67,7 +65,7 @@ async fn looking_at_a_pv_takes_no_look_at_all_others() {
         step("GET", "/api/v1/namespaces/ns/persistentvolumeclaims/waits", Answer::Json(200, waits)),
         step("POST", "/api/v1/persistentvolumes", Answer::Echo),
     ];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
     let cost = handed_out(&scene) - before;
     assert!(cost < 20, "{cost}");
 }
@@ -90,7 +88,8 @@ async fn why_a_volume_is_kept_is_said_once_and_again_from_time_to_time() {
         scene.look_at_pv(&key, vec![]).await;
         assert_eq!(scene.told().len(), told);
     }
-    orphans::say_again(&scene.cx);
+    scene.orphans.report_again();
+    scene.cx.events.record_again();
     scene.look_at_pv(&key, vec![]).await;
     assert_eq!(scene.told(), ["VolumeKept"; 2]);
     // Another reason is news.
@@ -107,20 +106,19 @@ async fn why_a_volume_is_kept_is_said_once_and_again_from_time_to_time() {
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_says_nothing_is_asked_for_the_address_once_for_all_pvs() {
     let (namespace, name) = ("berth".into(), "nfs".into());
-    let mut scene = Scene::at(Where::Service { namespace, name });
+    let mut scene = Scene::at(AddressSource::Service { namespace, name });
     for n in 0..MANY {
         let mut old = pv(&format!("data{n}"), "Bound", "delete");
         old["metadata"]["annotations"]["berth.io/server"] = json!("another");
         scene.pv(&old);
     }
-    let cx = scene.cx.clone();
     let silent = step("GET", "/api/v1/namespaces/berth/services/nfs", Answer::Silence);
-    scene.talk(async move { orphans::look(&cx).await }, vec![silent]).await;
+    scene.search_orphans(vec![silent]).await;
     // Nor by many at a time.
     let cx = scene.cx.clone();
     tokio::time::advance(std::time::Duration::from_secs(60)).await;
     let all = async move {
-        let ask = (0..MANY).map(|_| cx.server.known(&cx.client));
+        let ask = (0..MANY).map(|_| cx.address.last_known(&cx.client));
         futures_util::future::join_all(ask).await
     };
     let silent = step("GET", "/api/v1/namespaces/berth/services/nfs", Answer::Silence);

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tower_test::mock::pair;
 
 use super::support::{ApiServer, response};
-use crate::provisioner::election::{Election, Identity};
+use crate::provisioner::election::{LeaderElection, LeaseIdentity};
 
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/ns/leases";
 
@@ -93,9 +93,9 @@ impl Candidate {
         let leases = Arc::new(Mutex::new(leases));
         let (service, server) = pair::<Request<Body>, Response<Body>>();
         tokio::spawn(serve(server, Arc::clone(&leases)));
-        let me = Identity::of("me");
+        let me = LeaseIdentity::of("me");
         let identity = me.to_string();
-        let election = Election::new(Client::new(service, "ns"), "ns", "berth", me);
+        let election = LeaderElection::new(Client::new(service, "ns"), "ns", "berth", me);
         let (stop, (says, leading)) = (CancellationToken::new(), watch::channel(false));
         let until = stop.clone();
         let running = tokio::spawn(async move {
@@ -230,11 +230,11 @@ async fn a_lease_that_was_deleted_or_changed_is_still_ours() {
 
 #[tokio::test(start_paused = true)]
 async fn the_lease_of_the_process_before_is_taken_over_at_once() {
-    let mut candidate = Candidate::start(Leases::held_by(&Identity::of("me").to_string()));
+    let mut candidate = Candidate::start(Leases::held_by(&LeaseIdentity::of("me").to_string()));
     assert!(candidate.until(true).await < Duration::from_secs(1));
     assert!(candidate.is_held());
     // Another one after it: then this process is the one before, and does not take it back.
-    let next = Identity::of("me").to_string();
+    let next = LeaseIdentity::of("me").to_string();
     candidate.change(|leases| {
         let mut lease = leases.lease.clone().unwrap();
         lease["spec"]["holderIdentity"] = json!(next);
@@ -246,6 +246,6 @@ async fn the_lease_of_the_process_before_is_taken_over_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn the_lease_of_another_server_is_waited_for() {
-    let mut candidate = Candidate::start(Leases::held_by(&Identity::of("you").to_string()));
+    let mut candidate = Candidate::start(Leases::held_by(&LeaseIdentity::of("you").to_string()));
     assert!(candidate.until(true).await > Duration::from_secs(14));
 }

@@ -15,7 +15,7 @@ fn volume() -> Spec {
 }
 
 fn held(scene: &Scene, spec: &Spec) -> String {
-    holder::of(&scene.cx.stores, spec).unwrap_or_default()
+    holder::find(&scene.cx.cluster, spec).unwrap_or_default()
 }
 
 #[tokio::test]

@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 
 use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
 use crate::provisioner::claims;
-use crate::provisioner::orphans;
-use crate::provisioner::queue::Outcome;
-use crate::provisioner::watch::Key;
+use crate::provisioner::objects::ObjectKey;
+use crate::provisioner::queue::ReconcileOutcome;
 use crate::volume::spec::VolumePhase;
 
 const CLAIM: &str = "/api/v1/namespaces/ns/persistentvolumeclaims/data";
@@ -18,14 +17,14 @@ const PVS: &str = "/api/v1/persistentvolumes";
 const PV: &str = "/api/v1/persistentvolumes/pvc-uid-data";
 
 /// A server that died when a claim, this one, had its volume and no PV; it has not begun again yet.
-async fn died_half_way(claim: &Value) -> (Scene, Key) {
+async fn died_half_way(claim: &Value) -> (Scene, ObjectKey) {
     let mut scene = Scene::new();
     scene.class("fast", json!({}));
     let key = scene.claim(claim);
     let steps = vec![waits(), step("POST", PVS, Answer::Broken)];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Failed);
     assert_eq!(scene.names(), [volume_of("data")]);
-    scene.cx.unfinished.lock().clear();
+    scene.cx.progress.clear();
     scene.told();
     (scene, key)
 }
@@ -43,8 +42,7 @@ fn no_pv() -> Step {
 }
 
 async fn begin(scene: &mut Scene, steps: Vec<Step>) {
-    let cx = Arc::clone(&scene.cx);
-    scene.talk(async move { orphans::look(&cx).await }, steps).await;
+    scene.search_orphans(steps).await;
 }
 
 /// How many volumes are said to have no PV.
@@ -79,13 +77,13 @@ async fn a_beginning_whose_claim_goes_before_it_is_taken_up_is_taken_away() {
     begin(&mut scene, vec![]).await;
     assert_eq!(scene.names().len(), 1);
     // It goes while it is looked at, and then is seen to be gone.
-    assert_eq!(scene.look_at_claim(&key, vec![gone()]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![gone()]).await, ReconcileOutcome::Done);
     scene.claim_gone(&claim("data"));
     let unsure = vec![gone(), step("GET", PV, Answer::Broken)];
-    assert_eq!(scene.look_at_claim(&key, unsure).await, Outcome::Failed);
-    assert_eq!(scene.look_at_claim(&key, vec![gone(), no_pv()]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, unsure).await, ReconcileOutcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, vec![gone(), no_pv()]).await, ReconcileOutcome::Done);
     assert_eq!((scene.names().len(), alone(&scene).as_str()), (0, "0"));
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
 }
 
 #[tokio::test]
@@ -95,9 +93,9 @@ async fn a_beginning_of_a_claim_that_is_leaving_is_taken_away() {
     let (mut scene, key) = died_half_way(&claim("data")).await;
     scene.claim(&leaving);
     begin(&mut scene, vec![]).await;
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
     scene.claim_gone(&leaving);
-    assert_eq!(scene.look_at_claim(&key, vec![gone(), no_pv()]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![gone(), no_pv()]).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 0);
 }
 
@@ -107,11 +105,11 @@ async fn a_beginning_whose_claim_still_waits_goes_on() {
     scene.write(&volume_of("data"), "file");
     begin(&mut scene, vec![]).await;
     let steps = vec![waits(), step("POST", PVS, Answer::Echo)];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
     // From now on its end is the PV's.
     scene.pv(&pv("data", "Bound", "retain"));
     scene.claim_gone(&claim("data"));
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
 }
 
@@ -122,9 +120,9 @@ async fn content_without_a_pv_is_never_taken_away() {
     begin(&mut scene, vec![]).await;
     // Not even when it was about to be given to a PV again.
     let steps = vec![waits(), step("POST", PVS, refusal(500, "InternalError"))];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Failed);
     scene.claim_gone(&claim("data"));
-    assert_eq!(scene.look_at_claim(&key, vec![gone()]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![gone()]).await, ReconcileOutcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
     // Nor if its claim was gone when the server began.
     begin(&mut scene, vec![]).await;
@@ -139,9 +137,9 @@ async fn a_bound_claim_leaves_its_volume_to_its_pv() {
     let mut bound = claim("data");
     bound["spec"]["volumeName"] = json!("pvc-uid-data");
     scene.claim(&bound);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
     scene.claim_gone(&bound);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.names(), [volume_of("data")]);
 }
 
@@ -171,7 +169,7 @@ async fn a_copy_that_nobody_waits_for_is_taken_away() {
         tokio::task::yield_now().await;
     }
     // Somebody else led for a while, and the claim went.
-    scene.cx.unfinished.lock().clear();
+    scene.cx.progress.clear();
     scene.claim_gone(&copy);
     begin(&mut scene, vec![no_pv()]).await;
     assert_eq!((scene.names(), alone(&scene)), (vec![volume_of("source")], "0".into()));
@@ -222,10 +220,10 @@ async fn a_claim_whose_volume_is_gone_is_told_once() {
     begin(&mut scene, vec![]).await;
     assert_eq!(missing(&scene), "1");
     let notes = scene.notes();
-    let kinds: Vec<_> = notes.iter().map(|n| n.of.kind.clone().unwrap_or_default()).collect();
+    let kinds: Vec<_> = notes.iter().map(|n| n.object.kind.clone().unwrap_or_default()).collect();
     assert!(notes.iter().all(|note| note.reason == "VolumeLost"), "{notes:?}");
     assert_eq!(kinds.len(), 2);
-    assert_eq!(notes[0].of.name.as_deref(), Some("data"));
+    assert_eq!(notes[0].object.name.as_deref(), Some("data"));
     begin(&mut scene, vec![]).await;
     assert_eq!(scene.told(), [""; 0]);
     // It is there again.
@@ -268,7 +266,7 @@ async fn what_is_being_given_to_a_pv_is_not_taken_away() {
     let (mut scene, key) = died_half_way(&claim("data")).await;
     scene.claim_gone(&claim("data"));
     let cx = Arc::clone(&scene.cx);
-    let busy = cx.busy_with(&key);
+    let busy = cx.progress.reconciling(&key);
     begin(&mut scene, vec![]).await;
     assert_eq!(scene.names(), [volume_of("data")]);
     drop(busy);
@@ -286,9 +284,9 @@ async fn who_looks_at_a_claim_is_known_to_be_busy_with_it() {
         let mut looking = Box::pin(claims::reconcile(&cx, &key));
         // It has asked, and nobody answers.
         assert!(futures_util::poll!(&mut looking).is_pending());
-        let busy = cx.is_busy_with(&key.uid);
+        let busy = cx.progress.is_reconciling(&key.uid);
         drop(looking);
-        (busy, cx.is_busy_with(&key.uid))
+        (busy, cx.progress.is_reconciling(&key.uid))
     };
     assert_eq!(look.await, (true, false));
 }

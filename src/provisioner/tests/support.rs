@@ -13,7 +13,6 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
 use kube::client::Body;
 use kube::runtime::watcher::Event;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::RwLock;
@@ -23,11 +22,15 @@ use tower_test::mock::{Handle, pair};
 use crate::export::table::Exports;
 use crate::fs::Fs;
 use crate::fs::handle::{KEY_LEN, Key as HandleKey};
-use crate::provisioner::events::{Note, Teller, events};
-use crate::provisioner::queue::Outcome;
-use crate::provisioner::server::{Server, Where};
-use crate::provisioner::watch::{Key, Writers, stores};
-use crate::provisioner::{Context, Settings, claims, volumes};
+use crate::provisioner::address::{AddressResolver, AddressSource};
+use crate::provisioner::claim_progress::ClaimProgress;
+use crate::provisioner::cluster_view::{ViewWriters, cluster_view};
+use crate::provisioner::context::Context;
+use crate::provisioner::events::{EventSender, PendingEvent, event_queue};
+use crate::provisioner::objects::ObjectKey;
+use crate::provisioner::orphans::{self, ReportedOrphans};
+use crate::provisioner::queue::ReconcileOutcome;
+use crate::provisioner::{ProvisionerSettings, claims, volumes};
 use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::spec::Spec;
 use crate::volume::{self, DataPlane, VolumeOrigin, Volumes};
@@ -49,8 +52,10 @@ pub struct Scene {
     pub cx: Arc<Context>,
     pub volumes: Arc<Volumes>,
     pub server: ApiServer,
-    pub teller: Teller,
-    pub writers: Writers,
+    pub sender: EventSender,
+    pub writers: ViewWriters,
+    /// What the searches for orphans reported.
+    pub orphans: ReportedOrphans,
     pub dir: TempDir,
     state_dir: TempDir,
 }
@@ -114,10 +119,10 @@ pub fn open_volumes(dir: &Path, state: &Path) -> Arc<Volumes> {
 }
 
 /// How the provisioner of a test is set.
-pub fn settings() -> Settings {
-    Settings {
+pub fn settings() -> ProvisionerSettings {
+    ProvisionerSettings {
         name: OURS.into(),
-        at: Where::Fixed("10.0.0.1".into()),
+        address: AddressSource::Fixed("10.0.0.1".into()),
         kubeconfig: None,
         namespaces: Vec::new(),
         lease: "berth".into(),
@@ -127,43 +132,49 @@ pub fn settings() -> Settings {
 
 impl Scene {
     pub fn new() -> Self {
-        Self::at(Where::Fixed("10.0.0.1".into()))
+        Self::at(AddressSource::Fixed("10.0.0.1".into()))
     }
 
-    pub fn at(at: Where) -> Self {
+    pub fn at(source: AddressSource) -> Self {
         let (dir, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let volumes = open_volumes(dir.path(), state.path());
         let (service, server) = pair::<Request<Body>, Response<Body>>();
         let client = Client::new(service, "default");
-        let (stores, mut writers) = stores(&[]);
+        let (cluster, mut writers) = cluster_view(&[]);
         writers.claims.iter_mut().for_each(|(_, writer)| {
             writer.apply_watcher_event(&Event::Init);
             writer.apply_watcher_event(&Event::InitDone);
         });
         let metrics = Arc::default();
-        let (events, teller) = events(client.clone(), OURS, Arc::clone(&metrics));
+        let (events, sender) = event_queue(client.clone(), OURS, Arc::clone(&metrics));
         let cx = Arc::new(Context {
             client,
-            settings: settings(),
+            provisioner: OURS.into(),
             server_id: SERVER_ID.into(),
             volumes: Arc::clone(&volumes),
-            server: Server::new(at, 2049),
-            stores: Arc::new(stores),
+            address: AddressResolver::new(source, 2049),
+            cluster: Arc::new(cluster),
             events,
             metrics,
-            unfinished: Mutex::default(),
-            populated: Mutex::default(),
+            progress: ClaimProgress::default(),
             term: RwLock::new(true),
-            found: Mutex::default(),
-            busy: Mutex::default(),
         });
-        Self { cx, volumes, server, teller, writers, dir, state_dir: state }
+        Self {
+            cx,
+            volumes,
+            server,
+            sender,
+            writers,
+            orphans: ReportedOrphans::default(),
+            dir,
+            state_dir: state,
+        }
     }
 
     /// The cluster has a claim; its key.
-    pub fn claim(&mut self, claim: &Value) -> Key {
+    pub fn claim(&mut self, claim: &Value) -> ObjectKey {
         let claim: PersistentVolumeClaim = serde_json::from_value(claim.clone()).unwrap();
-        let key = Key::of(&claim);
+        let key = ObjectKey::of(&claim);
         self.writers.claims[0].1.apply_watcher_event(&Event::Apply(claim));
         key
     }
@@ -175,9 +186,9 @@ impl Scene {
     }
 
     /// The cluster has a PV; its key.
-    pub fn pv(&mut self, pv: &Value) -> Key {
+    pub fn pv(&mut self, pv: &Value) -> ObjectKey {
         let pv: PersistentVolume = serde_json::from_value(pv.clone()).unwrap();
-        let key = Key::of(&pv);
+        let key = ObjectKey::of(&pv);
         self.writers.pvs.apply_watcher_event(&Event::Apply(pv));
         key
     }
@@ -192,15 +203,26 @@ impl Scene {
     }
 
     /// Looks at a claim, in this conversation.
-    pub async fn look_at_claim(&mut self, key: &Key, steps: Vec<Step>) -> Outcome {
+    pub async fn look_at_claim(&mut self, key: &ObjectKey, steps: Vec<Step>) -> ReconcileOutcome {
         let (cx, key) = (Arc::clone(&self.cx), key.clone());
         self.talk(async move { claims::reconcile(&cx, &key).await }, steps).await
     }
 
     /// Looks at a PV, in this conversation.
-    pub async fn look_at_pv(&mut self, key: &Key, steps: Vec<Step>) -> Outcome {
+    pub async fn look_at_pv(&mut self, key: &ObjectKey, steps: Vec<Step>) -> ReconcileOutcome {
         let (cx, key) = (Arc::clone(&self.cx), key.clone());
         self.talk(async move { volumes::reconcile(&cx, &key).await }, steps).await
+    }
+
+    /// Searches for orphans, in this conversation.
+    pub async fn search_orphans(&mut self, steps: Vec<Step>) {
+        let cx = Arc::clone(&self.cx);
+        let mut reported = std::mem::take(&mut self.orphans);
+        let search = async move {
+            orphans::search(&cx, &mut reported).await;
+            reported
+        };
+        self.orphans = self.talk(search, steps).await;
     }
 
     /// Has a conversation until `look` comes to its end; every step must have been asked for.
@@ -244,8 +266,8 @@ impl Scene {
     }
 
     /// What was told since the last time.
-    pub fn notes(&mut self) -> Vec<Note> {
-        self.teller.waiting()
+    pub fn notes(&mut self) -> Vec<PendingEvent> {
+        self.sender.waiting()
     }
 
     /// The server is started again, with the same directory.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
-use crate::provisioner::queue::Outcome;
+use crate::provisioner::queue::ReconcileOutcome;
 
 const PVS: &str = "/api/v1/persistentvolumes";
 const VICTIM: &str = "pvc-uid-victim";
@@ -45,7 +45,7 @@ async fn is_refused(mut scene: Scene, word: &str) {
     let copy = copy_of("x");
     let key = scene.claim(&copy);
     let outcome = scene.look_at_claim(&key, vec![read(&copy)]).await;
-    assert_eq!(outcome, Outcome::Failed);
+    assert_eq!(outcome, ReconcileOutcome::Failed);
     let notes = scene.notes();
     let last = notes.last().unwrap();
     assert_eq!(last.reason, "ProvisioningFailed");
@@ -73,7 +73,7 @@ async fn a_claim_that_was_written_into_the_pv_of_another_is_no_source() {
     let mut patched = pv("victim", "Bound", "delete");
     patched["spec"]["claimRef"] = json!({ "namespace": "attacker", "name": "x", "uid": "uid-x" });
     let key = scene.pv(&patched);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
     is_refused(scene, "another claim's").await;
 }
 
@@ -88,7 +88,7 @@ async fn a_pv_with_the_annotations_of_another_is_no_source() {
     forged["metadata"]["uid"] = json!("pv-forged");
     forged["spec"]["claimRef"] = json!({ "namespace": "attacker", "name": "x", "uid": "uid-x" });
     let key = scene.pv(&forged);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
     is_refused(scene, "another claim's").await;
 }
 
@@ -100,11 +100,11 @@ async fn nobody_grows_the_volume_of_another() {
     x["spec"]["resources"]["requests"]["storage"] = json!("64Mi");
     x["status"] = json!({ "phase": "Bound", "capacity": { "storage": "16Mi" } });
     let key = scene.claim(&x);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
     let mut patched = pv("victim", "Bound", "delete");
     patched["spec"]["claimRef"] = json!({ "namespace": "attacker", "name": "x", "uid": "uid-x" });
     scene.pv(&patched);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
     let volume = scene.volumes.show(&scene.name(&volume_of("victim"))).unwrap();
     assert_eq!(volume.spec.capacity, 16 << 20);
 }
@@ -138,18 +138,21 @@ async fn a_recycled_volume_is_given_to_the_next_claim() {
             .with(r#""volume.beta.kubernetes.io/storage-class":null"#)
             .with(r#""resourceVersion":"7""#)
     };
-    assert_eq!(scene.look_at_claim(&key, vec![read(&waits), given()]).await, Outcome::Done);
+    assert_eq!(
+        scene.look_at_claim(&key, vec![read(&waits), given()]).await,
+        ReconcileOutcome::Done
+    );
     assert_eq!(scene.told(), ["Provisioning", "ProvisioningSucceeded"]);
     // Until the cluster has bound it, nothing else is given or made.
     let outcome = scene.look_at_claim(&key, vec![]).await;
-    assert!(matches!(outcome, Outcome::Again(_)), "{outcome:?}");
+    assert!(matches!(outcome, ReconcileOutcome::Again(_)), "{outcome:?}");
     assert_eq!(scene.names(), [volume_of("before")]);
     // Unless the PV went to somebody else.
     let mut taken = free.clone();
     taken["spec"]["claimRef"] = json!({ "namespace": "ns", "name": "o", "uid": "uid-o" });
     scene.pv(&taken);
     let steps = vec![read(&waits), step("POST", PVS, Answer::Echo)];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 2);
 }
 
@@ -160,7 +163,7 @@ async fn who_is_too_late_for_a_recycled_volume_looks_again() {
     let key = scene.claim(&waits);
     let steps = vec![read(&waits), step("PATCH", FREE, refusal(409, "Conflict"))];
     let outcome = scene.look_at_claim(&key, steps).await;
-    assert_eq!(outcome, Outcome::Stale);
+    assert_eq!(outcome, ReconcileOutcome::Stale);
     assert_eq!(scene.told(), ["Provisioning"]);
 }
 
@@ -173,7 +176,7 @@ async fn a_recycled_volume_is_given_to_nobody_whom_it_does_not_fit() {
         scene.pv(&free);
         let key = scene.claim(&waits);
         let steps = vec![read(&waits), step("POST", PVS, Answer::Echo)];
-        assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+        assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
         assert_eq!(scene.names().len(), 2);
     };
     check(|waits, _| waits["spec"]["resources"]["requests"]["storage"] = json!("17Mi")).await;
@@ -193,12 +196,12 @@ async fn a_claim_with_a_source_never_gets_a_recycled_volume() {
     scene.claim(&source);
     let copy = copy_of("x");
     let key = scene.claim(&copy);
-    assert_eq!(scene.look_at_claim(&key, vec![read(&copy)]).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, vec![read(&copy)]).await, ReconcileOutcome::Failed);
     // Nor one that names it.
     let mut named = copy_of("x");
     named["spec"]["volumeName"] = json!("pvc-uid-before");
     let key = scene.claim(&named);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.names(), [volume_of("before")]);
 }
 
@@ -209,7 +212,7 @@ async fn a_claim_may_name_a_recycled_volume() {
     named["spec"]["volumeName"] = json!("pvc-uid-before");
     let key = scene.claim(&named);
     let given = step("PATCH", FREE, Answer::Json(200, json!({}))).with(r#""uid":"uid-data""#);
-    assert_eq!(scene.look_at_claim(&key, vec![given]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![given]).await, ReconcileOutcome::Done);
 }
 
 #[tokio::test]
@@ -222,7 +225,7 @@ async fn a_claim_that_was_bound_without_its_content_is_told_so() {
         json!({ "namespace": "attacker", "name": "copy", "uid": "uid-copy" });
     free["status"]["phase"] = json!("Bound");
     scene.pv(&free);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
     let notes = scene.notes();
     assert_eq!(notes[0].reason, "DataSourceIgnored");
     assert!(notes[0].message.contains("data source x"), "{}", notes[0].message);
@@ -234,7 +237,7 @@ async fn a_claim_that_was_bound_without_its_content_is_told_so() {
     copy["spec"]["volumeName"] = json!("pvc-uid-copy");
     let key = scene.claim(&copy);
     scene.pv(&pv("copy", "Bound", "delete"));
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.told(), [""; 0]);
 }
 
@@ -244,8 +247,8 @@ async fn a_recycled_volume_that_was_given_and_is_free_again_is_given_anew() {
     let waits = mine("data");
     let key = scene.claim(&waits);
     let steps = || vec![read(&waits), step("PATCH", FREE, Answer::Json(200, json!({})))];
-    assert_eq!(scene.look_at_claim(&key, steps()).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps()).await, ReconcileOutcome::Done);
     // Somebody took the claim out of the PV again.
     tokio::time::advance(std::time::Duration::from_secs(60)).await;
-    assert_eq!(scene.look_at_claim(&key, steps()).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps()).await, ReconcileOutcome::Done);
 }

@@ -4,11 +4,8 @@
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use std::sync::Arc;
-
 use super::support::{Answer, Scene, Step, pv, refusal, step, volume_of};
-use crate::provisioner::orphans;
-use crate::provisioner::queue::Outcome;
+use crate::provisioner::queue::ReconcileOutcome;
 
 const PV: &str = "/api/v1/persistentvolumes/pvc-uid-data";
 const CLAIM: &str = "/api/v1/namespaces/ns/persistentvolumeclaims/data";
@@ -46,7 +43,7 @@ async fn what_was_released_before_the_upgrade_is_reclaimed() {
     let released = old_pv("Released", "delete", 5);
     let key = scene.pv(&released);
     let steps = ends(&scene, &released);
-    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 0);
 }
 
@@ -55,13 +52,13 @@ async fn what_was_bound_before_the_upgrade_is_reclaimed_whatever_its_age() {
     let mut scene = scene();
     scene.write(&volume_of("data"), "file");
     let key = scene.pv(&old_pv("Bound", "delete", 100_000));
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
     // Not taken to be free, whatever becomes of the claimRef.
     assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "uid-data");
     let released = old_pv("Released", "delete", 100_000);
     let key = scene.pv(&released);
     let steps = ends(&scene, &released);
-    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 0);
 }
 
@@ -75,7 +72,11 @@ async fn a_pv_from_a_backup_ends_no_volume_of_an_earlier_version() {
         for phase in phases {
             let key = scene.pv(&old_pv(phase, "delete", after));
             let outcome = scene.look_at_pv(&key, vec![]).await;
-            assert_eq!(matches!(outcome, Outcome::Again(_)), *phase == "Released", "{phase}");
+            assert_eq!(
+                matches!(outcome, ReconcileOutcome::Again(_)),
+                *phase == "Released",
+                "{phase}"
+            );
         }
         assert_eq!(scene.told(), ["VolumeKept"]);
         assert_eq!(scene.label(&volume_of("data"), "berth.io/pv-uid"), "");
@@ -87,8 +88,7 @@ async fn a_pv_from_a_backup_ends_no_volume_of_an_earlier_version() {
 async fn an_empty_volume_of_an_earlier_version_is_no_beginning() {
     // Its PV was retained and deleted: that a PV held it is written nowhere.
     let mut scene = scene();
-    let cx = Arc::clone(&scene.cx);
-    scene.talk(async move { orphans::look(&cx).await }, vec![]).await;
+    scene.search_orphans(vec![]).await;
     assert_eq!(scene.names(), [volume_of("data")]);
 }
 
@@ -104,7 +104,7 @@ async fn what_an_earlier_version_recycled_is_parked() {
     let mut scene = scene();
     let key = scene.pv(&recycled());
     let park = step("PATCH", PV, Answer::Json(200, json!({}))).with("berth.io/recycled-");
-    assert_eq!(scene.look_at_pv(&key, vec![park]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![park]).await, ReconcileOutcome::Done);
     assert_eq!(scene.label(&volume_of("data"), "berth.io/pv-uid"), "pv-data");
     assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "");
 }
@@ -114,11 +114,11 @@ async fn what_is_not_empty_is_not_taken_to_be_recycled() {
     let mut scene = scene();
     scene.write(&volume_of("data"), "file");
     let key = scene.pv(&recycled());
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
     let mut elsewhere = recycled();
     elsewhere["metadata"]["annotations"]["berth.io/server"] = json!("another");
     let key = scene.pv(&elsewhere);
     std::fs::remove_file(scene.dir.path().join(volume_of("data")).join("file")).unwrap();
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.label(&volume_of("data"), "berth.io/pv-uid"), "");
 }

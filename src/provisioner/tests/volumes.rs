@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
-use crate::provisioner::queue::Outcome;
+use crate::provisioner::queue::ReconcileOutcome;
 
 const PV: &str = "/api/v1/persistentvolumes/pvc-uid-data";
 const CLAIM: &str = "/api/v1/namespaces/ns/persistentvolumeclaims/data";
@@ -22,7 +22,7 @@ fn held_by(uid: &str) -> Scene {
 }
 
 /// A PV that does not hold its volume is looked at again.
-const LATER: Outcome = Outcome::Again(std::time::Duration::from_secs(60));
+const LATER: ReconcileOutcome = ReconcileOutcome::Again(std::time::Duration::from_secs(60));
 
 /// The claim is looked for again before anything is done.
 fn gone() -> Step {
@@ -62,7 +62,7 @@ async fn delete_takes_the_data_then_the_pv() {
     let left = Answer::Json(200, recorded("delete"));
     let steps =
         vec![gone(), record("delete"), delete(left).with(r#""uid":"pv-data""#), let_go(ok())];
-    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 0);
 }
 
@@ -72,7 +72,7 @@ async fn archive_keeps_the_data_beside() {
     let key = scene.pv(&pv("data", "Released", "archive"));
     let left = Answer::Json(200, recorded("archive"));
     let steps = vec![gone(), record("archive"), delete(left), let_go(refusal(404, "NotFound"))];
-    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
     let notes = scene.notes();
     assert_eq!(notes[0].reason, "VolumeArchived");
     let archived = std::fs::read_dir(scene.dir.path()).unwrap().map(|entry| entry.unwrap().path());
@@ -85,7 +85,7 @@ async fn retain_keeps_the_volume() {
     let mut scene = scene();
     let key = scene.pv(&pv("data", "Released", "retain"));
     let steps = vec![gone(), record("retain"), delete(refusal(404, "NotFound"))];
-    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
     assert_eq!(scene.told(), ["VolumeRetained"]);
 }
@@ -96,7 +96,10 @@ async fn recycle_empties_the_volume_and_frees_the_pv() {
     let key = scene.pv(&pv("data", "Released", "recycle"));
     let free = step("PATCH", PV, ok()).with(r#""claimRef":null"#).with(r#""resourceVersion":"8""#);
     let free = free.with("volume.beta.kubernetes.io/storage-class").with("berth.io/recycled-");
-    assert_eq!(scene.look_at_pv(&key, vec![gone(), record("recycle"), free]).await, Outcome::Done);
+    assert_eq!(
+        scene.look_at_pv(&key, vec![gone(), record("recycle"), free]).await,
+        ReconcileOutcome::Done
+    );
     assert_eq!(scene.told(), ["VolumeRecycled"]);
     assert_eq!(scene.names(), [volume_of("data")]);
     assert!(!scene.has(&volume_of("data"), "file"));
@@ -111,7 +114,7 @@ async fn the_next_tenant_of_a_recycled_pv_loses_nothing() {
     let mut next = pv("data", "Bound", "recycle");
     next["spec"]["claimRef"] = json!({ "namespace": "ns", "name": "next", "uid": "uid-next" });
     let steps = vec![gone(), step("GET", PV, Answer::Json(200, next))];
-    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
 }
 
@@ -122,7 +125,7 @@ async fn a_pv_that_changed_since_it_was_looked_at_loses_nothing() {
         let key = scene.pv(&pv("data", "Released", on_delete));
         let steps = vec![gone(), step("PATCH", PV, refusal(409, "Conflict"))];
         let outcome = scene.look_at_pv(&key, steps).await;
-        assert_eq!(outcome, Outcome::Stale);
+        assert_eq!(outcome, ReconcileOutcome::Stale);
         assert!(scene.has(&volume_of("data"), "file"));
         assert_eq!(scene.told(), [""; 0]);
     }
@@ -135,13 +138,13 @@ async fn whatever_the_server_answers_the_end_is_reached() {
         let mut scene = scene();
         let key = scene.pv(&pv("data", "Released", "delete"));
         let steps = vec![gone(), record("delete"), delete(trouble)];
-        assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Failed);
+        assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Failed);
         assert_eq!(scene.told(), [""; 0]);
         // The volume is gone, which is a success, because the record says that it was us.
         let key = scene.pv(&recorded("delete"));
         let left = Answer::Json(200, recorded("delete"));
         let steps = vec![delete(left), let_go(ok())];
-        assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+        assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
     }
 }
 
@@ -151,7 +154,7 @@ async fn nothing_is_removed_before_the_record() {
         let mut scene = scene();
         let key = scene.pv(&pv("data", "Released", "delete"));
         let outcome = scene.look_at_pv(&key, vec![gone(), step("PATCH", PV, trouble)]).await;
-        assert_eq!(outcome, Outcome::Failed);
+        assert_eq!(outcome, ReconcileOutcome::Failed);
         assert!(scene.has(&volume_of("data"), "file"));
     }
 }
@@ -160,7 +163,7 @@ async fn nothing_is_removed_before_the_record() {
 async fn a_volume_that_was_never_here_is_no_success() {
     let mut scene = Scene::new();
     let key = scene.pv(&pv("data", "Released", "delete"));
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Failed);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Failed);
     let notes = scene.notes();
     assert_eq!(notes[0].reason, "VolumeFailedDelete");
     assert!(notes[0].message.contains("is it the right one"), "{}", notes[0].message);
@@ -234,8 +237,8 @@ async fn a_restored_pv_ends_nothing_until_it_is_bound_again() {
     bound["spec"]["claimRef"]["uid"] = json!("uid-new");
     scene.claim(&user);
     let key = scene.pv(&bound);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
-    assert_eq!(scene.look_at_claim(&user_key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.look_at_claim(&user_key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.label(&volume_of("data"), "berth.io/pv-uid"), "pv-data");
     assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "uid-new");
     scene.claim_gone(&user);
@@ -243,7 +246,7 @@ async fn a_restored_pv_ends_nothing_until_it_is_bound_again() {
     let key = scene.pv(&bound);
     let record = step("PATCH", PV, Answer::Json(200, bound.clone())).with("uid-new");
     let steps = vec![gone(), record, delete(refusal(404, "NotFound"))];
-    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 0);
 }
 
@@ -263,7 +266,7 @@ async fn a_claim_that_names_the_pv_keeps_its_volume() {
             steps.push(step("GET", CLAIM, Answer::Json(200, user)));
         }
         let key = scene.pv(&pv("data", "Released", "delete"));
-        assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+        assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
         let notes = scene.notes();
         assert_eq!(notes.len(), 2, "{notes:?}");
         assert!(notes[0].message.contains("kubectl patch pv pvc-uid-data"), "{notes:?}");
@@ -281,7 +284,7 @@ async fn a_claim_of_another_namespace_keeps_nothing() {
     scene.claim(&other);
     let key = scene.pv(&pv("data", "Released", "delete"));
     let steps = vec![gone(), record("delete"), delete(refusal(404, "NotFound"))];
-    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 0);
 }
 
@@ -305,8 +308,8 @@ async fn a_claim_ref_that_was_changed_ends_nothing() {
     let thief_key = scene.claim(&thief);
     changed["status"]["phase"] = json!("Bound");
     let key = scene.pv(&changed);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
-    assert_eq!(scene.look_at_claim(&thief_key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.look_at_claim(&thief_key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "uid-data");
 }
 
@@ -317,12 +320,12 @@ async fn the_pv_of_another_server_is_not_our_business() {
     other["metadata"]["annotations"]["berth.io/server"] = json!("another");
     other["spec"]["nfs"]["server"] = json!("10.0.0.2");
     let key = scene.pv(&other);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.told(), [""; 0]);
     // It would be at our address: somebody started this server with another directory.
     other["spec"]["nfs"]["server"] = json!("10.0.0.1");
     let key = scene.pv(&other);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Failed);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Failed);
     assert_eq!(scene.told(), ["VolumeFailedDelete"]);
 }
 
@@ -334,10 +337,10 @@ async fn what_was_bound_is_written_down() {
     user["spec"]["volumeName"] = json!("pvc-uid-data");
     let key = scene.pv(&pv("data", "Bound", "delete"));
     // Saved by us: known before the claim is seen to have it.
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.label(&volume_of("data"), "berth.io/pv-uid"), "pv-data");
     scene.claim(&user);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "uid-data");
 }
 
@@ -348,7 +351,7 @@ async fn a_pv_that_died_in_birth_ends_what_was_never_used() {
     scene.made("data", &[]);
     let key = scene.pv(&pv("data", "Released", "delete"));
     let steps = vec![gone(), record("delete"), delete(refusal(404, "NotFound"))];
-    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 0);
     // But not what somebody has written.
     let mut scene = Scene::new();
@@ -368,7 +371,7 @@ async fn a_claim_that_is_known_to_use_the_pv_holds_it() {
     scene.claim(&user);
     let key = scene.pv(&pv("data", "Released", "delete"));
     let outcome = scene.look_at_pv(&key, vec![]).await;
-    assert_eq!(outcome, Outcome::Stale);
+    assert_eq!(outcome, ReconcileOutcome::Stale);
     assert!(scene.has(&volume_of("data"), "file"));
     assert_eq!(scene.told(), [""; 0]);
 }
@@ -379,7 +382,7 @@ async fn retained_pvs_are_let_go_and_nothing_else() {
     let mut kept = pv("data", "Released", "delete");
     kept["spec"]["persistentVolumeReclaimPolicy"] = json!("Retain");
     let key = scene.pv(&kept);
-    assert_eq!(scene.look_at_pv(&key, vec![let_go(ok())]).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, vec![let_go(ok())]).await, ReconcileOutcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
 }
 
@@ -394,7 +397,7 @@ async fn the_recycler_of_the_cluster_is_forestalled() {
             .with(r#""persistentVolumeReclaimPolicy":"Delete""#)
             .with(r#""berth.io/on-delete":"recycle""#),
     ];
-    assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.told(), ["VolumeRecycleTakenOver"]);
     assert!(scene.has(&volume_of("data"), "file"));
 }
@@ -412,7 +415,7 @@ async fn a_pv_that_is_deleted_first_takes_its_data_along() {
         let recorded = || Answer::Json(200, leaving(recorded(on_delete)));
         let record = step("PATCH", PV, recorded()).with("berth.io/ending");
         let steps = vec![gone(), record, delete(recorded()), let_go(ok())];
-        assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+        assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
         assert_eq!(scene.names().len(), 0);
     }
 }
@@ -477,7 +480,7 @@ async fn a_volume_that_is_used_through_another_pv_is_kept() {
         scene.pv(&other);
         let key = scene.pv(&pv("data", "Released", "delete"));
         let steps = vec![gone(), record("delete"), delete(refusal(404, "NotFound"))];
-        assert_eq!(scene.look_at_pv(&key, steps).await, Outcome::Done);
+        assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
         assert_eq!(scene.names().len(), 0);
     }
 }

@@ -13,7 +13,7 @@ async fn what_cannot_be_fulfilled_is_said_and_disturbs_nobody() {
             spec
         };
         let key = scene.claim(&bad);
-        assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+        assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
         let notes = scene.notes();
         assert_eq!(notes.len(), 1, "{notes:?}");
         assert_eq!(notes[0].reason, "ProvisioningFailed");
@@ -45,11 +45,11 @@ async fn a_claim_that_somebody_else_fills_is_left_alone() {
     filled["spec"]["volumeMode"] = json!("Block");
     let key = scene.claim(&filled);
     for told in [1, 0, 0] {
-        assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+        assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
         let notes = scene.notes();
         assert_eq!(notes.len(), told, "{notes:?}");
         for note in notes {
-            assert_eq!((note.reason, note.tone), ("WaitForPopulator", Tone::Normal));
+            assert_eq!((note.reason, note.event_type), ("WaitForPopulator", EventType::Normal));
             assert!(note.message.contains("ReplicationDestination backup"), "{}", note.message);
         }
     }
@@ -69,7 +69,7 @@ async fn a_claim_that_somebody_else_fills_is_left_alone() {
     let ok = || Answer::Json(200, json!({}));
     let (pv, status) = (format!("{PVS}/pvc-uid-prime"), format!("{CLAIM}/status"));
     let steps = vec![step("PATCH", &pv, ok()).with("32Mi"), step("PATCH", &status, ok())];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn one_pod_alone_may_have_a_volume() {
     one["spec"]["accessModes"] = json!(["ReadWriteOncePod"]);
     let key = scene.claim(&one);
     let steps = vec![read(), make(Answer::Echo).with(r#""accessModes":["ReadWriteOncePod"]"#)];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn a_class_that_makes_no_sense_is_said() {
         let mut scene = scene();
         scene.class("fast", parameters);
         let key = scene.claim(&claim("data"));
-        assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+        assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
         let notes = scene.notes();
         assert!(notes[0].message.contains(word), "{}", notes[0].message);
     };
@@ -105,7 +105,7 @@ async fn claims_that_are_not_ours_are_not_even_read() {
         let mut other = claim("data");
         change(&mut other);
         let key = scene.claim(&other);
-        assert_eq!(scene.look_at_claim(&key, vec![]).await, Outcome::Done);
+        assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
         assert_eq!(scene.told(), [""; 0]);
     };
     check(|claim| claim["metadata"]["annotations"] = json!({})).await;
@@ -129,7 +129,7 @@ async fn the_older_annotations_count_too() {
     old["spec"]["storageClassName"] = json!("another");
     let key = scene.claim(&old);
     let steps = vec![step("GET", CLAIM, Answer::Json(200, old)), make(Answer::Echo)];
-    assert_eq!(scene.look_at_claim(&key, steps).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
 }
 
 #[tokio::test]
@@ -140,14 +140,14 @@ async fn two_claims_never_share_a_directory() {
     scene.look_at_claim(&first, vec![read(), make(Answer::Echo)]).await;
     let more = "/api/v1/namespaces/ns/persistentvolumeclaims/more";
     let steps = vec![step("GET", more, Answer::Json(200, claim("more")))];
-    assert_eq!(scene.look_at_claim(&second, steps).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&second, steps).await, ReconcileOutcome::Failed);
     let notes = scene.notes();
     let last = notes.last().unwrap();
     assert!(last.message.contains("the claim ns/data"), "{}", last.message);
     assert!(!last.message.contains("uid-"), "{}", last.message);
     // And the end of the second leaves the first alone.
     scene.claim_gone(&claim("more"));
-    assert_eq!(scene.look_at_claim(&second, vec![]).await, Outcome::Done);
+    assert_eq!(scene.look_at_claim(&second, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.names(), ["shared"]);
 }
 
@@ -157,7 +157,7 @@ fn what_claims_say_is_cut_before_it_is_logged() {
     let kind = "ü".repeat(100_000);
     long["spec"]["dataSourceRef"] = json!({ "apiGroup": "x.y", "kind": kind, "name": "n" });
     let long = serde_json::from_value(long).unwrap();
-    let Ok(Source::Foreign(shown)) = Source::of(&long) else { panic!("{long:?}") };
+    let Ok(DataSource::Foreign(shown)) = DataSource::of(&long) else { panic!("{long:?}") };
     assert!(shown.len() <= 300, "{}", shown.len());
     assert!(Error::Waiting(kind).logged().len() <= 2048);
 }
@@ -169,7 +169,7 @@ async fn what_is_told_names_no_path_of_the_server() {
     let place = scene.dir.path().join(volume_of("data"));
     std::fs::create_dir(&place).unwrap();
     let key = scene.claim(&claim("data"));
-    assert_eq!(scene.look_at_claim(&key, vec![read()]).await, Outcome::Failed);
+    assert_eq!(scene.look_at_claim(&key, vec![read()]).await, ReconcileOutcome::Failed);
     let notes = scene.notes();
     let message = &notes.last().unwrap().message;
     let dir = scene.dir.path().to_str().unwrap();
@@ -188,7 +188,7 @@ async fn a_collision_names_what_is_in_the_way() {
     let check = async |scene: &mut Scene, name: &'static str, pattern: &str, word: &str| {
         scene.class("fast", json!({ "pathPattern": pattern }));
         let key = scene.claim(&claim(name));
-        assert_eq!(scene.look_at_claim(&key, vec![looked(name)]).await, Outcome::Failed);
+        assert_eq!(scene.look_at_claim(&key, vec![looked(name)]).await, ReconcileOutcome::Failed);
         let message = scene.notes().pop().unwrap().message;
         assert!(message.contains(word) && message.contains("pathPattern"), "{message}");
         assert!(!message.contains("uid-") && !message.contains(&root), "{message}");

@@ -1,8 +1,8 @@
-//! Where clients find the server: what every PV says for all its life.
+//! The address of the server, which every PV keeps for life.
 //!
-//! A Service is asked for its address when a PV is made, and not once for all: one that was made
-//! anew has another address. What it said is believed for some seconds, so that a thousand claims
-//! do not ask a thousand times.
+//! The address of a Service is looked up whenever a PV is made, because a Service that was deleted
+//! and created again has another one. It is cached for some seconds: many claims at a time cause
+//! one request.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use kube::{Api, Client};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::call;
+use super::call::call;
 use super::error::{Error, Result};
-use super::objects::Address;
+use super::objects::NfsAddress;
 
-/// How long an answer is believed.
+/// How long the address of a Service is cached.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// Where to look.
+/// Where the address comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Where {
-    /// There.
+pub enum AddressSource {
+    /// This host name or address.
     Fixed(String),
-    /// Where this Service is.
+    /// The cluster IP of this Service.
     Service {
         /// Its namespace.
         namespace: String,
@@ -32,27 +32,28 @@ pub enum Where {
     },
 }
 
-/// Finds the server.
-pub struct Server {
-    at: Where,
+/// Finds the address that PVs have.
+pub struct AddressResolver {
+    source: AddressSource,
     /// The port that the server itself listens on.
     port: u16,
-    known: Mutex<Option<(Instant, Address)>>,
-    /// When an answer came last to somebody who can do without. Locked while one is waited for.
+    known: Mutex<Option<(Instant, NfsAddress)>>,
+    /// When [`Self::last_known`] made its last request. Locked during the request.
     tried: tokio::sync::Mutex<Option<Instant>>,
 }
 
-impl Server {
-    /// A server that is to be found there.
-    pub fn new(at: Where, port: u16) -> Self {
-        Self { at, port, known: Mutex::default(), tried: tokio::sync::Mutex::default() }
+impl AddressResolver {
+    /// Returns a resolver for a server that listens on `port`.
+    pub fn new(source: AddressSource, port: u16) -> Self {
+        Self { source, port, known: Mutex::default(), tried: tokio::sync::Mutex::default() }
     }
 
-    /// The address that it has or had, if that is known: to tell PVs of this server from others'.
-    /// While the API server says nothing, one call waits for it, and not one for each PV.
-    pub async fn known(&self, client: &Client) -> Option<Address> {
-        if matches!(self.at, Where::Fixed(_)) {
-            return self.address(client).await.ok();
+    /// Returns the address that the server has or had last; `None` if it is not known. It is enough
+    /// to recognize PVs of this server. While the API server does not respond, one request waits,
+    /// and not one for each PV.
+    pub async fn last_known(&self, client: &Client) -> Option<NfsAddress> {
+        if matches!(self.source, AddressSource::Fixed(_)) {
+            return self.current(client).await.ok();
         }
         if let Some(address) = self.last() {
             return Some(address);
@@ -61,27 +62,27 @@ impl Server {
         if tried.is_some_and(|at| at.elapsed() < FRESH) {
             return self.last();
         }
-        let found = self.address(client).await.ok();
-        // After the call, which may take longer than what it says is believed.
+        let found = self.current(client).await.ok();
+        // After the request, which may take longer than its result is cached.
         *tried = Some(Instant::now());
         found
     }
 
-    fn last(&self) -> Option<Address> {
+    fn last(&self) -> Option<NfsAddress> {
         let known = self.known.lock();
         known.as_ref().map(|(_, address)| address.clone())
     }
 
-    /// The address of this moment.
+    /// Returns the current address.
     ///
     /// # Errors
-    /// The Service is not there, or has no address yet; the API server cannot be asked.
-    pub async fn address(&self, client: &Client) -> Result<Address> {
-        let (namespace, name) = match &self.at {
-            Where::Fixed(server) => {
-                return Ok(Address { server: server.clone(), port: self.port });
+    /// The Service does not exist or has no address yet; the API server cannot be asked.
+    pub async fn current(&self, client: &Client) -> Result<NfsAddress> {
+        let (namespace, name) = match &self.source {
+            AddressSource::Fixed(server) => {
+                return Ok(NfsAddress { server: server.clone(), port: self.port });
             }
-            Where::Service { namespace, name } => (namespace, name),
+            AddressSource::Service { namespace, name } => (namespace, name),
         };
         if let Some((at, address)) = &*self.known.lock()
             && at.elapsed() < FRESH
@@ -92,7 +93,7 @@ impl Server {
         let found = call(format!("get Service {namespace}/{name}"), api.get_opt(name)).await?;
         let waiting = |why| Error::Waiting(format!("Service {namespace}/{name} {why}"));
         let service =
-            found.ok_or_else(|| waiting("is not there; create it, or use --nfs-server"))?;
+            found.ok_or_else(|| waiting("does not exist; create it, or use --nfs-server"))?;
         let address = address_of(&service, self.port).map_err(waiting)?;
         let known = Some((Instant::now(), address.clone()));
         *self.known.lock() = known;
@@ -100,8 +101,8 @@ impl Server {
     }
 }
 
-/// The address of a Service, and its port for NFS: the one that is called so, or the only one.
-fn address_of(service: &Service, default: u16) -> std::result::Result<Address, &'static str> {
+/// Returns the cluster IP of a Service and its port for NFS: the one named `nfs`, or the only one.
+fn address_of(service: &Service, default: u16) -> std::result::Result<NfsAddress, &'static str> {
     let spec = service.spec.as_ref().ok_or("has no spec")?;
     let server = match spec.cluster_ip.as_deref() {
         None | Some("") => return Err("has no cluster IP yet"),
@@ -112,8 +113,8 @@ fn address_of(service: &Service, default: u16) -> std::result::Result<Address, &
     let named = ports.iter().find(|port| port.name.as_deref() == Some("nfs"));
     let only = if let [only] = ports { Some(only) } else { None };
     let port = named.or(only).map(|port| u16::try_from(port.port));
-    let port = port.transpose().map_err(|_| "has a port that is none")?.unwrap_or(default);
-    Ok(Address { server, port })
+    let port = port.transpose().map_err(|_| "has an invalid port")?.unwrap_or(default);
+    Ok(NfsAddress { server, port })
 }
 
 #[cfg(test)]
