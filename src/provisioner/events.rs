@@ -3,7 +3,7 @@
 //! Recording an event does not block: events go through a bounded queue, and a task sends one after
 //! the other, the namespaces in turn. A repeated event increases a count and is not written again.
 //! Events are not reliable: when the API server cannot be reached or the queue is full, they are
-//! lost. Events that the queue cannot take are counted.
+//! lost, and counted.
 //!
 //! `kube::runtime::events::Recorder` does not fit: it counts by reason and ignores the message, so
 //! that a second cause of a failure would never be shown. It also bounds what it remembers by age
@@ -173,6 +173,7 @@ impl EventSender {
     pub async fn run(mut self) {
         while let Some(event) = self.next().await {
             if let Err(error) = self.send(event).await {
+                self.metrics.event_lost();
                 tracing::debug!(%error, "an event is lost");
             }
         }
@@ -288,5 +289,18 @@ mod tests {
         }
         assert_eq!(next, ["greedy", "modest", "greedy"]);
         assert!(sender.waiting.len() < SHARE);
+    }
+
+    #[tokio::test]
+    async fn an_event_that_cannot_be_sent_is_counted() {
+        let (service, server) = pair::<Request<Body>, Response<Body>>();
+        drop(server);
+        let metrics = Arc::<ProvisionerMetrics>::default();
+        let client = Client::new(service, "default");
+        let (events, sender) = event_queue(client, "example.org/berth", Arc::clone(&metrics));
+        events.record(ObjectReference::default(), EventType::Normal, "Provisioning", "a claim");
+        drop(events);
+        sender.run().await;
+        assert_eq!(metrics.events_lost(), 1);
     }
 }

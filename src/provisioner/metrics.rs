@@ -2,7 +2,6 @@
 //!
 //! [`ProvisionerMetrics::register`] registers them where Prometheus reads them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -45,7 +44,7 @@ pub struct ProvisionerMetrics {
     leader: Gauge,
     volumes_without_pv: Gauge,
     pvs_without_volume: Gauge,
-    events_lost: AtomicU64,
+    events_lost: Counter,
 }
 
 impl Default for ProvisionerMetrics {
@@ -63,7 +62,7 @@ impl Default for ProvisionerMetrics {
             leader: Gauge::default(),
             volumes_without_pv: Gauge::default(),
             pvs_without_volume: Gauge::default(),
-            events_lost: AtomicU64::new(0),
+            events_lost: Counter::default(),
         }
     }
 }
@@ -79,24 +78,30 @@ impl ProvisionerMetrics {
         add(claims, "Volumes provisioned", &self.provisioned);
         add(
             "persistentvolumeclaim_provision_failed",
-            "Provisionings failed",
+            "Failed attempts to provision a volume",
             &self.provision_failed,
         );
         let seconds = "persistentvolumeclaim_provision_duration_seconds";
-        library.register(seconds, "Time to provision", self.provision_seconds.clone());
-        library.register("persistentvolume_delete", "Volumes ended", self.deleted.clone());
+        library.register(seconds, "Time to provision a volume", self.provision_seconds.clone());
+        library.register("persistentvolume_delete", "Volumes reclaimed", self.deleted.clone());
         let failed = "persistentvolume_delete_failed";
-        library.register(failed, "Ends of volumes failed", self.delete_failed.clone());
+        library.register(failed, "Failed attempts to reclaim a volume", self.delete_failed.clone());
         let seconds = "persistentvolume_delete_duration_seconds";
-        library.register(seconds, "Time to end a volume", self.delete_seconds.clone());
+        library.register(seconds, "Time to reclaim a volume", self.delete_seconds.clone());
         let own = registry.sub_registry_with_prefix("berth_provisioner");
         own.register("expand", "Volumes expanded", self.expanded.clone());
-        own.register("expand_failed", "Expansions failed", self.expand_failed.clone());
+        own.register(
+            "expand_failed",
+            "Failed attempts to expand a volume",
+            self.expand_failed.clone(),
+        );
         own.register("leader", "Whether this server provisions", self.leader.clone());
         let help = "Volumes of claims that have no PersistentVolume";
         own.register("volumes_without_pv", help, self.volumes_without_pv.clone());
-        let help = "PersistentVolumes whose volume is not there";
+        let help = "PersistentVolumes whose volume is missing";
         own.register("pvs_without_volume", help, self.pvs_without_volume.clone());
+        let help = "Events that could not be queued or sent";
+        own.register("events_lost", help, self.events_lost.clone());
     }
 
     /// Counts a claim that got its volume; `took` is how long that took.
@@ -143,9 +148,15 @@ impl ProvisionerMetrics {
         self.pvs_without_volume.set(i64::try_from(pvs).unwrap_or(i64::MAX));
     }
 
-    /// Counts an event that the queue could not take.
+    /// How many events were lost.
+    #[cfg(test)]
+    pub fn events_lost(&self) -> u64 {
+        self.events_lost.get()
+    }
+
+    /// Counts an event that could not be queued or sent.
     pub fn event_lost(&self) {
-        self.events_lost.fetch_add(1, Ordering::Relaxed);
+        self.events_lost.inc();
     }
 }
 
@@ -169,6 +180,7 @@ mod tests {
         metrics.deleted("fast", Duration::from_millis(20));
         metrics.delete_failed("fast");
         metrics.orphans(2, 1);
+        metrics.event_lost();
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let mut text = String::new();
@@ -182,6 +194,7 @@ mod tests {
             "controller_persistentvolume_delete_duration_seconds_count{class=\"fast\"} 1",
             "berth_provisioner_volumes_without_pv 2",
             "berth_provisioner_pvs_without_volume 1",
+            "berth_provisioner_events_lost_total 1",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -279,6 +279,21 @@ async fn a_claim_of_another_class_is_no_source() {
 }
 
 #[tokio::test]
+async fn a_failed_copy_is_counted_as_one_whichever_field_names_its_source() {
+    for field in ["dataSource", "dataSourceRef"] {
+        let mut scene = scene();
+        let mut copy = claim("data");
+        copy["spec"][field] = json!({ "kind": "PersistentVolumeClaim", "name": "source" });
+        let key = scene.claim(&copy);
+        let steps = vec![step("GET", CLAIM, Answer::Json(200, copy))];
+        assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Failed);
+        let counted = "provision_failed_total{class=\"fast\",source=\"PersistentVolumeClaim\"} 1";
+        let metrics = scene.metrics();
+        assert!(metrics.contains(counted), "{field}: {metrics}");
+    }
+}
+
+#[tokio::test]
 async fn a_service_without_an_address_is_waited_for() {
     let at = AddressSource::Service { namespace: "storage".into(), name: "nfs".into() };
     let mut scene = Scene::at(at);

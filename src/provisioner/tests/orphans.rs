@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use prometheus_client::encoding::text::encode;
-use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
 use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
@@ -56,9 +54,7 @@ fn missing(scene: &Scene) -> String {
 }
 
 fn metric(scene: &Scene, name: &str) -> String {
-    let (mut registry, mut text) = (Registry::default(), String::new());
-    scene.cx.metrics.register(&mut registry);
-    encode(&mut text, &registry).unwrap();
+    let text = scene.metrics();
     let start = format!("berth_provisioner_{name} ");
     text.lines().find_map(|line| line.strip_prefix(&start)).unwrap().to_owned()
 }

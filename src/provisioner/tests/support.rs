@@ -13,6 +13,8 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
 use kube::client::Body;
 use kube::runtime::watcher::Event;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::RwLock;
@@ -283,6 +285,14 @@ impl Scene {
         let volumes = open_volumes(&dir, &state);
         cx.volumes = Arc::clone(&volumes);
         self.volumes = volumes;
+    }
+
+    /// The metrics, as Prometheus reads them.
+    pub fn metrics(&self) -> String {
+        let (mut registry, mut text) = (Registry::default(), String::new());
+        self.cx.metrics.register(&mut registry);
+        encode(&mut text, &registry).unwrap();
+        text
     }
 
     /// The volumes that there are.
