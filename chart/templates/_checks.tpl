@@ -1,5 +1,6 @@
 {{- /*
-  Checks that the schema cannot express, because they concern several values or the cluster. Each message says what to do.
+  Checks that the schema cannot express, because they concern several values or the cluster. Each
+  message says what to do.
 */ -}}
 {{- define "berth.checks" -}}
 {{- $names := list -}}

@@ -2,7 +2,10 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* At most 52 characters: a label of the pods appends 11 to the StatefulSet's name, and labels have at most 63. */ -}}
+{{- /*
+  At most 52 characters: a label of the pods appends 11 to the StatefulSet's name, and labels have at
+  most 63.
+*/ -}}
 {{- define "berth.fullname" -}}
 {{- $name := include "berth.name" . -}}
 {{- if .Values.fullnameOverride -}}
@@ -14,7 +17,10 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* The name of objects outside the release's namespace. It is unique, because namespaces contain no dot. */ -}}
+{{- /*
+  The name of objects outside the release's namespace. It is unique, because namespaces contain no
+  dot.
+*/ -}}
 {{- define "berth.clusterName" -}}
 {{- printf "%s.%s" .Release.Namespace (include "berth.fullname" .) -}}
 {{- end -}}
@@ -67,7 +73,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- .Values.persistence.existingClaim | default (printf "%s-data" (include "berth.fullname" .)) -}}
 {{- end -}}
 
-{{- /* The IP families on which the server listens; by default that of the Service `kubernetes` of the cluster. */ -}}
+{{- /*
+  The IP families on which the server listens; by default that of the Service `kubernetes` of the
+  cluster.
+*/ -}}
 {{- define "berth.families" -}}
 {{- if .Values.service.ipFamilies -}}
 {{- join "," .Values.service.ipFamilies -}}
@@ -80,7 +89,10 @@ IPv4
 {{- end -}}
 {{- end -}}
 
-{{- /* Values of --admin-host: the names of the admin Service, whose address is unknown here, and admin.hosts. */ -}}
+{{- /*
+  Values of --admin-host: the names of the admin Service, whose address is unknown here, and
+  admin.hosts.
+*/ -}}
 {{- define "berth.adminHosts" -}}
 {{- $hosts := list -}}
 {{- if .Values.admin.service.enabled -}}

@@ -1,8 +1,8 @@
 {{- /*
-  The server runs either as root, with the capabilities needed to act as each caller, or as an ordinary user with none.
-  The runtime's default seccomp profile allows open_by_handle_at to holders of CAP_DAC_READ_SEARCH. Old runtimes forbid
-  name_to_handle_at; Berth then uses handles by path. There is no fsGroup for root: the kubelet would change the group of
-  all files of all volumes.
+  The server runs either as root, with the capabilities needed to act as each caller, or as an
+  ordinary user with none. The runtime's default seccomp profile allows open_by_handle_at to holders
+  of CAP_DAC_READ_SEARCH. Old runtimes forbid name_to_handle_at; Berth then uses handles by path.
+  There is no fsGroup for root: the kubelet would change the group of all files of all volumes.
 */ -}}
 {{- define "berth.podSecurityContext" -}}
 {{- $context := dict "seccompProfile" (dict "type" "RuntimeDefault") -}}

@@ -118,7 +118,7 @@ async fn live_claim_naming(
 fn report_claim(cx: &Context, pv: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<()> {
     let uid = objects::claim_of(pv).and_then(|of| of.uid.as_ref());
     if uid.is_some() && uid == claim.metadata.uid.as_ref() {
-        return Err(Error::Stale); // a claim that exists and a PV that is released exclude each other
+        return Err(Error::Stale); // a released PV's claim is gone: one of both is out of date
     }
     let name = pv.metadata.name.as_deref().unwrap_or_default();
     let message = format!(

@@ -36,7 +36,7 @@ use crate::volume;
 use crate::volume::spec::{Spec, VolumePhase, VolumeStatus};
 use crate::volume::{VolumeOrigin, Volumes};
 
-/// Interval at which an unfinished copy is looked at.
+/// Interval at which an unfinished copy is checked.
 const CLONE_POLL: Duration = Duration::from_secs(1);
 
 /// Reconciles a claim.

@@ -128,8 +128,8 @@ impl EventRecorder {
         }
     }
 
-    /// Records an event about a condition that lasts: once, and again when the message is another one
-    /// or after [`Self::record_again`]. Returns whether it was recorded.
+    /// Records an event about a condition that lasts: once, and again when the message is another
+    /// one or after [`Self::record_again`]. Returns whether it was recorded.
     pub fn record_once(
         &self,
         object: ObjectReference,
@@ -153,8 +153,8 @@ impl EventRecorder {
     }
 
     /// Records a failure, without what only administrators of the server may know
-    /// ([`Error::public`]). A failure that repeats is recorded once ([`Self::record_once`]), because
-    /// the authors of objects decide how often it is retried. Returns whether the failure is new. A
+    /// ([`Error::public`]). A failure that repeats is recorded once ([`Self::record_once`]),
+    /// because the authors of objects decide how often it is retried. Returns whether the failure is new. A
     /// failure of the API server always counts as new, and is not recorded: the event would not
     /// reach the API server.
     pub fn record_failure(

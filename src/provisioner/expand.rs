@@ -42,7 +42,7 @@ pub enum ExpandDecision {
     },
 }
 
-/// What is owed to a claim that is bound to a PV which holds this volume. Pure.
+/// Decides what happens to a claim that is bound to a PV which holds this volume. Pure.
 pub fn decide(
     claim: &PersistentVolumeClaim,
     pv: &PersistentVolume,

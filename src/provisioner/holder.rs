@@ -1,10 +1,10 @@
 //! Says who uses a volume, to administrators who are about to delete it by hand, and to authors of
 //! claims whose directory it has. Reads only what is known of the cluster.
 //!
-//! The record of a volume says which PV holds it ([`super::ownership`]). The phase of that PV, which
-//! only the controller-manager sets, says whether a claim has it. Other PVs count if they point to
-//! the path of the volume or below, on whichever server: the record may not have them yet, or an
-//! administrator wrote them by hand. Such a PV could be forged, with the only effect that an
+//! The record of a volume says which PV holds it ([`super::ownership`]). The phase of that PV,
+//! which only the controller-manager sets, says whether a claim has it. Other PVs count if they
+//! point to the path of the volume or below, on whichever server: the record may not have them yet,
+//! or an administrator wrote them by hand. Such a PV could be forged, with the only effect that an
 //! administrator has to write `--force`.
 
 use k8s_openapi::api::core::v1::PersistentVolume;

@@ -3,10 +3,10 @@
 //!
 //! ```text
 //!   API server --watch--> cluster_view, queue --> workers --blocking--> crate::volume
-//!       ^                                         claims   claim -> volume, PV (or a recycled one)
-//!       |                                         expand   larger claim -> capacity of volume and PV
-//!       +------ PVs, patches, events <----------- volumes  released PV -> volume reclaimed
-//!                                                 orphans  volumes without PVs, PVs without volumes
+//!       ^                                       claims   claim -> volume, PV (or a recycled one)
+//!       |                                       expand   larger claim -> larger volume and PV
+//!       +------ PVs, patches, events <--------- volumes  released PV -> volume reclaimed
+//!                                               orphans  volumes without PVs and the reverse
 //! ```
 //!
 //! All of it runs on the control plane's runtime, beside the server of files. Several servers may

@@ -68,8 +68,8 @@ pub enum PvRelation {
 /// What is known of the objects that a PV and the record of its volume name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BindingFacts {
-    /// Whether the claim of the PV's claimRef exists and is bound to the PV; true if its namespace is
-    /// not watched.
+    /// Whether the claim of the PV's claimRef exists and is bound to the PV; true if its namespace
+    /// is not watched.
     pub has_claim: bool,
     /// Whether the PV that the record names exists, and is another one.
     pub holder_exists: bool,

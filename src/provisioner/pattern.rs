@@ -175,8 +175,8 @@ fn shortened(path: &str, volume: &str) -> String {
 }
 
 impl PatternDirectory {
-    /// Returns the volume's name, and its directory if that is not its name. A volume whose directory
-    /// has several components is named after its PV, `volume`.
+    /// Returns the volume's name, and its directory if that is not its name. A volume whose
+    /// directory has several components is named after its PV, `volume`.
     ///
     /// # Errors
     /// The path is too long.

@@ -11,7 +11,7 @@ use super::parked;
 use crate::volume::name::{VolumeId, VolumeName};
 use crate::volume::spec::{OnDelete, Spec};
 
-/// When a PV whose volume is kept is looked at again.
+/// When a PV whose volume is kept is reconciled again.
 pub const LATER: Duration = Duration::from_secs(60);
 
 /// Stands in the record of a reclaim for the claim of a PV that has none.
@@ -171,8 +171,8 @@ fn disown(pv: &PersistentVolume, spec: &Spec, is_deleted: bool) -> PvDecision {
     PvDecision::Disown { pv_is_deleted: is_deleted, why }
 }
 
-/// Whether a PV names another claim than the one that used its volume last, or none: the cluster was
-/// restored to a time before that claim, or the PV was patched.
+/// Whether a PV names another claim than the one that used its volume last, or none: the cluster
+/// was restored to a time before that claim, or the PV was patched.
 fn is_for_another(pv: &PersistentVolume, spec: &Spec) -> bool {
     let user = spec.labels.get(CLAIM_UID);
     user.is_some() && user != objects::claim_of(pv).and_then(|claim| claim.uid.as_ref())

@@ -1,7 +1,7 @@
 //! Recycled volumes: emptied, and free for the next claim.
 //!
 //! ```text
-//!   Released --volume emptied--> Available, parked --a claim of its class--> given: the cluster binds
+//!   Released --volume emptied--> Available, parked --a claim of its class--> given, then bound
 //! ```
 //!
 //! The cluster would bind an Available PV to any claim of its class that it is large enough for,

@@ -33,8 +33,8 @@ pub async fn relation(cx: &Context, pv: &PersistentVolume) -> PvRelation {
     ownership::relation(pv, found, us)
 }
 
-/// Updates the labels in the record of the volume that a PV points to, and returns what the PV is to
-/// this server then. May be repeated.
+/// Updates the labels in the record of the volume that a PV points to, and returns what the PV is
+/// to this server then. May be repeated.
 ///
 /// # Errors
 /// The registry cannot be written.

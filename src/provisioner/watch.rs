@@ -85,8 +85,8 @@ fn changed_claim(cluster: &ClusterView, queues: &WorkQueues, claim: &PersistentV
     }
 }
 
-/// Queues a PV, and its claim, whose expansion depends on it. For a PV that is free, the claims that
-/// name it are queued.
+/// Queues a PV, and its claim, whose expansion depends on it. For a PV that is free, the claims
+/// that name it are queued.
 fn changed_pv(cluster: &ClusterView, queues: &WorkQueues, pv: &PersistentVolume) {
     queues.pvs.add(ObjectKey::of(pv));
     let Some(claim) = objects::claim_of(pv) else {

@@ -10,7 +10,8 @@ import subprocess
 import threading
 import time
 
-# Limit for one wait. It is generous, because the machine may be busy; a passing run returns much earlier.
+# Limit for one wait. It is generous, because the machine may be busy; a passing run returns much
+# earlier.
 PATIENCE = {"seconds": 90}
 # Set when the run is interrupted; ends all waits.
 ENDED = threading.Event()
@@ -36,7 +37,8 @@ class Timeout(Exception):
 
 
 def until(what, probe, limit=None, longest_pause=0.5):
-    """Waits until `probe` returns something true, and returns that. An AssertionError from `probe` means: not yet."""
+    """Waits until `probe` returns something true, and returns that. An AssertionError from `probe`
+    means: not yet."""
     limit = limit or PATIENCE["seconds"]
     deadline, pause = time.monotonic() + limit, 0.02
     while True:

@@ -35,7 +35,8 @@ def free_port():
 
 
 class Plane:
-    """The three programs. `kubeconfig` is an administrator's; `audit` covers the ServiceAccounts of `watched`."""
+    """The three programs. `kubeconfig` is an administrator's; `audit` covers the ServiceAccounts of
+    `watched`."""
 
     def __init__(self, binaries, folder, watched):
         self.binaries, self.folder, self.processes = Path(binaries), folder, {}
@@ -64,8 +65,8 @@ class Plane:
                     "--use-service-account-credentials=true",
                     # The interval at which it retries to bind claims; 15 s by default.
                     "--pvclaimbinder-sync-period=2s",
-                    # The default, 20 requests per second, would limit the rate of claims, and Berth is what
-                    # is measured.
+                    # The default, 20 requests per second, would limit the rate of claims, and Berth
+                    # is what is measured.
                     "--kube-api-qps=1000", "--kube-api-burst=2000")
         self.until("the default ServiceAccount", "kube-controller-manager",
                    lambda: self.get("/api/v1/namespaces/default/serviceaccounts/default"))
@@ -120,7 +121,8 @@ class Plane:
         return "\n".join((self.folder / f"{program}.log").read_text(errors="replace").splitlines()[-30:])
 
     def get(self, path):
-        """Whether a GET succeeds. It does not verify the certificate, whose authority is not known yet."""
+        """Whether a GET succeeds. It does not verify the certificate, whose authority is not known
+        yet."""
         anyone = ssl.create_default_context()
         anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
         request = urllib.request.Request(f"https://127.0.0.1:{self.port}{path}",

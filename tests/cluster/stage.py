@@ -25,7 +25,8 @@ class Skip(Exception):
 
 
 def scenario(function=None, *, alone=False, last=False):
-    """Registers a scenario. `alone`: it disturbs others, or measures. `last`: it checks what all others did."""
+    """Registers a scenario. `alone`: it disturbs others, or measures. `last`: it checks what all
+    others did."""
     def enter(function):
         function.alone, function.last = alone or last, last
         SCENARIOS[function.__name__.replace("_", "-")] = function
@@ -199,7 +200,8 @@ class Stage:
         return until(f"PV {name} is {expected}", probe)
 
     def event(self, thing, reason, *words):
-        """Waits for an event of an object with this reason and all these words, and returns its message."""
+        """Waits for an event of an object with this reason and all these words, and returns its
+        message."""
         name, uid = thing["metadata"]["name"], thing["metadata"]["uid"]
 
         def probe():

@@ -1,5 +1,5 @@
-//! The whole provisioner with an API server that lives: it keeps objects, serves watches, binds
-//! claims as the controller-manager does, and breaks where it is told to.
+//! The whole provisioner with a fake API server, which keeps objects, serves watches, binds claims as
+//! the controller-manager does, and fails as a test asks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -28,33 +28,33 @@ use crate::volume::{VolumeOrigin, Volumes};
 const CLAIMS: &str = "persistentvolumeclaims";
 const PVS: &str = "persistentvolumes";
 
-type Line = Result<Frame<Bytes>, std::io::Error>;
+type WatchLine = Result<Frame<Bytes>, std::io::Error>;
 
 /// A body that may be a stream.
-type Wire = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
-/// What the API server has.
+/// The state of the API server.
 #[derive(Default)]
-struct World {
+struct FakeApiServer {
     version: u64,
-    /// By kind and name.
+    /// Objects by kind and name.
     objects: BTreeMap<(String, String), Value>,
-    watches: Vec<(String, UnboundedSender<Line>)>,
-    /// The next so many calls of this method and kind fail with this.
+    watches: Vec<(String, UnboundedSender<WatchLine>)>,
+    /// By method and kind: how many of the next requests fail, and with which status.
     troubles: HashMap<(&'static str, &'static str), (u32, u16)>,
-    /// Calls, by method and kind.
+    /// Numbers of requests by method and kind.
     calls: HashMap<(String, String), u32>,
 }
 
 /// A cluster with a provisioner.
-struct Cluster {
-    world: Arc<Mutex<World>>,
+struct FakeCluster {
+    world: Arc<Mutex<FakeApiServer>>,
     volumes: Arc<Volumes>,
     provisioner: Provisioner,
     _dirs: [TempDir; 2],
 }
 
-impl World {
+impl FakeApiServer {
     fn put(&mut self, kind: &str, name: &str, mut object: Value) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
@@ -80,7 +80,7 @@ impl World {
         all.map(|(_, object)| object.clone()).collect()
     }
 
-    /// As the controller-manager does it.
+    /// Binds a PV as the controller-manager does.
     fn bind(&mut self, mut pv: Value) -> Value {
         let name = pv["metadata"]["name"].as_str().unwrap().to_owned();
         pv["metadata"]["uid"] = json!(format!("pv-{name}"));
@@ -102,7 +102,13 @@ impl World {
         Some(*code)
     }
 
-    fn answer(&mut self, method: &str, path: &str, query: &str, body: &str) -> Response<Wire> {
+    fn answer(
+        &mut self,
+        method: &str,
+        path: &str,
+        query: &str,
+        body: &str,
+    ) -> Response<ResponseBody> {
         let mut parts = path.trim_start_matches('/').split('/').skip_while(|part| *part != "v1");
         let mut parts = [parts.next(), parts.next(), parts.next(), parts.next(), parts.next()];
         if parts[1] == Some("namespaces") {
@@ -154,9 +160,9 @@ impl World {
         }
     }
 
-    /// A watch begins with what changed since the version that is named.
-    fn watch(&mut self, kind: &str, query: &str) -> Response<Wire> {
-        let (to, mut lines) = unbounded_channel::<Line>();
+    /// A watch begins with the changes since the requested version.
+    fn watch(&mut self, kind: &str, query: &str) -> Response<ResponseBody> {
+        let (to, mut lines) = unbounded_channel::<WatchLine>();
         let since = query.split('&').find_map(|word| word.strip_prefix("resourceVersion="));
         let since: u64 = since.unwrap_or("0").parse().unwrap();
         for object in self.of(kind) {
@@ -172,13 +178,13 @@ impl World {
     }
 }
 
-impl Cluster {
-    fn start(begin: impl FnOnce(&mut World)) -> Self {
-        let world = Arc::<Mutex<World>>::default();
+impl FakeCluster {
+    fn start(begin: impl FnOnce(&mut FakeApiServer)) -> Self {
+        let world = Arc::<Mutex<FakeApiServer>>::default();
         let class = json!({ "metadata": { "name": "fast" }, "provisioner": OURS });
         world.lock().put("storageclasses", "fast", class);
         begin(&mut world.lock());
-        let (service, server) = pair::<Request<Body>, Response<Wire>>();
+        let (service, server) = pair::<Request<Body>, Response<ResponseBody>>();
         tokio::spawn(serve(server, Arc::clone(&world)));
         let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
         let volumes = open_volumes(dirs[0].path(), dirs[1].path());
@@ -190,7 +196,7 @@ impl Cluster {
         Self { world, volumes, provisioner, _dirs: dirs }
     }
 
-    fn world(&self) -> MutexGuard<'_, World> {
+    fn world(&self) -> MutexGuard<'_, FakeApiServer> {
         self.world.lock()
     }
 
@@ -215,7 +221,10 @@ impl Cluster {
     }
 }
 
-async fn serve(mut server: Handle<Request<Body>, Response<Wire>>, world: Arc<Mutex<World>>) {
+async fn serve(
+    mut server: Handle<Request<Body>, Response<ResponseBody>>,
+    world: Arc<Mutex<FakeApiServer>>,
+) {
     while let Some((request, send)) = server.next_request().await {
         let (method, uri) = (request.method().to_string(), request.uri().clone());
         let body = request.into_body().collect_bytes().await.unwrap();
@@ -226,7 +235,7 @@ async fn serve(mut server: Handle<Request<Body>, Response<Wire>>, world: Arc<Mut
     }
 }
 
-fn response(code: u16, value: &Value) -> Response<Wire> {
+fn response(code: u16, value: &Value) -> Response<ResponseBody> {
     support::response(code, value).map(|body| body.map_err(Into::into).boxed_unsync())
 }
 
@@ -239,7 +248,7 @@ fn frame(text: &str) -> Frame<Bytes> {
     Frame::data(Bytes::from(text.to_owned()))
 }
 
-fn refusal(code: u16) -> Response<Wire> {
+fn refusal(code: u16) -> Response<ResponseBody> {
     let reason = match code {
         404 => "NotFound",
         409 => "AlreadyExists",
@@ -262,26 +271,26 @@ fn merge(object: &mut Value, patch: &Value) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watches_that_break_cost_nothing_but_time() {
-    let cluster = Cluster::start(|world| {
+async fn broken_watches_lose_no_claim() {
+    let cluster = FakeCluster::start(|world| {
         world.troubles.insert(("GET", CLAIMS), (3, 500));
         world.troubles.insert(("GET", PVS), (2, 429));
         world.troubles.insert(("GET", "storageclasses"), (1, 403));
     });
     cluster.claim("first");
     cluster.until_bound("first").await;
-    // All of them end, and a claim comes before they begin again.
+    // All watches end, and a claim is created before they begin again.
     cluster.world().watches.clear();
     cluster.claim("second");
     cluster.until_bound("second").await;
-    // The version that is known is too old.
+    // The version of the watches is too old.
     let expired = json!({ "kind": "Status", "status": "Failure", "code": 410, "reason": "Expired",
         "message": "too old" });
     cluster.world().tell(CLAIMS, "ERROR", &expired);
     cluster.world().watches.clear();
     cluster.claim("third");
     cluster.until_bound("third").await;
-    // What comes is no JSON, or the connection breaks.
+    // The response is not JSON, or the connection breaks.
     for broken in [Ok(frame("{ nonsense }\n")), Err(std::io::Error::other("reset"))] {
         let mut broken = Some(broken);
         cluster.world().watches.retain(|(kind, to)| {
@@ -299,8 +308,8 @@ async fn watches_that_break_cost_nothing_but_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_hour_without_an_api_server_costs_an_hour() {
-    let cluster = Cluster::start(|_| ());
+async fn an_hour_without_an_api_server_costs_no_more_than_that_hour() {
+    let cluster = FakeCluster::start(|_| ());
     cluster.claim("before");
     cluster.until_bound("before").await;
     let all = ["GET", "PUT", "POST", "PATCH"];
@@ -321,7 +330,7 @@ async fn an_hour_without_an_api_server_costs_an_hour() {
 
 #[tokio::test(start_paused = true)]
 async fn many_claims_at_once_get_one_volume_each_though_every_other_call_fails() {
-    let cluster = Cluster::start(|world| {
+    let cluster = FakeCluster::start(|world| {
         world.troubles.insert(("POST", PVS), (100, 500));
     });
     (0..200).for_each(|n| cluster.claim(&format!("c{n}")));
@@ -331,8 +340,8 @@ async fn many_claims_at_once_get_one_volume_each_though_every_other_call_fails()
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_a_claim_is_the_end_of_its_pv() {
-    let cluster = Cluster::start(|_| ());
+async fn a_deleted_claim_has_its_pv_reclaimed() {
+    let cluster = FakeCluster::start(|_| ());
     cluster.claim("data");
     cluster.until_bound("data").await;
     cluster.world().remove(CLAIMS, "data");
@@ -344,8 +353,8 @@ async fn the_end_of_a_claim_is_the_end_of_its_pv() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_crash_left_of_a_claim_that_is_gone_is_taken_away() {
-    let cluster = Cluster::start(|_| ());
+async fn what_a_crash_left_of_a_claim_that_is_gone_is_deleted() {
+    let cluster = FakeCluster::start(|_| ());
     let make = |name: &str, of_claim: bool| {
         let id = VolumeId::new(format!("uid-{name}")).unwrap();
         let mut spec = Spec::new(VolumeName::new(name).unwrap(), id, 1 << 20);
@@ -359,7 +368,7 @@ async fn what_a_crash_left_of_a_claim_that_is_gone_is_taken_away() {
     let kept = make("with-data", true);
     std::fs::write(format!("{kept}/file"), "data").unwrap();
     make("by-hand", false);
-    let names = |cluster: &Cluster| {
+    let names = |cluster: &FakeCluster| {
         let all = cluster.volumes.list();
         all.iter().map(|status| status.spec.name.to_string()).collect::<Vec<_>>()
     };
@@ -369,12 +378,12 @@ async fn what_a_crash_left_of_a_claim_that_is_gone_is_taken_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn why_a_claim_is_refused_is_said_as_long_as_it_waits() {
-    let cluster = Cluster::start(|_| ());
+async fn the_event_of_a_refused_claim_is_repeated_while_it_waits() {
+    let cluster = FakeCluster::start(|_| ());
     let mut refused = claim("data");
     refused["spec"]["volumeMode"] = json!("Block");
     cluster.world().put(CLAIMS, "data", refused);
-    let calls = |cluster: &Cluster, method: &str| {
+    let calls = |cluster: &FakeCluster, method: &str| {
         cluster.world().calls.get(&(method.into(), "events".into())).copied().unwrap_or(0)
     };
     cluster.until("it is said", |cluster| calls(cluster, "POST") == 1).await;
@@ -384,31 +393,31 @@ async fn why_a_claim_is_refused_is_said_as_long_as_it_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_volume_that_is_ended_by_hand_is_missed_before_long() {
-    let cluster = Cluster::start(|_| ());
+async fn a_volume_that_is_deleted_by_hand_is_reported_soon() {
+    let cluster = FakeCluster::start(|_| ());
     cluster.claim("data");
     cluster.until_bound("data").await;
     cluster.until("it is held", |cluster| held(cluster).is_some()).await;
     cluster.volumes.reclaim(&VolumeName::new(volume_of("data")).unwrap(), None).unwrap();
-    let told = |cluster: &Cluster| {
+    let told = |cluster: &FakeCluster| {
         let world = cluster.world();
         let reasons = world.of("events").into_iter().map(|event| event["reason"].clone());
         reasons.filter(|reason| reason == "VolumeLost").count()
     };
     cluster.until("claim and PV are told", |cluster| told(cluster) == 2).await;
-    // And not again and again.
+    // And only once.
     sleep(Duration::from_secs(120)).await;
     assert_eq!(told(&cluster), 2);
 }
 
 /// The PV that holds the only volume.
-fn held(cluster: &Cluster) -> Option<String> {
+fn held(cluster: &FakeCluster) -> Option<String> {
     cluster.volumes.specs().first()?.labels.get("berth.io/pv-uid").cloned()
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_lead_ends_and_grows_what_is_its_own_and_provisions_nothing() {
-    let cluster = Cluster::start(|world| {
+async fn a_follower_reclaims_and_expands_its_own_volumes_and_provisions_nothing() {
+    let cluster = FakeCluster::start(|world| {
         let spec = json!({ "holderIdentity": "another", "leaseDurationSeconds": 1_000_000 });
         world.put("leases", "berth", json!({ "metadata": { "name": "berth" }, "spec": spec }));
     });
@@ -431,7 +440,7 @@ async fn who_does_not_lead_ends_and_grows_what_is_its_own_and_provisions_nothing
     cluster.world().put(PVS, "pvc-uid-grown", pv("grown", "Bound", "delete"));
     cluster.world().put(PVS, "pvc-uid-old", pv("old", "Released", "delete"));
     cluster.until("it has ended", |cluster| cluster.world().of(PVS).len() == 1).await;
-    let capacity = |cluster: &Cluster| cluster.volumes.specs()[0].capacity;
+    let capacity = |cluster: &FakeCluster| cluster.volumes.specs()[0].capacity;
     cluster.until("it has grown", |cluster| capacity(cluster) == 32 << 20).await;
     sleep(Duration::from_secs(60)).await;
     assert!(!cluster.provisioner.leads());
@@ -440,8 +449,8 @@ async fn who_does_not_lead_ends_and_grows_what_is_its_own_and_provisions_nothing
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_nothing_is_asked_but_the_lease() {
-    let cluster = Cluster::start(|_| ());
+async fn when_idle_only_the_lease_causes_requests() {
+    let cluster = FakeCluster::start(|_| ());
     cluster.claim("data");
     cluster.until_bound("data").await;
     sleep(Duration::from_secs(5)).await;

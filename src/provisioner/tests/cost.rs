@@ -1,12 +1,12 @@
-//! What it costs to look at many, counted in objects, calls and events.
+//! The cost of many objects, counted in objects read, requests and events.
 
 use serde_json::{Value, json};
 
-use super::support::{Answer, Scene, claim, pv, refusal, step, volume_of};
+use super::support::{MockResponse, Scene, claim, pv, refusal, step, volume_of};
 use crate::provisioner::address::AddressSource;
 use crate::provisioner::queue::ReconcileOutcome;
 
-/// Enough to tell a sum from a product.
+/// Enough to tell linear cost from quadratic cost.
 const MANY: usize = 150;
 
 /// PVs that were restored from a backup, so that other PVs hold their volumes by the records.
@@ -21,31 +21,31 @@ fn restored(scene: &mut Scene, phase: &str) {
     }
 }
 
-fn handed_out(scene: &Scene) -> usize {
+fn objects_read(scene: &Scene) -> usize {
     scene.cx.cluster.returned()
 }
 
 #[tokio::test]
-async fn looking_for_orphans_takes_a_few_looks_at_each_object() {
+async fn the_search_for_orphans_reads_each_object_a_few_times() {
     for phase in ["Bound", "Released"] {
         let mut scene = Scene::new();
         restored(&mut scene, phase);
-        let before = handed_out(&scene);
+        let before = objects_read(&scene);
         scene.search_orphans(vec![]).await;
-        let cost = handed_out(&scene) - before;
+        let cost = objects_read(&scene) - before;
         assert!(cost <= 8 * MANY, "{phase}: {cost}");
     }
 }
 
 #[tokio::test]
-async fn looking_at_a_pv_takes_no_look_at_all_others() {
+async fn reconciling_a_pv_does_not_read_all_others() {
     let mut scene = Scene::new();
     restored(&mut scene, "Released");
     let key = scene.pv(&pv("data0", "Released", "delete"));
-    let before = handed_out(&scene);
-    let later = scene.look_at_pv(&key, vec![]).await;
+    let before = objects_read(&scene);
+    let later = scene.reconcile_pv(&key, vec![]).await;
     assert!(matches!(later, ReconcileOutcome::Again(_)), "{later:?}");
-    // One that holds its volume, and ends.
+    // A PV that holds its volume, which is reclaimed.
     let mut scene = Scene::new();
     restored(&mut scene, "Released");
     scene.made("data", &[("berth.io/pv-uid", "pv-data")]);
@@ -53,20 +53,24 @@ async fn looking_at_a_pv_takes_no_look_at_all_others() {
     let key = scene.pv(&ends);
     let steps = vec![
         step("GET", "/api/v1/namespaces/ns/persistentvolumeclaims/data", refusal(404, "NotFound")),
-        step("PATCH", "/api/v1/persistentvolumes/pvc-uid-data", Answer::Json(200, ends)),
+        step("PATCH", "/api/v1/persistentvolumes/pvc-uid-data", MockResponse::Json(200, ends)),
         step("DELETE", "/api/v1/persistentvolumes/pvc-uid-data", refusal(404, "NotFound")),
     ];
-    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
-    // A claim that waits, with no recycled volume there.
+    assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Done);
+    // A claim that waits, without a recycled volume.
     scene.class("fast", json!({}));
     let waits = claim("waits");
     let key = scene.claim(&waits);
     let steps = vec![
-        step("GET", "/api/v1/namespaces/ns/persistentvolumeclaims/waits", Answer::Json(200, waits)),
-        step("POST", "/api/v1/persistentvolumes", Answer::Echo),
+        step(
+            "GET",
+            "/api/v1/namespaces/ns/persistentvolumeclaims/waits",
+            MockResponse::Json(200, waits),
+        ),
+        step("POST", "/api/v1/persistentvolumes", MockResponse::Echo),
     ];
-    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
-    let cost = handed_out(&scene) - before;
+    assert_eq!(scene.reconcile_claim(&key, steps).await, ReconcileOutcome::Done);
+    let cost = objects_read(&scene) - before;
     assert!(cost < 20, "{cost}");
 }
 
@@ -81,30 +85,30 @@ fn disowned() -> (Scene, Value) {
 }
 
 #[tokio::test]
-async fn why_a_volume_is_kept_is_said_once_and_again_from_time_to_time() {
+async fn why_a_volume_is_kept_is_reported_once_and_again_after_a_resync() {
     let (mut scene, kept) = disowned();
     let key = scene.pv(&kept);
     for told in [2, 0, 0] {
-        scene.look_at_pv(&key, vec![]).await;
-        assert_eq!(scene.told().len(), told);
+        scene.reconcile_pv(&key, vec![]).await;
+        assert_eq!(scene.reasons().len(), told);
     }
     scene.orphans.report_again();
     scene.cx.events.record_again();
-    scene.look_at_pv(&key, vec![]).await;
-    assert_eq!(scene.told(), ["VolumeKept"; 2]);
-    // Another reason is news.
+    scene.reconcile_pv(&key, vec![]).await;
+    assert_eq!(scene.reasons(), ["VolumeKept"; 2]);
+    // Another reason is a new event.
     let name = scene.name(&volume_of("data"));
     let id = scene.volumes.show(&name).unwrap().spec.id;
     let holds = [("berth.io/pv-uid", Some("pv-data")), ("berth.io/claim-uid", Some("another"))];
     scene.volumes.set_labels(&name, &id, &holds).unwrap();
-    scene.look_at_pv(&key, vec![]).await;
-    assert_eq!(scene.told(), ["VolumeKept"; 2]);
-    scene.look_at_pv(&key, vec![]).await;
-    assert_eq!(scene.told(), [""; 0]);
+    scene.reconcile_pv(&key, vec![]).await;
+    assert_eq!(scene.reasons(), ["VolumeKept"; 2]);
+    scene.reconcile_pv(&key, vec![]).await;
+    assert_eq!(scene.reasons(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_that_says_nothing_is_asked_for_the_address_once_for_all_pvs() {
+async fn a_silent_api_server_is_asked_for_the_address_once_for_all_pvs() {
     let (namespace, name) = ("berth".into(), "nfs".into());
     let mut scene = Scene::at(AddressSource::Service { namespace, name });
     for n in 0..MANY {
@@ -112,15 +116,15 @@ async fn an_api_server_that_says_nothing_is_asked_for_the_address_once_for_all_p
         old["metadata"]["annotations"]["berth.io/server"] = json!("another");
         scene.pv(&old);
     }
-    let silent = step("GET", "/api/v1/namespaces/berth/services/nfs", Answer::Silence);
+    let silent = step("GET", "/api/v1/namespaces/berth/services/nfs", MockResponse::Silence);
     scene.search_orphans(vec![silent]).await;
-    // Nor by many at a time.
+    // The same for many requests at a time.
     let cx = scene.cx.clone();
     tokio::time::advance(std::time::Duration::from_secs(60)).await;
     let all = async move {
         let ask = (0..MANY).map(|_| cx.address.last_known(&cx.client));
         futures_util::future::join_all(ask).await
     };
-    let silent = step("GET", "/api/v1/namespaces/berth/services/nfs", Answer::Silence);
+    let silent = step("GET", "/api/v1/namespaces/berth/services/nfs", MockResponse::Silence);
     assert!(scene.talk(all, vec![silent]).await.iter().all(Option::is_none));
 }

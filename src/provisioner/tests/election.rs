@@ -1,4 +1,4 @@
-//! The Lease: who leads, and who stops when. The time of these tests does not take any.
+//! The Lease: when servers lead and step down. Time is simulated.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/ns/leases";
 struct Leases {
     lease: Option<Value>,
     version: u64,
-    /// It answers everything with this.
+    /// The response to every request.
     trouble: Option<u16>,
 }
 
@@ -112,7 +112,7 @@ impl Candidate {
         Self { leases, leading, stop, running, identity }
     }
 
-    /// Waits until it leads, or no longer leads; how long that took.
+    /// Waits until it leads, or no longer leads; returns how long that took.
     async fn until(&mut self, leads: bool) -> Duration {
         let began = Instant::now();
         let changed = self.leading.wait_for(|leading| *leading == leads);
@@ -157,7 +157,7 @@ async fn a_free_lease_is_taken_at_once_and_released_in_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_renews_is_left_alone_and_one_that_does_not_is_followed() {
+async fn a_lease_that_is_renewed_is_left_alone_and_one_that_is_not_is_taken() {
     let mut candidate = Candidate::start(Leases::held_by("other"));
     for _ in 0..10 {
         let renewed = timeout(Duration::from_secs(10), candidate.until(true)).await;
@@ -173,7 +173,7 @@ async fn a_leader_that_renews_is_left_alone_and_one_that_does_not_is_followed() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_renew_steps_down_before_anybody_else_may_begin() {
+async fn a_leader_that_cannot_renew_steps_down_before_another_may_begin() {
     for code in [500, 429, 403] {
         let mut candidate = Candidate::start(Leases::default());
         candidate.until(true).await;
@@ -188,7 +188,7 @@ async fn who_cannot_renew_steps_down_before_anybody_else_may_begin() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_trouble_is_no_reason_to_step_down() {
+async fn a_short_failure_is_no_reason_to_step_down() {
     let mut candidate = Candidate::start(Leases::default());
     candidate.until(true).await;
     candidate.change(|leases| leases.trouble = Some(500));
@@ -199,7 +199,7 @@ async fn a_short_trouble_is_no_reason_to_step_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_somebody_else_took_is_lost() {
+async fn a_lease_that_another_process_took_is_lost() {
     let mut candidate = Candidate::start(Leases::default());
     candidate.until(true).await;
     candidate.change(|leases| {
@@ -214,7 +214,7 @@ async fn a_lease_that_somebody_else_took_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_was_deleted_or_changed_is_still_ours() {
+async fn a_lease_that_was_deleted_or_changed_is_kept() {
     let mut candidate = Candidate::start(Leases::default());
     candidate.until(true).await;
     candidate.change(|leases| leases.lease = None);
@@ -229,11 +229,11 @@ async fn a_lease_that_was_deleted_or_changed_is_still_ours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_lease_of_the_process_before_is_taken_over_at_once() {
+async fn the_lease_of_an_earlier_process_is_taken_over_at_once() {
     let mut candidate = Candidate::start(Leases::held_by(&LeaseIdentity::of("me").to_string()));
     assert!(candidate.until(true).await < Duration::from_secs(1));
     assert!(candidate.is_held());
-    // Another one after it: then this process is the one before, and does not take it back.
+    // A later process takes it: this process is the earlier one then, and does not take it back.
     let next = LeaseIdentity::of("me").to_string();
     candidate.change(|leases| {
         let mut lease = leases.lease.clone().unwrap();

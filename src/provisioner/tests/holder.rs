@@ -1,4 +1,4 @@
-//! Who has a volume, as the cluster knows it, or as its labels say.
+//! Who uses a volume, as the cluster knows it, or by the labels of the volume.
 
 use serde_json::{Value, json};
 
@@ -36,19 +36,19 @@ async fn a_volume_is_held_as_long_as_a_claim_has_its_pv() {
     check("Failed", same, "");
     let free = |pv: &mut Value| pv["spec"]["claimRef"] = json!(null);
     check("Available", free, "PersistentVolume pvc-uid-data");
-    // The record counts, and not what people may write.
+    // The record counts, and not what can be patched.
     let silent = |pv: &mut Value| pv["metadata"]["annotations"] = json!({});
     check("Bound", silent, "the claim ns/data");
     let another = |pv: &mut Value| pv["metadata"]["uid"] = json!("another");
     check("Bound", another, "");
-    // Made by hand, and not in the record: it says which volume it is, and points there.
+    // A PV made by hand that is not in the record: it names the volume and points to it.
     let by_hand = |pv: &mut Value| {
         pv["metadata"]["uid"] = json!("another");
         pv["metadata"]["annotations"] = json!({ "berth.io/volume-id": "uid-data" });
         pv["spec"]["nfs"]["path"] = json!("/a");
     };
     check("Bound", by_hand, "the claim ns/data");
-    // Nor does it say so: it points there, or below.
+    // A PV that only points to the volume, or below.
     for path in ["/a", "/a/", "//a/b"] {
         let mut scene = Scene::new();
         let mut other = pv("data", "Bound", "delete");
@@ -57,7 +57,7 @@ async fn a_volume_is_held_as_long_as_a_claim_has_its_pv() {
         other["spec"]["nfs"]["path"] = json!(path);
         scene.pv(&other);
         assert!(held(&scene, &volume()).contains("the claim ns/data"), "{path}");
-        // One that is released beside it changes nothing.
+        // Another PV that is released changes nothing.
         let mut released = pv("data", "Released", "delete");
         released["metadata"]["name"] = json!("released");
         scene.pv(&released);
@@ -81,7 +81,7 @@ async fn a_claim_that_waits_for_its_pv_has_the_volume() {
 }
 
 #[test]
-fn without_a_cluster_the_labels_say_it() {
+fn without_a_cluster_the_labels_count() {
     let check = |labels: &[(&str, &str)], expected: &str| {
         let mut spec = volume();
         let own = |(k, v): &(&str, &str)| (k.to_string(), v.to_string());

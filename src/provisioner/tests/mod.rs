@@ -1,7 +1,7 @@
-//! Conversations with an API server: `claims` and `volumes` one object at a time, `orphans` about
-//! what a crash leaves, `cost` about what many take, `tenants` about what people write into their
-//! objects, `holder` about who has a volume, `upgrade` about what earlier versions left, `election`
-//! about the Lease, `cluster` the whole provisioner with one that lives.
+//! Conversations with an API server. `claims` and `volumes`: one object at a time. `orphans`: what a
+//! crash leaves. `cost`: what many objects cost. `tenants`: what users write into their objects.
+//! `holder`: who uses a volume. `upgrade`: what earlier versions left. `election`: the Lease.
+//! `cluster`: the whole provisioner with a fake API server.
 
 mod claims;
 mod cluster;

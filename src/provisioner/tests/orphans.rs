@@ -1,10 +1,10 @@
-//! What a crash leaves, and what a server finds when it begins to provision.
+//! Orphans, and what a crash during provisioning leaves.
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
+use super::support::{ExpectedRequest, MockResponse, Scene, claim, pv, refusal, step, volume_of};
 use crate::provisioner::claims;
 use crate::provisioner::objects::ObjectKey;
 use crate::provisioner::queue::ReconcileOutcome;
@@ -14,41 +14,41 @@ const CLAIM: &str = "/api/v1/namespaces/ns/persistentvolumeclaims/data";
 const PVS: &str = "/api/v1/persistentvolumes";
 const PV: &str = "/api/v1/persistentvolumes/pvc-uid-data";
 
-/// A server that died when a claim, this one, had its volume and no PV; it has not begun again yet.
+/// A server that died when this claim had a volume and no PV, before it starts again.
 async fn died_half_way(claim: &Value) -> (Scene, ObjectKey) {
     let mut scene = Scene::new();
     scene.class("fast", json!({}));
     let key = scene.claim(claim);
-    let steps = vec![waits(), step("POST", PVS, Answer::Broken)];
-    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Failed);
+    let steps = vec![waits(), step("POST", PVS, MockResponse::Broken)];
+    assert_eq!(scene.reconcile_claim(&key, steps).await, ReconcileOutcome::Failed);
     assert_eq!(scene.names(), [volume_of("data")]);
     scene.cx.progress.clear();
-    scene.told();
+    scene.reasons();
     (scene, key)
 }
 
-fn waits() -> Step {
-    step("GET", CLAIM, Answer::Json(200, claim("data")))
+fn waits() -> ExpectedRequest {
+    step("GET", CLAIM, MockResponse::Json(200, claim("data")))
 }
 
-fn gone() -> Step {
+fn gone() -> ExpectedRequest {
     step("GET", CLAIM, refusal(404, "NotFound"))
 }
 
-fn no_pv() -> Step {
+fn no_pv() -> ExpectedRequest {
     step("GET", PV, refusal(404, "NotFound"))
 }
 
-async fn begin(scene: &mut Scene, steps: Vec<Step>) {
+async fn begin(scene: &mut Scene, steps: Vec<ExpectedRequest>) {
     scene.search_orphans(steps).await;
 }
 
-/// How many volumes are said to have no PV.
+/// The metric of volumes without a PV.
 fn alone(scene: &Scene) -> String {
     metric(scene, "volumes_without_pv")
 }
 
-/// How many PVs are said to have no volume.
+/// The metric of PVs without a volume.
 fn missing(scene: &Scene) -> String {
     metric(scene, "pvs_without_volume")
 }
@@ -60,7 +60,7 @@ fn metric(scene: &Scene, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_beginning_whose_claim_is_gone_is_taken_away() {
+async fn an_unused_volume_whose_claim_is_gone_is_deleted() {
     let (mut scene, _) = died_half_way(&claim("data")).await;
     scene.claim_gone(&claim("data"));
     begin(&mut scene, vec![no_pv()]).await;
@@ -68,59 +68,59 @@ async fn a_beginning_whose_claim_is_gone_is_taken_away() {
 }
 
 #[tokio::test]
-async fn a_beginning_whose_claim_goes_before_it_is_taken_up_is_taken_away() {
+async fn an_unused_volume_whose_claim_is_deleted_before_it_is_found_is_deleted() {
     let (mut scene, key) = died_half_way(&claim("data")).await;
     begin(&mut scene, vec![]).await;
     assert_eq!(scene.names().len(), 1);
-    // It goes while it is looked at, and then is seen to be gone.
-    assert_eq!(scene.look_at_claim(&key, vec![gone()]).await, ReconcileOutcome::Done);
+    // The claim is deleted while it is reconciled, and the view shows that later.
+    assert_eq!(scene.reconcile_claim(&key, vec![gone()]).await, ReconcileOutcome::Done);
     scene.claim_gone(&claim("data"));
-    let unsure = vec![gone(), step("GET", PV, Answer::Broken)];
-    assert_eq!(scene.look_at_claim(&key, unsure).await, ReconcileOutcome::Failed);
-    assert_eq!(scene.look_at_claim(&key, vec![gone(), no_pv()]).await, ReconcileOutcome::Done);
+    let unsure = vec![gone(), step("GET", PV, MockResponse::Broken)];
+    assert_eq!(scene.reconcile_claim(&key, unsure).await, ReconcileOutcome::Failed);
+    assert_eq!(scene.reconcile_claim(&key, vec![gone(), no_pv()]).await, ReconcileOutcome::Done);
     assert_eq!((scene.names().len(), alone(&scene).as_str()), (0, "0"));
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
 }
 
 #[tokio::test]
-async fn a_beginning_of_a_claim_that_is_leaving_is_taken_away() {
+async fn an_unused_volume_of_a_claim_that_is_being_deleted_is_deleted() {
     let mut leaving = claim("data");
     leaving["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
     let (mut scene, key) = died_half_way(&claim("data")).await;
     scene.claim(&leaving);
     begin(&mut scene, vec![]).await;
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
     scene.claim_gone(&leaving);
-    assert_eq!(scene.look_at_claim(&key, vec![gone(), no_pv()]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&key, vec![gone(), no_pv()]).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 0);
 }
 
 #[tokio::test]
-async fn a_beginning_whose_claim_still_waits_goes_on() {
+async fn an_unused_volume_whose_claim_still_waits_is_used() {
     let (mut scene, key) = died_half_way(&claim("data")).await;
     scene.write(&volume_of("data"), "file");
     begin(&mut scene, vec![]).await;
-    let steps = vec![waits(), step("POST", PVS, Answer::Echo)];
-    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
-    // From now on its end is the PV's.
+    let steps = vec![waits(), step("POST", PVS, MockResponse::Echo)];
+    assert_eq!(scene.reconcile_claim(&key, steps).await, ReconcileOutcome::Done);
+    // From now on it is reclaimed with the PV.
     scene.pv(&pv("data", "Bound", "retain"));
     scene.claim_gone(&claim("data"));
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
 }
 
 #[tokio::test]
-async fn content_without_a_pv_is_never_taken_away() {
+async fn content_without_a_pv_is_never_deleted() {
     let (mut scene, key) = died_half_way(&claim("data")).await;
     scene.write(&volume_of("data"), "file");
     begin(&mut scene, vec![]).await;
-    // Not even when it was about to be given to a PV again.
+    // Not even if it was about to get a PV again.
     let steps = vec![waits(), step("POST", PVS, refusal(500, "InternalError"))];
-    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Failed);
+    assert_eq!(scene.reconcile_claim(&key, steps).await, ReconcileOutcome::Failed);
     scene.claim_gone(&claim("data"));
-    assert_eq!(scene.look_at_claim(&key, vec![gone()]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&key, vec![gone()]).await, ReconcileOutcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
-    // Nor if its claim was gone when the server began.
+    // Nor if its claim was gone when the server started.
     begin(&mut scene, vec![]).await;
     assert!(scene.has(&volume_of("data"), "file"));
     assert_eq!(alone(&scene), "1");
@@ -133,38 +133,40 @@ async fn a_bound_claim_leaves_its_volume_to_its_pv() {
     let mut bound = claim("data");
     bound["spec"]["volumeName"] = json!("pvc-uid-data");
     scene.claim(&bound);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
     scene.claim_gone(&bound);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.names(), [volume_of("data")]);
 }
 
 #[tokio::test]
-async fn a_copy_that_nobody_waits_for_is_taken_away() {
+async fn a_copy_whose_claim_is_gone_is_deleted() {
     let mut scene = Scene::new();
     scene.class("fast", json!({}));
     let source = scene.claim(&claim("source"));
     let path = "/api/v1/namespaces/ns/persistentvolumeclaims/source";
-    let waits = || step("GET", path, Answer::Json(200, claim("source")));
-    scene.look_at_claim(&source, vec![waits(), step("POST", PVS, Answer::Echo)]).await;
+    let waits = || step("GET", path, MockResponse::Json(200, claim("source")));
+    scene.reconcile_claim(&source, vec![waits(), step("POST", PVS, MockResponse::Echo)]).await;
     let mut bound = claim("source");
     bound["spec"]["volumeName"] = json!("pvc-uid-source");
     scene.claim(&bound);
     let held = scene.pv_of("source", "Bound", "delete");
     scene.pv(&held);
-    scene.look_at_claim(&source, vec![]).await;
-    // More than the copy may hold, so that it comes to nothing.
+    scene.reconcile_claim(&source, vec![]).await;
+    // More than the copy may hold: copying fails.
     let large = scene.dir.path().join(volume_of("source")).join("large");
     std::fs::write(large, vec![1; 17 << 20]).unwrap();
     let mut copy = claim("data");
     copy["spec"]["dataSource"] = json!({ "kind": "PersistentVolumeClaim", "name": "source" });
     let key = scene.claim(&copy);
-    scene.look_at_claim(&key, vec![step("GET", CLAIM, Answer::Json(200, copy.clone()))]).await;
+    scene
+        .reconcile_claim(&key, vec![step("GET", CLAIM, MockResponse::Json(200, copy.clone()))])
+        .await;
     let name = scene.name(&volume_of("data"));
     while !matches!(scene.volumes.show(&name).unwrap().phase, VolumePhase::Failed { .. }) {
         tokio::task::yield_now().await;
     }
-    // Somebody else led for a while, and the claim went.
+    // Another server led for a while, and the claim was deleted.
     scene.cx.progress.clear();
     scene.claim_gone(&copy);
     begin(&mut scene, vec![no_pv()]).await;
@@ -172,13 +174,13 @@ async fn a_copy_that_nobody_waits_for_is_taken_away() {
 }
 
 #[tokio::test]
-async fn an_empty_volume_that_a_pv_ever_held_is_never_taken_away() {
-    // Its PV was retained, and is another one after a restore: nothing of the cluster knows it.
+async fn an_empty_volume_that_a_pv_ever_held_is_never_deleted() {
+    // Its PV was retained and has another uid after a restore: the cluster does not know it.
     let mut scene = Scene::new();
     scene.made("data", &[("berth.io/pv-uid", "pv-before")]);
     begin(&mut scene, vec![]).await;
     assert_eq!((scene.names().len(), alone(&scene).as_str()), (1, "1"));
-    // Nor one in which something was, though nobody knows of a PV.
+    // Nor one that had content, even if no PV is recorded.
     let mut scene = Scene::new();
     scene.made("data", &[]);
     let dir = scene.dir.path().join(volume_of("data"));
@@ -189,7 +191,7 @@ async fn an_empty_volume_that_a_pv_ever_held_is_never_taken_away() {
 }
 
 #[tokio::test]
-async fn what_another_server_provisioned_meanwhile_leaves_no_beginning_here() {
+async fn what_another_server_provisioned_meanwhile_leaves_no_volume_here() {
     let mut scene = Scene::new();
     scene.made("data", &[]);
     let mut bound = claim("data");
@@ -199,66 +201,69 @@ async fn what_another_server_provisioned_meanwhile_leaves_no_beginning_here() {
     theirs["metadata"]["annotations"]["berth.io/server"] = json!("another");
     theirs["spec"]["nfs"]["server"] = json!("10.0.0.2");
     scene.pv(&theirs);
-    begin(&mut scene, vec![step("GET", PV, Answer::Json(200, theirs))]).await;
+    begin(&mut scene, vec![step("GET", PV, MockResponse::Json(200, theirs))]).await;
     assert_eq!(scene.names().len(), 0);
 }
 
 #[tokio::test]
-async fn a_claim_whose_volume_is_gone_is_told_once() {
+async fn a_claim_whose_volume_is_gone_gets_one_event() {
     let mut scene = Scene::new();
     scene.made("data", &[("berth.io/pv-uid", "pv-data")]);
     scene.pv(&pv("data", "Bound", "delete"));
     begin(&mut scene, vec![]).await;
-    assert_eq!((missing(&scene).as_str(), scene.told().len()), ("0", 0));
-    // Somebody deletes it beside the cluster.
+    assert_eq!((missing(&scene).as_str(), scene.reasons().len()), ("0", 0));
+    // It is deleted without the cluster.
     let name = scene.name(&volume_of("data"));
     scene.volumes.reclaim(&name, None).unwrap();
     begin(&mut scene, vec![]).await;
     assert_eq!(missing(&scene), "1");
-    let notes = scene.notes();
-    let kinds: Vec<_> = notes.iter().map(|n| n.object.kind.clone().unwrap_or_default()).collect();
-    assert!(notes.iter().all(|note| note.reason == "VolumeLost"), "{notes:?}");
+    let events = scene.events();
+    let kinds: Vec<_> = events.iter().map(|n| n.object.kind.clone().unwrap_or_default()).collect();
+    assert!(events.iter().all(|event| event.reason == "VolumeLost"), "{events:?}");
     assert_eq!(kinds.len(), 2);
-    assert_eq!(notes[0].object.name.as_deref(), Some("data"));
+    assert_eq!(events[0].object.name.as_deref(), Some("data"));
     begin(&mut scene, vec![]).await;
-    assert_eq!(scene.told(), [""; 0]);
-    // It is there again.
+    assert_eq!(scene.reasons(), [""; 0]);
+    // It is restored.
     scene.made("data", &[("berth.io/pv-uid", "pv-data")]);
     begin(&mut scene, vec![]).await;
     assert_eq!(missing(&scene), "0");
 }
 
 #[tokio::test]
-async fn a_claim_whose_volume_has_lost_its_directory_is_told() {
+async fn a_claim_whose_volume_has_lost_its_directory_gets_an_event() {
     let mut scene = Scene::new();
     scene.made("data", &[("berth.io/pv-uid", "pv-data")]);
     scene.pv(&pv("data", "Bound", "delete"));
     std::fs::remove_dir(scene.dir.path().join(volume_of("data"))).unwrap();
     scene.restart();
     begin(&mut scene, vec![]).await;
-    assert_eq!((missing(&scene).as_str(), scene.told()), ("1", vec!["VolumeLost", "VolumeLost"]));
+    assert_eq!(
+        (missing(&scene).as_str(), scene.reasons()),
+        ("1", vec!["VolumeLost", "VolumeLost"])
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_released_pv_that_its_server_does_not_end_is_said_in_the_end() {
+async fn a_released_pv_that_its_server_does_not_reclaim_is_reported() {
     let mut scene = Scene::new();
     let mut theirs = pv("data", "Released", "delete");
     theirs["metadata"]["annotations"]["berth.io/server"] = json!("another");
     theirs["spec"]["nfs"]["server"] = json!("10.0.0.2");
     scene.pv(&theirs);
     begin(&mut scene, vec![]).await;
-    assert_eq!((missing(&scene).as_str(), scene.told().len()), ("0", 0));
+    assert_eq!((missing(&scene).as_str(), scene.reasons().len()), ("0", 0));
     tokio::time::advance(std::time::Duration::from_secs(60)).await;
     begin(&mut scene, vec![]).await;
-    let notes = scene.notes();
-    assert!(notes[0].message.contains("10.0.0.2"), "{notes:?}");
+    let events = scene.events();
+    assert!(events[0].message.contains("10.0.0.2"), "{events:?}");
     begin(&mut scene, vec![]).await;
-    assert_eq!(scene.told(), [""; 0]);
+    assert_eq!(scene.reasons(), [""; 0]);
 }
 
 #[tokio::test]
-async fn what_is_being_given_to_a_pv_is_not_taken_away() {
-    // The claim goes, by what is known of the cluster, while its PV is being saved.
+async fn a_volume_whose_pv_is_being_saved_is_not_deleted() {
+    // The view shows that the claim is gone while its PV is being saved.
     let (mut scene, key) = died_half_way(&claim("data")).await;
     scene.claim_gone(&claim("data"));
     let cx = Arc::clone(&scene.cx);
@@ -271,14 +276,14 @@ async fn what_is_being_given_to_a_pv_is_not_taken_away() {
 }
 
 #[tokio::test]
-async fn who_looks_at_a_claim_is_known_to_be_busy_with_it() {
+async fn a_claim_that_is_being_reconciled_is_marked() {
     let mut scene = Scene::new();
     scene.class("fast", json!({}));
     let key = scene.claim(&claim("data"));
     let cx = Arc::clone(&scene.cx);
     let look = async {
         let mut looking = Box::pin(claims::reconcile(&cx, &key));
-        // It has asked, and nobody answers.
+        // It waits for a response.
         assert!(futures_util::poll!(&mut looking).is_pending());
         let busy = cx.progress.is_reconciling(&key.uid);
         drop(looking);
@@ -288,14 +293,14 @@ async fn who_looks_at_a_claim_is_known_to_be_busy_with_it() {
 }
 
 #[tokio::test]
-async fn a_pv_whose_end_is_under_way_is_not_missed() {
+async fn a_pv_that_is_being_reclaimed_does_not_count_as_missing_its_volume() {
     let mut scene = Scene::new();
-    // Its volume has ended, and that the PV goes is not seen yet.
+    // Its volume has been reclaimed, and the view does not show yet that the PV is deleted.
     scene.pv(&pv("data", "Released", "delete"));
     begin(&mut scene, vec![]).await;
-    assert_eq!((missing(&scene).as_str(), scene.told().len()), ("0", 0));
+    assert_eq!((missing(&scene).as_str(), scene.reasons().len()), ("0", 0));
     // It stays so.
     begin(&mut scene, vec![]).await;
     assert_eq!(missing(&scene), "1");
-    assert_eq!(scene.told()[0], "VolumeLost");
+    assert_eq!(scene.reasons()[0], "VolumeLost");
 }

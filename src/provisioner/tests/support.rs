@@ -1,7 +1,7 @@
-//! A mocked API server, in front of real volumes.
+//! A mock of the API server, and real volumes.
 //!
-//! A conversation is a list of what is asked, in its order, and what is answered: a call that is
-//! missing, one too many, and another one than was expected all fail.
+//! A conversation is a list of requests in their order, each with its response. A missing request,
+//! an additional one and an unexpected one fail the test.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -40,16 +40,16 @@ use crate::volume::{self, DataPlane, VolumeOrigin, Volumes};
 /// The provisioner's name.
 pub const OURS: &str = "example.org/berth";
 
-/// Which server it is.
+/// The identity of the server.
 pub const SERVER_ID: &str = "me";
 
-/// Longer than any conversation takes: what hangs, fails.
+/// Longer than any conversation takes: a test that hangs fails.
 const LONG: Duration = Duration::from_secs(60);
 
-/// The other end of a client.
+/// The server's end of a mocked client.
 pub type ApiServer = Handle<Request<Body>, Response<Body>>;
 
-/// Real volumes, what is known of the cluster, and a mocked API server.
+/// Real volumes, a view of the cluster, and a mocked API server.
 pub struct Scene {
     pub cx: Arc<Context>,
     pub volumes: Arc<Volumes>,
@@ -62,47 +62,47 @@ pub struct Scene {
     state_dir: TempDir,
 }
 
-/// One call, and its answer.
-pub struct Step {
+/// An expected request, and its response.
+pub struct ExpectedRequest {
     method: &'static str,
     path: String,
-    /// What has to be in the body: each of these, somewhere.
+    /// Texts that the body must contain.
     says: Vec<String>,
-    answer: Answer,
+    answer: MockResponse,
 }
 
-/// What the server does.
-pub enum Answer {
-    /// It answers.
+/// How the server responds.
+pub enum MockResponse {
+    /// With this status and object.
     Json(u16, Value),
-    /// It breaks the connection.
+    /// By breaking the connection.
     Broken,
-    /// It answers the object that was sent.
+    /// With the object that was sent.
     Echo,
-    /// It says nothing.
+    /// Not at all.
     Silence,
 }
 
-/// Expects a call.
-pub fn step(method: &'static str, path: &str, answer: Answer) -> Step {
-    Step { method, path: path.to_owned(), says: Vec::new(), answer }
+/// Expects a request.
+pub fn step(method: &'static str, path: &str, answer: MockResponse) -> ExpectedRequest {
+    ExpectedRequest { method, path: path.to_owned(), says: Vec::new(), answer }
 }
 
-impl Step {
-    /// Expects it to say so.
+impl ExpectedRequest {
+    /// Expects the body to contain a text.
     pub fn with(mut self, text: &str) -> Self {
         self.says.push(text.to_owned());
         self
     }
 }
 
-/// An answer of the API server that is no object.
-pub fn refusal(code: u16, reason: &str) -> Answer {
+/// An error of the API server.
+pub fn refusal(code: u16, reason: &str) -> MockResponse {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
         "reason": reason, "message": format!("it is {reason}"),
     });
-    Answer::Json(code, status)
+    MockResponse::Json(code, status)
 }
 
 /// Opens volumes in a directory.
@@ -120,7 +120,7 @@ pub fn open_volumes(dir: &Path, state: &Path) -> Arc<Volumes> {
     Volumes::open(&settings, serving).unwrap()
 }
 
-/// How the provisioner of a test is set.
+/// The settings of the tests.
 pub fn settings() -> ProvisionerSettings {
     ProvisionerSettings {
         name: OURS.into(),
@@ -173,7 +173,7 @@ impl Scene {
         }
     }
 
-    /// The cluster has a claim; its key.
+    /// Adds or changes a claim in the view; returns its key.
     pub fn claim(&mut self, claim: &Value) -> ObjectKey {
         let claim: PersistentVolumeClaim = serde_json::from_value(claim.clone()).unwrap();
         let key = ObjectKey::of(&claim);
@@ -181,13 +181,13 @@ impl Scene {
         key
     }
 
-    /// The cluster has a claim no more.
+    /// Removes a claim from the view.
     pub fn claim_gone(&mut self, claim: &Value) {
         let claim: PersistentVolumeClaim = serde_json::from_value(claim.clone()).unwrap();
         self.writers.claims[0].1.apply_watcher_event(&Event::Delete(claim));
     }
 
-    /// The cluster has a PV; its key.
+    /// Adds or changes a PV in the view; returns its key.
     pub fn pv(&mut self, pv: &Value) -> ObjectKey {
         let pv: PersistentVolume = serde_json::from_value(pv.clone()).unwrap();
         let key = ObjectKey::of(&pv);
@@ -195,7 +195,7 @@ impl Scene {
         key
     }
 
-    /// The cluster has a class with these parameters.
+    /// Adds a class with these parameters to the view.
     pub fn class(&mut self, name: &str, parameters: Value) {
         let class: StorageClass = serde_json::from_value(json!({
             "metadata": { "name": name }, "provisioner": OURS, "parameters": parameters,
@@ -204,20 +204,28 @@ impl Scene {
         self.writers.classes.apply_watcher_event(&Event::Apply(class));
     }
 
-    /// Looks at a claim, in this conversation.
-    pub async fn look_at_claim(&mut self, key: &ObjectKey, steps: Vec<Step>) -> ReconcileOutcome {
+    /// Reconciles a claim, in this conversation.
+    pub async fn reconcile_claim(
+        &mut self,
+        key: &ObjectKey,
+        steps: Vec<ExpectedRequest>,
+    ) -> ReconcileOutcome {
         let (cx, key) = (Arc::clone(&self.cx), key.clone());
         self.talk(async move { claims::reconcile(&cx, &key).await }, steps).await
     }
 
-    /// Looks at a PV, in this conversation.
-    pub async fn look_at_pv(&mut self, key: &ObjectKey, steps: Vec<Step>) -> ReconcileOutcome {
+    /// Reconciles a PV, in this conversation.
+    pub async fn reconcile_pv(
+        &mut self,
+        key: &ObjectKey,
+        steps: Vec<ExpectedRequest>,
+    ) -> ReconcileOutcome {
         let (cx, key) = (Arc::clone(&self.cx), key.clone());
         self.talk(async move { volumes::reconcile(&cx, &key).await }, steps).await
     }
 
     /// Searches for orphans, in this conversation.
-    pub async fn search_orphans(&mut self, steps: Vec<Step>) {
+    pub async fn search_orphans(&mut self, steps: Vec<ExpectedRequest>) {
         let cx = Arc::clone(&self.cx);
         let mut reported = std::mem::take(&mut self.orphans);
         let search = async move {
@@ -227,8 +235,12 @@ impl Scene {
         self.orphans = self.talk(search, steps).await;
     }
 
-    /// Has a conversation until `look` comes to its end; every step must have been asked for.
-    pub async fn talk<T>(&mut self, look: impl Future<Output = T>, steps: Vec<Step>) -> T {
+    /// Has a conversation until `operation` ends; every step must have been requested.
+    pub async fn talk<T>(
+        &mut self,
+        operation: impl Future<Output = T>,
+        steps: Vec<ExpectedRequest>,
+    ) -> T {
         let mut steps = steps.into_iter();
         let server = &mut self.server;
         let mut silent = Vec::new();
@@ -243,16 +255,16 @@ impl Scene {
                     assert!(body.contains(text), "{text} is not in {body}");
                 }
                 match step.answer {
-                    Answer::Json(code, value) => send.send_response(response(code, &value)),
-                    Answer::Echo => send.send_response(response(200, &saved(&body))),
-                    Answer::Silence => silent.push(send),
-                    Answer::Broken => send.send_error(std::io::Error::other("it is broken")),
+                    MockResponse::Json(code, value) => send.send_response(response(code, &value)),
+                    MockResponse::Echo => send.send_response(response(200, &saved(&body))),
+                    MockResponse::Silence => silent.push(send),
+                    MockResponse::Broken => send.send_error(std::io::Error::other("it is broken")),
                 }
             }
         };
         let both = async {
             tokio::select! {
-                outcome = look => outcome,
+                outcome = operation => outcome,
                 () = serve => unreachable!("the client is there"),
             }
         };
@@ -262,17 +274,17 @@ impl Scene {
         outcome
     }
 
-    /// What was told since the last time: the reasons.
-    pub fn told(&mut self) -> Vec<&'static str> {
-        self.notes().into_iter().map(|note| note.reason).collect()
+    /// The reasons of the events since the last call.
+    pub fn reasons(&mut self) -> Vec<&'static str> {
+        self.events().into_iter().map(|event| event.reason).collect()
     }
 
-    /// What was told since the last time.
-    pub fn notes(&mut self) -> Vec<PendingEvent> {
+    /// The events since the last call.
+    pub fn events(&mut self) -> Vec<PendingEvent> {
         self.sender.waiting()
     }
 
-    /// The server is started again, with the same directory.
+    /// Restarts the server with the same directory.
     pub fn restart(&mut self) {
         let (dir, state) = (self.dir.path().to_owned(), self.state_dir.path().to_owned());
         let elsewhere = TempDir::new().unwrap();
@@ -295,7 +307,7 @@ impl Scene {
         text
     }
 
-    /// The volumes that there are.
+    /// The names of all volumes.
     pub fn names(&self) -> Vec<String> {
         self.volumes.list().iter().map(|status| status.spec.name.to_string()).collect()
     }
@@ -333,7 +345,7 @@ impl Scene {
         pv
     }
 
-    /// A label of a volume, or nothing.
+    /// A label of a volume; empty if there is none.
     pub fn label(&self, volume: &str, key: &str) -> String {
         let status = self.volumes.show(&self.name(volume)).unwrap();
         status.spec.labels.get(key).cloned().unwrap_or_default()
@@ -354,7 +366,7 @@ impl Scene {
     }
 }
 
-/// What is sent, as the API server keeps it.
+/// An object as the API server saves it.
 fn saved(body: &str) -> Value {
     let mut object: Value = serde_json::from_str(body).unwrap();
     if let Some(uid) = object["metadata"]["name"].as_str().map(pv_uid) {
@@ -368,7 +380,7 @@ pub fn pv_uid(name: &str) -> String {
     name.replace("pvc-uid-", "pv-")
 }
 
-/// An answer of the API server.
+/// A response of the API server.
 pub fn response(code: u16, value: &Value) -> Response<Body> {
     let body = Body::from(serde_json::to_vec(value).unwrap());
     Response::builder().status(code).body(body).unwrap()

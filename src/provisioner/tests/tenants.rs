@@ -1,14 +1,15 @@
-//! What authors of claims write, and those who may patch PVs: none of it leads to another's data.
+//! What authors of claims, and users who may patch PVs, can write: none of it gives access to the
+//! data of others.
 
 use serde_json::{Value, json};
 
-use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
+use super::support::{ExpectedRequest, MockResponse, Scene, claim, pv, refusal, step, volume_of};
 use crate::provisioner::queue::ReconcileOutcome;
 
 const PVS: &str = "/api/v1/persistentvolumes";
 const VICTIM: &str = "pvc-uid-victim";
 
-/// A claim of the attacker's namespace, which waits for us.
+/// A claim in the attacker's namespace that waits for this provisioner.
 fn mine(name: &str) -> Value {
     let mut claim = claim(name);
     claim["metadata"]["namespace"] = json!("attacker");
@@ -21,13 +22,13 @@ fn copy_of(source: &str) -> Value {
     copy
 }
 
-fn read(claim: &Value) -> Step {
+fn read(claim: &Value) -> ExpectedRequest {
     let name = claim["metadata"]["name"].as_str().unwrap();
     let path = format!("/api/v1/namespaces/attacker/persistentvolumeclaims/{name}");
-    step("GET", &path, Answer::Json(200, claim.clone()))
+    step("GET", &path, MockResponse::Json(200, claim.clone()))
 }
 
-/// The claim `victim` of the namespace `ns` uses its volume, in which a file is.
+/// The claim `victim` of the namespace `ns`, whose volume has a file.
 fn scene() -> Scene {
     let mut scene = Scene::new();
     scene.class("fast", json!({}));
@@ -40,14 +41,14 @@ fn scene() -> Scene {
     scene
 }
 
-/// Nothing was made for the attacker, and he was told so.
+/// Asserts that nothing was made for the attacker, whose claim got an event.
 async fn is_refused(mut scene: Scene, word: &str) {
     let copy = copy_of("x");
     let key = scene.claim(&copy);
-    let outcome = scene.look_at_claim(&key, vec![read(&copy)]).await;
+    let outcome = scene.reconcile_claim(&key, vec![read(&copy)]).await;
     assert_eq!(outcome, ReconcileOutcome::Failed);
-    let notes = scene.notes();
-    let last = notes.last().unwrap();
+    let events = scene.events();
+    let last = events.last().unwrap();
     assert_eq!(last.reason, "ProvisioningFailed");
     assert!(last.message.contains(word), "{}", last.message);
     assert_eq!(scene.names(), [volume_of("victim")]);
@@ -73,7 +74,7 @@ async fn a_claim_that_was_written_into_the_pv_of_another_is_no_source() {
     let mut patched = pv("victim", "Bound", "delete");
     patched["spec"]["claimRef"] = json!({ "namespace": "attacker", "name": "x", "uid": "uid-x" });
     let key = scene.pv(&patched);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_pv(&key, vec![]).await, ReconcileOutcome::Done);
     is_refused(scene, "another claim's").await;
 }
 
@@ -88,23 +89,23 @@ async fn a_pv_with_the_annotations_of_another_is_no_source() {
     forged["metadata"]["uid"] = json!("pv-forged");
     forged["spec"]["claimRef"] = json!({ "namespace": "attacker", "name": "x", "uid": "uid-x" });
     let key = scene.pv(&forged);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_pv(&key, vec![]).await, ReconcileOutcome::Done);
     is_refused(scene, "another claim's").await;
 }
 
 #[tokio::test]
-async fn nobody_grows_the_volume_of_another() {
+async fn a_claim_cannot_expand_the_volume_of_another() {
     let mut scene = scene();
     let mut x = mine("x");
     x["spec"]["volumeName"] = json!(VICTIM);
     x["spec"]["resources"]["requests"]["storage"] = json!("64Mi");
     x["status"] = json!({ "phase": "Bound", "capacity": { "storage": "16Mi" } });
     let key = scene.claim(&x);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
     let mut patched = pv("victim", "Bound", "delete");
     patched["spec"]["claimRef"] = json!({ "namespace": "attacker", "name": "x", "uid": "uid-x" });
     scene.pv(&patched);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
     let volume = scene.volumes.show(&scene.name(&volume_of("victim"))).unwrap();
     assert_eq!(volume.spec.capacity, 16 << 20);
 }
@@ -133,50 +134,50 @@ async fn a_recycled_volume_is_given_to_the_next_claim() {
     let waits = mine("data");
     let key = scene.claim(&waits);
     let given = || {
-        step("PATCH", FREE, Answer::Json(200, json!({})))
+        step("PATCH", FREE, MockResponse::Json(200, json!({})))
             .with(r#""uid":"uid-data""#)
             .with(r#""volume.beta.kubernetes.io/storage-class":null"#)
             .with(r#""resourceVersion":"7""#)
     };
     assert_eq!(
-        scene.look_at_claim(&key, vec![read(&waits), given()]).await,
+        scene.reconcile_claim(&key, vec![read(&waits), given()]).await,
         ReconcileOutcome::Done
     );
-    assert_eq!(scene.told(), ["Provisioning", "ProvisioningSucceeded"]);
-    // Until the cluster has bound it, nothing else is given or made.
-    let outcome = scene.look_at_claim(&key, vec![]).await;
+    assert_eq!(scene.reasons(), ["Provisioning", "ProvisioningSucceeded"]);
+    // Until the cluster has bound it, the claim gets nothing else.
+    let outcome = scene.reconcile_claim(&key, vec![]).await;
     assert!(matches!(outcome, ReconcileOutcome::Again(_)), "{outcome:?}");
     assert_eq!(scene.names(), [volume_of("before")]);
-    // Unless the PV went to somebody else.
+    // Unless another claim got the PV.
     let mut taken = free.clone();
     taken["spec"]["claimRef"] = json!({ "namespace": "ns", "name": "o", "uid": "uid-o" });
     scene.pv(&taken);
-    let steps = vec![read(&waits), step("POST", PVS, Answer::Echo)];
-    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
+    let steps = vec![read(&waits), step("POST", PVS, MockResponse::Echo)];
+    assert_eq!(scene.reconcile_claim(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 2);
 }
 
 #[tokio::test]
-async fn who_is_too_late_for_a_recycled_volume_looks_again() {
+async fn a_conflict_about_a_recycled_volume_is_retried() {
     let (mut scene, _) = recycled();
     let waits = mine("data");
     let key = scene.claim(&waits);
     let steps = vec![read(&waits), step("PATCH", FREE, refusal(409, "Conflict"))];
-    let outcome = scene.look_at_claim(&key, steps).await;
+    let outcome = scene.reconcile_claim(&key, steps).await;
     assert_eq!(outcome, ReconcileOutcome::Stale);
-    assert_eq!(scene.told(), ["Provisioning"]);
+    assert_eq!(scene.reasons(), ["Provisioning"]);
 }
 
 #[tokio::test]
-async fn a_recycled_volume_is_given_to_nobody_whom_it_does_not_fit() {
+async fn a_recycled_volume_is_not_given_to_a_claim_that_it_does_not_fit() {
     let check = |change: fn(&mut Value, &mut Value)| async move {
         let (mut scene, mut free) = recycled();
         let mut waits = mine("data");
         change(&mut waits, &mut free);
         scene.pv(&free);
         let key = scene.claim(&waits);
-        let steps = vec![read(&waits), step("POST", PVS, Answer::Echo)];
-        assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
+        let steps = vec![read(&waits), step("POST", PVS, MockResponse::Echo)];
+        assert_eq!(scene.reconcile_claim(&key, steps).await, ReconcileOutcome::Done);
         assert_eq!(scene.names().len(), 2);
     };
     check(|waits, _| waits["spec"]["resources"]["requests"]["storage"] = json!("17Mi")).await;
@@ -184,7 +185,7 @@ async fn a_recycled_volume_is_given_to_nobody_whom_it_does_not_fit() {
     check(|_, free| free["spec"]["storageClassName"] = json!("slow")).await;
     check(|_, free| free["status"]["phase"] = json!("Released")).await;
     check(|_, free| free["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z")).await;
-    // It says so, and the volume's record does not.
+    // The PV says that it is free, and the volume's record does not.
     check(|_, free| free["metadata"]["uid"] = json!("pv-forged")).await;
 }
 
@@ -196,12 +197,12 @@ async fn a_claim_with_a_source_never_gets_a_recycled_volume() {
     scene.claim(&source);
     let copy = copy_of("x");
     let key = scene.claim(&copy);
-    assert_eq!(scene.look_at_claim(&key, vec![read(&copy)]).await, ReconcileOutcome::Failed);
-    // Nor one that names it.
+    assert_eq!(scene.reconcile_claim(&key, vec![read(&copy)]).await, ReconcileOutcome::Failed);
+    // Nor does a claim that names it.
     let mut named = copy_of("x");
     named["spec"]["volumeName"] = json!("pvc-uid-before");
     let key = scene.claim(&named);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.names(), [volume_of("before")]);
 }
 
@@ -211,12 +212,12 @@ async fn a_claim_may_name_a_recycled_volume() {
     let mut named = mine("data");
     named["spec"]["volumeName"] = json!("pvc-uid-before");
     let key = scene.claim(&named);
-    let given = step("PATCH", FREE, Answer::Json(200, json!({}))).with(r#""uid":"uid-data""#);
-    assert_eq!(scene.look_at_claim(&key, vec![given]).await, ReconcileOutcome::Done);
+    let given = step("PATCH", FREE, MockResponse::Json(200, json!({}))).with(r#""uid":"uid-data""#);
+    assert_eq!(scene.reconcile_claim(&key, vec![given]).await, ReconcileOutcome::Done);
 }
 
 #[tokio::test]
-async fn a_claim_that_was_bound_without_its_content_is_told_so() {
+async fn a_claim_that_was_bound_without_its_content_gets_an_event() {
     let (mut scene, mut free) = recycled();
     let mut bound = copy_of("x");
     bound["spec"]["volumeName"] = json!("pvc-uid-before");
@@ -225,11 +226,11 @@ async fn a_claim_that_was_bound_without_its_content_is_told_so() {
         json!({ "namespace": "attacker", "name": "copy", "uid": "uid-copy" });
     free["status"]["phase"] = json!("Bound");
     scene.pv(&free);
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
-    let notes = scene.notes();
-    assert_eq!(notes[0].reason, "DataSourceIgnored");
-    assert!(notes[0].message.contains("data source x"), "{}", notes[0].message);
-    // A true copy is not.
+    assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
+    let events = scene.events();
+    assert_eq!(events[0].reason, "DataSourceIgnored");
+    assert!(events[0].message.contains("data source x"), "{}", events[0].message);
+    // A true copy gets no warning.
     let (mut scene, _) = recycled();
     scene.made("copy", &[("berth.io/pv-uid", "pv-copy")]);
     let mut copy = claim("copy");
@@ -237,18 +238,18 @@ async fn a_claim_that_was_bound_without_its_content_is_told_so() {
     copy["spec"]["volumeName"] = json!("pvc-uid-copy");
     let key = scene.claim(&copy);
     scene.pv(&pv("copy", "Bound", "delete"));
-    assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
-    assert_eq!(scene.told(), [""; 0]);
+    assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reasons(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_recycled_volume_that_was_given_and_is_free_again_is_given_anew() {
+async fn a_recycled_volume_that_was_given_and_is_free_again_is_given_again() {
     let (mut scene, _) = recycled();
     let waits = mine("data");
     let key = scene.claim(&waits);
-    let steps = || vec![read(&waits), step("PATCH", FREE, Answer::Json(200, json!({})))];
-    assert_eq!(scene.look_at_claim(&key, steps()).await, ReconcileOutcome::Done);
-    // Somebody took the claim out of the PV again.
+    let steps = || vec![read(&waits), step("PATCH", FREE, MockResponse::Json(200, json!({})))];
+    assert_eq!(scene.reconcile_claim(&key, steps()).await, ReconcileOutcome::Done);
+    // The claim was removed from the PV again.
     tokio::time::advance(std::time::Duration::from_secs(60)).await;
-    assert_eq!(scene.look_at_claim(&key, steps()).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&key, steps()).await, ReconcileOutcome::Done);
 }

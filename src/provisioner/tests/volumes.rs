@@ -1,8 +1,8 @@
-//! PVs without a claim: what is asked, what becomes of the data, whatever the API server answers.
+//! PVs without a claim: requests, and what happens to the data, whatever the API server responds.
 
 use serde_json::{Value, json};
 
-use super::support::{Answer, Scene, Step, claim, pv, refusal, step, volume_of};
+use super::support::{ExpectedRequest, MockResponse, Scene, claim, pv, refusal, step, volume_of};
 use crate::provisioner::queue::ReconcileOutcome;
 
 const PV: &str = "/api/v1/persistentvolumes/pvc-uid-data";
@@ -21,15 +21,15 @@ fn held_by(uid: &str) -> Scene {
     scene
 }
 
-/// A PV that does not hold its volume is looked at again.
+/// When a PV that does not hold its volume is reconciled again.
 const LATER: ReconcileOutcome = ReconcileOutcome::Again(std::time::Duration::from_secs(60));
 
-/// The claim is looked for again before anything is done.
-fn gone() -> Step {
+/// Before anything is done, the claim is read: it is gone.
+fn gone() -> ExpectedRequest {
     step("GET", CLAIM, refusal(404, "NotFound"))
 }
 
-/// The PV, once its end is recorded.
+/// The PV with the record of its reclaim.
 fn recorded(on_delete: &str) -> Value {
     let mut pv = pv("data", "Released", on_delete);
     pv["metadata"]["annotations"]["berth.io/ending"] = json!("uid-data");
@@ -37,32 +37,32 @@ fn recorded(on_delete: &str) -> Value {
     pv
 }
 
-fn record(on_delete: &str) -> Step {
-    let step = step("PATCH", PV, Answer::Json(200, recorded(on_delete)));
+fn record(on_delete: &str) -> ExpectedRequest {
+    let step = step("PATCH", PV, MockResponse::Json(200, recorded(on_delete)));
     step.with("berth.io/ending").with(r#""resourceVersion":"7""#)
 }
 
-fn delete(answer: Answer) -> Step {
+fn delete(answer: MockResponse) -> ExpectedRequest {
     step("DELETE", PV, answer)
 }
 
-/// The PV is let go: our finalizer is taken away.
-fn let_go(answer: Answer) -> Step {
+/// Our finalizer is removed from the PV.
+fn let_go(answer: MockResponse) -> ExpectedRequest {
     step("PATCH", PV, answer).with(r#""finalizers":[]"#)
 }
 
-fn ok() -> Answer {
-    Answer::Json(200, json!({}))
+fn ok() -> MockResponse {
+    MockResponse::Json(200, json!({}))
 }
 
 #[tokio::test]
 async fn delete_takes_the_data_then_the_pv() {
     let mut scene = scene();
     let key = scene.pv(&pv("data", "Released", "delete"));
-    let left = Answer::Json(200, recorded("delete"));
+    let left = MockResponse::Json(200, recorded("delete"));
     let steps =
         vec![gone(), record("delete"), delete(left).with(r#""uid":"pv-data""#), let_go(ok())];
-    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 0);
 }
 
@@ -70,11 +70,11 @@ async fn delete_takes_the_data_then_the_pv() {
 async fn archive_keeps_the_data_beside() {
     let mut scene = scene();
     let key = scene.pv(&pv("data", "Released", "archive"));
-    let left = Answer::Json(200, recorded("archive"));
+    let left = MockResponse::Json(200, recorded("archive"));
     let steps = vec![gone(), record("archive"), delete(left), let_go(refusal(404, "NotFound"))];
-    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
-    let notes = scene.notes();
-    assert_eq!(notes[0].reason, "VolumeArchived");
+    assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Done);
+    let events = scene.events();
+    assert_eq!(events[0].reason, "VolumeArchived");
     let archived = std::fs::read_dir(scene.dir.path()).unwrap().map(|entry| entry.unwrap().path());
     let archived = archived.filter(|path| path.join("file").exists()).count();
     assert_eq!((scene.names().len(), archived), (0, 1));
@@ -85,9 +85,9 @@ async fn retain_keeps_the_volume() {
     let mut scene = scene();
     let key = scene.pv(&pv("data", "Released", "retain"));
     let steps = vec![gone(), record("retain"), delete(refusal(404, "NotFound"))];
-    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
-    assert_eq!(scene.told(), ["VolumeRetained"]);
+    assert_eq!(scene.reasons(), ["VolumeRetained"]);
 }
 
 #[tokio::test]
@@ -97,24 +97,24 @@ async fn recycle_empties_the_volume_and_frees_the_pv() {
     let free = step("PATCH", PV, ok()).with(r#""claimRef":null"#).with(r#""resourceVersion":"8""#);
     let free = free.with("volume.beta.kubernetes.io/storage-class").with("berth.io/recycled-");
     assert_eq!(
-        scene.look_at_pv(&key, vec![gone(), record("recycle"), free]).await,
+        scene.reconcile_pv(&key, vec![gone(), record("recycle"), free]).await,
         ReconcileOutcome::Done
     );
-    assert_eq!(scene.told(), ["VolumeRecycled"]);
+    assert_eq!(scene.reasons(), ["VolumeRecycled"]);
     assert_eq!(scene.names(), [volume_of("data")]);
     assert!(!scene.has(&volume_of("data"), "file"));
 }
 
 #[tokio::test]
-async fn the_next_tenant_of_a_recycled_pv_loses_nothing() {
-    // The answer to the last step got lost, and what is kept of the PV is old: it has its next
-    // tenant already, who has written a file.
+async fn the_next_claim_of_a_recycled_pv_loses_nothing() {
+    // The response to the last step got lost, and the view is out of date: the PV has its next
+    // claim already, and a file of it.
     let mut scene = scene();
     let key = scene.pv(&recorded("recycle"));
     let mut next = pv("data", "Bound", "recycle");
     next["spec"]["claimRef"] = json!({ "namespace": "ns", "name": "next", "uid": "uid-next" });
-    let steps = vec![gone(), step("GET", PV, Answer::Json(200, next))];
-    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
+    let steps = vec![gone(), step("GET", PV, MockResponse::Json(200, next))];
+    assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
 }
 
@@ -124,52 +124,52 @@ async fn a_pv_that_changed_since_it_was_looked_at_loses_nothing() {
         let mut scene = scene();
         let key = scene.pv(&pv("data", "Released", on_delete));
         let steps = vec![gone(), step("PATCH", PV, refusal(409, "Conflict"))];
-        let outcome = scene.look_at_pv(&key, steps).await;
+        let outcome = scene.reconcile_pv(&key, steps).await;
         assert_eq!(outcome, ReconcileOutcome::Stale);
         assert!(scene.has(&volume_of("data"), "file"));
-        assert_eq!(scene.told(), [""; 0]);
+        assert_eq!(scene.reasons(), [""; 0]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_the_server_answers_the_end_is_reached() {
+async fn whatever_the_api_server_responds_the_volume_is_reclaimed_in_the_end() {
     let codes = [refusal(429, "TooManyRequests"), refusal(500, "Internal")];
-    for trouble in codes.into_iter().chain([Answer::Broken, Answer::Silence]) {
+    for trouble in codes.into_iter().chain([MockResponse::Broken, MockResponse::Silence]) {
         let mut scene = scene();
         let key = scene.pv(&pv("data", "Released", "delete"));
         let steps = vec![gone(), record("delete"), delete(trouble)];
-        assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Failed);
-        assert_eq!(scene.told(), [""; 0]);
-        // The volume is gone, which is a success, because the record says that it was us.
+        assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Failed);
+        assert_eq!(scene.reasons(), [""; 0]);
+        // The volume is gone, which is a success, because the record says that Berth removed it.
         let key = scene.pv(&recorded("delete"));
-        let left = Answer::Json(200, recorded("delete"));
+        let left = MockResponse::Json(200, recorded("delete"));
         let steps = vec![delete(left), let_go(ok())];
-        assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
+        assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Done);
     }
 }
 
 #[tokio::test]
 async fn nothing_is_removed_before_the_record() {
-    for trouble in [refusal(403, "Forbidden"), refusal(500, "Internal"), Answer::Broken] {
+    for trouble in [refusal(403, "Forbidden"), refusal(500, "Internal"), MockResponse::Broken] {
         let mut scene = scene();
         let key = scene.pv(&pv("data", "Released", "delete"));
-        let outcome = scene.look_at_pv(&key, vec![gone(), step("PATCH", PV, trouble)]).await;
+        let outcome = scene.reconcile_pv(&key, vec![gone(), step("PATCH", PV, trouble)]).await;
         assert_eq!(outcome, ReconcileOutcome::Failed);
         assert!(scene.has(&volume_of("data"), "file"));
     }
 }
 
 #[tokio::test]
-async fn a_volume_that_was_never_here_is_no_success() {
+async fn a_volume_that_never_existed_is_no_success() {
     let mut scene = Scene::new();
     let key = scene.pv(&pv("data", "Released", "delete"));
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Failed);
-    let notes = scene.notes();
-    assert_eq!(notes[0].reason, "VolumeFailedDelete");
-    assert!(notes[0].message.contains("is it the right one"), "{}", notes[0].message);
+    assert_eq!(scene.reconcile_pv(&key, vec![]).await, ReconcileOutcome::Failed);
+    let events = scene.events();
+    assert_eq!(events[0].reason, "VolumeFailedDelete");
+    assert!(events[0].message.contains("is it the right one"), "{}", events[0].message);
 }
 
-/// PVs that point to the volume of `data`, or say so, and do not hold it.
+/// PVs that point to the volume of `data`, or claim to, and do not hold it.
 fn forgeries() -> Vec<Value> {
     let other = |change: &dyn Fn(&mut Value)| {
         let mut forged = pv("data", "Released", "delete");
@@ -182,7 +182,7 @@ fn forgeries() -> Vec<Value> {
     vec![
         other(&|_| ()),
         other(&named),
-        // All that annotations can say, and another path.
+        // All annotations, and another path.
         other(&|forged| {
             named(forged);
             forged["spec"]["nfs"]["path"] = json!("/of-mine");
@@ -192,21 +192,21 @@ fn forgeries() -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_pv_that_names_the_volume_of_another_one_ends_nothing() {
+async fn a_pv_that_names_the_volume_of_another_reclaims_nothing() {
     for forged in forgeries() {
         let mut scene = scene();
         scene.pv(&pv("data", "Bound", "delete"));
         let key = scene.pv(&forged);
-        // What it says may at most be the end of itself: an end that it says was ours.
+        // A forged record of a reclaim can only get the PV itself deleted.
         let steps = vec![];
-        let _ = scene.look_at_pv(&key, steps).await;
+        let _ = scene.reconcile_pv(&key, steps).await;
         assert!(scene.has(&volume_of("data"), "file"), "{forged}");
-        assert!(scene.told().iter().all(|reason| *reason != "VolumeRecycled"));
+        assert!(scene.reasons().iter().all(|reason| *reason != "VolumeRecycled"));
     }
 }
 
 #[tokio::test]
-async fn a_restored_pv_ends_nothing_until_it_is_bound_again() {
+async fn a_restored_pv_reclaims_nothing_until_it_is_bound_again() {
     let mut scene = held_by("pv-before-the-restore");
     let restored = pv("data", "Released", "delete");
     let key = scene.pv(&restored);
@@ -214,39 +214,42 @@ async fn a_restored_pv_ends_nothing_until_it_is_bound_again() {
     user["metadata"]["uid"] = json!("uid-new");
     user["spec"]["volumeName"] = json!("pvc-uid-data");
     let user_key = scene.claim(&user);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, LATER);
-    // Said to the PV and to the claim, with what to do.
-    let notes = scene.notes();
-    assert_eq!(notes.iter().map(|n| n.reason).collect::<Vec<_>>(), ["VolumeKept", "VolumeKept"]);
-    assert!(notes.iter().all(|n| n.message.contains("kubectl patch pv pvc-uid-data")), "{notes:?}");
-    // Nor without the claim; and it is not said again.
+    assert_eq!(scene.reconcile_pv(&key, vec![]).await, LATER);
+    // Events of the PV and of the claim say what to do.
+    let events = scene.events();
+    assert_eq!(events.iter().map(|n| n.reason).collect::<Vec<_>>(), ["VolumeKept", "VolumeKept"]);
+    assert!(
+        events.iter().all(|n| n.message.contains("kubectl patch pv pvc-uid-data")),
+        "{events:?}"
+    );
+    // The same without the claim, and without another event.
     scene.claim_gone(&user);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, LATER);
-    assert_eq!(scene.told(), [""; 0]);
+    assert_eq!(scene.reconcile_pv(&key, vec![]).await, LATER);
+    assert_eq!(scene.reasons(), [""; 0]);
     assert!(scene.has(&volume_of("data"), "file"));
-    // Whoever does not want it any more deletes it, and the volume stays.
+    // The PV can be deleted, and the volume stays.
     let mut leaving = restored.clone();
     leaving["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
     let key = scene.pv(&leaving);
-    assert_eq!(scene.look_at_pv(&key, vec![let_go(ok())]).await, LATER);
+    assert_eq!(scene.reconcile_pv(&key, vec![let_go(ok())]).await, LATER);
     assert!(scene.has(&volume_of("data"), "file"));
 
-    // Bound to the claim, it has the volume, and ends it with the claim.
+    // Once it is bound to the claim, it holds the volume, which is reclaimed with the claim.
     let mut bound = restored.clone();
     bound["status"]["phase"] = json!("Bound");
     bound["spec"]["claimRef"]["uid"] = json!("uid-new");
     scene.claim(&user);
     let key = scene.pv(&bound);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
-    assert_eq!(scene.look_at_claim(&user_key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_pv(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&user_key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.label(&volume_of("data"), "berth.io/pv-uid"), "pv-data");
     assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "uid-new");
     scene.claim_gone(&user);
     bound["status"]["phase"] = json!("Released");
     let key = scene.pv(&bound);
-    let record = step("PATCH", PV, Answer::Json(200, bound.clone())).with("uid-new");
+    let record = step("PATCH", PV, MockResponse::Json(200, bound.clone())).with("uid-new");
     let steps = vec![gone(), record, delete(refusal(404, "NotFound"))];
-    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 0);
 }
 
@@ -263,13 +266,13 @@ async fn a_claim_that_names_the_pv_keeps_its_volume() {
         if known {
             scene.claim(&user);
         } else {
-            steps.push(step("GET", CLAIM, Answer::Json(200, user)));
+            steps.push(step("GET", CLAIM, MockResponse::Json(200, user)));
         }
         let key = scene.pv(&pv("data", "Released", "delete"));
-        assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
-        let notes = scene.notes();
-        assert_eq!(notes.len(), 2, "{notes:?}");
-        assert!(notes[0].message.contains("kubectl patch pv pvc-uid-data"), "{notes:?}");
+        assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Done);
+        let events = scene.events();
+        assert_eq!(events.len(), 2, "{events:?}");
+        assert!(events[0].message.contains("kubectl patch pv pvc-uid-data"), "{events:?}");
         assert!(scene.has(&volume_of("data"), "file"));
     }
 }
@@ -284,13 +287,13 @@ async fn a_claim_of_another_namespace_keeps_nothing() {
     scene.claim(&other);
     let key = scene.pv(&pv("data", "Released", "delete"));
     let steps = vec![gone(), record("delete"), delete(refusal(404, "NotFound"))];
-    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 0);
 }
 
 #[tokio::test]
-async fn a_claim_ref_that_was_changed_ends_nothing() {
-    // Whoever may patch the PV has it say that its claim is one that is not there.
+async fn a_pv_with_a_changed_claim_ref_reclaims_nothing() {
+    // The PV is patched to name a claim that does not exist.
     let mut scene = scene();
     let mut user = claim("data");
     user["spec"]["volumeName"] = json!("pvc-uid-data");
@@ -298,96 +301,96 @@ async fn a_claim_ref_that_was_changed_ends_nothing() {
     let mut changed = pv("data", "Released", "delete");
     changed["spec"]["claimRef"] = json!({ "namespace": "x", "name": "y", "uid": "uid-y" });
     let key = scene.pv(&changed);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, LATER);
+    assert_eq!(scene.reconcile_pv(&key, vec![]).await, LATER);
     assert!(scene.has(&volume_of("data"), "file"));
-    assert_eq!(scene.told(), ["VolumeKept"]);
-    // Nor does it become the volume of the claim that is named instead.
+    assert_eq!(scene.reasons(), ["VolumeKept"]);
+    // The volume does not become that of the claim that is named instead, either.
     let mut thief = claim("y");
     thief["metadata"]["namespace"] = json!("x");
     thief["spec"]["volumeName"] = json!("pvc-uid-data");
     let thief_key = scene.claim(&thief);
     changed["status"]["phase"] = json!("Bound");
     let key = scene.pv(&changed);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
-    assert_eq!(scene.look_at_claim(&thief_key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_pv(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&thief_key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "uid-data");
 }
 
 #[tokio::test]
-async fn the_pv_of_another_server_is_not_our_business() {
+async fn the_pv_of_another_server_is_left_alone() {
     let mut scene = Scene::new();
     let mut other = pv("data", "Released", "delete");
     other["metadata"]["annotations"]["berth.io/server"] = json!("another");
     other["spec"]["nfs"]["server"] = json!("10.0.0.2");
     let key = scene.pv(&other);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
-    assert_eq!(scene.told(), [""; 0]);
-    // It would be at our address: somebody started this server with another directory.
+    assert_eq!(scene.reconcile_pv(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reasons(), [""; 0]);
+    // It has our address: this server was started with another directory.
     other["spec"]["nfs"]["server"] = json!("10.0.0.1");
     let key = scene.pv(&other);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Failed);
-    assert_eq!(scene.told(), ["VolumeFailedDelete"]);
+    assert_eq!(scene.reconcile_pv(&key, vec![]).await, ReconcileOutcome::Failed);
+    assert_eq!(scene.reasons(), ["VolumeFailedDelete"]);
 }
 
 #[tokio::test]
-async fn what_was_bound_is_written_down() {
+async fn what_was_bound_is_recorded() {
     let mut scene = Scene::new();
     scene.made("data", &[]);
     let mut user = claim("data");
     user["spec"]["volumeName"] = json!("pvc-uid-data");
     let key = scene.pv(&pv("data", "Bound", "delete"));
-    // Saved by us: known before the claim is seen to have it.
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
+    // This server saved it: recorded before the claim is seen to be bound.
+    assert_eq!(scene.reconcile_pv(&key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.label(&volume_of("data"), "berth.io/pv-uid"), "pv-data");
     scene.claim(&user);
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_pv(&key, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.label(&volume_of("data"), "berth.io/claim-uid"), "uid-data");
 }
 
 #[tokio::test]
-async fn a_pv_that_died_in_birth_ends_what_was_never_used() {
-    // The process died before it wrote down that the PV was saved; the claim went meanwhile.
+async fn a_pv_that_was_never_bound_reclaims_what_was_never_used() {
+    // The process died before it recorded that the PV was saved; the claim was deleted meanwhile.
     let mut scene = Scene::new();
     scene.made("data", &[]);
     let key = scene.pv(&pv("data", "Released", "delete"));
     let steps = vec![gone(), record("delete"), delete(refusal(404, "NotFound"))];
-    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Done);
     assert_eq!(scene.names().len(), 0);
-    // But not what somebody has written.
+    // But not if the volume has content.
     let mut scene = Scene::new();
     scene.made("data", &[]);
     scene.write(&volume_of("data"), "file");
     let key = scene.pv(&pv("data", "Released", "delete"));
-    assert_eq!(scene.look_at_pv(&key, vec![]).await, LATER);
-    assert_eq!(scene.told(), ["VolumeKept"]);
+    assert_eq!(scene.reconcile_pv(&key, vec![]).await, LATER);
+    assert_eq!(scene.reasons(), ["VolumeKept"]);
     assert!(scene.has(&volume_of("data"), "file"));
 }
 
 #[tokio::test]
-async fn a_claim_that_is_known_to_use_the_pv_holds_it() {
+async fn a_claim_that_is_seen_to_use_the_pv_keeps_it() {
     let mut scene = scene();
     let mut user = claim("data");
     user["spec"]["volumeName"] = json!("pvc-uid-data");
     scene.claim(&user);
     let key = scene.pv(&pv("data", "Released", "delete"));
-    let outcome = scene.look_at_pv(&key, vec![]).await;
+    let outcome = scene.reconcile_pv(&key, vec![]).await;
     assert_eq!(outcome, ReconcileOutcome::Stale);
     assert!(scene.has(&volume_of("data"), "file"));
-    assert_eq!(scene.told(), [""; 0]);
+    assert_eq!(scene.reasons(), [""; 0]);
 }
 
 #[tokio::test]
-async fn retained_pvs_are_let_go_and_nothing_else() {
+async fn retained_pvs_only_lose_the_finalizer() {
     let mut scene = scene();
     let mut kept = pv("data", "Released", "delete");
     kept["spec"]["persistentVolumeReclaimPolicy"] = json!("Retain");
     let key = scene.pv(&kept);
-    assert_eq!(scene.look_at_pv(&key, vec![let_go(ok())]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_pv(&key, vec![let_go(ok())]).await, ReconcileOutcome::Done);
     assert!(scene.has(&volume_of("data"), "file"));
 }
 
 #[tokio::test]
-async fn the_recycler_of_the_cluster_is_forestalled() {
+async fn recycling_is_taken_over_from_the_cluster() {
     let mut scene = scene();
     let mut patched = pv("data", "Bound", "delete");
     patched["spec"]["persistentVolumeReclaimPolicy"] = json!("Recycle");
@@ -397,14 +400,14 @@ async fn the_recycler_of_the_cluster_is_forestalled() {
             .with(r#""persistentVolumeReclaimPolicy":"Delete""#)
             .with(r#""berth.io/on-delete":"recycle""#),
     ];
-    assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
-    assert_eq!(scene.told(), ["VolumeRecycleTakenOver"]);
+    assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reasons(), ["VolumeRecycleTakenOver"]);
     assert!(scene.has(&volume_of("data"), "file"));
 }
 
 #[tokio::test]
-async fn a_pv_that_is_deleted_first_takes_its_data_along() {
-    // Recycled for nobody would be a leak.
+async fn a_pv_that_is_deleted_first_is_reclaimed_too() {
+    // A recycled volume without a PV would never be used again.
     for on_delete in ["delete", "recycle"] {
         let mut scene = scene();
         let leaving = |mut pv: Value| {
@@ -412,18 +415,18 @@ async fn a_pv_that_is_deleted_first_takes_its_data_along() {
             pv
         };
         let key = scene.pv(&leaving(pv("data", "Released", on_delete)));
-        let recorded = || Answer::Json(200, leaving(recorded(on_delete)));
+        let recorded = || MockResponse::Json(200, leaving(recorded(on_delete)));
         let record = step("PATCH", PV, recorded()).with("berth.io/ending");
         let steps = vec![gone(), record, delete(recorded()), let_go(ok())];
-        assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
+        assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Done);
         assert_eq!(scene.names().len(), 0);
     }
 }
 
 #[tokio::test]
-async fn a_pv_that_names_another_claim_than_the_record_ends_nothing() {
-    // The cluster is as it was before the volume was recycled and had its next tenant; or somebody
-    // patched the claimRef.
+async fn a_pv_that_names_another_claim_than_the_record_reclaims_nothing() {
+    // The cluster was restored to a time before the volume was recycled and given to its next
+    // claim, or the claimRef was patched.
     let other_claim = |changed: &mut Value| changed["spec"]["claimRef"]["uid"] = json!("before");
     let no_claim = |changed: &mut Value| {
         changed["spec"]["claimRef"] = Value::Null;
@@ -440,10 +443,10 @@ async fn a_pv_that_names_another_claim_than_the_record_ends_nothing() {
         }
         let key = scene.pv(&changed);
         let steps = if leaves { vec![let_go(ok())] } else { vec![] };
-        assert_eq!(scene.look_at_pv(&key, steps).await, LATER);
-        let notes = scene.notes();
-        assert_eq!(notes[0].reason, "VolumeKept");
-        assert!(notes[0].message.contains("ns/data"), "{notes:?}");
+        assert_eq!(scene.reconcile_pv(&key, steps).await, LATER);
+        let events = scene.events();
+        assert_eq!(events[0].reason, "VolumeKept");
+        assert!(events[0].message.contains("ns/data"), "{events:?}");
         assert!(scene.has(&volume_of("data"), "file"));
     }
 }
@@ -464,10 +467,10 @@ async fn a_volume_that_is_used_through_another_pv_is_kept() {
         let mut scene = scene();
         scene.pv(&other(path, "Bound", None));
         let key = scene.pv(&pv("data", "Released", "delete"));
-        assert_eq!(scene.look_at_pv(&key, vec![]).await, LATER);
-        let notes = scene.notes();
-        assert_eq!(notes[0].reason, "VolumeKept");
-        assert!(notes[0].message.contains("pvc-uid-other"), "{notes:?}");
+        assert_eq!(scene.reconcile_pv(&key, vec![]).await, LATER);
+        let events = scene.events();
+        assert_eq!(events[0].reason, "VolumeKept");
+        assert!(events[0].message.contains("pvc-uid-other"), "{events:?}");
         assert!(scene.has(&volume_of("data"), "file"));
     }
     let others = [
@@ -480,7 +483,7 @@ async fn a_volume_that_is_used_through_another_pv_is_kept() {
         scene.pv(&other);
         let key = scene.pv(&pv("data", "Released", "delete"));
         let steps = vec![gone(), record("delete"), delete(refusal(404, "NotFound"))];
-        assert_eq!(scene.look_at_pv(&key, steps).await, ReconcileOutcome::Done);
+        assert_eq!(scene.reconcile_pv(&key, steps).await, ReconcileOutcome::Done);
         assert_eq!(scene.names().len(), 0);
     }
 }

@@ -1,5 +1,5 @@
-"""The examples in chart/examples: each is applied, with other names of classes only, because those are cluster-wide,
-and its claims are bound. There are no nodes, so the pods stay Pending."""
+"""The examples in chart/examples: each is applied, with other names of classes only, because those
+are cluster-wide, and its claims are bound. There are no nodes, so the pods stay Pending."""
 
 import re
 import shlex

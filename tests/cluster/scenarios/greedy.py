@@ -1,5 +1,6 @@
-"""Tenants with rights on the claims of their namespace alone, who write as much into them as the API server takes:
-nobody else's claim waits for theirs, nothing is left behind, and the server does not grow with what they write."""
+"""Tenants who may only write claims of their own namespace, and write as much as the API server
+accepts: claims of other namespaces are not delayed, nothing is left behind, and the memory of the server
+stays bounded."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +8,7 @@ from kube import until
 from stage import mount, same, scenario
 
 MANY = 16  # requests at a time
-GIANT = 240_000  # bytes in the annotations of one claim; the API server takes 256 KiB
+GIANT = 240_000  # bytes in the annotations of one claim; the API server accepts 256 KiB
 BYTES = "x" * 60
 SOURCE = {"kind": "PersistentVolumeClaim", "name": "source"}
 
@@ -27,7 +28,7 @@ def at_once(what, count):
 
 
 def memory(berth):
-    """What the server holds, in bytes."""
+    """The memory of the server, in bytes."""
     with open(f"/proc/{berth.process.pid}/status", encoding="ascii") as status:
         [line] = [line for line in status if line.startswith("VmRSS:")]
     return int(line.split()[1]) << 10
@@ -42,7 +43,7 @@ def made_with(stage, name, storage_class, spec, metadata):
 
 @scenario
 def giant_claims(stage):
-    """Claims as large as the API server takes them: they take no memory, and what they ask for is answered."""
+    """Claims of the largest size that the API server accepts: they take no memory, and get events."""
     berth = stage.berth()
     storage_class = stage.storage_class()
     stage.made("before", storage_class)
@@ -55,12 +56,13 @@ def giant_claims(stage):
     stage.event(stage.claimed("selector"), "ProvisioningFailed", "selector")
     for name in ["labels", "finalizers", "modes"]:
         stage.bound(name)
-    # A claim that is bound comes after all that were made before it.
+    # Once this claim is bound, all claims that were created before it have been reconciled.
     stage.made("after", storage_class)
     grown = memory(berth) - before
     assert grown < 24 << 20, f"it has grown by {grown >> 10} KiB"
     stage.kube.patch("persistentvolumeclaims", "finalizers", {"metadata": {"finalizers": None}}, stage.namespace)
-    # The controller-manager compares what is pending with every volume, which takes it a processor.
+    # The controller-manager compares every pending claim with every volume, which occupies a
+    # processor.
     for name, _, _ in LARGE:
         stage.delete_claim(name)
     at_once(lambda n: stage.delete_claim(f"giant-{n}"), 200)
@@ -68,7 +70,8 @@ def giant_claims(stage):
 
 @scenario
 def storm(stage):
-    """Claims that are made and deleted at once, while they are copied, and with their namespace: nothing is left."""
+    """Claims that are created and deleted at once, while they are copied, and with their namespace:
+    nothing is left."""
     berth = stage.berth()
     storage_class = stage.storage_class()
     source = stage.made("source", storage_class, "64Mi")

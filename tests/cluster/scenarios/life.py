@@ -209,7 +209,8 @@ def claimed_needs_force(stage):
 
 @scenario
 def retain(stage):
-    """The policy Retain, of the class or set by hand, keeps PV and volume; `onDelete: retain` keeps the volume."""
+    """The policy Retain, of the class or set by hand, keeps PV and volume; `onDelete: retain` keeps
+    the volume."""
     berth = stage.berth()
     by_class = stage.made("by-class", stage.storage_class(policy="Retain"))
     by_hand = stage.made("by-hand", stage.storage_class("deleted"))
@@ -237,7 +238,8 @@ def retain(stage):
 
 @scenario
 def expand(stage):
-    """A claim grows while it is used; growing beyond the disk fails with an event and changes nothing."""
+    """A claim grows while it is used; growing beyond the disk fails with an event and changes
+    nothing."""
     stage.berth()
     storage_class = stage.storage_class()
     pv = stage.made("data", storage_class, "8Mi")
@@ -332,7 +334,8 @@ def refused(attempt, word):
 
 @scenario
 def deep_path(stage):
-    """A pathPattern of several levels: archiving moves this volume only, to the top of the directory of volumes."""
+    """A pathPattern of several levels: archiving moves this volume only, to the top of the
+    directory of volumes."""
     berth = stage.berth()
     storage_class = stage.storage_class(pathPattern="${.PVC.namespace}/${.PVC.name}", onDelete="archive")
     pv = stage.made("data", storage_class)

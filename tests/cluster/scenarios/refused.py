@@ -92,7 +92,8 @@ def escapes(stage):
 
 @scenario
 def said_again(stage):
-    """What is said of a claim for the second time is counted in its event, and no other event is written."""
+    """What is said of a claim for the second time is counted in its event, and no other event is
+    written."""
     stage.berth()
     claim = stage.claim("data", stage.storage_class(pathPattern="${.PVC.annotations.path}"), annotations={"path": "../a"})
     message = stage.event(claim, "ProvisioningFailed", '"../a"')
@@ -109,7 +110,8 @@ def counts(stage, claim, message):
 
 @scenario
 def shared_path(stage):
-    """Of two claims with one path, the second gets an event, and its volume when the first is deleted."""
+    """Of two claims with one path, the second gets an event, and its volume when the first is
+    deleted."""
     stage.berth()
     storage_class = stage.storage_class(pathPattern="shared")
     first = stage.made("first", storage_class)

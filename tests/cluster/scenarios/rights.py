@@ -10,7 +10,8 @@ QUIET = 15
 
 
 def asked(stage, since=0):
-    """Yields (verb, resource, status, URI) of the ServiceAccount's requests, from an offset of the audit log on."""
+    """Yields (verb, resource, status, URI) of the ServiceAccount's requests, from an offset of the
+    audit log on."""
     with open(stage.plane().audit, "rb") as log:
         log.seek(since)
         for line in log:
@@ -22,7 +23,8 @@ def asked(stage, since=0):
 
 @scenario
 def service(stage):
-    """With --nfs-service, a claim waits until the Service exists, and its PV has the Service's address and port."""
+    """With --nfs-service, a claim waits until the Service exists, and its PV has the Service's
+    address and port."""
     home, name = stage.run.account.home, "nfs"
     server = stage.server()
     place = server.options.index("--nfs-server")
@@ -63,7 +65,8 @@ def silence(stage, seconds):
 
 @scenario
 def leases_of_others(stage):
-    """The role allows to renew the named Leases, to get the named Service, and otherwise only to create Leases."""
+    """The role allows to renew the named Leases, to get the named Service, and otherwise only to
+    create Leases."""
     home = stage.run.account.home
     user = f"system:serviceaccount:{home}:berth"
 

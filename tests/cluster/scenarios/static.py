@@ -1,4 +1,5 @@
-"""Volumes that an administrator creates: `berth volume pv` prints the PV, and the cluster binds it by its labels."""
+"""Volumes that an administrator creates: `berth volume pv` prints the PV, and the cluster binds it
+by its labels."""
 
 from kube import until
 from scenarios.life import grow, has_capacity
@@ -29,7 +30,8 @@ def static(stage):
 
 @scenario
 def migrated(stage):
-    """A directory of another provisioner is adopted, and a claim that names its PV has the old files."""
+    """A directory of another provisioner is adopted, and a claim that names its PV has the old
+    files."""
     name = f"{stage.namespace}-data-pvc-0"
     berth = stage.server()
     folder = berth.volumes / name
@@ -52,7 +54,8 @@ def migrated(stage):
     same("capacity of the PV", "32Mi", stage.volume(name)["spec"]["capacity"]["storage"])
     same("size that df shows then", 32 << 20, client.size())
 
-    # It is retained when the claim is deleted, and deleted with its claim after the policy is changed to Delete.
+    # It is retained when the claim is deleted, and deleted with its claim after the policy is
+    # changed to Delete.
     again = stage.claim("again", storage_class, volumeName=name)
     stage.delete_claim("data")
     stage.phase(pv, "Released")

@@ -1,4 +1,5 @@
-"""Claims and PVs written by tenants or restored from backups cannot reach, expand or destroy another's volume."""
+"""Claims and PVs written by tenants or restored from backups cannot reach, expand or destroy
+another's volume."""
 
 from kube import until
 from stage import FINALIZER, mount, same, scenario
@@ -17,7 +18,8 @@ def unmade(thing, **spec):
 
 @scenario
 def foreign_source(stage):
-    """A claim of another namespace that names a victim's PV can neither be copied from nor expand the volume."""
+    """A claim of another namespace that names a victim's PV can neither be copied from nor expand
+    the volume."""
     berth = stage.berth()
     storage_class = stage.storage_class()
     victim = stage.made("victim", storage_class)
@@ -81,7 +83,8 @@ def torn_down(stage, berth, name, pv):
 
 @scenario
 def restored(stage):
-    """A claim and its PV are restored from a backup: nothing is destroyed, an event says what to do, and it works."""
+    """A claim and its PV are restored from a backup: nothing is destroyed, an event says what to
+    do, and it works."""
     berth = stage.berth()
     storage_class = stage.storage_class()
     pv = stage.made("data", storage_class)
@@ -114,7 +117,8 @@ def restored(stage):
 
 @scenario
 def claim_restored(stage):
-    """Only the claim is restored and names its old PV: the volume is kept until the restored claim is deleted."""
+    """Only the claim is restored and names its old PV: the volume is kept until the restored claim
+    is deleted."""
     berth = stage.berth()
     pv = stage.made("data", stage.storage_class())
     mount(pv).write("file", b"precious")

@@ -28,7 +28,8 @@ def all_bound(stage, count):
 
 
 def one_each(stage, berth, count):
-    """Asserts that each claim has one PV, one volume and one directory, and that there are no others."""
+    """Asserts that each claim has one PV, one volume and one directory, and that there are no
+    others."""
     claims = stage.kube.list("persistentvolumeclaims", stage.namespace)
     uids = {claim["metadata"]["uid"] for claim in claims}
     pvs = stage.volumes()
@@ -122,8 +123,8 @@ def thousand(stage):
 
 @scenario
 def leader(stage):
-    """Of two servers, one provisions; when it is killed or stops, the other takes over. Each expands and reclaims its own
-    volumes, whichever provisions."""
+    """Of two servers, one provisions; when it is killed or stops, the other takes over. Each
+    expands and reclaims its own volumes, whichever provisions."""
     first = stage.berth()
     storage_class = stage.storage_class()
     old = stage.made("before", storage_class)
@@ -199,7 +200,8 @@ def api_server_stopped(stage):
 
 @scenario
 def wrong_directory(stage):
-    """A server with the wrong, empty directory fails to reclaim a volume, and leaves its PV in place."""
+    """A server with the wrong, empty directory fails to reclaim a volume, and leaves its PV in
+    place."""
     right = stage.berth()
     storage_class = stage.storage_class()
     pv = stage.made("data", storage_class)

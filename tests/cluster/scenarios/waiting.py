@@ -5,10 +5,12 @@ from stage import mount, same, scenario
 
 @scenario
 def wait_for_first_consumer(stage):
-    """Nothing is provisioned before a node is selected. There are no nodes: the scheduler's annotation is set by hand."""
+    """Nothing is provisioned before a node is selected. There are no nodes: the scheduler's
+    annotation is set by hand."""
     berth = stage.berth()
     waiting = stage.storage_class("waiting", binding="WaitForFirstConsumer")
-    # The controller manager sets these only after a node is selected, but other components may set them earlier.
+    # The controller manager sets these only after a node is selected, but other components may set
+    # them earlier.
     claim = stage.claim("data", waiting, annotations={
         "volume.kubernetes.io/storage-provisioner": stage.provisioner,
         "volume.beta.kubernetes.io/storage-provisioner": stage.provisioner})

@@ -1,9 +1,9 @@
-//! Claims that get nothing, or not from us: why, and what is said of it.
+//! Claims that get no volume, or not from this provisioner, and their events.
 
 use super::*;
 
 #[tokio::test]
-async fn what_cannot_be_fulfilled_is_said_and_disturbs_nobody() {
+async fn what_is_not_supported_gets_an_event_and_no_volume() {
     let check = |path: &'static str, value: serde_json::Value, word: &'static str| async move {
         let mut scene = scene();
         let mut bad = claim("data");
@@ -13,11 +13,11 @@ async fn what_cannot_be_fulfilled_is_said_and_disturbs_nobody() {
             spec
         };
         let key = scene.claim(&bad);
-        assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
-        let notes = scene.notes();
-        assert_eq!(notes.len(), 1, "{notes:?}");
-        assert_eq!(notes[0].reason, "ProvisioningFailed");
-        assert!(notes[0].message.contains(word), "{}", notes[0].message);
+        assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
+        let events = scene.events();
+        assert_eq!(events.len(), 1, "{events:?}");
+        assert_eq!(events[0].reason, "ProvisioningFailed");
+        assert!(events[0].message.contains(word), "{}", events[0].message);
         assert_eq!(scene.names().len(), 0);
     };
     check("volumeMode", json!("Block"), "does not support block volume provisioning").await;
@@ -35,30 +35,31 @@ async fn what_cannot_be_fulfilled_is_said_and_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn a_claim_that_somebody_else_fills_is_left_alone() {
+async fn a_claim_that_a_populator_fills_is_left_alone() {
     let mut scene = scene();
     let mut filled = claim("data");
     let kind = "ReplicationDestination";
     filled["spec"]["dataSourceRef"] =
         json!({ "apiGroup": "volsync.backube", "kind": kind, "name": "backup" });
-    // Whatever else it says is for those who fill it.
+    // Its other fields concern the populator.
     filled["spec"]["volumeMode"] = json!("Block");
     let key = scene.claim(&filled);
     for told in [1, 0, 0] {
-        assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
-        let notes = scene.notes();
-        assert_eq!(notes.len(), told, "{notes:?}");
-        for note in notes {
-            assert_eq!((note.reason, note.event_type), ("WaitForPopulator", EventType::Normal));
-            assert!(note.message.contains("ReplicationDestination backup"), "{}", note.message);
+        assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
+        let events = scene.events();
+        assert_eq!(events.len(), told, "{events:?}");
+        for event in events {
+            assert_eq!((event.reason, event.event_type), ("WaitForPopulator", EventType::Normal));
+            assert!(event.message.contains("ReplicationDestination backup"), "{}", event.message);
         }
     }
     assert_eq!(scene.names().len(), 0);
-    // They bind it to a volume that was made for a claim of theirs: from then on it grows.
+    // The populator binds it to a volume that was made for another claim: from then on it grows.
     let prime = scene.claim(&claim("prime"));
     let path = "/api/v1/namespaces/ns/persistentvolumeclaims/prime";
-    let steps = vec![step("GET", path, Answer::Json(200, claim("prime"))), make(Answer::Echo)];
-    scene.look_at_claim(&prime, steps).await;
+    let steps =
+        vec![step("GET", path, MockResponse::Json(200, claim("prime"))), make(MockResponse::Echo)];
+    scene.reconcile_claim(&prime, steps).await;
     let mut given = scene.pv_of("prime", "Bound", "delete");
     given["spec"]["claimRef"] = json!({ "namespace": "ns", "name": "data", "uid": "uid-data" });
     scene.pv(&given);
@@ -66,31 +67,32 @@ async fn a_claim_that_somebody_else_fills_is_left_alone() {
     filled["spec"]["resources"]["requests"]["storage"] = json!("32Mi");
     filled["status"] = json!({ "capacity": { "storage": "16Mi" } });
     scene.claim(&filled);
-    let ok = || Answer::Json(200, json!({}));
+    let ok = || MockResponse::Json(200, json!({}));
     let (pv, status) = (format!("{PVS}/pvc-uid-prime"), format!("{CLAIM}/status"));
     let steps = vec![step("PATCH", &pv, ok()).with("32Mi"), step("PATCH", &status, ok())];
-    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&key, steps).await, ReconcileOutcome::Done);
 }
 
 #[tokio::test]
-async fn one_pod_alone_may_have_a_volume() {
+async fn read_write_once_pod_is_supported() {
     let mut scene = scene();
     let mut one = claim("data");
     one["spec"]["accessModes"] = json!(["ReadWriteOncePod"]);
     let key = scene.claim(&one);
-    let steps = vec![read(), make(Answer::Echo).with(r#""accessModes":["ReadWriteOncePod"]"#)];
-    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
+    let steps =
+        vec![read(), make(MockResponse::Echo).with(r#""accessModes":["ReadWriteOncePod"]"#)];
+    assert_eq!(scene.reconcile_claim(&key, steps).await, ReconcileOutcome::Done);
 }
 
 #[tokio::test]
-async fn a_class_that_makes_no_sense_is_said() {
+async fn an_invalid_class_gets_an_event() {
     let check = |parameters, word: &'static str| async move {
         let mut scene = scene();
         scene.class("fast", parameters);
         let key = scene.claim(&claim("data"));
-        assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
-        let notes = scene.notes();
-        assert!(notes[0].message.contains(word), "{}", notes[0].message);
+        assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
+        let events = scene.events();
+        assert!(events[0].message.contains(word), "{}", events[0].message);
     };
     check(json!({ "onDelet": "x" }), "onDelet").await;
     check(json!({ "mode": "999" }), "mode").await;
@@ -105,8 +107,8 @@ async fn claims_that_are_not_ours_are_not_even_read() {
         let mut other = claim("data");
         change(&mut other);
         let key = scene.claim(&other);
-        assert_eq!(scene.look_at_claim(&key, vec![]).await, ReconcileOutcome::Done);
-        assert_eq!(scene.told(), [""; 0]);
+        assert_eq!(scene.reconcile_claim(&key, vec![]).await, ReconcileOutcome::Done);
+        assert_eq!(scene.reasons(), [""; 0]);
     };
     check(|claim| claim["metadata"]["annotations"] = json!({})).await;
     check(|claim| {
@@ -128,8 +130,8 @@ async fn the_older_annotations_count_too() {
     });
     old["spec"]["storageClassName"] = json!("another");
     let key = scene.claim(&old);
-    let steps = vec![step("GET", CLAIM, Answer::Json(200, old)), make(Answer::Echo)];
-    assert_eq!(scene.look_at_claim(&key, steps).await, ReconcileOutcome::Done);
+    let steps = vec![step("GET", CLAIM, MockResponse::Json(200, old)), make(MockResponse::Echo)];
+    assert_eq!(scene.reconcile_claim(&key, steps).await, ReconcileOutcome::Done);
 }
 
 #[tokio::test]
@@ -137,17 +139,17 @@ async fn two_claims_never_share_a_directory() {
     let mut scene = scene();
     scene.class("fast", json!({ "pathPattern": "shared" }));
     let (first, second) = (scene.claim(&claim("data")), scene.claim(&claim("more")));
-    scene.look_at_claim(&first, vec![read(), make(Answer::Echo)]).await;
+    scene.reconcile_claim(&first, vec![read(), make(MockResponse::Echo)]).await;
     let more = "/api/v1/namespaces/ns/persistentvolumeclaims/more";
-    let steps = vec![step("GET", more, Answer::Json(200, claim("more")))];
-    assert_eq!(scene.look_at_claim(&second, steps).await, ReconcileOutcome::Failed);
-    let notes = scene.notes();
-    let last = notes.last().unwrap();
+    let steps = vec![step("GET", more, MockResponse::Json(200, claim("more")))];
+    assert_eq!(scene.reconcile_claim(&second, steps).await, ReconcileOutcome::Failed);
+    let events = scene.events();
+    let last = events.last().unwrap();
     assert!(last.message.contains("the claim ns/data"), "{}", last.message);
     assert!(!last.message.contains("uid-"), "{}", last.message);
-    // And the end of the second leaves the first alone.
+    // Deleting the second does not touch the volume of the first.
     scene.claim_gone(&claim("more"));
-    assert_eq!(scene.look_at_claim(&second, vec![]).await, ReconcileOutcome::Done);
+    assert_eq!(scene.reconcile_claim(&second, vec![]).await, ReconcileOutcome::Done);
     assert_eq!(scene.names(), ["shared"]);
 }
 
@@ -163,39 +165,39 @@ fn what_claims_say_is_cut_before_it_is_logged() {
 }
 
 #[tokio::test]
-async fn what_is_told_names_no_path_of_the_server() {
+async fn events_contain_no_path_of_the_server() {
     let mut scene = scene();
-    // Somebody else's directory is where the volume is to be.
+    // A foreign directory has the volume's path.
     let place = scene.dir.path().join(volume_of("data"));
     std::fs::create_dir(&place).unwrap();
     let key = scene.claim(&claim("data"));
-    assert_eq!(scene.look_at_claim(&key, vec![read()]).await, ReconcileOutcome::Failed);
-    let notes = scene.notes();
-    let message = &notes.last().unwrap().message;
+    assert_eq!(scene.reconcile_claim(&key, vec![read()]).await, ReconcileOutcome::Failed);
+    let events = scene.events();
+    let message = &events.last().unwrap().message;
     let dir = scene.dir.path().to_str().unwrap();
     assert!(message.contains("something else is on the server"), "{message}");
     assert!(!message.contains(dir), "{message}");
 }
 
 #[tokio::test]
-async fn a_collision_names_what_is_in_the_way() {
+async fn a_collision_names_the_other_volume() {
     let mut scene = scene();
     let looked = |name: &'static str| {
         let path = format!("/api/v1/namespaces/ns/persistentvolumeclaims/{name}");
-        step("GET", &path, Answer::Json(200, claim(name)))
+        step("GET", &path, MockResponse::Json(200, claim(name)))
     };
     let root = scene.dir.path().to_string_lossy().into_owned();
     let check = async |scene: &mut Scene, name: &'static str, pattern: &str, word: &str| {
         scene.class("fast", json!({ "pathPattern": pattern }));
         let key = scene.claim(&claim(name));
-        assert_eq!(scene.look_at_claim(&key, vec![looked(name)]).await, ReconcileOutcome::Failed);
-        let message = scene.notes().pop().unwrap().message;
+        assert_eq!(scene.reconcile_claim(&key, vec![looked(name)]).await, ReconcileOutcome::Failed);
+        let message = scene.events().pop().unwrap().message;
         assert!(message.contains(word) && message.contains("pathPattern"), "{message}");
         assert!(!message.contains("uid-") && !message.contains(&root), "{message}");
     };
     scene.class("fast", json!({ "pathPattern": "team/${.PVC.name}" }));
     let key = scene.claim(&claim("data"));
-    scene.look_at_claim(&key, vec![read(), make(Answer::Echo)]).await;
+    scene.reconcile_claim(&key, vec![read(), make(MockResponse::Echo)]).await;
     check(&mut scene, "same", "team/data", "the claim ns/data").await;
     check(&mut scene, "inside", "team/data/below", "the claim ns/data").await;
     check(&mut scene, "above", "team", "the claim ns/data").await;
