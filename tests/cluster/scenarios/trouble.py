@@ -153,7 +153,7 @@ def leader(stage):
     stage.made("second", storage_class)
     same("volumes of the second", {"after", "second"}, {claim_of(v) for v in stage.volumes() if on(v, second)})
     for server in [first, second]:
-        assert "VolumeFailedDelete" not in server.log_text() and "cannot do what" not in server.log_text(), server.log_text()
+        assert "VolumeFailedDelete" not in server.log_text() and "cannot reconcile" not in server.log_text(), server.log_text()
     same("events of failure", [], [event for event in stage.events_of(old["metadata"]["uid"])
                                    if event["reason"] == "VolumeFailedDelete"])
 
