@@ -270,7 +270,7 @@ def properties(schema, rows, prefix=""):
 def parameters(run):
     """The schema has exactly the StorageClass parameters that Berth knows."""
     source = (PROJECT / "src/provisioner/params.rs").read_text()
-    words = re.findall(r"^    (\w+): Option<String>,$", source[source.index("struct Words {"):].split("}")[0], re.M)
+    words = re.findall(r"^    (\w+): Option<String>,$", source[source.index("struct RawParameters {"):].split("}")[0], re.M)
     known = [re.sub(r"_(.)", lambda match: match[1].upper(), word) for word in words]
     schema = json.loads((CHART / "values.schema.json").read_text())
     same("parameters", sorted(known), sorted(schema["definitions"]["parameters"]["properties"]))
