@@ -6,6 +6,7 @@
 //!   STATE/exports   JSON: the id of each directory that was ever exported, and what was mounted
 //!                   there
 //!   STATE/server    8 random bytes in hexadecimal: the identity of the server across restarts
+//!   STATE/nfs4/     see crate::nfs::v4::session::store (clients that may reclaim after a restart)
 //!   STATE/moves     see crate::fs (only with handles by path)
 //!   STATE/making    see crate::fs (files that are being created)
 //!   STATE/lent      see crate::fs (a mode that is lent, without privileges)

@@ -14,6 +14,7 @@ pub mod core;
 pub mod durability;
 pub mod failure;
 pub mod v3;
+pub mod v4;
 
 use std::sync::Arc;
 

@@ -21,7 +21,7 @@
 //! [`Program`]: program::Program
 //! [`Outcome::Later`]: program::Outcome::Later
 
-mod address;
+pub mod address;
 pub mod auth;
 pub mod message;
 pub mod pending;
