@@ -92,6 +92,10 @@ impl SessionTable {
         let id = request.client;
         let client = self.clients.get(&id).ok_or(SessionError::StaleClientid)?;
         if let Some(reply) = client.replayed(request.sequence)? {
+            // The connection of the first request may be lost by now.
+            if self.sessions.contains_key(&reply.session) {
+                self.bindings.bind(reply.session, caller.connection);
+            }
             return Ok(reply);
         }
         let is_new = client.stage != ClientStage::Confirmed;

@@ -55,6 +55,18 @@ fn sequence_binds_its_connection() {
 }
 
 #[test]
+fn a_repeated_create_session_binds_its_connection() {
+    let mut world = World::new();
+    let (id, session) = world.client(b"a");
+    world.table.connection_lost(ConnectionId(1));
+    world.caller.connection = ConnectionId(2);
+    world.create(&create(id, 1)).unwrap();
+    world.table.destroy_session(session, ConnectionId(2), None).unwrap();
+    world.create(&create(id, 1)).unwrap();
+    assert_eq!(world.table.bindings.connections(), 0, "the session is gone");
+}
+
+#[test]
 fn a_session_outlives_its_connections() {
     //= test RFC 8881 2.10.3
     let mut world = World::new();

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::id::IdSource;
 use super::*;
-use crate::rpc::auth::{Credentials, Sys};
+use crate::rpc::auth::{AuthSys, Credentials};
 
 #[test]
 fn client_ids_are_unique_and_of_their_epoch() {
@@ -40,7 +40,7 @@ fn an_id_in_use_is_not_issued() {
 
 #[test]
 fn principals_are_told_apart_by_kind_user_and_group() {
-    let of = |uid, gid| Principal::from(&Credentials::Sys(Sys::new(uid, gid, &[5])));
+    let of = |uid, gid| Principal::from(&Credentials::Sys(AuthSys::new(uid, gid, &[5])));
     assert_eq!(of(0, 0), ROOT);
     let all = [Principal::None, of(0, 0), of(1, 0), of(0, 1)];
     let bytes: HashSet<_> = all.iter().map(|principal| principal.to_bytes()).collect();

@@ -290,7 +290,7 @@ fn many_threads_record_and_forget() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn any_bytes_in_any_file_are_survived(
         name in prop_oneof![Just("identity"), Just("epoch"), Just("record")],
