@@ -33,6 +33,7 @@
 //! | [`export`] | what is exported, to whom, with which squash; pure | - |
 //! | [`quota`] | what each volume uses; room is held before it is used, on the disk before it counts | errno sched sys |
 //! | [`fs`] | POSIX operations on handles, as the caller; knows no wire format | errno sched sys export quota telemetry |
+//! | [`locks`] | opens, share reservations, byte ranges, stateids, leases; pure | - |
 //! | [`nfs`] | NFS: what all versions share, and the procedures of each | errno sched sys xdr rpc export fs telemetry |
 //! | [`mount`] | MOUNT: paths to handles | errno sched xdr rpc export fs telemetry |
 //! | [`portmap`] | where the programs are | rpc xdr |
@@ -99,6 +100,7 @@ pub mod errno;
 pub mod export;
 pub mod fs;
 pub mod label;
+pub mod locks;
 pub mod manual;
 pub mod mount;
 pub mod mount_options;

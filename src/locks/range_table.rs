@@ -1,0 +1,115 @@
+//! The byte-range locks of one file.
+//!
+//! An owner is any key: a lock owner of NFSv4, or later one of NLM. A check against others looks at
+//! each owner of the file once, with a binary search in its ranges. The kernel looks at each lock of
+//! the file; a tree over the ranges of all owners would pay for files with thousands of owners only.
+
+use super::range::RangeEdit;
+use super::{ByteRange, LockKind, LockedRange, RangeSet};
+
+/// Locked ranges of a file, by owner. Owners without a range are not kept.
+#[derive(Clone, Debug)]
+pub struct RangeTable<O>(Vec<(O, RangeSet)>);
+
+impl<O> Default for RangeTable<O> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<O: Copy + Eq> RangeTable<O> {
+    /// Locks a range for an owner, without a check for conflicts. Replaces what the owner has there.
+    pub fn lock(&mut self, owner: O, range: ByteRange, kind: LockKind) {
+        let edit = self.plan(Some(owner), range, Some(kind));
+        self.apply(owner, edit);
+    }
+
+    /// Unlocks a range of an owner, locked or not.
+    pub fn unlock(&mut self, owner: O, range: ByteRange) {
+        let edit = self.plan(Some(owner), range, None);
+        self.apply(owner, edit);
+    }
+
+    /// The locks of other owners that conflict with such a lock: the first one of each owner.
+    pub fn conflicts(
+        &self,
+        owner: Option<O>,
+        range: ByteRange,
+        kind: LockKind,
+    ) -> impl Iterator<Item = (O, LockedRange)> + '_ {
+        //= RFC 8881 18.10.3: locks of one owner never conflict with each other
+        let others = self.0.iter().filter(move |(other, _)| Some(*other) != owner);
+        others.filter_map(move |(other, ranges)| Some((*other, ranges.conflict(range, kind)?)))
+    }
+
+    /// Removes all ranges of an owner. Returns how many there were.
+    pub fn remove_owner(&mut self, owner: O) -> usize {
+        match self.position(owner) {
+            Some(at) => self.0.swap_remove(at).1.len(),
+            None => 0,
+        }
+    }
+
+    /// The ranges of an owner. `None` if it has none.
+    pub fn ranges(&self, owner: O) -> Option<&RangeSet> {
+        self.position(owner).map(|at| &self.0[at].1)
+    }
+
+    /// Whether an owner has a range.
+    pub fn has_owner(&self, owner: O) -> bool {
+        self.position(owner).is_some()
+    }
+
+    /// Whether nothing is locked.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All ranges, by owner.
+    pub fn iter(&self) -> impl Iterator<Item = (O, LockedRange)> + '_ {
+        self.0.iter().flat_map(|(owner, ranges)| ranges.iter().map(|range| (*owner, range)))
+    }
+
+    /// The number of ranges.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|(_, ranges)| ranges.len()).sum()
+    }
+
+    /// The edit that locks a range, or unlocks it without a kind. An owner that does not exist yet
+    /// has no ranges.
+    pub(super) fn plan(
+        &self,
+        owner: Option<O>,
+        range: ByteRange,
+        kind: Option<LockKind>,
+    ) -> RangeEdit {
+        match owner.and_then(|owner| self.position(owner)) {
+            Some(at) => self.0[at].1.plan(range, kind),
+            None => RangeSet::default().plan(range, kind),
+        }
+    }
+
+    /// Applies an edit that was planned for this owner and the table as it is.
+    pub(super) fn apply(&mut self, owner: O, edit: RangeEdit) {
+        let at = self.position(owner).unwrap_or_else(|| {
+            self.0.push((owner, RangeSet::default()));
+            self.0.len() - 1
+        });
+        self.0[at].1.apply(edit);
+        if self.0[at].1.is_empty() {
+            self.0.swap_remove(at);
+        }
+    }
+
+    fn position(&self, owner: O) -> Option<usize> {
+        self.0.iter().position(|(other, _)| *other == owner)
+    }
+
+    /// For tests: bytes of memory.
+    #[cfg(test)]
+    pub(super) fn footprint(&self) -> usize {
+        let sets =
+            self.0.iter().map(|(_, set)| super::table::vector::<LockedRange>(set.capacity()));
+        super::table::vector::<(O, RangeSet)>(self.0.capacity()) + sets.sum::<usize>()
+    }
+}
