@@ -77,7 +77,8 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
             return Err(LockError::OpenMode);
         }
         //= RFC 8881 9.1.2: READ with an open for writing may be permitted, unless others deny reading
-        let in_the_way = self.denials(file, access, Some(key), now).ok_or(LockError::Locked)?;
+        let in_the_way =
+            self.denials(file, access, Some((key, client)), now).ok_or(LockError::Locked)?;
         self.expire_all(&in_the_way);
         Ok(IoGrant::Open)
     }

@@ -83,11 +83,12 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         };
         self.check_lock_mode(open, kind)?;
         self.check_claim(client, claim, now)?;
-        let in_the_way =
-            self.range_conflicts(file, owner, range, kind, now).map_err(|held| match claim {
+        let in_the_way = self.range_conflicts(id, file, owner, range, kind, now).map_err(
+            |held| match claim {
                 Claim::New => held,
                 Claim::Reclaim => LockError::ReclaimConflict,
-            })?;
+            },
+        )?;
         let is_new = self.lock_of(open, owner).is_none();
         if is_new {
             self.make_room(id, owner.is_some(), now)?;
@@ -110,11 +111,11 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
     /// # Errors
     /// `StaleClientid`, `Grace`, `Denied`.
     pub fn lock_test(&self, request: LockTestRequest<'_, K>, now: Uptime) -> Result<(), LockError> {
-        let LockTestRequest { client, file, owner, range, kind } = request;
-        let owner = self.client(client)?.lock_owners.get(owner).copied();
+        let LockTestRequest { client: id, file, owner, range, kind } = request;
+        let owner = self.client(id)?.lock_owners.get(owner).copied();
         //= RFC 8881 18.11.3: in a grace period, a lock that may be reclaimed is not known yet: GRACE
         self.check_grace(now)?;
-        self.range_conflicts(file, owner, range, kind, now)?;
+        self.range_conflicts(id, file, owner, range, kind, now)?;
         Ok(())
     }
 
@@ -159,6 +160,7 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
     /// `Denied` with the first conflict of any other client.
     fn range_conflicts(
         &self,
+        id: ClientId,
         file: &K,
         owner: Option<OwnerId>,
         range: ByteRange,
@@ -166,15 +168,15 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         now: Uptime,
     ) -> Result<Vec<ClientId>, LockError> {
         let Some(open) = self.files.get(file) else { return Ok(Vec::new()) };
-        let of = |owner| self.owners.client(owner);
-        let live = |owner| of(owner).is_some_and(|client| !self.is_expired(client, now));
-        let mut conflicts = open.ranges.conflicts(owner, range, kind);
-        if let Some((other, locked)) = conflicts.find(|(other, _)| live(*other)) {
-            return Err(self.denied(other, locked));
+        let mut in_the_way = Vec::new();
+        for (other, locked) in open.ranges.conflicts(owner, range, kind) {
+            let client = self.owners.client(other);
+            match self.all_expired(client.into_iter(), Some(id), now) {
+                Some(expired) => in_the_way.extend(expired),
+                None => return Err(self.denied(other, locked)),
+            }
         }
-        let conflicts = open.ranges.conflicts(owner, range, kind);
-        let clients = conflicts.filter_map(|(other, _)| of(other));
-        Ok(self.all_expired(clients, now).unwrap_or_default())
+        Ok(in_the_way)
     }
 
     fn denied(&self, owner: OwnerId, locked: LockedRange) -> LockError {

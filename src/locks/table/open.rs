@@ -60,7 +60,7 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         let client = self.client(id)?;
         self.check_claim(client, claim, now)?;
         let must_record = !client.recorded;
-        let in_the_way = self.share_conflicts(file, share, now).ok_or(match claim {
+        let in_the_way = self.share_conflicts(id, file, share, now).ok_or(match claim {
             Claim::New => LockError::ShareDenied,
             //= RFC 8881 9.11: a reclaim that conflicts with another client's gets RECLAIM_CONFLICT
             Claim::Reclaim => LockError::ReclaimConflict,
@@ -149,43 +149,51 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
     ///
     /// Opens of the same owner count as well, as in the kernel's server: the rule of RFC 8881
     /// section 9.7 makes no exception.
-    fn share_conflicts(&self, file: &K, share: Share, now: Uptime) -> Option<Vec<ClientId>> {
+    fn share_conflicts(
+        &self,
+        id: ClientId,
+        file: &K,
+        share: Share,
+        now: Uptime,
+    ) -> Option<Vec<ClientId>> {
         let Some(open) = self.files.get(file).filter(|file| file.shares.conflict_with(share))
         else {
             return Some(Vec::new());
         };
         let shares = open.opens.iter().filter_map(|(_, key)| self.share_of(*key));
         let conflicts = shares.filter(|(_, other)| other.conflicts_with(share));
-        self.all_expired(conflicts.map(|(client, _)| client), now)
+        self.all_expired(conflicts.map(|(client, _)| client), Some(id), now)
     }
 
     /// Clients whose opens deny some I/O, and whose lease has expired. `None` if an open of any
-    /// other client denies it. `except` is the open that the I/O belongs to.
+    /// other client denies it. `by` is the open that the I/O belongs to, and its client.
     pub(super) fn denials(
         &self,
         file: &K,
         access: Access,
-        except: Option<StateKey>,
+        by: Option<(StateKey, ClientId)>,
         now: Uptime,
     ) -> Option<Vec<ClientId>> {
         let Some(open) = self.files.get(file).filter(|file| file.shares.deny(access)) else {
             return Some(Vec::new());
         };
-        let others = open.opens.iter().filter(|(_, key)| Some(*key) != except);
+        let others = open.opens.iter().filter(|(_, key)| Some(*key) != by.map(|(key, _)| key));
         let shares = others.filter_map(|(_, key)| self.share_of(*key));
         let denials = shares.filter(|(_, other)| other.denies(access));
-        self.all_expired(denials.map(|(client, _)| client), now)
+        self.all_expired(denials.map(|(client, _)| client), by.map(|(_, client)| client), now)
     }
 
-    /// These clients, each once, if the leases of all have expired.
+    /// These clients, each once, if the leases of all have expired. The client of the request is
+    /// there, whatever its lease.
     pub(super) fn all_expired(
         &self,
         clients: impl Iterator<Item = ClientId>,
+        requester: Option<ClientId>,
         now: Uptime,
     ) -> Option<Vec<ClientId>> {
         let mut expired = Vec::new();
         for client in clients {
-            if !self.is_expired(client, now) {
+            if Some(client) == requester || !self.is_expired(client, now) {
                 return None;
             }
             expired.push(client);

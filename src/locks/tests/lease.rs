@@ -191,3 +191,17 @@ fn a_clock_that_goes_back_takes_no_lease_away() {
     world.renew(B).unwrap();
     assert_eq!(world.open(B, READ), Err(ShareDenied));
 }
+
+#[test]
+fn a_request_of_a_client_does_not_revoke_its_own_state() {
+    let mut world = World::new();
+    let (open, _) = world.open_and_lock(A, bytes(0, 10), Write).unwrap();
+    let writer = world.open_as(A, "writer", &2, (2, 1)).unwrap();
+    // The requests of a compound may go on after the lease that its SEQUENCE renewed.
+    world.pass(LEASE * 2, &[]);
+    assert_eq!(world.open_as(A, "other", FILE, (1, 2)), Err(ShareDenied));
+    assert!(matches!(world.lock(A, open, "other", bytes(0, 1), Read), Err(Denied(_))));
+    let io = world.table.check_io(A, writer, &2, Access::READ, world.now);
+    assert_eq!(io, Ok(IoGrant::Open));
+    assert_eq!(world.renew(A).unwrap().bits(), 0);
+}

@@ -8,6 +8,8 @@ mod io;
 mod lease;
 mod limits;
 mod lock;
+mod model;
+mod naive;
 mod open;
 mod range;
 mod rules;
