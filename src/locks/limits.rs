@@ -11,16 +11,16 @@ pub struct Limit {
 
 /// Limits of the state that clients make the server keep.
 ///
-/// A total that is reached removes clients whose lease has expired, the longest silent first, before
-/// a request is refused.
+/// A total that is reached removes clients whose lease has expired, the longest silent first,
+/// before a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Clients.
     pub clients: usize,
     /// Open states and lock states. Those that were revoked count until they are freed.
     pub states: Limit,
-    /// Open owners and lock owners, each with a name of up to 1 KiB. A Linux client has one for each
-    /// user that opens files, and one for each process that locks a file.
+    /// Open owners and lock owners, each with a name of up to 1 KiB. A Linux client has one for
+    /// each user that opens files, and one for each process that locks a file.
     pub owners: Limit,
     /// Byte-range locks.
     pub ranges: Limit,

@@ -15,24 +15,24 @@
 //! lock. States refer to their file by key only, and files to their opens by id only, so that files
 //! could be split over several locks later; clients, owners and the grace period could not.
 //!
-//! What a session does stands elsewhere: EXCHANGE_ID and CREATE_SESSION with their cases, slots, and
-//! the records on the disk. This module learns of a client when it is confirmed.
+//! What a session does stands elsewhere: EXCHANGE_ID and CREATE_SESSION with their cases, slots,
+//! and the records on the disk. This module learns of a client when it is confirmed.
 //!
 //! - **Courtesy.** The state of a client with an expired lease stays until another request needs it
 //!   gone. Then all of that client's state is revoked at once, and only if the request succeeds.
 //! - **Bounds.** States, owners and byte ranges are bounded for each client and in total
 //!   ([`Limits`]). Removal leaves nothing behind: a stateid that was freed is told apart by its
 //!   number, which is never used again.
-//! - **Rules.** A check that an RFC demands has a line `//= RFC <number> <section>: <rule>` above it.
-//!   A test lists them, and demands a test for each section.
+//! - **Rules.** A check that an RFC demands has `//= RFC <number> <section>: <rule>` above it. A test
+//!   lists them, and demands a test for each section.
 //!
 //! Byte ranges ([`RangeTable`]) and share reservations ([`Share`]) know nothing of NFSv4 owners and
 //! stateids, so that NLM can use them.
 //!
 //! There are no delegations. They would save a client OPEN, CLOSE, LOCK and revalidation of files
-//! that no other client uses, at the price of recalls over the back channel, which every conflicting
-//! change (of version 3 too) would have to wait for. A LOCK that conflicts is denied at once, and
-//! the client polls.
+//! that no other client uses, at the price of recalls over the back channel, which every
+//! conflicting change (of version 3 too) would have to wait for. A LOCK that conflicts is denied at
+//! once, and the client polls.
 
 mod client;
 mod error;

@@ -1,24 +1,30 @@
 //! The byte-range locks of one file.
 //!
 //! An owner is any key: a lock owner of NFSv4, or later one of NLM. A check against others looks at
-//! each owner of the file once, with a binary search in its ranges. The kernel looks at each lock of
-//! the file; a tree over the ranges of all owners would pay for files with thousands of owners only.
+//! each owner of the file once, with a binary search in its ranges. The kernel looks at each lock
+//! of the file; a tree over the ranges of all owners would pay for files with thousands of owners
+//! only.
+
+use std::hash::Hash;
 
 use super::range::RangeEdit;
+use super::serial::{SerialMap, shrink};
 use super::{ByteRange, LockKind, LockedRange, RangeSet};
 
-/// Locked ranges of a file, by owner. Owners without a range are not kept.
+/// Locked ranges of a file, by owner. Owners without a range are not kept. Peers must not be able
+/// to choose the keys of owners, because their hash is not a keyed one.
 #[derive(Clone, Debug)]
-pub struct RangeTable<O>(Vec<(O, RangeSet)>);
+pub struct RangeTable<O>(SerialMap<O, RangeSet>);
 
 impl<O> Default for RangeTable<O> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self(SerialMap::default())
     }
 }
 
-impl<O: Copy + Eq> RangeTable<O> {
-    /// Locks a range for an owner, without a check for conflicts. Replaces what the owner has there.
+impl<O: Copy + Eq + Hash> RangeTable<O> {
+    /// Locks a range for an owner, without a check for conflicts. Replaces what the owner has
+    /// there.
     pub fn lock(&mut self, owner: O, range: ByteRange, kind: LockKind) {
         let edit = self.plan(Some(owner), range, Some(kind));
         self.apply(owner, edit);
@@ -38,26 +44,25 @@ impl<O: Copy + Eq> RangeTable<O> {
         kind: LockKind,
     ) -> impl Iterator<Item = (O, LockedRange)> + '_ {
         //= RFC 8881 18.10.3: locks of one owner never conflict with each other
-        let others = self.0.iter().filter(move |(other, _)| Some(*other) != owner);
+        let others = self.0.iter().filter(move |(other, _)| Some(**other) != owner);
         others.filter_map(move |(other, ranges)| Some((*other, ranges.conflict(range, kind)?)))
     }
 
     /// Removes all ranges of an owner. Returns how many there were.
     pub fn remove_owner(&mut self, owner: O) -> usize {
-        match self.position(owner) {
-            Some(at) => self.0.swap_remove(at).1.len(),
-            None => 0,
-        }
+        let removed = self.0.remove(&owner).map_or(0, |ranges| ranges.len());
+        shrink(&mut self.0);
+        removed
     }
 
     /// The ranges of an owner. `None` if it has none.
     pub fn ranges(&self, owner: O) -> Option<&RangeSet> {
-        self.position(owner).map(|at| &self.0[at].1)
+        self.0.get(&owner)
     }
 
     /// Whether an owner has a range.
     pub fn has_owner(&self, owner: O) -> bool {
-        self.position(owner).is_some()
+        self.0.contains_key(&owner)
     }
 
     /// Whether nothing is locked.
@@ -72,7 +77,7 @@ impl<O: Copy + Eq> RangeTable<O> {
 
     /// The number of ranges.
     pub fn len(&self) -> usize {
-        self.0.iter().map(|(_, ranges)| ranges.len()).sum()
+        self.0.values().map(RangeSet::len).sum()
     }
 
     /// The edit that locks a range, or unlocks it without a kind. An owner that does not exist yet
@@ -83,33 +88,26 @@ impl<O: Copy + Eq> RangeTable<O> {
         range: ByteRange,
         kind: Option<LockKind>,
     ) -> RangeEdit {
-        match owner.and_then(|owner| self.position(owner)) {
-            Some(at) => self.0[at].1.plan(range, kind),
+        match owner.and_then(|owner| self.0.get(&owner)) {
+            Some(ranges) => ranges.plan(range, kind),
             None => RangeSet::default().plan(range, kind),
         }
     }
 
     /// Applies an edit that was planned for this owner and the table as it is.
     pub(super) fn apply(&mut self, owner: O, edit: RangeEdit) {
-        let at = self.position(owner).unwrap_or_else(|| {
-            self.0.push((owner, RangeSet::default()));
-            self.0.len() - 1
-        });
-        self.0[at].1.apply(edit);
-        if self.0[at].1.is_empty() {
-            self.0.swap_remove(at);
+        let ranges = self.0.entry(owner).or_default();
+        ranges.apply(edit);
+        if ranges.is_empty() {
+            self.remove_owner(owner);
         }
-    }
-
-    fn position(&self, owner: O) -> Option<usize> {
-        self.0.iter().position(|(other, _)| *other == owner)
     }
 
     /// For tests: bytes of memory.
     #[cfg(test)]
     pub(super) fn footprint(&self) -> usize {
-        let sets =
-            self.0.iter().map(|(_, set)| super::table::vector::<LockedRange>(set.capacity()));
-        super::table::vector::<(O, RangeSet)>(self.0.capacity()) + sets.sum::<usize>()
+        use super::table::{map, vector};
+        let sets = self.0.values().map(|set| vector::<LockedRange>(set.capacity()));
+        map::<(O, RangeSet)>(self.0.capacity()) + sets.sum::<usize>()
     }
 }

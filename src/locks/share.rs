@@ -75,7 +75,7 @@ impl Share {
 
     /// Whether two opens of a file conflict.
     pub fn conflicts_with(self, other: Self) -> bool {
-        //= RFC 8881 9.7: what one open may do must not be denied by another one, in both directions
+        //= RFC 8881 9.7: what one open may do must not be denied by another one, both ways
         self.access.0 & other.deny.0 != 0 || self.deny.0 & other.access.0 != 0
     }
 

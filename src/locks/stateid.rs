@@ -4,8 +4,8 @@
 //!   seqid (4)   other (12): epoch of the server's start (4), serial number of the state (8)
 //! ```
 //!
-//! A serial number is issued once in an epoch. So a stateid of an earlier start, one that was freed,
-//! and one that was never issued are known without any memory of them.
+//! A serial number is issued once in an epoch. So a stateid of an earlier start, one that was
+//! freed, and one that was never issued are known without any memory of them.
 
 use super::LockError;
 
@@ -43,7 +43,7 @@ impl Stateid {
 
     /// What a special stateid stands for. `None` for others.
     pub fn special(self) -> Option<SpecialStateid> {
-        //= RFC 8881 8.2.3: four combinations of all-zero or all-one fields have a meaning of their own
+        //= RFC 8881 8.2.3: four combinations of all-zero or all-one fields have their own meaning
         match self {
             Self::ANONYMOUS => Some(SpecialStateid::Anonymous),
             Self::READ_BYPASS => Some(SpecialStateid::ReadBypass),
@@ -76,7 +76,7 @@ impl StateKey {
     /// The key in a stateid.
     pub(super) fn of(stateid: Stateid, epoch: u32) -> Result<Self, LockError> {
         let [a, b, c, d, serial @ ..] = stateid.other;
-        //= RFC 8881 8.2.3: all-zero and all-one `other` fields beside the special ones are BAD_STATEID
+        //= RFC 8881 8.2.3: other combinations of all-zero or all-one fields are BAD_STATEID
         //= RFC 8881 8.2.4: a stateid of an earlier start of the server is BAD_STATEID
         let is_ours = u32::from_be_bytes([a, b, c, d]) == epoch;
         if is_ours && stateid.special().is_none() {

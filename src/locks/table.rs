@@ -22,7 +22,6 @@ mod state;
 mod view;
 
 use std::collections::HashMap;
-use std::fmt::Debug;
 use std::hash::Hash;
 
 use super::client::Client;
@@ -36,7 +35,7 @@ use super::{ClientId, ClientRecord, Event, Limits, LockCounts, LockError, Uptime
 use state::State;
 
 #[cfg(test)]
-pub(super) use check::vector;
+pub(super) use check::{map, vector};
 pub use clients::AddedClient;
 pub use io::IoGrant;
 pub use lock::{LockRequest, LockTestRequest, Locker};
@@ -88,11 +87,11 @@ pub struct LockTable<K> {
 struct File {
     shares: ShareCounts,
     /// At most one open state for each open owner.
-    opens: Vec<(OwnerId, StateKey)>,
+    opens: SerialMap<OwnerId, StateKey>,
     ranges: RangeTable<OwnerId>,
 }
 
-impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
+impl<K: Eq + Hash + Clone> LockTable<K> {
     /// A table without state. `recorded` are the clients that have a record from before the
     /// restart: there is a grace period for them, if there are any.
     pub fn new(

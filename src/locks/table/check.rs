@@ -1,7 +1,6 @@
 //! For tests: whether all parts of a table agree, and how much memory they take.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt::Debug;
 use std::hash::Hash;
 
 use super::state::State;
@@ -10,7 +9,7 @@ use crate::locks::client::StateCounts;
 use crate::locks::share::ShareCounts;
 
 /// Memory of a map: its entries with a control byte each, at a load of seven eighths.
-fn map<T>(capacity: usize) -> usize {
+pub(in crate::locks) fn map<T>(capacity: usize) -> usize {
     if capacity == 0 {
         0
     } else {
@@ -28,7 +27,7 @@ pub(in crate::locks) fn vector<T>(capacity: usize) -> usize {
     if capacity == 0 { 0 } else { (capacity * size_of::<T>() + 8).next_multiple_of(16) }
 }
 
-impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
+impl<K: Eq + Hash + Clone> LockTable<K> {
     /// Bytes of memory, from the sizes of types and the capacities of collections.
     pub(in crate::locks) fn footprint(&self) -> usize {
         let client = |client: &super::Client| {
@@ -42,11 +41,11 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
                 + owners.iter().sum::<usize>()
         };
         let state = |state: &State<K>| match state {
-            State::Open(open) => vector::<(super::OwnerId, super::StateKey)>(open.locks.capacity()),
+            State::Open(open) => map::<(super::OwnerId, super::StateKey)>(open.locks.capacity()),
             State::Lock(_) | State::Revoked(_) => 0,
         };
         let file = |file: &File| {
-            vector::<(super::OwnerId, super::StateKey)>(file.opens.capacity())
+            map::<(super::OwnerId, super::StateKey)>(file.opens.capacity())
                 + file.ranges.footprint()
         };
         map::<(super::ClientId, super::Client)>(self.clients.capacity())
@@ -81,16 +80,21 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
                 State::Open(open) => {
                     opens += 1;
                     *owners.entry(open.owner).or_default() += 1;
-                    assert!(self.files[&open.file].opens.contains(&(open.owner, *key)));
+                    assert_eq!(self.files[&open.file].opens[&open.owner], *key);
                     assert!(open.seqid > 0);
-                    let distinct: HashSet<_> = open.locks.iter().map(|(owner, _)| owner).collect();
-                    assert_eq!(distinct.len(), open.locks.len());
+                    let is_mine = |(owner, lock): (&super::OwnerId, &super::StateKey)| match &self
+                        .states[lock]
+                    {
+                        State::Lock(lock) => (lock.owner, lock.open) == (*owner, *key),
+                        State::Open(_) | State::Revoked(_) => false,
+                    };
+                    assert!(open.locks.iter().all(is_mine));
                 }
                 State::Lock(lock) => {
                     locks += 1;
                     *owners.entry(lock.owner).or_default() += 1;
                     let State::Open(open) = &self.states[&lock.open] else { panic!("no open") };
-                    assert!(open.locks.contains(&(lock.owner, *key)));
+                    assert_eq!(open.locks[&lock.owner], *key);
                     assert_eq!(open.client, lock.client);
                     assert!(lock.seqid > 0);
                 }
@@ -110,9 +114,9 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
             let mut owners = HashSet::new();
             for (owner, open) in &file.opens {
                 let State::Open(open) = &self.states[open] else { panic!("no open") };
-                assert_eq!((open.owner, &open.file), (*owner, key));
+                assert!(open.owner == *owner && open.file == *key);
                 shares.add(open.history.share());
-                owners.extend(open.locks.iter().map(|(owner, _)| *owner));
+                owners.extend(open.locks.keys().copied());
             }
             assert_eq!(shares, file.shares);
             ranges += file.ranges.len();

@@ -1,6 +1,5 @@
 //! How clients begin, renew their lease, reclaim, and lose what they hold.
 
-use std::fmt::Debug;
 use std::hash::Hash;
 
 use super::LockTable;
@@ -17,9 +16,9 @@ pub struct AddedClient {
     pub may_reclaim: bool,
 }
 
-impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
-    /// Adds a client once it is confirmed. The id must not be in use; a client that this one
-    /// replaces is removed first.
+impl<K: Eq + Hash + Clone> LockTable<K> {
+    /// Adds a client once it is confirmed. The caller removes a client that this one replaces
+    /// first; one with the same id is removed here.
     ///
     /// # Errors
     /// `TooMany`.
@@ -30,6 +29,7 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         now: Uptime,
     ) -> Result<AddedClient, LockError> {
         self.end_grace(now);
+        self.remove_client(id);
         while self.clients.len() >= self.settings.limits.clients {
             self.remove_expired(id, now).ok_or(LockError::TooMany(LimitKind::Clients))?;
         }
@@ -42,8 +42,8 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         Ok(AddedClient { may_reclaim })
     }
 
-    /// Renews the lease of a client, as each SEQUENCE does. Returns the flags of the reply. A client
-    /// whose lease had expired keeps what nobody needed gone.
+    /// Renews the lease of a client, as each SEQUENCE does. Returns the flags of the reply. A
+    /// client whose lease had expired keeps what nobody needed gone.
     ///
     /// # Errors
     /// `StaleClientid`.
@@ -115,7 +115,7 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
     /// states and lock states that were.
     pub fn revoke_files(&mut self, is_revoked: impl Fn(&K) -> bool) -> usize {
         let files = self.files.iter().filter(|(file, _)| is_revoked(file));
-        let opens: Vec<_> = files.flat_map(|(_, f)| f.opens.iter().map(|(_, key)| *key)).collect();
+        let opens: Vec<_> = files.flat_map(|(_, file)| file.opens.values().copied()).collect();
         let before = self.totals.revoked;
         for key in opens {
             //= RFC 8881 8.5: state that the server revokes gets ADMIN_REVOKED
@@ -149,8 +149,8 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         }
     }
 
-    /// Removes the client that is silent for the longest time since its lease expired, to make room.
-    /// `None` if there is none but `except`.
+    /// Removes the client that is silent for the longest time since its lease expired, to make
+    /// room. `None` if there is none but `except`.
     pub(super) fn remove_expired(&mut self, except: ClientId, now: Uptime) -> Option<()> {
         let lease = self.settings.lease;
         let others = self.clients.iter().filter(|(id, _)| **id != except);

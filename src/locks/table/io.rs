@@ -1,7 +1,6 @@
 //! What READ, WRITE and SETATTR of a size may do by their stateid, and TEST_STATEID and
 //! FREE_STATEID.
 
-use std::fmt::Debug;
 use std::hash::Hash;
 
 use super::LockTable;
@@ -17,9 +16,9 @@ pub enum IoGrant {
     Anonymous,
 }
 
-impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
-    /// Checks whether I/O may be done with a stateid. Byte-range locks are advisory and not checked.
-    /// Revokes the state of clients that deny the I/O and whose lease has expired.
+impl<K: Eq + Hash + Clone> LockTable<K> {
+    /// Checks whether I/O may be done with a stateid. Byte-range locks are advisory and not
+    /// checked. Revokes the state of clients that deny the I/O and whose lease has expired.
     ///
     /// # Errors
     /// `BadStateid`, `OldStateid`, `Expired`, `AdminRevoked`, `OpenMode`, `Locked`, `Grace`.
@@ -76,7 +75,7 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         if access != Access::READ {
             return Err(LockError::OpenMode);
         }
-        //= RFC 8881 9.1.2: READ with an open for writing may be permitted, unless others deny reading
+        //= RFC 8881 9.1.2: READ with an open for writing may pass, unless others deny reading
         let in_the_way =
             self.denials(file, access, Some((key, client)), now).ok_or(LockError::Locked)?;
         self.expire_all(&in_the_way);

@@ -1,6 +1,5 @@
 //! LOCK, LOCKT and LOCKU.
 
-use std::fmt::Debug;
 use std::hash::Hash;
 
 use super::state::State;
@@ -17,7 +16,8 @@ use crate::locks::{
 /// The lock owner of a LOCK.
 #[derive(Clone, Copy, Debug)]
 pub enum Locker<'a> {
-    /// A lock owner by name: `new_lock_owner` is true. It may have a lock state of the open already.
+    /// A lock owner by name: `new_lock_owner` is true. It may have a lock state of the open
+    /// already.
     New {
         /// Stateid of the open.
         open: Stateid,
@@ -60,9 +60,9 @@ pub struct LockTestRequest<'a, K> {
     pub kind: LockKind,
 }
 
-impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
-    /// LOCK: locks a range, or changes the kind of a lock. Replaces what the owner has locked there.
-    /// Revokes the state of clients that are in the way and whose lease has expired.
+impl<K: Eq + Hash + Clone> LockTable<K> {
+    /// LOCK: locks a range, or changes the kind of a lock. Replaces what the owner has locked
+    /// there. Revokes the state of clients that are in the way and whose lease has expired.
     ///
     /// # Errors
     /// `StaleClientid`, `BadStateid`, `OldStateid`, `Expired`, `AdminRevoked`, `OpenMode`, `Grace`,
@@ -113,7 +113,7 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
     pub fn lock_test(&self, request: LockTestRequest<'_, K>, now: Uptime) -> Result<(), LockError> {
         let LockTestRequest { client: id, file, owner, range, kind } = request;
         let owner = self.client(id)?.lock_owners.get(owner).copied();
-        //= RFC 8881 18.11.3: in a grace period, a lock that may be reclaimed is not known yet: GRACE
+        //= RFC 8881 18.11.3: in a grace period, not all locks are known yet: GRACE
         self.check_grace(now)?;
         self.range_conflicts(id, file, owner, range, kind, now)?;
         Ok(())

@@ -1,6 +1,5 @@
 //! OPEN, OPEN_DOWNGRADE and CLOSE.
 
-use std::fmt::Debug;
 use std::hash::Hash;
 
 use super::state::{OpenState, State};
@@ -44,7 +43,7 @@ impl Opened {
     }
 }
 
-impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
+impl<K: Eq + Hash + Clone> LockTable<K> {
     /// Opens a file, or adds to what the owner has opened. Revokes the state of clients that are in
     /// the way and whose lease has expired.
     ///
@@ -137,7 +136,7 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         file: &K,
     ) -> Option<(StateKey, &OpenState<K>)> {
         let owner = self.clients.get(&client)?.open_owners.get(owner)?;
-        let (_, key) = self.files.get(file)?.opens.iter().find(|(other, _)| other == owner)?;
+        let key = self.files.get(file)?.opens.get(owner)?;
         match self.states.get(key) {
             Some(State::Open(open)) => Some((*key, open)),
             _ => None,
@@ -160,7 +159,7 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         else {
             return Some(Vec::new());
         };
-        let shares = open.opens.iter().filter_map(|(_, key)| self.share_of(*key));
+        let shares = open.opens.values().filter_map(|key| self.share_of(*key));
         let conflicts = shares.filter(|(_, other)| other.conflicts_with(share));
         self.all_expired(conflicts.map(|(client, _)| client), Some(id), now)
     }
@@ -177,8 +176,8 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         let Some(open) = self.files.get(file).filter(|file| file.shares.deny(access)) else {
             return Some(Vec::new());
         };
-        let others = open.opens.iter().filter(|(_, key)| Some(*key) != by.map(|(key, _)| key));
-        let shares = others.filter_map(|(_, key)| self.share_of(*key));
+        let others = open.opens.values().filter(|key| Some(**key) != by.map(|(key, _)| key));
+        let shares = others.filter_map(|key| self.share_of(*key));
         let denials = shares.filter(|(_, other)| other.denies(access));
         self.all_expired(denials.map(|(client, _)| client), by.map(|(_, client)| client), now)
     }

@@ -1,12 +1,11 @@
 //! Open states and lock states: how they are found, begin, end, and are revoked.
 
-use std::fmt::Debug;
 use std::hash::Hash;
 
 use super::LockTable;
 use crate::locks::client::RevokeReason;
 use crate::locks::owner::{OwnerId, OwnerKind};
-use crate::locks::serial::{shrink, shrink_set};
+use crate::locks::serial::{SerialMap, shrink, shrink_set};
 use crate::locks::share::ShareHistory;
 use crate::locks::stateid::{StateKey, check_seqid};
 use crate::locks::{ClientId, Event, LockError, Share, Stateid};
@@ -28,13 +27,13 @@ pub(super) struct OpenState<K> {
     pub(super) history: ShareHistory,
     pub(super) file: K,
     /// Lock states that came from this open: at most one for each lock owner.
-    pub(super) locks: Vec<(OwnerId, StateKey)>,
+    pub(super) locks: SerialMap<OwnerId, StateKey>,
 }
 
 impl<K> OpenState<K> {
     /// The lock state of a lock owner.
     pub(super) fn lock_of(&self, owner: OwnerId) -> Option<StateKey> {
-        self.locks.iter().find(|(other, _)| *other == owner).map(|(_, key)| *key)
+        self.locks.get(&owner).copied()
     }
 }
 
@@ -73,7 +72,7 @@ impl<K> State<K> {
     }
 }
 
-impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
+impl<K: Eq + Hash + Clone> LockTable<K> {
     /// The state of a stateid that a client has, live or revoked.
     pub(super) fn any_state(
         &self,
@@ -81,7 +80,7 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         stateid: Stateid,
     ) -> Result<(StateKey, &State<K>), LockError> {
         let key = StateKey::of(stateid, self.settings.epoch)?;
-        //= RFC 8881 8.2.4: a stateid that is unknown, was freed, or is another client's is BAD_STATEID
+        //= RFC 8881 8.2.4: an unknown or freed stateid, or another client's, is BAD_STATEID
         match self.states.get(&key) {
             Some(state) if state.client() == client => Ok((key, state)),
             _ => Err(LockError::BadStateid),
@@ -95,7 +94,7 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         stateid: Stateid,
     ) -> Result<(StateKey, &State<K>), LockError> {
         match self.any_state(client, stateid)? {
-            //= RFC 8881 8.2.4: a revoked stateid gets the status of its revocation until it is freed
+            //= RFC 8881 8.2.4: a revoked stateid gets that status until it is freed
             (_, State::Revoked(revoked)) => Err(revoked.reason.error()),
             live => Ok(live),
         }
@@ -108,7 +107,7 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         stateid: Stateid,
         file: &K,
     ) -> Result<(StateKey, &OpenState<K>), LockError> {
-        //= RFC 8881 8.2.4: a stateid of another file or kind than the operation needs is BAD_STATEID
+        //= RFC 8881 8.2.4: a stateid of another file, or of another kind, is BAD_STATEID
         match self.state(client, stateid)? {
             (key, State::Open(open)) if open.file == *file => {
                 check_seqid(stateid.seqid, open.seqid)?;
@@ -184,9 +183,10 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         self.totals.opens += 1;
         let open = self.files.entry(file.clone()).or_default();
         open.shares.add(share);
-        open.opens.push((owner, key));
+        open.opens.insert(owner, key);
         let (history, file) = (ShareHistory::new(share), file.clone());
-        let open = OpenState { client: id, owner, seqid: 1, history, file, locks: Vec::new() };
+        let open =
+            OpenState { client: id, owner, seqid: 1, history, file, locks: SerialMap::default() };
         self.states.insert(key, State::Open(open));
         Ok(key)
     }
@@ -207,7 +207,7 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         client.states.insert(key);
         client.counts.locks += 1;
         self.totals.locks += 1;
-        state.locks.push((owner, key));
+        state.locks.insert(owner, key);
         // The first change of the state makes this 1.
         let lock = LockState { client: id, owner, seqid: 0, open };
         self.states.insert(key, State::Lock(lock));
@@ -230,9 +230,10 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
         let Some(State::Open(open)) = self.remove_key(key) else { return Vec::new() };
         if let Some(file) = self.files.get_mut(&open.file) {
             file.shares.remove(open.history.share());
-            file.opens.retain(|(_, other)| *other != key);
+            file.opens.remove(&open.owner);
+            shrink(&mut file.opens);
         }
-        let locks: Vec<_> = open.locks.iter().map(|(_, lock)| *lock).collect();
+        let locks: Vec<_> = open.locks.values().copied().collect();
         for lock in &locks {
             self.release_lock(*lock, &open.file);
         }
@@ -252,8 +253,10 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
     /// Ends a lock state whose open stays.
     pub(super) fn remove_lock(&mut self, key: StateKey) {
         let Some(State::Lock(lock)) = self.states.get(&key) else { return };
-        let Some(State::Open(open)) = self.states.get_mut(&lock.open.clone()) else { return };
-        open.locks.retain(|(_, other)| *other != key);
+        let (open, owner) = (lock.open, lock.owner);
+        let Some(State::Open(open)) = self.states.get_mut(&open) else { return };
+        open.locks.remove(&owner);
+        shrink(&mut open.locks);
         let file = open.file.clone();
         self.release_lock(key, &file);
     }
@@ -275,8 +278,8 @@ impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
 
     /// Whether a lock owner has a lock state for a file, from any open.
     fn has_lock_state(&self, file: &K, owner: OwnerId) -> bool {
-        let opens = self.files.get(file).into_iter().flat_map(|file| &file.opens);
-        let mut states = opens.filter_map(|(_, key)| self.states.get(key));
+        let opens = self.files.get(file).into_iter().flat_map(|file| file.opens.values());
+        let mut states = opens.filter_map(|key| self.states.get(key));
         states.any(|state| match state {
             State::Open(open) => open.lock_of(owner).is_some(),
             State::Lock(_) | State::Revoked(_) => false,

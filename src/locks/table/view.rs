@@ -1,6 +1,5 @@
 //! What people want to know: clients, open files, and how much there is.
 
-use std::fmt::Debug;
 use std::hash::Hash;
 
 use super::LockTable;
@@ -66,7 +65,7 @@ pub struct RangeView<'a> {
     pub locked: LockedRange,
 }
 
-impl<K: Eq + Hash + Clone + Debug> LockTable<K> {
+impl<K: Eq + Hash + Clone> LockTable<K> {
     /// How much state there is. Counts nothing: the numbers are kept.
     pub fn counts(&self) -> LockCounts {
         LockCounts {

@@ -1,7 +1,7 @@
 //! Tests of the lock table: each rule by itself, and all of it against naive models.
 //!
 //! The models run some ten thousand steps each in an ordinary run. For millions:
-//! `PROPTEST_CASES=20000 cargo test --release --lib -- locks::tests`.
+//! `PROPTEST_CASES=100000 cargo test --release --lib -- locks::tests`.
 
 mod grace;
 mod io;

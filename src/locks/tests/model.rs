@@ -1,5 +1,5 @@
-//! The whole table against the naive one: the same requests, and after each the same answer, the same
-//! events, the same counts, and the same files, opens and ranges.
+//! The whole table against the naive one: the same requests, and after each the same answer, the
+//! same events, the same counts, and the same files, opens and ranges.
 
 use std::time::Duration;
 
@@ -457,7 +457,15 @@ fn same_error(got: LockError, expected: Refused) {
     }
 }
 
+/// Fewer runs than other tests have, because each is long.
+fn config() -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig { cases: config.cases / 4, ..config }
+}
+
 proptest! {
+    #![proptest_config(config())]
+
     #[test]
     fn a_table_does_what_the_naive_one_does(
         limits in limits(),

@@ -69,7 +69,8 @@ fn a_downgrade_goes_back_to_what_was_opened() {
 }
 
 proptest! {
-    /// The history answers as a list of all OPENs would, of which a downgrade keeps those within it.
+    /// The history answers as a list of all OPENs would, of which a downgrade keeps those within
+    /// it.
     #[test]
     fn a_history_is_a_list_of_opens(
         first in (1_u32..4, 0_u32..4),
