@@ -174,6 +174,9 @@ impl RangeSet {
 
     /// Applies an edit that was planned for the set as it is.
     pub(super) fn apply(&mut self, edit: RangeEdit) {
+        if self.0.capacity() == 0 {
+            self.0.reserve_exact(1); // Most owners lock one range.
+        }
         self.0.splice(edit.from..edit.to, edit.new.into_iter().flatten());
         if self.0.capacity() > 16 && self.0.len() < self.0.capacity() / 4 {
             self.0.shrink_to(self.0.len() * 2);

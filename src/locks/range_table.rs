@@ -8,17 +8,17 @@
 use std::hash::Hash;
 
 use super::range::RangeEdit;
-use super::serial::{SerialMap, shrink};
+use super::serial::SmallMap;
 use super::{ByteRange, LockKind, LockedRange, RangeSet};
 
 /// Locked ranges of a file, by owner. Owners without a range are not kept. Peers must not be able
 /// to choose the keys of owners, because their hash is not a keyed one.
 #[derive(Clone, Debug)]
-pub struct RangeTable<O>(SerialMap<O, RangeSet>);
+pub struct RangeTable<O>(SmallMap<O, RangeSet>);
 
 impl<O> Default for RangeTable<O> {
     fn default() -> Self {
-        Self(SerialMap::default())
+        Self(SmallMap::default())
     }
 }
 
@@ -44,25 +44,23 @@ impl<O: Copy + Eq + Hash> RangeTable<O> {
         kind: LockKind,
     ) -> impl Iterator<Item = (O, LockedRange)> + '_ {
         //= RFC 8881 18.10.3: locks of one owner never conflict with each other
-        let others = self.0.iter().filter(move |(other, _)| Some(**other) != owner);
-        others.filter_map(move |(other, ranges)| Some((*other, ranges.conflict(range, kind)?)))
+        let others = self.0.iter().filter(move |(other, _)| Some(*other) != owner);
+        others.filter_map(move |(other, ranges)| Some((other, ranges.conflict(range, kind)?)))
     }
 
     /// Removes all ranges of an owner. Returns how many there were.
     pub fn remove_owner(&mut self, owner: O) -> usize {
-        let removed = self.0.remove(&owner).map_or(0, |ranges| ranges.len());
-        shrink(&mut self.0);
-        removed
+        self.0.remove(owner).map_or(0, |ranges| ranges.len())
     }
 
     /// The ranges of an owner. `None` if it has none.
     pub fn ranges(&self, owner: O) -> Option<&RangeSet> {
-        self.0.get(&owner)
+        self.0.get(owner)
     }
 
     /// Whether an owner has a range.
     pub fn has_owner(&self, owner: O) -> bool {
-        self.0.contains_key(&owner)
+        self.0.get(owner).is_some()
     }
 
     /// Whether nothing is locked.
@@ -72,7 +70,7 @@ impl<O: Copy + Eq + Hash> RangeTable<O> {
 
     /// All ranges, by owner.
     pub fn iter(&self) -> impl Iterator<Item = (O, LockedRange)> + '_ {
-        self.0.iter().flat_map(|(owner, ranges)| ranges.iter().map(|range| (*owner, range)))
+        self.0.iter().flat_map(|(owner, ranges)| ranges.iter().map(move |range| (owner, range)))
     }
 
     /// The number of ranges.
@@ -88,7 +86,7 @@ impl<O: Copy + Eq + Hash> RangeTable<O> {
         range: ByteRange,
         kind: Option<LockKind>,
     ) -> RangeEdit {
-        match owner.and_then(|owner| self.0.get(&owner)) {
+        match owner.and_then(|owner| self.0.get(owner)) {
             Some(ranges) => ranges.plan(range, kind),
             None => RangeSet::default().plan(range, kind),
         }
@@ -96,7 +94,14 @@ impl<O: Copy + Eq + Hash> RangeTable<O> {
 
     /// Applies an edit that was planned for this owner and the table as it is.
     pub(super) fn apply(&mut self, owner: O, edit: RangeEdit) {
-        let ranges = self.0.entry(owner).or_default();
+        let Some(ranges) = self.0.get_mut(owner) else {
+            let mut ranges = RangeSet::default();
+            ranges.apply(edit);
+            if !ranges.is_empty() {
+                self.0.insert(owner, ranges);
+            }
+            return;
+        };
         ranges.apply(edit);
         if ranges.is_empty() {
             self.remove_owner(owner);
@@ -106,8 +111,8 @@ impl<O: Copy + Eq + Hash> RangeTable<O> {
     /// For tests: bytes of memory.
     #[cfg(test)]
     pub(super) fn footprint(&self) -> usize {
-        use super::table::{map, vector};
+        use super::table::vector;
         let sets = self.0.values().map(|set| vector::<LockedRange>(set.capacity()));
-        map::<(O, RangeSet)>(self.0.capacity()) + sets.sum::<usize>()
+        self.0.footprint() + sets.sum::<usize>()
     }
 }

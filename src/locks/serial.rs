@@ -34,6 +34,104 @@ impl Hasher for SerialHasher {
     }
 }
 
+/// A map with keys that no peer can choose, and mostly one entry, which takes no allocation.
+#[derive(Clone, Debug)]
+pub(super) enum SmallMap<K, V> {
+    Empty,
+    One(K, V),
+    Many(SerialMap<K, V>),
+}
+
+impl<K, V> Default for SmallMap<K, V> {
+    fn default() -> Self {
+        Self::Empty
+    }
+}
+
+impl<K: Copy + Eq + Hash, V> SmallMap<K, V> {
+    pub(super) fn get(&self, key: K) -> Option<&V> {
+        match self {
+            Self::Empty => None,
+            Self::One(one, value) => (*one == key).then_some(value),
+            Self::Many(map) => map.get(&key),
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, key: K) -> Option<&mut V> {
+        match self {
+            Self::Empty => None,
+            Self::One(one, value) => (*one == key).then_some(value),
+            Self::Many(map) => map.get_mut(&key),
+        }
+    }
+
+    /// Adds an entry, or replaces it.
+    pub(super) fn insert(&mut self, key: K, value: V) {
+        *self = match std::mem::take(self) {
+            Self::Empty => Self::One(key, value),
+            Self::One(one, _) if one == key => Self::One(key, value),
+            Self::One(one, first) => Self::Many([(one, first), (key, value)].into_iter().collect()),
+            Self::Many(mut map) => {
+                map.insert(key, value);
+                Self::Many(map)
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: K) -> Option<V> {
+        match self {
+            Self::Empty => None,
+            Self::One(one, _) if *one != key => None,
+            Self::One(..) => match std::mem::take(self) {
+                Self::One(_, value) => Some(value),
+                Self::Empty | Self::Many(_) => None,
+            },
+            Self::Many(map) => {
+                let removed = map.remove(&key);
+                shrink(map);
+                if map.is_empty() {
+                    *self = Self::Empty;
+                }
+                removed
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (K, &V)> {
+        let (one, many) = match self {
+            Self::Empty => (None, None),
+            Self::One(key, value) => (Some((*key, value)), None),
+            Self::Many(map) => (None, Some(map)),
+        };
+        one.into_iter().chain(many.into_iter().flatten().map(|(key, value)| (*key, value)))
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.iter().map(|(_, value)| value)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::One(..) => 1,
+            Self::Many(map) => map.len(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// For tests: bytes of memory beside its own.
+    #[cfg(test)]
+    pub(super) fn footprint(&self) -> usize {
+        match self {
+            Self::Empty | Self::One(..) => 0,
+            Self::Many(map) => super::table::map::<(K, V)>(map.capacity()),
+        }
+    }
+}
+
 /// Gives memory back when a map has become sparse. Amortized: the map has lost three of four
 /// entries since it was last resized.
 pub(super) fn shrink<K: Eq + Hash, V, S: std::hash::BuildHasher>(map: &mut HashMap<K, V, S>) {

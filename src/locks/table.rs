@@ -28,7 +28,7 @@ use super::client::Client;
 use super::grace::Grace;
 use super::owner::{OwnerId, Owners};
 use super::range_table::RangeTable;
-use super::serial::SerialMap;
+use super::serial::{SerialMap, SmallMap};
 use super::share::ShareCounts;
 use super::stateid::StateKey;
 use super::{ClientId, ClientRecord, Event, Limits, LockCounts, LockError, Uptime};
@@ -87,7 +87,7 @@ pub struct LockTable<K> {
 struct File {
     shares: ShareCounts,
     /// At most one open state for each open owner.
-    opens: SerialMap<OwnerId, StateKey>,
+    opens: SmallMap<OwnerId, StateKey>,
     ranges: RangeTable<OwnerId>,
 }
 

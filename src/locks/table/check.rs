@@ -41,13 +41,10 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
                 + owners.iter().sum::<usize>()
         };
         let state = |state: &State<K>| match state {
-            State::Open(open) => map::<(super::OwnerId, super::StateKey)>(open.locks.capacity()),
+            State::Open(open) => open.locks.footprint(),
             State::Lock(_) | State::Revoked(_) => 0,
         };
-        let file = |file: &File| {
-            map::<(super::OwnerId, super::StateKey)>(file.opens.capacity())
-                + file.ranges.footprint()
-        };
+        let file = |file: &File| file.opens.footprint() + file.ranges.footprint();
         map::<(super::ClientId, super::Client)>(self.clients.capacity())
             + map::<(super::StateKey, State<K>)>(self.states.capacity())
             + map::<(K, File)>(self.files.capacity())
@@ -80,12 +77,12 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
                 State::Open(open) => {
                     opens += 1;
                     *owners.entry(open.owner).or_default() += 1;
-                    assert_eq!(self.files[&open.file].opens[&open.owner], *key);
+                    assert_eq!(self.files[&open.file].opens.get(open.owner), Some(key));
                     assert!(open.seqid > 0);
-                    let is_mine = |(owner, lock): (&super::OwnerId, &super::StateKey)| match &self
+                    let is_mine = |(owner, lock): (super::OwnerId, &super::StateKey)| match &self
                         .states[lock]
                     {
-                        State::Lock(lock) => (lock.owner, lock.open) == (*owner, *key),
+                        State::Lock(lock) => (lock.owner, lock.open) == (owner, *key),
                         State::Open(_) | State::Revoked(_) => false,
                     };
                     assert!(open.locks.iter().all(is_mine));
@@ -94,7 +91,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
                     locks += 1;
                     *owners.entry(lock.owner).or_default() += 1;
                     let State::Open(open) = &self.states[&lock.open] else { panic!("no open") };
-                    assert_eq!(open.locks[&lock.owner], *key);
+                    assert_eq!(open.locks.get(lock.owner), Some(key));
                     assert_eq!(open.client, lock.client);
                     assert!(lock.seqid > 0);
                 }
@@ -112,11 +109,11 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
             assert!(!file.opens.is_empty());
             let mut shares = ShareCounts::default();
             let mut owners = HashSet::new();
-            for (owner, open) in &file.opens {
+            for (owner, open) in file.opens.iter() {
                 let State::Open(open) = &self.states[open] else { panic!("no open") };
-                assert!(open.owner == *owner && open.file == *key);
+                assert!(open.owner == owner && open.file == *key);
                 shares.add(open.history.share());
-                owners.extend(open.locks.keys().copied());
+                owners.extend(open.locks.iter().map(|(owner, _)| owner));
             }
             assert_eq!(shares, file.shares);
             ranges += file.ranges.len();

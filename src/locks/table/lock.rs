@@ -234,7 +234,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
         let (limit, ranges) = (self.settings.limits.ranges, self.client(id)?.ranges);
         let grown = |ranges: usize| ranges.saturating_add_signed(growth);
         let fits = grown(ranges) <= limit.client && grown(self.totals.ranges) <= limit.total;
-        if growth <= 0 || fits { Ok(()) } else { Err(LockError::TooMany(LimitKind::Ranges)) }
+        if fits { Ok(()) } else { Err(LockError::TooMany(LimitKind::Ranges)) }
     }
 
     /// Makes room for more ranges of a client.

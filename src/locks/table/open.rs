@@ -135,7 +135,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
         owner: &[u8],
         file: &K,
     ) -> Option<(StateKey, &OpenState<K>)> {
-        let owner = self.clients.get(&client)?.open_owners.get(owner)?;
+        let owner = *self.clients.get(&client)?.open_owners.get(owner)?;
         let key = self.files.get(file)?.opens.get(owner)?;
         match self.states.get(key) {
             Some(State::Open(open)) => Some((*key, open)),

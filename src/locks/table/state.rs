@@ -5,7 +5,7 @@ use std::hash::Hash;
 use super::LockTable;
 use crate::locks::client::RevokeReason;
 use crate::locks::owner::{OwnerId, OwnerKind};
-use crate::locks::serial::{SerialMap, shrink, shrink_set};
+use crate::locks::serial::{SmallMap, shrink, shrink_set};
 use crate::locks::share::ShareHistory;
 use crate::locks::stateid::{StateKey, check_seqid};
 use crate::locks::{ClientId, Event, LockError, Share, Stateid};
@@ -27,13 +27,13 @@ pub(super) struct OpenState<K> {
     pub(super) history: ShareHistory,
     pub(super) file: K,
     /// Lock states that came from this open: at most one for each lock owner.
-    pub(super) locks: SerialMap<OwnerId, StateKey>,
+    pub(super) locks: SmallMap<OwnerId, StateKey>,
 }
 
 impl<K> OpenState<K> {
     /// The lock state of a lock owner.
     pub(super) fn lock_of(&self, owner: OwnerId) -> Option<StateKey> {
-        self.locks.get(&owner).copied()
+        self.locks.get(owner).copied()
     }
 }
 
@@ -186,7 +186,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
         open.opens.insert(owner, key);
         let (history, file) = (ShareHistory::new(share), file.clone());
         let open =
-            OpenState { client: id, owner, seqid: 1, history, file, locks: SerialMap::default() };
+            OpenState { client: id, owner, seqid: 1, history, file, locks: SmallMap::default() };
         self.states.insert(key, State::Open(open));
         Ok(key)
     }
@@ -230,8 +230,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
         let Some(State::Open(open)) = self.remove_key(key) else { return Vec::new() };
         if let Some(file) = self.files.get_mut(&open.file) {
             file.shares.remove(open.history.share());
-            file.opens.remove(&open.owner);
-            shrink(&mut file.opens);
+            file.opens.remove(open.owner);
         }
         let locks: Vec<_> = open.locks.values().copied().collect();
         for lock in &locks {
@@ -255,8 +254,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
         let Some(State::Lock(lock)) = self.states.get(&key) else { return };
         let (open, owner) = (lock.open, lock.owner);
         let Some(State::Open(open)) = self.states.get_mut(&open) else { return };
-        open.locks.remove(&owner);
-        shrink(&mut open.locks);
+        open.locks.remove(owner);
         let file = open.file.clone();
         self.release_lock(key, &file);
     }

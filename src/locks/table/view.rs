@@ -109,10 +109,10 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
 
     /// The opens of a file.
     pub fn opens_of(&self, file: &K) -> impl Iterator<Item = OpenView<'_>> {
-        let opens = self.files.get(file).into_iter().flat_map(|file| &file.opens);
+        let opens = self.files.get(file).into_iter().flat_map(|file| file.opens.iter());
         opens.filter_map(|(owner, key)| {
             let State::Open(open) = self.states.get(key)? else { return None };
-            let owner = self.owners.get(*owner)?;
+            let owner = self.owners.get(owner)?;
             Some(OpenView { client: open.client, owner: &owner.name, share: open.history.share() })
         })
     }

@@ -118,6 +118,17 @@ fn a_total_of_ranges_is_limited() {
 }
 
 #[test]
+fn a_client_at_its_own_limit_of_ranges_takes_nothing_from_others() {
+    let mut world = World::with(limits(|l| l.ranges = Limit { client: 1, total: 2 }));
+    world.open_and_lock(A, bytes(0, 1), Write).unwrap();
+    let (_, lock) = world.open_and_lock(B, bytes(10, 1), Write).unwrap();
+    world.pass(LEASE + Duration::from_secs(1), &[B]);
+    let more = world.lock_more(B, lock, bytes(20, 1), Write);
+    assert_eq!(more, Err(TooMany(LimitKind::Ranges)));
+    assert!(!world.table.has_events());
+}
+
+#[test]
 fn many_ranges_and_many_owners_of_one_file_stay_quick() {
     let mut world = World::new();
     let open = world.open(A, BOTH).unwrap();
