@@ -23,8 +23,10 @@
 //! - **Bounds.** States, owners and byte ranges are bounded for each client and in total
 //!   ([`Limits`]). Removal leaves nothing behind: a stateid that was freed is told apart by its
 //!   number, which is never used again.
-//! - **Rules.** A check that an RFC demands has `//= RFC <number> <section>: <rule>` above it. A test
-//!   lists them, and demands a test for each section.
+//! - **Rules.** A check that an RFC demands has `//= RFC <number> <section>: <rule>` above it. A
+//!   test lists them, and demands a test for each section.
+//! - **Cost.** A request takes the same time however many states there are, except that a LOCK looks
+//!   at each lock owner of its file, and a request for more than a total limit at each client.
 //!
 //! Byte ranges ([`RangeTable`]) and share reservations ([`Share`]) know nothing of NFSv4 owners and
 //! stateids, so that NLM can use them.

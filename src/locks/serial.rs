@@ -35,17 +35,12 @@ impl Hasher for SerialHasher {
 }
 
 /// A map with keys that no peer can choose, and mostly one entry, which takes no allocation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) enum SmallMap<K, V> {
+    #[default]
     Empty,
     One(K, V),
     Many(SerialMap<K, V>),
-}
-
-impl<K, V> Default for SmallMap<K, V> {
-    fn default() -> Self {
-        Self::Empty
-    }
 }
 
 impl<K: Copy + Eq + Hash, V> SmallMap<K, V> {
