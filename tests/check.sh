@@ -6,8 +6,10 @@ cd "$(dirname "$0")/.."
 usage() {
     cat <<'END'
 usage: tests/check.sh [PART]...
+       tests/check.sh quick
 
-Runs the checks, prints one line with result and duration for each, and fails if one fails.
+Runs the checks, prints one line with result and duration for each, and fails if one fails. `quick` stands for fmt,
+clippy and test, which need neither root nor a network.
 
   fmt             rustfmt finds nothing to change
   clippy          no warnings of the compiler and clippy
@@ -17,6 +19,7 @@ Runs the checks, prints one line with result and duration for each, and fails if
     suite-path      as root, with handles by path
     suite-rootless  as an unprivileged user
     suite-release   the release build, with clients that exceed its limits
+  test            unit, suite and fuzz as the current user: plain `cargo test`
   fuzz            the fuzz targets, two seconds each (or BOLERO_RANDOM_TEST_TIME_MS)
   page            the status page in a browser (tests/admin/page)
   chart           the Helm chart (tests/chart/run); also installed, if there is a control plane as for cluster
@@ -37,11 +40,14 @@ target/check/PART.log, and printed if the part fails.
 END
 }
 
+quick=(fmt clippy test)
 all=(fmt clippy unit suite-root suite-path suite-rootless suite-release fuzz page chart guest quickstart image arm64 engine bench)
-on_request=()
+on_request=(test) # the others cover it
 if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then all+=(cluster); else on_request+=(cluster); fi
 logs=target/check
 left_out=77 # the exit status of a part that cannot run here
+# What virtual machines need, as arguments of `needs`.
+machine=(python3=python3 qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod mke2fs=e2fsprogs)
 
 say() { echo "$*" >&2; }
 
@@ -115,6 +121,7 @@ as_nobody() {
 
 part_fmt() { cargo fmt --check; }
 part_clippy() { cargo clippy --all-targets -- -D warnings; }
+part_test() { cargo test; }
 part_unit() { cargo test --lib --test loom; }
 part_suite-root() { suite root; }
 part_suite-path() { suite path; }
@@ -145,7 +152,7 @@ part_chart() {
 }
 
 part_guest() {
-    needs python3=python3 ip=iproute2 qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod mke2fs=e2fsprogs
+    needs "${machine[@]}" ip=iproute2
     cargo build --release
     tests/guest/run
     # The scenarios that depend on the kind of file handles, with the other kind.
@@ -154,8 +161,7 @@ part_guest() {
 
 part_quickstart() {
     needs_root
-    needs python3=python3 ip=iproute2 unshare=util-linux qemu-system-x86_64=qemu-system-x86 cpio=cpio \
-        depmod=kmod mke2fs=e2fsprogs
+    needs "${machine[@]}" ip=iproute2 unshare=util-linux
     cargo build --release
     tests/quickstart/run
 }
@@ -180,7 +186,7 @@ part_arm64() {
 
 part_engine() {
     needs_root
-    needs python3=python3 qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod mke2fs=e2fsprogs strip=binutils
+    needs "${machine[@]}" strip=binutils
     cargo build --release
     tests/engine/run
 }
@@ -214,6 +220,10 @@ chosen() {
     [ $# -gt 0 ] || printf '%s\n' "${all[@]}"
     for argument in "$@"; do
         found=
+        if [ "$argument" = quick ]; then
+            printf '%s\n' "${quick[@]}"
+            found=1
+        fi
         for part in "${all[@]}" "${on_request[@]}"; do
             if [[ $part = "$argument" || $part = "$argument"-* ]]; then
                 echo "$part"

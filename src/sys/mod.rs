@@ -17,6 +17,8 @@ pub mod mounts;
 pub mod process;
 pub mod processor;
 pub mod socket;
+#[cfg(test)]
+pub mod testing;
 pub mod user;
 
 /// Converts the result of a system call that returns -1 and sets errno.

@@ -172,7 +172,9 @@ pub fn with_own(test: impl FnOnce() + Send) {
         let unshared = rustix::thread::unshare(UnshareFlags::NEWNS);
         match unshared.and_then(|()| mount_change("/", private)) {
             Ok(()) => test(),
-            Err(errno) => eprintln!("skipped: no mounts of our own: {errno}"),
+            Err(errno) => {
+                super::testing::not_tried(&format!("no mount namespace of its own: {errno}"));
+            }
         }
     };
     std::thread::scope(|scope| scope.spawn(run).join().expect("the test passes"));
