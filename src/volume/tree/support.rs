@@ -16,17 +16,24 @@ pub(in crate::volume) fn with_own_mounts(test: impl FnOnce(&Path) + Send) {
     with_own(|| test(dir.path()));
 }
 
-/// Runs a test without privilege, in a directory that `prepare` has filled. If this process is
-/// root, it runs the test called `name` in another process, as an unprivileged user.
+/// The environment variable that names the prepared directory, in a test that runs as nobody.
+const PREPARED: &str = "BERTH_TEST_PREPARED";
+
+/// Runs a test without privilege, in a directory that root has filled with `prepare`. As root, it
+/// runs the test called `name` again, as nobody; other users cannot prepare it.
 pub(in crate::volume) fn as_nobody(name: &str, prepare: fn(&Path), test: fn(&Path)) {
     if !rustix::process::geteuid().is_root() {
-        return test(&std::env::temp_dir());
+        return match std::env::var_os(PREPARED) {
+            Some(dir) => test(Path::new(&dir)),
+            None => crate::sys::testing::not_tried("files of root, beside those of nobody"),
+        };
     }
     let dir = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     prepare(dir.path());
     let mut again = Command::new(std::env::current_exe().unwrap());
-    again.args(["--exact", name]).env("TMPDIR", dir.path()).uid(NOBODY).gid(NOBODY);
+    again.args(["--exact", name]).env("TMPDIR", dir.path()).env(PREPARED, dir.path());
+    again.uid(NOBODY).gid(NOBODY);
     match again.output() {
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stdout);
