@@ -435,7 +435,10 @@ impl App {
         }
     }
 
-    fn parts(&self, provisioner: Option<Arc<provisioner::metrics::ProvisionerMetrics>>) -> ServerParts {
+    fn parts(
+        &self,
+        provisioner: Option<Arc<provisioner::metrics::ProvisionerMetrics>>,
+    ) -> ServerParts {
         ServerParts {
             server: Arc::clone(&self.server),
             fs: Arc::clone(&self.fs),
