@@ -170,12 +170,16 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
         let Some(open) = self.files.get(file) else { return Ok(Vec::new()) };
         let mut in_the_way = Vec::new();
         for (other, locked) in open.ranges.conflicts(owner, range, kind) {
-            let client = self.owners.client(other);
-            match self.all_expired(client.into_iter(), Some(id), now) {
-                Some(expired) => in_the_way.extend(expired),
-                None => return Err(self.denied(other, locked)),
+            match self.owners.client(other) {
+                Some(client) if client != id && self.is_expired(client, now) => {
+                    in_the_way.push(client);
+                }
+                Some(_) => return Err(self.denied(other, locked)),
+                None => {}
             }
         }
+        in_the_way.sort_unstable();
+        in_the_way.dedup();
         Ok(in_the_way)
     }
 

@@ -153,7 +153,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
         }
     }
 
-    /// Whether an open state has another share than the one that it is compared with.
+    /// The client and the share of an open state.
     pub(super) fn share_of(&self, key: StateKey) -> Option<(ClientId, Share)> {
         match self.states.get(&key) {
             Some(State::Open(open)) => Some((open.client, open.history.share())),
