@@ -57,8 +57,8 @@
 //!   ([`sched::dirty_budget`]). Each data-plane thread is a runtime of its own, so a call wakes no
 //!   other thread.
 //! - **Packets and calls share a processor.** A data-plane thread whose packets all arrive on one
-//!   processor moves there as long as that pays ([`sched::affinity`]): waking another processor is most
-//!   of the cost of a short call.
+//!   processor moves there as long as that pays ([`sched::affinity`]): waking another processor is
+//!   most of the cost of a short call.
 //! - **A blocked call holds no thread.** Changes of one file wait in a lane ([`sched::lanes`]), and
 //!   so do listings of one directory: a file that hangs occupies one thread, not all. The thread
 //!   that holds a lane carries out the calls that queue behind it, which saves waking a thread for
@@ -87,8 +87,8 @@
 //!   can no longer reach it, and removed from there in the background.
 //! - **Peers choose no sizes.** Records, names, counts, queues, caches and connections are bounded,
 //!   and memory grows with what arrives, not with what is announced. Everything that peers make the
-//!   server hold comes out of one budget, shared by address ([`rpc::transport::memory_budget`]); a connection
-//!   without room in it is not read.
+//!   server hold comes out of one budget, shared by address ([`rpc::transport::memory_budget`]); a
+//!   connection without room in it is not read.
 //! - **One file system for each export.** Mount points inside an export are not crossed, so a
 //!   handle of the file system identifies one file.
 

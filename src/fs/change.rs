@@ -90,7 +90,8 @@ impl Fs {
         let mode = changes.mode.filter(|_| node.kind != FileKind::Symlink);
         let (accessed, mut modified) = (changes.accessed, changes.modified);
         if resize.is_some() && (accessed, modified) == (SetTime::Keep, SetTime::Now) {
-            modified = SetTime::Keep; // truncating does it, and allows it to those who may only write
+            // Truncating sets it, and does so for callers that may only write.
+            modified = SetTime::Keep;
         }
         set_owner(node, changes)?;
         if let Some(mode) = mode {

@@ -64,7 +64,7 @@ impl Fs {
             let here = super::name::parent_of(above.as_ref().unwrap_or(path_fd))?;
             let next = Attr::of(&here)?;
             if (next.fileid, next.filesystem) == (attr.fileid, attr.filesystem) {
-                return Err(Errno::STALE); // the root of everything: moved out of the export meanwhile
+                return Err(Errno::STALE); // the root of everything: it was moved out of the export
             }
             (attr, above) = (next, Some(here));
         }

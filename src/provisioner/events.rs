@@ -154,9 +154,9 @@ impl EventRecorder {
 
     /// Records a failure, without what only administrators of the server may know
     /// ([`Error::public`]). A failure that repeats is recorded once ([`Self::record_once`]),
-    /// because the authors of objects decide how often it is retried. Returns whether the failure is new. A
-    /// failure of the API server always counts as new, and is not recorded: the event would not
-    /// reach the API server.
+    /// because the authors of objects decide how often it is retried. Returns whether the failure
+    /// is new. A failure of the API server always counts as new, and is not recorded: the event
+    /// would not reach the API server.
     pub fn record_failure(
         &self,
         object: ObjectReference,

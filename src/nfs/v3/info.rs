@@ -42,7 +42,8 @@ impl Encode for FsStatOk {
 pub fn fsstat(cx: &CallContext<'_>, fh: Fh<'_>) -> Reply<FsStatOk, PostOp> {
     let object = cx.object(fh)?;
     if cx.patience() == Patience::None {
-        return Err(Failure::WouldBlock.into()); // a distributed file system has to query its servers
+        // A distributed file system has to query its servers.
+        return Err(Failure::WouldBlock.into());
     }
     let space = cx.fs().space(&object.node);
     let attr = PostOp::of(&object);

@@ -1,5 +1,5 @@
-//! The whole provisioner with a fake API server, which keeps objects, serves watches, binds claims as
-//! the controller-manager does, and fails as a test asks.
+//! The whole provisioner with a fake API server, which keeps objects, serves watches, binds claims
+//! as the controller-manager does, and fails as a test asks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
