@@ -34,7 +34,7 @@
 //! | [`quota`] | what each volume uses; room is held before it is used, on the disk before it counts | errno sched sys |
 //! | [`fs`] | POSIX operations on handles, as the caller; knows no wire format | errno sched sys export quota telemetry |
 //! | [`locks`] | opens, share reservations, byte ranges, stateids, leases; pure | - |
-//! | [`nfs`] | NFS: what all versions share, and the procedures of each | errno sched sys xdr rpc export fs telemetry |
+//! | [`nfs`] | NFS: what all versions share, and the procedures of each | errno sched sys xdr rpc export fs locks telemetry |
 //! | [`mount`] | MOUNT: paths to handles | errno sched xdr rpc export fs telemetry |
 //! | [`portmap`] | where the programs are | rpc xdr |
 //! | [`volume`] | directory, registry entry, export and account as one unit; knows no Kubernetes | errno export fs label quota sys telemetry |
