@@ -70,6 +70,7 @@ pub use limits::{Backchannel, Limits, Settings};
 pub use principal::Principal;
 pub use running::{RunningRequest, Session};
 pub use sequence::{SequenceOutcome, SequenceReply, SequenceRequest};
+pub use slots::Suspension;
 pub use table::{Caller, SessionTable};
 pub use view::{ClientView, SessionCounts};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::slots::{ReplyCaching, SlotTable};
+use super::slots::{ReplyCaching, SlotTable, Suspension};
 use super::{ChannelAttrs, ClientId, SequenceReply, SessionError, SessionId};
 
 /// A session. Its slots have a lock of their own, held for moments only.
@@ -100,6 +100,13 @@ impl RunningRequest {
     pub fn complete(mut self, reply: &[u8]) {
         self.has_ended = true;
         self.session.slots.lock().complete(self.reply.slot, Some(reply));
+    }
+
+    /// Leaves the request in its slot until the same request comes again, by the thread that goes on
+    /// with it or by a retransmission: [`SequenceOutcome::Resumed`](super::SequenceOutcome).
+    pub fn suspend(mut self, suspension: Suspension) {
+        self.has_ended = true;
+        self.session.slots.lock().suspend(self.reply.slot, suspension);
     }
 
     /// Ends the request as if it had never come. Only if nothing of it has happened, and no reply

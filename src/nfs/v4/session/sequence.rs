@@ -1,7 +1,7 @@
 //! SEQUENCE (RFC 8881 section 18.46): begins a compound in a slot of a session.
 
 use super::channel::MIN_REPLY;
-use super::slots::{Begun, ReplyCaching};
+use super::slots::{Begun, ReplyCaching, Suspension};
 use super::{ConnectionId, RunningRequest, SessionError, SessionId, SessionTable};
 
 /// Arguments of SEQUENCE, and what is known of its compound.
@@ -45,6 +45,8 @@ pub struct SequenceReply {
 pub enum SequenceOutcome {
     /// A new one: carry out its operations.
     New(RunningRequest),
+    /// One that was suspended: go on with it.
+    Resumed(RunningRequest, Suspension),
     /// One that was carried out before: send its reply again.
     Replay(Box<[u8]>),
 }
@@ -92,20 +94,19 @@ impl SessionTable {
         if !self.bindings.is_bound(request.session, connection) {
             self.bindings.bind(request.session, connection);
         }
+        //= RFC 8881 18.46.3: the reply repeats session, sequence number and slot
+        let reply = SequenceReply {
+            session: request.session,
+            sequence: request.sequence,
+            slot: request.slot,
+            highest_slot,
+            target_highest_slot,
+        };
+        let running = || RunningRequest::new(session.clone(), caching, reply);
         Ok(match begun {
             Begun::Replay(reply) => SequenceOutcome::Replay(reply),
-            //= RFC 8881 18.46.3: the reply repeats session, sequence number and slot
-            Begun::New => SequenceOutcome::New(RunningRequest::new(
-                session.clone(),
-                caching,
-                SequenceReply {
-                    session: request.session,
-                    sequence: request.sequence,
-                    slot: request.slot,
-                    highest_slot,
-                    target_highest_slot,
-                },
-            )),
+            Begun::New => SequenceOutcome::New(running()),
+            Begun::Resumed(suspension) => SequenceOutcome::Resumed(running(), suspension),
         })
     }
 }

@@ -3,7 +3,10 @@
 //! ```text
 //!             next sequence number            complete
 //!   idle(n) -----------------------> running -----------> idle(n+1), reply kept or not
-//!      ^                                |
+//!      ^                             |  |  ^
+//!      |                     suspend |  |  | the same request again
+//!      |                             v  |  |
+//!      |                       suspended ---'
 //!      '--------------------------------' abandon: as before
 //!
 //!   the last number again:   idle -> the kept reply, RETRY_UNCACHED_REP or SEQ_FALSE_RETRY
@@ -13,6 +16,9 @@
 //!
 //! A request that is sent again never changes its slot. The reply of request n stays until request
 //! n+1 has completed, because an abandoned one leaves the slot as it was.
+
+use std::any::Any;
+use std::fmt;
 
 use super::SessionError;
 use super::memory::{Charge, Need};
@@ -33,11 +39,29 @@ pub(super) enum ReplyCaching {
     NotRequested,
 }
 
+/// What a request that waits to be continued has left in its slot.
+pub struct Suspension(pub Box<dyn Any + Send>);
+
+/// No two are equal. Implemented so that what a request is can be compared.
+impl PartialEq for Suspension {
+    fn eq(&self, _: &Self) -> bool {
+        false
+    }
+}
+
+impl fmt::Debug for Suspension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Suspension")
+    }
+}
+
 /// What a request is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Begun {
     /// A new one, which runs now.
     New,
+    /// One that was suspended, and runs again now.
+    Resumed(Suspension),
     /// The last one, with its reply.
     Replay(Box<[u8]>),
 }
@@ -84,6 +108,8 @@ struct Running {
     checksum: u64,
     /// Memory that was taken for the reply.
     reserved: usize,
+    /// Set while it waits to be continued.
+    suspended: Option<Suspension>,
 }
 
 impl LastReply {
@@ -148,10 +174,21 @@ impl SlotTable {
         let slot = &mut self.slots[index];
         //= RFC 8881 2.10.6.1: sequence numbers of a slot begin at 1, and wrap at 2^32
         let next = slot.sequence.wrapping_add(1);
-        if slot.running.is_some() {
+        if let Some(running) = &mut slot.running {
+            if sequence != next {
+                return Err(SessionError::SeqMisordered);
+            }
             //= RFC 8881 2.10.6.2: a request that is sent again while it runs gets DELAY
-            let again = sequence == next;
-            return Err(if again { SessionError::Delay } else { SessionError::SeqMisordered });
+            if running.suspended.is_none() {
+                return Err(SessionError::Delay);
+            }
+            //= RFC 8881 2.10.6.1.3.1: another request under the last number gets SEQ_FALSE_RETRY
+            if running.checksum != checksum {
+                return Err(SessionError::SeqFalseRetry);
+            }
+            let suspension = running.suspended.take().ok_or(SessionError::Delay)?;
+            self.running += 1;
+            return Ok(Begun::Resumed(suspension));
         }
         if sequence != next {
             return slot.repeated(sequence, checksum).map(Begun::Replay);
@@ -163,7 +200,7 @@ impl SlotTable {
         if !self.charge.grow(reserved, Need::Must) {
             return Err(SessionError::Delay);
         }
-        slot.running = Some(Running { checksum, reserved });
+        slot.running = Some(Running { checksum, reserved, suspended: None });
         self.running += 1;
         Ok(Begun::New)
     }
@@ -193,6 +230,16 @@ impl SlotTable {
         }
         let is_small = reserved == 0 && reply.len() <= SMALL_REPLY.min(self.cached_max);
         (is_small && self.charge.grow(bytes, Need::May)).then(|| reply.into())
+    }
+
+    /// Suspends the request that runs in a slot, until it comes again. Meanwhile it does not count
+    /// as running: it may never come.
+    pub(super) fn suspend(&mut self, slot: u32, suspension: Suspension) {
+        let slot = self.slots.get_mut(slot as usize);
+        if let Some(running) = slot.and_then(|slot| slot.running.as_mut()) {
+            running.suspended = Some(suspension);
+            self.running -= 1;
+        }
     }
 
     /// Ends the request that runs in a slot as if it had never come.

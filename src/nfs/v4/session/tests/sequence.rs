@@ -104,6 +104,41 @@ fn a_running_request_is_not_run_again() {
 }
 
 #[test]
+fn a_suspended_request_goes_on_when_it_comes_again() {
+    let mut world = World::new();
+    let (_, session) = world.client(b"a");
+    let other = SequenceRequest { checksum: 43, ..cached(session, 1) };
+    let mut running = world.begin(&cached(session, 1));
+    for step in 0..3_u32 {
+        running.suspend(Suspension(Box::new(step)));
+        assert_eq!(world.refused(&other), SessionError::SeqFalseRetry);
+        assert_eq!(world.refused(&cached(session, 2)), SessionError::SeqMisordered);
+        let Ok(SequenceOutcome::Resumed(again, Suspension(left))) =
+            world.sequence(&cached(session, 1))
+        else {
+            panic!("it is not resumed")
+        };
+        assert_eq!(left.downcast_ref(), Some(&step));
+        assert_eq!(world.refused(&cached(session, 1)), SessionError::Delay, "it runs");
+        running = again;
+    }
+    running.complete(b"one");
+    assert_eq!(world.replay(&cached(session, 1)), b"one");
+}
+
+#[test]
+fn a_suspended_request_does_not_keep_its_session() {
+    let mut world = World::new();
+    let (_, session) = world.client(b"a");
+    let running = world.begin(&cached(session, 1));
+    let connection = world.caller.connection;
+    assert_eq!(world.table.destroy_session(session, connection, None), Err(SessionError::Delay));
+    running.suspend(Suspension(Box::new(())));
+    assert_eq!(world.table.destroy_session(session, connection, None), Ok(()));
+    assert_eq!(world.table.counts().bytes, 0, "its memory is given back");
+}
+
+#[test]
 fn an_abandoned_request_leaves_its_slot_as_it_was() {
     let mut world = World::new();
     let (_, session) = world.client(b"a");
