@@ -8,13 +8,13 @@ use super::serial::SerialSet;
 use super::stateid::StateKey;
 use super::{LockError, Uptime};
 
-/// A client id, as it is on the wire. Chosen by the caller, and not used again until a restart.
+/// A client id, as it is on the wire. The caller issues it, and never again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
 /// Who a client is: what the disk keeps of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientRecord {
+pub struct RecordedClient {
     /// co_ownerid of EXCHANGE_ID.
     pub name: Arc<[u8]>,
     /// Principal that the client id belongs to, in any form that can be compared.
@@ -106,7 +106,7 @@ impl StateCounts {
 
 /// A confirmed client.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct ClientState {
     pub(super) name: Arc<[u8]>,
     /// When the lease was renewed.
     pub(super) renewed: Uptime,
@@ -121,7 +121,7 @@ pub(super) struct Client {
     pub(super) lock_owners: HashMap<Arc<[u8]>, OwnerId>,
 }
 
-impl Client {
+impl ClientState {
     pub(super) fn new(name: Arc<[u8]>, reclaim: ReclaimState, now: Uptime) -> Self {
         Self {
             name,

@@ -7,22 +7,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{ClientRecord, Uptime};
+use super::{RecordedClient, Uptime};
 
 /// A grace period that may be over.
 #[derive(Debug)]
 pub(super) struct Grace {
     deadline: Uptime,
     /// Clients that have not sent RECLAIM_COMPLETE, by name.
-    pending: HashMap<Arc<[u8]>, Pending>,
+    pending: HashMap<Arc<[u8]>, AwaitedClient>,
     /// Clients whose record is void, because they have restarted.
     restarted: Vec<Arc<[u8]>>,
 }
 
 /// A client from before the restart.
 #[derive(Debug)]
-struct Pending {
-    record: ClientRecord,
+struct AwaitedClient {
+    record: RecordedClient,
     /// Whether it was seen since.
     returned: bool,
 }
@@ -30,11 +30,12 @@ struct Pending {
 impl Grace {
     /// The grace period of these clients. `None` if there are none.
     pub(super) fn begin(
-        records: impl IntoIterator<Item = ClientRecord>,
+        records: impl IntoIterator<Item = RecordedClient>,
         deadline: Uptime,
     ) -> Option<Self> {
-        let pending =
-            |record: ClientRecord| (record.name.clone(), Pending { record, returned: false });
+        let pending = |record: RecordedClient| {
+            (record.name.clone(), AwaitedClient { record, returned: false })
+        };
         let pending: HashMap<_, _> = records.into_iter().map(pending).collect();
         //= RFC 8881 8.4.2.1: without clients that held state before the restart, no grace is needed
         (!pending.is_empty()).then_some(Self { deadline, pending, restarted: Vec::new() })
@@ -48,7 +49,7 @@ impl Grace {
 
     /// Notes a client that was confirmed. Returns whether it may reclaim, as the same client that
     /// has the record.
-    pub(super) fn client_returned(&mut self, record: &ClientRecord) -> bool {
+    pub(super) fn client_returned(&mut self, record: &RecordedClient) -> bool {
         let Some(pending) = self.pending.get_mut(&record.name) else { return false };
         //= RFC 8881 2.10.8.3: only the principal of a client may act for it
         if pending.record.principal != record.principal {

@@ -14,7 +14,7 @@ pub struct Limit {
 /// A total that is reached removes clients whose lease has expired, the longest silent first,
 /// before a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct LockLimits {
     /// Clients.
     pub clients: usize,
     /// Open states and lock states. Those that were revoked count until they are freed.
@@ -26,7 +26,7 @@ pub struct Limits {
     pub ranges: Limit,
 }
 
-impl Default for Limits {
+impl Default for LockLimits {
     /// Enough for large nodes; some 700 MiB in the worst case, with the longest names.
     fn default() -> Self {
         Self {

@@ -21,7 +21,7 @@
 //! - **Courtesy.** The state of a client with an expired lease stays until another request needs it
 //!   gone. Then all of that client's state is revoked at once, and only if the request succeeds.
 //! - **Bounds.** States, owners and byte ranges are bounded for each client and in total
-//!   ([`Limits`]). Removal leaves nothing behind: a stateid that was freed is told apart by its
+//!   ([`LockLimits`]). Removal leaves nothing behind: a stateid that was freed is told apart by its
 //!   number, which is never used again.
 //! - **Rules.** A check that an RFC demands has `//= RFC <number> <section>: <rule>` above it. A
 //!   test lists them, and demands a test for each section.
@@ -51,17 +51,17 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use client::{ClientId, ClientRecord, SequenceFlags};
+pub use client::{ClientId, RecordedClient, SequenceFlags};
 pub use error::{LimitKind, LockConflict, LockError};
 pub use event::Event;
-pub use limits::{Limit, Limits, LockCounts};
+pub use limits::{Limit, LockCounts, LockLimits};
 pub use range::{ByteRange, LockKind, LockedRange, RangeSet};
 pub use range_table::RangeTable;
-pub use share::{Access, Deny, Share};
+pub use share::{Share, ShareAccess, ShareDeny};
 pub use stateid::{SpecialStateid, Stateid};
 pub use table::{
-    AddedClient, Claim, ClientView, FileView, IoGrant, LockRequest, LockTable, LockTestRequest,
-    Locker, OpenRequest, OpenView, Opened, RangeView, Settings,
+    AddedClient, Claim, FileView, IoGrant, LockClientView, LockRequest, LockSettings, LockTable,
+    LockTestRequest, Locker, OpenRequest, OpenView, Opened, RangeView,
 };
 
 /// Time since the server started, of a clock that never goes back and does not stop while the

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::ClientId;
-use super::client::Client;
+use super::client::ClientState;
 use super::serial::{SerialMap, shrink};
 
 /// Identifies an owner of any client. Never used again.
@@ -57,7 +57,7 @@ impl Owners {
     pub(super) fn enter(
         &mut self,
         id: ClientId,
-        client: &mut Client,
+        client: &mut ClientState,
         kind: OwnerKind,
         name: &[u8],
     ) -> OwnerId {
@@ -77,7 +77,7 @@ impl Owners {
     }
 
     /// Removes a state of an owner, which ends with its last one. Returns how many are left.
-    pub(super) fn leave(&mut self, client: &mut Client, id: OwnerId) -> usize {
+    pub(super) fn leave(&mut self, client: &mut ClientState, id: OwnerId) -> usize {
         let Some(owner) = self.owners.get_mut(&id) else { return 0 };
         owner.states -= 1;
         if owner.states > 0 {
@@ -106,7 +106,7 @@ impl Owners {
 }
 
 /// The names of a client's owners of one kind.
-fn names(client: &mut Client, kind: OwnerKind) -> &mut HashMap<Arc<[u8]>, OwnerId> {
+fn names(client: &mut ClientState, kind: OwnerKind) -> &mut HashMap<Arc<[u8]>, OwnerId> {
     match kind {
         OwnerKind::Open => &mut client.open_owners,
         OwnerKind::Lock => &mut client.lock_owners,

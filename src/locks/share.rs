@@ -8,9 +8,9 @@ use super::LockError;
 
 /// Access of an open, or of I/O: reading, writing, or both. Never none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Access(u8);
+pub struct ShareAccess(u8);
 
-impl Access {
+impl ShareAccess {
     /// Reading.
     pub const READ: Self = Self(1);
     /// Writing.
@@ -31,9 +31,9 @@ impl Access {
 
 /// What an open denies to others: nothing, reading, writing, or both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Deny(u8);
+pub struct ShareDeny(u8);
 
-impl Deny {
+impl ShareDeny {
     /// Nothing.
     pub const NONE: Self = Self(0);
     /// Reading.
@@ -53,9 +53,9 @@ impl Deny {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Share {
     /// What the open may do.
-    pub access: Access,
+    pub access: ShareAccess,
     /// What others may not.
-    pub deny: Deny,
+    pub deny: ShareDeny,
 }
 
 impl Share {
@@ -67,7 +67,7 @@ impl Share {
         //= RFC 8881 18.16.3: no access at all, or an unknown mode, is INVAL
         match (u8::try_from(access), u8::try_from(deny)) {
             (Ok(access @ 1..=3), Ok(deny @ 0..=3)) => {
-                Ok(Self { access: Access(access), deny: Deny(deny) })
+                Ok(Self { access: ShareAccess(access), deny: ShareDeny(deny) })
             }
             _ => Err(LockError::InvalidShare),
         }
@@ -80,7 +80,7 @@ impl Share {
     }
 
     /// Whether the open denies such I/O of others.
-    pub fn denies(self, access: Access) -> bool {
+    pub fn denies(self, access: ShareAccess) -> bool {
         self.deny.0 & access.0 != 0
     }
 }
@@ -108,7 +108,7 @@ impl ShareHistory {
     /// The union of all OPENs.
     pub(super) fn share(self) -> Share {
         //= RFC 8881 9.9: OPENs of one owner and file are one open, with the union of their modes
-        Share { access: Access(union(self.access, 3)), deny: Deny(union(self.deny, 3)) }
+        Share { access: ShareAccess(union(self.access, 3)), deny: ShareDeny(union(self.deny, 3)) }
     }
 
     /// The history after a downgrade: the OPENs that remain in effect.
@@ -155,7 +155,7 @@ impl ShareCounts {
     }
 
     /// Whether any open state denies such I/O.
-    pub(super) fn deny(&self, access: Access) -> bool {
+    pub(super) fn deny(&self, access: ShareAccess) -> bool {
         any(self.deny, access.0)
     }
 

@@ -24,14 +24,14 @@ mod view;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use super::client::Client;
+use super::client::ClientState;
 use super::grace::Grace;
 use super::owner::{OwnerId, Owners};
 use super::range_table::RangeTable;
 use super::serial::{SerialMap, SmallMap};
 use super::share::ShareCounts;
 use super::stateid::StateKey;
-use super::{ClientId, ClientRecord, Event, Limits, LockCounts, LockError, Uptime};
+use super::{ClientId, Event, LockCounts, LockError, LockLimits, RecordedClient, Uptime};
 use state::State;
 
 #[cfg(test)]
@@ -40,11 +40,11 @@ pub use clients::AddedClient;
 pub use io::IoGrant;
 pub use lock::{LockRequest, LockTestRequest, Locker};
 pub use open::{OpenRequest, Opened};
-pub use view::{ClientView, FileView, OpenView, RangeView};
+pub use view::{FileView, LockClientView, OpenView, RangeView};
 
 /// Settings of a table. They do not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct LockSettings {
     /// Number of this start of the server. Another one after each restart; stateids have it.
     pub epoch: u32,
     /// Lease time.
@@ -55,7 +55,7 @@ pub struct Settings {
     /// Longest grace period.
     pub grace: Uptime,
     /// Bounds.
-    pub limits: Limits,
+    pub limits: LockLimits,
 }
 
 /// Whether a request is for new state, or for state of before a restart.
@@ -70,8 +70,8 @@ pub enum Claim {
 /// All state of all clients. `K` identifies a file.
 #[derive(Debug)]
 pub struct LockTable<K> {
-    settings: Settings,
-    clients: SerialMap<ClientId, Client>,
+    settings: LockSettings,
+    clients: SerialMap<ClientId, ClientState>,
     owners: Owners,
     states: SerialMap<StateKey, State<K>>,
     files: HashMap<K, File>,
@@ -95,8 +95,8 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
     /// A table without state. `recorded` are the clients that have a record from before the
     /// restart: there is a grace period for them, if there are any.
     pub fn new(
-        settings: Settings,
-        recorded: impl IntoIterator<Item = ClientRecord>,
+        settings: LockSettings,
+        recorded: impl IntoIterator<Item = RecordedClient>,
         now: Uptime,
     ) -> Self {
         Self {
@@ -142,7 +142,12 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
     }
 
     /// Checks whether a client may make new state, or reclaim state.
-    fn check_claim(&self, client: &Client, claim: Claim, now: Uptime) -> Result<(), LockError> {
+    fn check_claim(
+        &self,
+        client: &ClientState,
+        claim: Claim,
+        now: Uptime,
+    ) -> Result<(), LockError> {
         match (claim, self.is_in_grace(now)) {
             //= RFC 8881 8.4.2.1: in a grace period, requests for new state get GRACE
             (Claim::New, true) => Err(LockError::Grace),
@@ -161,7 +166,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
     }
 
     /// A client.
-    fn client(&self, id: ClientId) -> Result<&Client, LockError> {
+    fn client(&self, id: ClientId) -> Result<&ClientState, LockError> {
         self.clients.get(&id).ok_or(LockError::StaleClientid)
     }
 

@@ -30,7 +30,7 @@ pub(in crate::locks) fn vector<T>(capacity: usize) -> usize {
 impl<K: Eq + Hash + Clone> LockTable<K> {
     /// Bytes of memory, from the sizes of types and the capacities of collections.
     pub(in crate::locks) fn footprint(&self) -> usize {
-        let client = |client: &super::Client| {
+        let client = |client: &super::ClientState| {
             let owners = [&client.open_owners, &client.lock_owners];
             let owners = owners.map(|names| {
                 let names_of: usize = names.keys().map(|owner| name(owner)).sum();
@@ -45,7 +45,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
             State::Lock(_) | State::Revoked(_) => 0,
         };
         let file = |file: &File| file.opens.footprint() + file.ranges.footprint();
-        map::<(super::ClientId, super::Client)>(self.clients.capacity())
+        map::<(super::ClientId, super::ClientState)>(self.clients.capacity())
             + map::<(super::StateKey, State<K>)>(self.states.capacity())
             + map::<(K, File)>(self.files.capacity())
             + self.owners.footprint()

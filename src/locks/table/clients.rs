@@ -4,10 +4,10 @@ use std::hash::Hash;
 
 use super::LockTable;
 use super::state::State;
-use crate::locks::client::{Client, ReclaimState, RevokeReason};
+use crate::locks::client::{ClientState, ReclaimState, RevokeReason};
 use crate::locks::serial::shrink;
 use crate::locks::stateid::StateKey;
-use crate::locks::{ClientId, ClientRecord, Event, LimitKind, LockError, SequenceFlags, Uptime};
+use crate::locks::{ClientId, Event, LimitKind, LockError, RecordedClient, SequenceFlags, Uptime};
 
 /// A client that was added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
     pub fn add_client(
         &mut self,
         id: ClientId,
-        record: &ClientRecord,
+        record: &RecordedClient,
         now: Uptime,
     ) -> Result<AddedClient, LockError> {
         self.end_grace(now);
@@ -36,7 +36,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
         let grace = self.grace.as_mut();
         let may_reclaim = grace.is_some_and(|grace| grace.client_returned(record));
         let reclaim = if may_reclaim { ReclaimState::Recorded } else { ReclaimState::New };
-        self.clients.insert(id, Client::new(record.name.clone(), reclaim, now));
+        self.clients.insert(id, ClientState::new(record.name.clone(), reclaim, now));
         // The last client that was waited for may have come back without anything to reclaim.
         self.end_grace(now);
         Ok(AddedClient { may_reclaim })
@@ -129,7 +129,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
     pub fn sweep(&mut self, now: Uptime) {
         self.end_grace(now);
         let (lease, courtesy) = (self.settings.lease, self.settings.courtesy);
-        let is_gone = |client: &Client| {
+        let is_gone = |client: &ClientState| {
             client.is_expired(lease, now)
                 && (client.states.is_empty() || client.is_expired(lease + courtesy, now))
         };

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use super::LockTable;
 use super::state::State;
-use crate::locks::{Access, ClientId, LockError, SpecialStateid, Stateid, Uptime};
+use crate::locks::{ClientId, LockError, ShareAccess, SpecialStateid, Stateid, Uptime};
 
 /// By what some I/O is permitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +27,15 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
         client: ClientId,
         stateid: Stateid,
         file: &K,
-        access: Access,
+        access: ShareAccess,
         now: Uptime,
     ) -> Result<IoGrant, LockError> {
         match stateid.special() {
             None => self.check_open_io(client, stateid, file, access, now),
             //= RFC 8881 8.2.3: a READ with the bypass stateid may pass share reservations
-            Some(SpecialStateid::ReadBypass) if access == Access::READ => Ok(IoGrant::Anonymous),
+            Some(SpecialStateid::ReadBypass) if access == ShareAccess::READ => {
+                Ok(IoGrant::Anonymous)
+            }
             Some(SpecialStateid::Anonymous | SpecialStateid::ReadBypass) => {
                 //= RFC 8881 8.4.2.1: in a grace period, I/O without an open gets GRACE
                 self.check_grace(now)?;
@@ -49,7 +51,12 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
     ///
     /// # Errors
     /// `Locked`.
-    pub fn check_deny(&mut self, file: &K, access: Access, now: Uptime) -> Result<(), LockError> {
+    pub fn check_deny(
+        &mut self,
+        file: &K,
+        access: ShareAccess,
+        now: Uptime,
+    ) -> Result<(), LockError> {
         self.end_grace(now);
         //= RFC 8881 9.1.2: I/O without an open that an open denies gets LOCKED
         let in_the_way = self.denials(file, access, None, now).ok_or(LockError::Locked)?;
@@ -62,7 +69,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
         client: ClientId,
         stateid: Stateid,
         file: &K,
-        access: Access,
+        access: ShareAccess,
         now: Uptime,
     ) -> Result<IoGrant, LockError> {
         self.end_grace(now);
@@ -72,7 +79,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
             return Ok(IoGrant::Open);
         }
         //= RFC 8881 9.1.2: I/O beyond the access of its open gets OPENMODE
-        if access != Access::READ {
+        if access != ShareAccess::READ {
             return Err(LockError::OpenMode);
         }
         //= RFC 8881 9.1.2: READ with an open for writing may pass, unless others deny reading

@@ -6,7 +6,7 @@ use super::state::State;
 use super::{Claim, LockTable};
 use crate::locks::owner::OwnerId;
 use crate::locks::range::RangeEdit;
-use crate::locks::share::Access;
+use crate::locks::share::ShareAccess;
 use crate::locks::stateid::StateKey;
 use crate::locks::{
     ByteRange, ClientId, LimitKind, LockConflict, LockError, LockKind, LockedRange, RangeTable,
@@ -144,8 +144,8 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
     /// Checks that an open has the access that a lock needs.
     fn check_lock_mode(&self, open: StateKey, kind: LockKind) -> Result<(), LockError> {
         let needed = match kind {
-            LockKind::Read => Access::READ,
-            LockKind::Write => Access::WRITE,
+            LockKind::Read => ShareAccess::READ,
+            LockKind::Write => ShareAccess::WRITE,
         };
         //= RFC 8881 18.10.3: a lock needs an open with the same access, otherwise OPENMODE
         match self.share_of(open) {

@@ -6,7 +6,7 @@ use super::state::{OpenState, State};
 use super::{Claim, LockTable};
 use crate::locks::share::ShareHistory;
 use crate::locks::stateid::{StateKey, next_seqid};
-use crate::locks::{Access, ClientId, LimitKind, LockError, Share, Stateid, Uptime};
+use crate::locks::{ClientId, LimitKind, LockError, Share, ShareAccess, Stateid, Uptime};
 
 /// Arguments of OPEN.
 #[derive(Clone, Copy, Debug)]
@@ -169,7 +169,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
     pub(super) fn denials(
         &self,
         file: &K,
-        access: Access,
+        access: ShareAccess,
         by: Option<(StateKey, ClientId)>,
         now: Uptime,
     ) -> Option<Vec<ClientId>> {

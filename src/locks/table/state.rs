@@ -14,7 +14,7 @@ use crate::locks::{ClientId, Event, LockError, Share, Stateid};
 #[derive(Debug)]
 pub(super) enum State<K> {
     Open(OpenState<K>),
-    Lock(LockState),
+    Lock(ByteRangeState),
     Revoked(RevokedState),
 }
 
@@ -39,7 +39,7 @@ impl<K> OpenState<K> {
 
 /// The locks that a lock owner got through an open.
 #[derive(Debug)]
-pub(super) struct LockState {
+pub(super) struct ByteRangeState {
     pub(super) client: ClientId,
     pub(super) owner: OwnerId,
     pub(super) seqid: u32,
@@ -123,7 +123,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
         client: ClientId,
         stateid: Stateid,
         file: &K,
-    ) -> Result<(StateKey, &LockState, &OpenState<K>), LockError> {
+    ) -> Result<(StateKey, &ByteRangeState, &OpenState<K>), LockError> {
         let (key, State::Lock(lock)) = self.state(client, stateid)? else {
             return Err(LockError::BadStateid);
         };
@@ -209,7 +209,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
         self.totals.locks += 1;
         state.locks.insert(owner, key);
         // The first change of the state makes this 1.
-        let lock = LockState { client: id, owner, seqid: 0, open };
+        let lock = ByteRangeState { client: id, owner, seqid: 0, open };
         self.states.insert(key, State::Lock(lock));
         Ok((key, owner))
     }

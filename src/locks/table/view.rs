@@ -9,7 +9,7 @@ use crate::locks::{ClientId, LockCounts, LockedRange, Share, Uptime};
 
 /// A client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientView<'a> {
+pub struct LockClientView<'a> {
     /// Its id.
     pub id: ClientId,
     /// co_ownerid of the client.
@@ -77,9 +77,9 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
     }
 
     /// All clients, in any order.
-    pub fn clients(&self, now: Uptime) -> impl Iterator<Item = ClientView<'_>> {
+    pub fn clients(&self, now: Uptime) -> impl Iterator<Item = LockClientView<'_>> {
         let lease = self.settings.lease;
-        self.clients.iter().map(move |(id, client)| ClientView {
+        self.clients.iter().map(move |(id, client)| LockClientView {
             id: *id,
             name: &client.name,
             idle: now.saturating_sub(client.renewed),

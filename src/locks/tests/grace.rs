@@ -26,7 +26,7 @@ fn absent(names: &[&str]) -> Vec<Event<u8>> {
 //= test RFC 8881 8.4.2.1
 #[test]
 fn grace_ends_when_all_have_reclaimed() {
-    let mut world = World::restarted(Limits::default(), &["a", "b"]);
+    let mut world = World::restarted(LockLimits::default(), &["a", "b"]);
     assert!(world.add(A, "a"));
     assert!(world.add(B, "b"));
     assert!(!world.add(C, "c"));
@@ -34,9 +34,9 @@ fn grace_ends_when_all_have_reclaimed() {
     reclaim_lock(&mut world, A, a, bytes(0, 10)).unwrap();
     assert_eq!(reclaim(&mut world, C, BOTH), Err(ReclaimBad));
     assert_eq!(world.open(C, BOTH), Err(Grace));
-    assert_eq!(world.io(C, Stateid::ANONYMOUS, Access::READ), Err(Grace));
-    assert_eq!(world.io(C, Stateid::READ_BYPASS, Access::READ), Ok(IoGrant::Anonymous));
-    assert_eq!(world.io(A, a, Access::WRITE), Ok(IoGrant::Open));
+    assert_eq!(world.io(C, Stateid::ANONYMOUS, ShareAccess::READ), Err(Grace));
+    assert_eq!(world.io(C, Stateid::READ_BYPASS, ShareAccess::READ), Ok(IoGrant::Anonymous));
+    assert_eq!(world.io(A, a, ShareAccess::WRITE), Ok(IoGrant::Open));
     assert_eq!(world.table.check_grace(world.now), Err(Grace));
     assert_eq!(world.lock(A, a, "l", bytes(50, 1), LockKind::Read), Err(Grace));
     world.complete(C).unwrap();
@@ -53,7 +53,7 @@ fn grace_ends_when_all_have_reclaimed() {
 
 #[test]
 fn grace_ends_at_its_deadline_without_those_that_are_absent() {
-    let mut world = World::restarted(Limits::default(), &["a", "b"]);
+    let mut world = World::restarted(LockLimits::default(), &["a", "b"]);
     world.add(A, "a");
     world.add(C, "c");
     world.complete(C).unwrap();
@@ -71,7 +71,7 @@ fn grace_ends_at_its_deadline_without_those_that_are_absent() {
 
 #[test]
 fn a_sweep_ends_grace_as_well() {
-    let mut world = World::restarted(Limits::default(), &["a"]);
+    let mut world = World::restarted(LockLimits::default(), &["a"]);
     world.pass(LEASE, &[]);
     world.table.sweep(world.now);
     assert_eq!(world.table.take_events(), absent(&["a"]));
@@ -79,7 +79,7 @@ fn a_sweep_ends_grace_as_well() {
 
 #[test]
 fn there_is_no_grace_without_records() {
-    let mut world = World::restarted(Limits::default(), &[]);
+    let mut world = World::restarted(LockLimits::default(), &[]);
     assert!(!world.table.is_in_grace(world.now));
     world.add(A, "a");
     assert_eq!(reclaim(&mut world, A, BOTH), Err(NoGrace));
@@ -91,7 +91,7 @@ fn there_is_no_grace_without_records() {
 //= test RFC 8881 18.51.3
 #[test]
 fn a_client_opens_nothing_new_before_reclaim_complete_and_reclaims_nothing_after() {
-    let mut world = World::restarted(Limits::default(), &["a", "b"]);
+    let mut world = World::restarted(LockLimits::default(), &["a", "b"]);
     world.add(A, "a");
     world.add(B, "b");
     let open = reclaim(&mut world, A, BOTH).unwrap();
@@ -100,7 +100,7 @@ fn a_client_opens_nothing_new_before_reclaim_complete_and_reclaims_nothing_after
     assert_eq!(reclaim(&mut world, A, BOTH), Err(NoGrace));
     assert_eq!(reclaim_lock(&mut world, A, open, bytes(0, 1)), Err(NoGrace));
 
-    let mut world = World::restarted(Limits::default(), &[]);
+    let mut world = World::restarted(LockLimits::default(), &[]);
     world.add(A, "a");
     assert_eq!(world.open(A, BOTH), Err(Grace));
     world.complete(A).unwrap();
@@ -110,7 +110,7 @@ fn a_client_opens_nothing_new_before_reclaim_complete_and_reclaims_nothing_after
 //= test RFC 8881 9.11
 #[test]
 fn reclaims_that_conflict_are_refused() {
-    let mut world = World::restarted(Limits::default(), &["a", "b"]);
+    let mut world = World::restarted(LockLimits::default(), &["a", "b"]);
     world.add(A, "a");
     world.add(B, "b");
     let a = reclaim(&mut world, A, (3, 0)).unwrap();
@@ -129,7 +129,7 @@ fn reclaims_that_conflict_are_refused() {
 //= test RFC 8881 18.11.3
 #[test]
 fn locks_are_not_tested_during_grace() {
-    let mut world = World::restarted(Limits::default(), &["a"]);
+    let mut world = World::restarted(LockLimits::default(), &["a"]);
     world.add(A, "a");
     assert_eq!(world.lock_test(A, "l", bytes(0, 1), LockKind::Read), Err(Grace));
     world.complete(A).unwrap();
@@ -139,8 +139,8 @@ fn locks_are_not_tested_during_grace() {
 //= test RFC 8881 2.4
 #[test]
 fn a_client_that_restarted_too_has_nothing_to_reclaim_and_is_not_waited_for() {
-    let mut world = World::restarted(Limits::default(), &["a", "b"]);
-    let again = ClientRecord { verifier: [2; 8], ..record("a") };
+    let mut world = World::restarted(LockLimits::default(), &["a", "b"]);
+    let again = RecordedClient { verifier: [2; 8], ..record("a") };
     assert!(!world.table.add_client(A, &again, world.now).unwrap().may_reclaim);
     assert_eq!(reclaim(&mut world, A, BOTH), Err(ReclaimBad));
     world.add(B, "b");
@@ -152,8 +152,8 @@ fn a_client_that_restarted_too_has_nothing_to_reclaim_and_is_not_waited_for() {
 
 #[test]
 fn grace_ends_at_once_if_its_only_client_has_restarted() {
-    let mut world = World::restarted(Limits::default(), &["a"]);
-    let again = ClientRecord { verifier: [2; 8], ..record("a") };
+    let mut world = World::restarted(LockLimits::default(), &["a"]);
+    let again = RecordedClient { verifier: [2; 8], ..record("a") };
     world.table.add_client(A, &again, world.now).unwrap();
     assert!(!world.table.is_in_grace(world.now));
     assert_eq!(world.table.take_events(), absent(&["a"]));
@@ -162,10 +162,10 @@ fn grace_ends_at_once_if_its_only_client_has_restarted() {
 //= test RFC 8881 2.10.8.3
 #[test]
 fn another_principal_does_not_reclaim_or_end_the_grace_of_a_client() {
-    let mut world = World::restarted(Limits::default(), &["a"]);
-    let other = ClientRecord { principal: (*b"other").into(), ..record("a") };
+    let mut world = World::restarted(LockLimits::default(), &["a"]);
+    let other = RecordedClient { principal: (*b"other").into(), ..record("a") };
     assert!(!world.table.add_client(B, &other, world.now).unwrap().may_reclaim);
-    let other = ClientRecord { verifier: [2; 8], ..other };
+    let other = RecordedClient { verifier: [2; 8], ..other };
     assert!(!world.table.add_client(C, &other, world.now).unwrap().may_reclaim);
     world.complete(B).unwrap();
     assert!(world.table.is_in_grace(world.now));
@@ -175,7 +175,7 @@ fn another_principal_does_not_reclaim_or_end_the_grace_of_a_client() {
 
 #[test]
 fn a_client_with_its_record_need_not_be_recorded_again() {
-    let mut world = World::restarted(Limits::default(), &["a"]);
+    let mut world = World::restarted(LockLimits::default(), &["a"]);
     world.add(A, "a");
     let opened = world.open_claim(A, "o", FILE, BOTH, Claim::Reclaim).unwrap();
     assert!(!opened.must_record);
@@ -186,7 +186,7 @@ fn a_client_with_its_record_need_not_be_recorded_again() {
 
 #[test]
 fn a_client_that_was_removed_and_comes_back_during_grace_may_reclaim() {
-    let mut world = World::restarted(Limits::default(), &["a"]);
+    let mut world = World::restarted(LockLimits::default(), &["a"]);
     world.add(A, "a");
     reclaim(&mut world, A, BOTH).unwrap();
     world.table.remove_client(A);

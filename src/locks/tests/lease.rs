@@ -42,7 +42,7 @@ fn a_conflict_revokes_all_state_of_a_silent_client() {
         assert_eq!(world.test(A, stateid), Err(Expired));
         assert_eq!(world.test(B, stateid), Err(BadStateid));
     }
-    assert_eq!(world.io(A, open, Access::READ), Err(Expired));
+    assert_eq!(world.io(A, open, ShareAccess::READ), Err(Expired));
     assert_eq!(world.close(A, open), Err(Expired));
     assert_eq!(world.unlock(A, lock, bytes(0, 1)), Err(Expired));
     assert_eq!(world.lock_more(A, lock, bytes(50, 1), Read), Err(Expired));
@@ -147,7 +147,7 @@ fn a_volume_that_goes_revokes_the_state_of_its_files() {
     assert_eq!(world.table.take_events(), [Event::Unopened(*FILE)]);
     assert_eq!(world.renew(A).unwrap(), SequenceFlags::ADMIN_REVOKED);
     assert_eq!([world.test(A, open), world.test(A, lock)], [Err(AdminRevoked), Err(AdminRevoked)]);
-    assert_eq!(world.io(B, other, Access::READ), Err(AdminRevoked));
+    assert_eq!(world.io(B, other, ShareAccess::READ), Err(AdminRevoked));
     assert_eq!(world.test(A, elsewhere), Ok(()));
     assert_eq!(world.table.revoke_files(|file| file == FILE), 0);
     world.table.check();
@@ -201,7 +201,7 @@ fn a_request_of_a_client_does_not_revoke_its_own_state() {
     world.pass(LEASE * 2, &[]);
     assert_eq!(world.open_as(A, "other", FILE, (1, 2)), Err(ShareDenied));
     assert!(matches!(world.lock(A, open, "other", bytes(0, 1), Read), Err(Denied(_))));
-    let io = world.table.check_io(A, writer, &2, Access::READ, world.now);
+    let io = world.table.check_io(A, writer, &2, ShareAccess::READ, world.now);
     assert_eq!(io, Ok(IoGrant::Open));
     assert_eq!(world.renew(A).unwrap().bits(), 0);
 }

@@ -4,8 +4,8 @@ use super::*;
 use LockError::{LockRange, TooMany};
 use LockKind::{Read, Write};
 
-fn limits(edit: impl FnOnce(&mut Limits)) -> Limits {
-    let mut limits = Limits::default();
+fn limits(edit: impl FnOnce(&mut LockLimits)) -> LockLimits {
+    let mut limits = LockLimits::default();
     edit(&mut limits);
     limits
 }

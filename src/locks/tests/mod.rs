@@ -38,13 +38,13 @@ const READ: (u32, u32) = (1, 0);
 const WRITE: (u32, u32) = (2, 0);
 const BOTH: (u32, u32) = (3, 0);
 
-fn settings(limits: Limits) -> Settings {
-    Settings { epoch: EPOCH, lease: LEASE, courtesy: COURTESY, grace: LEASE, limits }
+fn settings(limits: LockLimits) -> LockSettings {
+    LockSettings { epoch: EPOCH, lease: LEASE, courtesy: COURTESY, grace: LEASE, limits }
 }
 
-fn record(name: &str) -> ClientRecord {
+fn record(name: &str) -> RecordedClient {
     let [name, principal] = [name, "root"].map(|text| text.as_bytes().into());
-    ClientRecord { name, principal, verifier: [1; 8] }
+    RecordedClient { name, principal, verifier: [1; 8] }
 }
 
 fn share((access, deny): (u32, u32)) -> Share {
@@ -64,10 +64,10 @@ struct World {
 impl World {
     /// A table with the clients A, B and C, which have nothing to reclaim.
     fn new() -> Self {
-        Self::with(Limits::default())
+        Self::with(LockLimits::default())
     }
 
-    fn with(limits: Limits) -> Self {
+    fn with(limits: LockLimits) -> Self {
         let mut world = Self::restarted(limits, &[]);
         for (id, name) in [(A, "a"), (B, "b"), (C, "c")] {
             world.add(id, name);
@@ -77,7 +77,7 @@ impl World {
     }
 
     /// A table without clients, after a restart in which these had records.
-    fn restarted(limits: Limits, recorded: &[&str]) -> Self {
+    fn restarted(limits: LockLimits, recorded: &[&str]) -> Self {
         let now = Duration::from_secs(1000);
         let records = recorded.iter().map(|name| record(name));
         Self { table: LockTable::new(settings(limits), records, now), now }
@@ -191,7 +191,7 @@ impl World {
         &mut self,
         client: ClientId,
         stateid: Stateid,
-        access: Access,
+        access: ShareAccess,
     ) -> Result<IoGrant, LockError> {
         self.table.check_io(client, stateid, FILE, access, self.now)
     }

@@ -49,7 +49,7 @@ enum Step {
     LockTest { client: u8, owner: u8, file: u8, range: (usize, usize), kind: LockKind },
     Unlock(Target, (usize, usize)),
     Io(Target, u32),
-    Deny(u8, u32),
+    ShareDeny(u8, u32),
     Test(Target),
     Free(Target),
     Pass(u64),
@@ -116,7 +116,7 @@ fn steps() -> impl Strategy<Value = Step> {
         ),
         14 => (targets(), range()).prop_map(|(target, range)| Step::Unlock(target, range)),
         6 => (targets(), 1_u32..4).prop_map(|(target, access)| Step::Io(target, access)),
-        3 => (file(), 1_u32..4).prop_map(|(file, access)| Step::Deny(file, access)),
+        3 => (file(), 1_u32..4).prop_map(|(file, access)| Step::ShareDeny(file, access)),
         4 => targets().prop_map(Step::Test),
         6 => targets().prop_map(Step::Free),
         12 => small.prop_map(Step::Pass),
@@ -127,18 +127,18 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 /// Limits that are reached often, or never.
-fn limits() -> impl Strategy<Value = Limits> {
+fn limits() -> impl Strategy<Value = LockLimits> {
     let limit = |client, total| (client, total).prop_map(|(client, total)| Limit { client, total });
     let small = (2_usize..6, limit(3_usize..9, 6_usize..16), limit(2_usize..5, 4_usize..9), {
         limit(1_usize..5, 2_usize..9)
     });
-    let small = small.prop_map(|(clients, states, owners, ranges)| Limits {
+    let small = small.prop_map(|(clients, states, owners, ranges)| LockLimits {
         clients,
         states,
         owners,
         ranges,
     });
-    prop_oneof![2 => Just(Limits::default()), 1 => small]
+    prop_oneof![2 => Just(LockLimits::default()), 1 => small]
 }
 
 /// Both tables, and what connects them.
@@ -152,13 +152,13 @@ struct Pair {
     issued: u64,
 }
 
-fn record(name: u8, same_verifier: bool) -> ClientRecord {
+fn record(name: u8, same_verifier: bool) -> RecordedClient {
     let verifier = [u8::from(same_verifier); 8];
-    ClientRecord { name: [name].as_slice().into(), principal: [0].as_slice().into(), verifier }
+    RecordedClient { name: [name].as_slice().into(), principal: [0].as_slice().into(), verifier }
 }
 
 impl Pair {
-    fn new(limits: Limits, recorded: &[u8]) -> Self {
+    fn new(limits: LockLimits, recorded: &[u8]) -> Self {
         let now = Duration::from_secs(1000);
         let records = recorded.iter().map(|name| record(*name, true));
         let pending = recorded.iter().map(|name| (*name, false)).collect();
@@ -365,7 +365,7 @@ impl Pair {
                     self.of_target(step, at);
                 }
             }
-            Step::Deny(file, access) => {
+            Step::ShareDeny(file, access) => {
                 let got = self.table.check_deny(&file, super::share((access, 0)).access, now);
                 same(got.map(|()| 0), self.naive.check_deny(file, access, None));
             }

@@ -84,7 +84,7 @@ pub(super) struct Reference {
 
 #[derive(Clone, Debug)]
 pub(super) struct Naive {
-    pub(super) limits: Limits,
+    pub(super) limits: LockLimits,
     pub(super) now: Duration,
     pub(super) clients: BTreeMap<u64, NaiveClient>,
     pub(super) states: Vec<NaiveState>,

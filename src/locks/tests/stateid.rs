@@ -88,14 +88,14 @@ fn stateids_of_others_of_other_files_of_earlier_starts_and_freed_ones_are_bad() 
     assert_eq!(world.close(B, open), Err(BadStateid));
     assert_eq!(world.test(B, open), Err(BadStateid));
     assert_eq!(world.free(B, lock), Err(BadStateid));
-    assert_eq!(world.io(B, lock, Access::READ), Err(BadStateid));
+    assert_eq!(world.io(B, lock, ShareAccess::READ), Err(BadStateid));
     assert_eq!(world.lock_more(B, lock, bytes(9, 1), LockKind::Read), Err(BadStateid));
     // Another file.
     assert_eq!(world.table.close(A, open, &2), Err(BadStateid));
     assert_eq!(world.table.unlock(A, lock, &2, bytes(0, 1)), Err(BadStateid));
-    let io = world.table.check_io(A, open, &2, Access::READ, world.now);
+    let io = world.table.check_io(A, open, &2, ShareAccess::READ, world.now);
     assert_eq!(io, Err(BadStateid));
-    let io = world.table.check_io(A, lock, &2, Access::READ, world.now);
+    let io = world.table.check_io(A, lock, &2, ShareAccess::READ, world.now);
     assert_eq!(io, Err(BadStateid));
     // Another kind.
     assert_eq!(world.close(A, lock), Err(BadStateid));

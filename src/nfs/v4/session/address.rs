@@ -3,20 +3,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::memory::{AddressShare, Charge, SlotMemory};
+use super::memory::{AddressShare, SlotCharge, SlotMemory};
 use crate::rpc::address::Address;
 
 /// The addresses that have confirmed clients.
 #[derive(Debug)]
 pub(super) struct Addresses {
     memory: Arc<SlotMemory>,
-    entries: HashMap<Address, AddressEntry>,
+    entries: HashMap<Address, ClientAddress>,
     /// Confirmed clients of all addresses.
     clients: usize,
 }
 
 #[derive(Debug)]
-struct AddressEntry {
+struct ClientAddress {
     share: Arc<AddressShare>,
     clients: usize,
 }
@@ -55,8 +55,8 @@ impl Addresses {
 
     /// Returns an empty charge for a session. [`Addresses::release`] the address if the session is
     /// not created.
-    pub(super) fn charge(&mut self, address: Address) -> Charge {
-        Charge::new(self.entry(address).share.clone())
+    pub(super) fn charge(&mut self, address: Address) -> SlotCharge {
+        SlotCharge::new(self.entry(address).share.clone())
     }
 
     /// Forgets an address without clients. Requests that still run in sessions of earlier ones hold
@@ -72,10 +72,10 @@ impl Addresses {
         self.entries.len()
     }
 
-    fn entry(&mut self, address: Address) -> &mut AddressEntry {
+    fn entry(&mut self, address: Address) -> &mut ClientAddress {
         let memory = &self.memory;
         let new =
-            || AddressEntry { share: Arc::new(AddressShare::new(memory.clone())), clients: 0 };
+            || ClientAddress { share: Arc::new(AddressShare::new(memory.clone())), clients: 0 };
         self.entries.entry(address).or_insert_with(new)
     }
 }

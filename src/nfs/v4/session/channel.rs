@@ -1,6 +1,6 @@
 //! Attributes of channels, and how they are negotiated (RFC 8881 section 18.36.3).
 
-use super::{Limits, SessionError};
+use super::{SessionError, SessionLimits};
 
 /// Bytes of the smallest request: an RPC header with AUTH_NONE, and a compound with SEQUENCE only.
 const MIN_REQUEST: u32 = 40 + 12 + 36;
@@ -36,7 +36,7 @@ impl ChannelAttrs {
     ///
     /// # Errors
     /// `Toosmall`.
-    pub(super) fn negotiate_fore(&self, limits: &Limits) -> Result<Self, SessionError> {
+    pub(super) fn negotiate_fore(&self, limits: &SessionLimits) -> Result<Self, SessionError> {
         //= RFC 8881 18.36.3: a channel on which nothing could ever be sent gets TOOSMALL
         if self.max_request < MIN_REQUEST || self.max_reply < MIN_REPLY {
             return Err(SessionError::Toosmall);

@@ -31,7 +31,7 @@ pub enum HeldState {
 
 /// A client.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct SessionClient {
     pub(super) record: ClientRecord,
     pub(super) stage: ClientStage,
     /// Address of its EXCHANGE_ID.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::client::{Client, ClientStage};
-use super::memory::{Charge, Need};
-use super::slots::SlotTable;
+use super::client::{ClientStage, SessionClient};
+use super::memory::{Need, SlotCharge};
+use super::slots::SessionSlots;
 use super::{
     Backchannel, Caller, ChannelAttrs, ClientId, ClientRecord, Session, SessionError, SessionId,
     SessionTable, Uptime,
@@ -128,7 +128,7 @@ impl SessionTable {
     }
 
     /// Checks whether a client may have another session.
-    fn check_room(&self, client: &Client) -> Result<(), SessionError> {
+    fn check_room(&self, client: &SessionClient) -> Result<(), SessionError> {
         let limits = &self.settings.limits;
         if client.sessions.len() >= limits.sessions_of_client {
             return Err(SessionError::Nospc);
@@ -149,11 +149,11 @@ impl SessionTable {
         mut fore: ChannelAttrs,
     ) -> Result<Session, SessionError> {
         let client = self.clients.get(&request.client).ok_or(SessionError::StaleClientid)?;
-        let mut charge: Charge = self.addresses.charge(client.address);
+        let mut charge: SlotCharge = self.addresses.charge(client.address);
         if !charge.grow(SESSION_BYTES, Need::Must) {
             return Err(SessionError::Delay);
         }
-        let slots = SlotTable::new(fore.max_requests, fore.max_cached_reply as usize, charge);
+        let slots = SessionSlots::new(fore.max_requests, fore.max_cached_reply as usize, charge);
         let slots = slots.ok_or(SessionError::Delay)?;
         fore.max_requests = slots.count();
         let has_back = request.flags & CONN_BACK_CHAN != 0
@@ -190,7 +190,7 @@ impl SessionTable {
     }
 }
 
-impl Client {
+impl SessionClient {
     /// Returns the reply to a CREATE_SESSION that is sent again, `None` for the next one.
     fn replayed(&self, sequence: u32) -> Result<Option<CreatedSession>, SessionError> {
         //= RFC 8881 18.36.4: the next number is a new request, the last one gets its reply again

@@ -1,6 +1,6 @@
 //! DESTROY_SESSION and DESTROY_CLIENTID (RFC 8881 sections 18.37 and 18.50).
 
-use super::client::{Client, ClientStage};
+use super::client::{ClientStage, SessionClient};
 use super::{
     ClientId, ClientRecord, ConnectionId, HeldState, RunningRequest, SessionError, SessionId,
     SessionTable,
@@ -18,7 +18,7 @@ pub struct RemovedClient {
 }
 
 impl RemovedClient {
-    pub(super) fn of(id: ClientId, client: Client) -> Self {
+    pub(super) fn of(id: ClientId, client: SessionClient) -> Self {
         let was_confirmed = client.stage == ClientStage::Confirmed;
         Self { client: id, record: client.record, was_confirmed }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::client::{Client, ClientStage, CreateSlot};
+use super::client::{ClientStage, CreateSlot, SessionClient};
 use super::destroy::RemovedClient;
 use super::{
     Caller, ClientId, ClientRecord, HeldState, Principal, SessionError, SessionTable, Uptime,
@@ -141,7 +141,7 @@ impl SessionTable {
             Some((owner, _)) => owner.clone(),
             None => Arc::from(request.owner),
         };
-        let client = Client {
+        let client = SessionClient {
             record: ClientRecord { owner, principal: caller.principal, verifier: request.verifier },
             stage: ClientStage::Unconfirmed(self.unconfirmed.push(id, address, now)),
             peer: caller.address,
@@ -179,7 +179,7 @@ impl ExchangeId<'_> {
     }
 }
 
-impl Client {
+impl SessionClient {
     /// Checks whether a client of another principal may take the place of this confirmed client.
     fn check_replaceable(&self, held: HeldState) -> Result<(), SessionError> {
         //= RFC 8881 18.35.4: another principal gets CLID_INUSE while the client has state and lease

@@ -4,9 +4,7 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher24;
 
-/// A client id, as it is on the wire. Not issued again, neither before nor after a restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClientId(pub u64);
+use crate::locks::ClientId;
 
 /// A session id, as it is on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

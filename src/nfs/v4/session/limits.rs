@@ -5,7 +5,7 @@ use crate::nfs::core::CALL_MAX;
 
 /// Settings of a table. They do not change.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct SessionSettings {
     /// Number of this start of the server ([`super::store::ClientStore::epoch`]).
     pub epoch: u32,
     /// Random bytes of this start of the server ([`super::store::random_secret`]).
@@ -15,7 +15,7 @@ pub struct Settings {
     /// Whether requests can be sent to clients.
     pub backchannel: Backchannel,
     /// Bounds.
-    pub limits: Limits,
+    pub limits: SessionLimits,
 }
 
 /// Whether requests can be sent to clients.
@@ -30,13 +30,13 @@ pub enum Backchannel {
 
 /// Bounds of what clients make the server keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct SessionLimits {
     /// Unconfirmed clients; the oldest is forgotten for a new one.
     pub unconfirmed: usize,
     /// Unconfirmed clients of one address.
     pub unconfirmed_of_address: usize,
     /// Confirmed clients that addresses share. An address may have twice as many as are left, and
-    /// [`Limits::clients_of_address`] in any case: the lock table bounds all of them.
+    /// [`SessionLimits::clients_of_address`] in any case: the lock table bounds all of them.
     pub clients: usize,
     /// Confirmed clients that any address may have.
     pub clients_of_address: usize,
@@ -56,7 +56,7 @@ pub struct Limits {
     pub memory: usize,
 }
 
-impl Default for Limits {
+impl Default for SessionLimits {
     /// Enough for large clusters. Clients of Linux ask for 8 operations, 64 slots, and kept replies
     /// of 7.5 KiB, which they never need.
     fn default() -> Self {

@@ -39,7 +39,7 @@ pub(super) enum Need {
 
 /// The memory of one session, given back when this is dropped.
 #[derive(Debug)]
-pub(super) struct Charge {
+pub(super) struct SlotCharge {
     share: Arc<AddressShare>,
     bytes: usize,
 }
@@ -92,7 +92,7 @@ impl AddressShare {
     }
 }
 
-impl Charge {
+impl SlotCharge {
     /// Charges nothing yet.
     pub(super) const fn new(share: Arc<AddressShare>) -> Self {
         Self { share, bytes: 0 }
@@ -127,7 +127,7 @@ impl Charge {
     }
 }
 
-impl Drop for Charge {
+impl Drop for SlotCharge {
     fn drop(&mut self) {
         self.share.give_back(self.bytes);
     }

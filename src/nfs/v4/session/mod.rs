@@ -24,7 +24,7 @@
 //! [`ClientId`], and asks the caller for the rest: [`HeldState`].
 //!
 //! - **Bounds.** Unconfirmed clients, sessions of a client, connections of a session, slots, and
-//!   the bytes of all slots with their replies ([`Limits`]). Clients and bytes are shared by
+//!   the bytes of all slots with their replies ([`SessionLimits`]). Clients and bytes are shared by
 //!   address, so that one address leaves room for others.
 //! - **Ids.** Client ids begin with the epoch, so that an id is not issued again after a restart.
 //!   The rest, and session ids, cannot be guessed: whoever knows them can act for the client,
@@ -58,6 +58,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use crate::locks::{ClientId, Uptime};
 pub use bind::{BindRequest, BoundDirection, DirectionRequest};
 pub use channel::ChannelAttrs;
 pub use client::{ClientRecord, HeldState};
@@ -65,15 +66,11 @@ pub use create::{Confirmation, CreateSession, CreatedSession};
 pub use destroy::RemovedClient;
 pub use error::SessionError;
 pub use exchange::{ExchangeId, ExchangedId, StateProtection};
-pub use id::{ClientId, ConnectionId, SessionId};
-pub use limits::{Backchannel, Limits, Settings};
+pub use id::{ConnectionId, SessionId};
+pub use limits::{Backchannel, SessionLimits, SessionSettings};
 pub use principal::Principal;
 pub use running::{RunningRequest, Session};
 pub use sequence::{SequenceOutcome, SequenceReply, SequenceRequest};
 pub use slots::Suspension;
 pub use table::{Caller, SessionTable};
-pub use view::{ClientView, SessionCounts};
-
-/// Time since the server started, of a clock that never goes back and does not stop while the
-/// machine sleeps.
-pub type Uptime = std::time::Duration;
+pub use view::{SessionClientView, SessionCounts};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::slots::{ReplyCaching, SlotTable, Suspension};
+use super::slots::{ReplyCaching, SessionSlots, Suspension};
 use super::{ChannelAttrs, ClientId, SequenceReply, SessionError, SessionId};
 
 /// A session. Its slots have a lock of their own, held for moments only.
@@ -16,7 +16,7 @@ pub struct Session {
     pub(super) fore: ChannelAttrs,
     /// Program number of callbacks, if the session has a back channel.
     pub(super) callback: Option<u32>,
-    pub(super) slots: Mutex<SlotTable>,
+    pub(super) slots: Mutex<SessionSlots>,
 }
 
 impl Session {

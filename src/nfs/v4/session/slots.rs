@@ -21,7 +21,7 @@ use std::any::Any;
 use std::fmt;
 
 use super::SessionError;
-use super::memory::{Charge, Need};
+use super::memory::{Need, SlotCharge};
 
 /// A reply of at most this size is kept even if the client did not ask for it: a SEQUENCE alone, or
 /// an error.
@@ -68,7 +68,7 @@ pub(super) enum Begun {
 
 /// The slots of a session, with the memory that they take.
 #[derive(Debug)]
-pub(super) struct SlotTable {
+pub(super) struct SessionSlots {
     /// Slots that were used, and those before them.
     slots: Vec<Slot>,
     /// The number of slots that the client may use.
@@ -76,7 +76,7 @@ pub(super) struct SlotTable {
     /// Largest reply that is kept.
     cached_max: usize,
     running: u32,
-    charge: Charge,
+    charge: SlotCharge,
 }
 
 /// A slot.
@@ -121,10 +121,10 @@ impl LastReply {
     }
 }
 
-impl SlotTable {
+impl SessionSlots {
     /// Takes the memory for up to `wanted` slots, or fewer if memory is short. `None` if there is
     /// not enough for one.
-    pub(super) fn new(wanted: u32, cached_max: usize, mut charge: Charge) -> Option<Self> {
+    pub(super) fn new(wanted: u32, cached_max: usize, mut charge: SlotCharge) -> Option<Self> {
         let mut count = wanted;
         while count > 0 {
             if charge.grow(count as usize * size_of::<Slot>(), Need::Must) {

@@ -36,7 +36,7 @@ use tracing::warn;
 
 use super::{ClientRecord, Principal};
 use crate::sys::durable;
-use files::{EpochFile, Files};
+use files::{EpochFile, StoreFiles};
 
 /// Largest number of recorded clients, some more than the lock table has.
 const RECORDS_MAX: usize = 24 << 10;
@@ -73,13 +73,13 @@ pub enum StoreError {
 
 /// The identity of the server: other servers have other ones. It moves with the state folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServerIdentity(pub [u8; 16]);
+pub struct ServerOwner(pub [u8; 16]);
 
 /// The records on the disk.
 #[derive(Debug)]
 pub struct ClientStore {
-    files: Files,
-    identity: ServerIdentity,
+    files: StoreFiles,
+    identity: ServerOwner,
     epoch: u32,
     known: Mutex<HashMap<Arc<[u8]>, Known>>,
     /// Held while the file of a client is written or removed, by the hash of its owner.
@@ -112,7 +112,7 @@ impl ClientStore {
     /// # Errors
     /// The folder or one of its files cannot be read or written. A damaged file is no error.
     pub fn open(state: &Path) -> Result<OpenedStore, StoreError> {
-        let files = Files::create(state)?;
+        let files = StoreFiles::create(state)?;
         let identity = match files.read_identity()? {
             Some(identity) => identity,
             None => files.write_identity()?,
@@ -148,7 +148,7 @@ impl ClientStore {
     }
 
     /// Returns the identity of the server.
-    pub const fn identity(&self) -> ServerIdentity {
+    pub const fn identity(&self) -> ServerOwner {
         self.identity
     }
 
@@ -271,7 +271,7 @@ fn seconds() -> u32 {
     u32::try_from(now.as_secs()).unwrap_or(0)
 }
 
-/// Returns random bytes for [`super::Settings::secret`].
+/// Returns random bytes for [`super::SessionSettings::secret`].
 ///
 /// # Errors
 /// The system has no random numbers.

@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use super::address::Addresses;
 use super::bind::Bindings;
-use super::client::{Client, ClientStage, OwnerClients};
+use super::client::{ClientStage, OwnerClients, SessionClient};
 use super::id::IdSource;
 use super::unconfirmed::Unconfirmed;
 use super::{
-    ClientId, ClientRecord, ConnectionId, Principal, RemovedClient, Session, SessionId, Settings,
-    Uptime,
+    ClientId, ClientRecord, ConnectionId, Principal, RemovedClient, Session, SessionId,
+    SessionSettings, Uptime,
 };
 
 /// The sender of a request.
@@ -33,9 +33,9 @@ pub struct Caller {
 /// All clients and sessions.
 #[derive(Debug)]
 pub struct SessionTable {
-    pub(super) settings: Settings,
+    pub(super) settings: SessionSettings,
     pub(super) ids: IdSource,
-    pub(super) clients: HashMap<ClientId, Client>,
+    pub(super) clients: HashMap<ClientId, SessionClient>,
     pub(super) owners: HashMap<Arc<[u8]>, OwnerClients>,
     pub(super) unconfirmed: Unconfirmed,
     pub(super) addresses: Addresses,
@@ -45,7 +45,7 @@ pub struct SessionTable {
 
 impl SessionTable {
     /// Returns a table without clients.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: SessionSettings) -> Self {
         Self {
             ids: IdSource::new(settings.epoch, settings.secret),
             clients: HashMap::new(),
@@ -84,13 +84,13 @@ impl SessionTable {
         }
     }
 
-    pub(super) fn insert_client(&mut self, id: ClientId, client: Client) {
+    pub(super) fn insert_client(&mut self, id: ClientId, client: SessionClient) {
         let owner = self.owners.entry(client.record.owner.clone()).or_default();
         *owner.place(client.stage) = Some(id);
         self.clients.insert(id, client);
     }
 
-    pub(super) fn take_client(&mut self, id: ClientId) -> Option<Client> {
+    pub(super) fn take_client(&mut self, id: ClientId) -> Option<SessionClient> {
         let client = self.clients.remove(&id)?;
         let sessions = client.sessions.iter();
         sessions.for_each(|session| self.unlink_session(*session));

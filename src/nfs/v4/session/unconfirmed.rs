@@ -9,7 +9,7 @@ use crate::rpc::address::Address;
 #[derive(Debug, Default)]
 pub(super) struct Unconfirmed {
     /// By a number that counts up.
-    queue: BTreeMap<u64, Entry>,
+    queue: BTreeMap<u64, QueuedClient>,
     /// The same for each address.
     addresses: HashMap<Address, VecDeque<u64>>,
     issued: u64,
@@ -20,7 +20,7 @@ pub(super) struct Unconfirmed {
 pub(super) struct QueuePlace(u64);
 
 #[derive(Debug)]
-struct Entry {
+struct QueuedClient {
     client: ClientId,
     address: Address,
     since: Uptime,
@@ -35,7 +35,7 @@ impl Unconfirmed {
     /// Adds a client.
     pub(super) fn push(&mut self, client: ClientId, address: Address, since: Uptime) -> QueuePlace {
         self.issued += 1;
-        self.queue.insert(self.issued, Entry { client, address, since });
+        self.queue.insert(self.issued, QueuedClient { client, address, since });
         self.addresses.entry(address).or_default().push_back(self.issued);
         QueuePlace(self.issued)
     }

@@ -7,7 +7,7 @@ use super::{ClientId, ClientRecord, SessionTable};
 
 /// A client, as administrators see it.
 #[derive(Clone, Copy, Debug)]
-pub struct ClientView<'a> {
+pub struct SessionClientView<'a> {
     /// The client.
     pub client: ClientId,
     /// What identifies it.
@@ -35,14 +35,14 @@ pub struct SessionCounts {
     pub unconfirmed: usize,
     /// Sessions.
     pub sessions: usize,
-    /// Bytes of all sessions with their slots and replies, at most [`super::Limits::memory`].
+    /// Bytes of all sessions with their slots and replies, at most [`super::SessionLimits::memory`].
     pub bytes: usize,
 }
 
 impl SessionTable {
     /// Returns all clients, in no order.
-    pub fn clients(&self) -> impl Iterator<Item = ClientView<'_>> {
-        self.clients.iter().map(|(id, client)| ClientView {
+    pub fn clients(&self) -> impl Iterator<Item = SessionClientView<'_>> {
+        self.clients.iter().map(|(id, client)| SessionClientView {
             client: *id,
             record: &client.record,
             address: client.peer,

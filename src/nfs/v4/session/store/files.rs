@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use siphasher::sip128::{Hasher128, SipHasher24};
 use tracing::warn;
 
-use super::{ServerIdentity, StoreError, random_secret, set_aside};
+use super::{ServerOwner, StoreError, random_secret, set_aside};
 use crate::nfs::v4::session::{ClientRecord, Principal};
 use crate::sys::durable;
 
@@ -36,7 +36,7 @@ const REPORTED: usize = 10;
 
 /// The folder, and the key of the names in it.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct StoreFiles {
     folder: PathBuf,
     clients: PathBuf,
     /// Whether the folder was there before.
@@ -80,7 +80,7 @@ struct RecordJson {
 /// Bytes, in hexadecimal on the disk.
 struct Hex(Vec<u8>);
 
-impl Files {
+impl StoreFiles {
     /// Creates the folders, if they do not exist.
     pub(super) fn create(state: &Path) -> Result<Self, StoreError> {
         let folder = state.join("nfs4");
@@ -102,7 +102,7 @@ impl Files {
     }
 
     /// Returns the identity, `None` if there is none yet or if it is damaged.
-    pub(super) fn read_identity(&self) -> Result<Option<ServerIdentity>, StoreError> {
+    pub(super) fn read_identity(&self) -> Result<Option<ServerOwner>, StoreError> {
         let path = self.folder.join("identity");
         let consequence = "clients cannot reclaim what they held";
         let Some(json) = read_or_set_aside::<IdentityJson>(&path, consequence)? else {
@@ -112,15 +112,15 @@ impl Files {
             set_aside(&path, "the identity has another length", consequence)?;
             return Ok(None);
         };
-        Ok(Some(ServerIdentity(id)))
+        Ok(Some(ServerOwner(id)))
     }
 
     /// Makes an identity.
-    pub(super) fn write_identity(&self) -> Result<ServerIdentity, StoreError> {
+    pub(super) fn write_identity(&self) -> Result<ServerOwner, StoreError> {
         let id = random_secret()?;
         let json = IdentityJson { format: FORMAT, id: Hex(id.to_vec()) };
         write(&self.folder.join("identity"), &json)?;
-        Ok(ServerIdentity(id))
+        Ok(ServerOwner(id))
     }
 
     /// Returns the last epoch, `None` if there is none yet or if it is damaged.
@@ -213,7 +213,7 @@ impl Files {
         if !is_known && path.symlink_metadata().is_ok() {
             match self.read_record_of_other(&path, &record.owner) {
                 Ok(()) => {}
-                Err(Other::Client) => return Err(StoreError::Full),
+                Err(Other::SessionClient) => return Err(StoreError::Full),
                 Err(Other::Fault(why)) => {
                     set_aside(&path, &why, "the client in question was recorded anew")?;
                 }
@@ -231,7 +231,7 @@ impl Files {
 
     fn read_record_of_other(&self, path: &Path, owner: &[u8]) -> Result<(), Other> {
         let (found, _) = self.read_record(path).map_err(Other::Fault)?;
-        if *found.owner == *owner { Ok(()) } else { Err(Other::Client) }
+        if *found.owner == *owner { Ok(()) } else { Err(Other::SessionClient) }
     }
 
     /// Removes a record for good.
@@ -256,7 +256,7 @@ impl Files {
 /// What is in the place of a record.
 enum Other {
     /// The record of another client.
-    Client,
+    SessionClient,
     /// Something that cannot be used.
     Fault(String),
 }

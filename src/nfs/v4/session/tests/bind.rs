@@ -26,7 +26,7 @@ fn directions_without_a_back_channel() {
 #[test]
 fn directions_with_a_back_channel() {
     let backchannel = Backchannel::Available;
-    let mut world = World::with(Settings { backchannel, ..settings() });
+    let mut world = World::with(SessionSettings { backchannel, ..settings() });
     let (_, session) = world.client(b"a");
     let expected = [
         (1, BoundDirection::Fore),

@@ -42,7 +42,7 @@ fn one_address_does_not_push_out_another() {
 
 #[test]
 fn the_oldest_unconfirmed_client_goes_first() {
-    let limits = Limits { unconfirmed_of_address: 2, ..Limits::default() };
+    let limits = SessionLimits { unconfirmed_of_address: 2, ..SessionLimits::default() };
     let mut world = World::limited(limits);
     let ids = [b"a", b"b", b"c"].map(|name| world.exchange(&owner(name)).unwrap().client);
     assert_eq!(world.create(&create(ids[0], 1)), Err(SessionError::StaleClientid));
@@ -52,7 +52,7 @@ fn the_oldest_unconfirmed_client_goes_first() {
 
 #[test]
 fn confirmed_clients_are_shared_by_address() {
-    let limits = Limits { clients: 30, clients_of_address: 2, ..Limits::default() };
+    let limits = SessionLimits { clients: 30, clients_of_address: 2, ..SessionLimits::default() };
     let mut world = World::limited(limits);
     let mut confirm = |n: u8, name: u32| {
         world.caller.address = address(n);
@@ -82,7 +82,7 @@ fn sessions_of_a_client_are_bounded() {
 #[test]
 fn memory_of_slots_is_bounded_and_given_back() {
     let memory = 60 << 10;
-    let mut world = World::limited(Limits { memory, ..Limits::default() });
+    let mut world = World::limited(SessionLimits { memory, ..SessionLimits::default() });
     let mut clients = Vec::new();
     for n in 0..200_u32 {
         let id = world.exchange(&owner(&n.to_be_bytes())).unwrap().client;
@@ -107,7 +107,7 @@ fn memory_of_slots_is_bounded_and_given_back() {
 #[test]
 fn replies_are_bounded_and_those_that_were_asked_for_are_kept() {
     let memory = 64 << 10;
-    let mut world = World::limited(Limits { memory, ..Limits::default() });
+    let mut world = World::limited(SessionLimits { memory, ..SessionLimits::default() });
     let (_, session) = world.client(b"a");
     let in_slot = |slot| SequenceRequest { slot, highest_slot: 63, ..cached(session, 1) };
     let running: Vec<_> = (0..64)
@@ -133,7 +133,7 @@ fn replies_are_bounded_and_those_that_were_asked_for_are_kept() {
 
 #[test]
 fn clients_should_use_fewer_slots_while_memory_is_scarce() {
-    let mut world = World::limited(Limits { memory: 64 << 10, ..Limits::default() });
+    let mut world = World::limited(SessionLimits { memory: 64 << 10, ..SessionLimits::default() });
     let (_, session) = world.client(b"a");
     let running = world.begin(&request(session, 1));
     let reply = *running.reply();

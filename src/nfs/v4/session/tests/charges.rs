@@ -1,13 +1,13 @@
 //! Memory of sessions.
 
-use super::memory::{AddressShare, Charge, Need, SlotMemory};
+use super::memory::{AddressShare, Need, SlotCharge, SlotMemory};
 use super::*;
 
 #[test]
 fn one_address_leaves_a_third() {
     let memory = Arc::new(SlotMemory::new(300));
     let [mut one, mut other] =
-        [(); 2].map(|()| Charge::new(Arc::new(AddressShare::new(memory.clone()))));
+        [(); 2].map(|()| SlotCharge::new(Arc::new(AddressShare::new(memory.clone()))));
     assert!(one.grow(200, Need::Must));
     assert!(!one.grow(1, Need::Must));
     assert!(other.grow(66, Need::Must));

@@ -99,7 +99,7 @@ fn channels_are_lowered_and_never_raised() {
         max_requests: u32::MAX,
     };
     let large = world.create(&CreateSession { fore: all, back: all, ..create(id, 2) }).unwrap();
-    let limits = Limits::default();
+    let limits = SessionLimits::default();
     assert_eq!(
         large.fore,
         ChannelAttrs {
@@ -160,7 +160,7 @@ fn flags_are_checked_and_granted() {
     assert_eq!(created.flags, 0);
 
     let backchannel = Backchannel::Available;
-    let mut world = World::with(Settings { backchannel, ..settings() });
+    let mut world = World::with(SessionSettings { backchannel, ..settings() });
     let id = world.exchange(&owner(b"a")).unwrap().client;
     let created = world.create(&CreateSession { flags: 7, ..create(id, 1) }).unwrap();
     assert_eq!(created.flags, 2);

@@ -48,13 +48,13 @@ const ATTRS: ChannelAttrs = ChannelAttrs {
     max_requests: 64,
 };
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> SessionSettings {
+    SessionSettings {
         epoch: EPOCH,
         secret: [3; 16],
         lease: LEASE,
         backchannel: Backchannel::Unavailable,
-        limits: Limits::default(),
+        limits: SessionLimits::default(),
     }
 }
 
@@ -90,7 +90,7 @@ impl World {
         Self::with(settings())
     }
 
-    fn with(settings: Settings) -> Self {
+    fn with(settings: SessionSettings) -> Self {
         let caller = Caller { principal: ROOT, address: address(1), connection: ConnectionId(1) };
         Self {
             table: SessionTable::new(settings),
@@ -101,8 +101,8 @@ impl World {
         }
     }
 
-    fn limited(limits: Limits) -> Self {
-        Self::with(Settings { limits, ..settings() })
+    fn limited(limits: SessionLimits) -> Self {
+        Self::with(SessionSettings { limits, ..settings() })
     }
 
     fn exchange(&mut self, request: &ExchangeId<'_>) -> Result<ExchangedId, SessionError> {
@@ -193,7 +193,7 @@ fn cached(session: SessionId, sequence: u32) -> SequenceRequest {
 }
 
 /// A charge of a memory of its own.
-fn charge(limit: usize) -> memory::Charge {
+fn charge(limit: usize) -> memory::SlotCharge {
     let memory = Arc::new(memory::SlotMemory::new(limit));
-    memory::Charge::new(Arc::new(memory::AddressShare::new(memory)))
+    memory::SlotCharge::new(Arc::new(memory::AddressShare::new(memory)))
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::slots::{Begun, ReplyCaching, SlotTable};
+use super::slots::{Begun, ReplyCaching, SessionSlots};
 use super::*;
 
 const SLOTS: u32 = 3;
@@ -89,7 +89,7 @@ proptest! {
         start in prop_oneof![Just(0_u32), Just(u32::MAX - 3)],
         steps in prop::collection::vec(step(), 0..300),
     ) {
-        let mut slots = SlotTable::new(SLOTS, CACHED, charge(1 << 20)).unwrap();
+        let mut slots = SessionSlots::new(SLOTS, CACHED, charge(1 << 20)).unwrap();
         let mut naive = Vec::new();
         for slot in 0..SLOTS {
             slots.set_sequence(slot, start);

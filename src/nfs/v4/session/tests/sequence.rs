@@ -163,7 +163,7 @@ fn a_dropped_request_may_have_happened() {
 #[test]
 fn sequence_numbers_wrap() {
     //= test RFC 8881 2.10.6.1
-    let mut slots = slots::SlotTable::new(1, 4096, charge(1 << 20)).unwrap();
+    let mut slots = slots::SessionSlots::new(1, 4096, charge(1 << 20)).unwrap();
     slots.set_sequence(0, u32::MAX - 2);
     for (n, sequence) in [u32::MAX - 1, u32::MAX, 0, 1].into_iter().enumerate() {
         let mut begin =
