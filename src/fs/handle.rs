@@ -32,6 +32,10 @@ pub const MAX: usize = 64;
 /// Bytes of the key.
 pub const KEY_LEN: usize = 16;
 
+/// The id in handles of directories that lie in no export (the pseudo file system of NFSv4). No
+/// export has it.
+const PSEUDO: ExportId = ExportId(u64::MAX);
+
 const VERSION: u8 = 1;
 const KERNEL: u8 = 1;
 const PATH: u8 = 2;
@@ -232,6 +236,28 @@ impl Key {
         handle.body().ok_or(Errno::STALE)
     }
 
+    /// Makes the handle of a directory that lies in no export, from its number.
+    pub fn seal_pseudo(&self, number: u64) -> Handle {
+        self.seal(PSEUDO, Body::Path(&number.to_be_bytes()))
+    }
+
+    /// Returns the number in a handle of [`Self::seal_pseudo`]; `None` for any other handle.
+    ///
+    /// # Errors
+    /// `ESTALE` if it was not made with this key.
+    pub fn check_pseudo(&self, handle: &Handle) -> Result<Option<u64>> {
+        if handle.export() != PSEUDO {
+            return Ok(None);
+        }
+        match self.check(handle)? {
+            Body::Path(number) => {
+                let number = <[u8; 8]>::try_from(number).map_err(|_| Errno::STALE)?;
+                Ok(Some(u64::from_be_bytes(number)))
+            }
+            Body::Kernel(_) | Body::Stamped(..) => Err(Errno::STALE),
+        }
+    }
+
     fn checksum(&self, covered: &[u8]) -> [u8; CHECKSUM] {
         SipHasher24::new_with_key(&self.0).hash(covered).to_be_bytes()
     }
@@ -250,6 +276,17 @@ mod tests {
     fn sealed() -> Handle {
         let kernel = KernelHandle::new(1, b"ino+gen!").unwrap();
         key().seal(EXPORT, Body::Kernel(kernel))
+    }
+
+    #[test]
+    fn a_directory_in_no_export_has_a_handle_with_its_number() {
+        let handle = key().seal_pseudo(7);
+        assert_eq!(key().check_pseudo(&handle), Ok(Some(7)));
+        assert_eq!(key().check_pseudo(&sealed()), Ok(None));
+        let other = Key::new(*b"another sixteen!").seal_pseudo(7);
+        assert_eq!(key().check_pseudo(&other), Err(Errno::STALE));
+        let body = Body::Path(b"seven b");
+        assert_eq!(key().check_pseudo(&key().seal(PSEUDO, body)), Err(Errno::STALE));
     }
 
     #[test]

@@ -141,6 +141,11 @@ impl Fs {
         })
     }
 
+    /// Returns the key of the handles.
+    pub const fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// Whether callers act as themselves. If not, every caller acts as the server's user.
     pub const fn acts_as_callers(&self) -> bool {
         self.switch.can_switch()

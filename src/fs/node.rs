@@ -99,6 +99,11 @@ impl Node {
         &self.handle
     }
 
+    /// Whether it is the directory that is exported.
+    pub fn is_root(&self) -> bool {
+        self.fileid == self.root.fileid
+    }
+
     /// Returns the current attributes. Needs no privilege.
     ///
     /// # Errors

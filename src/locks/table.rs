@@ -171,7 +171,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
     }
 
     /// Whether the lease of a client has expired, or the client is gone.
-    fn is_expired(&self, id: ClientId, now: Uptime) -> bool {
+    pub fn is_expired(&self, id: ClientId, now: Uptime) -> bool {
         let lease = self.settings.lease;
         self.clients.get(&id).is_none_or(|client| client.is_expired(lease, now))
     }

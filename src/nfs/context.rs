@@ -12,6 +12,7 @@ use crate::fs::attr::{Attr, Changes, FileKind, SET_IDS};
 use crate::fs::guard::Guard;
 use crate::fs::handle::Handle;
 use crate::fs::identity::Identity;
+use crate::fs::name::Name;
 use crate::fs::node::Node;
 use crate::rpc::auth::Credentials;
 use crate::rpc::pending::Delay;
@@ -35,6 +36,7 @@ pub struct CallContext<'a> {
 pub struct Fh<'a>(pub &'a [u8]);
 
 /// A file of the call, with the caller's rights in the export of its handle.
+#[derive(Clone)]
 pub struct Object<'a> {
     /// The file.
     pub node: Arc<Node>,
@@ -93,6 +95,28 @@ impl<'a> CallContext<'a> {
         self.export.set(Some(export));
         let node = self.fs().node(&handle, self.patience())?;
         Ok(Object { node, options, caller, export })
+    }
+
+    /// Returns the directory that an export exports.
+    ///
+    /// # Errors
+    /// As [`Self::object`]; `WouldBlock` if the call must not block.
+    pub fn root_of(&self, export: &Export) -> Result<Object<'a>, Failure> {
+        export.access(self.rpc.peer)?;
+        if self.patience() == Patience::None {
+            return Err(Failure::WouldBlock);
+        }
+        let handle = self.fs().locate(export.id, b"")?;
+        self.object(Fh(handle.as_ref()))
+    }
+
+    /// Looks up a name in a directory.
+    ///
+    /// # Errors
+    /// As [`Fs::find`].
+    pub fn find(&self, dir: &Object<'a>, name: Name<'_>) -> Result<Object<'a>, Failure> {
+        let (node, _) = self.fs().find(&dir.node, name, &dir.caller, self.patience())?;
+        Ok(Object { node, ..dir.clone() })
     }
 
     /// As [`Self::object`], for a file that the call changes.
@@ -162,6 +186,13 @@ impl<'a> CallContext<'a> {
         {
             export.traffic.call();
         }
+    }
+}
+
+impl<'a> Object<'a> {
+    /// Returns the export of its handle.
+    pub const fn export(&self) -> &'a Export {
+        self.export
     }
 }
 

@@ -87,7 +87,8 @@ const EXCLUSIVE_CREATE: Bitmap =
 /// A handle never expires (FH4_PERSISTENT).
 const PERSISTENT: u32 = 0;
 
-/// `NFS4_CHANGE_TYPE_IS_TIME_METADATA`: the change attribute comes from the time of the last change.
+/// `NFS4_CHANGE_TYPE_IS_TIME_METADATA`: the change attribute comes from the time of the last
+/// change.
 const CHANGE_IS_TIME_METADATA: u32 = 3;
 
 /// What FICLONE copies in one piece, in bytes: a block of nearly every file system.
