@@ -9,6 +9,7 @@
 //! [`core`], [`context`], [`durability`] and [`failure`] name no version, and [`v3`] does not name
 //! this module.
 
+pub mod access;
 pub mod context;
 pub mod core;
 pub mod durability;

@@ -2,23 +2,12 @@
 
 use super::reply::Reply;
 use super::types::{Fattr, PostOp, Wcc, time, wire_seconds};
-use crate::export::ExportMode;
-use crate::fs::access::Access;
-use crate::fs::attr::{Changes, FileKind, Time};
-use crate::nfs::context::{CallContext, Fh, Object};
+use crate::fs::attr::{Changes, Time};
+use crate::nfs::access::grant;
+use crate::nfs::context::{CallContext, Fh};
 use crate::nfs::durability::Durable;
 use crate::nfs::failure::Failure;
 use crate::xdr::{Decode, Encode, Error, Reader, Writer};
-
-const ACCESS_READ: u32 = 0x01;
-const ACCESS_LOOKUP: u32 = 0x02;
-const ACCESS_MODIFY: u32 = 0x04;
-const ACCESS_EXTEND: u32 = 0x08;
-const ACCESS_DELETE: u32 = 0x10;
-const ACCESS_EXECUTE: u32 = 0x20;
-
-/// The rights that a read-only export never grants.
-const ACCESS_CHANGE: u32 = ACCESS_MODIFY | ACCESS_EXTEND | ACCESS_DELETE;
 
 /// GETATTR: returns the attributes of a file.
 pub fn getattr(cx: &CallContext<'_>, fh: Fh<'_>) -> Reply<Fattr, ()> {
@@ -99,31 +88,4 @@ pub fn access(cx: &CallContext<'_>, args: AccessArgs<'_>) -> Reply<AccessOk, Pos
     let post_op = PostOp(Some(Fattr::of(&object, attr)));
     let granted = grant(cx, &object, args.wanted).map_err(|failure| failure.with(post_op))?;
     Ok(AccessOk { attr: post_op, granted })
-}
-
-fn grant(cx: &CallContext<'_>, object: &Object<'_>, wanted: u32) -> Result<u32, Failure> {
-    let writable = object.options.mode == ExportMode::ReadWrite;
-    let mut left = if writable { wanted } else { wanted & !ACCESS_CHANGE };
-    let mut granted = 0;
-    let rights = if object.node.kind == FileKind::Directory {
-        [
-            (Access::Read, ACCESS_READ),
-            (Access::Execute, ACCESS_LOOKUP),
-            (Access::Write, ACCESS_CHANGE),
-        ]
-    } else {
-        [
-            (Access::Read, ACCESS_READ),
-            (Access::Execute, ACCESS_EXECUTE),
-            (Access::Write, ACCESS_MODIFY | ACCESS_EXTEND),
-        ]
-    };
-    // Bits that do not apply to this type of file are not granted.
-    left &= rights.iter().fold(0, |all, (_, bits)| all | bits);
-    for (access, bits) in rights {
-        if left & bits != 0 && cx.fs().may(&object.node, &object.caller, access)? {
-            granted |= left & bits;
-        }
-    }
-    Ok(granted)
 }

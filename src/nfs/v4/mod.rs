@@ -21,4 +21,6 @@ pub mod pseudo;
 pub mod server;
 pub mod session;
 pub mod status;
+#[cfg(test)]
+mod testing;
 pub mod types;

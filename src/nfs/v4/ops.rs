@@ -2,10 +2,14 @@
 //! function that carries it out.
 //!
 //! ```text
+//!   attributes attributes and rights of the current file
+//!   directory  lists of names, and links
 //!   handles    which file is the current one, and names
 //!   sessions   clients and sessions
 //! ```
 
+mod attributes;
+mod directory;
 mod handles;
 mod sessions;
 
@@ -52,13 +56,13 @@ use Effect::{Changes, Reads};
 /// The operations, in the order of their numbers. Those that are missing here exist in neither
 /// minor version.
 const OPERATIONS: &[Operation] = &[
-    row(3, "ACCESS", Reads, unsupported),
+    row(3, "ACCESS", Reads, attributes::access),
     row(4, "CLOSE", Changes, unsupported),
     row(5, "COMMIT", Changes, unsupported),
     row(6, "CREATE", Changes, unsupported),
     row(7, "DELEGPURGE", Reads, unsupported),
     row(8, "DELEGRETURN", Reads, unsupported),
-    row(9, "GETATTR", Reads, unsupported),
+    row(9, "GETATTR", Reads, attributes::getattr),
     row(10, "GETFH", Reads, handles::getfh),
     row(11, "LINK", Changes, unsupported),
     row(12, "LOCK", Changes, unsupported),
@@ -66,7 +70,7 @@ const OPERATIONS: &[Operation] = &[
     row(14, "LOCKU", Changes, unsupported),
     row(15, "LOOKUP", Reads, handles::lookup),
     row(16, "LOOKUPP", Reads, handles::lookupp),
-    row(17, "NVERIFY", Reads, unsupported),
+    row(17, "NVERIFY", Reads, attributes::nverify),
     row(18, "OPEN", Changes, unsupported),
     row(19, "OPENATTR", Reads, unsupported),
     row(20, "OPEN_CONFIRM", Reads, unsupported),
@@ -75,8 +79,8 @@ const OPERATIONS: &[Operation] = &[
     row(23, "PUTPUBFH", Reads, handles::putrootfh),
     row(24, "PUTROOTFH", Reads, handles::putrootfh),
     row(25, "READ", Reads, unsupported),
-    row(26, "READDIR", Reads, unsupported),
-    row(27, "READLINK", Reads, unsupported),
+    row(26, "READDIR", Reads, directory::readdir),
+    row(27, "READLINK", Reads, directory::readlink),
     row(28, "REMOVE", Changes, unsupported),
     row(29, "RENAME", Changes, unsupported),
     row(30, "RENEW", Reads, unsupported),
@@ -86,7 +90,7 @@ const OPERATIONS: &[Operation] = &[
     row(SETATTR, "SETATTR", Changes, unsupported),
     row(35, "SETCLIENTID", Reads, unsupported),
     row(36, "SETCLIENTID_CONFIRM", Reads, unsupported),
-    row(37, "VERIFY", Reads, unsupported),
+    row(37, "VERIFY", Reads, attributes::verify),
     row(38, "WRITE", Changes, unsupported),
     row(39, "RELEASE_LOCKOWNER", Reads, unsupported),
     row(40, "BACKCHANNEL_CTL", Reads, unsupported),
@@ -145,3 +149,6 @@ fn sequence_pos(_: &mut Compound<'_>, _: &mut Reader<'_>, _: &mut Writer<'_>) ->
     //= RFC 8881 18.46.3: SEQUENCE anywhere but in the first place gets SEQUENCE_POS
     Err(Stop::Status(Status::SEQUENCE_POS))
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,11 +23,7 @@ pub fn putfh<'a>(c: &mut Compound<'a>, r: &mut Reader<'a>, _: &mut Writer<'_>) -
     //= RFC 8881 15.1.2.1: a handle that is none of this server's gets BADHANDLE
     let handle = Handle::parse(bytes).map_err(|_| Status::BADHANDLE)?;
     c.current = match c.cx.fs().key().check_pseudo(&handle)? {
-        Some(number) => {
-            let id = PseudoId::from_u64(number);
-            visible(c, id)?;
-            FileSlot::pseudo(id)
-        }
+        Some(number) => enter(c, visible(c, PseudoId::from_u64(number))?)?,
         None => FileSlot::object(c.cx.object(Fh(bytes))?),
     };
     Ok(())

@@ -102,8 +102,8 @@ impl RunningRequest {
         self.session.slots.lock().complete(self.reply.slot, Some(reply));
     }
 
-    /// Leaves the request in its slot until the same request comes again, by the thread that goes on
-    /// with it or by a retransmission: [`SequenceOutcome::Resumed`](super::SequenceOutcome).
+    /// Leaves the request in its slot until the same request comes again, from the thread that goes
+    /// on with it or as a retransmission ([`SequenceOutcome::Resumed`](super::SequenceOutcome)).
     pub fn suspend(mut self, suspension: Suspension) {
         self.has_ended = true;
         self.session.slots.lock().suspend(self.reply.slot, suspension);

@@ -1,0 +1,183 @@
+//! READDIR, READLINK (RFC 8881 sections 18.23, 18.24).
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::super::attr::{self, Bitmap, WRITE_ONLY, number};
+use super::super::compound::{Compound, OpResult, Stop};
+use super::super::file::Target;
+use super::super::pseudo::PseudoId;
+use super::super::server::PseudoView;
+use super::super::status::Status;
+use super::attributes::{file_attrs, pseudo_attrs};
+use crate::errno::Errno;
+use crate::export::Export;
+use crate::fs::attr::FileKind;
+use crate::nfs::context::Object;
+use crate::xdr::{Decode, Encode, Mark, Reader, Writer};
+
+/// Largest page, in bytes, whatever a client requests: a reply must fit into memory.
+const PAGE_MAX: u32 = 256 * 1024;
+
+/// Bytes after the last entry: the end of the list, and whether the directory ends.
+const END: usize = 8;
+
+/// Bytes of an entry in a page, for each byte that it takes in the directory, about.
+const GROWTH: usize = 8;
+
+/// A page under construction.
+struct Page<'w, 'b> {
+    w: &'w mut Writer<'b>,
+    start: Mark,
+    max: usize,
+    /// Bytes of names and cookies, and their limit.
+    names: usize,
+    names_max: usize,
+    is_empty: bool,
+}
+
+/// READDIR: lists the current directory, one page for each call. Cookies are the directory's own
+/// offsets, which stay valid when the directory changes; the cookie verifier is always 0.
+pub fn readdir<'a>(c: &mut Compound<'a>, r: &mut Reader<'a>, w: &mut Writer<'_>) -> OpResult {
+    let cookie = r.u64()?;
+    let _verifier = r.u64()?;
+    let (dir_count, max_count, wanted) = (r.u32()?, r.u32()?, Bitmap::decode(r)?);
+    //= RFC 8881 18.23.3: an attribute that can only be set gets INVAL
+    if wanted.intersects(WRITE_ONLY) {
+        return Err(Status::INVAL.into());
+    }
+    c.check_patience()?;
+    let max = (max_count.min(PAGE_MAX) as usize).min(c.reply_max() / 2).saturating_sub(END);
+    let (start, names_max) =
+        (w.mark(), if dir_count == 0 { usize::MAX } else { dir_count as usize });
+    w.u64(0); // cookie verifier
+    let mut page = Page { w, start, max, names: 0, names_max, is_empty: true };
+    let (minor, pseudo) = (c.minor, c.pseudo);
+    let ended = match c.current.target(&c.cx)? {
+        Target::Pseudo(id) => {
+            let node = pseudo.tree.get(id, c.cx.rpc.peer).ok_or(Status::STALE)?;
+            let key = c.cx.fs().key();
+            let mut children = pseudo.tree.list(node, PseudoId::from_u64(cookie), c.cx.rpc.peer);
+            !children.any(|child| {
+                let number = child.id.to_u64();
+                let may = |export: &&Arc<Export>| export.access(c.cx.rpc.peer).is_ok();
+                let added = page.add(number, child.name(), |w| {
+                    match child.export.as_ref().filter(may).map(|export| c.cx.root_of(export)) {
+                        Some(Ok(root)) => encode_root(&root, pseudo, (wanted, minor), w),
+                        // One export that cannot be used does not hide the others.
+                        Some(Err(_)) => encode_error(wanted, w),
+                        None => {
+                            let handle = key.seal_pseudo(number);
+                            let attrs = pseudo_attrs(pseudo, child.id, handle.as_ref());
+                            attr::encode(&attrs, wanted, minor, w);
+                        }
+                    }
+                });
+                added.is_break()
+            })
+        }
+        Target::Object(dir) => {
+            if dir.node.kind != FileKind::Directory {
+                return Err(Status::NOTDIR.into());
+            }
+            let range = (cookie, max / GROWTH);
+            let listed = c.cx.fs().list(&dir.node, &dir.caller, range, |listed| {
+                let name = listed.entry.name.to_bytes();
+                if matches!(name, b"." | b"..") {
+                    return ControlFlow::Continue(());
+                }
+                page.add(listed.entry.cookie, name, |w| {
+                    match c.cx.fs().look_up_listed(&dir.node, &listed) {
+                        Some((attr, handle)) => {
+                            let attrs = file_attrs(dir, pseudo, attr, handle.as_ref());
+                            attr::encode(&attrs, wanted, minor, w);
+                        }
+                        None => encode_error(wanted, w),
+                    }
+                })
+            });
+            match listed {
+                //= RFC 8881 18.23.3: a cookie that is none of the directory gets BAD_COOKIE
+                Err(Errno::INVAL) => return Err(Status::BAD_COOKIE.into()),
+                listed => listed?,
+            }
+        }
+    };
+    page.end(ended)
+}
+
+/// Appends the attributes of the root of an export.
+fn encode_root(
+    root: &Object<'_>,
+    pseudo: &PseudoView,
+    (wanted, minor): (Bitmap, u32),
+    w: &mut Writer<'_>,
+) {
+    match root.node.attr() {
+        Ok(attr) => {
+            let attrs = file_attrs(root, pseudo, attr, root.node.handle().as_ref());
+            attr::encode(&attrs, wanted, minor, w);
+        }
+        Err(_) => encode_error(wanted, w),
+    }
+}
+
+/// The attributes of an entry that cannot be examined: only the reason, if it is wanted.
+fn encode_error(wanted: Bitmap, w: &mut Writer<'_>) {
+    if wanted.has(number::RDATTR_ERROR) {
+        Bitmap::of(&[number::RDATTR_ERROR]).encode(w);
+        w.length(4);
+        w.u32(Status::NOENT.0);
+    } else {
+        Bitmap::default().encode(w);
+        w.length(0);
+    }
+}
+
+impl Page<'_, '_> {
+    /// Adds an entry with the attributes that `attrs` appends, if it fits.
+    fn add(
+        &mut self,
+        cookie: u64,
+        name: &[u8],
+        attrs: impl FnOnce(&mut Writer<'_>),
+    ) -> ControlFlow<()> {
+        let before = self.w.mark();
+        self.w.bool(true);
+        self.w.u64(cookie);
+        self.w.opaque(name);
+        let names = self.names + self.w.since(before);
+        // The first entry may exceed `names_max`, or the client would make no progress.
+        if names <= self.names_max || self.is_empty {
+            attrs(self.w);
+            if self.w.since(self.start) <= self.max {
+                self.names = names;
+                self.is_empty = false;
+                return ControlFlow::Continue(());
+            }
+        }
+        self.w.rewind(before);
+        ControlFlow::Break(())
+    }
+
+    fn end(self, ended: bool) -> OpResult {
+        //= RFC 8881 18.23.3: a first entry that does not fit gets TOOSMALL
+        if self.is_empty && !ended {
+            return Err(Stop::Status(Status::TOOSMALL));
+        }
+        self.w.bool(false);
+        self.w.bool(ended);
+        Ok(())
+    }
+}
+
+/// READLINK: returns the target of the current file, a symbolic link.
+pub fn readlink<'a>(c: &mut Compound<'a>, _: &mut Reader<'a>, w: &mut Writer<'_>) -> OpResult {
+    let link: &Object<'_> = c.current.in_export(&c.cx, Status::WRONG_TYPE)?;
+    //= RFC 8881 18.24.3: a file that is no symbolic link gets WRONG_TYPE
+    if link.node.kind != FileKind::Symlink {
+        return Err(Status::WRONG_TYPE.into());
+    }
+    w.opaque(&c.cx.fs().target(&link.node)?);
+    Ok(())
+}
