@@ -6,12 +6,14 @@
 //!   directory  lists of names, and links
 //!   handles    which file is the current one, and names
 //!   sessions   clients and sessions
+//!   state      what clients hold
 //! ```
 
 mod attributes;
 mod directory;
 mod handles;
 mod sessions;
+mod state;
 
 use super::compound::{Compound, OpResult, Stop};
 use super::status::Status;
@@ -86,7 +88,7 @@ const OPERATIONS: &[Operation] = &[
     row(30, "RENEW", Reads, unsupported),
     row(31, "RESTOREFH", Reads, handles::restorefh),
     row(32, "SAVEFH", Reads, handles::savefh),
-    row(33, "SECINFO", Reads, unsupported),
+    row(33, "SECINFO", Reads, handles::secinfo),
     row(SETATTR, "SETATTR", Changes, unsupported),
     row(35, "SETCLIENTID", Reads, unsupported),
     row(36, "SETCLIENTID_CONFIRM", Reads, unsupported),
@@ -98,20 +100,20 @@ const OPERATIONS: &[Operation] = &[
     row(42, "EXCHANGE_ID", Changes, sessions::exchange_id),
     row(43, "CREATE_SESSION", Changes, sessions::create_session),
     row(44, "DESTROY_SESSION", Changes, sessions::destroy_session),
-    row(45, "FREE_STATEID", Changes, unsupported),
+    row(45, "FREE_STATEID", Changes, state::free_stateid),
     row(46, "GET_DIR_DELEGATION", Reads, unsupported),
     row(47, "GETDEVICEINFO", Reads, unsupported),
     row(48, "GETDEVICELIST", Reads, unsupported),
     row(49, "LAYOUTCOMMIT", Reads, unsupported),
     row(50, "LAYOUTGET", Reads, unsupported),
     row(51, "LAYOUTRETURN", Reads, unsupported),
-    row(52, "SECINFO_NO_NAME", Reads, unsupported),
+    row(52, "SECINFO_NO_NAME", Reads, handles::secinfo_no_name),
     row(SEQUENCE, "SEQUENCE", Reads, sequence_pos),
     row(54, "SET_SSV", Reads, unsupported),
-    row(55, "TEST_STATEID", Reads, unsupported),
+    row(55, "TEST_STATEID", Reads, state::test_stateid),
     row(56, "WANT_DELEGATION", Reads, unsupported),
     row(57, "DESTROY_CLIENTID", Changes, sessions::destroy_clientid),
-    row(58, "RECLAIM_COMPLETE", Changes, unsupported),
+    row(58, "RECLAIM_COMPLETE", Changes, state::reclaim_complete),
 ];
 
 const fn row(number: u32, name: &'static str, effect: Effect, run: Run) -> Operation {

@@ -15,7 +15,8 @@ use super::session::{
     Backchannel, ClientId, HeldState, SessionLimits, SessionSettings, SessionTable, Uptime,
 };
 use crate::export::ExportTable;
-use crate::locks::{LockLimits, LockSettings, LockTable, RecordedClient};
+use crate::locks::{Event, LockLimits, LockSettings, LockTable, RecordedClient};
+use crate::telemetry::log::Chain;
 
 /// Lease time: how long a silent client keeps what it holds in any case.
 pub const LEASE: Duration = Duration::from_secs(60);
@@ -124,6 +125,35 @@ impl Server {
             HeldState::Expired
         } else {
             HeldState::Live
+        }
+    }
+
+    /// Carries out what the lock table demands after a request, before the reply is sent: sessions
+    /// and records of clients that are gone, and the end of the grace period. Blocks.
+    ///
+    /// A record that cannot be removed is reported. Its client could then reclaim after a restart
+    /// what another client holds by now.
+    pub fn settle(&self) {
+        let events = self.locks().take_events();
+        for event in events {
+            let done = match event {
+                Event::Unopened(_) => Ok(()), // no descriptor is kept for it
+                Event::Forget(client) => {
+                    let record = self.sessions().record(client).cloned();
+                    record.map_or(Ok(()), |record| self.store.forget(&record))
+                }
+                Event::Removed(client) => {
+                    let removed = self.sessions().remove_client(client);
+                    removed.map_or(Ok(()), |removed| self.store.forget(&removed.record))
+                }
+                Event::GraceEnded { .. } => self.store.end_grace(),
+            };
+            if let Err(error) = done {
+                tracing::warn!(
+                    error = %Chain(&error),
+                    "cannot remove the record of a client; check the disk of the state folder"
+                );
+            }
         }
     }
 

@@ -25,7 +25,12 @@ pub(super) const GETATTR: u32 = 9;
 pub(super) const NVERIFY: u32 = 17;
 pub(super) const READDIR: u32 = 26;
 pub(super) const READLINK: u32 = 27;
+pub(super) const SECINFO: u32 = 33;
 pub(super) const VERIFY: u32 = 37;
+pub(super) const FREE_STATEID: u32 = 45;
+pub(super) const SECINFO_NO_NAME: u32 = 52;
+pub(super) const TEST_STATEID: u32 = 55;
+pub(super) const RECLAIM_COMPLETE: u32 = 58;
 pub(super) const EXCHANGE_ID: u32 = 42;
 pub(super) const CREATE_SESSION: u32 = 43;
 pub(super) const DESTROY_SESSION: u32 = 44;
@@ -185,7 +190,8 @@ pub(super) fn parse(reply: &[u8]) -> Reply {
             SEQUENCE if status == Status::OK => drop(r.fixed::<36>().unwrap()),
             GETFH if status == Status::OK => drop(r.opaque(128).unwrap()),
             // The last operation of what tests send.
-            EXCHANGE_ID | CREATE_SESSION | ACCESS | GETATTR | READDIR | READLINK
+            EXCHANGE_ID | CREATE_SESSION | ACCESS | GETATTR | READDIR | READLINK | SECINFO
+            | SECINFO_NO_NAME | TEST_STATEID
                 if status == Status::OK =>
             {
                 r = Reader::new(&[]);

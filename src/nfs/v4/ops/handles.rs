@@ -1,5 +1,6 @@
-//! The current and the saved file: PUTFH, PUTROOTFH, GETFH, SAVEFH, RESTOREFH, LOOKUP, LOOKUPP
-//! (RFC 8881 sections 18.19 to 18.21, 18.8, 18.27, 18.28, 18.13, 18.14).
+//! The current and the saved file: PUTFH, PUTROOTFH, GETFH, SAVEFH, RESTOREFH, LOOKUP, LOOKUPP,
+//! SECINFO, SECINFO_NO_NAME (RFC 8881 sections 18.19 to 18.21, 18.8, 18.27 to 18.29, 18.13, 18.14,
+//! 18.45).
 
 use super::super::compound::{Compound, OpResult, Stop};
 use super::super::file::{FileSlot, Target};
@@ -12,10 +13,13 @@ use crate::fs::handle::{self, Handle};
 use crate::fs::name::Name;
 use crate::nfs::context::Fh;
 use crate::nfs::failure::Failure;
-use crate::xdr::{Reader, Writer};
+use crate::xdr::{Error, Reader, Writer};
 
 /// Longest handle of NFS version 4 (NFS4_FHSIZE). Those of this server are shorter.
 const HANDLE_MAX: usize = 128;
+
+/// The flavor of AUTH_SYS.
+const AUTH_SYS: u32 = 1;
 
 /// PUTFH: makes the file of a handle the current one.
 pub fn putfh<'a>(c: &mut Compound<'a>, r: &mut Reader<'a>, _: &mut Writer<'_>) -> OpResult {
@@ -108,6 +112,38 @@ pub fn lookupp<'a>(c: &mut Compound<'a>, _: &mut Reader<'a>, _: &mut Writer<'_>)
     }
     c.current = enter(c, visible(c, node.parent)?)?;
     Ok(())
+}
+
+/// SECINFO: returns the security flavors for an entry of the current directory.
+pub fn secinfo<'a>(c: &mut Compound<'a>, r: &mut Reader<'a>, w: &mut Writer<'_>) -> OpResult {
+    lookup(c, r, w)?;
+    take_flavors(c, w);
+    Ok(())
+}
+
+/// SECINFO_NO_NAME: returns the security flavors for the current file, or for its parent.
+pub fn secinfo_no_name<'a>(
+    c: &mut Compound<'a>,
+    r: &mut Reader<'a>,
+    w: &mut Writer<'_>,
+) -> OpResult {
+    match r.u32()? {
+        0 => {
+            c.current.target(&c.cx)?;
+        }
+        1 => lookupp(c, r, w)?,
+        _ => return Err(Error::Unknown.into()),
+    }
+    take_flavors(c, w);
+    Ok(())
+}
+
+/// Appends the security flavors: all exports have the same one.
+fn take_flavors(c: &mut Compound<'_>, w: &mut Writer<'_>) {
+    //= RFC 8881 2.6.3.1.1.8: the current file is used up
+    c.current = FileSlot::default();
+    w.length(1);
+    w.u32(AUTH_SYS);
 }
 
 /// Returns a directory of the pseudo file system.

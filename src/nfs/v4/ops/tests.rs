@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use super::super::attr::{Bitmap, number};
 use super::super::status::Status;
 use super::super::testing::*;
+use crate::rpc::program::Outcome;
+use crate::sched::Patience;
 use crate::xdr::{Decode, Encode, Reader, Writer};
 
 const MARKER: [u32; 5] =
@@ -164,4 +166,47 @@ fn a_link_has_a_target() {
     assert_eq!(served.send(&data(2).lookup("sub").plain(READLINK)).status, Status::WRONG_TYPE);
     let below = served.send(&data(3).lookup("link").lookup("sub"));
     assert_eq!(below.status, Status::SYMLINK);
+}
+
+#[test]
+fn a_client_says_once_that_it_has_reclaimed() {
+    let served = Served::new(&["/data"]);
+    let session = served.session();
+    let complete = |n, one: bool| in_session(session, n).op(RECLAIM_COMPLETE, move |w| w.bool(one));
+    assert_eq!(served.send(&complete(1, true)).status, Status::NOFILEHANDLE);
+    served.done(&complete(2, false));
+    assert_eq!(served.send(&complete(3, false)).status, Status::COMPLETE_ALREADY);
+}
+
+#[test]
+fn stateids_that_stand_for_nothing_are_told() {
+    let served = Served::new(&["/data"]);
+    let session = served.session();
+    let test = in_session(session, 1).op(TEST_STATEID, |w| {
+        w.length(2);
+        w.fixed(&[7; 16]);
+        w.fixed(&[0; 16]);
+    });
+    let results = served.done(&test);
+    let mut r = Reader::new(&results);
+    let bad = Status::BAD_STATEID.0;
+    assert_eq!((r.u32(), r.u32(), r.u32()), (Ok(2), Ok(bad), Ok(bad)));
+    let free = in_session(session, 2).op(FREE_STATEID, |w| w.fixed(&[7; 16]));
+    assert_eq!(served.send(&free).status, Status::BAD_STATEID);
+}
+
+#[test]
+fn security_is_by_user_ids() {
+    let served = Served::new(&["/data"]);
+    let session = served.session();
+    let root = |n| in_session(session, n).plain(PUTROOTFH);
+    let flavors = [0, 0, 0, 1, 0, 0, 0, 1];
+    assert_eq!(served.done(&root(1).op(SECINFO, |w| w.opaque(b"data"))), flavors);
+    assert_eq!(served.done(&root(2).op(SECINFO_NO_NAME, |w| w.u32(0))), flavors);
+    let up = root(3).lookup("data").op(SECINFO_NO_NAME, |w| w.u32(1));
+    assert_eq!(served.done(&up), flavors);
+    let used_up = root(4).op(SECINFO_NO_NAME, |w| w.u32(0)).plain(GETFH);
+    let (outcome, out) = served.call(&used_up.bytes(), Patience::Blocking);
+    assert_eq!(outcome, Outcome::Done { status: Status::NOFILEHANDLE.0 });
+    assert!(out.ends_with(&Status::NOFILEHANDLE.0.to_be_bytes()));
 }
