@@ -19,6 +19,9 @@ use crate::xdr::{Decode, Encode, Mark, Reader, Writer};
 /// Largest page, in bytes, whatever a client requests: a reply must fit into memory.
 const PAGE_MAX: u32 = 256 * 1024;
 
+/// Room in a reply for the results of the operations before.
+const OTHERS: usize = 1024;
+
 /// Bytes after the last entry: the end of the list, and whether the directory ends.
 const END: usize = 8;
 
@@ -47,7 +50,8 @@ pub fn readdir<'a>(c: &mut Compound<'a>, r: &mut Reader<'a>, w: &mut Writer<'_>)
         return Err(Status::INVAL.into());
     }
     c.check_patience()?;
-    let max = (max_count.min(PAGE_MAX) as usize).min(c.reply_max() / 2).saturating_sub(END);
+    let room = c.reply_max().saturating_sub(OTHERS);
+    let max = (max_count.min(PAGE_MAX) as usize).min(room).saturating_sub(END);
     let (start, names_max) =
         (w.mark(), if dir_count == 0 { usize::MAX } else { dir_count as usize });
     w.u64(0); // cookie verifier
