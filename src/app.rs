@@ -97,7 +97,7 @@ pub fn serve(config: Config, limiter: Arc<LogLimiter>) -> Result<()> {
 async fn run(config: Config, descriptors: usize, limiter: Arc<LogLimiter>) -> Result<()> {
     let reporter = Arc::clone(&limiter);
     let log = PeriodicThread::start("berth-log", move || reporter.report())?;
-    // Before the first response, so that a client that has one can stop the process.
+    // Before the first response: a client that has a response may stop the process with a signal.
     let mut signals = Signals::new().context("cannot wait for signals")?;
     let admin_http = AdminHttp::open(config.admin, &config.admin_hosts).await?;
     let metrics = Arc::clone(&admin_http.metrics);

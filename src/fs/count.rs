@@ -165,9 +165,11 @@ impl Walk<'_> {
     fn see_moved(&mut self, handle: &[u8]) -> Result<(), Error> {
         let Ok(handle) = Handle::parse(handle) else { return Ok(()) };
         let node = match self.open(&handle) {
-            Err(Error::Errno(Errno::STALE | Errno::NOENT)) => return Ok(()), // it is gone
-            node => node?,
+            Ok(node) => Ok(node),
+            Err(Error::Errno(errno)) => Err(errno),
+            Err(error) => return Err(error),
         };
+        let Some(node) = found(node)? else { return Ok(()) };
         let directory = self.see(node.fileid, || Attr::of(&node), |_| Ok(handle))?;
         self.pending.extend(directory);
         Ok(())

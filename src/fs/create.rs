@@ -364,8 +364,8 @@ impl Fs {
         if let Some(account) = dir.root.account.as_deref() {
             // The number may be that of a file whose end is not booked yet.
             let _links = self.lock_links(attr.fileid, Patience::Blocking)?;
-            let (opened, now) = (attr.cost(), attr.cost());
-            account.book(attr.fileid, Change::CreatedAndSeen { opened, now });
+            let cost = attr.cost();
+            account.book(attr.fileid, Change::CreatedAndSeen { opened: cost, now: cost });
         }
         self.remove_any(dir, name, &attr, guard)
     }

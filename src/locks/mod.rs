@@ -12,8 +12,8 @@
 //! [`LockTable`] is the whole of it. It is pure: no I/O, no threads, no clock. Every call that
 //! depends on time takes it as an [`Uptime`], and what must happen elsewhere (records on the disk,
 //! descriptors to close) is returned or queued as an [`Event`]. The caller puts the table behind a
-//! lock. States refer to their file by key only, and files to their opens by id only, so that files
-//! could be split over several locks later; clients, owners and the grace period could not.
+//! lock. States refer to their file by key only, and files to their opens by id only. Files could
+//! therefore be split over several locks later; clients, owners and the grace period could not.
 //!
 //! What a session does stands elsewhere: EXCHANGE_ID and CREATE_SESSION with their cases, slots,
 //! and the records on the disk. This module learns of a client when it is confirmed.
@@ -25,11 +25,11 @@
 //!   number, which is never used again.
 //! - **Rules.** A check that an RFC demands has `//= RFC <number> <section>: <rule>` above it. A
 //!   test lists them, and demands a test for each section.
-//! - **Cost.** A request takes the same time however many states there are, except that a LOCK looks
+//! - **Cost.** A request takes the same time however many states there are. Exceptions: a LOCK looks
 //!   at each lock owner of its file, and a request for more than a total limit at each client.
 //!
 //! Byte ranges ([`RangeTable`]) and share reservations ([`Share`]) know nothing of NFSv4 owners and
-//! stateids, so that NLM can use them.
+//! stateids; NLM can use them.
 //!
 //! There are no delegations. They would save a client OPEN, CLOSE, LOCK and revalidation of files
 //! that no other client uses, at the price of recalls over the back channel, which every

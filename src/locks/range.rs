@@ -1,8 +1,8 @@
 //! Byte ranges, and the ranges that one owner has locked in one file.
 //!
 //! A [`RangeSet`] is sorted, its ranges do not overlap, and neighbours of the same kind are one
-//! range. A lock replaces what the owner had in its range (RFC 8881 section 9.3), so that a read
-//! lock becomes a write lock or the reverse without a gap; an unlock may split a range in two.
+//! range. A lock replaces what the owner had in its range (RFC 8881 section 9.3): a read lock
+//! becomes a write lock, or the reverse, without a gap. An unlock may split a range in two.
 
 use super::LockError;
 

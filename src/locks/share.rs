@@ -1,8 +1,8 @@
 //! Share reservations: what an open may do, and what it denies to others.
 //!
 //! An open state remembers which modes its OPENs had, because a downgrade may only go back to modes
-//! that were opened. A file counts how many open states have and deny each access, so that a check
-//! without a conflict costs the same however many opens there are.
+//! that were opened. A file counts how many open states have and deny each access. A check without
+//! a conflict therefore costs the same however many opens there are.
 
 use super::LockError;
 

@@ -49,8 +49,8 @@ pub struct LockSettings {
     pub epoch: u32,
     /// Lease time.
     pub lease: Uptime,
-    /// How long the state of a silent client stays after its lease has expired, if nobody needs it
-    /// gone.
+    /// How long the state of a silent client stays after its lease has expired, unless it conflicts
+    /// with a request.
     pub courtesy: Uptime,
     /// Longest grace period.
     pub grace: Uptime,

@@ -6,14 +6,15 @@
 //!                  +-> durability: when a reply is sent   +-> core: exports, fs, pace, lanes
 //! ```
 //!
-//! [`core`], [`context`], [`durability`] and [`failure`] name no version, and [`v3`] does not name
-//! this module.
+//! [`v3`] and [`v4`] name neither each other nor this module, and no other file here names them.
 
 pub mod access;
 pub mod context;
 pub mod core;
 pub mod durability;
 pub mod failure;
+pub mod page;
+pub mod status;
 pub mod v3;
 pub mod v4;
 

@@ -1,4 +1,4 @@
-//! Says who uses a volume, to administrators who are about to delete it by hand, and to authors of
+//! Names the users of a volume, to administrators who are about to delete it by hand, and to authors of
 //! claims whose directory it has. Reads only what is known of the cluster.
 //!
 //! The record of a volume says which PV holds it ([`super::ownership`]). The phase of that PV,
@@ -14,7 +14,7 @@ use super::objects;
 use super::ownership::{CLAIM, PV_UID};
 use crate::volume::spec::Spec;
 
-/// Returns who uses a volume, as the cluster knows it; `None` if it may be deleted by hand.
+/// Returns the user of a volume, as the cluster knows it; `None` if it may be deleted by hand.
 pub fn find(cluster: &ClusterView, spec: &Spec) -> Option<String> {
     let holder = spec.labels.get(PV_UID).and_then(|uid| cluster.pv_with_uid(uid));
     let pvs = holder.into_iter().chain(cluster.pvs_at(spec));
@@ -25,7 +25,7 @@ pub fn find(cluster: &ClusterView, spec: &Spec) -> Option<String> {
     Some(claim(waits.metadata.namespace.as_deref(), waits.metadata.name.as_deref()))
 }
 
-/// Returns who uses a volume by its record, for when the cluster cannot be asked.
+/// Returns the user of a volume by its record, for when the cluster cannot be asked.
 pub fn by_labels(spec: &Spec) -> Option<String> {
     let holder = if let Some(claim) = claim_of(spec) {
         format!("the claim {claim}")

@@ -217,7 +217,7 @@ fn is_bounded(metadata: &Metadata<'_>) -> bool {
     !is_asked_for && is_caused && metadata.name() != LEFT_OUT
 }
 
-/// The fields of an event that tell who caused it, and for which line.
+/// The fields of an event that identify the peer that caused it, and the line.
 #[derive(Debug, Default)]
 struct EventOrigin {
     peer: Option<IpAddr>,

@@ -43,7 +43,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
     }
 
     /// Renews the lease of a client, as each SEQUENCE does. Returns the flags of the reply. A
-    /// client whose lease had expired keeps what nobody needed gone.
+    /// client whose lease had expired keeps the state that no request has conflicted with.
     ///
     /// # Errors
     /// `StaleClientid`.
@@ -72,7 +72,7 @@ impl<K: Eq + Hash + Clone> LockTable<K> {
         removed
     }
 
-    /// Whether a client has opens or locks, so that DESTROY_CLIENTID is refused.
+    /// Whether a client has opens or locks. DESTROY_CLIENTID is then refused.
     pub fn has_state(&self, id: ClientId) -> bool {
         //= RFC 8881 18.50.3: a client that holds opens or locks is busy; revoked ones do not count
         self.clients.get(&id).is_some_and(|client| client.counts.live() > 0)

@@ -37,7 +37,7 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Whether the owner had the file open already, so that this is the same open with more access.
+    /// Whether the owner had the file open already: it is then the same open with more access.
     pub fn is_upgrade(&self) -> bool {
         self.before.is_some()
     }

@@ -16,7 +16,7 @@ pub struct LockClientView<'a> {
     pub name: &'a [u8],
     /// Time since its lease was renewed.
     pub idle: Uptime,
-    /// Whether its lease has expired, so that it keeps its state by courtesy.
+    /// Whether its lease has expired. It then keeps its state until a request conflicts with it.
     pub is_expired: bool,
     /// Whether it has not sent RECLAIM_COMPLETE yet.
     pub is_reclaiming: bool,

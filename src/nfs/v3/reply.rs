@@ -2,7 +2,6 @@
 
 use nfsserve::nfs::nfsstat3;
 
-use super::status::status;
 use super::types::Wcc;
 use crate::errno::Errno;
 use crate::fs;
@@ -10,6 +9,7 @@ use crate::fs::guard::Guard;
 use crate::nfs::context::{CallContext, Object};
 use crate::nfs::durability::{self, Durable};
 use crate::nfs::failure::Failure;
+use crate::nfs::status::status;
 use crate::rpc::pending::Ready;
 use crate::rpc::program::Outcome;
 use crate::sched::Patience;

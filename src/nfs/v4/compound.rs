@@ -19,6 +19,8 @@
 //! change follows in the same compound, it is flushed before that, because a failed flush ends the
 //! compound at the operation that owes it.
 
+mod results;
+
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::mpsc;
 
@@ -34,10 +36,10 @@ use crate::nfs::durability;
 use crate::nfs::failure::Failure;
 use crate::rpc::program::Outcome;
 use crate::sched::Patience;
-use crate::xdr::{self, Encode, Mark, Reader, Writer};
+use crate::xdr::{self, Reader, Writer};
+use results::{Header, Whole, put};
 
-/// Longest tag, which is returned as it is.
-const TAG_MAX: usize = 1024;
+pub use results::{Results, Start};
 
 /// Largest results of an operation that changes something. An operation whose results may not fit
 /// is not carried out.
@@ -105,32 +107,6 @@ struct Suspended {
     rest: usize,
 }
 
-/// The arguments of COMPOUND before the operations.
-struct Header<'a> {
-    tag: &'a [u8],
-    minor: u32,
-    operations: u32,
-}
-
-/// The results of a compound under construction.
-pub struct Results<'w, 'b> {
-    w: &'w mut Writer<'b>,
-    start: Mark,
-    status: Mark,
-    count: Mark,
-    first: Mark,
-}
-
-/// Where a compound begins.
-pub enum Start {
-    /// With the operation of this number.
-    At(u32),
-    /// Nowhere: it was carried out before, and this is its reply.
-    Replay(Box<[u8]>),
-    /// Nowhere: its first operation has failed, or there is none.
-    Ended(Status, u32),
-}
-
 /// Where the operations ended.
 enum End {
     /// All were carried out, or one failed: the status, and the number of results.
@@ -166,42 +142,6 @@ impl From<xdr::Error> for Stop {
     //= RFC 8881 15.1.1.1: arguments that cannot be decoded get BADXDR
     fn from(_: xdr::Error) -> Self {
         Self::Status(Status::BADXDR)
-    }
-}
-
-impl<'a> Header<'a> {
-    fn decode(r: &mut Reader<'a>) -> Result<Self, xdr::Error> {
-        Ok(Self { tag: r.opaque(TAG_MAX)?, minor: r.u32()?, operations: r.u32()? })
-    }
-}
-
-impl<'w, 'b> Results<'w, 'b> {
-    fn begin(w: &'w mut Writer<'b>, tag: &[u8]) -> Self {
-        let (start, status) = (w.mark(), w.hole());
-        w.opaque(tag);
-        let count = w.hole();
-        let first = w.mark();
-        Self { w, start, status, count, first }
-    }
-
-    fn end(self, status: Status, operations: u32) -> Outcome {
-        self.w.fill(self.status, status.0);
-        self.w.fill(self.count, operations);
-        Outcome::Done { status: status.0 }
-    }
-
-    /// Writes the results of the only operation, which has failed.
-    pub fn only(&mut self, number: u32, status: Status) -> Start {
-        self.w.u32(number);
-        self.w.u32(status.0);
-        Start::Ended(status, 1)
-    }
-
-    /// Writes the results of the first operation, which has succeeded.
-    pub fn first(&mut self, number: u32, results: &impl Encode) {
-        self.w.u32(number);
-        self.w.u32(Status::OK.0);
-        results.encode(self.w);
     }
 }
 
@@ -365,7 +305,7 @@ impl<'a> Compound<'a> {
         };
         results.w.fill(hole, status.0);
         if let Some(owed) = self.owed.as_mut().filter(|owed| owed.status_at == usize::MAX) {
-            (owed.index, owed.status_at) = (index, status_at(results, hole));
+            (owed.index, owed.status_at) = (index, results.position(hole));
         }
         Ok(status)
     }
@@ -522,11 +462,10 @@ impl<'a> Compound<'a> {
         operations: u32,
         results: Results<'_, '_>,
     ) -> Outcome {
-        let Results { w, start, status: at, count, .. } = results;
-        w.fill(at, status.0);
-        w.fill(count, operations);
-        let (status_at, count_at) = (owed.status_at, w.since(start) - w.since(count));
-        let mut reply = w.written(start).to_vec();
+        let (status_at, count_at) = (owed.status_at, results.position(results.count));
+        results.w.fill(results.status, status.0);
+        results.w.fill(results.count, operations);
+        let mut reply = results.w.written(results.start).to_vec();
         let request = self.request.take();
         self.cx.count(&Outcome::SUCCESS);
         durability::after_flush(self.cx.core, owed.due, move |flushed, ready| {
@@ -543,27 +482,6 @@ impl<'a> Compound<'a> {
             }
             ready.write(status.0, &Whole(&reply));
         })
-    }
-}
-
-/// Where `hole` stands, from the start of the results.
-fn status_at(results: &Results<'_, '_>, hole: Mark) -> usize {
-    results.w.since(results.start) - results.w.since(hole)
-}
-
-/// Replaces a number in encoded results.
-fn put(reply: &mut [u8], at: usize, value: u32) {
-    if let Some(place) = reply.get_mut(at..at + 4) {
-        place.copy_from_slice(&value.to_be_bytes());
-    }
-}
-
-/// Results that are encoded.
-struct Whole<'a>(&'a [u8]);
-
-impl Encode for Whole<'_> {
-    fn encode(&self, w: &mut Writer<'_>) {
-        w.fixed(self.0);
     }
 }
 

@@ -1,20 +1,15 @@
 //! `nfsstat4`: the status of an operation and of a compound (RFC 8881 section 15, RFC 7862 section
 //! 11, RFC 8276 section 8.5).
-//!
-//! The reaction of clients decides the mapping of failures, as in version 3: on `NFS4ERR_DELAY` a
-//! client retries without limit, so it stands only for conditions that end without anybody's
-//! action.
+
+use nfsserve::nfs::nfsstat3;
 
 use crate::errno::Errno;
 use crate::nfs::failure::Failure;
-use crate::telemetry::bounded::OFTEN;
+use crate::nfs::status::status;
 
 /// A status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Status(pub u32);
-
-/// ENOTSUPP: internal to the kernel, but some file systems return it to user space.
-const KERNEL_NOTSUPP: Errno = Errno::new(524);
 
 macro_rules! statuses {
     ($($name:ident = $number:literal,)*) => {
@@ -165,63 +160,9 @@ impl From<Failure> for Status {
 
 impl From<Errno> for Status {
     fn from(errno: Errno) -> Self {
-        match errno {
-            // The protocol has a status of the same name.
-            Errno::PERM => Self::PERM,
-            Errno::NOENT => Self::NOENT,
-            Errno::IO => Self::IO,
-            Errno::NXIO => Self::NXIO,
-            Errno::ACCES => Self::ACCESS,
-            Errno::EXIST => Self::EXIST,
-            Errno::XDEV => Self::XDEV,
-            Errno::NOTDIR => Self::NOTDIR,
-            Errno::ISDIR => Self::ISDIR,
-            Errno::INVAL => Self::INVAL,
-            Errno::FBIG => Self::FBIG,
-            Errno::NOSPC => Self::NOSPC,
-            Errno::ROFS => Self::ROFS,
-            Errno::MLINK => Self::MLINK,
-            Errno::NAMETOOLONG => Self::NAMETOOLONG,
-            Errno::NOTEMPTY => Self::NOTEMPTY,
-            Errno::DQUOT => Self::DQUOT,
-            Errno::STALE => Self::STALE,
-            Errno::OPNOTSUPP | Errno::NOSYS | KERNEL_NOTSUPP => Self::NOTSUPP,
-            // A mount point, a running program, a swap file: it is in use, and that ends only by
-            // somebody's action.
-            Errno::BUSY | Errno::TXTBSY => Self::ACCESS,
-            // An encrypted directory without its key.
-            Errno::NOKEY | Errno::KEYEXPIRED | Errno::KEYREVOKED | Errno::KEYREJECTED => Self::PERM,
-            // A name or a number that the file system rejects.
-            Errno::LOOP | Errno::ILSEQ | Errno::TOOBIG | Errno::DOM | Errno::RANGE => Self::INVAL,
-            Errno::OVERFLOW => Self::FBIG,
-            Errno::NODEV | Errno::NOMEDIUM => Self::NXIO,
-            // Damage of the disk, of its contents, or of the path to it.
-            Errno::UCLEAN
-            | Errno::BADMSG
-            | Errno::NODATA
-            | Errno::TIME
-            | Errno::NOLINK
-            | Errno::BADE
-            | Errno::REMOTEIO
-            | Errno::PROTO
-            | Errno::PIPE
-            | Errno::CANCELED
-            | Errno::HWPOISON => Self::IO,
-            // The server temporarily lacks memory or descriptors, or was interrupted.
-            Errno::AGAIN
-            | Errno::INTR
-            | Errno::RESTART
-            | Errno::DEADLK
-            | Errno::NOMEM
-            | Errno::NOBUFS
-            | Errno::MFILE
-            | Errno::NFILE => Self::DELAY,
-            // The file system is temporarily unreachable. Clients retry, as if the server were.
-            errno if errno.is_away() => Self::DELAY,
-            errno => {
-                tracing::warn!(name: OFTEN, error = %errno, "errno without an NFS status");
-                Self::SERVERFAULT
-            }
+        match status(errno) {
+            nfsstat3::NFS3ERR_NODEV => Self::NXIO,
+            status => Self(status as u32),
         }
     }
 }
@@ -229,7 +170,6 @@ impl From<Errno> for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nfsserve::nfs::nfsstat3;
 
     /// Statuses of version 3 for which version 4 has another one, or none.
     fn as_in_version_4(status: nfsstat3) -> Status {
@@ -245,6 +185,7 @@ mod tests {
             let errno = Errno::new(number);
             let expected = as_in_version_4(Failure::Errno(errno).into());
             assert_eq!(Status::from(errno), expected, "{errno}");
+            assert_ne!(expected.name(), "OTHER", "version 4 does not have the status of {errno}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::super::attr::{self, Bitmap, WRITE_ONLY, number};
-use super::super::compound::{Compound, OpResult, Stop};
+use super::super::compound::{Compound, OpResult};
 use super::super::file::Target;
 use super::super::pseudo::PseudoId;
 use super::super::server::PseudoView;
@@ -14,30 +14,14 @@ use crate::errno::Errno;
 use crate::export::Export;
 use crate::fs::attr::FileKind;
 use crate::nfs::context::Object;
-use crate::xdr::{Decode, Encode, Mark, Reader, Writer};
-
-/// Largest page, in bytes, whatever a client requests: a reply must fit into memory.
-const PAGE_MAX: u32 = 256 * 1024;
+use crate::nfs::page::{PAGE_MAX, Page};
+use crate::xdr::{Decode, Encode, Reader, Writer};
 
 /// Room in a reply for the results of the operations before.
 const OTHERS: usize = 1024;
 
-/// Bytes after the last entry: the end of the list, and whether the directory ends.
-const END: usize = 8;
-
 /// Bytes of an entry in a page, for each byte that it takes in the directory, about.
 const GROWTH: usize = 8;
-
-/// A page under construction.
-struct Page<'w, 'b> {
-    w: &'w mut Writer<'b>,
-    start: Mark,
-    max: usize,
-    /// Bytes of names and cookies, and their limit.
-    names: usize,
-    names_max: usize,
-    is_empty: bool,
-}
 
 /// READDIR: lists the current directory, one page for each call. Cookies are the directory's own
 /// offsets, which stay valid when the directory changes; the cookie verifier is always 0.
@@ -51,11 +35,11 @@ pub fn readdir<'a>(c: &mut Compound<'a>, r: &mut Reader<'a>, w: &mut Writer<'_>)
     }
     c.check_patience()?;
     let room = c.reply_max().saturating_sub(OTHERS);
-    let max = (max_count.min(PAGE_MAX) as usize).min(room).saturating_sub(END);
+    let max = (max_count as usize).min(room);
     let (start, names_max) =
         (w.mark(), if dir_count == 0 { usize::MAX } else { dir_count as usize });
     w.u64(0); // cookie verifier
-    let mut page = Page { w, start, max, names: 0, names_max, is_empty: true };
+    let mut page = Page::begin(w, start, max, names_max);
     let (minor, pseudo) = (c.minor, c.pseudo);
     let ended = match c.current.target(&c.cx)? {
         Target::Pseudo(id) => {
@@ -65,7 +49,7 @@ pub fn readdir<'a>(c: &mut Compound<'a>, r: &mut Reader<'a>, w: &mut Writer<'_>)
             !children.any(|child| {
                 let number = child.id.to_u64();
                 let may = |export: &&Arc<Export>| export.access(c.cx.rpc.peer).is_ok();
-                let added = page.add(number, child.name(), |w| {
+                let added = add(&mut page, (number, child.name()), |w| {
                     match child.export.as_ref().filter(may).map(|export| c.cx.root_of(export)) {
                         Some(Ok(root)) => encode_root(&root, pseudo, (wanted, minor), w),
                         // One export that cannot be used does not hide the others.
@@ -84,13 +68,13 @@ pub fn readdir<'a>(c: &mut Compound<'a>, r: &mut Reader<'a>, w: &mut Writer<'_>)
             if dir.node.kind != FileKind::Directory {
                 return Err(Status::NOTDIR.into());
             }
-            let range = (cookie, max / GROWTH);
+            let range = (cookie, max.min(PAGE_MAX as usize) / GROWTH);
             let listed = c.cx.fs().list(&dir.node, &dir.caller, range, |listed| {
                 let name = listed.entry.name.to_bytes();
                 if matches!(name, b"." | b"..") {
                     return ControlFlow::Continue(());
                 }
-                page.add(listed.entry.cookie, name, |w| {
+                add(&mut page, (listed.entry.cookie, name), |w| {
                     match c.cx.fs().look_up_listed(&dir.node, &listed) {
                         Some((attr, handle)) => {
                             let attrs = file_attrs(dir, pseudo, attr, handle.as_ref());
@@ -107,7 +91,8 @@ pub fn readdir<'a>(c: &mut Compound<'a>, r: &mut Reader<'a>, w: &mut Writer<'_>)
             }
         }
     };
-    page.end(ended)
+    //= RFC 8881 18.23.3: a first entry that does not fit gets TOOSMALL
+    Ok(page.end(ended)?)
 }
 
 /// Appends the attributes of the root of an export.
@@ -138,41 +123,17 @@ fn encode_error(wanted: Bitmap, w: &mut Writer<'_>) {
     }
 }
 
-impl Page<'_, '_> {
-    /// Adds an entry with the attributes that `attrs` appends, if it fits.
-    fn add(
-        &mut self,
-        cookie: u64,
-        name: &[u8],
-        attrs: impl FnOnce(&mut Writer<'_>),
-    ) -> ControlFlow<()> {
-        let before = self.w.mark();
-        self.w.bool(true);
-        self.w.u64(cookie);
-        self.w.opaque(name);
-        let names = self.names + self.w.since(before);
-        // The first entry may exceed `names_max`, or the client would make no progress.
-        if names <= self.names_max || self.is_empty {
-            attrs(self.w);
-            if self.w.since(self.start) <= self.max {
-                self.names = names;
-                self.is_empty = false;
-                return ControlFlow::Continue(());
-            }
-        }
-        self.w.rewind(before);
-        ControlFlow::Break(())
-    }
-
-    fn end(self, ended: bool) -> OpResult {
-        //= RFC 8881 18.23.3: a first entry that does not fit gets TOOSMALL
-        if self.is_empty && !ended {
-            return Err(Stop::Status(Status::TOOSMALL));
-        }
-        self.w.bool(false);
-        self.w.bool(ended);
-        Ok(())
-    }
+/// Adds an entry with the attributes that `attrs` appends, if it fits.
+fn add(
+    page: &mut Page<'_, '_>,
+    (cookie, name): (u64, &[u8]),
+    attrs: impl FnOnce(&mut Writer<'_>),
+) -> ControlFlow<()> {
+    let name = |w: &mut Writer<'_>| {
+        w.u64(cookie);
+        w.opaque(name);
+    };
+    page.add(name, attrs)
 }
 
 /// READLINK: returns the target of the current file, a symbolic link.

@@ -76,14 +76,12 @@ pub fn lookup<'a>(c: &mut Compound<'a>, r: &mut Reader<'a>, _: &mut Writer<'_>) 
             let inner =
                 if dir.node.is_root() { c.pseudo.tree.of_export(dir.export()) } else { None };
             let inner = inner.and_then(|node| c.pseudo.tree.child(node, name, c.cx.rpc.peer));
-            match inner.filter(|node| node.export.is_some()) {
+            match inner {
                 //= RFC 8881 7.7: the name of an export inside another one leads into it
-                Some(node) => enter(c, node)?,
-                None => match c.cx.find(&dir, Name::Entry(name)) {
-                    Err(Failure::Errno(Errno::NOENT)) if inner.is_some() => {
-                        inner.map_or_else(|| Err(Status::NOENT.into()), |node| enter(c, node))?
-                    }
-                    found => FileSlot::object(found?),
+                Some(node) if node.export.is_some() => enter(c, node)?,
+                inner => match (c.cx.find(&dir, Name::Entry(name)), inner) {
+                    (Err(Failure::Errno(Errno::NOENT)), Some(node)) => enter(c, node)?,
+                    (found, _) => FileSlot::object(found?),
                 },
             }
         }

@@ -13,7 +13,7 @@ pub struct RemovedClient {
     pub client: ClientId,
     /// What identifies it: remove it from the disk, if it was confirmed.
     pub record: ClientRecord,
-    /// Whether it was confirmed, so that there may be state or a record.
+    /// Whether it was confirmed. Only then may there be state or a record.
     pub was_confirmed: bool,
 }
 

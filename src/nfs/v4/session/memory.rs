@@ -54,7 +54,7 @@ impl SlotMemory {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Returns whether three quarters are in use, so that clients should use fewer slots.
+    /// Returns whether three quarters are in use. Clients are then told to use fewer slots.
     pub(super) fn is_scarce(&self) -> bool {
         self.used() > self.limit / 4 * 3
     }

@@ -25,8 +25,8 @@
 //!
 //! - **Bounds.** Unconfirmed clients, sessions of a client, connections of a session, slots, and
 //!   the bytes of all slots with their replies ([`SessionLimits`]). Clients and bytes are shared by
-//!   address, so that one address leaves room for others.
-//! - **Ids.** Client ids begin with the epoch, so that an id is not issued again after a restart.
+//!   address: one address leaves room for others.
+//! - **Ids.** Client ids begin with the epoch: no id is issued again after a restart.
 //!   The rest, and session ids, cannot be guessed: whoever knows them can act for the client,
 //!   because AUTH_SYS proves nothing.
 //! - **Rules.** A check that an RFC demands has a line `//= RFC <number> <section>: <rule>` above

@@ -96,7 +96,7 @@ struct Known {
     epoch: u32,
 }
 
-/// A store, and who may reclaim.
+/// A store, and the clients that may reclaim.
 #[derive(Debug)]
 pub struct OpenedStore {
     /// The store.

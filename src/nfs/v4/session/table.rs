@@ -76,7 +76,7 @@ impl SessionTable {
     }
 
     /// Forgets unconfirmed clients after a lease time. EXCHANGE_ID and CREATE_SESSION do it too;
-    /// call it every few seconds, so that a silent table becomes empty.
+    /// call it every few seconds, for a table that gets no requests.
     pub fn expire_unconfirmed(&mut self, now: Uptime) {
         //= RFC 8881 18.35.4: a client that is not confirmed within a lease time is forgotten
         while let Some(id) = self.unconfirmed.expired(self.settings.lease, now) {

@@ -35,7 +35,8 @@ pub struct SessionCounts {
     pub unconfirmed: usize,
     /// Sessions.
     pub sessions: usize,
-    /// Bytes of all sessions with their slots and replies, at most [`super::SessionLimits::memory`].
+    /// Bytes of all sessions with their slots and replies: at most
+    /// [`super::SessionLimits::memory`].
     pub bytes: usize,
 }
 

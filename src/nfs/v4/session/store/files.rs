@@ -240,8 +240,7 @@ impl StoreFiles {
         durable::remove(&path).map_err(writing(&path))
     }
 
-    /// Removes records that do not count any more, so that it does not matter if they come back
-    /// after a crash.
+    /// Removes records that are void. It does no harm if they are back after a crash.
     pub(super) fn remove_void<'a>(&self, owners: impl Iterator<Item = &'a [u8]>) {
         for owner in owners {
             let _ = fs::remove_file(self.path(owner));
